@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// One rank of the C++ side of the ddp_step benchmark; ddp_step_driver.py starts it and reads its
+// figures.
+
+#include <malloc.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdlib>
+#include <exception>
+#include <functional>
+#include <iostream>
+#include <map>
+#include <string>
+
+#include "lockstep_step.h"
+#if LOCKSTEP_HAS_MPI
+#include "plain_mpi.h"
+#endif
+
+namespace {
+
+using Variants = std::map<std::string, std::function<void(const bench::Settings&)>>;
+
+// What Lockstep's DDP tells glibc by default (its option retain_freed_memory), for the variants
+// that show what a program without Lockstep gains from that alone.
+void retain_freed_memory() {
+  if (mallopt(M_TRIM_THRESHOLD, 1 << 30) != 1 || mallopt(M_MMAP_THRESHOLD, 32 << 20) != 1) {
+    throw std::runtime_error("this C library has no malloc thresholds to set");
+  }
+}
+
+Variants make_variants() {
+  Variants variants {
+    {"lockstep", bench::run_lockstep}, {"lockstep_alone", bench::run_alone},
+#if LOCKSTEP_HAS_MPI
+        {"plain_mpi", bench::run_plain_mpi},
+#endif
+  };
+  for (const std::string name : {"lockstep_alone", "plain_mpi"}) {
+    const auto plain = variants.find(name);
+    if (plain == variants.end()) continue;
+    variants[name + "_retained"] = [run = plain->second](const bench::Settings& settings) {
+      retain_freed_memory();
+      run(settings);
+    };
+  }
+  return variants;
+}
+
+// One `name value` a line, for the record.
+void describe() {
+  std::cout << "torch " << TORCH_VERSION << '\n';
+#if LOCKSTEP_HAS_MPI
+  std::cout << "mpi " << bench::mpi_version() << '\n';
+#endif
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const auto variants = make_variants();
+  bench::Settings settings;
+  CLI::App app("One rank of the ddp_step benchmark");
+  bool wants_description = false;
+  app.add_flag("--describe", wants_description, "Print the versions in use and stop");
+  app.add_option("--variant", settings.variant, "What to run")->check(CLI::IsMember(&variants));
+  app.add_option("--arch", settings.arch, "resnet18, resnet34 or resnet50");
+  app.add_option("--batch", settings.batch, "Images a rank and step")->check(CLI::PositiveNumber);
+  app.add_option("--warmup", settings.warmup, "Steps before the timed ones")
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--steps", settings.steps, "Timed steps")->check(CLI::PositiveNumber);
+  app.add_option("--output", settings.output, "Folder for the figures")
+      ->check(CLI::ExistingDirectory);
+  try {
+    app.parse(argc, argv);
+    if (wants_description) {
+      describe();
+      return EXIT_SUCCESS;
+    }
+    if (settings.variant.empty() || settings.output.empty()) {
+      throw CLI::RequiredError("--variant and --output");
+    }
+    torch::set_num_threads(1);
+    variants.at(settings.variant)(settings);
+    return EXIT_SUCCESS;
+  } catch (const CLI::Error& error) {
+    return app.exit(error) == 0 ? EXIT_SUCCESS : 2;
+  } catch (const std::exception& error) {
+    std::cerr << "ddp_step: " << error.what() << '\n';
+    return EXIT_FAILURE;
+  }
+}

@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Runs the variants of the ddp_step benchmark in turns, prints a table and a result line, appends a record.
+
+benchmarks/run.sh builds and calls it; benchmarks/README.md says what is measured and why this way.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+
+import machine
+from jobs import Job, JobError
+
+FOLDER = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(FOLDER)
+ARCHITECTURES = ["resnet18", "resnet34", "resnet50"]
+# Variant -> the variant without communication that it is compared with.
+OWN_ALONE = {
+    "lockstep": "lockstep_alone",
+    "plain_mpi": "lockstep_alone",
+    "pytorch_ddp": "pytorch_alone",
+    "pytorch_ddp_tuned": "pytorch_alone",
+    "lockstep_alone_retained": "lockstep_alone",
+    "plain_mpi_retained": "lockstep_alone",
+    "lockstep_alone": "lockstep_alone",
+    "pytorch_alone": "pytorch_alone",
+}
+NOT_MEASURED = "n/a"
+
+
+class UsageError(Exception):
+    pass
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise UsageError(message)
+
+
+def positive(text):
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+positive.__name__ = "positive number"  # argparse names the type in its message
+
+
+def parse(arguments):
+    parser = Parser(prog="benchmarks/run.sh ddp_step", allow_abbrev=False, description=__doc__.splitlines()[0])
+    parser.add_argument("--ranks", type=positive, default=2, help="processes, one thread each (default 2)")
+    parser.add_argument("--arch", choices=ARCHITECTURES, default="resnet18", help="model (default resnet18)")
+    parser.add_argument("--batch", type=positive, help="images a rank and step (default: 32, then 4)")
+    parser.add_argument("--rounds", type=positive, default=5, help="starts of each variant (default 5)")
+    parser.add_argument("--steps", type=positive, help="timed steps a start (default: 20, or 50 below batch 16)")
+    parser.add_argument("--warmup", type=positive, default=5, help="steps before the timed ones (default 5)")
+    parser.add_argument("--deadline", type=positive, default=300, help="seconds a start may take (default 300)")
+    parser.add_argument(
+        "--retain-alone",
+        action="store_true",
+        help="also run the step alone and plain MPI with the malloc settings that Lockstep's DDP makes",
+    )
+    parser.add_argument("--tuned-pytorch", action="store_true", help="also run PyTorch's DDP with its fastest options")
+    parser.add_argument("--no-record", action="store_true", help="append nothing to benchmarks/records")
+    # For run.sh:
+    parser.add_argument("--program", help=argparse.SUPPRESS)
+    parser.add_argument("--python", help=argparse.SUPPRESS)
+    parser.add_argument("--check-arguments", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def rank_environments(options):
+    """The launch variables of torchrun, one set a rank, everything on the loop-back interface."""
+    common = dict(
+        os.environ,
+        OMP_NUM_THREADS="1",
+        GLOO_SOCKET_IFNAME="lo",
+        WORLD_SIZE=str(options.ranks),
+        LOCAL_WORLD_SIZE=str(options.ranks),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(free_port()),
+    )
+    return [dict(common, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(options.ranks)]
+
+
+def make_job(options, variant, batch, steps, output):
+    arguments = ["--variant", variant, "--arch", options.arch, "--batch", str(batch)]
+    arguments += ["--warmup", str(options.warmup), "--steps", str(steps), "--output", output]
+    if variant.startswith("pytorch"):
+        command = [options.python, os.path.join(FOLDER, "ddp_step.py"), *arguments]
+        return Job([command] * options.ranks, rank_environments(options))
+    if not options.mpi:
+        return Job([[options.program, *arguments]] * options.ranks, rank_environments(options))
+    # No ranks are bound to cores, as with Python's; loop-back and shared memory only.
+    mpirun = ["mpirun", "-n", str(options.ranks), "--oversubscribe", "--bind-to", "none", "--mca", "btl", "self,vader"]
+    environment = dict(
+        os.environ, OMP_NUM_THREADS="1", OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1"
+    )
+    return Job([[*mpirun, options.program, *arguments]], [environment])
+
+
+def run_once(options, variant, batch, steps):
+    """Starts a variant once; returns the median milliseconds a step of each rank."""
+    with tempfile.TemporaryDirectory() as output:
+        make_job(options, variant, batch, steps, output).wait(options.deadline)
+        medians = []
+        for rank in range(options.ranks):
+            with open(os.path.join(output, f"rank{rank}.txt"), encoding="ascii") as file:
+                figures = [float(line) for line in file]
+            if len(figures) != steps:
+                raise JobError(f"rank {rank} left {len(figures)} figures instead of {steps}")
+            medians.append(round(statistics.median(figures), 3))
+        return medians
+
+
+def show_progress(text):
+    """One line that changes, on a terminal only; logs get the table alone."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def run_rounds(options, variants, batch, steps):
+    """Each round starts each variant once, in an order that turns, so that drift of the machine hits all alike."""
+    raw = {variant: [] for variant in variants}
+    for number in range(options.rounds):
+        turn = number % len(variants)
+        for variant in variants[turn:] + variants[:turn]:
+            show_progress(f"batch {batch}: round {number + 1} of {options.rounds}, {variant}")
+            try:
+                raw[variant].append(run_once(options, variant, batch, steps))
+            except (JobError, OSError, ValueError) as error:
+                show_progress("")
+                raise JobError(f"variant {variant}, batch {batch}, round {number + 1}: {error}") from None
+    show_progress("")
+    return raw
+
+
+def ratio(medians, above, below):
+    if above not in medians or below not in medians:
+        return None
+    return round(medians[above] / medians[below], 3)
+
+
+def summarize(raw):
+    """A round's figure is its slowest rank's, the run's the median of its rounds."""
+    rounds = {variant: [max(ranks) for ranks in figures] for variant, figures in raw.items()}
+    medians = {variant: round(statistics.median(figures), 3) for variant, figures in rounds.items()}
+    ratios = {
+        "lockstep_ratio": ratio(medians, "lockstep", "lockstep_alone"),
+        "pytorch_ratio": ratio(medians, "pytorch_ddp", "pytorch_alone"),
+        "speedup": ratio(medians, "pytorch_ddp", "lockstep"),
+        "vs_plain_mpi": ratio(medians, "plain_mpi", "lockstep"),
+    }
+    return rounds, medians, ratios
+
+
+def print_table(options, batch, steps, rounds, medians):
+    print(f"{options.arch}, {options.ranks} ranks, batch {batch} a rank, {options.rounds} rounds of {steps} steps;", end=" ")
+    print("milliseconds a step of the slowest rank")
+    print(f"{'variant':<24} {'median':>9} {'min':>9} {'max':>9}   to own alone")
+    for variant, figures in rounds.items():
+        own = medians[variant] / medians[OWN_ALONE[variant]]
+        print(f"{variant:<24} {medians[variant]:>9.2f} {min(figures):>9.2f} {max(figures):>9.2f} {own:>14.3f}")
+
+
+def print_result(ratios):
+    shown = {name: NOT_MEASURED if value is None else f"{value:.2f}" for name, value in ratios.items()}
+    print("result: " + " ".join(f"{name}={value}" for name, value in shown.items()), flush=True)
+
+
+def append_record(options, versions, command, batch, steps, raw, medians, ratios):
+    record = {
+        "benchmark": "ddp_step",
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        **machine.commit(ROOT),
+        "machine": machine.facts(),
+        "os": machine.operating_system(),
+        "versions": versions,
+        "command": command,
+        "ranks": options.ranks,
+        "arch": options.arch,
+        "batch": batch,
+        "warmup": options.warmup,
+        "steps": steps,
+        "unit": "milliseconds a step; raw: variant -> round -> rank",
+        "raw": raw,
+        "medians": medians,
+        "ratios": ratios,
+    }
+    folder = os.path.join(FOLDER, "records")
+    os.makedirs(folder, exist_ok=True)
+    with open(os.path.join(folder, "ddp_step.jsonl"), "a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def output_of(command):
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() if result.returncode == 0 else None
+
+
+def find_versions(options):
+    description = output_of([options.program, "--describe"])
+    if not description:
+        raise JobError(f"{os.path.basename(options.program)} --describe failed")
+    versions = dict(line.split(" ", 1) for line in description.splitlines())
+    probe = "import torch, torch.distributed as d; assert d.is_gloo_available(); print(torch.__version__)"
+    python_torch = options.python and output_of([options.python, "-c", probe])
+    if python_torch:
+        versions["python_torch"] = python_torch
+    return versions
+
+
+def choose_variants(options, versions):
+    variants = ["lockstep", "lockstep_alone"]
+    if options.mpi:
+        variants.append("plain_mpi")
+    else:
+        print("benchmark: no MPI in this build or no mpirun: plain MPI is left out", file=sys.stderr)
+    if options.retain_alone:
+        variants += [f"{name}_retained" for name in variants[1:]]
+    if "python_torch" in versions:
+        variants += ["pytorch_ddp", "pytorch_alone"]
+        if options.tuned_pytorch:
+            variants.append("pytorch_ddp_tuned")
+    else:
+        print("benchmark: no Python here can import torch: C++ variants only", file=sys.stderr)
+    return variants
+
+
+def run(options, command):
+    versions = find_versions(options)
+    options.mpi = "mpi" in versions and shutil.which("mpirun") is not None
+    variants = choose_variants(options, versions)
+    for batch in [options.batch] if options.batch else [32, 4]:
+        steps = options.steps or (20 if batch >= 16 else 50)
+        raw = run_rounds(options, variants, batch, steps)
+        rounds, medians, ratios = summarize(raw)
+        print_table(options, batch, steps, rounds, medians)
+        if not options.no_record:
+            append_record(options, versions, command, batch, steps, raw, medians, ratios)
+        print_result(ratios)
+
+
+def visible(arguments):
+    """The command as a person would type it, without what run.sh added."""
+    kept = [a for a in arguments if not a.startswith(("--program=", "--python="))]
+    return shlex.join(["benchmarks/run.sh", "ddp_step", *kept])
+
+
+def main(arguments):
+    try:
+        options = parse(arguments)
+        if options.check_arguments:
+            return 0
+        if not options.program:
+            raise UsageError("start it through benchmarks/run.sh ddp_step")
+    except UsageError as error:
+        print(f"ddp_step: {error}", file=sys.stderr)
+        return 2
+    # So that the processes of a job are ended when this one is.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        run(options, visible(arguments))
+    except JobError as error:
+        print(f"ddp_step: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Sets up, builds and runs a benchmark:  benchmarks/run.sh NAME [ARGUMENT ...]
+# Without arguments it lists the benchmarks. benchmarks/README.md explains their figures.
+#
+#   LibTorch_ROOT=DIR        use the LibTorch in DIR instead of the pinned wheel
+#   LOCKSTEP_BUILD_DIR=DIR   where builds live (default: build beside this folder)
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+build_dir=${LOCKSTEP_BUILD_DIR:-$root/build}
+
+list() {
+  echo "usage: benchmarks/run.sh NAME [ARGUMENT ...]"
+  echo
+  echo "  ddp_step   a training step with Lockstep, with plain MPI, with PyTorch's DDP, and without communication"
+  echo
+  echo "benchmarks/run.sh NAME --help shows the arguments."
+}
+
+# build TARGET: quiet unless it fails; a first build takes minutes, so it says that it has begun.
+build() {
+  local log
+  log=$(mktemp)
+  [[ -e $build_dir/release/benchmarks/$1 ]] || echo "benchmark: building (once; takes minutes)" >&2
+  if ! { cmake -S "$root" -B "$build_dir/release" -G Ninja -DCMAKE_BUILD_TYPE=Release \
+           "-DLibTorch_ROOT=${LibTorch_ROOT:-$build_dir/venv}" &&
+         cmake --build "$build_dir/release" --target "$1"; } >"$log" 2>&1; then
+    tail -n 40 "$log" >&2
+    rm -f "$log"
+    echo "benchmark: error: the build failed; its last lines are above" >&2
+    exit 1
+  fi
+  rm -f "$log"
+}
+
+# The interpreter that belongs to the LibTorch in use; the driver finds out whether it can import torch.
+python_with_torch() {
+  local candidate=${LibTorch_ROOT:-$build_dir/venv}/bin/python3
+  [[ -x $candidate ]] && echo "$candidate" || command -v python3
+}
+
+ddp_step() {
+  local driver=$root/benchmarks/ddp_step_driver.py
+  if command -v python3 >/dev/null; then  # wrong arguments are told before a long build; set-up brings python3
+    for argument in "$@"; do
+      [[ $argument != -h && $argument != --help ]] || exec python3 "$driver" --help
+    done
+    python3 "$driver" --check-arguments "$@"
+  fi
+  "$root/tools/setup.sh"
+  build ddp_step
+  exec python3 "$driver" "--program=$build_dir/release/benchmarks/ddp_step" "--python=$(python_with_torch)" "$@"
+}
+
+case ${1:-} in
+  '') list ;;
+  -h | --help) list ;;
+  ddp_step) "$@" ;;
+  *)
+    echo "benchmark: there is no benchmark '$1'; benchmarks/run.sh lists them" >&2
+    exit 2
+    ;;
+esac

@@ -1,0 +1,31 @@
+# Finds what Lockstep links. Result variables LOCKSTEP_HAS_CUDA and LOCKSTEP_HAS_MPI are ON or OFF, never AUTO.
+
+file(STRINGS "${CMAKE_CURRENT_SOURCE_DIR}/tools/versions.env" _minimum REGEX "^LOCKSTEP_TORCH_MINIMUM=")
+string(REGEX REPLACE ".*=" "" LOCKSTEP_TORCH_MINIMUM "${_minimum}")
+find_package(LibTorch ${LOCKSTEP_TORCH_MINIMUM} REQUIRED)
+find_package(Threads REQUIRED)
+find_package(ZLIB REQUIRED)
+
+set(LOCKSTEP_HAS_CUDA OFF)
+if(NOT LOCKSTEP_WITH_CUDA STREQUAL "OFF")
+  find_package(NCCL QUIET)
+  if(TARGET LibTorch::cuda AND NCCL_FOUND)
+    set(LOCKSTEP_HAS_CUDA ON)
+  elseif(NOT LOCKSTEP_WITH_CUDA STREQUAL "AUTO")
+    message(FATAL_ERROR "LOCKSTEP_WITH_CUDA is ${LOCKSTEP_WITH_CUDA}, but the LibTorch in ${LibTorch_DIR_FOUND} has no "
+                        "complete set of CUDA and NCCL libraries beside it (LOCKSTEP_CPU_ONLY installs none)")
+  endif()
+endif()
+
+set(LOCKSTEP_HAS_MPI OFF)
+if(NOT LOCKSTEP_WITH_MPI STREQUAL "OFF")
+  set(MPI_CXX_SKIP_MPICXX ON)  # the C interface only
+  if(LOCKSTEP_WITH_MPI STREQUAL "AUTO")
+    find_package(MPI QUIET COMPONENTS CXX)
+  else()
+    find_package(MPI REQUIRED COMPONENTS CXX)
+  endif()
+  if(MPI_CXX_FOUND)
+    set(LOCKSTEP_HAS_MPI ON)
+  endif()
+endif()

@@ -1,0 +1,58 @@
+# How tests are declared. Every test has a time limit; a test that runs several ranks takes that many cores.
+
+find_package(GTest REQUIRED)
+find_package(Python3 QUIET COMPONENTS Interpreter)
+
+set(LOCKSTEP_TEST_ENVIRONMENT OMP_NUM_THREADS=1 LOCKSTEP_LOG_LEVEL=warning)
+if(LOCKSTEP_SANITIZE STREQUAL "address")
+  # Open MPI and LibTorch leak at exit by design; the leaks that tests look for (processes, shared memory, descriptors)
+  # have checks of their own.
+  list(APPEND LOCKSTEP_TEST_ENVIRONMENT ASAN_OPTIONS=detect_leaks=0:detect_odr_violation=0 UBSAN_OPTIONS=print_stacktrace=1)
+elseif(LOCKSTEP_SANITIZE STREQUAL "thread")
+  list(APPEND LOCKSTEP_TEST_ENVIRONMENT TSAN_OPTIONS=halt_on_error=1)
+endif()
+
+# lockstep_test_program(NAME SOURCES ... [LIBRARIES ...]): a gtest program over the library's internals.
+function(lockstep_test_program name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;LIBRARIES" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_include_directories(${name} PRIVATE "${PROJECT_SOURCE_DIR}/tests")
+  target_link_libraries(${name} PRIVATE lockstep_internals GTest::gtest lockstep_warnings ${ARG_LIBRARIES})
+  lockstep_use_precompiled_torch(${name})
+endfunction()
+
+function(_lockstep_test_properties name timeout labels processors)
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${timeout} LABELS "${labels}" PROCESSORS ${processors}
+                       ENVIRONMENT "${LOCKSTEP_TEST_ENVIRONMENT}")
+endfunction()
+
+# lockstep_add_unit_test(NAME SOURCES ... [TIMEOUT s] [LABELS ...] [PROCESSORS n]): one process.
+function(lockstep_add_unit_test name)
+  cmake_parse_arguments(ARG "" "TIMEOUT;PROCESSORS" "SOURCES;LIBRARIES;LABELS" ${ARGN})
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 120)
+  endif()
+  if(NOT ARG_PROCESSORS)
+    set(ARG_PROCESSORS 1)
+  endif()
+  lockstep_test_program(${name} SOURCES ${ARG_SOURCES} LIBRARIES ${ARG_LIBRARIES} GTest::gtest_main)
+  add_test(NAME ${name} COMMAND ${name})
+  _lockstep_test_properties(${name} ${ARG_TIMEOUT} "unit;${ARG_LABELS}" ${ARG_PROCESSORS})
+endfunction()
+
+# lockstep_add_rank_test(NAME SOURCES ... RANKS 1 2 3 [ARGS ...] [TIMEOUT s] [LABELS ...]): a gtest program with
+# tests/support/rank_main.cpp, started by mpirun once for each number of ranks. rank_main fails when the world has
+# another size than it was asked for.
+function(lockstep_add_rank_test name)
+  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;RANKS;LABELS;LIBRARIES" ${ARGN})
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 120)
+  endif()
+  lockstep_test_program(${name} SOURCES ${ARG_SOURCES} "${PROJECT_SOURCE_DIR}/tests/support/rank_main.cpp"
+                        LIBRARIES ${ARG_LIBRARIES})
+  foreach(ranks IN LISTS ARG_RANKS)
+    add_test(NAME ${name}.ranks_${ranks}
+             COMMAND "${PROJECT_SOURCE_DIR}/tests/support/mpirun.sh" ${ranks} $<TARGET_FILE:${name}> --expected-world-size ${ranks})
+    _lockstep_test_properties(${name}.ranks_${ranks} ${ARG_TIMEOUT} "multirank;${ARG_LABELS}" ${ranks})
+  endforeach()
+endfunction()

@@ -1,0 +1,2 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Carries the precompiled header of the examples.

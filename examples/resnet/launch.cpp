@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "launch.h"
+
+#include <torch/torch.h>
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <iostream>
+#include <string>
+#include <thread>
+
+namespace example {
+
+int print_text(const ParsedOptions& parsed, const lockstep::LaunchEnvironment& launch) {
+  if (launch.rank == 0) {
+    (parsed.exit_code == 0 ? std::cout : std::cerr) << parsed.text << std::flush;
+  } else if (parsed.exit_code != 0) {
+    // mpirun ends all ranks as soon as one of them leaves with an error. Rank 0 needs this moment
+    // to print.
+    std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  }
+  return parsed.exit_code;
+}
+
+ParsedOptions check_launch(ParsedOptions parsed, const lockstep::LaunchEnvironment& launch) {
+  if (parsed.options && parsed.options->backend == lockstep::Backend::Single &&
+      launch.world_size > 1) {
+    return {std::nullopt,
+            "resnet: --backend: single is for one rank, but " + std::to_string(launch.world_size) +
+                " were started\n",
+            kUsageError};
+  }
+  return parsed;
+}
+
+void use_threads(int threads, const lockstep::ProcessGroup& group) {
+  // More threads than cores would make every rank slower.
+  const auto cores = static_cast<int>(std::thread::hardware_concurrency());
+  at::set_num_threads(threads > 0 ? threads : std::max(1, cores / group.local_size()));
+}
+
+Progress::Style progress_style(ProgressStyle wanted, int rank) {
+  if (rank != 0) return Progress::Style::Silent;
+  if (wanted == ProgressStyle::Auto) {
+    // Open MPI gives every rank a terminal as stdout and a pipe as stderr, whatever its own are; so
+    // only two terminals mean one. run.sh, which sees the real ones, chooses for the ranks that it
+    // starts.
+    const bool terminal = isatty(STDOUT_FILENO) == 1 && isatty(STDERR_FILENO) == 1;
+    wanted = terminal ? ProgressStyle::Bar : ProgressStyle::Lines;
+  }
+  return wanted == ProgressStyle::Bar ? Progress::Style::Bar : Progress::Style::Lines;
+}
+
+}  // namespace example

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Trains a residual network on all ranks in step. Read `train` first; the other files hold its
+// parts.
+#include "datasets.h"
+#include "errors.h"
+#include "evaluation.h"
+#include "launch.h"
+#include "learning_rate.h"
+#include "options.h"
+#include "progress.h"
+#include "resnet.h"
+
+#include <lockstep/lockstep.h>
+#include <torch/torch.h>
+
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <iostream>
+#include <memory>
+#include <stdexcept>
+#include <string>
+
+namespace example {
+namespace {
+
+namespace functional = torch::nn::functional;
+using lockstep::data::DataLoaderOptions;
+using lockstep::data::DistributedSampler;
+using lockstep::data::DistributedSamplerOptions;
+using lockstep::data::Remainder;
+using Loader = lockstep::data::DataLoader<ImageDataset>;
+using Model = lockstep::DistributedDataParallel<ResNet>;
+
+Loader make_train_loader(const Datasets& images, const Options& options,
+                         const lockstep::ProcessGroup& group) {
+  // Only full batches: batch norm cannot work with a single left-over image.
+  Loader loader(
+      images.train,
+      DistributedSampler(
+          static_cast<std::size_t>(images.train_size), group.size(), group.rank(),
+          DistributedSamplerOptions().shuffle(true).seed(options.seed).remainder(Remainder::Drop)),
+      DataLoaderOptions().batch_size(options.batch_size).workers(options.workers).drop_last(true));
+  TORCH_CHECK_VALUE(loader.size() > 0, images.train_size,
+                    " training images do not fill a batch of ", options.batch_size, " on each of ",
+                    group.size(), " ranks");
+  return loader;
+}
+
+Loader make_test_loader(const Datasets& images, const Options& options,
+                        const lockstep::ProcessGroup& group) {
+  return Loader(
+      images.test,
+      DistributedSampler(static_cast<std::size_t>(images.test_size), group.size(), group.rank(),
+                         DistributedSamplerOptions().shuffle(false).remainder(Remainder::Exact)),
+      DataLoaderOptions().batch_size(options.batch_size).workers(options.workers));
+}
+
+LearningRate make_learning_rate(const Options& options, int64_t steps_an_epoch) {
+  const auto warmup = options.warmup_epochs * static_cast<double>(steps_an_epoch);
+  return {options.learning_rate, std::llround(warmup), options.epochs * steps_an_epoch};
+}
+
+void fail_if_asked_to(const Options& options, int rank, int64_t step) {
+  if (options.fail_at == step && options.fail_rank == rank) {
+    throw std::runtime_error("fails in step " + std::to_string(step) + ", as --fail-at asks");
+  }
+}
+
+void check_loss(double loss, int64_t step) {
+  if (std::isfinite(loss)) return;
+  throw std::runtime_error("the loss became " + std::to_string(loss) + " in step " +
+                           std::to_string(step) + "; try a smaller --lr or a longer --warmup");
+}
+
+struct Trainer {
+  const Options& options;
+  lockstep::ProcessGroup& group;
+  c10::Device device;
+  Model& model;
+  torch::optim::SGD& optimizer;
+  LearningRate rate;
+  int64_t step = 0;  // counts on from epoch to epoch
+
+  // One pass over this rank's share of the images.
+  Totals run_epoch(Loader& loader, Progress& progress) {
+    const auto loss_options =
+        functional::CrossEntropyFuncOptions().label_smoothing(options.label_smoothing);
+    Totals totals;
+    for (auto& batch : loader) {
+      fail_if_asked_to(options, group.rank(), step);
+      set_learning_rate(optimizer, rate.at(step));
+      optimizer.zero_grad();
+      const auto target = batch.target.to(device);
+      const auto scores = model->forward(batch.data.to(device));
+      const auto loss = functional::cross_entropy(scores, target, loss_options);
+      check_loss(loss.item<double>(), step);
+      loss.backward();  // the gradients of all ranks are averaged here
+      optimizer.step();
+      add_batch(totals, loss.item<double>(), scores, target);
+      progress.step(times(totals, group.size()));
+      ++step;
+    }
+    return totals;
+  }
+};
+
+void train(const Options& options, Progress::Clock::time_point start) {
+  const auto group =
+      lockstep::init_process_group(lockstep::ProcessGroupOptions()
+                                       .backend(options.backend)
+                                       .timeout(std::chrono::seconds(options.timeout_seconds)));
+  const auto device = lockstep::bind_device(*group);
+  use_threads(options.threads, *group);
+  torch::manual_seed(options.seed);
+
+  const auto images = together(*group, [&] { return open_datasets(options); });
+  auto train_loader = together(*group, [&] { return make_train_loader(images, options, *group); });
+  auto test_loader = together(*group, [&] { return make_test_loader(images, options, *group); });
+
+  ResNet net(ResNetOptions(options.arch).in_channels(images.channels).num_classes(images.classes));
+  net->to(device);
+  Model model(net, group);
+  torch::optim::SGD optimizer(model->parameters(), torch::optim::SGDOptions(options.learning_rate)
+                                                       .momentum(options.momentum)
+                                                       .nesterov(options.momentum > 0)
+                                                       .weight_decay(options.weight_decay));
+
+  const auto steps_an_epoch = static_cast<int64_t>(train_loader.size());
+  Trainer trainer{options, *group,    device,
+                  model,   optimizer, make_learning_rate(options, steps_an_epoch)};
+  Progress progress(std::cout, progress_style(options.progress, group->rank()),
+                    {options.epochs, steps_an_epoch});
+  int64_t samples = 0;
+  Totals tested;
+  for (int epoch = 0; epoch < options.epochs; ++epoch) {
+    progress.begin_epoch(epoch);
+    train_loader.set_epoch(epoch);
+    net->train();
+    const auto trained = sum_over_ranks(trainer.run_epoch(train_loader, progress), *group);
+    samples += trained.samples;
+
+    model->broadcast_buffers();  // batch norm's statistics are each rank's own until here
+    tested = sum_over_ranks(evaluate(net, test_loader, device), *group);
+    progress.end_epoch(trained, tested);
+  }
+  group->close();
+
+  if (group->rank() == 0) {
+    const std::chrono::duration<double> seconds = Progress::Clock::now() - start;
+    std::printf("result: accuracy=%.4f samples_per_second=%.0f seconds=%.0f ranks=%d arch=%s\n",
+                tested.accuracy(), static_cast<double>(samples) / progress.training_seconds(),
+                seconds.count(), group->size(), options.arch.c_str());
+  }
+}
+
+}  // namespace
+}  // namespace example
+
+int main(int argc, char** argv) {
+  const auto start = example::Progress::Clock::now();
+  return example::exit_code_of([&] {
+    const auto launch = lockstep::LaunchEnvironment::detect();
+    const auto parsed = example::check_launch(example::parse_options(argc, argv), launch);
+    if (!parsed.options) return example::print_text(parsed, launch);
+    example::train(*parsed.options, start);
+    return 0;
+  });
+}

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "options.h"
+
+#include "resnet.h"
+
+#include <CLI/CLI.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <sstream>
+
+namespace example {
+namespace {
+
+constexpr int64_t kMany = 1'000'000'000;
+
+// CLI11's own validators let NaN pass and say "Number less or equal to 0" without the reason.
+CLI::Validator number_that(const std::string& claim, bool (*holds)(double)) {
+  return CLI::Validator(
+      [claim, holds](std::string& text) -> std::string {
+        double value = 0;
+        const bool is_number = CLI::detail::lexical_cast(text, value);
+        return is_number && std::isfinite(value) && holds(value)
+                   ? ""
+                   : "must be " + claim + ", but is '" + text + "'";
+      },
+      "");
+}
+
+CLI::Validator positive() {
+  return number_that("a positive number", [](double value) { return value > 0; });
+}
+
+CLI::Validator not_negative() {
+  return number_that("zero or a positive number", [](double value) { return value >= 0; });
+}
+
+CLI::Validator fraction() {
+  return number_that("at least 0 and below 1",
+                     [](double value) { return value >= 0 && value < 1; });
+}
+
+CLI::Validator whole_number(int64_t low, int64_t high) {
+  return CLI::Validator(
+      [low, high](std::string& text) -> std::string {
+        int64_t value = 0;
+        if (CLI::detail::lexical_cast(text, value) && value >= low && value <= high) return "";
+        return "must be a whole number from " + std::to_string(low) + " to " +
+               std::to_string(high) + ", but is '" + text + "'";
+      },
+      "");
+}
+
+std::string joined(const std::vector<std::string>& words) {
+  std::string text;
+  for (const auto& word : words) text += (text.empty() ? "" : ", ") + word;
+  return text;
+}
+
+CLI::Validator one_of(std::vector<std::string> words) {
+  return CLI::Validator(
+      [words](std::string& text) -> std::string {
+        if (std::find(words.begin(), words.end(), text) != words.end()) return "";
+        return "must be one of " + joined(words) + ", but is '" + text + "'";
+      },
+      "");
+}
+
+const std::map<std::string, lockstep::Backend>& backends() {
+  static const std::map<std::string, lockstep::Backend> names = {
+      {"auto", lockstep::Backend::Auto},
+      {"shared-memory", lockstep::Backend::SharedMemory},
+      {"mpi", lockstep::Backend::Mpi},
+      {"single", lockstep::Backend::Single}};
+  return names;
+}
+
+const std::map<std::string, ProgressStyle>& progress_styles() {
+  static const std::map<std::string, ProgressStyle> names = {
+      {"auto", ProgressStyle::Auto}, {"bar", ProgressStyle::Bar}, {"lines", ProgressStyle::Lines}};
+  return names;
+}
+
+template <typename Value>
+std::vector<std::string> keys(const std::map<std::string, Value>& names) {
+  std::vector<std::string> result;
+  for (const auto& each : names) result.push_back(each.first);
+  return result;
+}
+
+// Names of enumerators, which stay text until the command line is known to be right.
+struct EnumeratorNames {
+  std::string backend = "auto";
+  std::string progress = "auto";
+};
+
+void add_data_options(CLI::App& app, Options& options) {
+  app.add_option("--dataset", options.dataset, "fashion-mnist, or synthetic (made up, no files)")
+      ->type_name("NAME")
+      ->check(one_of({"fashion-mnist", "synthetic"}));
+  app.add_option("--data", options.data,
+                 "Folder with train-images-idx3-ubyte and so on, plain or .gz")
+      ->type_name("FOLDER");
+  app.add_option("--limit", options.limit, "Use only the first N images of each set")
+      ->type_name("N")
+      ->check(whole_number(1, kMany));
+  app.add_option("--image-size", options.image_size, "Height and width of synthetic images")
+      ->type_name("PIXELS")
+      ->check(whole_number(1, 4096));
+  app.add_option("--channels", options.channels, "Channels of synthetic images")
+      ->type_name("N")
+      ->check(whole_number(1, 64));
+  app.add_option("--classes", options.classes, "Classes of synthetic images")
+      ->type_name("N")
+      ->check(whole_number(1, 100000));
+  for (const auto* name :
+       {"--dataset", "--data", "--limit", "--image-size", "--channels", "--classes"}) {
+    app.get_option(name)->group("Data");
+  }
+}
+
+void add_training_options(CLI::App& app, Options& options) {
+  app.add_option("--arch", options.arch,
+                 "resnet8, resnet14, resnet20 (small images), resnet18, resnet34, resnet50")
+      ->type_name("NAME")
+      ->check(one_of(resnet_architectures()));
+  app.add_option("--epochs", options.epochs, "Passes over the training images")
+      ->type_name("N")
+      ->check(whole_number(1, 1000000));
+  app.add_option("--batch-size", options.batch_size, "Images a step on each rank")
+      ->type_name("N")
+      ->check(whole_number(1, 1000000));
+  app.add_option("--lr", options.learning_rate, "Highest learning rate, for all ranks together")
+      ->type_name("RATE")
+      ->check(positive());
+  app.add_option("--warmup", options.warmup_epochs,
+                 "Epochs in which the rate climbs; then it falls to 0")
+      ->type_name("EPOCHS")
+      ->check(not_negative());
+  app.add_option("--momentum", options.momentum, "Nesterov momentum; 0 for none")
+      ->type_name("SHARE")
+      ->check(fraction());
+  app.add_option("--weight-decay", options.weight_decay, "Weight decay of SGD")
+      ->type_name("RATE")
+      ->check(not_negative());
+  app.add_option("--label-smoothing", options.label_smoothing,
+                 "Share of the target given to all classes")
+      ->type_name("SHARE")
+      ->check(fraction());
+  app.add_option("--seed", options.seed, "Of weights and order of images")
+      ->type_name("N")
+      ->check(whole_number(0, kMany));
+  for (const auto* name : {"--arch", "--epochs", "--batch-size", "--lr", "--warmup", "--momentum",
+                           "--weight-decay", "--label-smoothing", "--seed"}) {
+    app.get_option(name)->group("Training");
+  }
+}
+
+void add_run_options(CLI::App& app, Options& options, EnumeratorNames& names) {
+  app.add_option("--backend", names.backend, "auto, shared-memory, mpi, or single (one rank)")
+      ->type_name("NAME")
+      ->check(one_of(keys(backends())));
+  app.add_option("--timeout", options.timeout_seconds, "How long a rank waits for the others")
+      ->type_name("SECONDS")
+      ->check(whole_number(1, 1000000));
+  app.add_option("--threads", options.threads,
+                 "CPU threads a rank; 0 shares the cores of the host among its ranks")
+      ->type_name("N")
+      ->check(whole_number(0, 1024));
+  app.add_option("--workers", options.workers,
+                 "Processes a rank that load images; 0 loads them between the steps")
+      ->type_name("N")
+      ->check(whole_number(0, 1024));
+  app.add_option("--progress", names.progress, "bar, lines, or auto: a bar on a terminal")
+      ->type_name("NAME")
+      ->check(one_of(keys(progress_styles())));
+  for (const auto* name : {"--backend", "--timeout", "--threads", "--workers", "--progress"}) {
+    app.get_option(name)->group("Run");
+  }
+}
+
+void add_testing_options(CLI::App& app, Options& options) {
+  app.add_option("--fail-at", options.fail_at, "Throw in this step, counted from 0")
+      ->type_name("STEP")
+      ->check(whole_number(0, kMany));
+  app.add_option("--fail-rank", options.fail_rank, "The rank that throws")
+      ->type_name("RANK")
+      ->check(whole_number(0, kMany));
+  for (const auto* name : {"--fail-at", "--fail-rank"}) app.get_option(name)->group("Testing");
+}
+
+// CLI11 spreads some messages over lines.
+std::string one_line(std::string text) {
+  std::replace(text.begin(), text.end(), '\n', ' ');
+  return text;
+}
+
+}  // namespace
+
+ParsedOptions parse_options(int argc, const char* const* argv) {
+  CLI::App app(
+      "Trains a residual network on all ranks in step, and tests it.\n"
+      "Start it with mpirun, or alone for one rank.",
+      "resnet");
+  app.option_defaults()->always_capture_default();
+  Options options;
+  EnumeratorNames names;
+  add_data_options(app, options);
+  add_training_options(app, options);
+  add_run_options(app, options, names);
+  add_testing_options(app, options);
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    return {std::nullopt, app.help(), 0};
+  } catch (const CLI::ParseError& error) {
+    return {std::nullopt, "resnet: " + one_line(error.what()) + " (--help lists the options)\n",
+            kUsageError};
+  }
+  if (options.warmup_epochs > options.epochs) {
+    return {std::nullopt, "resnet: --warmup: must not exceed --epochs (--help lists the options)\n",
+            kUsageError};
+  }
+  options.backend = backends().at(names.backend);
+  options.progress = progress_styles().at(names.progress);
+  return {options, "", 0};
+}
+
+}  // namespace example

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <lockstep/comm/types.h>
+#include <lockstep/comm/work.h>
+#include <lockstep/core/environment.h>
+#include <lockstep/core/error.h>
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace lockstep {
+
+class Operation;       // one collective on one backend (src/comm/operation.h)
+class OperationQueue;  // the collectives under way, in the order of their calls
+
+/// The ranks that work together, and how they talk. Made by `init_process_group`.
+///
+/// Collective: all ranks call the same collectives in the same order, with tensors of the same dtype and number of
+/// elements. The backends check that and throw `MismatchError` on every rank where it does not hold, before a byte of
+/// the result is written. A tensor belongs to the group until the collective's `Work` is complete.
+///
+/// Thread-safety: one thread at a time. Two groups are independent of each other.
+class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {
+ public:
+  /// Never communicates and never throws. A group that was not closed tells its peers that this rank left, so that they
+  /// fail with `PeerLostError` instead of waiting.
+  virtual ~ProcessGroup();
+  ProcessGroup(const ProcessGroup&) = delete;
+  ProcessGroup& operator=(const ProcessGroup&) = delete;
+
+  [[nodiscard]] int rank() const noexcept { return environment_.rank; }
+  [[nodiscard]] int size() const noexcept { return environment_.world_size; }
+  [[nodiscard]] int local_rank() const noexcept { return environment_.local_rank; }
+  [[nodiscard]] int local_size() const noexcept { return environment_.local_size; }
+  [[nodiscard]] Backend backend() const noexcept { return backend_; }
+  [[nodiscard]] std::chrono::milliseconds timeout() const noexcept { return timeout_; }
+
+  /// Replaces `tensor` on every rank by the combination of all ranks' tensors.
+  ///
+  /// Shapes: any, the same number of elements everywhere; zero elements are allowed.
+  /// Blocks: nothing; see `Work`.
+  /// Throws: `c10::Error` for a tensor that is not a defined, contiguous CPU tensor of an integral or floating-point
+  /// dtype (`Avg`: floating-point), or for a closed group.
+  Work all_reduce(const at::Tensor& tensor, ReduceOp op = ReduceOp::Sum);
+
+  /// Copies `tensor` of rank `root` into `tensor` of every other rank. Any dtype.
+  Work broadcast(const at::Tensor& tensor, int root = 0);
+
+  /// Places `input` of rank r at row r of `output`, on every rank. Any dtype.
+  ///
+  /// Shapes: `output.numel() == size() * input.numel()`, contiguous, not overlapping `input`.
+  Work all_gather(const at::Tensor& output, const at::Tensor& input);
+  /// The same with one output tensor a rank.
+  Work all_gather(const std::vector<at::Tensor>& outputs, const at::Tensor& input);
+
+  /// Returns when every rank has called it.
+  /// Blocks: the calling thread.
+  void barrier();
+
+  /// A zeroed tensor in the memory that this backend reduces fastest: collectives on it copy nothing. The tensor keeps
+  /// the memory alive, also after `close()`.
+  ///
+  /// Collective. Blocks: the calling thread.
+  /// Throws: `CommError` on every rank when one of them lacks the memory, with the bytes wanted and free.
+  [[nodiscard]] at::Tensor allocate(at::IntArrayRef sizes, const at::TensorOptions& options);
+
+  /// Finishes what is under way, meets all ranks once more, and lets the resources go. Calling it again does nothing.
+  ///
+  /// Collective. Blocks: the calling thread. Throws: what a collective throws.
+  void close();
+  [[nodiscard]] bool is_closed() const noexcept { return closed_; }
+
+  /// Does this rank's part of what is under way as far as it can be done now. Never blocks; errors appear in the `Work`.
+  /// A program that computes for long between starting a collective and waiting for it can call this now and then.
+  void progress() noexcept;
+
+ protected:
+  ProcessGroup(Backend backend, LaunchEnvironment environment, std::chrono::milliseconds timeout);
+
+  // One factory a collective. Arguments are checked already and not empty of elements.
+  virtual std::unique_ptr<Operation> make_all_reduce(at::Tensor tensor, ReduceOp op) = 0;
+  virtual std::unique_ptr<Operation> make_broadcast(at::Tensor tensor, int root) = 0;
+  virtual std::unique_ptr<Operation> make_all_gather(std::vector<at::Tensor> outputs,
+                                                     at::Tensor input) = 0;
+  virtual std::unique_ptr<Operation> make_barrier() = 0;
+  struct Memory {
+    void* data = nullptr;
+    std::shared_ptr<void> owner;
+  };
+  virtual Memory allocate_bytes(std::size_t bytes) = 0;
+  /// Lets resources go after the last meeting of a close.
+  virtual void release() {}
+  /// Tells the other ranks that this one gave up, and why. Must not wait.
+  virtual void abandon(const std::string& /*reason*/) noexcept {}
+
+  [[nodiscard]] const LaunchEnvironment& environment() const noexcept { return environment_; }
+  [[nodiscard]] CommContext context_for(const char* op) const;
+  Work start(std::unique_ptr<Operation> operation, const char* op);
+  /// For backends that cannot call back what they gave away: leaves unfinished operations and their buffers in memory.
+  void keep_unfinished() noexcept;
+
+ private:
+  friend class Work;
+
+  void check_open(const char* op) const;
+  void wait_for(std::uint64_t ticket, std::optional<std::chrono::milliseconds> timeout);
+  [[nodiscard]] bool is_completed(std::uint64_t ticket);
+  [[nodiscard]] std::exception_ptr exception_of(std::uint64_t ticket);
+
+  Backend backend_;
+  LaunchEnvironment environment_;
+  std::chrono::milliseconds timeout_;
+  bool closed_ = false;
+  std::unique_ptr<OperationQueue> queue_;
+};
+
+}  // namespace lockstep

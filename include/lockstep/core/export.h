@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+/// Marks what a shared build of Lockstep exports; everything else stays hidden.
+#define LOCKSTEP_API __attribute__((visibility("default")))

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <c10/util/Exception.h>
+#include <lockstep/core/export.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+namespace lockstep::data {
+
+/// What became of the worker that a `WorkerError` speaks of.
+enum class WorkerFailure {
+  Exception,  ///< the dataset threw; the worker lives
+  Exited,     ///< the process ended by itself; `exit_status()` is set
+  Killed,     ///< a signal ended the process; `signal()` is set
+  TimedOut,   ///< no progress within the loader's timeout; the process lives
+  NotStarted  ///< the process could not be forked
+};
+
+/// A sample or a batch could not be had. The loader stays usable: the next call goes on with the next batch.
+///
+/// Carries no C++ backtrace: it would show the rank's stack, and what failed is elsewhere.
+class LOCKSTEP_API WorkerError : public c10::Error {
+ public:
+  struct Context {
+    WorkerFailure failure = WorkerFailure::Exception;
+    int worker = -1;
+    int pid = 0;
+    std::optional<int> exit_status;
+    std::optional<int> signal;
+    std::optional<std::int64_t> batch;
+    std::optional<std::int64_t> sample;
+    std::string message;
+  };
+
+  /// `what()` becomes "data worker 1 (pid 4711) ...: MESSAGE", one line as far as MESSAGE is one.
+  explicit WorkerError(Context context);
+
+  [[nodiscard]] WorkerFailure failure() const noexcept { return context_.failure; }
+  /// Number of the worker from 0; -1 where no single worker is to blame (`workers(0)`, the workers' parent process).
+  [[nodiscard]] int worker() const noexcept { return context_.worker; }
+  /// Process that failed.
+  [[nodiscard]] int pid() const noexcept { return context_.pid; }
+  [[nodiscard]] std::optional<int> exit_status() const noexcept { return context_.exit_status; }
+  [[nodiscard]] std::optional<int> signal() const noexcept { return context_.signal; }
+  /// Number of the batch within its epoch, from 0.
+  [[nodiscard]] std::optional<std::int64_t> batch_index() const noexcept { return context_.batch; }
+  /// Index into the dataset of the sample in hand.
+  [[nodiscard]] std::optional<std::int64_t> sample_index() const noexcept { return context_.sample; }
+  /// What the dataset's exception said, or how the process ended.
+  [[nodiscard]] const std::string& original_message() const noexcept { return context_.message; }
+
+ private:
+  Context context_;
+};
+
+}  // namespace lockstep::data

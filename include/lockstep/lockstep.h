@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+/// Everything that a training program needs.
+
+#include <lockstep/comm/init.h>
+#include <lockstep/comm/options.h>
+#include <lockstep/comm/process_group.h>
+#include <lockstep/comm/types.h>
+#include <lockstep/comm/work.h>
+#include <lockstep/core/device.h>
+#include <lockstep/core/environment.h>
+#include <lockstep/core/error.h>
+#include <lockstep/core/logging.h>
+#include <lockstep/data/data_loader.h>
+#include <lockstep/data/data_loader_options.h>
+#include <lockstep/data/distributed_sampler.h>
+#include <lockstep/data/idx_dataset.h>
+#include <lockstep/data/worker_error.h>
+#include <lockstep/parallel/distributed_data_parallel.h>
+#include <lockstep/parallel/distributed_data_parallel_options.h>

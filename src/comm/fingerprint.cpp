@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "comm/fingerprint.h"
+
+#include <c10/core/ScalarType.h>
+#include <lockstep/comm/types.h>
+
+#include <sstream>
+#include <utility>
+
+#include "comm/operation.h"
+
+namespace lockstep {
+
+std::string describe(const Fingerprint& fingerprint) {
+  std::ostringstream text;
+  const auto dtype = static_cast<at::ScalarType>(fingerprint.dtype);
+  switch (fingerprint.op) {
+    case CollectiveOp::AllReduce:
+      text << "all_reduce (" << to_string(static_cast<ReduceOp>(fingerprint.reduce_op)) << ") of "
+           << fingerprint.elements << " x " << dtype;
+      break;
+    case CollectiveOp::Broadcast:
+      text << "broadcast from rank " << fingerprint.root << " of " << fingerprint.elements << " x "
+           << dtype;
+      break;
+    case CollectiveOp::AllGather:
+      text << "all_gather of " << fingerprint.elements << " x " << dtype;
+      break;
+    case CollectiveOp::Barrier:
+      if (fingerprint.elements == 0) return "barrier";
+      text << "allocate of " << fingerprint.elements << " bytes";
+      break;
+  }
+  if (fingerprint.placement != 0) text << " in group memory (place " << fingerprint.place << ")";
+  return std::move(text).str();
+}
+
+void check_fingerprints(int world_size, const std::function<Fingerprint(int rank)>& of) {
+  const Fingerprint first = of(0);
+  for (int rank = 1; rank < world_size; ++rank) {
+    const Fingerprint other = of(rank);
+    if (other == first) continue;
+    throw OperationFailure{OperationFailure::Kind::Mismatch,
+                           "rank 0 called " + describe(first) + ", rank " + std::to_string(rank) +
+                               " called " + describe(other),
+                           "all ranks must make the same calls in the same order"};
+  }
+}
+
+}  // namespace lockstep

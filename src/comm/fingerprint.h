@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+
+namespace lockstep {
+
+enum class CollectiveOp : std::uint8_t { AllReduce = 1, Broadcast, AllGather, Barrier };
+
+/// What a rank says it is about to do. Ranks compare these before they touch each other's data. Holds no torch.
+struct Fingerprint {
+  CollectiveOp op = CollectiveOp::Barrier;
+  std::uint8_t dtype = 0;      ///< at::ScalarType
+  std::uint8_t reduce_op = 0;  ///< ReduceOp
+  std::uint8_t placement = 0;  ///< 1: in group memory, reduced in place
+  std::int32_t root = 0;
+  std::uint64_t elements = 0;  ///< of a barrier: the bytes of a joint allocation, else 0
+  std::uint64_t place = 0;     ///< where in the group memory
+
+  bool operator==(const Fingerprint&) const = default;
+};
+
+/// "all_reduce (Sum) of 10 x Float".
+[[nodiscard]] std::string describe(const Fingerprint& fingerprint);
+
+/// Compares what all ranks are about to do.
+/// Throws: `OperationFailure` that names the first rank that differs from rank 0.
+void check_fingerprints(int world_size, const std::function<Fingerprint(int rank)>& of);
+
+}  // namespace lockstep

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "comm/mpi_process_group.h"
+
+#include <lockstep/core/error.h>
+
+#include <string>
+#include <utility>
+
+#include "comm/mpi_operations.h"
+#include "comm/single_process_group.h"
+
+namespace lockstep {
+namespace {
+
+class MpiProcessGroup final : public ProcessGroup {
+ public:
+  MpiProcessGroup(const LaunchEnvironment& environment, std::chrono::milliseconds timeout,
+                  std::unique_ptr<MpiChannels> channels)
+      : ProcessGroup(Backend::Mpi, environment, timeout), channels_(std::move(channels)) {}
+
+  ~MpiProcessGroup() override {
+    // MPI may still read or write for requests that never ended, and nothing tells it to stop.
+    if (is_released_) return;
+    keep_unfinished();
+    [[maybe_unused]] auto* kept = channels_.release();
+  }
+
+ private:
+  std::unique_ptr<Operation> make_all_reduce(at::Tensor tensor, ReduceOp op) override {
+    return make_mpi_all_reduce(*channels_, std::move(tensor), op);
+  }
+  std::unique_ptr<Operation> make_broadcast(at::Tensor tensor, int root) override {
+    return make_mpi_broadcast(*channels_, std::move(tensor), root);
+  }
+  std::unique_ptr<Operation> make_all_gather(std::vector<at::Tensor> outputs,
+                                             at::Tensor input) override {
+    return make_mpi_all_gather(*channels_, std::move(outputs), std::move(input));
+  }
+  std::unique_ptr<Operation> make_barrier() override { return make_mpi_barrier(*channels_); }
+
+  Memory allocate_bytes(std::size_t bytes) override {
+    auto owner = allocate_zeroed(bytes);
+    void* data = owner.get();
+    return {data, std::move(owner)};
+  }
+
+  void release() override {
+    channels_->fingerprints.free();
+    channels_->data.free();
+    is_released_ = true;
+  }
+
+  std::unique_ptr<MpiChannels> channels_;
+  bool is_released_ = false;
+};
+
+}  // namespace
+
+std::shared_ptr<ProcessGroup> make_mpi_process_group(const LaunchEnvironment& environment,
+                                                     std::chrono::milliseconds timeout) {
+  std::unique_ptr<MpiChannels> channels;
+  try {
+    native::ensure_mpi();
+    channels = std::make_unique<MpiChannels>();
+  } catch (const std::runtime_error& error) {
+    throw LaunchError(error.what());
+  }
+  const int rank = channels->data.rank();
+  const int size = channels->data.size();
+  if (rank != environment.rank || size != environment.world_size) {
+    throw LaunchError("MPI says rank " + std::to_string(rank) + " of " + std::to_string(size) +
+                      ", the variables of " + environment.launcher + " say rank " +
+                      std::to_string(environment.rank) + " of " +
+                      std::to_string(environment.world_size) +
+                      "; was the program linked with another MPI than the mpirun that started it?");
+  }
+  return std::make_shared<MpiProcessGroup>(environment, timeout, std::move(channels));
+}
+
+}  // namespace lockstep

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <lockstep/core/error.h>
+
+#include <cstdint>
+#include <deque>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "comm/operation.h"
+#include "concurrency/deadline.h"
+
+namespace lockstep {
+
+/// The collectives of one group that are under way, oldest first, and the group's first failure.
+///
+/// Step 6 of the gradient path: between the process group and one backend.
+/// Thread-safety: one thread at a time.
+class OperationQueue {
+ public:
+  /// `on_failure` is called once, with the text of the first failure, so that the backend can tell the other ranks.
+  OperationQueue(CommContext context, std::function<void(const std::string&)> on_failure);
+
+  /// Returns the ticket by which the caller asks for this operation.
+  std::uint64_t push(std::unique_ptr<Operation> operation, std::string op,
+                     std::chrono::milliseconds timeout);
+
+  /// Pushes everything forward as far as possible now. Errors become the queue's failure.
+  void progress() noexcept;
+
+  [[nodiscard]] bool is_done(std::uint64_t ticket) const noexcept { return ticket < done_; }
+  [[nodiscard]] const std::exception_ptr& failure() const noexcept { return failure_; }
+
+  /// Blocks: until the operation is done, something failed, or the deadline (its own, or `timeout` from now) passed.
+  /// Throws: the queue's failure.
+  void wait(std::uint64_t ticket, std::optional<std::chrono::milliseconds> timeout);
+
+  [[nodiscard]] std::uint64_t pushed() const noexcept { return done_ + entries_.size(); }
+
+ private:
+  struct Entry {
+    std::unique_ptr<Operation> operation;
+    std::string op;
+    Deadline deadline;
+    bool is_started = false;
+  };
+
+  [[nodiscard]] CommContext context_of_oldest() const;
+  void advance();
+  void fail_with_timeout(const Deadline& deadline);
+  void fail(const std::exception_ptr& failure) noexcept;
+  [[nodiscard]] std::exception_ptr translate(const OperationFailure& failure) const;
+
+  CommContext context_;
+  std::function<void(const std::string&)> on_failure_;
+  std::deque<Entry> entries_;
+  std::uint64_t done_ = 0;
+  std::exception_ptr failure_;
+};
+
+}  // namespace lockstep

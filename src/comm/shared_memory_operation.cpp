@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "comm/shared_memory_operation.h"
+
+#include <string>
+
+namespace lockstep {
+void SharedMemoryOperation::arrive() {
+  if (shape_.is_staged) turn_ = transport_.next_turn();
+  offer(done_rounds_);
+  round_ = transport_.rounds().arrive(fingerprint_);
+  ++arrived_rounds_;
+}
+
+bool SharedMemoryOperation::try_start(bool is_oldest) {
+  if (arrived_rounds_ == 0) {
+    // In group memory nothing is in the way, so that several buckets can be offered while earlier ones are under way.
+    if (shape_.is_staged && !is_oldest) return false;
+    arrive();
+  }
+  return arrived_rounds_ == shape_.rounds;
+}
+
+bool SharedMemoryOperation::try_finish() {
+  SharedMemoryRounds& rounds = transport_.rounds();
+  while (done_rounds_ < shape_.rounds) {
+    if (arrived_rounds_ == done_rounds_) arrive();
+    if (!has_acted_) {
+      if (!rounds.have_all_arrived(round_)) return false;
+      check_fingerprints(rounds.world_size(),
+                         [&](int rank) { return rounds.fingerprint(rank, round_); });
+      act(done_rounds_);
+      rounds.finish(round_);
+      has_acted_ = true;
+    }
+    if (shape_.is_two_phase && !rounds.have_all_finished(round_)) return false;
+    conclude(done_rounds_);
+    ++done_rounds_;
+    has_acted_ = false;
+  }
+  return true;
+}
+
+void SharedMemoryOperation::sleep(std::chrono::nanoseconds limit) {
+  if (has_acted_) {
+    transport_.rounds().sleep_until_finished(round_, limit);
+  } else {
+    transport_.rounds().sleep_until_arrived(round_, limit);
+  }
+}
+
+void SharedMemoryOperation::check_peers() {
+  const SharedMemoryRounds& rounds = transport_.rounds();
+  for (int rank = 0; rank < rounds.world_size(); ++rank) {
+    const bool is_late =
+        has_acted_ ? !rounds.has_finished(rank, round_) : !rounds.has_arrived(rank, round_);
+    if (!is_late || rounds.can_still_come(rank)) continue;
+    std::string reason = rounds.describe(rank);
+    switch (rounds.state(rank)) {
+      case SharedMemoryRounds::RankState::Left:
+        reason += " gave up: " + rounds.reason_of(rank);
+        break;
+      case SharedMemoryRounds::RankState::Closed:
+        reason += " has closed the group";
+        break;
+      default:
+        reason += " died";
+    }
+    throw OperationFailure{OperationFailure::Kind::PeerLost, reason,
+                           "look at what that rank reported first"};
+  }
+}
+
+std::string SharedMemoryOperation::describe_missing() const {
+  const SharedMemoryRounds& rounds = transport_.rounds();
+  std::string text;
+  for (int rank = 0; rank < rounds.world_size(); ++rank) {
+    const bool is_late =
+        has_acted_ ? !rounds.has_finished(rank, round_) : !rounds.has_arrived(rank, round_);
+    if (!is_late) continue;
+    if (!text.empty()) text += ", ";
+    text += rounds.describe(rank) + (has_acted_ ? " has not done its part" : " has not arrived");
+  }
+  return text.empty() ? "no rank is late any more" : text;
+}
+
+}  // namespace lockstep

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "comm/operation.h"
+#include "comm/shared_memory_transport.h"
+
+namespace lockstep {
+
+/// The frame of all collectives on shared memory: one or more rounds, in each of which this rank offers its data,
+/// compares fingerprints when all have arrived, does its part, and where others need that part waits for theirs.
+class SharedMemoryOperation : public Operation {
+ public:
+  bool try_start(bool is_oldest) final;
+  bool try_finish() final;
+  void sleep(std::chrono::nanoseconds limit) final;
+  void check_peers() final;
+  [[nodiscard]] std::string describe_missing() const final;
+
+ protected:
+  struct Shape {
+    std::uint64_t rounds = 1;
+    bool is_staged = true;      ///< passes through the slots: needs its turn
+    bool is_two_phase = false;  ///< others read what this rank wrote in `act`, or this rank's input until then
+  };
+
+  SharedMemoryOperation(SharedMemoryTransport& transport, Fingerprint fingerprint,
+                        Shape shape)
+      : transport_(transport), fingerprint_(fingerprint), shape_(shape) {}
+
+  virtual void offer(std::uint64_t /*round*/) {}     ///< before arriving
+  virtual void act(std::uint64_t /*round*/) {}       ///< all have arrived
+  virtual void conclude(std::uint64_t /*round*/) {}  ///< two phases: all have acted
+
+  [[nodiscard]] SharedMemoryTransport& transport() const noexcept { return transport_; }
+  /// The staging slot of a rank in the current round.
+  [[nodiscard]] std::byte* slot(int rank) const { return transport_.slot(rank, turn_); }
+
+ private:
+  void arrive();
+
+  SharedMemoryTransport& transport_;
+  Fingerprint fingerprint_;
+  Shape shape_;
+  std::uint64_t done_rounds_ = 0;
+  std::uint64_t arrived_rounds_ = 0;
+  std::uint64_t round_ = 0;  // the group's number of the round under way
+  std::uint64_t turn_ = 0;
+  bool has_acted_ = false;
+};
+
+}  // namespace lockstep

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "comm/shared_memory_process_group.h"
+
+#include <utility>
+
+#include "comm/operation.h"
+#include "comm/shared_memory_operations.h"
+
+namespace lockstep {
+
+SharedMemoryProcessGroup::SharedMemoryProcessGroup(const LaunchEnvironment& environment,
+                                                   std::chrono::milliseconds timeout)
+    : ProcessGroup(Backend::SharedMemory, environment, timeout), channel_(std::in_place, environment) {
+  auto control = channel_->meet(
+      SharedMemoryTransport::control_bytes(size()), Deadline::after(timeout),
+      [this](std::byte* memory, int rank, pid_t pid, std::uint64_t pid_namespace) {
+        SharedMemoryRounds(memory, 0, size()).admit(rank, pid, pid_namespace);
+      });
+  control->close_descriptor();
+  transport_ = std::make_unique<SharedMemoryTransport>(std::move(control), rank(), size());
+  transport_->rounds().watch_peers();
+}
+
+SharedMemoryProcessGroup::~SharedMemoryProcessGroup() {
+  if (transport_ && !is_closed()) abandon("its process group was destroyed without close()");
+}
+
+std::unique_ptr<Operation> SharedMemoryProcessGroup::make_all_reduce(at::Tensor tensor,
+                                                                     ReduceOp op) {
+  return make_shared_memory_all_reduce(*transport_, std::move(tensor), op);
+}
+
+std::unique_ptr<Operation> SharedMemoryProcessGroup::make_broadcast(at::Tensor tensor, int root) {
+  return make_shared_memory_broadcast(*transport_, std::move(tensor), root);
+}
+
+std::unique_ptr<Operation> SharedMemoryProcessGroup::make_all_gather(
+    std::vector<at::Tensor> outputs, at::Tensor input) {
+  return make_shared_memory_all_gather(*transport_, std::move(outputs), std::move(input));
+}
+
+std::unique_ptr<Operation> SharedMemoryProcessGroup::make_barrier() {
+  return make_shared_memory_barrier(*transport_);
+}
+
+ProcessGroup::Memory SharedMemoryProcessGroup::allocate_bytes(std::size_t bytes) {
+  // First make sure that all ranks want the same, so that nobody waits for memory that never comes.
+  start(make_shared_memory_barrier(*transport_, bytes), "allocate").wait();
+  const std::size_t block = SharedMemoryTransport::block_bytes_for(bytes);
+  std::size_t all = 0;
+  std::shared_ptr<native::SharedMemory> memory;
+  try {
+    TORCH_CHECK(!__builtin_mul_overflow(block, static_cast<std::size_t>(size()), &all), "allocate: ",
+                bytes, " bytes on ", size(), " ranks are too large");
+    memory = channel_->share(all, Deadline::after(timeout()));
+  } catch (const std::runtime_error& error) {
+    // Every rank gets here: rank 0 tells the others. Nothing is broken, so the group can go on.
+    throw CommError(context_for("allocate"), error.what());
+  }
+  start(make_barrier(), "allocate").wait();
+  memory->close_descriptor();
+  std::byte* own = transport_->add_group_memory(memory, block);
+  return {own, std::move(memory)};
+}
+
+void SharedMemoryProcessGroup::release() {
+  transport_->rounds().leave(SharedMemoryRounds::RankState::Closed, "");
+  channel_.reset();
+}
+
+void SharedMemoryProcessGroup::abandon(const std::string& reason) noexcept {
+  transport_->rounds().leave(SharedMemoryRounds::RankState::Left, reason);
+}
+
+}  // namespace lockstep

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <lockstep/comm/process_group.h>
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "comm/host_channel.h"
+#include "comm/shared_memory_transport.h"
+
+namespace lockstep {
+
+/// Ranks of one host, which may also be threads of one process. CPU tensors.
+class SharedMemoryProcessGroup final : public ProcessGroup {
+ public:
+  /// Collective: meets the other ranks. Throws: `LaunchError`.
+  SharedMemoryProcessGroup(const LaunchEnvironment& environment, std::chrono::milliseconds timeout);
+  ~SharedMemoryProcessGroup() override;
+
+ private:
+  std::unique_ptr<Operation> make_all_reduce(at::Tensor tensor, ReduceOp op) override;
+  std::unique_ptr<Operation> make_broadcast(at::Tensor tensor, int root) override;
+  std::unique_ptr<Operation> make_all_gather(std::vector<at::Tensor> outputs,
+                                             at::Tensor input) override;
+  std::unique_ptr<Operation> make_barrier() override;
+  Memory allocate_bytes(std::size_t bytes) override;
+  void release() override;
+  void abandon(const std::string& reason) noexcept override;
+
+  std::optional<HostChannel> channel_;  // until close: a next group of this job meets under the same names
+  std::unique_ptr<SharedMemoryTransport> transport_;
+};
+
+}  // namespace lockstep

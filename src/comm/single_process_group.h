@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <lockstep/comm/process_group.h>
+
+namespace lockstep {
+
+/// A world of one: every collective is complete when it returns, so that programs need no second path.
+class SingleProcessGroup final : public ProcessGroup {
+ public:
+  SingleProcessGroup(LaunchEnvironment environment, std::chrono::milliseconds timeout);
+
+ private:
+  std::unique_ptr<Operation> make_all_reduce(at::Tensor tensor, ReduceOp op) override;
+  std::unique_ptr<Operation> make_broadcast(at::Tensor tensor, int root) override;
+  std::unique_ptr<Operation> make_all_gather(std::vector<at::Tensor> outputs,
+                                             at::Tensor input) override;
+  std::unique_ptr<Operation> make_barrier() override;
+  Memory allocate_bytes(std::size_t bytes) override;
+};
+
+/// Ordinary zeroed memory, for backends that know no better.
+/// Throws: `std::bad_alloc`.
+[[nodiscard]] std::shared_ptr<void> allocate_zeroed(std::size_t bytes);
+
+}  // namespace lockstep

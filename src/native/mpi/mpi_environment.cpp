@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "native/mpi/mpi_environment.h"
+
+#include <array>
+#include <cstdlib>
+#include <stdexcept>
+
+namespace lockstep::native {
+namespace {
+
+void finalize_at_exit() {
+  int is_finalized = 0;
+  if (MPI_Finalized(&is_finalized) == MPI_SUCCESS && is_finalized == 0) MPI_Finalize();
+}
+
+}  // namespace
+
+void check_mpi(int code, const char* call) {
+  if (code == MPI_SUCCESS) return;
+  std::array<char, MPI_MAX_ERROR_STRING> text{};
+  int length = 0;
+  MPI_Error_string(code, text.data(), &length);
+  throw std::runtime_error(std::string(call) + ": " + text.data());
+}
+
+void ensure_mpi() {
+  int is_finalized = 0;
+  check_mpi(MPI_Finalized(&is_finalized), "MPI_Finalized");
+  if (is_finalized != 0) throw std::runtime_error("MPI has ended in this process");
+  int is_initialized = 0;
+  check_mpi(MPI_Initialized(&is_initialized), "MPI_Initialized");
+  int level = MPI_THREAD_SINGLE;
+  if (is_initialized != 0) {
+    check_mpi(MPI_Query_thread(&level), "MPI_Query_thread");
+  } else {
+    check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &level), "MPI_Init_thread");
+    // A group cannot end MPI when it closes: MPI never starts twice, and the program may make another group.
+    std::atexit(finalize_at_exit);
+  }
+  if (level < MPI_THREAD_SERIALIZED) {
+    throw std::runtime_error("MPI was started without MPI_THREAD_SERIALIZED");
+  }
+}
+
+MpiCommunicator::MpiCommunicator() {
+  check_mpi(MPI_Comm_dup(MPI_COMM_WORLD, &handle_), "MPI_Comm_dup");
+  check_mpi(MPI_Comm_set_errhandler(handle_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
+  check_mpi(MPI_Comm_rank(handle_, &rank_), "MPI_Comm_rank");
+  check_mpi(MPI_Comm_size(handle_, &size_), "MPI_Comm_size");
+}
+
+void MpiCommunicator::free() {
+  if (handle_ != MPI_COMM_NULL) check_mpi(MPI_Comm_free(&handle_), "MPI_Comm_free");
+}
+
+MPI_Request* MpiRequests::add() { return &handles_.emplace_back(MPI_REQUEST_NULL); }
+
+bool MpiRequests::test() {
+  int is_done = 0;
+  check_mpi(MPI_Testall(static_cast<int>(handles_.size()), handles_.data(), &is_done,
+                        MPI_STATUSES_IGNORE),
+            "MPI_Testall");
+  return is_done != 0;
+}
+
+bool MpiRequests::is_done(std::size_t index) {
+  int is_done = 0;
+  check_mpi(MPI_Request_get_status(handles_[index], &is_done, MPI_STATUS_IGNORE),
+            "MPI_Request_get_status");
+  return is_done != 0;
+}
+
+}  // namespace lockstep::native

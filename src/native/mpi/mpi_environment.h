@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <mpi.h>
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+namespace lockstep::native {
+
+/// Throws `std::runtime_error` with MPI's own text unless `code` is MPI_SUCCESS.
+void check_mpi(int code, const char* call);
+
+/// Starts MPI unless somebody has, and has it end when the program does. A program that starts MPI itself asks for
+/// MPI_THREAD_SERIALIZED or more.
+/// Throws: `std::runtime_error` when MPI has ended already or offers fewer threads.
+void ensure_mpi();
+
+/// A communicator of our own, so that no message of the program is ever taken for one of ours. Errors are returned and
+/// become exceptions; MPI's default would end the program.
+///
+/// Thread-safety: one thread at a time.
+/// Owns: the communicator, which `free` gives back. A destructor cannot: that is collective.
+class MpiCommunicator {
+ public:
+  /// Collective: a copy of MPI_COMM_WORLD.
+  MpiCommunicator();
+
+  void free();
+  [[nodiscard]] MPI_Comm get() const noexcept { return handle_; }
+  [[nodiscard]] int rank() const noexcept { return rank_; }
+  [[nodiscard]] int size() const noexcept { return size_; }
+
+ private:
+  MPI_Comm handle_ = MPI_COMM_NULL;
+  int rank_ = 0;
+  int size_ = 1;
+};
+
+/// Requests of one step. Their buffers must stay until they are done; a destructor cannot wait for that, so that whoever
+/// owns the buffers keeps them when requests are left.
+class MpiRequests {
+ public:
+  /// The place for a new request's handle.
+  [[nodiscard]] MPI_Request* add();
+  /// True when all are done; never blocks.
+  [[nodiscard]] bool test();
+  [[nodiscard]] bool is_done(std::size_t index);
+  [[nodiscard]] std::size_t size() const noexcept { return handles_.size(); }
+  void clear() noexcept { handles_.clear(); }
+
+ private:
+  std::vector<MPI_Request> handles_;
+};
+
+}  // namespace lockstep::native

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "native/posix/child_process.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <array>
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "native/posix/posix_check.h"
+
+namespace lockstep::native {
+namespace {
+
+constexpr int kBodyThrew = 125;
+
+void reset_signals() {
+  struct sigaction action {};
+  for (int number = 1; number < NSIG; ++number) {
+    action.sa_handler = number == SIGINT ? SIG_IGN : SIG_DFL;
+    ::sigaction(number, &action, nullptr);  // SIGKILL, SIGSTOP and libc's own refuse; that is fine
+  }
+  sigset_t none;
+  ::sigemptyset(&none);
+  ::pthread_sigmask(SIG_SETMASK, &none, nullptr);
+}
+
+[[noreturn]] void run_child(const char* name, bool follow_parent, pid_t parent,
+                            const std::function<int()>& body) {
+  int code = kBodyThrew;
+  try {
+    reset_signals();
+    ::prctl(PR_SET_NAME, name);
+    if (follow_parent) {
+      ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+      if (::getppid() != parent) ::_exit(0);  // it died before the line above
+    }
+    code = body();
+  } catch (...) {
+    code = kBodyThrew;
+  }
+  ::_exit(code);
+}
+
+// What a dataset may have opened before the fork and still reads from.
+bool may_belong_to_dataset(int fd) {
+  struct stat info {};
+  if (::fstat(fd, &info) != 0) return false;
+  if (!S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode)) return false;
+  std::array<char, 256> target{};
+  const auto link = "/proc/self/fd/" + std::to_string(fd);
+  const auto length = ::readlink(link.c_str(), target.data(), target.size());
+  const std::string_view path(target.data(), length > 0 ? static_cast<std::size_t>(length) : 0);
+  return path.substr(0, 7) != "/memfd:" && path.substr(0, 9) != "/dev/shm/";
+}
+
+}  // namespace
+
+std::string describe_wait_status(int status) {
+  if (WIFSIGNALED(status)) {
+    const int number = WTERMSIG(status);
+    const char* text = ::sigdescr_np(number);
+    return "was killed by signal " + std::to_string(number) + " (" +
+           (text != nullptr ? text : "unknown") + ")";
+  }
+  return "exited with status " + std::to_string(WEXITSTATUS(status));
+}
+
+pid_t fork_child(const char* name, const std::function<int()>& body) {
+  const bool follow_parent = ::getpid() == ::gettid();
+  const pid_t parent = ::getpid();
+  // No handler of the program may run in the child before it has reset them.
+  sigset_t all;
+  sigset_t before;
+  ::sigfillset(&all);
+  ::pthread_sigmask(SIG_SETMASK, &all, &before);
+  const pid_t pid = ::fork();
+  const int error = errno;
+  if (pid == 0) run_child(name, follow_parent, parent, body);
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  if (pid < 0) throw_errno("fork of a data worker process failed", error);
+  return pid;
+}
+
+void close_inherited_descriptors(std::span<const int> keep) {
+  std::vector<int> open;
+  DIR* directory = ::opendir("/proc/self/fd");
+  if (directory == nullptr) return;
+  while (const dirent* entry = ::readdir(directory)) {
+    const int fd = std::atoi(entry->d_name);
+    if (fd > STDERR_FILENO && fd != ::dirfd(directory)) open.push_back(fd);
+  }
+  ::closedir(directory);
+  for (const int fd : open) {
+    if (std::find(keep.begin(), keep.end(), fd) == keep.end() && !may_belong_to_dataset(fd)) {
+      ::close(fd);
+    }
+  }
+}
+
+ChildProcess::ChildProcess(const char* name, const std::function<int()>& body)
+    : pid_(fork_child(name, body)),
+      handle_(static_cast<int>(::syscall(SYS_pidfd_open, pid_, 0))) {
+  if (handle_.is_open()) return;
+  const int error = errno;
+  ::kill(pid_, SIGKILL);
+  ::waitpid(pid_, nullptr, 0);  // ends at once: SIGKILL cannot be refused
+  throw_errno("pidfd_open failed; Linux 5.4 or newer is needed", error);
+}
+
+ChildProcess::~ChildProcess() {
+  if (pid_ < 0 || status_) return;
+  kill();
+  static_cast<void>(wait(std::chrono::seconds(1)));
+}
+
+ChildProcess::ChildProcess(ChildProcess&& other) noexcept
+    : pid_(std::exchange(other.pid_, -1)),
+      handle_(std::move(other.handle_)),
+      status_(std::exchange(other.status_, std::nullopt)) {}
+
+std::optional<int> ChildProcess::wait(std::chrono::milliseconds limit) noexcept {
+  if (status_ || pid_ < 0) return status_;
+  pollfd entry{handle_.get(), POLLIN, 0};
+  if (::poll(&entry, 1, static_cast<int>(limit.count())) <= 0) return std::nullopt;
+  int status = 0;
+  // ECHILD: the program ignores SIGCHLD or reaped our child itself; the status is lost, the child is gone.
+  const pid_t reaped = ::waitpid(pid_, &status, WNOHANG);
+  if (reaped == pid_ || (reaped < 0 && errno == ECHILD)) status_ = status;
+  return status_;
+}
+
+void ChildProcess::kill() noexcept {
+  if (pid_ < 0 || status_) return;
+  ::syscall(SYS_pidfd_send_signal, handle_.get(), SIGKILL, nullptr, 0);
+}
+
+}  // namespace lockstep::native

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <sys/types.h>
+
+#include <chrono>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "native/posix/file_descriptor.h"
+
+namespace lockstep::native {
+
+/// "was killed by signal 9 (Killed)", "exited with status 3": a status of wait(2) in words.
+[[nodiscard]] std::string describe_wait_status(int status);
+
+/// Forks a child that runs `body` and then `_exit`s with its result (125 when it throws). No destructor, `atexit` handler
+/// or stdio flush of the parent ever runs in it.
+///
+/// The child starts with default signal dispositions (SIGINT ignored: Ctrl-C is the parent's to handle), all signals
+/// unblocked, and the name `name` (15 characters). It gets SIGKILL when its parent dies, where the forking thread is
+/// its process's main thread; the kernel would send it at the end of any other thread, so such a child must watch for
+/// its parent in another way.
+///
+/// Throws: `std::system_error` in the parent when fork fails.
+[[nodiscard]] pid_t fork_child(const char* name, const std::function<int()>& body);
+
+/// Closes every descriptor that this process inherited and that cannot belong to a dataset: sockets, pipes, devices,
+/// anonymous memory, epoll and its kin. Standard streams, ordinary files and `keep` stay open.
+void close_inherited_descriptors(std::span<const int> keep);
+
+/// One forked child. Move-only.
+///
+/// Thread-safety: none.
+/// Owns: the child. The destructor kills and reaps it (Blocks: at most 1 s).
+class ChildProcess {
+ public:
+  ChildProcess() = default;
+  ChildProcess(const char* name, const std::function<int()>& body);
+  ~ChildProcess();
+  ChildProcess(ChildProcess&& other) noexcept;
+  ChildProcess& operator=(ChildProcess&&) = delete;
+  ChildProcess(const ChildProcess&) = delete;
+  ChildProcess& operator=(const ChildProcess&) = delete;
+
+  [[nodiscard]] pid_t pid() const noexcept { return pid_; }
+
+  /// The status of wait(2) once the child has ended and has been reaped.
+  /// Blocks: at most `limit`.
+  [[nodiscard]] std::optional<int> wait(std::chrono::milliseconds limit) noexcept;
+
+  void kill() noexcept;
+
+ private:
+  pid_t pid_ = -1;
+  FileDescriptor handle_;  // a pidfd: never names another process, and can be polled
+  std::optional<int> status_;
+};
+
+}  // namespace lockstep::native

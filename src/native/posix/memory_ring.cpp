@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "native/posix/memory_ring.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/types.h>
+
+#include <fstream>
+#include <limits>
+#include <string>
+
+#include "native/posix/posix_check.h"
+
+namespace lockstep::native {
+namespace {
+
+std::size_t round_up_to_page(std::size_t bytes) {
+  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  if (bytes > std::numeric_limits<std::size_t>::max() - page) {
+    throw_errno("shared memory for data workers: the size does not fit", ENOMEM);
+  }
+  return (bytes + page - 1) / page * page;
+}
+
+// What the kernel could hand out now; "no limit known" where it does not say.
+std::size_t available_bytes() {
+  std::ifstream file("/proc/meminfo");
+  std::string key;
+  std::size_t kibibytes = 0;
+  std::string unit;
+  while (file >> key >> kibibytes) {
+    if (key == "MemAvailable:") return kibibytes * 1024;
+    std::getline(file, unit);
+  }
+  return std::numeric_limits<std::size_t>::max();
+}
+
+std::string describe(const char* call, std::size_t bytes) {
+  return "shared memory for data workers: " + std::string(call) + " failed, wanted " +
+         std::to_string(bytes) + " bytes, " + std::to_string(available_bytes()) + " bytes are free";
+}
+
+// A memfd has no size limit of its own: without the first check the kernel would start killing processes instead.
+void reserve(int fd, std::size_t offset, std::size_t bytes) {
+  if (bytes > available_bytes()) throw_errno(describe("reservation", bytes), ENOMEM);
+  if (::ftruncate(fd, static_cast<off_t>(offset + bytes)) != 0) {
+    throw_errno(describe("ftruncate", bytes));
+  }
+  int result = 0;
+  do {
+    result = ::fallocate(fd, 0, static_cast<off_t>(offset), static_cast<off_t>(bytes));
+  } while (result != 0 && errno == EINTR);
+  if (result != 0) throw_errno(describe("fallocate", bytes));
+}
+
+std::byte* map(int fd, std::size_t offset, std::size_t bytes) {
+  void* address = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+                         static_cast<off_t>(offset));
+  if (address == MAP_FAILED) throw_errno(describe("mmap", bytes));
+  return static_cast<std::byte*>(address);
+}
+
+}  // namespace
+
+MemoryRing::MemoryRing(std::size_t control_bytes)
+    : memory_(::memfd_create("lockstep-data", MFD_CLOEXEC)),
+      control_bytes_(round_up_to_page(control_bytes)) {
+  if (!memory_.is_open()) throw_errno(describe("memfd_create", control_bytes_));
+  reserve(memory_.get(), 0, control_bytes_);
+  control_ = map(memory_.get(), 0, control_bytes_);
+}
+
+MemoryRing::~MemoryRing() {
+  if (payload_ != nullptr) ::munmap(payload_, payload_bytes_);
+  if (control_ != nullptr) ::munmap(control_, control_bytes_);
+}
+
+void MemoryRing::reserve_payload(std::size_t bytes) {
+  reserve(memory_.get(), control_bytes_, round_up_to_page(bytes));
+}
+
+std::byte* MemoryRing::payload(std::size_t bytes) {
+  if (payload_ == nullptr) {
+    const auto size = round_up_to_page(bytes);
+    payload_ = map(memory_.get(), control_bytes_, size);
+    payload_bytes_ = size;
+  }
+  return payload_;
+}
+
+}  // namespace lockstep::native

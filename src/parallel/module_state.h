@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <lockstep/comm/process_group.h>
+
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace lockstep {
+
+using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
+
+/// Compares names, shapes, strides, dtypes and whether a gradient is wanted over all ranks; `settings` too.
+///
+/// Collective. Throws: `MismatchError` on every rank, naming the first entry in which a rank differs from rank 0.
+void check_same_on_all_ranks(ProcessGroup& group, const std::string& settings,
+                             const NamedTensors& tensors);
+
+/// Copies the values of rank `root` to all ranks. Tensors on other devices go through the CPU.
+///
+/// Collective. Blocks: the calling thread.
+void broadcast_tensors(ProcessGroup& group, const NamedTensors& tensors, int root);
+
+}  // namespace lockstep

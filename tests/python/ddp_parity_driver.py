@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Lets PyTorch's DDP train a few small networks, then a C++ program that must arrive at the same numbers.
+
+Exit status: that of the C++ program; 77 (skipped) where this Python cannot import the torch that the program links.
+"""
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+SKIPPED = 77
+FOLDER = os.path.dirname(os.path.abspath(__file__))
+
+
+def reason_to_skip(wanted_version):
+    try:
+        import torch
+        import torch.distributed
+    except Exception as error:  # a torch without its dependencies fails in many ways, not by ImportError alone
+        return f"this Python cannot import torch: {error}"
+    if not (torch.distributed.is_available() and torch.distributed.is_gloo_available()):
+        return "this torch has no gloo"
+    found = torch.__version__.partition("+")[0]
+    if found != wanted_version:
+        return f"this Python has torch {found}, the program was built with {wanted_version}"
+    return None
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def end(processes):
+    """Asks first, so that mpirun ends its ranks."""
+    for wanted in (signal.SIGTERM, signal.SIGKILL):
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(wanted)
+        until = time.monotonic() + 5
+        while time.monotonic() < until and any(process.poll() is None for process in processes):
+            time.sleep(0.05)
+
+
+def run(processes, seconds, what):
+    """Waits for all; returns 0, or the exit status of the first that failed."""
+    until = time.monotonic() + seconds
+    try:
+        while any(process.poll() is None for process in processes):
+            failed = [process.returncode for process in processes if process.returncode]
+            if failed:
+                break
+            if time.monotonic() > until:
+                print(f"{what}: still running after {seconds} s", file=sys.stderr)
+                return 1
+            time.sleep(0.05)
+        return next((process.returncode for process in processes if process.returncode), 0)
+    finally:
+        end(processes)
+
+
+def make_fixtures(folder, ranks):
+    common = dict(
+        os.environ,
+        OMP_NUM_THREADS="1",
+        GLOO_SOCKET_IFNAME="lo",
+        WORLD_SIZE=str(ranks),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(free_port()),
+    )
+    command = [sys.executable, os.path.join(FOLDER, "ddp_oracle.py"), folder]
+    processes = [subprocess.Popen(command, env=dict(common, RANK=str(rank))) for rank in range(ranks)]
+    return run(processes, 90, "PyTorch's DDP")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--ranks", type=int, required=True)
+    parser.add_argument("--torch-version", required=True)
+    parser.add_argument("--mpirun", required=True, help="tests/support/mpirun.sh")
+    parser.add_argument("--program", required=True)
+    options = parser.parse_args()
+
+    reason = reason_to_skip(options.torch_version)
+    if reason:
+        print(f"skipped: {reason}")
+        return SKIPPED
+    with tempfile.TemporaryDirectory(prefix="lockstep_parity_") as folder:
+        if make_fixtures(folder, options.ranks) != 0:
+            print("PyTorch's DDP did not make the fixtures", file=sys.stderr)
+            return 1
+        program = subprocess.Popen(
+            [options.mpirun, str(options.ranks), options.program, "--expected-world-size", str(options.ranks)],
+            env=dict(os.environ, OMP_NUM_THREADS="1", LOCKSTEP_PARITY_FOLDER=folder),
+        )
+        status = run([program], 60, "the C++ program")
+        return 1 if status == SKIPPED else status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <lockstep/comm/init.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace lockstep::testing {
+
+/// A launch environment for rank `rank` of a job of its own on this host.
+inline LaunchEnvironment fake_environment(int rank, int world_size, const std::string& job_id) {
+  LaunchEnvironment environment;
+  environment.rank = environment.local_rank = rank;
+  environment.world_size = environment.local_size = world_size;
+  environment.launcher = "a test";
+  environment.job_id = job_id;
+  return environment;
+}
+
+/// A job id that no other test uses.
+inline std::string unique_job_id() {
+  static std::atomic<int> count{0};
+  return "test " + std::to_string(::getpid()) + " " + std::to_string(count++);
+}
+
+/// Runs `body` once a rank, each in a thread of its own with its own group of the shared-memory backend (a world of one:
+/// of the single backend). Returns what each rank threw, or null.
+///
+/// A rank that returns normally leaves its group open or closed as `body` left it.
+inline std::vector<std::exception_ptr> run_ranks(
+    int world_size, const std::function<void(std::shared_ptr<ProcessGroup>)>& body,
+    std::chrono::milliseconds timeout = std::chrono::seconds(20)) {
+  const std::string job = unique_job_id();
+  std::vector<std::exception_ptr> errors(static_cast<std::size_t>(world_size));
+  std::vector<std::jthread> threads;
+  for (int rank = 0; rank < world_size; ++rank) {
+    threads.emplace_back([&, rank] {
+      try {
+        body(init_process_group(
+            ProcessGroupOptions().timeout(timeout).environment(fake_environment(rank, world_size, job))));
+      } catch (...) {
+        errors[static_cast<std::size_t>(rank)] = std::current_exception();
+      }
+    });
+  }
+  threads.clear();
+  return errors;
+}
+
+/// The same where no rank may throw: the first error is rethrown.
+inline void run_ranks_or_throw(int world_size,
+                               const std::function<void(std::shared_ptr<ProcessGroup>)>& body) {
+  for (const auto& error : run_ranks(world_size, body)) {
+    if (error) std::rethrow_exception(error);
+  }
+}
+
+}  // namespace lockstep::testing

@@ -1,0 +1,341 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The shared-memory and the single backend with ranks as threads: results, misuse, and the world failing.
+#include <gtest/gtest.h>
+#include <lockstep/comm/init.h>
+#include <lockstep/core/error.h>
+
+#include <filesystem>
+#include <string>
+
+#include "support/collective_conformance.h"
+#include "support/in_process_ranks.h"
+
+namespace lockstep::testing {
+namespace {
+
+using std::chrono::milliseconds;
+
+std::string text_of(const std::exception_ptr& error) {
+  if (!error) return "";
+  try {
+    std::rethrow_exception(error);
+  } catch (const c10::Error& caught) {
+    return caught.what_without_backtrace();
+  } catch (const std::exception& caught) {
+    return caught.what();
+  }
+}
+
+template <typename Expected>
+void expect_error(const std::exception_ptr& error, const std::string& part) {
+  ASSERT_NE(error, nullptr) << "expected an error with: " << part;
+  EXPECT_THROW(std::rethrow_exception(error), Expected) << text_of(error);
+  EXPECT_NE(text_of(error).find(part), std::string::npos) << text_of(error);
+}
+
+class Ranks : public ::testing::TestWithParam<int> {};
+INSTANTIATE_TEST_SUITE_P(WorldSizes, Ranks, ::testing::Values(1, 2, 3, 4));
+
+TEST_P(Ranks, CollectivesMatchSumsMadeByHandInRankOrder) {
+  run_ranks_or_throw(GetParam(), [](const std::shared_ptr<ProcessGroup>& group) {
+    check_everything(*group);
+    group->close();
+  });
+}
+
+TEST_P(Ranks, GroupsFollowOneAnotherUnderOneJobId) {
+  const int ranks = GetParam();
+  const std::string job = unique_job_id();
+  std::vector<std::jthread> threads;
+  for (int rank = 0; rank < ranks; ++rank) {
+    threads.emplace_back([=] {
+      for (int i = 0; i < 20; ++i) {
+        const auto group = init_process_group(ProcessGroupOptions()
+                                                  .timeout(std::chrono::seconds(20))
+                                                  .environment(fake_environment(rank, ranks, job)));
+        const auto tensor = torch::ones({10});
+        group->all_reduce(tensor).wait();
+        EXPECT_EQ(tensor[9].item<float>(), static_cast<float>(ranks));
+        group->close();
+      }
+    });
+  }
+}
+
+TEST_P(Ranks, GroupMemoryOutlivesTheGroup) {
+  run_ranks_or_throw(GetParam(), [](std::shared_ptr<ProcessGroup> group) {
+    const auto tensor = group->allocate({5000}, torch::kFloat);
+    tensor.fill_(2);
+    group->all_reduce(tensor, ReduceOp::Avg).wait();
+    group->close();
+    group.reset();
+    EXPECT_EQ(tensor.sum().item<float>(), 10000.0F);
+  });
+}
+
+TEST_P(Ranks, TooMuchGroupMemoryIsAnErrorOnEveryRankAndTheGroupGoesOn) {
+  if (GetParam() == 1) return;  // a world of one takes ordinary memory
+  run_ranks_or_throw(GetParam(), [](const std::shared_ptr<ProcessGroup>& group) {
+    try {
+      [[maybe_unused]] const auto tensor = group->allocate({std::int64_t{1} << 45}, torch::kByte);
+      ADD_FAILURE() << "no error";
+    } catch (const CommError& error) {
+      const std::string text = error.what();
+      EXPECT_NE(text.find("bytes wanted"), std::string::npos) << text;
+      EXPECT_NE(text.find("free"), std::string::npos) << text;
+    }
+    const auto tensor = torch::ones({3});
+    group->all_reduce(tensor).wait();
+    EXPECT_EQ(tensor[0].item<float>(), static_cast<float>(group->size()));
+    group->close();
+  });
+}
+
+TEST_P(Ranks, MisuseIsRefusedBeforeAnythingIsSent) {
+  run_ranks_or_throw(GetParam(), [](const std::shared_ptr<ProcessGroup>& group) {
+    EXPECT_THROW(group->all_reduce(torch::Tensor()), c10::Error);
+    EXPECT_THROW(group->all_reduce(torch::ones({2}, torch::kMeta)), c10::Error);
+    EXPECT_THROW(group->all_reduce(torch::ones({2}, torch::kInt), ReduceOp::Avg), c10::Error);
+    EXPECT_THROW(group->all_reduce(torch::ones({2}, torch::kBool)), c10::Error);
+    EXPECT_THROW(group->all_reduce(torch::ones({2}).to_sparse()), c10::Error);
+    EXPECT_THROW(group->all_reduce(torch::ones({2}).expand({4, 2})), c10::Error);
+    EXPECT_THROW(group->broadcast(torch::ones({2}), -1), c10::Error);
+    EXPECT_THROW(group->broadcast(torch::ones({2}), group->size()), c10::Error);
+    EXPECT_THROW(group->all_gather(torch::ones({3, 100}), torch::ones({2})), c10::Error);
+    EXPECT_THROW(group->all_gather(std::vector<torch::Tensor>(9), torch::ones({2})), c10::Error);
+    EXPECT_THROW(static_cast<void>(group->allocate({-1}, torch::kFloat)), c10::Error);
+    group->barrier();  // and nobody is out of step
+    group->close();
+    EXPECT_THROW(group->all_reduce(torch::ones({2})), c10::Error);
+    EXPECT_THROW(static_cast<void>(group->allocate({1}, torch::kFloat)), c10::Error);
+  });
+}
+
+void expect_mismatch(const std::function<void(ProcessGroup&, const torch::Tensor&)>& on_rank_0,
+                     const std::function<void(ProcessGroup&, const torch::Tensor&)>& on_others,
+                     const std::string& part) {
+  const auto errors = run_ranks(3, [&](const std::shared_ptr<ProcessGroup>& group) {
+    const auto tensor = torch::full({8}, group->rank());
+    const auto copy = tensor.clone();
+    try {
+      (group->rank() == 0 ? on_rank_0 : on_others)(*group, tensor);
+    } catch (...) {
+      EXPECT_TRUE(torch::equal(tensor, copy)) << "the tensor was touched";
+      throw;
+    }
+  });
+  for (const auto& error : errors) expect_error<MismatchError>(error, part);
+}
+
+TEST(Mismatch, OfTheCollective) {
+  expect_mismatch([](ProcessGroup& group, const torch::Tensor& t) { group.all_reduce(t).wait(); },
+                  [](ProcessGroup& group, const torch::Tensor& t) { group.broadcast(t).wait(); },
+                  "rank 0 called all_reduce (Sum) of 8 x Long, rank 1 called broadcast from rank 0");
+}
+
+TEST(Mismatch, OfTheReduction) {
+  expect_mismatch(
+      [](ProcessGroup& group, const torch::Tensor& t) { group.all_reduce(t).wait(); },
+      [](ProcessGroup& group, const torch::Tensor& t) { group.all_reduce(t, ReduceOp::Max).wait(); },
+      "all_reduce (Max)");
+}
+
+TEST(Mismatch, OfTheNumberOfElements) {
+  expect_mismatch(
+      [](ProcessGroup& group, const torch::Tensor& t) { group.all_reduce(t).wait(); },
+      [](ProcessGroup& group, const torch::Tensor& t) { group.all_reduce(t.narrow(0, 0, 4)).wait(); },
+      "of 4 x Long");
+}
+
+TEST(Mismatch, OfTheDtype) {
+  expect_mismatch(
+      [](ProcessGroup& group, const torch::Tensor& t) { group.all_reduce(t).wait(); },
+      [](ProcessGroup& group, const torch::Tensor&) {
+        group.all_reduce(torch::ones({8}, torch::kFloat)).wait();
+      },
+      "of 8 x Float");
+}
+
+TEST(Mismatch, OfTheRoot) {
+  expect_mismatch(
+      [](ProcessGroup& group, const torch::Tensor& t) { group.broadcast(t, 1).wait(); },
+      [](ProcessGroup& group, const torch::Tensor& t) { group.broadcast(t, 2).wait(); },
+      "broadcast from rank 2");
+}
+
+TEST(Mismatch, OfAnAllocation) {
+  expect_mismatch(
+      [](ProcessGroup& group, const torch::Tensor&) {
+        static_cast<void>(group.allocate({100}, torch::kByte));
+      },
+      [](ProcessGroup& group, const torch::Tensor&) {
+        static_cast<void>(group.allocate({200}, torch::kByte));
+      },
+      "allocate of 200 bytes");
+}
+
+TEST(Mismatch, OfGroupMemoryAndOrdinaryMemory) {
+  const auto errors = run_ranks(2, [](const std::shared_ptr<ProcessGroup>& group) {
+    auto tensor = group->allocate({100}, torch::kFloat);
+    if (group->rank() == 1) tensor = torch::ones({100});
+    group->all_reduce(tensor).wait();
+  });
+  for (const auto& error : errors) expect_error<MismatchError>(error, "in group memory");
+}
+
+TEST(Failure, ARankThatDoesNotComeIsNamedWhenTheDeadlinePasses) {
+  const auto errors = run_ranks(
+      3,
+      [](const std::shared_ptr<ProcessGroup>& group) {
+        group->barrier();
+        if (group->rank() == 2) {
+          std::this_thread::sleep_for(milliseconds(1500));
+        }
+        group->all_reduce(torch::ones({4})).wait();
+        // Rank 2 found everything that it needed; it hears of the others' end in the next call.
+        if (group->rank() == 2) group->barrier();
+      },
+      milliseconds(400));
+  expect_error<TimeoutError>(errors[0], "rank 2");
+  expect_error<TimeoutError>(errors[1], "has not arrived");
+  EXPECT_EQ(text_of(errors[0]).find("rank 1 ("), std::string::npos) << text_of(errors[0]);
+  expect_error<PeerLostError>(errors[2], "gave up");
+}
+
+TEST(Failure, AWaitCanHaveADeadlineOfItsOwn) {
+  const auto errors = run_ranks(2, [](const std::shared_ptr<ProcessGroup>& group) {
+    if (group->rank() == 1) {
+      std::this_thread::sleep_for(milliseconds(800));
+      return;
+    }
+    const auto start = std::chrono::steady_clock::now();
+    try {
+      group->all_reduce(torch::ones({4})).wait(milliseconds(100));
+    } catch (...) {
+      EXPECT_LT(std::chrono::steady_clock::now() - start, milliseconds(700));
+      throw;
+    }
+  });
+  expect_error<TimeoutError>(errors[0], "timed out after 0.1 s");
+}
+
+TEST(Failure, ARankThatThrowsIsNamedAtOnce) {
+  const auto start = std::chrono::steady_clock::now();
+  const auto errors = run_ranks(3, [](const std::shared_ptr<ProcessGroup>& group) {
+    group->barrier();
+    if (group->rank() == 1) throw std::runtime_error("out of luck");
+    group->all_reduce(torch::ones({4})).wait();
+  });
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(10));
+  for (const int rank : {0, 2}) {
+    expect_error<PeerLostError>(errors[static_cast<std::size_t>(rank)], "rank 1");
+  }
+  expect_error<PeerLostError>(errors[0], "destroyed without close()");
+}
+
+TEST(Failure, TheFirstErrorIsTheAnswerToEveryLaterCall) {
+  const auto errors = run_ranks(2, [](const std::shared_ptr<ProcessGroup>& group) {
+    if (group->rank() == 1) return;
+    EXPECT_THROW(group->barrier(), PeerLostError);
+    EXPECT_THROW(group->all_reduce(torch::ones({4})), PeerLostError);
+    EXPECT_THROW(group->close(), PeerLostError);
+  });
+  for (const auto& error : errors) EXPECT_EQ(error, nullptr) << text_of(error);
+}
+
+TEST(Failure, ARankThatHasClosedIsNamed) {
+  const auto errors = run_ranks(2, [](const std::shared_ptr<ProcessGroup>& group) {
+    // Rank 1 makes one call more than rank 0.
+    if (group->rank() == 1) group->barrier();
+    group->close();
+    if (group->rank() == 1) group->barrier();
+  });
+  // The barrier of rank 1 met the close of rank 0, which is one too.
+  EXPECT_EQ(errors[0], nullptr) << text_of(errors[0]);
+  expect_error<PeerLostError>(errors[1], "rank 0");
+}
+
+TEST(Meeting, RanksThatDoNotComeAreNamed) {
+  const auto start = std::chrono::steady_clock::now();
+  const auto environment = fake_environment(0, 3, unique_job_id());
+  const auto options = ProcessGroupOptions().timeout(milliseconds(300)).environment(environment);
+  try {
+    [[maybe_unused]] const auto group = init_process_group(options);
+    FAIL() << "no error";
+  } catch (const LaunchError& error) {
+    EXPECT_NE(std::string(error.what()).find("rank(s) 1, 2 of 3 did not come"), std::string::npos)
+        << error.what();
+  }
+  const auto other =
+      ProcessGroupOptions().timeout(milliseconds(300)).environment(fake_environment(1, 2, "nobody"));
+  try {
+    [[maybe_unused]] const auto group = init_process_group(other);
+    FAIL() << "no error";
+  } catch (const LaunchError& error) {
+    EXPECT_NE(std::string(error.what()).find("rank 0 did not come"), std::string::npos)
+        << error.what();
+  }
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(10));
+}
+
+std::vector<std::exception_ptr> meet(const std::vector<LaunchEnvironment>& environments) {
+  std::vector<std::exception_ptr> errors(environments.size());
+  std::vector<std::jthread> threads;
+  for (std::size_t i = 0; i < environments.size(); ++i) {
+    threads.emplace_back([&, i] {
+      try {
+        init_process_group(ProcessGroupOptions().timeout(milliseconds(1000)).environment(environments[i]))
+            ->barrier();
+      } catch (...) {
+        errors[i] = std::current_exception();
+      }
+    });
+  }
+  threads.clear();
+  return errors;
+}
+
+TEST(Meeting, WorldSizesThatDifferAreAnErrorOnBothSides) {
+  const std::string job = unique_job_id();
+  const auto errors = meet({fake_environment(0, 2, job), fake_environment(1, 3, job)});
+  for (const auto& error : errors) expect_error<LaunchError>(error, "world of 3");
+}
+
+TEST(Meeting, OneRankTwiceIsAnError) {
+  const std::string job = unique_job_id();
+  const auto errors =
+      meet({fake_environment(0, 3, job), fake_environment(1, 3, job), fake_environment(1, 3, job)});
+  expect_error<LaunchError>(errors[0], "rank(s) 2 of 3 did not come");
+  const bool is_first = text_of(errors[1]).find("running already") != std::string::npos;
+  expect_error<LaunchError>(errors[is_first ? 1 : 2], "rank 1 of job");
+}
+
+TEST(Options, AreChecked) {
+  const auto init = [](const ProcessGroupOptions& options) {
+    [[maybe_unused]] const auto group = init_process_group(options);
+  };
+  EXPECT_THROW(init(ProcessGroupOptions().timeout(milliseconds(0))), c10::Error);
+  EXPECT_THROW(init(ProcessGroupOptions().environment(fake_environment(3, 2, "x"))), c10::Error);
+  EXPECT_THROW(init(ProcessGroupOptions().environment(fake_environment(-1, 2, "x"))), c10::Error);
+  EXPECT_THROW(init(ProcessGroupOptions()
+                        .environment(fake_environment(0, 2, "x"))
+                        .backend(Backend::Single)),
+               LaunchError);
+  auto two_hosts = fake_environment(0, 4, "x");
+  two_hosts.local_size = 2;
+  EXPECT_THROW(init(ProcessGroupOptions().environment(two_hosts).backend(Backend::SharedMemory)),
+               LaunchError);
+}
+
+TEST(SharedMemoryNames, NothingIsLeftInDevShm) {
+  run_ranks_or_throw(3, [](const std::shared_ptr<ProcessGroup>& group) {
+    const auto tensor = group->allocate({100000}, torch::kFloat);
+    for (const auto& entry : std::filesystem::directory_iterator("/dev/shm")) {
+      EXPECT_EQ(entry.path().string().find("/lockstep-"), std::string::npos) << entry.path();
+    }
+    group->close();
+  });
+}
+
+}  // namespace
+}  // namespace lockstep::testing

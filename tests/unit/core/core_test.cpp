@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include <gtest/gtest.h>
+#include <lockstep/core/device.h>
+#include <lockstep/core/error.h>
+#include <lockstep/core/logging.h>
+
+#include <chrono>
+#include <string>
+#include <vector>
+
+#include "concurrency/deadline.h"
+
+namespace lockstep {
+namespace {
+
+TEST(CommError, SaysWhatWhereAndWhoInOneLine) {
+  const TimeoutError error({"SharedMemory", "all_reduce", 3, 8, 17}, "rank 5 has not arrived", "look there");
+  EXPECT_STREQ(error.what(),
+               "all_reduce #17 (SharedMemory) failed on rank 3 of 8: rank 5 has not arrived. "
+               "Hint: look there");
+  EXPECT_EQ(error.op(), "all_reduce");
+  EXPECT_EQ(error.backend(), "SharedMemory");
+  EXPECT_EQ(error.rank(), 3);
+  EXPECT_EQ(error.world_size(), 8);
+  EXPECT_EQ(error.sequence(), 17U);
+  EXPECT_THROW(throw error, c10::DistError);  // what users of LibTorch's own groups catch
+}
+
+TEST(Logging, GoesToTheSinkFromItsLevelOn) {
+  std::vector<std::string> lines;
+  logging::set_sink([&](logging::Level, std::string_view line) { lines.emplace_back(line); });
+  logging::set_level(logging::Level::Warning);
+  logging::info("quiet");
+  logging::warning("loud");
+  logging::set_level(logging::Level::Debug);
+  logging::debug("whisper");
+  logging::set_level(logging::Level::Off);
+  logging::error("nothing");
+  logging::set_level(logging::Level::Warning);
+  logging::set_sink(nullptr);
+  EXPECT_EQ(lines, (std::vector<std::string>{"loud", "whisper"}));
+}
+
+TEST(BindDevice, IsTheCpuWhereThereIsNoGpu) {
+  const auto device = bind_device(0);
+  EXPECT_TRUE(device.is_cpu() || device.is_cuda());
+  EXPECT_THROW(static_cast<void>(bind_device(-1)), c10::Error);
+}
+
+TEST(Deadline, NeverWrapsAround) {
+  EXPECT_FALSE(Deadline::after(std::chrono::nanoseconds::max()).has_passed());
+  EXPECT_TRUE(Deadline::after(std::chrono::nanoseconds(0)).has_passed());
+  EXPECT_EQ(Deadline::after(std::chrono::nanoseconds(0)).remaining().count(), 0);
+}
+
+}  // namespace
+}  // namespace lockstep

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <gtest/gtest.h>
+#include <lockstep/data/data_loader.h>
+#include <lockstep/data/idx_dataset.h>
+#include <torch/torch.h>
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace lockstep::data {
+
+/// A dataset whose samples say which index they are of, and that does to chosen indices what a test asks for.
+struct Numbers {
+  std::size_t count = 20;
+  std::function<void(std::size_t index)> before = [](std::size_t) {};
+
+  torch::data::Example<> get(std::size_t index) {
+    before(index);
+    const auto value = static_cast<double>(index);
+    return {torch::full({2, 3}, value, torch::kFloat) / 3, torch::tensor(static_cast<int64_t>(index))};
+  }
+  std::size_t size() const { return count; }
+};
+
+inline DistributedSampler in_order(std::size_t count) {
+  return DistributedSampler(count, 1, 0, DistributedSamplerOptions().shuffle(false));
+}
+
+inline DataLoaderOptions options_with(std::int64_t workers, std::int64_t batch_size = 4) {
+  return DataLoaderOptions().workers(workers).batch_size(batch_size).timeout(
+      std::chrono::seconds(30));
+}
+
+/// Message of the exception of type `E` that `call` throws; a test failure when it throws none.
+template <class E = c10::Error>
+std::string message_of(const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const E& error) {
+    return error.what();
+  }
+  ADD_FAILURE() << "no exception was thrown";
+  return {};
+}
+
+template <class Loader>
+std::optional<WorkerError> error_of_pass(Loader& loader) {
+  try {
+    for (auto& batch : loader) static_cast<void>(batch);
+  } catch (const WorkerError& error) {
+    return error;
+  }
+  return std::nullopt;
+}
+
+inline bool eventually(const std::function<bool()>& condition,
+                       std::chrono::seconds limit = std::chrono::seconds(20)) {
+  const auto end = std::chrono::steady_clock::now() + limit;
+  while (!condition()) {
+    if (std::chrono::steady_clock::now() > end) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  return true;
+}
+
+struct ProcessLine {
+  char state = '?';
+  int parent = 0;
+};
+
+inline std::optional<ProcessLine> process(int pid) {
+  std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
+  std::string text;
+  if (!std::getline(file, text)) return std::nullopt;
+  const auto after_name = text.rfind(')');
+  ProcessLine line;
+  line.state = text.at(after_name + 2);
+  line.parent = std::stoi(text.substr(after_name + 4));
+  return line;
+}
+
+inline bool is_gone(int pid) {
+  const auto line = process(pid);
+  return !line || line->state == 'Z' || line->state == 'X';
+}
+
+/// All descendants' pids, zombies included.
+inline std::vector<int> descendants(int of) {
+  std::vector<int> found;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+    const auto name = entry.path().filename().string();
+    if (name.find_first_not_of("0123456789") != std::string::npos) continue;
+    const int pid = std::stoi(name);
+    const auto line = process(pid);
+    if (!line || line->parent != of) continue;
+    found.push_back(pid);
+    for (const int below : descendants(pid)) found.push_back(below);
+  }
+  return found;
+}
+
+inline std::size_t open_descriptors() {
+  std::size_t count = 0;
+  for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+    ++count;
+  }
+  return count;
+}
+
+/// Fails the test when it leaves a process or a descriptor behind.
+class NothingLeftBehind : public ::testing::Test {
+ protected:
+  void SetUp() override { descriptors_ = open_descriptors(); }
+  void TearDown() override {
+    EXPECT_TRUE(descendants(::getpid()).empty()) << "a process is left";
+    EXPECT_EQ(open_descriptors(), descriptors_) << "a descriptor is left";
+  }
+
+ private:
+  std::size_t descriptors_ = 0;
+};
+
+}  // namespace lockstep::data

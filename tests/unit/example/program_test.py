@@ -1,0 +1,249 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""Runs the program of examples/resnet as people do: good runs end in the result line, bad input gets one line.
+
+    program_test.py --program RESNET --mpirun tests/support/mpirun.sh [--group training|usage|data|failure]
+
+After every run there must be no process and no shared-memory object that was not there before.
+"""
+
+import argparse
+import glob
+import gzip
+import os
+import re
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+
+# A hang is a failure, not a long test.
+TIME_LIMIT = 60
+SMALL = ["--dataset", "synthetic", "--limit", "64", "--batch-size", "8", "--image-size", "12", "--epochs", "2",
+         "--warmup", "0.5", "--threads", "1", "--timeout", "20"]
+RESULT = re.compile(
+    r"result: accuracy=[01]\.\d{4} samples_per_second=\d+ seconds=\d+ ranks=(\d+) arch=(resnet\d+)")
+
+
+class Run:
+    """One run of the program, with what it printed."""
+
+    def __init__(self, context, ranks, arguments, launch=(), environment=None):
+        self.arguments = arguments
+        before = shared_memory_objects()
+        marker = f"LOCKSTEP_TEST_RUN={os.getpid()}_{time.monotonic_ns()}"
+        variables = dict(os.environ, OMPI_MCA_orte_execute_quiet="1", OMP_NUM_THREADS="1")
+        # As in run.sh: ranks that lose another one end by themselves.
+        variables["OMPI_MCA_orte_abort_on_non_zero_status"] = "0"
+        variables[marker.split("=")[0]] = marker.split("=")[1]
+        variables.update(environment or {})
+        command = [*launch, context.program, *arguments] if ranks is None else [
+            context.mpirun, str(ranks), context.program, *arguments]
+        started = time.monotonic()
+        try:
+            done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=TIME_LIMIT,
+                                  check=False, stdin=subprocess.DEVNULL)
+        except subprocess.TimeoutExpired as error:
+            raise AssertionError(f"{command} hangs\nstdout: {error.stdout}\nstderr: {error.stderr}") from None
+        self.seconds = time.monotonic() - started
+        self.code = done.returncode
+        self.stdout = done.stdout.replace("\r\n", "\n")
+        self.stderr = done.stderr.replace("\r\n", "\n")
+        self.check(not wait_until_gone(marker), "a process is left over")
+        self.check(not shared_memory_objects() - before, "a shared-memory object is left over")
+
+    def check(self, holds, claim):
+        if not holds:
+            raise AssertionError(f"{claim}\nresnet {' '.join(self.arguments)}\nexit code {self.code}, "
+                                 f"{self.seconds:.1f} s\nstdout: {self.stdout}\nstderr: {self.stderr}")
+
+    def errors(self):
+        """The program's own lines on stderr."""
+        return [line for line in self.stderr.splitlines() if line.startswith("resnet: ")]
+
+    def noise(self):
+        """Lines on stderr of neither the program nor mpirun's banners."""
+        lines = self.stderr.splitlines()
+        banner = False
+        result = []
+        for line in lines:
+            if line.startswith("-----"):
+                banner = not banner
+            elif not banner and line.strip() and not line.startswith("resnet: "):
+                result.append(line)
+        return result
+
+    def check_error(self, code, *parts, lines=1):
+        """`lines` lines on stderr and nothing else; the first holds all `parts`."""
+        self.check(self.code == code, f"the exit code must be {code}")
+        self.check(len(self.errors()) == lines, f"there must be {lines} line(s) of the program on stderr")
+        self.check(not self.noise(), f"stderr has more than the program's lines: {self.noise()}")
+        for part in parts:
+            self.check(part in self.errors()[0], f"the message must hold '{part}'")
+
+    def check_result(self, ranks, arch):
+        self.check(self.code == 0, "the exit code must be 0")
+        self.check(self.stderr == "", "stderr must be empty")
+        last = self.stdout.rstrip("\n").split("\n")[-1]
+        match = RESULT.fullmatch(last)
+        self.check(match, f"the last line '{last}' must be the result")
+        self.check(match.group(1) == str(ranks) and match.group(2) == arch, "the result must name ranks and arch")
+        self.check(self.stdout.count("result:") == 1, "only rank 0 prints the result")
+        return float(last.split("accuracy=")[1].split()[0])
+
+
+def shared_memory_objects():
+    return set(glob.glob("/dev/shm/lockstep*"))
+
+
+def processes_with(marker):
+    found = []
+    for path in glob.glob("/proc/[0-9]*/environ"):
+        try:
+            with open(path, "rb") as file:
+                if marker.encode() in file.read().split(b"\0"):
+                    found.append(path)
+        except OSError:
+            pass  # it ended meanwhile, or belongs to someone else
+    return found
+
+
+def wait_until_gone(marker):
+    """Processes that are still there after three seconds."""
+    for _ in range(30):
+        left = processes_with(marker)
+        if not left:
+            return []
+        time.sleep(0.1)
+    return left
+
+
+def test_training(context):
+    """World sizes, workers and backends end in the result line, and the same numbers."""
+    Run(context, None, SMALL).check_result(1, "resnet8")
+    for ranks in (1, 2, 3):
+        Run(context, ranks, [*SMALL, "--workers", "0"]).check_result(ranks, "resnet8")
+    inline = Run(context, 2, [*SMALL, "--workers", "0"]).stdout.splitlines()
+    worked = Run(context, 2, [*SMALL, "--workers", "2"]).stdout.splitlines()
+    losses = [[line.split(" samples/s")[0].rsplit(";", 1)[0] for line in lines if line.startswith("epoch")]
+              for lines in (inline, worked)]
+    assert len(losses[0]) == 2 and losses[0] == losses[1], losses
+    Run(context, 2, [*SMALL, "--arch", "resnet18", "--image-size", "32", "--channels", "3", "--workers", "0",
+                     "--limit", "16", "--batch-size", "4"]).check_result(2, "resnet18")
+    Run(context, 2, [*SMALL, "--backend", "mpi"]).check_result(2, "resnet8")
+    # It learns: 64 images are seen often enough to tell ten kinds of stripes apart better than chance (0.1).
+    accuracy = Run(context, 2, ["--dataset", "synthetic", "--limit", "512", "--batch-size", "16", "--image-size", "16",
+                                "--epochs", "4", "--threads", "1", "--lr", "0.1"]).check_result(2, "resnet8")
+    assert accuracy > 0.5, accuracy
+
+
+def test_usage(context):
+    """Mistakes on the command line: one line, exit code 2, from rank 0 alone."""
+    help_run = Run(context, 2, ["--help"])
+    help_run.check(help_run.code == 0 and help_run.stdout.count("Usage:") == 1, "help is printed once")
+    for arguments, parts in (
+            (["--batch-size", "0"], ["--batch-size", "from 1"]),
+            (["--arch", "resnet9"], ["--arch", "resnet14", "'resnet9'"]),
+            (["--backend", "gloo"], ["--backend", "shared-memory", "'gloo'"]),
+            (["--backend", "single"], ["--backend", "2 were started"]),
+            (["--dataset", "imagenet"], ["--dataset", "fashion-mnist"]),
+            (["--lr", "nan"], ["--lr", "'nan'"]),
+            (["--lr", "-1"], ["--lr", "positive"]),
+            (["--what"], ["--what"])):
+        Run(context, 2, [*SMALL[:2], *arguments]).check_error(2, *parts)
+    Run(context, None, ["--batch-size", "0"]).check_error(2, "--batch-size")
+    Run(context, None, SMALL, environment={"OMPI_COMM_WORLD_RANK": "two", "OMPI_COMM_WORLD_SIZE": "2"}).check_error(
+        1, "OMPI_COMM_WORLD_RANK")
+
+
+def write_idx(path, header, payload):
+    with open(path, "wb") as file:
+        file.write(header + payload)
+
+
+def write_images(folder, count, images=None, labels=None):
+    """A set of `count` images of 8 x 8 pixels, for training and for the test; or with other bytes in the training set."""
+    for prefix in ("train", "t10k"):
+        header = struct.pack(">HBBIII", 0, 8, 3, count, 8, 8)
+        write_idx(f"{folder}/{prefix}-images-idx3-ubyte", header, bytes(i % 251 for i in range(64 * count)))
+        write_idx(f"{folder}/{prefix}-labels-idx1-ubyte", struct.pack(">HBBI", 0, 8, 1, count),
+                  bytes(i % 10 for i in range(count)))
+    if images is not None:
+        write_idx(f"{folder}/train-images-idx3-ubyte", b"", images)
+    if labels is not None:
+        write_idx(f"{folder}/train-labels-idx1-ubyte", b"", labels)
+
+
+def test_data(context):
+    """Data files: good ones train, bad ones get one line that names the file, from one rank."""
+    base = ["--epochs", "1", "--warmup", "0", "--batch-size", "4", "--threads", "1", "--timeout", "20", "--lr", "0.01"]
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = [*base, "--data", folder]
+        Run(context, 2, arguments).check_error(1, "train-images-idx3-ubyte", folder)
+
+        write_images(folder, 16)
+        Run(context, 2, arguments).check_result(2, "resnet8")
+        Run(context, 2, [*base, "--data", folder, "--batch-size", "9"]).check_error(1, "16 training images", "batch of 9")
+
+        write_images(folder, 16, images=struct.pack(">HBBIII", 0, 8, 3, 16, 8, 8) + bytes(1000))
+        Run(context, 2, arguments).check_error(1, "train-images-idx3-ubyte", "1016")
+        write_images(folder, 16, images=b"\x89PNG, or anything else that is no idx file")
+        Run(context, 2, arguments).check_error(1, "train-images-idx3-ubyte")
+        write_images(folder, 16, images=b"")
+        Run(context, 2, arguments).check_error(1, "train-images-idx3-ubyte")
+        write_images(folder, 0)
+        Run(context, 2, arguments).check_error(1, "idx3-ubyte")
+        write_images(folder, 16, labels=struct.pack(">HBBI", 0, 8, 1, 3) + bytes(3))
+        Run(context, 2, arguments).check_error(1, "labels-idx1-ubyte")
+
+        write_images(folder, 16)
+        os.remove(f"{folder}/train-images-idx3-ubyte")
+        whole = gzip.compress(struct.pack(">HBBIII", 0, 8, 3, 16, 8, 8) + os.urandom(1024))
+        write_idx(f"{folder}/train-images-idx3-ubyte.gz", b"", whole)
+        Run(context, 2, arguments).check_result(2, "resnet8")
+        write_idx(f"{folder}/train-images-idx3-ubyte.gz", b"", whole[:600])
+        Run(context, 2, arguments).check_error(1, "train-images-idx3-ubyte.gz")
+
+
+def test_failure(context):
+    """A rank that fails ends the others within seconds; they say whom they missed."""
+    for backend in ("shared-memory", "mpi"):
+        for ranks, failing in ((2, 0), (2, 1), (3, 1)):
+            run = Run(context, ranks, [*SMALL, "--backend", backend, "--fail-at", "3", "--fail-rank", str(failing),
+                                       "--timeout", "30"])
+            run.check(run.code == 1, "the exit code must be 1")
+            run.check(run.seconds < 20, "the others must not wait for the timeout")
+            errors = sorted(run.errors())
+            run.check(len(errors) == ranks, "every rank says what happened")
+            for rank, line in enumerate(errors):
+                run.check(line.startswith(f"resnet: rank {rank}: "), f"line {rank} must name rank {rank}")
+                run.check(("as --fail-at asks" if rank == failing else f"rank {failing}") in line.split(": ", 2)[2],
+                          f"rank {rank} must name the cause")
+    run = Run(context, 2, [*SMALL, "--lr", "1e38", "--epochs", "4"])
+    run.check(run.code == 1 and any("the loss became" in line and "--lr" in line for line in run.errors()),
+              "a loss that is no number is an error")
+
+
+def main():
+    groups = {"training": test_training, "usage": test_usage, "data": test_data, "failure": test_failure}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--program", required=True)
+    parser.add_argument("--mpirun", required=True)
+    parser.add_argument("--group", choices=groups)
+    context = parser.parse_args()
+    failures = 0
+    for name, test in groups.items():
+        if context.group not in (None, name):
+            continue
+        try:
+            test(context)
+            print(f"{name}: passed")
+        except AssertionError as error:
+            failures += 1
+            print(f"{name}: FAILED: {error}")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

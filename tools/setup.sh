@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# Installs what Lockstep needs and this machine lacks: Debian packages, and LibTorch from the pinned wheel in a
+# virtual environment inside the build folder. Silent where nothing is missing; safe to run again at any time.
+#
+#   LibTorch_ROOT=DIR        use the LibTorch (2.11 or newer) in DIR and install no wheel
+#   LOCKSTEP_CPU_ONLY=1      install only what CPU training needs (about 0.6 GB to download instead of 2.5 GB)
+#   LOCKSTEP_BUILD_DIR=DIR   where builds and the virtual environment live (default: build beside this folder)
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=tools/versions.env
+source "$root/tools/versions.env"
+build_dir=${LOCKSTEP_BUILD_DIR:-$root/build}
+venv=$build_dir/venv
+
+packages=(g++ cmake ninja-build ccache openmpi-bin libopenmpi-dev libgtest-dev libgmock-dev libbenchmark-dev
+          libjpeg62-turbo-dev zlib1g-dev libcli11-dev libspdlog-dev nlohmann-json3-dev libgloo-dev
+          dataset-fashion-mnist python3 python3-venv)
+
+say() { echo "setup: $*" >&2; }
+fail() { echo "setup: error: $*" >&2; exit 1; }
+
+missing_packages() {
+  local package
+  for package in "${packages[@]}"; do
+    [[ $(dpkg-query -W -f='${Status}' "$package" 2>/dev/null) == 'install ok installed' ]] || echo "$package"
+  done
+}
+
+install_packages() {
+  local -a missing
+  mapfile -t missing < <(missing_packages)
+  ((${#missing[@]})) || return 0
+  command -v apt-get >/dev/null ||
+    fail "these packages are missing and there is no apt-get here to install them: ${missing[*]}"
+  if ((EUID != 0)); then
+    say "these Debian packages are missing: ${missing[*]}"
+    fail "run this once, then start again:  sudo apt-get update && sudo apt-get install -y --no-install-recommends ${missing[*]}"
+  fi
+  say "installing Debian packages: ${missing[*]}"
+  local log
+  log=$(mktemp)
+  if ! { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+    tail -n 20 "$log" >&2
+    rm -f "$log"
+    fail "apt-get could not install the packages above"
+  fi
+  rm -f "$log"
+}
+
+# The marker is written last, so that an interrupted installation is repeated, and names what it installed.
+install_libtorch() {
+  local flavour=full
+  [[ ${LOCKSTEP_CPU_ONLY:-0} == 1 ]] && flavour=cpu-only
+  local marker=$venv/.lockstep-torch want="$LOCKSTEP_TORCH_VERSION $flavour" have=''
+  [[ -f $marker ]] && have=$(<"$marker")
+  # A full installation serves CPU training as well.
+  [[ $have == "$want" || $have == "$LOCKSTEP_TORCH_VERSION full" ]] && return 0
+  say "installing torch $LOCKSTEP_TORCH_VERSION ($flavour) into $venv; this downloads $([[ $flavour == full ]] && echo 2.5 || echo 0.6) GB"
+  # The system's python, not a user's shim: the environment must stay valid when shims change.
+  local python=python3
+  [[ -x /usr/bin/python3 ]] && python=/usr/bin/python3
+  mkdir -p "$build_dir"
+  "$python" -m venv "$venv" || fail "python3 could not make a virtual environment in $venv"
+  local -a pip=("$venv/bin/pip" install --quiet --disable-pip-version-check)
+  if [[ $flavour == cpu-only ]]; then
+    # shellcheck disable=SC2086  # a list of words on purpose
+    "${pip[@]}" --no-deps "torch==$LOCKSTEP_TORCH_VERSION" $LOCKSTEP_CPU_ONLY_WHEELS ||
+      fail "pip could not install torch $LOCKSTEP_TORCH_VERSION"
+  else
+    "${pip[@]}" "torch==$LOCKSTEP_TORCH_VERSION" numpy || fail "pip could not install torch $LOCKSTEP_TORCH_VERSION"
+  fi
+  echo "$want" >"$marker"
+}
+
+install_packages
+if [[ -n ${LibTorch_ROOT:-} ]]; then
+  [[ -d $LibTorch_ROOT ]] || fail "LibTorch_ROOT is '$LibTorch_ROOT', which is no folder"
+else
+  install_libtorch
+fi
