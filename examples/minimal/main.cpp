@@ -33,14 +33,14 @@ TORCH_MODULE(Net);
 // [program]
 int main(int argc, char** argv) {
   const std::string root = argc > 1 ? argv[1] : "/usr/share/datasets/fashion-mnist";
-  auto group = lockstep::init_process_group();    // mpirun, srun, torchrun-style variables, or alone
+  auto group  = lockstep::init_process_group();   // mpirun, srun, torchrun-style variables, or alone
   auto device = lockstep::bind_device(*group);    // one rank, one GPU; CPU where there is none
 
-  lockstep::data::DataLoader loader(              // batches arrive in this rank's share, in a fixed order
+  lockstep::data::DataLoader loader(              // this rank's share of the images, in batches
       FashionMnist(root),
       lockstep::data::DistributedSampler(60000, group->size(), group->rank(),
           lockstep::data::DistributedSamplerOptions().shuffle(true).seed(7)),
-      lockstep::data::DataLoaderOptions().batch_size(64).workers(2));  // 2 worker processes; 0 = in this thread
+      lockstep::data::DataLoaderOptions().batch_size(64).workers(2));  // 2 processes; 0: none
 
   Net net;                                        // any TORCH_MODULE
   net->to(device);
@@ -54,10 +54,10 @@ int main(int argc, char** argv) {
       optimizer.zero_grad();
       auto loss = torch::nn::functional::cross_entropy(
           model->forward(batch.data.to(device)), batch.target.to(device));
-      loss.backward();                            // buckets are reduced while backward still runs
+      loss.backward();                            // buckets are averaged while backward still runs
       optimizer.step();
     }
   }
-  group->close();                                 // collective, may throw; a destructor never communicates
+  group->close();                                 // collective, may throw; a destructor never does
 }
 // [program]

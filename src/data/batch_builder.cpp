@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Step 6 of the way of a sample: it becomes a row of its batch. Used by workers and by workers(0) alike.
+// Step 6 of the way of a sample: it becomes a row of its batch. Used by workers and by workers(0)
+// alike.
 #include "data/batch_builder.h"
 
 #include <ATen/ops/from_blob.h>

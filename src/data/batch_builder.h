@@ -26,7 +26,8 @@ void write_row(const torch::data::Example<>& sample, const SampleLayout& layout,
 void fetch_row(const SampleSource& source, std::size_t index, const SampleLayout& layout,
                const BatchRows& rows, std::size_t row);
 
-/// What the exception that is being handled says, without a backtrace. Call it in a catch block only.
+/// What the exception that is being handled says, without a backtrace. Call it in a catch block
+/// only.
 [[nodiscard]] std::string current_exception_message();
 
 }  // namespace lockstep::data::detail

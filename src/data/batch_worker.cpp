@@ -1,15 +1,22 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Step 5 of the way of a sample, in a worker process: a whole batch is built in its slot. Before it:
-// shared_memory_channel brought the indices. After it: batch_builder writes each sample, process_source hands the slot out.
+// Step 5 of the way of a sample, in a worker process: a whole batch is built in its slot. Before
+// it: shared_memory_channel brought the indices. After it: batch_builder writes each sample,
+// process_source hands the slot out.
 #include "data/batch_worker.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 
 #include <chrono>
+#include <stdexcept>
 
 namespace lockstep::data::detail {
 
 void BatchWorker::run(std::size_t worker) {
+  // A thread pool that the rank had started does not exist after a fork; with one thread it is
+  // never asked for. Not in the nursery: the call may start a thread, and who forks must have one
+  // only.
+  at::set_num_threads(1);
   const at::NoGradGuard no_grad;
   worker_ = worker;
   auto& record = channel_.board().workers[worker];
@@ -64,7 +71,8 @@ bool BatchWorker::learn_layout(std::size_t slot, std::optional<torch::data::Exam
   return false;
 }
 
-// The compare-and-swap keeps a cancelled batch's worker from deciding beside the one whose turn it is now.
+// The compare-and-swap keeps a cancelled batch's worker from deciding beside the one whose turn it
+// is now.
 bool BatchWorker::publish_layout(std::uint64_t sequence, const SampleLayout& sample) {
   const BatchLayout layout(sample, largest_batch_);
   auto& turn = shared().turn;

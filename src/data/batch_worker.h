@@ -15,14 +15,17 @@
 
 namespace lockstep::data::detail {
 
-/// What all processes of a loader must agree on about samples; lies in the channel's user area, zeroed at first.
+/// What all processes of a loader must agree on about samples; lies in the channel's user area,
+/// zeroed at first.
 ///
-/// Nobody knows what a sample looks like before one has been fetched, and the rank does not fetch it: a dataset that
-/// crashes must not take the rank along. `turn` says whose first sample decides: the batch with this sequence, then
-/// `kSettled`. So the decision does not depend on which worker is faster.
+/// Nobody knows what a sample looks like before one has been fetched, and the rank does not fetch
+/// it: a dataset that crashes must not take the rank along. `turn` says whose first sample decides:
+/// the batch with this sequence, then `kSettled`. So the decision does not depend on which worker
+/// is faster.
 struct SharedLayout {
   static constexpr std::uint64_t kSettled = ~std::uint64_t{0};
-  static constexpr std::uint64_t kSettling = std::uint64_t{1} << 63;  // plus the worker that is at it
+  static constexpr std::uint64_t kSettling = std::uint64_t{1}
+                                             << 63;  // plus the worker that is at it
 
   std::atomic<std::uint64_t> turn;
   SampleLayout sample;  // valid once `turn` is kSettled
@@ -30,7 +33,8 @@ struct SharedLayout {
 
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
 
-/// The loop of one worker process: claim a slot, fetch its samples, write them where the rank will read them.
+/// The loop of one worker process: claim a slot, fetch its samples, write them where the rank will
+/// read them.
 ///
 /// Runs in the worker only. Touches no CUDA, MPI or autograd.
 class BatchWorker {

@@ -19,11 +19,15 @@ namespace {
 constexpr std::size_t kPiece = std::size_t{1} << 20;
 constexpr unsigned kZlibBuffer = 1U << 17;
 
-std::string reason(int error) { return std::generic_category().message(error); }
+std::string reason(int error) {
+  return std::generic_category().message(error);
+}
 
 }  // namespace
 
-void BoundedReader::Close::operator()(gzFile_s* file) const noexcept { ::gzclose_r(file); }
+void BoundedReader::Close::operator()(gzFile_s* file) const noexcept {
+  ::gzclose_r(file);
+}
 
 BoundedReader::BoundedReader(std::string path) : path_(std::move(path)) {
   native::FileDescriptor file(::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
@@ -65,8 +69,10 @@ std::vector<std::uint8_t> BoundedReader::read_bytes(std::uint64_t count, const s
   const auto start = offset_;
   std::vector<std::uint8_t> bytes;
   while (bytes.size() < count) {
-    // Doubling: a header that lies costs at most twice the memory of the bytes that are really there.
-    const auto next = std::min<std::uint64_t>(count, std::max<std::uint64_t>(kPiece, bytes.size() * 2));
+    // Doubling: a header that lies costs at most twice the memory of the bytes that are really
+    // there.
+    const auto next =
+        std::min<std::uint64_t>(count, std::max<std::uint64_t>(kPiece, bytes.size() * 2));
     const auto old = bytes.size();
     bytes.resize(static_cast<std::size_t>(next));
     const auto got = read_some(std::span(bytes).subspan(old), what);
@@ -87,7 +93,8 @@ void BoundedReader::fail_short(std::uint64_t start, std::uint64_t count,
                                const std::string& what) const {
   int code = Z_OK;
   ::gzerror(file_.get(), &code);
-  fail(offset_, what + " (" + std::to_string(count) + " bytes from offset " + std::to_string(start) + ")",
+  fail(offset_,
+       what + " (" + std::to_string(count) + " bytes from offset " + std::to_string(start) + ")",
        code == Z_BUF_ERROR ? "the end of a truncated gzip stream" : "the end of the file");
 }
 

@@ -12,8 +12,8 @@ struct gzFile_s;
 
 namespace lockstep::data {
 
-/// Reads a file, plain or gzip, front to back, never more than it is asked for, and says precisely what is wrong with it.
-/// All bytes that come from outside go through one of these.
+/// Reads a file, plain or gzip, front to back, never more than it is asked for, and says precisely
+/// what is wrong with it. All bytes that come from outside go through one of these.
 ///
 /// Thread-safety: none.
 /// Owns: the open file.

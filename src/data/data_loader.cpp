@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Step 2 of the way of a sample: an epoch's indices are cut into batches. Before it: distributed_sampler. After it:
-// process_source has workers build them, inline_source builds them here.
+// Step 2 of the way of a sample: an epoch's indices are cut into batches. Before it:
+// distributed_sampler. After it: process_source has workers build them, inline_source builds them
+// here.
 #include <lockstep/data/data_loader.h>
 
 #include <algorithm>
@@ -52,8 +53,9 @@ LoaderEngine::LoaderEngine(SampleSource source, const SamplerFacts& sampler,
   check(options);
   TORCH_CHECK(!source.size || *source.size > 0,
               "DataLoader: the dataset is empty; it must hold at least 1 sample");
-  TORCH_CHECK(!source.size || sampler.dataset_size <= *source.size, "DataLoader: the sampler is for ",
-              sampler.dataset_size, " samples, the dataset holds ", *source.size);
+  TORCH_CHECK(!source.size || sampler.dataset_size <= *source.size,
+              "DataLoader: the sampler is for ", sampler.dataset_size,
+              " samples, the dataset holds ", *source.size);
   // A batch is never larger than an epoch, whatever batch_size says.
   const auto largest = std::max<std::size_t>(1, std::min(batch_size_, sampler.size));
   source_ = make_source(std::move(source), largest, options);
@@ -69,7 +71,9 @@ std::uint64_t LoaderEngine::start(std::vector<std::int64_t> indices) {
   return ++pass_;
 }
 
-std::size_t LoaderEngine::remaining() const { return source_->remaining(); }
+std::size_t LoaderEngine::remaining() const {
+  return source_->remaining();
+}
 
 Batch LoaderEngine::next() {
   TORCH_CHECK(remaining() > 0, "DataLoader: there are no more batches in this epoch");

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Step 1 of the way of a sample: which samples this rank sees, in which order. After it: data_loader cuts batches.
+// Step 1 of the way of a sample: which samples this rank sees, in which order. After it:
+// data_loader cuts batches.
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/ops/randperm.h>
 #include <lockstep/data/distributed_sampler.h>
@@ -49,7 +50,8 @@ std::size_t DistributedSampler::size() const noexcept {
 std::vector<std::int64_t> DistributedSampler::indices() const {
   at::Tensor order;
   if (options_.shuffle()) {
-    auto generator = at::detail::createCPUGenerator(options_.seed() + static_cast<std::uint64_t>(epoch_));
+    auto generator =
+        at::detail::createCPUGenerator(options_.seed() + static_cast<std::uint64_t>(epoch_));
     order = at::randperm(static_cast<std::int64_t>(dataset_size_), generator, at::kLong);
   }
   std::vector<std::int64_t> mine;

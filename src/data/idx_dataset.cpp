@@ -19,10 +19,12 @@ IdxDataset::IdxDataset(const std::string& images_path, const std::string& labels
               ": expected images as uint8 {N, H, W}, found ", images_.scalar_type(), ' ',
               images_.sizes());
   TORCH_CHECK(labels_.dim() == 1 && labels_.scalar_type() == at::kByte, labels_path,
-              ": expected labels as uint8 {N}, found ", labels_.scalar_type(), ' ', labels_.sizes());
+              ": expected labels as uint8 {N}, found ", labels_.scalar_type(), ' ',
+              labels_.sizes());
   TORCH_CHECK(images_.size(0) == labels_.size(0), images_path, ": holds ", images_.size(0),
               " images, but ", labels_path, " holds ", labels_.size(0), " labels");
-  TORCH_CHECK(images_.numel() > 0, images_path, ": holds no pixels, its shape is ", images_.sizes());
+  TORCH_CHECK(images_.numel() > 0, images_path, ": holds no pixels, its shape is ",
+              images_.sizes());
   count_ = images_.size(0);
   pixels_ = static_cast<std::size_t>(images_.size(1) * images_.size(2));
   const auto mean = static_cast<float>(options.mean());

@@ -19,13 +19,20 @@ constexpr std::size_t kMaxDimensions = 8;
 
 std::optional<at::ScalarType> scalar_type(std::uint8_t code) {
   switch (code) {
-    case 0x08: return at::kByte;
-    case 0x09: return at::kChar;
-    case 0x0B: return at::kShort;
-    case 0x0C: return at::kInt;
-    case 0x0D: return at::kFloat;
-    case 0x0E: return at::kDouble;
-    default: return std::nullopt;
+    case 0x08:
+      return at::kByte;
+    case 0x09:
+      return at::kChar;
+    case 0x0B:
+      return at::kShort;
+    case 0x0C:
+      return at::kInt;
+    case 0x0D:
+      return at::kFloat;
+    case 0x0E:
+      return at::kDouble;
+    default:
+      return std::nullopt;
   }
 }
 
@@ -45,7 +52,8 @@ IdxHeader read_header(BoundedReader& file, std::uint64_t max_bytes) {
   const auto type = scalar_type(magic[2]);
   if (!type) file.fail(2, "an idx type code (8, 9, 11 to 14)", std::to_string(magic[2]));
   if (magic[3] < 1 || magic[3] > kMaxDimensions) {
-    file.fail(3, "1 to " + std::to_string(kMaxDimensions) + " dimensions", std::to_string(magic[3]));
+    file.fail(3, "1 to " + std::to_string(kMaxDimensions) + " dimensions",
+              std::to_string(magic[3]));
   }
   IdxHeader header{*type, {}, c10::elementSize(*type)};
   for (std::uint8_t dimension = 0; dimension < magic[3]; ++dimension) {
@@ -66,7 +74,8 @@ IdxHeader read_header(BoundedReader& file, std::uint64_t max_bytes) {
 
 void from_big_endian(std::vector<std::uint8_t>& bytes, std::size_t element) {
   if (element == 1 || std::endian::native == std::endian::big) return;
-  for (auto value = bytes.begin(); value != bytes.end(); value += static_cast<std::ptrdiff_t>(element)) {
+  for (auto value = bytes.begin(); value != bytes.end();
+       value += static_cast<std::ptrdiff_t>(element)) {
     std::reverse(value, value + static_cast<std::ptrdiff_t>(element));
   }
 }
@@ -80,7 +89,8 @@ IdxFile::IdxFile(std::string path, std::uint64_t max_bytes) : path_(std::move(pa
       file.read_bytes(header.bytes, "values of the dimensions in the header"));
   file.expect_end();
   from_big_endian(*bytes, c10::elementSize(header.type));
-  values_ = at::from_blob(bytes->data(), header.sizes, [bytes](void*) {}, header.type);
+  values_ = at::from_blob(
+      bytes->data(), header.sizes, [bytes](void*) {}, header.type);
 }
 
 }  // namespace lockstep::data

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Step 3 of the way of a sample, and its last: batches are given out to workers, and come back in order as tensors that
-// lie in the workers' memory. Before it: data_loader. In between: worker_pool, shared_memory_channel, batch_worker.
+// Step 3 of the way of a sample, and its last: batches are given out to workers, and come back in
+// order as tensors that lie in the workers' memory. Before it: data_loader. In between:
+// worker_pool, shared_memory_channel, batch_worker.
 #include "data/process_source.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/ops/from_blob.h>
 #include <lockstep/core/logging.h>
 #include <sys/wait.h>
@@ -21,11 +21,13 @@ using workers::SharedMemoryChannel;
 using workers::SlotState;
 using workers::WorkerState;
 
-// Slots beyond those that are being filled: what a training step holds until its backward pass is over.
+// Slots beyond those that are being filled: what a training step holds until its backward pass is
+// over.
 constexpr std::size_t kSpareSlots = 3;
 constexpr std::chrono::milliseconds kSlice{100};
 
-// Gives a slot back when the last tensor that lies in it is gone, in whatever thread, even after the loader is gone.
+// Gives a slot back when the last tensor that lies in it is gone, in whatever thread, even after
+// the loader is gone.
 struct SlotLease {
   std::shared_ptr<SharedMemoryChannel> channel;
   std::size_t slot;
@@ -42,7 +44,8 @@ at::Tensor view(std::byte* memory, const TensorLayout& layout, std::size_t rows,
   if (!layout.is_present()) return {};
   at::DimVector sizes{static_cast<std::int64_t>(rows)};
   sizes.append(layout.shape().begin(), layout.shape().end());
-  return at::from_blob(memory, sizes, [lease](void*) {}, at::TensorOptions(layout.dtype()));
+  return at::from_blob(
+      memory, sizes, [lease](void*) {}, at::TensorOptions(layout.dtype()));
 }
 
 SharedLayout& shared_layout(const SharedMemoryChannel& channel) {
@@ -65,8 +68,6 @@ ProcessSource::ProcessSource(SampleSource source, std::size_t largest_batch,
   uses_.assign(slots, Use::None);
   reported_.assign(workers_, false);
   workers::WorkerProgram program;
-  // An OpenMP pool that the rank has started does not exist after a fork; with one thread it is never asked for.
-  program.prepare = [] { at::set_num_threads(1); };
   program.run = [this, init = options.worker_init()](std::size_t worker) {
     BatchWorker(*channel_, source_, largest_batch_, init).run(worker);
   };
@@ -181,12 +182,14 @@ Batch ProcessSource::deliver(std::size_t slot) {
 void ProcessSource::check_failed(std::size_t slot) {
   const auto failure = channel_->failure(slot);
   WorkerError::Context context;
-  // The slot no longer says who it was; the failure is the dataset's, not the worker's, but people ask.
+  // The slot no longer says who it was; the failure is the dataset's, not the worker's, but people
+  // ask.
   const auto worker = channel_->finisher(slot);
   context.worker = static_cast<int>(worker);
   context.pid = channel_->board().workers[worker].pid.load(std::memory_order_relaxed);
   context.batch = static_cast<std::int64_t>(next_);
-  context.sample = channel_->items(slot)[std::min(failure.position, channel_->items(slot).size() - 1)];
+  context.sample =
+      channel_->items(slot)[std::min(failure.position, channel_->items(slot).size() - 1)];
   context.message = failure.message;
   take_back(slot);
   ++next_;
@@ -267,8 +270,8 @@ void ProcessSource::check_anyone_left(std::optional<std::size_t> slot) {
     context.failure = WIFSIGNALED(status) ? WorkerFailure::Killed : WorkerFailure::Exited;
     if (WIFSIGNALED(status)) context.signal = WTERMSIG(status);
     if (WIFEXITED(status)) context.exit_status = WEXITSTATUS(status);
-    context.message = "lost all its workers: their parent process " +
-                      native::describe_wait_status(status);
+    context.message =
+        "lost all its workers: their parent process " + native::describe_wait_status(status);
   } else {
     context = end_of(workers_ - 1);
     context.message += ", and no worker is left,";

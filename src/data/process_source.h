@@ -20,9 +20,10 @@ namespace lockstep::data::detail {
 
 /// Has worker processes build the batches, and hands their slots out as tensors, in order.
 ///
-/// Each batch of a pass has a sequence number that is never used again, so results of an abandoned pass cannot be
-/// mistaken for anything else. A slot is given to the oldest batch that has none, so the batch that is waited for always
-/// owns one; when the program keeps so many that fewer than workers + 1 would circulate, it gets a copy instead.
+/// Each batch of a pass has a sequence number that is never used again, so results of an abandoned
+/// pass cannot be mistaken for anything else. A slot is given to the oldest batch that has none, so
+/// the batch that is waited for always owns one; when the program keeps so many that fewer than
+/// workers + 1 would circulate, it gets a copy instead.
 ///
 /// Owns: the workers, and the ring together with the batches that the program still holds.
 class ProcessSource : public BatchSource {
@@ -67,9 +68,9 @@ class ProcessSource : public BatchSource {
   std::vector<bool> reported_;                             // by worker: its end has been thrown
   std::optional<BatchLayout> layout_;
   BatchPlan plan_;
-  std::uint64_t base_ = 0;      // sequence of this pass's batch 0
-  std::size_t next_ = 0;        // batch that `next` returns
-  std::size_t assigned_ = 0;    // batches of this pass that got a slot
+  std::uint64_t base_ = 0;    // sequence of this pass's batch 0
+  std::size_t next_ = 0;      // batch that `next` returns
+  std::size_t assigned_ = 0;  // batches of this pass that got a slot
   bool has_warned_ = false;
   bool nursery_is_dead_ = false;
   std::unique_ptr<workers::WorkerPool> pool_;  // last: it runs on all of the above

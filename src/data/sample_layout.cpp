@@ -17,8 +17,8 @@ TensorLayout layout_of(const at::Tensor& tensor, const char* name) {
               "the sample's ", name, " is a ", tensor.toString(),
               "; it must be a dense tensor on the CPU");
   const auto dimensions = static_cast<std::size_t>(tensor.dim());
-  TORCH_CHECK(dimensions <= TensorLayout::kMaxDimensions, "the sample's ", name, " has ", dimensions,
-              " dimensions; at most ", TensorLayout::kMaxDimensions, " are possible");
+  TORCH_CHECK(dimensions <= TensorLayout::kMaxDimensions, "the sample's ", name, " has ",
+              dimensions, " dimensions; at most ", TensorLayout::kMaxDimensions, " are possible");
   TensorLayout layout;
   layout.scalar_type = static_cast<std::int32_t>(tensor.scalar_type());
   layout.dimensions = static_cast<std::uint32_t>(dimensions);
@@ -26,7 +26,9 @@ TensorLayout layout_of(const at::Tensor& tensor, const char* name) {
   return layout;
 }
 
-std::size_t round_up(std::size_t bytes, std::size_t unit) { return (bytes + unit - 1) / unit * unit; }
+std::size_t round_up(std::size_t bytes, std::size_t unit) {
+  return (bytes + unit - 1) / unit * unit;
+}
 
 }  // namespace
 
@@ -58,7 +60,8 @@ BatchLayout::BatchLayout(const SampleLayout& sample_layout, std::size_t batch_si
   TORCH_CHECK(row == 0 || batch_size <= kLargestBatch / row, "a batch of ", batch_size,
               " samples of ", row, " bytes is too large");
   target_offset = round_up(sample.data.bytes() * batch_size, 64);
-  bytes = round_up(std::max<std::size_t>(target_offset + sample.target.bytes() * batch_size, 1), kPage);
+  bytes =
+      round_up(std::max<std::size_t>(target_offset + sample.target.bytes() * batch_size, 1), kPage);
 }
 
 }  // namespace lockstep::data

@@ -34,7 +34,8 @@ struct SampleLayout {
   TensorLayout data;
   TensorLayout target;
 
-  /// Throws: `c10::Error` when a tensor cannot become a row of a batch (undefined data, not dense, not on the CPU).
+  /// Throws: `c10::Error` when a tensor cannot become a row of a batch (undefined data, not dense,
+  /// not on the CPU).
   [[nodiscard]] static SampleLayout of(const torch::data::Example<>& sample);
 
   [[nodiscard]] bool operator==(const SampleLayout& other) const = default;

@@ -14,8 +14,10 @@ std::string describe(const WorkerError::Context& context) {
   } else {
     text << "data loader (pid " << context.pid << ")";
   }
-  if (context.failure == WorkerFailure::Exception) text << " failed";
-  else text << ' ' << context.message;
+  if (context.failure == WorkerFailure::Exception)
+    text << " failed";
+  else
+    text << ' ' << context.message;
   if (context.sample) text << " at sample " << *context.sample;
   if (context.batch) text << (context.sample ? " of batch " : " at batch ") << *context.batch;
   if (context.failure == WorkerFailure::Exception) text << ": " << context.message;

@@ -21,7 +21,7 @@
 namespace lockstep::workers {
 namespace {
 
-constexpr std::chrono::milliseconds kSlice{1000};
+constexpr std::chrono::milliseconds kSlice{500};
 // Time for the sample in hand. The owner waits longer than this before it kills the nursery itself.
 constexpr std::chrono::milliseconds kGrace{400};
 
@@ -64,7 +64,7 @@ class Nursery {
       wait_for_child(std::chrono::duration_cast<std::chrono::milliseconds>(grace.remaining()));
     }
     kill_workers();
-    const auto end = Deadline::after(kSlice);
+    const auto end = Deadline::after(kSlice);  // killed processes go at once
     while (running_ > 0 && !end.has_passed()) wait_for_child(std::chrono::milliseconds(50));
   }
 
@@ -89,10 +89,9 @@ class Nursery {
 
   // True when the owner asked for the end, or is gone.
   bool poll_once(std::chrono::milliseconds limit) {
-    std::array<pollfd, 2> entries{
-        {{owner_socket_, POLLIN, 0}, {child_ended_.get(), POLLIN, 0}}};
+    std::array<pollfd, 2> entries{{{owner_socket_, POLLIN, 0}, {child_ended_.get(), POLLIN, 0}}};
     ::poll(entries.data(), entries.size(), static_cast<int>(limit.count()));
-    if (entries[1].revents != 0) reap();
+    reap();  // whatever woke us: a lost signal costs no more than one slice
     if (entries[0].revents == 0) return false;
     char order = 0;
     owner_is_alive_ = ::read(owner_socket_, &order, 1) == 1;
@@ -151,7 +150,6 @@ int run_nursery(const WorkerBoard& board, const WorkerProgram& program, int owne
   std::vector<int> keep = program.keep_descriptors;
   keep.push_back(owner_socket);
   native::close_inherited_descriptors(keep);
-  if (program.prepare) program.prepare();
   Nursery(board, program, owner_socket).serve();
   return 0;
 }

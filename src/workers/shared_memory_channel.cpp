@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Step 4 of the way of a sample: the words that the rank and its workers pass each other. Before it: worker_pool starts
-// the workers. After it: batch_worker builds the batches.
+// Step 4 of the way of a sample: the words that the rank and its workers pass each other. Before
+// it: worker_pool starts the workers. After it: batch_worker builds the batches.
 #include "workers/shared_memory_channel.h"
 
 #include <algorithm>
@@ -18,10 +18,13 @@ namespace {
 constexpr std::size_t kLine = 64;
 constexpr std::uint32_t kStateBits = 8;
 constexpr std::uint32_t kStateMask = (1U << kStateBits) - 1;
-// How long a process may sleep before it looks around by itself: a lost wake-up costs no more than this.
+// How long a process may sleep before it looks around by itself: a lost wake-up costs no more than
+// this.
 constexpr std::chrono::milliseconds kSlice{100};
 
-constexpr std::size_t round_up(std::size_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }
+constexpr std::size_t round_up(std::size_t bytes) {
+  return (bytes + kLine - 1) / kLine * kLine;
+}
 
 constexpr std::uint32_t word(SlotState state, std::size_t worker = 0) {
   return static_cast<std::uint32_t>(state) | (static_cast<std::uint32_t>(worker) << kStateBits);
@@ -160,8 +163,8 @@ std::optional<std::size_t> SharedMemoryChannel::try_claim(std::size_t worker) {
     }
     if (!oldest) return std::nullopt;
     auto expected = word(SlotState::Assigned);
-    if (at(*oldest).state.compare_exchange_strong(
-            expected, word(SlotState::Claimed, worker), std::memory_order_acq_rel)) {
+    if (at(*oldest).state.compare_exchange_strong(expected, word(SlotState::Claimed, worker),
+                                                  std::memory_order_acq_rel)) {
       return oldest;
     }
   }

@@ -15,18 +15,20 @@
 
 namespace lockstep::workers {
 
-/// A slot's way: Free -> Assigned (owner) -> Claimed (worker) -> Ready or Failed (worker) -> Held (owner) -> Free.
-/// The owner also takes Assigned, Ready and Failed slots back to Free, and Claimed ones of dead workers.
+/// A slot's way: Free -> Assigned (owner) -> Claimed (worker) -> Ready or Failed (worker) -> Held
+/// (owner) -> Free. The owner also takes Assigned, Ready and Failed slots back to Free, and Claimed
+/// ones of dead workers.
 enum class SlotState : std::uint32_t { Free, Assigned, Claimed, Ready, Failed, Held };
 
-/// Hands tasks (lists of item numbers) to workers and brings word back, through a memory ring that all processes map.
+/// Hands tasks (lists of item numbers) to workers and brings word back, through a memory ring that
+/// all processes map.
 ///
-/// There is no lock in shared memory: a claim is one compare-and-swap of the slot's state word, which names the claimer,
-/// so there is no moment at which a killed worker has taken something that nobody can see. Everything else in a slot
-/// belongs to whoever the state word says.
+/// There is no lock in shared memory: a claim is one compare-and-swap of the slot's state word,
+/// which names the claimer, so there is no moment at which a killed worker has taken something that
+/// nobody can see. Everything else in a slot belongs to whoever the state word says.
 ///
-/// Thread-safety: one owner thread; `release` from any thread of the owner; any number of worker processes.
-/// Owns: the ring's control part while it lives; the memory itself belongs to the ring.
+/// Thread-safety: one owner thread; `release` from any thread of the owner; any number of worker
+/// processes. Owns: the ring's control part while it lives; the memory itself belongs to the ring.
 class SharedMemoryChannel {
  public:
   struct Shape {
@@ -54,7 +56,8 @@ class SharedMemoryChannel {
   [[nodiscard]] std::span<const std::int64_t> items(std::size_t slot) const;
 
   // The owner's side.
-  /// Fills a Free slot and wakes the workers. Of several Assigned slots they take the lowest sequence first.
+  /// Fills a Free slot and wakes the workers. Of several Assigned slots they take the lowest
+  /// sequence first.
   void assign(std::size_t slot, std::uint64_t sequence, std::span<const std::int64_t> items);
   /// Takes back an Assigned slot; false when a worker was faster.
   [[nodiscard]] bool withdraw(std::size_t slot);

@@ -11,7 +11,8 @@
 namespace lockstep::workers {
 namespace {
 
-// Longer than the time that the nursery gives its workers, and within the second that a destructor may take.
+// Longer than the time that the nursery gives its workers, and within the second that a destructor
+// may take.
 constexpr std::chrono::milliseconds kNurseryEnd{900};
 
 }  // namespace
@@ -36,7 +37,8 @@ WorkerPool::~WorkerPool() {
   board_.header->stop.store(1, std::memory_order_release);
   board_.header->work.fetch_add(1, std::memory_order_release);
   native::futex_wake_all(board_.header->work);
-  // A byte, not only the end of file: a process that the program forked may hold a copy of this end.
+  // A byte, not only the end of file: a process that the program forked may hold a copy of this
+  // end.
   const char order = 'q';
   static_cast<void>(::send(sockets_.owner.get(), &order, 1, MSG_NOSIGNAL));
   if (!nursery_.wait(kNurseryEnd)) nursery_.kill();

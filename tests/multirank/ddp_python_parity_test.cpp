@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 #include <lockstep/comm/init.h>
 #include <lockstep/parallel/distributed_data_parallel.h>
+#include <torch/torch.h>
 
 #include <cstdlib>
 #include <filesystem>

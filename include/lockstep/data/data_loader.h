@@ -19,16 +19,17 @@
 
 namespace lockstep::data {
 
-/// Any of LibTorch's map-style datasets, or a class of your own with these two members. `get` must depend on the index
-/// alone: what it draws at random it must seed from the index, or the batches depend on the number of workers.
+/// Any of LibTorch's map-style datasets, or a class of your own with these two members. `get` must
+/// depend on the index alone: what it draws at random it must seed from the index, or the batches
+/// depend on the number of workers.
 template <class T>
 concept MapStyleDataset = requires(T& dataset, std::size_t index) {
   { dataset.get(index) } -> std::convertible_to<torch::data::Example<>>;
   { dataset.size() } -> std::convertible_to<std::optional<std::size_t>>;
 };
 
-/// A dataset that can also write a sample where it belongs in the batch, without a tensor of its own. All its samples
-/// have the shapes and dtypes of the first.
+/// A dataset that can also write a sample where it belongs in the batch, without a tensor of its
+/// own. All its samples have the shapes and dtypes of the first.
 template <class T>
 concept WritesInPlace = requires(T& dataset, std::size_t index, std::span<std::byte> bytes) {
   dataset.get_into(index, bytes, bytes);
@@ -42,26 +43,27 @@ concept IndexSampler = requires(T& sampler, const T& view, std::int64_t epoch) {
   sampler.set_epoch(epoch);
 };
 
-/// Batches of a dataset in the sampler's order, built by worker processes or in the calling thread; the same bits either
-/// way.
+/// Batches of a dataset in the sampler's order, built by worker processes or in the calling thread;
+/// the same bits either way.
 ///
 ///     for (auto& batch : loader) use(batch.data, batch.target);
 ///
-/// Each `begin()` starts the current epoch over; an earlier loop may have stopped anywhere. Batches may be kept: the
-/// memory stays valid, and is returned to the workers when the last tensor that shares it is gone. A program that keeps many
-/// gets copies.
+/// Each `begin()` starts the current epoch over; an earlier loop may have stopped anywhere. Batches
+/// may be kept: the memory stays valid, and is returned to the workers when the last tensor that
+/// shares it is gone. A program that keeps many gets copies.
 ///
-/// With workers, the dataset is copied into them (copy-on-write) when the loader is built: later changes to it are not
-/// seen, and ordinary files that it holds open share their position. Build the loader outside of parallel regions.
-/// Workers never outlive the program, however it ends.
+/// With workers, the dataset is copied into them (copy-on-write) when the loader is built: later
+/// changes to it are not seen, and ordinary files that it holds open share their position. Build
+/// the loader outside of parallel regions. Workers never outlive the program, however it ends.
 ///
 /// Shapes: data {n, ...sample}, target {n, ...sample}, n = `batch_size` except in a last batch.
-/// Blocks: the calling thread, until the next batch is there; `WorkerError` when it makes no progress for `timeout`.
-/// Thread-safety: none; one thread uses a loader. Batches may be used and dropped in any thread.
-/// Owns: the dataset, the sampler, the workers. The destructor ends the workers (Blocks: milliseconds, at most 2 s).
-/// Throws: `c10::Error` for bad options; `WorkerError` for what goes wrong with samples and workers. A worker that died is
-/// not replaced yet: the others go on without it.
-/// Source: the contract of `torch.utils.data.DataLoader` of PyTorch 2.11 for map-style datasets.
+/// Blocks: the calling thread, until the next batch is there; `WorkerError` when it makes no
+/// progress for `timeout`. Thread-safety: none; one thread uses a loader. Batches may be used and
+/// dropped in any thread. Owns: the dataset, the sampler, the workers. The destructor ends the
+/// workers (Blocks: milliseconds, at most 2 s). Throws: `c10::Error` for bad options; `WorkerError`
+/// for what goes wrong with samples and workers. A worker that died is not replaced yet: the others
+/// go on without it. Source: the contract of `torch.utils.data.DataLoader` of PyTorch 2.11 for
+/// map-style datasets.
 template <MapStyleDataset Dataset, IndexSampler Sampler = DistributedSampler>
 class DataLoader {
  public:

@@ -25,16 +25,18 @@ struct LOCKSTEP_API DistributedSamplerOptions {
   TORCH_ARG(Remainder, remainder) = Remainder::Pad;
 };
 
-/// Which samples one rank sees in one epoch: every `world_size`-th of the epoch's order, from `rank` on.
+/// Which samples one rank sees in one epoch: every `world_size`-th of the epoch's order, from
+/// `rank` on.
 ///
 /// The order depends on the seed and the epoch only, so ranks need not talk to each other.
 ///
 /// Thread-safety: a value; const members may be called from several threads.
-/// Source: `torch.utils.data.DistributedSampler` of PyTorch 2.11, index for index (`Pad` is its `drop_last=False`, `Drop`
-/// its `drop_last=True`; `Exact` has no counterpart there).
+/// Source: `torch.utils.data.DistributedSampler` of PyTorch 2.11, index for index (`Pad` is its
+/// `drop_last=False`, `Drop` its `drop_last=True`; `Exact` has no counterpart there).
 class LOCKSTEP_API DistributedSampler {
  public:
-  /// Throws: `c10::Error` when the dataset is empty, the world has no ranks, or `rank` lies outside of it.
+  /// Throws: `c10::Error` when the dataset is empty, the world has no ranks, or `rank` lies outside
+  /// of it.
   DistributedSampler(std::size_t dataset_size, int world_size, int rank,
                      DistributedSamplerOptions options = {});
 
@@ -42,7 +44,8 @@ class LOCKSTEP_API DistributedSampler {
   void set_epoch(std::int64_t epoch);
   [[nodiscard]] std::int64_t epoch() const noexcept { return epoch_; }
 
-  /// How many indices this rank has in an epoch; 0 is possible with `Drop` and `Exact` on a dataset smaller than the world.
+  /// How many indices this rank has in an epoch; 0 is possible with `Drop` and `Exact` on a dataset
+  /// smaller than the world.
   [[nodiscard]] std::size_t size() const noexcept;
   [[nodiscard]] std::size_t dataset_size() const noexcept { return dataset_size_; }
 
@@ -50,7 +53,8 @@ class LOCKSTEP_API DistributedSampler {
   [[nodiscard]] std::vector<std::int64_t> indices() const;
 
  private:
-  // Positions of the epoch's order that are shared out, beyond dataset_size_ where padding repeats the first ones.
+  // Positions of the epoch's order that are shared out, beyond dataset_size_ where padding repeats
+  // the first ones.
   [[nodiscard]] std::size_t total_size() const noexcept;
 
   std::size_t dataset_size_;

@@ -14,20 +14,23 @@
 
 namespace lockstep::data {
 
-/// One array in the idx format, the format of MNIST and its relatives; plain or gzip, told apart by content.
+/// One array in the idx format, the format of MNIST and its relatives; plain or gzip, told apart by
+/// content.
 ///
 /// Shapes: up to 8 dimensions, as the header says.
 /// Thread-safety: a value; const members may be called from several threads.
-/// Source: the format's description on the MNIST page: two zero bytes, type, number of dimensions, dimensions and values
-/// in big-endian order.
+/// Source: the format's description on the MNIST page: two zero bytes, type, number of dimensions,
+/// dimensions and values in big-endian order.
 class LOCKSTEP_API IdxFile {
  public:
   /// No idx file larger than this (uncompressed) is read unless the caller says so.
   static constexpr std::uint64_t kMaxBytes = std::uint64_t{8} << 30;
 
-  /// Reads and checks the whole file. Memory grows with what the file holds, not with what its header claims.
+  /// Reads and checks the whole file. Memory grows with what the file holds, not with what its
+  /// header claims.
   ///
-  /// Throws: `c10::Error` naming the file, the byte offset (uncompressed), what was expected and what was found.
+  /// Throws: `c10::Error` naming the file, the byte offset (uncompressed), what was expected and
+  /// what was found.
   explicit IdxFile(std::string path, std::uint64_t max_bytes = kMaxBytes);
 
   [[nodiscard]] const std::string& path() const noexcept { return path_; }
@@ -46,13 +49,15 @@ struct LOCKSTEP_API IdxDatasetOptions {
   TORCH_ARG(double, std) = 1.0;
 };
 
-/// Images and labels of two idx files. Images stay uint8 in memory and become float when a sample is asked for.
+/// Images and labels of two idx files. Images stay uint8 in memory and become float when a sample
+/// is asked for.
 ///
 /// Thread-safety: const members may be called from several threads.
 class LOCKSTEP_API IdxDataset {
  public:
   /// Shapes: images uint8 {N, H, W}, labels uint8 {N}.
-  /// Throws: `c10::Error` as `IdxFile`, and when the two files do not fit each other or hold nothing.
+  /// Throws: `c10::Error` as `IdxFile`, and when the two files do not fit each other or hold
+  /// nothing.
   IdxDataset(const std::string& images_path, const std::string& labels_path,
              IdxDatasetOptions options = {});
 
@@ -74,8 +79,8 @@ class LOCKSTEP_API IdxDataset {
   at::Tensor images_;
   at::Tensor labels_;
   std::int64_t count_ = 0;
-  std::size_t pixels_ = 0;                   // of one image
-  std::array<float, 256> pixel_values_{};    // what each uint8 value becomes
+  std::size_t pixels_ = 0;                 // of one image
+  std::array<float, 256> pixel_values_{};  // what each uint8 value becomes
 };
 
 }  // namespace lockstep::data

@@ -19,7 +19,8 @@ enum class WorkerFailure {
   NotStarted  ///< the process could not be forked
 };
 
-/// A sample or a batch could not be had. The loader stays usable: the next call goes on with the next batch.
+/// A sample or a batch could not be had. The loader stays usable: the next call goes on with the
+/// next batch.
 ///
 /// Carries no C++ backtrace: it would show the rank's stack, and what failed is elsewhere.
 class LOCKSTEP_API WorkerError : public c10::Error {
@@ -39,7 +40,8 @@ class LOCKSTEP_API WorkerError : public c10::Error {
   explicit WorkerError(Context context);
 
   [[nodiscard]] WorkerFailure failure() const noexcept { return context_.failure; }
-  /// Number of the worker from 0; -1 where no single worker is to blame (`workers(0)`, the workers' parent process).
+  /// Number of the worker from 0; -1 where no single worker is to blame (`workers(0)`, the workers'
+  /// parent process).
   [[nodiscard]] int worker() const noexcept { return context_.worker; }
   /// Process that failed.
   [[nodiscard]] int pid() const noexcept { return context_.pid; }
@@ -48,7 +50,9 @@ class LOCKSTEP_API WorkerError : public c10::Error {
   /// Number of the batch within its epoch, from 0.
   [[nodiscard]] std::optional<std::int64_t> batch_index() const noexcept { return context_.batch; }
   /// Index into the dataset of the sample in hand.
-  [[nodiscard]] std::optional<std::int64_t> sample_index() const noexcept { return context_.sample; }
+  [[nodiscard]] std::optional<std::int64_t> sample_index() const noexcept {
+    return context_.sample;
+  }
   /// What the dataset's exception said, or how the process ended.
   [[nodiscard]] const std::string& original_message() const noexcept { return context_.message; }
 

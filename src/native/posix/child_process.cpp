@@ -110,8 +110,7 @@ void close_inherited_descriptors(std::span<const int> keep) {
 }
 
 ChildProcess::ChildProcess(const char* name, const std::function<int()>& body)
-    : pid_(fork_child(name, body)),
-      handle_(static_cast<int>(::syscall(SYS_pidfd_open, pid_, 0))) {
+    : pid_(fork_child(name, body)), handle_(static_cast<int>(::syscall(SYS_pidfd_open, pid_, 0))) {
   if (handle_.is_open()) return;
   const int error = errno;
   ::kill(pid_, SIGKILL);
@@ -135,7 +134,8 @@ std::optional<int> ChildProcess::wait(std::chrono::milliseconds limit) noexcept 
   pollfd entry{handle_.get(), POLLIN, 0};
   if (::poll(&entry, 1, static_cast<int>(limit.count())) <= 0) return std::nullopt;
   int status = 0;
-  // ECHILD: the program ignores SIGCHLD or reaped our child itself; the status is lost, the child is gone.
+  // ECHILD: the program ignores SIGCHLD or reaped our child itself; the status is lost, the child
+  // is gone.
   const pid_t reaped = ::waitpid(pid_, &status, WNOHANG);
   if (reaped == pid_ || (reaped < 0 && errno == ECHILD)) status_ = status;
   return status_;

@@ -16,19 +16,20 @@ namespace lockstep::native {
 /// "was killed by signal 9 (Killed)", "exited with status 3": a status of wait(2) in words.
 [[nodiscard]] std::string describe_wait_status(int status);
 
-/// Forks a child that runs `body` and then `_exit`s with its result (125 when it throws). No destructor, `atexit` handler
-/// or stdio flush of the parent ever runs in it.
+/// Forks a child that runs `body` and then `_exit`s with its result (125 when it throws). No
+/// destructor, `atexit` handler or stdio flush of the parent ever runs in it.
 ///
-/// The child starts with default signal dispositions (SIGINT ignored: Ctrl-C is the parent's to handle), all signals
-/// unblocked, and the name `name` (15 characters). It gets SIGKILL when its parent dies, where the forking thread is
-/// its process's main thread; the kernel would send it at the end of any other thread, so such a child must watch for
-/// its parent in another way.
+/// The child starts with default signal dispositions (SIGINT ignored: Ctrl-C is the parent's to
+/// handle), all signals unblocked, and the name `name` (15 characters). It gets SIGKILL when its
+/// parent dies, where the forking thread is its process's main thread; the kernel would send it at
+/// the end of any other thread, so such a child must watch for its parent in another way.
 ///
 /// Throws: `std::system_error` in the parent when fork fails.
 [[nodiscard]] pid_t fork_child(const char* name, const std::function<int()>& body);
 
-/// Closes every descriptor that this process inherited and that cannot belong to a dataset: sockets, pipes, devices,
-/// anonymous memory, epoll and its kin. Standard streams, ordinary files and `keep` stay open.
+/// Closes every descriptor that this process inherited and that cannot belong to a dataset:
+/// sockets, pipes, devices, anonymous memory, epoll and its kin. Standard streams, ordinary files
+/// and `keep` stay open.
 void close_inherited_descriptors(std::span<const int> keep);
 
 /// One forked child. Move-only.

@@ -40,7 +40,8 @@ std::string describe(const char* call, std::size_t bytes) {
          std::to_string(bytes) + " bytes, " + std::to_string(available_bytes()) + " bytes are free";
 }
 
-// A memfd has no size limit of its own: without the first check the kernel would start killing processes instead.
+// A memfd has no size limit of its own: without the first check the kernel would start killing
+// processes instead.
 void reserve(int fd, std::size_t offset, std::size_t bytes) {
   if (bytes > available_bytes()) throw_errno(describe("reservation", bytes), ENOMEM);
   if (::ftruncate(fd, static_cast<off_t>(offset + bytes)) != 0) {
@@ -54,8 +55,8 @@ void reserve(int fd, std::size_t offset, std::size_t bytes) {
 }
 
 std::byte* map(int fd, std::size_t offset, std::size_t bytes) {
-  void* address = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
-                         static_cast<off_t>(offset));
+  void* address =
+      ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, static_cast<off_t>(offset));
   if (address == MAP_FAILED) throw_errno(describe("mmap", bytes));
   return static_cast<std::byte*>(address);
 }

@@ -7,13 +7,14 @@
 
 namespace lockstep::native {
 
-/// Anonymous memory that a process shares with the children it forks: one memfd with a control part of fixed size, and a
-/// payload whose size is learned later, by whichever process learns it first.
+/// Anonymous memory that a process shares with the children it forks: one memfd with a control part
+/// of fixed size, and a payload whose size is learned later, by whichever process learns it first.
 ///
 /// Memory is reserved before it is touched, so that a lack of it is an exception and not a SIGBUS.
 ///
 /// Thread-safety: none; each process uses its own copy of the object.
-/// Owns: the descriptor and this process's mappings. The memory lives as long as any process has a mapping or descriptor.
+/// Owns: the descriptor and this process's mappings. The memory lives as long as any process has a
+/// mapping or descriptor.
 class MemoryRing {
  public:
   /// Throws: `std::system_error` with the bytes wanted and the bytes free.

@@ -18,10 +18,10 @@ struct Recorded {
   std::vector<torch::Tensor> target;
 };
 
-// Everything that a program sees in several epochs, with an early break and a repeated epoch among them.
+// Everything that a program sees in several epochs, with an early break and a repeated epoch among
+// them.
 Recorded record(std::int64_t workers, bool drop_last) {
-  DataLoader loader(Numbers{23},
-                    DistributedSampler(23, 2, 1, DistributedSamplerOptions().seed(5)),
+  DataLoader loader(Numbers{23}, DistributedSampler(23, 2, 1, DistributedSamplerOptions().seed(5)),
                     options_with(workers, 5).drop_last(drop_last));
   Recorded all;
   const auto take = [&](torch::data::Example<>& batch) {
@@ -76,8 +76,9 @@ TEST_F(DataLoaderTest, FollowsTheSamplersOrder) {
         EXPECT_EQ(batch.data.sizes(), (std::vector<std::int64_t>{batch.target.size(0), 2, 3}));
         for (std::int64_t row = 0; row < batch.target.size(0); ++row) {
           seen.push_back(batch.target[row].item<std::int64_t>());
-          EXPECT_TRUE(torch::equal(batch.data[row],
-                                   torch::full({2, 3}, static_cast<double>(seen.back()), torch::kFloat) / 3));
+          EXPECT_TRUE(torch::equal(
+              batch.data[row],
+              torch::full({2, 3}, static_cast<double>(seen.back()), torch::kFloat) / 3));
         }
       }
       EXPECT_EQ(seen, sampler.indices());
@@ -166,9 +167,10 @@ TEST_F(DataLoaderTest, TakesLibTorchDatasets) {
 
 TEST_F(DataLoaderTest, EmptyShardHasNoBatches) {
   for (const int workers : {0, 1}) {
-    DataLoader loader(Numbers{2},
-                      DistributedSampler(2, 4, 3, DistributedSamplerOptions().remainder(Remainder::Exact)),
-                      options_with(workers));
+    DataLoader loader(
+        Numbers{2},
+        DistributedSampler(2, 4, 3, DistributedSamplerOptions().remainder(Remainder::Exact)),
+        options_with(workers));
     EXPECT_EQ(loader.size(), 0U);
     for ([[maybe_unused]] auto& batch : loader) FAIL();
   }
@@ -179,7 +181,8 @@ TEST_F(DataLoaderTest, WorksAfterThreadsWereBusyHere) {
   at::set_num_threads(2);
   auto a = torch::rand({512, 512});
   std::atomic<std::int64_t> sum{0};
-  at::parallel_for(0, 1 << 20, 1, [&](std::int64_t begin, std::int64_t end) { sum += end - begin; });
+  at::parallel_for(0, 1 << 20, 1,
+                   [&](std::int64_t begin, std::int64_t end) { sum += end - begin; });
   EXPECT_EQ(sum, 1 << 20);
   EXPECT_TRUE(torch::matmul(a, a).defined());
   struct Parallel {
@@ -194,6 +197,12 @@ TEST_F(DataLoaderTest, WorksAfterThreadsWereBusyHere) {
   for (auto& batch : loader) {
     ++batches;
     EXPECT_TRUE((batch.target == 1).all().item<bool>());
+    for (const int pid : descendants(::getpid())) {
+      if (process(pid)->parent != ::getpid()) continue;
+      const std::filesystem::directory_iterator threads("/proc/" + std::to_string(pid) + "/task");
+      EXPECT_EQ(std::distance(begin(threads), end(threads)), 1)
+          << "the nursery could not fork safely";
+    }
   }
   EXPECT_EQ(batches, 2U);
   at::set_num_threads(before);
@@ -243,15 +252,20 @@ TEST_F(DataLoaderTest, RefusesBadOptions) {
   const auto has = [](const std::string& text, const char* part) {
     return text.find(part) != std::string::npos;
   };
-  EXPECT_TRUE(has(message(DataLoaderOptions().batch_size(0)), "batch_size is 0; it must be at least 1"));
+  EXPECT_TRUE(
+      has(message(DataLoaderOptions().batch_size(0)), "batch_size is 0; it must be at least 1"));
   EXPECT_TRUE(has(message(DataLoaderOptions().batch_size(-3)), "batch_size is -3"));
-  EXPECT_TRUE(has(message(DataLoaderOptions().workers(-1)), "workers is -1; it must be from 0 to 1024"));
+  EXPECT_TRUE(
+      has(message(DataLoaderOptions().workers(-1)), "workers is -1; it must be from 0 to 1024"));
   EXPECT_TRUE(has(message(DataLoaderOptions().workers(1025)), "workers is 1025"));
   EXPECT_TRUE(has(message(DataLoaderOptions().prefetch_batches(0)), "prefetch_batches is 0"));
-  EXPECT_TRUE(has(message(DataLoaderOptions().timeout(std::chrono::milliseconds(0))), "timeout is 0 ms"));
-  EXPECT_TRUE(has(message(DataLoaderOptions().timeout(std::chrono::milliseconds(-5))), "timeout is -5 ms"));
+  EXPECT_TRUE(
+      has(message(DataLoaderOptions().timeout(std::chrono::milliseconds(0))), "timeout is 0 ms"));
+  EXPECT_TRUE(
+      has(message(DataLoaderOptions().timeout(std::chrono::milliseconds(-5))), "timeout is -5 ms"));
   EXPECT_TRUE(has(message(DataLoaderOptions(), 0), "dataset is empty"));
-  EXPECT_TRUE(has(message(DataLoaderOptions(), 3), "the sampler is for 4 samples, the dataset holds 3"));
+  EXPECT_TRUE(
+      has(message(DataLoaderOptions(), 3), "the sampler is for 4 samples, the dataset holds 3"));
   // Larger than any epoch: one batch, and no memory for more.
   DataLoader loader(Numbers{4}, in_order(4),
                     options_with(1).batch_size(std::numeric_limits<std::int64_t>::max()));

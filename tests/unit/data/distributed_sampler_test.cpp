@@ -25,10 +25,9 @@ struct Case {
 };
 
 Indices ours(const Case& c) {
-  DistributedSampler sampler(
-      c.size, c.world, c.rank,
-      DistributedSamplerOptions().shuffle(c.shuffle).seed(c.seed).remainder(
-          c.drop ? Remainder::Drop : Remainder::Pad));
+  DistributedSampler sampler(c.size, c.world, c.rank,
+                             DistributedSamplerOptions().shuffle(c.shuffle).seed(c.seed).remainder(
+                                 c.drop ? Remainder::Drop : Remainder::Pad));
   sampler.set_epoch(c.epoch);
   EXPECT_EQ(sampler.indices().size(), sampler.size());
   return sampler.indices();
@@ -47,7 +46,8 @@ TEST(DistributedSampler, EqualsPythonOnRecordedCases) {
 std::string run_python(const std::string& program) {
   const std::string command =
       std::string("\"") + LOCKSTEP_TORCH_PYTHON + "\" -c '" + program + "' 2>/dev/null";
-  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> pipe(::popen(command.c_str(), "r"), ::pclose);
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> pipe(::popen(command.c_str(), "r"),
+                                                             ::pclose);
   std::string output;
   std::array<char, 4096> buffer{};
   while (pipe && std::fgets(buffer.data(), buffer.size(), pipe.get()) != nullptr) {
@@ -74,8 +74,9 @@ TEST(DistributedSampler, EqualsPythonIndexForIndex) {
     program << '(' << c.size << ',' << c.world << ',' << c.rank << ',' << int(c.shuffle) << ','
             << c.seed << ',' << c.epoch << ',' << int(c.drop) << "),";
   }
-  program << "]:\n  s=S(range(n),num_replicas=w,rank=r,shuffle=bool(sh),seed=seed,drop_last=bool(d))\n"
-          << "  s.set_epoch(e); x=list(s); print(len(x), *x)\n";
+  program
+      << "]:\n  s=S(range(n),num_replicas=w,rank=r,shuffle=bool(sh),seed=seed,drop_last=bool(d))\n"
+      << "  s.set_epoch(e); x=list(s); print(len(x), *x)\n";
   std::istringstream output(run_python(program.str()));
   std::string ready;
   if (!(output >> ready) || ready != "ready") {
@@ -100,7 +101,8 @@ TEST(DistributedSampler, ExactShardsHoldEveryIndexOnce) {
       std::size_t most = 0;
       for (int rank = 0; rank < 4; ++rank) {
         const DistributedSampler sampler(
-            size, 4, rank, DistributedSamplerOptions().shuffle(shuffle).remainder(Remainder::Exact));
+            size, 4, rank,
+            DistributedSamplerOptions().shuffle(shuffle).remainder(Remainder::Exact));
         const auto mine = sampler.indices();
         EXPECT_EQ(mine.size(), sampler.size());
         fewest = std::min(fewest, mine.size());

@@ -33,7 +33,8 @@ class Idx : public ::testing::Test {
   std::string write(const std::string& name, const Bytes& bytes) const {
     const auto path = (folder_ / name).string();
     std::ofstream(path, std::ios::binary)
-        .write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+        .write(reinterpret_cast<const char*>(bytes.data()),
+               static_cast<std::streamsize>(bytes.size()));
     return path;
   }
   std::string write_gzip(const std::string& name, const Bytes& bytes) const {
@@ -68,25 +69,30 @@ TEST_F(Idx, ReadsEveryTypeInBigEndian) {
   EXPECT_TRUE(torch::equal(value(0x0B, {0x01, 0x02}), torch::tensor({258}, torch::kShort)));
   EXPECT_TRUE(torch::equal(value(0x0C, {0, 1, 0, 2}), torch::tensor({65538}, torch::kInt)));
   EXPECT_TRUE(torch::equal(value(0x0D, {0x3F, 0xC0, 0, 0}), torch::tensor({1.5F})));
-  EXPECT_TRUE(torch::equal(value(0x0E, {0xBF, 0xE0, 0, 0, 0, 0, 0, 0}), torch::tensor({-0.5}, torch::kDouble)));
+  EXPECT_TRUE(torch::equal(value(0x0E, {0xBF, 0xE0, 0, 0, 0, 0, 0, 0}),
+                           torch::tensor({-0.5}, torch::kDouble)));
 }
 
 TEST_F(Idx, NamesWhatIsWrongAndWhere) {
   expect_error((folder_ / "missing").string(), {"cannot be opened", "No such file"});
   expect_error(folder_.string(), {"not an ordinary file"});
-  expect_error(write("text", {'h', 'e', 'l', 'l', 'o'}), {"at byte 0", "expected two zero bytes", "104 and 101"});
+  expect_error(write("text", {'h', 'e', 'l', 'l', 'o'}),
+               {"at byte 0", "expected two zero bytes", "104 and 101"});
   expect_error(write("empty", {}), {"at byte 0", "idx header", "end of the file"});
   expect_error(write("type", {0, 0, 7, 1, 0, 0, 0, 0}), {"at byte 2", "type code", "found 7"});
   expect_error(write("flat", {0, 0, 8, 0}), {"at byte 3", "1 to 8 dimensions", "found 0"});
   expect_error(write("deep", {0, 0, 8, 200}), {"at byte 3", "found 200"});
   expect_error(write("cut_header", {0, 0, 8, 2, 0, 0, 0, 1, 0}), {"at byte 9", "dimension 1"});
-  expect_error(write("cut", idx(8, {2, 3}, {1, 2, 3})), {"at byte 15", "6 bytes from offset 12", "end of the file"});
-  expect_error(write("long", idx(8, {3}, {1, 2, 3, 4})), {"at byte 11", "expected the end of the file"});
+  expect_error(write("cut", idx(8, {2, 3}, {1, 2, 3})),
+               {"at byte 15", "6 bytes from offset 12", "end of the file"});
+  expect_error(write("long", idx(8, {3}, {1, 2, 3, 4})),
+               {"at byte 11", "expected the end of the file"});
 }
 
 TEST_F(Idx, NoticesDamagedGzip) {
   Bytes values(100000);
-  for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<std::uint8_t>(i * i % 251);
+  for (std::size_t i = 0; i < values.size(); ++i)
+    values[i] = static_cast<std::uint8_t>(i * i % 251);
   const auto path = write_gzip("cut.gz", idx(8, {100000}, values));
   const auto size = std::filesystem::file_size(path);
   std::filesystem::resize_file(path, size / 2);
@@ -125,7 +131,8 @@ TEST_F(Idx, DatasetGivesNormalisedImages) {
   EXPECT_EQ(sample.target.scalar_type(), torch::kLong);
   const IdxDataset scaled(images, labels, IdxDatasetOptions().mean(0.5).std(0.25));
   EXPECT_TRUE(torch::equal(scaled.get(0).data.view(-1), torch::tensor({-2.0F, 2.0F})));
-  EXPECT_NE(message_of([&] { static_cast<void>(plain.get(2)); }).find("index 2"), std::string::npos);
+  EXPECT_NE(message_of([&] { static_cast<void>(plain.get(2)); }).find("index 2"),
+            std::string::npos);
 }
 
 TEST_F(Idx, DatasetRefusesWhatDoesNotFit) {
@@ -135,13 +142,17 @@ TEST_F(Idx, DatasetRefusesWhatDoesNotFit) {
     return message_of([&] { IdxDataset dataset(i, l, o); });
   };
   const auto three = write("three", idx(8, {3}, {9, 3, 1}));
-  EXPECT_NE(message(images, three).find("2 images, but " + three + " holds 3 labels"), std::string::npos);
+  EXPECT_NE(message(images, three).find("2 images, but " + three + " holds 3 labels"),
+            std::string::npos);
   EXPECT_NE(message(labels, labels).find("expected images as uint8 {N, H, W}"), std::string::npos);
   EXPECT_NE(message(images, images).find("expected labels as uint8 {N}"), std::string::npos);
   const auto none = write("none", idx(8, {0, 1, 2}, {}));
-  EXPECT_NE(message(none, write("no_labels", idx(8, {0}, {}))).find("no pixels"), std::string::npos);
-  EXPECT_NE(message(images, labels, IdxDatasetOptions().std(0)).find("std is 0"), std::string::npos);
-  EXPECT_NE(message(images, labels, IdxDatasetOptions().mean(std::nan(""))).find("mean is nan"), std::string::npos);
+  EXPECT_NE(message(none, write("no_labels", idx(8, {0}, {}))).find("no pixels"),
+            std::string::npos);
+  EXPECT_NE(message(images, labels, IdxDatasetOptions().std(0)).find("std is 0"),
+            std::string::npos);
+  EXPECT_NE(message(images, labels, IdxDatasetOptions().mean(std::nan(""))).find("mean is nan"),
+            std::string::npos);
 }
 
 TEST_F(Idx, LoaderBuildsTheSameBatchesInPlace) {

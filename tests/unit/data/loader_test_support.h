@@ -18,7 +18,8 @@
 
 namespace lockstep::data {
 
-/// A dataset whose samples say which index they are of, and that does to chosen indices what a test asks for.
+/// A dataset whose samples say which index they are of, and that does to chosen indices what a test
+/// asks for.
 struct Numbers {
   std::size_t count = 20;
   std::function<void(std::size_t index)> before = [](std::size_t) {};
@@ -26,7 +27,8 @@ struct Numbers {
   torch::data::Example<> get(std::size_t index) {
     before(index);
     const auto value = static_cast<double>(index);
-    return {torch::full({2, 3}, value, torch::kFloat) / 3, torch::tensor(static_cast<int64_t>(index))};
+    return {torch::full({2, 3}, value, torch::kFloat) / 3,
+            torch::tensor(static_cast<int64_t>(index))};
   }
   std::size_t size() const { return count; }
 };
@@ -36,8 +38,10 @@ inline DistributedSampler in_order(std::size_t count) {
 }
 
 inline DataLoaderOptions options_with(std::int64_t workers, std::int64_t batch_size = 4) {
-  return DataLoaderOptions().workers(workers).batch_size(batch_size).timeout(
-      std::chrono::seconds(30));
+  return DataLoaderOptions()
+      .workers(workers)
+      .batch_size(batch_size)
+      .timeout(std::chrono::seconds(30));
 }
 
 /// Message of the exception of type `E` that `call` throws; a test failure when it throws none.

@@ -42,7 +42,8 @@ class BatchSource;
 /// Thread-safety: none.
 class LOCKSTEP_API LoaderEngine {
  public:
-  /// Throws: `c10::Error` naming an option that is out of range, an empty dataset, or what could not be had.
+  /// Throws: `c10::Error` naming an option that is out of range, an empty dataset, or what could
+  /// not be had.
   LoaderEngine(SampleSource source, const SamplerFacts& sampler, const DataLoaderOptions& options);
   ~LoaderEngine();
   LoaderEngine(const LoaderEngine&) = delete;
@@ -67,7 +68,8 @@ class LOCKSTEP_API LoaderEngine {
   std::unique_ptr<BatchSource> source_;
 };
 
-/// Walks over the batches of one pass. A batch is fetched when it is looked at, and given back by `++`.
+/// Walks over the batches of one pass. A batch is fetched when it is looked at, and given back by
+/// `++`.
 class LOCKSTEP_API BatchIterator {
  public:
   using iterator_category = std::input_iterator_tag;
@@ -78,7 +80,8 @@ class LOCKSTEP_API BatchIterator {
 
   BatchIterator(LoaderEngine* engine, std::uint64_t pass) : engine_(engine), pass_(pass) {}
 
-  /// Throws: `WorkerError` when this batch could not be had; looking again, or after `++`, gives the next one.
+  /// Throws: `WorkerError` when this batch could not be had; looking again, or after `++`, gives
+  /// the next one.
   Batch& operator*();
   Batch* operator->() { return &**this; }
   BatchIterator& operator++();

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Ranks as processes, one of which dies, stops or throws. The program starts itself again as the ranks, with the
+// variables that torchrun sets, so that no launcher stands between the signal and what the survivors see.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <lockstep/lockstep.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "support/small_nets.h"
+
+namespace lockstep::testing {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr int kPeerLost = 10;
+constexpr int kTimeout = 11;
+
+// --- what a rank does, by name ---
+
+ProcessGroupOptions with_timeout(int milliseconds) {
+  return ProcessGroupOptions().timeout(std::chrono::milliseconds(milliseconds));
+}
+
+void train_until_told(const std::shared_ptr<ProcessGroup>& group,
+                      const std::function<void(int step)>& on_culprit) {
+  DistributedDataParallel<ConvNet> model(ConvNet(), group,
+                                         DistributedDataParallelOptions().first_bucket_cap_bytes(100));
+  for (int step = 0; step < 1000; ++step) {
+    if (group->rank() == 1 && step == 5) on_culprit(step);
+    train(model, 1, group->rank(), group->size());
+  }
+  group->close();
+}
+
+const std::map<std::string, std::function<void()>> kPrograms{
+    {"kill",
+     [] { train_until_told(init_process_group(), [](int) { ::raise(SIGKILL); }); }},
+    {"stop",
+     [] { train_until_told(init_process_group(with_timeout(700)), [](int) { ::raise(SIGSTOP); }); }},
+    {"throw",
+     [] {
+       train_until_told(init_process_group(), [](int) { throw std::runtime_error("bad luck"); });
+     }},
+    {"exit", [] { train_until_told(init_process_group(), [](int) { std::_Exit(0); }); }},
+    {"die_before_meeting",
+     [] {
+       if (std::string(std::getenv("RANK")) == "1") ::raise(SIGKILL);
+       static_cast<void>(init_process_group(with_timeout(700)));
+     }},
+};
+
+int run_program(const std::string& name) {
+  try {
+    kPrograms.at(name)();
+    return 0;
+  } catch (const PeerLostError& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return kPeerLost;
+  } catch (const TimeoutError& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return kTimeout;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
+}
+
+// --- the test's side ---
+
+struct Ended {
+  int status = -1;  ///< as waitpid gives it
+  double seconds = 0;
+  std::string text;  ///< stderr
+};
+
+class Ranks {
+ public:
+  Ranks(const std::string& program, int count) : text_folder_(make_folder()) {
+    for (int rank = 0; rank < count; ++rank) start(program, rank, count);
+  }
+  ~Ranks() {
+    for (const pid_t pid : pids_) ::kill(pid, SIGKILL);
+    for (const pid_t pid : pids_) ::waitpid(pid, nullptr, 0);
+    std::filesystem::remove_all(text_folder_);
+  }
+  Ranks(const Ranks&) = delete;
+  Ranks& operator=(const Ranks&) = delete;
+
+  /// Waits for one rank; a rank that does not end in time has status -1.
+  Ended wait(int rank, std::chrono::seconds limit = std::chrono::seconds(60)) {
+    const auto start = Clock::now();
+    Ended ended;
+    auto& pid = pids_[static_cast<std::size_t>(rank)];
+    while (::waitpid(pid, &ended.status, WNOHANG) == 0) {
+      if (Clock::now() - start > limit) return Ended{};
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
+    ended.seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    std::FILE* file = std::fopen(text_file(rank).c_str(), "r");
+    for (int c = 0; file != nullptr && (c = std::fgetc(file)) != EOF;) ended.text.push_back(static_cast<char>(c));
+    if (file != nullptr) std::fclose(file);
+    return ended;
+  }
+
+ private:
+  static std::string make_folder() {
+    std::string name = (std::filesystem::temp_directory_path() / "lockstep-XXXXXX").string();
+    return ::mkdtemp(name.data());
+  }
+  [[nodiscard]] std::string text_file(int rank) const {
+    return text_folder_ + "/" + std::to_string(rank);
+  }
+
+  void start(const std::string& program, int rank, int count) {
+    std::vector<std::string> variables{"RANK=" + std::to_string(rank),
+                                       "WORLD_SIZE=" + std::to_string(count),
+                                       "LOCAL_RANK=" + std::to_string(rank),
+                                       "LOCAL_WORLD_SIZE=" + std::to_string(count),
+                                       "MASTER_ADDR=localhost",
+                                       "MASTER_PORT=" + text_folder_,  // any text tells jobs apart
+                                       "OMP_NUM_THREADS=1"};
+    std::vector<char*> environment;
+    for (auto& variable : variables) environment.push_back(variable.data());
+    environment.push_back(nullptr);
+    std::array<std::string, 3> words{"/proc/self/exe", "--program", program};
+    std::array<char*, 4> arguments{words[0].data(), words[1].data(), words[2].data(), nullptr};
+    posix_spawn_file_actions_t actions;
+    ::posix_spawn_file_actions_init(&actions);
+    ::posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, text_file(rank).c_str(),
+                                       O_WRONLY | O_CREAT, 0600);
+    pid_t pid = 0;
+    ASSERT_EQ(::posix_spawn(&pid, words[0].c_str(), &actions, nullptr, arguments.data(),
+                            environment.data()),
+              0);
+    ::posix_spawn_file_actions_destroy(&actions);
+    pids_.push_back(pid);
+  }
+
+  std::string text_folder_;
+  std::vector<pid_t> pids_;
+};
+
+bool ended_with(const Ended& ended, int code) {
+  return ended.status != -1 && WIFEXITED(ended.status) && WEXITSTATUS(ended.status) == code;
+}
+
+class RankFailure : public ::testing::TestWithParam<int> {};
+INSTANTIATE_TEST_SUITE_P(WorldSizes, RankFailure, ::testing::Values(2, 3));
+
+TEST_P(RankFailure, AKilledRankIsNamedBySurvivorsAtOnce) {
+  Ranks ranks("kill", GetParam());
+  const Ended killed = ranks.wait(1);
+  EXPECT_TRUE(WIFSIGNALED(killed.status) && WTERMSIG(killed.status) == SIGKILL);
+  for (int rank = 0; rank < GetParam(); ++rank) {
+    if (rank == 1) continue;
+    const Ended ended = ranks.wait(rank);
+    EXPECT_TRUE(ended_with(ended, kPeerLost)) << ended.status << ended.text;
+    EXPECT_LT(ended.seconds, 5) << "long after the death";
+    EXPECT_NE(ended.text.find("rank 1 (pid"), std::string::npos) << ended.text;
+  }
+}
+
+TEST_P(RankFailure, AStoppedRankIsNamedWhenTheDeadlinePasses) {
+  Ranks ranks("stop", GetParam());
+  for (int rank = 0; rank < GetParam(); ++rank) {
+    if (rank == 1) continue;
+    const Ended ended = ranks.wait(rank);
+    EXPECT_TRUE(ended_with(ended, kTimeout) || ended_with(ended, kPeerLost)) << ended.text;
+    // Whoever times out first names the stopped rank; another may then hear from that one.
+    EXPECT_NE(ended.text.find("rank 1 (pid"), std::string::npos) << ended.text;
+    EXPECT_NE(ended.text.find("stopped"), std::string::npos) << ended.text;
+  }
+}
+
+TEST_P(RankFailure, ARankThatThrowsIsNamed) {
+  Ranks ranks("throw", GetParam());
+  const Ended thrower = ranks.wait(1);
+  EXPECT_TRUE(ended_with(thrower, 1)) << thrower.text;
+  EXPECT_NE(thrower.text.find("bad luck"), std::string::npos);
+  for (int rank = 0; rank < GetParam(); ++rank) {
+    if (rank == 1) continue;
+    const Ended ended = ranks.wait(rank);
+    EXPECT_TRUE(ended_with(ended, kPeerLost)) << ended.text;
+    EXPECT_LT(ended.seconds, 5);
+  }
+}
+
+TEST_P(RankFailure, ARankThatExitsWithoutAWordIsNamed) {
+  Ranks ranks("exit", GetParam());
+  const Ended ended = ranks.wait(0);
+  EXPECT_TRUE(ended_with(ended, kPeerLost)) << ended.text;
+  EXPECT_NE(ended.text.find("rank 1"), std::string::npos) << ended.text;
+}
+
+TEST_P(RankFailure, ARankThatDiesBeforeTheMeetingIsNamed) {
+  Ranks ranks("die_before_meeting", GetParam());
+  const Ended ended = ranks.wait(0);
+  EXPECT_TRUE(ended_with(ended, 1)) << ended.text;
+  EXPECT_NE(ended.text.find("rank(s) 1 of"), std::string::npos) << ended.text;
+}
+
+}  // namespace
+}  // namespace lockstep::testing
+
+int main(int argc, char** argv) {
+  if (argc == 3 && std::string(argv[1]) == "--program") {
+    return lockstep::testing::run_program(argv[2]);
+  }
+  ::testing::InitGoogleTest(&argc, argv);
+  return RUN_ALL_TESTS();
+}
