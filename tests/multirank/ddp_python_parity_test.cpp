@@ -219,7 +219,7 @@ void run_case(const std::string& name, const std::vector<int64_t>& sample, MakeN
       const Scenario scenario{name, sample, cap, set_to_none};
       auto net = make_net(group->rank());
       Parity parity(scenario, group, net);
-      if (cap < 2048) {
+      if (cap < 2048 && group->size() > 1) {  // alone there is nothing to send
         EXPECT_GE(parity.bucket_count(), 3u);
       }
       parity.train_and_compare();
