@@ -4,26 +4,38 @@
 #include <torch/torch.h>
 
 #include <algorithm>
+#include <chrono>
 #include <iostream>
+#include <optional>
 #include <string>
+#include <thread>
 
 namespace example {
 namespace {
 
+// Nothing where the launch variables are wrong; then they are what the message is about.
+std::optional<lockstep::LaunchEnvironment> try_detect() {
+  try {
+    return lockstep::LaunchEnvironment::detect();
+  } catch (const lockstep::LaunchError&) {
+    return std::nullopt;
+  }
+}
+
 // Written with one call, so that the lines of two ranks do not mix.
 void report(std::string message) {
   std::replace(message.begin(), message.end(), '\n', ' ');
-  std::string who;
-  try {
-    const auto launch = lockstep::LaunchEnvironment::detect();
-    who = "rank " + std::to_string(launch.rank) + ": ";
-  } catch (const lockstep::LaunchError&) {
-    // Then this is what the message is about.
-  }
+  const auto launch = try_detect();
+  const auto who = launch ? "rank " + std::to_string(launch->rank) + ": " : std::string();
   std::cerr << "resnet: " + who + message + "\n" << std::flush;
 }
 
 }  // namespace
+
+void let_others_speak() {
+  const auto launch = try_detect();
+  if (launch && launch->world_size > 1) std::this_thread::sleep_for(std::chrono::seconds(2));
+}
 
 int exit_code_of(const std::function<int()>& body) {
   try {
@@ -34,6 +46,7 @@ int exit_code_of(const std::function<int()>& body) {
   } catch (const std::exception& error) {
     report(error.what());
   }
+  let_others_speak();
   return 1;
 }
 

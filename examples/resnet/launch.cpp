@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "launch.h"
 
+#include "errors.h"
+
 #include <torch/torch.h>
 
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <iostream>
 #include <string>
 #include <thread>
@@ -17,9 +18,7 @@ int print_text(const ParsedOptions& parsed, const lockstep::LaunchEnvironment& l
   if (launch.rank == 0) {
     (parsed.exit_code == 0 ? std::cout : std::cerr) << parsed.text << std::flush;
   } else if (parsed.exit_code != 0) {
-    // mpirun ends all ranks as soon as one of them leaves with an error. Rank 0 needs this moment
-    // to print.
-    std::this_thread::sleep_for(std::chrono::milliseconds(500));
+    let_others_speak();  // rank 0 prints meanwhile
   }
   return parsed.exit_code;
 }

@@ -203,7 +203,8 @@ ParsedOptions parse_options(int argc, const char* const* argv) {
       "Trains a residual network on all ranks in step, and tests it.\n"
       "Start it with mpirun, or alone for one rank.",
       "resnet");
-  app.option_defaults()->always_capture_default();
+  app.option_defaults()->always_capture_default()->multi_option_policy(
+      CLI::MultiOptionPolicy::TakeLast);
   Options options;
   EnumeratorNames names;
   add_data_options(app, options);

@@ -74,12 +74,10 @@ if ! ((has_progress)); then
 fi
 
 # -q: without mpirun's banner below the program's own error message.
-# orte_abort_on_non_zero_status: ranks that lose another one end by themselves and say so; mpirun would end them first.
 # btl: ranks of one host need no network, and Open MPI would listen on every interface.
 # OMP_WAIT_POLICY: threads that wait must not take the cores from other ranks.
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 rm -f "$log"
 exec mpirun -q -n "$ranks" --oversubscribe --bind-to none \
-  --mca orte_abort_on_non_zero_status 0 \
   --mca btl self,vader --mca btl_vader_single_copy_mechanism none \
   "$program" ${arguments[@]+"${arguments[@]}"}

@@ -225,11 +225,13 @@ std::shared_ptr<native::SharedMemory> HostChannel::accept(native::DatagramSocket
 }
 
 std::shared_ptr<native::SharedMemory> HostChannel::share(std::size_t bytes,
-                                                         const Deadline& deadline) {
+                                                         const Deadline& deadline,
+                                                         const std::function<bool(int)>& can_still_come) {
   if (environment_.rank != 0) {
     while (true) {
       auto message = socket_.receive(kRepeat);
       if (message) return accept(*message, bytes);
+      if (!can_still_come(0)) throw std::runtime_error("rank 0 died or gave up");
       if (deadline.has_passed()) {
         throw std::runtime_error("rank 0 sent no memory within " +
                                  std::to_string(deadline.elapsed().count()) + " s");

@@ -36,10 +36,11 @@ class HostChannel {
   [[nodiscard]] std::shared_ptr<native::SharedMemory> meet(std::size_t bytes, const Deadline& deadline,
                                                            const Admit& admit);
 
-  /// The same later on, when all ranks are known to call it.
+  /// The same later on, when all ranks are known to call it. `can_still_come` is asked for rank 0 while others wait.
   /// Throws: `std::runtime_error` on every rank, with the text of rank 0's error or of the timeout.
-  [[nodiscard]] std::shared_ptr<native::SharedMemory> share(std::size_t bytes,
-                                                            const Deadline& deadline);
+  [[nodiscard]] std::shared_ptr<native::SharedMemory> share(
+      std::size_t bytes, const Deadline& deadline,
+      const std::function<bool(int rank)>& can_still_come);
 
  private:
   struct Letter;

@@ -14,7 +14,7 @@ void SharedMemoryOperation::arrive() {
 bool SharedMemoryOperation::try_start(bool is_oldest) {
   if (arrived_rounds_ == 0) {
     // In group memory nothing is in the way, so that several buckets can be offered while earlier ones are under way.
-    if (shape_.is_staged && !is_oldest) return false;
+    if (!is_oldest && (shape_.is_staged || !transport_.rounds().can_arrive())) return false;
     arrive();
   }
   return arrived_rounds_ == shape_.rounds;
@@ -34,6 +34,7 @@ bool SharedMemoryOperation::try_finish() {
     }
     if (shape_.is_two_phase && !rounds.have_all_finished(round_)) return false;
     conclude(done_rounds_);
+    rounds.complete();
     ++done_rounds_;
     has_acted_ = false;
   }

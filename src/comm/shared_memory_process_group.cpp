@@ -52,8 +52,13 @@ ProcessGroup::Memory SharedMemoryProcessGroup::allocate_bytes(std::size_t bytes)
   try {
     TORCH_CHECK(!__builtin_mul_overflow(block, static_cast<std::size_t>(size()), &all), "allocate: ",
                 bytes, " bytes on ", size(), " ranks are too large");
-    memory = channel_->share(all, Deadline::after(timeout()));
+    memory = channel_->share(all, Deadline::after(timeout()), [this](int other) {
+      return transport_->rounds().can_still_come(other);
+    });
   } catch (const std::runtime_error& error) {
+    if (!transport_->rounds().can_still_come(0)) {
+      throw PeerLostError(context_for("allocate"), error.what());
+    }
     // Every rank gets here: rank 0 tells the others. Nothing is broken, so the group can go on.
     throw CommError(context_for("allocate"), error.what());
   }

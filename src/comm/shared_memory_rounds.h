@@ -37,6 +37,8 @@ class SharedMemoryRounds {
   /// Watches the processes of the ranks, which have all been admitted.
   void watch_peers();
 
+  /// Whether this rank may announce another round already.
+  [[nodiscard]] bool can_arrive() const noexcept { return arrived_ - completed_ < kMaxAhead; }
   /// Announces the next round of this rank and returns its number.
   std::uint64_t arrive(const Fingerprint& fingerprint);
   [[nodiscard]] bool has_arrived(int rank, std::uint64_t round) const;
@@ -47,6 +49,9 @@ class SharedMemoryRounds {
   void finish(std::uint64_t round);
   [[nodiscard]] bool has_finished(int rank, std::uint64_t round) const;
   [[nodiscard]] bool have_all_finished(std::uint64_t round) const;
+
+  /// Everything that this rank had to do or wait for in its oldest open round is done.
+  void complete() noexcept { ++completed_; }
 
   /// Sleep until a rank that is behind moves, for at most `limit`; first spins a little where cores are free.
   void sleep_until_arrived(std::uint64_t round, std::chrono::nanoseconds limit) const;
@@ -78,6 +83,7 @@ class SharedMemoryRounds {
   int world_size_;
   int spins_;
   std::uint64_t arrived_ = 0;
+  std::uint64_t completed_ = 0;
   std::vector<native::PeerProcess> peers_;
 };
 

@@ -109,7 +109,10 @@ int slurm_local_size(const Reader& reader) {
 /// The same on all ranks of the job, and on no other job that runs at the same time.
 std::string job_id(const Launcher& launcher, const Reader& reader) {
   const std::string name = launcher.name;
-  if (name == "Open MPI") return "openmpi " + reader.text("PMIX_NAMESPACE");
+  if (name == "Open MPI") {
+    // The namespace alone is a short hash; the address of mpirun itself makes it unique on this host.
+    return "openmpi " + reader.text("PMIX_NAMESPACE") + " " + reader.text("OMPI_MCA_orte_hnp_uri");
+  }
   if (name == "Slurm") {
     return "slurm " + reader.text("SLURM_JOB_ID") + "." + reader.text("SLURM_STEP_ID");
   }

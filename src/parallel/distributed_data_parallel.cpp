@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "comm/reduce_kernels.h"
 #include "native/posix/heap.h"
 #include "parallel/gradient_reducer.h"
 #include "parallel/module_state.h"
@@ -36,8 +37,14 @@ void check(const torch::nn::Module* module, const ProcessGroup* group,
   TORCH_CHECK(group != nullptr, "DistributedDataParallel: the process group is null");
   TORCH_CHECK(options.bucket_cap_bytes() > 0,
               "DistributedDataParallel: bucket_cap_bytes is 0; it must be positive");
-  TORCH_CHECK(!with_gradient(*module).empty(),
+  const NamedTensors parameters = with_gradient(*module);
+  TORCH_CHECK(!parameters.empty(),
               "DistributedDataParallel: the module has no parameter that needs a gradient");
+  for (const auto& [name, parameter] : parameters) {
+    TORCH_CHECK(can_reduce(parameter.scalar_type(), ReduceOp::Avg), "DistributedDataParallel: parameter '",
+                name, "' has dtype ", parameter.scalar_type(), "; gradients of Float, Double, Half and ",
+                "BFloat16 parameters can be averaged");
+  }
 }
 
 std::string describe(const DistributedDataParallelOptions& options) {

@@ -3,6 +3,7 @@
 
 #include <ATen/ops/tensor.h>
 #include <torch/csrc/autograd/engine.h>
+#include <torch/csrc/autograd/graph_task.h>
 #include <torch/csrc/autograd/utils/lambda_post_hook.h>
 
 #include <algorithm>
@@ -200,7 +201,8 @@ GradientReducer::~GradientReducer() {
 
 void GradientReducer::watch(const at::Tensor& output) {
   if (!output.defined() || !output.requires_grad() || !at::GradMode::is_enabled()) return;
-  state_->recover();
+  // A forward within a backward is recomputation, not the next step.
+  if (torch::autograd::get_current_graph_task_id() == -1) state_->recover();
   output.register_hook([weak = std::weak_ptr(state_)](const at::Tensor&) {
     if (const auto state = weak.lock()) state->begin();
   });

@@ -91,7 +91,8 @@ inline void check_group_memory(ProcessGroup& group) {
 /// Several collectives under way at once, waited for in another order than they were started in.
 inline void check_pipelining(ProcessGroup& group) {
   std::vector<torch::Tensor> tensors;
-  for (int i = 0; i < 40; ++i) tensors.push_back(group.allocate({1000 + i}, torch::kFloat));
+  // More than may be announced ahead, and than there are fingerprints kept.
+  for (int i = 0; i < 100; ++i) tensors.push_back(group.allocate({1000 + i}, torch::kFloat));
   for (int repeat = 0; repeat < 5; ++repeat) {
     std::vector<Work> works;
     const auto ordinary = values_of_rank(group.rank(), 777, at::kFloat);

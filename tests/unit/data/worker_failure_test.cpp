@@ -320,7 +320,8 @@ TEST_F(WorkerFailureTest, WorkersDieWithAKilledRank) {
         build();
       auto it = loader->begin();
       static_cast<void>(*it);
-      const auto pids = descendants(::getpid());
+      std::vector<int> pids;
+      eventually([&] { return (pids = descendants(::getpid())).size() == 4; });
       const auto bytes = pids.size() * sizeof(int);
       if (::write(pipe[1], pids.data(), bytes) != static_cast<ssize_t>(bytes)) ::_exit(1);
       for (;;) ::pause();

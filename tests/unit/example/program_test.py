@@ -34,8 +34,6 @@ class Run:
         before = shared_memory_objects()
         marker = f"LOCKSTEP_TEST_RUN={os.getpid()}_{time.monotonic_ns()}"
         variables = dict(os.environ, OMPI_MCA_orte_execute_quiet="1", OMP_NUM_THREADS="1")
-        # As in run.sh: ranks that lose another one end by themselves.
-        variables["OMPI_MCA_orte_abort_on_non_zero_status"] = "0"
         variables[marker.split("=")[0]] = marker.split("=")[1]
         variables.update(environment or {})
         command = [*launch, context.program, *arguments] if ranks is None else [

@@ -77,6 +77,7 @@ TEST_P(Rounds, OrderTheDataOfAllRanks) {
         }
         rounds.finish(round);
         await_finished(rounds, round);
+        rounds.complete();
         const int expected = size * step + size * (size - 1) / 2;
         for (const int value : values[static_cast<std::size_t>(rank)]) ASSERT_EQ(value, expected);
       }
@@ -91,10 +92,9 @@ TEST_P(Rounds, LetARankArriveAheadAndKeepItsFingerprints) {
   for (int rank = 0; rank < size; ++rank) {
     threads.emplace_back([&, rank] {
       SharedMemoryRounds rounds = world.join(rank);
-      constexpr std::uint64_t kAhead = SharedMemoryRounds::kMaxAhead;
       std::uint64_t next = 0;
       for (std::uint64_t done = 0; done < 2000; ++done) {
-        while (next < done + kAhead) {
+        while (rounds.can_arrive()) {
           Fingerprint print;
           print.elements = next * 10;
           print.root = rank;
@@ -107,7 +107,9 @@ TEST_P(Rounds, LetARankArriveAheadAndKeepItsFingerprints) {
           ASSERT_EQ(print.elements, done * 10);
           ASSERT_EQ(print.root, peer);
         }
+        EXPECT_EQ(next - done, SharedMemoryRounds::kMaxAhead);
         rounds.finish(done);
+        rounds.complete();
       }
     });
   }

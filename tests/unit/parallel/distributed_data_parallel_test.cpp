@@ -344,6 +344,9 @@ TEST_P(Ddp, RefusesWhatCannotWork) {
     using Model = DistributedDataParallel<torch::nn::Sequential>;
     EXPECT_THROW(Model(torch::nn::Sequential(), group), c10::Error);
     EXPECT_THROW(Model(torch::nn::Sequential(torch::nn::Linear(2, 2)), nullptr), c10::Error);
+    torch::nn::Sequential complex(torch::nn::Linear(2, 2));
+    complex->to(torch::kComplexFloat);
+    EXPECT_THROW(Model(complex, group), c10::Error);
     EXPECT_THROW(Model(torch::nn::Sequential(torch::nn::Linear(2, 2)), group,
                        DistributedDataParallelOptions().bucket_cap_bytes(0)),
                  c10::Error);
