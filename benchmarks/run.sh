@@ -3,11 +3,10 @@
 # Without arguments it lists the benchmarks. benchmarks/README.md explains their figures.
 #
 #   LibTorch_ROOT=DIR        use the LibTorch in DIR instead of the pinned wheel
-#   LOCKSTEP_BUILD_DIR=DIR   where builds live (default: build beside this folder)
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-build_dir=${LOCKSTEP_BUILD_DIR:-$root/build}
+build_dir=$root/build
 
 list() {
   echo "usage: benchmarks/run.sh NAME [ARGUMENT ...]"

@@ -4,13 +4,12 @@
 #
 #   LibTorch_ROOT=DIR        use the LibTorch (2.11 or newer) in DIR and install no wheel
 #   LOCKSTEP_CPU_ONLY=1      install only what CPU training needs (about 0.6 GB to download instead of 2.5 GB)
-#   LOCKSTEP_BUILD_DIR=DIR   where builds and the virtual environment live (default: build beside this folder)
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=tools/versions.env
 source "$root/tools/versions.env"
-build_dir=${LOCKSTEP_BUILD_DIR:-$root/build}
+build_dir=$root/build
 venv=$build_dir/venv
 
 packages=(g++ cmake ninja-build ccache openmpi-bin libopenmpi-dev libgtest-dev libgmock-dev libbenchmark-dev

@@ -13,6 +13,13 @@ namespace example {
 /// Thrown on a rank that has nothing to say, because another one reports what went wrong.
 struct ReportedElsewhere : std::exception {};
 
+/// Launchers such as mpirun end all ranks as soon as one leaves with an error. A rank that does so
+/// calls this first, so that the others can still say what they know. Returns at once where there
+/// are no others.
+///
+/// Blocks: the calling thread, for two seconds.
+void let_others_speak();
+
 /// Runs `body` and returns its exit code. An exception becomes one line on stderr, which names the
 /// rank, and 1.
 [[nodiscard]] int exit_code_of(const std::function<int()>& body);

@@ -3,7 +3,7 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-build_dir=${LOCKSTEP_BUILD_DIR:-$root/build}
+build_dir=$root/build
 
 fail() { echo "run.sh: $2" >&2; exit "$1"; }
 
@@ -63,6 +63,8 @@ if ! build >"$log" 2>&1; then
 fi
 program=$build_dir/release/examples/resnet/resnet
 
+rm -f "$log"
+
 if ((help)); then
   show_help
   exec "$program" --help
@@ -77,7 +79,6 @@ fi
 # btl: ranks of one host need no network, and Open MPI would listen on every interface.
 # OMP_WAIT_POLICY: threads that wait must not take the cores from other ranks.
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
-rm -f "$log"
 exec mpirun -q -n "$ranks" --oversubscribe --bind-to none \
   --mca btl self,vader --mca btl_vader_single_copy_mechanism none \
   "$program" ${arguments[@]+"${arguments[@]}"}

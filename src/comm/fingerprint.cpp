@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "comm/fingerprint.h"
 
-#include <c10/core/ScalarType.h>
+#include <ATen/core/Tensor.h>
 #include <lockstep/comm/types.h>
 
 #include <sstream>
@@ -10,6 +10,19 @@
 #include "comm/operation.h"
 
 namespace lockstep {
+
+Fingerprint fingerprint_of(CollectiveOp op, const at::Tensor& tensor) {
+  Fingerprint print;
+  print.op = op;
+  print.dtype = static_cast<std::uint8_t>(tensor.scalar_type());
+  print.elements = static_cast<std::uint64_t>(tensor.numel());
+  if (!tensor.is_contiguous()) {
+    for (const auto stride : tensor.strides()) {
+      print.place = print.place * 1000003 + static_cast<std::uint64_t>(stride) + 1;
+    }
+  }
+  return print;
+}
 
 std::string describe(const Fingerprint& fingerprint) {
   std::ostringstream text;
@@ -31,7 +44,11 @@ std::string describe(const Fingerprint& fingerprint) {
       text << "allocate of " << fingerprint.elements << " bytes";
       break;
   }
-  if (fingerprint.placement != 0) text << " in group memory (place " << fingerprint.place << ")";
+  if (fingerprint.placement != 0) {
+    text << " in group memory (place " << fingerprint.place << ")";
+  } else if (fingerprint.place != 0) {
+    text << " in an unusual memory order (hash of strides " << fingerprint.place << ")";
+  }
   return std::move(text).str();
 }
 

@@ -6,11 +6,16 @@
 #include <optional>
 #include <string>
 
+namespace at {
+class Tensor;
+}
+
 namespace lockstep {
 
 enum class CollectiveOp : std::uint8_t { AllReduce = 1, Broadcast, AllGather, Barrier };
 
-/// What a rank says it is about to do. Ranks compare these before they touch each other's data. Holds no torch.
+/// What a rank says it is about to do. Ranks compare these before they touch each other's data.
+/// Holds no torch.
 struct Fingerprint {
   CollectiveOp op = CollectiveOp::Barrier;
   std::uint8_t dtype = 0;      ///< at::ScalarType
@@ -18,10 +23,14 @@ struct Fingerprint {
   std::uint8_t placement = 0;  ///< 1: in group memory, reduced in place
   std::int32_t root = 0;
   std::uint64_t elements = 0;  ///< of a barrier: the bytes of a joint allocation, else 0
-  std::uint64_t place = 0;     ///< where in the group memory
+  std::uint64_t place = 0;     ///< where in the group memory, or a hash of unusual strides
 
   bool operator==(const Fingerprint&) const = default;
 };
+
+/// What `tensor` adds to a fingerprint: dtype, number of elements, and the strides where they are
+/// not the usual ones (elements are combined in the order in which they lie in memory).
+[[nodiscard]] Fingerprint fingerprint_of(CollectiveOp op, const at::Tensor& tensor);
 
 /// "all_reduce (Sum) of 10 x Float".
 [[nodiscard]] std::string describe(const Fingerprint& fingerprint);

@@ -24,7 +24,8 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr std::uint64_t kMagic = 0x4c4f434b53544550;  // "LOCKSTEP"
-// A rank that rank 0 knows of waits this much longer, because rank 0 can say who is missing and it cannot.
+// A rank that rank 0 knows of waits this much longer, because rank 0 can say who is missing and it
+// cannot.
 constexpr milliseconds kGrace{2000};
 constexpr milliseconds kRetry{5};
 constexpr milliseconds kRepeat{50};
@@ -82,7 +83,9 @@ HostChannel::HostChannel(const LaunchEnvironment& environment)
       job_name_(make_job_name(environment.job_id)),
       socket_(open_socket(job_name_ + std::to_string(environment.rank), environment)) {}
 
-std::string HostChannel::name_of(int rank) const { return job_name_ + std::to_string(rank); }
+std::string HostChannel::name_of(int rank) const {
+  return job_name_ + std::to_string(rank);
+}
 
 void HostChannel::send(int to, const Letter& letter, int descriptor, const Deadline& deadline) {
   static_assert(std::is_trivially_copyable_v<Letter>);
@@ -194,7 +197,8 @@ std::shared_ptr<native::SharedMemory> HostChannel::attend_meeting(std::size_t by
   const Deadline last = Deadline::after(deadline.remaining() + kGrace);
   bool has_reached = false;
   while (true) {
-    // Said again and again: the first may have gone to a group of this job that rank 0 was just about to leave.
+    // Said again and again: the first may have gone to a group of this job that rank 0 was just
+    // about to leave.
     const bool is_sent = socket_.try_send(name_of(0), bytes_of_hello);
     has_reached = has_reached || is_sent;
     auto message = socket_.receive(is_sent ? kRepeat : kRetry);
@@ -224,9 +228,8 @@ std::shared_ptr<native::SharedMemory> HostChannel::accept(native::DatagramSocket
   return native::SharedMemory::map(std::move(message.descriptor), bytes);
 }
 
-std::shared_ptr<native::SharedMemory> HostChannel::share(std::size_t bytes,
-                                                         const Deadline& deadline,
-                                                         const std::function<bool(int)>& can_still_come) {
+std::shared_ptr<native::SharedMemory> HostChannel::share(
+    std::size_t bytes, const Deadline& deadline, const std::function<bool(int)>& can_still_come) {
   if (environment_.rank != 0) {
     while (true) {
       auto message = socket_.receive(kRepeat);

@@ -18,26 +18,30 @@ namespace lockstep {
 
 /// How the ranks of one host meet under their job id, and how rank 0 hands memory to the others.
 ///
-/// Each rank has a Unix datagram socket named after user, job and rank; nothing listens, nothing lies in the file system,
-/// and whatever kills a rank leaves nothing behind. Memory travels as a file descriptor.
-/// Thread-safety: one thread at a time.
+/// Each rank has a Unix datagram socket named after user, job and rank; nothing listens, nothing
+/// lies in the file system, and whatever kills a rank leaves nothing behind. Memory travels as a
+/// file descriptor. Thread-safety: one thread at a time.
 class HostChannel {
  public:
   /// Throws: `LaunchError` when this rank of this job is running already.
   explicit HostChannel(const LaunchEnvironment& environment);
 
-  using Admit = std::function<void(std::byte* memory, int rank, pid_t pid, std::uint64_t pid_namespace)>;
+  using Admit =
+      std::function<void(std::byte* memory, int rank, pid_t pid, std::uint64_t pid_namespace)>;
 
-  /// Returns the same `bytes` of zeroed memory to every rank. Rank 0 makes it and calls `admit` for each rank, itself
-  /// included, before anybody else sees it.
+  /// Returns the same `bytes` of zeroed memory to every rank. Rank 0 makes it and calls `admit` for
+  /// each rank, itself included, before anybody else sees it.
   ///
   /// Collective. Blocks: until all ranks have come.
-  /// Throws: `LaunchError` on every rank that came: somebody did not come (named), world sizes differ, no memory.
-  [[nodiscard]] std::shared_ptr<native::SharedMemory> meet(std::size_t bytes, const Deadline& deadline,
+  /// Throws: `LaunchError` on every rank that came: somebody did not come (named), world sizes
+  /// differ, no memory.
+  [[nodiscard]] std::shared_ptr<native::SharedMemory> meet(std::size_t bytes,
+                                                           const Deadline& deadline,
                                                            const Admit& admit);
 
-  /// The same later on, when all ranks are known to call it. `can_still_come` is asked for rank 0 while others wait.
-  /// Throws: `std::runtime_error` on every rank, with the text of rank 0's error or of the timeout.
+  /// The same later on, when all ranks are known to call it. `can_still_come` is asked for rank 0
+  /// while others wait. Throws: `std::runtime_error` on every rank, with the text of rank 0's error
+  /// or of the timeout.
   [[nodiscard]] std::shared_ptr<native::SharedMemory> share(
       std::size_t bytes, const Deadline& deadline,
       const std::function<bool(int rank)>& can_still_come);
@@ -50,7 +54,8 @@ class HostChannel {
   [[nodiscard]] static Letter parse(const native::DatagramSocket::Message& message);
   [[nodiscard]] static std::shared_ptr<native::SharedMemory> accept(
       native::DatagramSocket::Message& message, std::size_t bytes);
-  [[noreturn]] void throw_missing(const std::vector<bool>& has_come, const Deadline& deadline) const;
+  [[noreturn]] void throw_missing(const std::vector<bool>& has_come,
+                                  const Deadline& deadline) const;
   [[nodiscard]] std::shared_ptr<native::SharedMemory> host_meeting(std::size_t bytes,
                                                                    const Deadline& deadline,
                                                                    const Admit& admit);

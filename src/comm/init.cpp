@@ -3,7 +3,9 @@
 #include <lockstep/core/device.h>
 #include <lockstep/core/error.h>
 #include <lockstep/core/logging.h>
+#include <unistd.h>
 
+#include <chrono>
 #include <string>
 #include <utility>
 
@@ -47,9 +49,15 @@ Backend choose(Backend wanted, const LaunchEnvironment& environment) {
 }  // namespace
 
 std::shared_ptr<ProcessGroup> init_process_group(const ProcessGroupOptions& options) {
-  const LaunchEnvironment environment =
+  LaunchEnvironment environment =
       options.environment() ? *options.environment() : LaunchEnvironment::detect();
   check(environment);
+  // Ranks meet under the job id; somebody alone must not meet others who are.
+  if (environment.world_size == 1 && environment.job_id.empty()) {
+    environment.job_id =
+        "alone " + std::to_string(::getpid()) + " " +
+        std::to_string(std::chrono::steady_clock::now().time_since_epoch().count());
+  }
   TORCH_CHECK(options.timeout().count() > 0, "init_process_group: timeout is ",
               options.timeout().count(), " ms; it must be positive");
   const Backend backend = choose(options.backend(), environment);
@@ -66,6 +74,8 @@ std::shared_ptr<ProcessGroup> init_process_group(const ProcessGroupOptions& opti
   }
 }
 
-c10::Device bind_device(const ProcessGroup& group) { return bind_device(group.local_rank()); }
+c10::Device bind_device(const ProcessGroup& group) {
+  return bind_device(group.local_rank());
+}
 
 }  // namespace lockstep

@@ -22,10 +22,13 @@ constexpr int kTags = 1 << 15;  // the least that every MPI offers
 constexpr std::chrono::microseconds kPollInterval{50};
 constexpr int kPollsBeforeSleep = 200;
 
-int to_int(std::size_t value) { return static_cast<int>(value); }
+int to_int(std::size_t value) {
+  return static_cast<int>(value);
+}
 
-/// The frame: every rank tells every other what it is about to do, then chunk after chunk goes through the steps of the
-/// collective. Point-to-point messages carry the fingerprints, so that a time-out can say who is missing.
+/// The frame: every rank tells every other what it is about to do, then chunk after chunk goes
+/// through the steps of the collective. Point-to-point messages carry the fingerprints, so that a
+/// time-out can say who is missing.
 class MpiOperation : public Operation {
  public:
   MpiOperation(MpiChannels& channels, Fingerprint fingerprint, std::size_t bytes)
@@ -59,8 +62,8 @@ class MpiOperation : public Operation {
     }
   }
 
-  // MPI has no wait with a deadline: look again at once for a while, then with pauses, so that a rank that waits for
-  // long leaves the core to others.
+  // MPI has no wait with a deadline: look again at once for a while, then with pauses, so that a
+  // rank that waits for long leaves the core to others.
   void sleep(std::chrono::nanoseconds limit) final {
     if (++polls_ < kPollsBeforeSleep) {
       std::this_thread::yield();
@@ -87,7 +90,8 @@ class MpiOperation : public Operation {
     std::size_t bytes = 0;
   };
 
-  /// Starts step `step` (0, 1, ...) of a chunk; false when the chunk has no such step, which is when it is complete.
+  /// Starts step `step` (0, 1, ...) of a chunk; false when the chunk has no such step, which is
+  /// when it is complete.
   virtual bool start_step(int step, const Chunk& chunk, native::MpiRequests& requests) = 0;
   /// Largest chunk, in bytes of `bytes_`.
   [[nodiscard]] virtual std::size_t chunk_bytes() const { return kChunkBytes; }
@@ -129,14 +133,6 @@ class MpiOperation : public Operation {
   int polls_ = 0;
 };
 
-Fingerprint make_fingerprint(CollectiveOp op, const at::Tensor& tensor) {
-  Fingerprint print;
-  print.op = op;
-  print.dtype = static_cast<std::uint8_t>(tensor.scalar_type());
-  print.elements = static_cast<std::uint64_t>(tensor.numel());
-  return print;
-}
-
 std::byte* bytes_of(const at::Tensor& tensor) {
   return static_cast<std::byte*>(tensor.data_ptr());
 }
@@ -154,7 +150,7 @@ class MpiAllReduce final : public MpiOperation {
 
  private:
   static Fingerprint fingerprint_of(const at::Tensor& tensor, ReduceOp op) {
-    Fingerprint print = make_fingerprint(CollectiveOp::AllReduce, tensor);
+    Fingerprint print = lockstep::fingerprint_of(CollectiveOp::AllReduce, tensor);
     print.reduce_op = static_cast<std::uint8_t>(op);
     return print;
   }
@@ -164,10 +160,10 @@ class MpiAllReduce final : public MpiOperation {
     if (step == 0) {
       plan(chunk.bytes);
       scratch_.resize(own_bytes() * counts_.size());
-      check_mpi(MPI_Ialltoallv(data_start, counts_.data(), offsets_.data(), MPI_BYTE,
-                               scratch_.data(), own_counts_.data(), own_offsets_.data(), MPI_BYTE,
-                               data(), requests.add()),
-                "MPI_Ialltoallv");
+      check_mpi(
+          MPI_Ialltoallv(data_start, counts_.data(), offsets_.data(), MPI_BYTE, scratch_.data(),
+                         own_counts_.data(), own_offsets_.data(), MPI_BYTE, data(), requests.add()),
+          "MPI_Ialltoallv");
       return true;
     }
     if (step == 1) {
@@ -228,7 +224,7 @@ class MpiBroadcast final : public MpiOperation {
 
  private:
   static Fingerprint fingerprint_of(const at::Tensor& tensor, int root) {
-    Fingerprint print = make_fingerprint(CollectiveOp::Broadcast, tensor);
+    Fingerprint print = lockstep::fingerprint_of(CollectiveOp::Broadcast, tensor);
     print.root = root;
     return print;
   }
@@ -248,7 +244,8 @@ class MpiBroadcast final : public MpiOperation {
 class MpiAllGather final : public MpiOperation {
  public:
   MpiAllGather(MpiChannels& channels, std::vector<at::Tensor> outputs, at::Tensor input)
-      : MpiOperation(channels, make_fingerprint(CollectiveOp::AllGather, input), input.nbytes()),
+      : MpiOperation(channels, lockstep::fingerprint_of(CollectiveOp::AllGather, input),
+                     input.nbytes()),
         outputs_(std::move(outputs)),
         input_(std::move(input)) {}
 
@@ -260,10 +257,10 @@ class MpiAllGather final : public MpiOperation {
   bool start_step(int step, const Chunk& chunk, native::MpiRequests& requests) override {
     if (step == 0) {
       scratch_.resize(chunk.bytes * outputs_.size());
-      check_mpi(MPI_Iallgather(bytes_of(input_) + chunk.start, to_int(chunk.bytes), MPI_BYTE,
-                               scratch_.data(), to_int(chunk.bytes), MPI_BYTE, data(),
-                               requests.add()),
-                "MPI_Iallgather");
+      check_mpi(
+          MPI_Iallgather(bytes_of(input_) + chunk.start, to_int(chunk.bytes), MPI_BYTE,
+                         scratch_.data(), to_int(chunk.bytes), MPI_BYTE, data(), requests.add()),
+          "MPI_Iallgather");
       return true;
     }
     for (std::size_t peer = 0; peer < outputs_.size(); ++peer) {

@@ -7,8 +7,8 @@
 
 namespace lockstep {
 
-/// Ranks of one `MPI_COMM_WORLD`, on any hosts. CPU tensors. A build without MPI has the same function; it throws.
-/// Collective. Throws: `LaunchError`.
+/// Ranks of one `MPI_COMM_WORLD`, on any hosts. CPU tensors. A build without MPI has the same
+/// function; it throws. Collective. Throws: `LaunchError`.
 [[nodiscard]] std::shared_ptr<ProcessGroup> make_mpi_process_group(
     const LaunchEnvironment& environment, std::chrono::milliseconds timeout);
 

@@ -6,7 +6,8 @@
 
 namespace lockstep {
 
-/// Why an operation cannot go on. Operations throw it; the queue adds where and when, and throws the public type.
+/// Why an operation cannot go on. Operations throw it; the queue adds where and when, and throws
+/// the public type.
 struct OperationFailure {
   enum class Kind { Mismatch, PeerLost, Backend };
   Kind kind;
@@ -16,10 +17,10 @@ struct OperationFailure {
 
 /// One collective on one backend, as a machine that is pushed forward from calls into the group.
 ///
-/// The queue calls `try_start` in the order of the collectives, and of a later one only after all earlier ones have
-/// returned true: so all ranks announce their collectives in the same order, and can announce several at once.
-/// `try_finish` is called on the oldest one only.
-/// Thread-safety: one thread at a time.
+/// The queue calls `try_start` in the order of the collectives, and of a later one only after all
+/// earlier ones have returned true: so all ranks announce their collectives in the same order, and
+/// can announce several at once. `try_finish` is called on the oldest one only. Thread-safety: one
+/// thread at a time.
 class Operation {
  public:
   virtual ~Operation() = default;
@@ -28,7 +29,8 @@ class Operation {
   /// `is_oldest`: every earlier operation is complete.
   virtual bool try_start(bool is_oldest) = 0;
 
-  /// Does this rank's part as far as the others' allow. True when the operation is complete. Never blocks.
+  /// Does this rank's part as far as the others' allow. True when the operation is complete. Never
+  /// blocks.
   virtual bool try_finish() = 0;
 
   /// Sleeps until `try_finish` may get further, or `limit` has passed.

@@ -8,7 +8,8 @@
 namespace lockstep {
 namespace {
 
-// How long a sleeping rank may take to notice a peer's death. Far below the second that mpirun leaves the survivors.
+// How long a sleeping rank may take to notice a peer's death. Far below the second that mpirun
+// leaves the survivors.
 constexpr std::chrono::milliseconds kHealthInterval{20};
 
 std::string seconds_text(std::chrono::duration<double> duration) {
@@ -125,7 +126,8 @@ void OperationQueue::fail(const std::exception_ptr& failure) noexcept {
     text = error.what();
   } catch (...) {
   }
-  // The operations stay: peers may still read memory that they own, and their tensors must not be reused meanwhile.
+  // The operations stay: peers may still read memory that they own, and their tensors must not be
+  // reused meanwhile.
   on_failure_(text);
 }
 

@@ -22,7 +22,8 @@ namespace lockstep {
 /// Thread-safety: one thread at a time.
 class OperationQueue {
  public:
-  /// `on_failure` is called once, with the text of the first failure, so that the backend can tell the other ranks.
+  /// `on_failure` is called once, with the text of the first failure, so that the backend can tell
+  /// the other ranks.
   OperationQueue(CommContext context, std::function<void(const std::string&)> on_failure);
 
   /// Returns the ticket by which the caller asks for this operation.
@@ -35,8 +36,8 @@ class OperationQueue {
   [[nodiscard]] bool is_done(std::uint64_t ticket) const noexcept { return ticket < done_; }
   [[nodiscard]] const std::exception_ptr& failure() const noexcept { return failure_; }
 
-  /// Blocks: until the operation is done, something failed, or the deadline (its own, or `timeout` from now) passed.
-  /// Throws: the queue's failure.
+  /// Blocks: until the operation is done, something failed, or the deadline (its own, or `timeout`
+  /// from now) passed. Throws: the queue's failure.
   void wait(std::uint64_t ticket, std::optional<std::chrono::milliseconds> timeout);
 
   [[nodiscard]] std::uint64_t pushed() const noexcept { return done_ + entries_.size(); }

@@ -24,6 +24,13 @@ void check_tensor(const at::Tensor& tensor, const char* op, const char* name) {
               " has strides ", tensor.strides(), "; it must fill its memory without gaps");
 }
 
+// Where ranks' tensors may have different strides, memory order says nothing.
+void check_contiguous(const at::Tensor& tensor, const char* op, const char* name) {
+  check_tensor(tensor, op, name);
+  TORCH_CHECK(tensor.is_contiguous(), op, ": ", name, " of sizes ", tensor.sizes(), " has strides ",
+              tensor.strides(), "; it must be contiguous");
+}
+
 }  // namespace
 
 ProcessGroup::ProcessGroup(Backend backend, LaunchEnvironment environment,
@@ -33,8 +40,8 @@ ProcessGroup::ProcessGroup(Backend backend, LaunchEnvironment environment,
   context.backend = to_string(backend_);
   context.rank = rank();
   context.world_size = size();
-  queue_ = std::make_unique<OperationQueue>(
-      std::move(context), [this](const std::string& reason) { abandon(reason); });
+  queue_ = std::make_unique<OperationQueue>(std::move(context),
+                                            [this](const std::string& reason) { abandon(reason); });
 }
 
 ProcessGroup::~ProcessGroup() = default;
@@ -64,17 +71,15 @@ Work ProcessGroup::all_reduce(const at::Tensor& tensor, ReduceOp op) {
 Work ProcessGroup::broadcast(const at::Tensor& tensor, int root) {
   check_open("broadcast");
   check_tensor(tensor, "broadcast", "the tensor");
-  TORCH_CHECK(root >= 0 && root < size(), "broadcast: root is ", root, "; this group has ranks 0 to ",
-              size() - 1);
+  TORCH_CHECK(root >= 0 && root < size(), "broadcast: root is ", root,
+              "; this group has ranks 0 to ", size() - 1);
   return start(tensor.numel() == 0 ? make_barrier() : make_broadcast(tensor, root), "broadcast");
 }
 
 Work ProcessGroup::all_gather(const at::Tensor& output, const at::Tensor& input) {
   check_open("all_gather");
-  check_tensor(output, "all_gather", "the output");
-  check_tensor(input, "all_gather", "the input");
-  TORCH_CHECK(output.is_contiguous(), "all_gather: the output of sizes ", output.sizes(),
-              " has strides ", output.strides(), "; it must be contiguous");
+  check_contiguous(output, "all_gather", "the output");
+  check_contiguous(input, "all_gather", "the input");
   TORCH_CHECK(output.numel() == input.numel() * size(), "all_gather: the output has ",
               output.numel(), " elements; ", size(), " ranks with ", input.numel(),
               " elements each need ", input.numel() * size());
@@ -83,17 +88,16 @@ Work ProcessGroup::all_gather(const at::Tensor& output, const at::Tensor& input)
 
 Work ProcessGroup::all_gather(const std::vector<at::Tensor>& outputs, const at::Tensor& input) {
   check_open("all_gather");
-  check_tensor(input, "all_gather", "the input");
+  check_contiguous(input, "all_gather", "the input");
   TORCH_CHECK(outputs.size() == static_cast<std::size_t>(size()), "all_gather: ", outputs.size(),
               " outputs for ", size(), " ranks");
   for (const auto& output : outputs) {
-    check_tensor(output, "all_gather", "an output");
+    check_contiguous(output, "all_gather", "an output");
     TORCH_CHECK(output.numel() == input.numel() && output.scalar_type() == input.scalar_type(),
-                "all_gather: an output has ", output.numel(), " elements of ",
-                output.scalar_type(), ", the input ", input.numel(), " of ", input.scalar_type());
+                "all_gather: an output has ", output.numel(), " elements of ", output.scalar_type(),
+                ", the input ", input.numel(), " of ", input.scalar_type());
   }
-  return start(input.numel() == 0 ? make_barrier() : make_all_gather(outputs, input),
-               "all_gather");
+  return start(input.numel() == 0 ? make_barrier() : make_all_gather(outputs, input), "all_gather");
 }
 
 void ProcessGroup::barrier() {
@@ -128,7 +132,9 @@ void ProcessGroup::close() {
   release();
 }
 
-void ProcessGroup::progress() noexcept { queue_->progress(); }
+void ProcessGroup::progress() noexcept {
+  queue_->progress();
+}
 
 void ProcessGroup::wait_for(std::uint64_t ticket,
                             std::optional<std::chrono::milliseconds> timeout) {
@@ -158,9 +164,17 @@ CommContext ProcessGroup::context_for(const char* op) const {
 Work::Work(std::shared_ptr<ProcessGroup> group, std::uint64_t ticket)
     : group_(std::move(group)), ticket_(ticket) {}
 
-void Work::wait() { group_->wait_for(ticket_, std::nullopt); }
-void Work::wait(std::chrono::milliseconds timeout) { group_->wait_for(ticket_, timeout); }
-bool Work::is_completed() { return group_->is_completed(ticket_); }
-std::exception_ptr Work::exception() { return group_->exception_of(ticket_); }
+void Work::wait() {
+  group_->wait_for(ticket_, std::nullopt);
+}
+void Work::wait(std::chrono::milliseconds timeout) {
+  group_->wait_for(ticket_, timeout);
+}
+bool Work::is_completed() {
+  return group_->is_completed(ticket_);
+}
+std::exception_ptr Work::exception() {
+  return group_->exception_of(ticket_);
+}
 
 }  // namespace lockstep

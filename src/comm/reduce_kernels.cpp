@@ -10,9 +10,10 @@
 #include <cstdint>
 #include <type_traits>
 
-// The same loops, compiled once for each vector width and chosen when the program starts. Each element sees the same
-// operations in every copy (no contraction into fused multiply-add: see CMakeLists.txt), so the bits are the same.
-// Sanitizers instrument the choosing function, which runs before they are ready.
+// The same loops, compiled once for each vector width and chosen when the program starts. Each
+// element sees the same operations in every copy (no contraction into fused multiply-add: see
+// CMakeLists.txt), so the bits are the same. Sanitizers instrument the choosing function, which
+// runs before they are ready.
 #if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 #define LOCKSTEP_VECTORISED __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
@@ -76,10 +77,11 @@ template <typename T, ReduceOp op>
 using Kernel = void (*)(const void* const*, std::size_t, void* const*, std::size_t, std::size_t);
 
 // target_clones does not work on templates, hence one plain function for each pair.
-#define LOCKSTEP_KERNEL(T, name, op)                                                              \
-  LOCKSTEP_VECTORISED void name(const void* const* inputs, std::size_t ranks, void* const* outputs, \
-                                std::size_t output_count, std::size_t elements) {                 \
-    reduce_blocks<T, op>(inputs, ranks, outputs, output_count, elements);                         \
+#define LOCKSTEP_KERNEL(T, name, op)                                            \
+  LOCKSTEP_VECTORISED void name(const void* const* inputs, std::size_t ranks,   \
+                                void* const* outputs, std::size_t output_count, \
+                                std::size_t elements) {                         \
+    reduce_blocks<T, op>(inputs, ranks, outputs, output_count, elements);       \
   }
 #define LOCKSTEP_INTEGER_KERNELS(T, name)       \
   LOCKSTEP_KERNEL(T, sum_##name, ReduceOp::Sum) \
@@ -104,16 +106,20 @@ struct Row {
   Kernel sum, avg, min, max;
 };
 
-#define LOCKSTEP_FLOATING_ROW(dtype, name) \
-  Row { at::dtype, sum_##name, avg_##name, min_##name, max_##name }
-#define LOCKSTEP_INTEGER_ROW(dtype, name) \
-  Row { at::dtype, sum_##name, nullptr, min_##name, max_##name }
+#define LOCKSTEP_FLOATING_ROW(dtype, name)                    \
+  Row {                                                       \
+    at::dtype, sum_##name, avg_##name, min_##name, max_##name \
+  }
+#define LOCKSTEP_INTEGER_ROW(dtype, name)                  \
+  Row {                                                    \
+    at::dtype, sum_##name, nullptr, min_##name, max_##name \
+  }
 
 const std::array kTable{
-    LOCKSTEP_FLOATING_ROW(kFloat, f32),   LOCKSTEP_FLOATING_ROW(kDouble, f64),
-    LOCKSTEP_FLOATING_ROW(kHalf, f16),    LOCKSTEP_FLOATING_ROW(kBFloat16, bf16),
-    LOCKSTEP_INTEGER_ROW(kChar, i8),      LOCKSTEP_INTEGER_ROW(kByte, u8),
-    LOCKSTEP_INTEGER_ROW(kShort, i16),    LOCKSTEP_INTEGER_ROW(kInt, i32),
+    LOCKSTEP_FLOATING_ROW(kFloat, f32), LOCKSTEP_FLOATING_ROW(kDouble, f64),
+    LOCKSTEP_FLOATING_ROW(kHalf, f16),  LOCKSTEP_FLOATING_ROW(kBFloat16, bf16),
+    LOCKSTEP_INTEGER_ROW(kChar, i8),    LOCKSTEP_INTEGER_ROW(kByte, u8),
+    LOCKSTEP_INTEGER_ROW(kShort, i16),  LOCKSTEP_INTEGER_ROW(kInt, i32),
     LOCKSTEP_INTEGER_ROW(kLong, i64),
 };
 
@@ -136,7 +142,9 @@ Kernel find_kernel(at::ScalarType dtype, ReduceOp op) {
 
 }  // namespace
 
-bool can_reduce(at::ScalarType dtype, ReduceOp op) { return find_kernel(dtype, op) != nullptr; }
+bool can_reduce(at::ScalarType dtype, ReduceOp op) {
+  return find_kernel(dtype, op) != nullptr;
+}
 
 void reduce_ranks(at::ScalarType dtype, ReduceOp op, std::span<const void* const> inputs,
                   std::span<void* const> outputs, std::size_t elements) {

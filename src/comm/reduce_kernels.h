@@ -12,11 +12,12 @@ namespace lockstep {
 /// Whether `reduce_ranks` handles this combination.
 [[nodiscard]] bool can_reduce(at::ScalarType dtype, ReduceOp op);
 
-/// Combines `inputs` in their order (so: in rank order), element by element, and writes the result to every output.
-/// Half and BFloat16 are accumulated in float and rounded once. The result does not depend on the machine's vector
-/// width, nor on how a caller cuts a tensor into pieces.
+/// Combines `inputs` in their order (so: in rank order), element by element, and writes the result
+/// to every output. Half and BFloat16 are accumulated in float and rounded once. The result does
+/// not depend on the machine's vector width, nor on how a caller cuts a tensor into pieces.
 ///
-/// Shapes: all pointers refer to `elements` elements. An output may be one of the inputs, but not overlap one partly.
+/// Shapes: all pointers refer to `elements` elements. An output may be one of the inputs, but not
+/// overlap one partly.
 void reduce_ranks(at::ScalarType dtype, ReduceOp op, std::span<const void* const> inputs,
                   std::span<void* const> outputs, std::size_t elements);
 

@@ -13,7 +13,8 @@ void SharedMemoryOperation::arrive() {
 
 bool SharedMemoryOperation::try_start(bool is_oldest) {
   if (arrived_rounds_ == 0) {
-    // In group memory nothing is in the way, so that several buckets can be offered while earlier ones are under way.
+    // In group memory nothing is in the way, so that several buckets can be offered while earlier
+    // ones are under way.
     if (!is_oldest && (shape_.is_staged || !transport_.rounds().can_arrive())) return false;
     arrive();
   }

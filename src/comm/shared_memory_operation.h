@@ -9,8 +9,9 @@
 
 namespace lockstep {
 
-/// The frame of all collectives on shared memory: one or more rounds, in each of which this rank offers its data,
-/// compares fingerprints when all have arrived, does its part, and where others need that part waits for theirs.
+/// The frame of all collectives on shared memory: one or more rounds, in each of which this rank
+/// offers its data, compares fingerprints when all have arrived, does its part, and where others
+/// need that part waits for theirs.
 class SharedMemoryOperation : public Operation {
  public:
   bool try_start(bool is_oldest) final;
@@ -22,12 +23,12 @@ class SharedMemoryOperation : public Operation {
  protected:
   struct Shape {
     std::uint64_t rounds = 1;
-    bool is_staged = true;      ///< passes through the slots: needs its turn
-    bool is_two_phase = false;  ///< others read what this rank wrote in `act`, or this rank's input until then
+    bool is_staged = true;  ///< passes through the slots: needs its turn
+    bool is_two_phase =
+        false;  ///< others read what this rank wrote in `act`, or this rank's input until then
   };
 
-  SharedMemoryOperation(SharedMemoryTransport& transport, Fingerprint fingerprint,
-                        Shape shape)
+  SharedMemoryOperation(SharedMemoryTransport& transport, Fingerprint fingerprint, Shape shape)
       : transport_(transport), fingerprint_(fingerprint), shape_(shape) {}
 
   virtual void offer(std::uint64_t /*round*/) {}     ///< before arriving

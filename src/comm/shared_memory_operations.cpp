@@ -20,7 +20,8 @@ struct Range {
   std::size_t count = 0;
 };
 
-/// The part of `count` elements that falls to `rank`; shares begin on cache lines, so that no two ranks write one.
+/// The part of `count` elements that falls to `rank`; shares begin on cache lines, so that no two
+/// ranks write one.
 Range share_of(std::size_t count, std::size_t element_bytes, int rank, int world_size) {
   const std::size_t step = std::max<std::size_t>(1, kCacheLine / element_bytes);
   const std::size_t lines = (count + step - 1) / step;
@@ -29,14 +30,6 @@ Range share_of(std::size_t count, std::size_t element_bytes, int rank, int world
   const std::size_t start = std::min(count, lines * own / ranks * step);
   const std::size_t end = std::min(count, lines * (own + 1) / ranks * step);
   return {start, end - start};
-}
-
-Fingerprint make_fingerprint(CollectiveOp op, const at::Tensor& tensor) {
-  Fingerprint print;
-  print.op = op;
-  print.dtype = static_cast<std::uint8_t>(tensor.scalar_type());
-  print.elements = static_cast<std::uint64_t>(tensor.numel());
-  return print;
 }
 
 std::size_t element_bytes(const at::Tensor& tensor) {
@@ -70,8 +63,8 @@ class InPlaceAllReduce final : public SharedMemoryOperation {
 
  private:
   static Fingerprint fingerprint_of(const at::Tensor& tensor, ReduceOp op,
-                                         const SharedMemoryTransport::Place& place) {
-    Fingerprint print = make_fingerprint(CollectiveOp::AllReduce, tensor);
+                                    const SharedMemoryTransport::Place& place) {
+    Fingerprint print = lockstep::fingerprint_of(CollectiveOp::AllReduce, tensor);
     print.reduce_op = static_cast<std::uint8_t>(op);
     print.placement = 1;
     print.place = place.number;
@@ -109,7 +102,7 @@ class StagedAllReduce final : public SharedMemoryOperation {
 
  private:
   static Fingerprint fingerprint_of(const at::Tensor& tensor, ReduceOp op) {
-    Fingerprint print = make_fingerprint(CollectiveOp::AllReduce, tensor);
+    Fingerprint print = lockstep::fingerprint_of(CollectiveOp::AllReduce, tensor);
     print.reduce_op = static_cast<std::uint8_t>(op);
     return print;
   }
@@ -140,8 +133,7 @@ class StagedAllReduce final : public SharedMemoryOperation {
     const Range chunk = chunk_of(tensor_, transport(), round);
     const std::size_t element = element_bytes(tensor_);
     for (int rank = 0; rank < transport().world_size(); ++rank) {
-      const Range share =
-          share_of(chunk.count / element, element, rank, transport().world_size());
+      const Range share = share_of(chunk.count / element, element, rank, transport().world_size());
       std::memcpy(bytes_of(tensor_) + chunk.start + share.start * element,
                   slot(rank) + share.start * element, share.count * element);
     }
@@ -163,7 +155,7 @@ class StagedBroadcast final : public SharedMemoryOperation {
 
  private:
   static Fingerprint fingerprint_of(const at::Tensor& tensor, int root) {
-    Fingerprint print = make_fingerprint(CollectiveOp::Broadcast, tensor);
+    Fingerprint print = lockstep::fingerprint_of(CollectiveOp::Broadcast, tensor);
     print.root = root;
     return print;
   }
@@ -189,7 +181,7 @@ class StagedAllGather final : public SharedMemoryOperation {
   StagedAllGather(SharedMemoryTransport& transport, std::vector<at::Tensor> outputs,
                   at::Tensor input)
       : SharedMemoryOperation(
-            transport, make_fingerprint(CollectiveOp::AllGather, input),
+            transport, lockstep::fingerprint_of(CollectiveOp::AllGather, input),
             {.rounds = chunks_of(input, transport), .is_staged = true, .is_two_phase = false}),
         outputs_(std::move(outputs)),
         input_(std::move(input)) {}

@@ -10,12 +10,13 @@ namespace lockstep {
 
 SharedMemoryProcessGroup::SharedMemoryProcessGroup(const LaunchEnvironment& environment,
                                                    std::chrono::milliseconds timeout)
-    : ProcessGroup(Backend::SharedMemory, environment, timeout), channel_(std::in_place, environment) {
-  auto control = channel_->meet(
-      SharedMemoryTransport::control_bytes(size()), Deadline::after(timeout),
-      [this](std::byte* memory, int rank, pid_t pid, std::uint64_t pid_namespace) {
-        SharedMemoryRounds(memory, 0, size()).admit(rank, pid, pid_namespace);
-      });
+    : ProcessGroup(Backend::SharedMemory, environment, timeout),
+      channel_(std::in_place, environment) {
+  auto control =
+      channel_->meet(SharedMemoryTransport::control_bytes(size()), Deadline::after(timeout),
+                     [this](std::byte* memory, int rank, pid_t pid, std::uint64_t pid_namespace) {
+                       SharedMemoryRounds(memory, 0, size()).admit(rank, pid, pid_namespace);
+                     });
   control->close_descriptor();
   transport_ = std::make_unique<SharedMemoryTransport>(std::move(control), rank(), size());
   transport_->rounds().watch_peers();
@@ -50,8 +51,8 @@ ProcessGroup::Memory SharedMemoryProcessGroup::allocate_bytes(std::size_t bytes)
   std::size_t all = 0;
   std::shared_ptr<native::SharedMemory> memory;
   try {
-    TORCH_CHECK(!__builtin_mul_overflow(block, static_cast<std::size_t>(size()), &all), "allocate: ",
-                bytes, " bytes on ", size(), " ranks are too large");
+    TORCH_CHECK(!__builtin_mul_overflow(block, static_cast<std::size_t>(size()), &all),
+                "allocate: ", bytes, " bytes on ", size(), " ranks are too large");
     memory = channel_->share(all, Deadline::after(timeout()), [this](int other) {
       return transport_->rounds().can_still_come(other);
     });

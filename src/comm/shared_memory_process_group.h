@@ -29,7 +29,8 @@ class SharedMemoryProcessGroup final : public ProcessGroup {
   void release() override;
   void abandon(const std::string& reason) noexcept override;
 
-  std::optional<HostChannel> channel_;  // until close: a next group of this job meets under the same names
+  std::optional<HostChannel>
+      channel_;  // until close: a next group of this job meets under the same names
   std::unique_ptr<SharedMemoryTransport> transport_;
 };
 

@@ -14,10 +14,12 @@
 namespace lockstep {
 namespace {
 
-// An entry may be overwritten when everybody has read it. A rank that arrives at round r has completed round
-// r - kMaxAhead, which everybody then had arrived at, having completed (so, read) round r - 2 * kMaxAhead.
+// An entry may be overwritten when everybody has read it. A rank that arrives at round r has
+// completed round r - kMaxAhead, which everybody then had arrived at, having completed (so, read)
+// round r - 2 * kMaxAhead.
 constexpr std::size_t kRing = 2 * SharedMemoryRounds::kMaxAhead;
-constexpr int kSpins = 2000;  // some 20 us: longer than a hand-over between running ranks, shorter than a sleep hurts
+constexpr int kSpins =
+    2000;  // some 20 us: longer than a hand-over between running ranks, shorter than a sleep hurts
 
 void pause() {
 #if defined(__x86_64__)
@@ -41,8 +43,8 @@ int usable_cores() {
 
 // What the owner writes in every round, and what sleepers write, lie on different cache lines.
 struct alignas(64) SharedMemoryRounds::RankBlock {
-  std::atomic<std::uint32_t> arrived{0};   // written by the owner
-  std::atomic<std::uint32_t> finished{0};  // written by the owner
+  std::atomic<std::uint32_t> arrived{0};               // written by the owner
+  std::atomic<std::uint32_t> finished{0};              // written by the owner
   alignas(64) std::atomic<std::uint32_t> sleepers{0};  // ranks that sleep on one of the two
   alignas(64) std::atomic<RankState> state{RankState::Joining};
   std::int32_t pid = 0;
@@ -83,7 +85,8 @@ void SharedMemoryRounds::watch_peers() {
 }
 
 void SharedMemoryRounds::publish(std::atomic<std::uint32_t>& counter, std::uint32_t value) const {
-  // Sequentially consistent with the sleeper's increment and second look: one of the two sees the other.
+  // Sequentially consistent with the sleeper's increment and second look: one of the two sees the
+  // other.
   counter.store(value, std::memory_order_seq_cst);
   if (block(rank_).sleepers.load(std::memory_order_seq_cst) != 0) native::futex_wake_all(counter);
 }

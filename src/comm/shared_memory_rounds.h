@@ -13,12 +13,14 @@
 
 namespace lockstep {
 
-/// How ranks of one host stay in step: two counters a rank in shared memory, and futexes to sleep on.
+/// How ranks of one host stay in step: two counters a rank in shared memory, and futexes to sleep
+/// on.
 ///
-/// A round is one exchange. Every rank *arrives* (its data may be read), then, when all have arrived, does its part and
-/// *finishes* (its part may be read, its input may be overwritten). Both counters only grow, and each has one writer, so
-/// nothing can be lost and no lock can be left behind by a rank that dies. A rank may arrive at up to
-/// `kMaxAhead` rounds before it has completed the first of them.
+/// A round is one exchange. Every rank *arrives* (its data may be read), then, when all have
+/// arrived, does its part and *finishes* (its part may be read, its input may be overwritten). Both
+/// counters only grow, and each has one writer, so nothing can be lost and no lock can be left
+/// behind by a rank that dies. A rank may arrive at up to `kMaxAhead` rounds before it has
+/// completed the first of them.
 ///
 /// Holds no torch and no names; ranks can be processes or threads.
 /// Thread-safety: one thread a rank.
@@ -29,7 +31,8 @@ class SharedMemoryRounds {
 
   [[nodiscard]] static std::size_t bytes_needed(int world_size);
 
-  /// `control` is zeroed shared memory of `bytes_needed` bytes, aligned to 64; it must outlive this object.
+  /// `control` is zeroed shared memory of `bytes_needed` bytes, aligned to 64; it must outlive this
+  /// object.
   SharedMemoryRounds(std::byte* control, int rank, int world_size);
 
   /// Enters a rank; done by rank 0 for all ranks before the others get to see the memory.
@@ -53,11 +56,13 @@ class SharedMemoryRounds {
   /// Everything that this rank had to do or wait for in its oldest open round is done.
   void complete() noexcept { ++completed_; }
 
-  /// Sleep until a rank that is behind moves, for at most `limit`; first spins a little where cores are free.
+  /// Sleep until a rank that is behind moves, for at most `limit`; first spins a little where cores
+  /// are free.
   void sleep_until_arrived(std::uint64_t round, std::chrono::nanoseconds limit) const;
   void sleep_until_finished(std::uint64_t round, std::chrono::nanoseconds limit) const;
 
-  /// This rank needs nobody any more (`Closed`), or gave up (`Left`, with the reason). Wakes all who wait for it.
+  /// This rank needs nobody any more (`Closed`), or gave up (`Left`, with the reason). Wakes all
+  /// who wait for it.
   void leave(RankState state, const std::string& reason) noexcept;
   [[nodiscard]] RankState state(int rank) const;
   [[nodiscard]] std::string reason_of(int rank) const;

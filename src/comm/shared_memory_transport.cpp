@@ -9,10 +9,13 @@ namespace {
 
 constexpr std::size_t kPage = 4096;
 constexpr std::size_t kLargestSlot = std::size_t{1} << 20;
-// A host with many ranks must not need more than containers usually have in /dev/shm (64 MiB) just to start.
+// A host with many ranks must not need more than containers usually have in /dev/shm (64 MiB) just
+// to start.
 constexpr std::size_t kAllSlots = std::size_t{32} << 20;
 
-std::size_t round_up(std::size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
+std::size_t round_up(std::size_t bytes) {
+  return (bytes + kPage - 1) / kPage * kPage;
+}
 
 std::size_t slot_bytes_for(int world_size) {
   const std::size_t share = kAllSlots / (2 * static_cast<std::size_t>(world_size)) / kPage * kPage;

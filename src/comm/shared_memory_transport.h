@@ -14,8 +14,8 @@
 
 namespace lockstep {
 
-/// What the operations of one shared-memory group work with: the rounds, the staging slots for ordinary tensors, and
-/// the group memory that tensors of `ProcessGroup::allocate` lie in.
+/// What the operations of one shared-memory group work with: the rounds, the staging slots for
+/// ordinary tensors, and the group memory that tensors of `ProcessGroup::allocate` lie in.
 ///
 /// Thread-safety: as the group's.
 class SharedMemoryTransport {
@@ -30,8 +30,8 @@ class SharedMemoryTransport {
   [[nodiscard]] int world_size() const noexcept { return rounds_.world_size(); }
 
   // --- staging: ordinary tensors pass through slots, a chunk at a time ---
-  // Two slots take turns. Whoever fills one for chunk k has completed chunk k - 1, at which everybody had arrived after
-  // completing chunk k - 2, the last to use that slot.
+  // Two slots take turns. Whoever fills one for chunk k has completed chunk k - 1, at which
+  // everybody had arrived after completing chunk k - 2, the last to use that slot.
   [[nodiscard]] std::size_t slot_bytes() const noexcept { return slot_bytes_; }
   [[nodiscard]] std::byte* slot(int rank, std::uint64_t turn) const;
   [[nodiscard]] std::uint64_t next_turn() noexcept { return turn_++; }
@@ -40,8 +40,9 @@ class SharedMemoryTransport {
   struct Place {
     std::shared_ptr<native::SharedMemory> memory;
     std::size_t block_bytes = 0;
-    std::size_t offset = 0;   ///< within a block
-    std::uint64_t number = 0;  ///< the piece's number and the offset: the same on all ranks for the same place
+    std::size_t offset = 0;  ///< within a block
+    std::uint64_t number =
+        0;  ///< the piece's number and the offset: the same on all ranks for the same place
 
     [[nodiscard]] std::byte* of(int rank) const {
       return memory->data() + static_cast<std::size_t>(rank) * block_bytes + offset;
@@ -49,7 +50,8 @@ class SharedMemoryTransport {
   };
 
   [[nodiscard]] static std::size_t block_bytes_for(std::size_t bytes);
-  /// Enters a piece; returns this rank's block, whose lifetime the caller's reference to `memory` governs.
+  /// Enters a piece; returns this rank's block, whose lifetime the caller's reference to `memory`
+  /// governs.
   [[nodiscard]] std::byte* add_group_memory(std::shared_ptr<native::SharedMemory> memory,
                                             std::size_t block_bytes);
   /// Where the tensor lies, when it lies in this rank's block of a piece.

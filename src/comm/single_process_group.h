@@ -5,7 +5,8 @@
 
 namespace lockstep {
 
-/// A world of one: every collective is complete when it returns, so that programs need no second path.
+/// A world of one: every collective is complete when it returns, so that programs need no second
+/// path.
 class SingleProcessGroup final : public ProcessGroup {
  public:
   SingleProcessGroup(LaunchEnvironment environment, std::chrono::milliseconds timeout);

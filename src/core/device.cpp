@@ -7,7 +7,8 @@ namespace lockstep {
 
 c10::Device bind_device(int local_rank) {
   TORCH_CHECK(local_rank >= 0, "bind_device: local_rank is ", local_rank, "; it must be 0 or more");
-  // Through ATen's hooks: they say "no CUDA" where libtorch_cuda is not loaded, so that one source serves both builds.
+  // Through ATen's hooks: they say "no CUDA" where libtorch_cuda is not loaded, so that one source
+  // serves both builds.
   if (!at::hasCUDA()) return c10::Device(c10::kCPU);
   const auto count = at::detail::getCUDAHooks().deviceCount();
   if (count == 0) return c10::Device(c10::kCPU);

@@ -10,7 +10,8 @@
 namespace lockstep {
 namespace {
 
-/// The variables by which one launcher tells a process its place. Empty names: the launcher has none.
+/// The variables by which one launcher tells a process its place. Empty names: the launcher has
+/// none.
 struct Launcher {
   const char* name;
   const char* rank;
@@ -20,14 +21,14 @@ struct Launcher {
   const char* step_size = "";
 };
 
-// Slurm comes last: inside an allocation its variables are set for every process, whoever started it.
+// Slurm comes last: inside an allocation its variables are set for every process, whoever started
+// it.
 constexpr std::array<Launcher, 4> kLaunchers{{
     {"Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK",
      "OMPI_COMM_WORLD_LOCAL_SIZE"},
     {"MPICH", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"},
     {"torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"},
-    {"Slurm", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "",
-     "SLURM_STEP_NUM_TASKS"},
+    {"Slurm", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "", "SLURM_STEP_NUM_TASKS"},
 }};
 
 constexpr int kMaxRanks = 1 << 20;
@@ -110,7 +111,8 @@ int slurm_local_size(const Reader& reader) {
 std::string job_id(const Launcher& launcher, const Reader& reader) {
   const std::string name = launcher.name;
   if (name == "Open MPI") {
-    // The namespace alone is a short hash; the address of mpirun itself makes it unique on this host.
+    // The namespace alone is a short hash; the address of mpirun itself makes it unique on this
+    // host.
     return "openmpi " + reader.text("PMIX_NAMESPACE") + " " + reader.text("OMPI_MCA_orte_hnp_uri");
   }
   if (name == "Slurm") {
@@ -133,9 +135,8 @@ LaunchEnvironment read(const Launcher& launcher, const Reader& reader) {
   result.rank = reader.number(launcher.rank, 0, result.world_size - 1);
   const bool is_slurm = result.launcher == "Slurm";
   const auto local_size =
-      is_slurm ? (reader.text("SLURM_STEP_TASKS_PER_NODE").empty()
-                      ? std::optional<int>()
-                      : slurm_local_size(reader))
+      is_slurm ? (reader.text("SLURM_STEP_TASKS_PER_NODE").empty() ? std::optional<int>()
+                                                                   : slurm_local_size(reader))
                : reader.optional_number(launcher.local_size, 1, result.world_size);
   // Without a word about hosts, all ranks are taken to be on this one.
   result.local_size = local_size.value_or(result.world_size);

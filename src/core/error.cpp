@@ -22,7 +22,6 @@ std::string describe(const CommContext& context, const std::string& reason,
 LaunchError::LaunchError(const std::string& message) : DistError(message) {}
 
 CommError::CommError(CommContext context, const std::string& reason, const std::string& hint)
-    : DistBackendError(describe(context, reason, hint)),
-      context_(std::move(context)) {}
+    : DistBackendError(describe(context, reason, hint)), context_(std::move(context)) {}
 
 }  // namespace lockstep

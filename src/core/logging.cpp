@@ -21,7 +21,8 @@ Level level_from_environment() {
   return Level::Warning;
 }
 
-// Where log lines go is the one setting of a process as a whole; no group, model or loader keeps state here.
+// Where log lines go is the one setting of a process as a whole; no group, model or loader keeps
+// state here.
 struct Settings {
   std::mutex mutex;
   Sink sink;                               // guarded by mutex
@@ -29,11 +30,13 @@ struct Settings {
 };
 
 Settings& settings() {
-  static auto* instance = new Settings;  // never destroyed: destructors of other statics may still log
+  static auto* instance =
+      new Settings;  // never destroyed: destructors of other statics may still log
   return *instance;
 }
 
-// One write(2) a line, so that the lines of several ranks do not mix. A lost log line is no reason to fail.
+// One write(2) a line, so that the lines of several ranks do not mix. A lost log line is no reason
+// to fail.
 void write_to_stderr(Level level, std::string_view message) {
   std::string line = "lockstep ";
   line.append(kNames[static_cast<std::size_t>(level)]).append(": ").append(message).push_back('\n');

@@ -26,7 +26,8 @@ NamedTensors with_gradient(const torch::nn::Module& module) {
   for (const auto& item : module.named_parameters()) {
     const torch::Tensor& parameter = item.value();
     if (!parameter.requires_grad() || parameter.numel() == 0) continue;
-    if (seen.insert(parameter.unsafeGetTensorImpl()).second) list.emplace_back(item.key(), parameter);
+    if (seen.insert(parameter.unsafeGetTensorImpl()).second)
+      list.emplace_back(item.key(), parameter);
   }
   return list;
 }
@@ -41,8 +42,9 @@ void check(const torch::nn::Module* module, const ProcessGroup* group,
   TORCH_CHECK(!parameters.empty(),
               "DistributedDataParallel: the module has no parameter that needs a gradient");
   for (const auto& [name, parameter] : parameters) {
-    TORCH_CHECK(can_reduce(parameter.scalar_type(), ReduceOp::Avg), "DistributedDataParallel: parameter '",
-                name, "' has dtype ", parameter.scalar_type(), "; gradients of Float, Double, Half and ",
+    TORCH_CHECK(can_reduce(parameter.scalar_type(), ReduceOp::Avg),
+                "DistributedDataParallel: parameter '", name, "' has dtype ",
+                parameter.scalar_type(), "; gradients of Float, Double, Half and ",
                 "BFloat16 parameters can be averaged");
   }
 }
@@ -92,7 +94,9 @@ torch::OrderedDict<std::string, torch::Tensor> DistributedDataParallelBase::name
   return module_->named_buffers(recurse);
 }
 
-void DistributedDataParallelBase::zero_grad(bool set_to_none) { module_->zero_grad(set_to_none); }
+void DistributedDataParallelBase::zero_grad(bool set_to_none) {
+  module_->zero_grad(set_to_none);
+}
 
 void DistributedDataParallelBase::save(torch::serialize::OutputArchive& archive) const {
   module_->save(archive);

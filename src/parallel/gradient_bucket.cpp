@@ -16,8 +16,9 @@ std::size_t round_up(std::size_t elements, std::size_t element_bytes) {
   return (elements + step - 1) / step * step;
 }
 
-// As autograd lays gradients out: strides of a dense parameter are kept (channels_last), others become contiguous. Not a
-// view in autograd's sense: LibTorch's optimizers detach gradients in place, which views refuse.
+// As autograd lays gradients out: strides of a dense parameter are kept (channels_last), others
+// become contiguous. Not a view in autograd's sense: LibTorch's optimizers detach gradients in
+// place, which views refuse.
 at::Tensor make_view(const at::Tensor& flat, const at::Tensor& parameter, std::size_t offset) {
   const at::Tensor shape = parameter.is_non_overlapping_and_dense()
                                ? parameter
@@ -59,7 +60,8 @@ void GradientBucket::take(std::size_t place, const at::Tensor& parameter) {
     view.zero_();
   } else if (!is_same_memory(gradient, view)) {
     view.copy_(gradient.detach());
-    // Frees what autograd allocated while it is still warm in the cache; the next gradient gets that memory.
+    // Frees what autograd allocated while it is still warm in the cache; the next gradient gets
+    // that memory.
     if (parameter.device() == view.device()) parameter.mutable_grad() = view;
   }
   if (!has_taken_[place]) --missing_;
@@ -81,7 +83,9 @@ at::Tensor GradientBucket::extra() const {
   return flat_.slice(0, static_cast<std::int64_t>(gradient_elements_));
 }
 
-void GradientBucket::launch(ProcessGroup& group) { work_ = group.all_reduce(flat_, ReduceOp::Avg); }
+void GradientBucket::launch(ProcessGroup& group) {
+  work_ = group.all_reduce(flat_, ReduceOp::Avg);
+}
 
 void GradientBucket::reset() {
   std::fill(has_taken_.begin(), has_taken_.end(), false);

@@ -12,11 +12,12 @@
 
 namespace lockstep {
 
-/// The gradients of some parameters side by side in the group's memory, and how far they are in this backward.
+/// The gradients of some parameters side by side in the group's memory, and how far they are in
+/// this backward.
 ///
-/// Step 3 of the gradient path. The all-reduce works on this memory in place, and afterwards the gradients are views of
-/// it. Parameters on a device that the group's memory is not on keep their own gradient and are copied there and back.
-/// Thread-safety: guarded by the reducer's lock.
+/// Step 3 of the gradient path. The all-reduce works on this memory in place, and afterwards the
+/// gradients are views of it. Parameters on a device that the group's memory is not on keep their
+/// own gradient and are copied there and back. Thread-safety: guarded by the reducer's lock.
 class GradientBucket {
  public:
   /// `extra` elements more at the end, for the reducer's own use. Collective: allocates.

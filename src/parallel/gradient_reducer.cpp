@@ -64,16 +64,18 @@ class GradientReducer::State : public std::enable_shared_from_this<State> {
   std::vector<GradientBucket> buckets_;
   std::vector<Position> positions_;
 
-  std::mutex mutex_;            // guards what follows, and the buckets
+  std::mutex mutex_;  // guards what follows, and the buckets
   bool is_in_backward_ = false;
-  std::size_t launched_ = 0;    // buckets, in their order
-  std::vector<bool> is_used_;   // by this rank, in this backward
+  std::size_t launched_ = 0;   // buckets, in their order
+  std::vector<bool> is_used_;  // by this rank, in this backward
 };
 
 GradientReducer::State::State(std::shared_ptr<ProcessGroup> group,
                               std::vector<NamedParameter> parameters,
                               const DistributedDataParallelOptions& options)
-    : group_(std::move(group)), parameters_(tensors_of(parameters)), positions_(parameters_.size()) {
+    : group_(std::move(group)),
+      parameters_(tensors_of(parameters)),
+      positions_(parameters_.size()) {
   for (auto& [name, tensor] : parameters) names_.push_back(std::move(name));
   const auto plans = plan(parameters_, options);
   for (std::size_t i = 0; i < plans.size(); ++i) {
@@ -95,7 +97,8 @@ void GradientReducer::State::begin() {
 void GradientReducer::State::begin_locked() {
   if (is_in_backward_) return;
   is_in_backward_ = true;
-  // Runs when the graph that is being worked on now is done: the outermost one, if an output's hook came first.
+  // Runs when the graph that is being worked on now is done: the outermost one, if an output's hook
+  // came first.
   torch::autograd::Engine::get_default_engine().queue_callback([weak = weak_from_this()] {
     if (const auto self = weak.lock()) self->finish();
   });
@@ -208,6 +211,8 @@ void GradientReducer::watch(const at::Tensor& output) {
   });
 }
 
-std::vector<std::size_t> GradientReducer::bucket_bytes() const { return state_->bucket_bytes(); }
+std::vector<std::size_t> GradientReducer::bucket_bytes() const {
+  return state_->bucket_bytes();
+}
 
 }  // namespace lockstep

@@ -17,16 +17,18 @@ namespace lockstep {
 
 /// Averages gradients over the ranks while backward runs.
 ///
-/// Step 1 of the gradient path: autograd tells when a gradient is there; the reducer puts it into its bucket, starts the
-/// all-reduce of every bucket that is complete in bucket order (never in order of arrival: that could differ between
-/// ranks), and when the outermost backward ends, waits for all of them.
-/// Owns: the hooks on the parameters' gradient accumulators, and the buckets.
-/// Thread-safety: the hooks may be called from any thread of autograd's; everything else as the group.
+/// Step 1 of the gradient path: autograd tells when a gradient is there; the reducer puts it into
+/// its bucket, starts the all-reduce of every bucket that is complete in bucket order (never in
+/// order of arrival: that could differ between ranks), and when the outermost backward ends, waits
+/// for all of them. Owns: the hooks on the parameters' gradient accumulators, and the buckets.
+/// Thread-safety: the hooks may be called from any thread of autograd's; everything else as the
+/// group.
 class GradientReducer {
  public:
   using NamedParameter = std::pair<std::string, at::Tensor>;
 
-  /// `parameters`: those that need gradients, without repetition, in registration order. Collective.
+  /// `parameters`: those that need gradients, without repetition, in registration order.
+  /// Collective.
   GradientReducer(std::shared_ptr<ProcessGroup> group, std::vector<NamedParameter> parameters,
                   const DistributedDataParallelOptions& options);
   ~GradientReducer();

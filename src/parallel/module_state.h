@@ -12,9 +12,11 @@ namespace lockstep {
 
 using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 
-/// Compares names, shapes, strides, dtypes and whether a gradient is wanted over all ranks; `settings` too.
+/// Compares names, shapes, strides, dtypes and whether a gradient is wanted over all ranks;
+/// `settings` too.
 ///
-/// Collective. Throws: `MismatchError` on every rank, naming the first entry in which a rank differs from rank 0.
+/// Collective. Throws: `MismatchError` on every rank, naming the first entry in which a rank
+/// differs from rank 0.
 void check_same_on_all_ranks(ProcessGroup& group, const std::string& settings,
                              const NamedTensors& tensors);
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Ranks as processes, one of which dies, stops or throws. The program starts itself again as the ranks, with the
-// variables that torchrun sets, so that no launcher stands between the signal and what the survivors see.
+// Ranks as processes, one of which dies, stops or throws. The program starts itself again as the
+// ranks, with the variables that torchrun sets, so that no launcher stands between the signal and
+// what the survivors see.
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <lockstep/lockstep.h>
@@ -38,8 +39,8 @@ ProcessGroupOptions with_timeout(int milliseconds) {
 
 void train_until_told(const std::shared_ptr<ProcessGroup>& group,
                       const std::function<void(int step)>& on_culprit) {
-  DistributedDataParallel<ConvNet> model(ConvNet(), group,
-                                         DistributedDataParallelOptions().first_bucket_cap_bytes(100));
+  DistributedDataParallel<ConvNet> model(
+      ConvNet(), group, DistributedDataParallelOptions().first_bucket_cap_bytes(100));
   for (int step = 0; step < 1000; ++step) {
     if (group->rank() == 1 && step == 5) on_culprit(step);
     train(model, 1, group->rank(), group->size());
@@ -48,10 +49,11 @@ void train_until_told(const std::shared_ptr<ProcessGroup>& group,
 }
 
 const std::map<std::string, std::function<void()>> kPrograms{
-    {"kill",
-     [] { train_until_told(init_process_group(), [](int) { ::raise(SIGKILL); }); }},
+    {"kill", [] { train_until_told(init_process_group(), [](int) { ::raise(SIGKILL); }); }},
     {"stop",
-     [] { train_until_told(init_process_group(with_timeout(700)), [](int) { ::raise(SIGSTOP); }); }},
+     [] {
+       train_until_told(init_process_group(with_timeout(700)), [](int) { ::raise(SIGSTOP); });
+     }},
     {"throw",
      [] {
        train_until_told(init_process_group(), [](int) { throw std::runtime_error("bad luck"); });
@@ -112,7 +114,8 @@ class Ranks {
     }
     ended.seconds = std::chrono::duration<double>(Clock::now() - start).count();
     std::FILE* file = std::fopen(text_file(rank).c_str(), "r");
-    for (int c = 0; file != nullptr && (c = std::fgetc(file)) != EOF;) ended.text.push_back(static_cast<char>(c));
+    for (int c = 0; file != nullptr && (c = std::fgetc(file)) != EOF;)
+      ended.text.push_back(static_cast<char>(c));
     if (file != nullptr) std::fclose(file);
     return ended;
   }

@@ -9,7 +9,8 @@
 #include <string>
 #include <vector>
 
-// What every backend must do, against sums made by hand in rank order. Called on every rank with an open group.
+// What every backend must do, against sums made by hand in rank order. Called on every rank with an
+// open group.
 namespace lockstep::testing {
 
 /// Values that differ by rank and place, with fractions that make the order of additions visible.
@@ -81,8 +82,7 @@ inline void check_group_memory(ProcessGroup& group) {
     for (int repeat = 0; repeat < 3; ++repeat) {
       tensor.copy_(values_of_rank(group.rank(), length, at::kFloat));
       group.all_reduce(tensor, ReduceOp::Avg).wait();
-      expect_same_bits(tensor,
-                       expected_reduction(group.size(), length, at::kFloat, ReduceOp::Avg),
+      expect_same_bits(tensor, expected_reduction(group.size(), length, at::kFloat, ReduceOp::Avg),
                        "group memory of " + std::to_string(length));
     }
   }
@@ -105,9 +105,9 @@ inline void check_pipelining(ProcessGroup& group) {
     expect_same_bits(ordinary, expected_reduction(group.size(), 777, at::kFloat, ReduceOp::Sum),
                      "an ordinary tensor among group memory");
     for (const auto& tensor : tensors) {
-      expect_same_bits(
-          tensor, expected_reduction(group.size(), tensor.numel(), at::kFloat, ReduceOp::Sum),
-          "one of several");
+      expect_same_bits(tensor,
+                       expected_reduction(group.size(), tensor.numel(), at::kFloat, ReduceOp::Sum),
+                       "one of several");
     }
   }
 }
@@ -152,6 +152,8 @@ inline void check_strides(ProcessGroup& group) {
   group.all_reduce(tensor).wait();
   expect_same_bits(tensor, expected, "channels_last");
   EXPECT_THROW(group.all_reduce(torch::zeros({4, 4}).narrow(1, 0, 2)), c10::Error);
+  const auto gathered = torch::zeros({group.size() * tensor.numel()});
+  EXPECT_THROW(group.all_gather(gathered, tensor), c10::Error);
 }
 
 inline void check_everything(ProcessGroup& group) {

@@ -31,8 +31,8 @@ inline std::string unique_job_id() {
   return "test " + std::to_string(::getpid()) + " " + std::to_string(count++);
 }
 
-/// Runs `body` once a rank, each in a thread of its own with its own group of the shared-memory backend (a world of one:
-/// of the single backend). Returns what each rank threw, or null.
+/// Runs `body` once a rank, each in a thread of its own with its own group of the shared-memory
+/// backend (a world of one: of the single backend). Returns what each rank threw, or null.
 ///
 /// A rank that returns normally leaves its group open or closed as `body` left it.
 inline std::vector<std::exception_ptr> run_ranks(
@@ -44,8 +44,8 @@ inline std::vector<std::exception_ptr> run_ranks(
   for (int rank = 0; rank < world_size; ++rank) {
     threads.emplace_back([&, rank] {
       try {
-        body(init_process_group(
-            ProcessGroupOptions().timeout(timeout).environment(fake_environment(rank, world_size, job))));
+        body(init_process_group(ProcessGroupOptions().timeout(timeout).environment(
+            fake_environment(rank, world_size, job))));
       } catch (...) {
         errors[static_cast<std::size_t>(rank)] = std::current_exception();
       }

@@ -20,7 +20,8 @@ int main(int argc, char** argv) {
                  environment.world_size, expected);
     return 1;
   }
-  // One report is enough where all is well; failures are printed by whoever has them, with the rank in front.
+  // One report is enough where all is well; failures are printed by whoever has them, with the rank
+  // in front.
   if (environment.rank != 0) {
     auto& listeners = ::testing::UnitTest::GetInstance()->listeners();
     delete listeners.Release(listeners.default_result_printer());

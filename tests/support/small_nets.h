@@ -7,13 +7,14 @@
 
 namespace lockstep::testing {
 
-/// A convolution net without batch norm, so that the mean over ranks is the gradient of the joined batch.
+/// A convolution net without batch norm, so that the mean over ranks is the gradient of the joined
+/// batch.
 struct ConvNetImpl : torch::nn::Module {
   ConvNetImpl() {
-    conv1 = register_module(
-        "conv1", torch::nn::Conv2d(torch::nn::Conv2dOptions(2, 4, 3).padding(1)));
-    conv2 = register_module(
-        "conv2", torch::nn::Conv2d(torch::nn::Conv2dOptions(4, 6, 3).stride(2)));
+    conv1 =
+        register_module("conv1", torch::nn::Conv2d(torch::nn::Conv2dOptions(2, 4, 3).padding(1)));
+    conv2 =
+        register_module("conv2", torch::nn::Conv2d(torch::nn::Conv2dOptions(4, 6, 3).stride(2)));
     fc = register_module("fc", torch::nn::Linear(6 * 3 * 3, 5));
   }
 
@@ -41,7 +42,9 @@ inline void fill_parameters(torch::nn::Module& module, double phase = 0) {
 
 inline torch::Tensor make_input(std::int64_t step, std::int64_t samples) {
   const auto places = torch::arange(samples * 2 * 7 * 7, torch::kDouble);
-  return torch::sin(places * 0.11 + static_cast<double>(step)).view({samples, 2, 7, 7}).to(torch::kFloat);
+  return torch::sin(places * 0.11 + static_cast<double>(step))
+      .view({samples, 2, 7, 7})
+      .to(torch::kFloat);
 }
 
 inline torch::Tensor make_target(std::int64_t step, std::int64_t samples) {

@@ -15,7 +15,8 @@ struct ProcessGroupOptions {
   TORCH_ARG(Backend, backend) = Backend::Auto;
   /// How long a collective, the first meeting included, may wait for other ranks. Must be positive.
   TORCH_ARG(std::chrono::milliseconds, timeout) = std::chrono::minutes(5);
-  /// Rank, world size and job id, instead of what the launch variables say. Tests run ranks as threads with it.
+  /// Rank, world size and job id, instead of what the launch variables say. Tests run ranks as
+  /// threads with it.
   TORCH_ARG(std::optional<LaunchEnvironment>, environment) = std::nullopt;
 };
 

@@ -21,15 +21,17 @@ class OperationQueue;  // the collectives under way, in the order of their calls
 
 /// The ranks that work together, and how they talk. Made by `init_process_group`.
 ///
-/// Collective: all ranks call the same collectives in the same order, with tensors of the same dtype and number of
-/// elements. The backends check that and throw `MismatchError` on every rank where it does not hold, before a byte of
-/// the result is written. A tensor belongs to the group until the collective's `Work` is complete.
+/// Collective: all ranks call the same collectives in the same order, with tensors of the same
+/// dtype and number of elements. The backends check that and throw `MismatchError` on every rank
+/// where it does not hold, before a byte of the result is written. A tensor belongs to the group
+/// until the collective's `Work` is complete.
 ///
 /// Thread-safety: one thread at a time. Two groups are independent of each other.
 class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {
  public:
-  /// Never communicates and never throws. A group that was not closed tells its peers that this rank left, so that they
-  /// fail with `PeerLostError` instead of waiting.
+  /// Never communicates and never throws. On shared memory a group that was not closed leaves a
+  /// note that this rank left, so that its peers fail with `PeerLostError` instead of waiting; over
+  /// MPI they wait until their deadline.
   virtual ~ProcessGroup();
   ProcessGroup(const ProcessGroup&) = delete;
   ProcessGroup& operator=(const ProcessGroup&) = delete;
@@ -45,8 +47,10 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   ///
   /// Shapes: any, the same number of elements everywhere; zero elements are allowed.
   /// Blocks: nothing; see `Work`.
-  /// Throws: `c10::Error` for a tensor that is not a defined, contiguous CPU tensor of an integral or floating-point
-  /// dtype (`Avg`: floating-point), or for a closed group.
+  /// Throws: `c10::Error` for a tensor that is not a defined CPU tensor of an integral or
+  /// floating-point dtype
+  /// (`Avg`: floating-point) without gaps between its elements, or for a closed group. Strides are
+  /// the same everywhere.
   Work all_reduce(const at::Tensor& tensor, ReduceOp op = ReduceOp::Sum);
 
   /// Copies `tensor` of rank `root` into `tensor` of every other rank. Any dtype.
@@ -63,21 +67,24 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   /// Blocks: the calling thread.
   void barrier();
 
-  /// A zeroed tensor in the memory that this backend reduces fastest: collectives on it copy nothing. The tensor keeps
-  /// the memory alive, also after `close()`.
+  /// A zeroed tensor in the memory that this backend reduces fastest: collectives on it copy
+  /// nothing. The tensor keeps the memory alive, also after `close()`.
   ///
   /// Collective. Blocks: the calling thread.
-  /// Throws: `CommError` on every rank when one of them lacks the memory, with the bytes wanted and free.
+  /// Throws: `CommError` on every rank when one of them lacks the memory, with the bytes wanted and
+  /// free.
   [[nodiscard]] at::Tensor allocate(at::IntArrayRef sizes, const at::TensorOptions& options);
 
-  /// Finishes what is under way, meets all ranks once more, and lets the resources go. Calling it again does nothing.
+  /// Finishes what is under way, meets all ranks once more, and lets the resources go. Calling it
+  /// again does nothing.
   ///
   /// Collective. Blocks: the calling thread. Throws: what a collective throws.
   void close();
   [[nodiscard]] bool is_closed() const noexcept { return closed_; }
 
-  /// Does this rank's part of what is under way as far as it can be done now. Never blocks; errors appear in the `Work`.
-  /// A program that computes for long between starting a collective and waiting for it can call this now and then.
+  /// Does this rank's part of what is under way as far as it can be done now. Never blocks; errors
+  /// appear in the `Work`. A program that computes for long between starting a collective and
+  /// waiting for it can call this now and then.
   void progress() noexcept;
 
  protected:
@@ -102,7 +109,8 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   [[nodiscard]] const LaunchEnvironment& environment() const noexcept { return environment_; }
   [[nodiscard]] CommContext context_for(const char* op) const;
   Work start(std::unique_ptr<Operation> operation, const char* op);
-  /// For backends that cannot call back what they gave away: leaves unfinished operations and their buffers in memory.
+  /// For backends that cannot call back what they gave away: leaves unfinished operations and their
+  /// buffers in memory.
   void keep_unfinished() noexcept;
 
  private:

@@ -12,23 +12,25 @@ namespace lockstep {
 
 class ProcessGroup;
 
-/// One collective under way. A small handle; copies refer to the same collective. Dropping it cancels nothing: the
-/// group finishes the collective in later calls, at the latest in `close()`.
+/// One collective under way. A small handle; copies refer to the same collective. Dropping it
+/// cancels nothing: the group finishes the collective in later calls, at the latest in `close()`.
 ///
-/// A rank does its part of a collective inside calls into the group: when it starts a collective, asks `is_completed()`,
-/// or waits. No hidden thread competes with training for a core.
+/// A rank does its part of a collective inside calls into the group: when it starts a collective,
+/// asks `is_completed()`, or waits. No hidden thread competes with training for a core.
 ///
 /// Thread-safety: as its group's, one thread at a time. Keeps the group's state alive.
 class LOCKSTEP_API Work {
  public:
-  /// Returns when the result is in the tensor and the tensor may be changed again. Rethrows what failed.
+  /// Returns when the result is in the tensor and the tensor may be changed again. Rethrows what
+  /// failed.
   ///
-  /// Blocks: the calling thread, until the deadline of the group (set when the collective started) or of this call.
-  /// Throws: `TimeoutError`, `PeerLostError`, `MismatchError`, `CommError`.
+  /// Blocks: the calling thread, until the deadline of the group (set when the collective started)
+  /// or of this call. Throws: `TimeoutError`, `PeerLostError`, `MismatchError`, `CommError`.
   void wait();
   void wait(std::chrono::milliseconds timeout);
 
-  /// True when `wait()` would return or throw at once. Does this rank's part if its turn has come; never blocks.
+  /// True when `wait()` would return or throw at once. Does this rank's part if its turn has come;
+  /// never blocks.
   [[nodiscard]] bool is_completed();
 
   /// The error of a failed collective, else null. Never blocks.

@@ -6,8 +6,8 @@
 
 namespace lockstep {
 
-/// Gives this process its device: GPU `local_rank` modulo the number of visible GPUs, made current for the calling
-/// thread; the CPU where there is no GPU or the program was built without CUDA.
+/// Gives this process its device: GPU `local_rank` modulo the number of visible GPUs, made current
+/// for the calling thread; the CPU where there is no GPU or the program was built without CUDA.
 ///
 /// Programs call `bind_device(*group)` of <lockstep/comm/init.h>.
 /// Throws: `c10::Error` when `local_rank` is negative.

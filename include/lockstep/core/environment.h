@@ -19,19 +19,20 @@ struct LOCKSTEP_API LaunchEnvironment {
   int local_size = 1;  ///< ranks on this host
   /// Which launcher was recognised: "Open MPI", "MPICH", "Slurm", "torchrun" or "alone".
   std::string launcher = "alone";
-  /// The same text on all ranks of one job and on no other job of this user; empty when alone. Ranks of one host meet
-  /// under it.
+  /// The same text on all ranks of one job and on no other job of this user; empty when alone.
+  /// Ranks of one host meet under it.
   std::string job_id;
 
   /// Looks up a variable; returns nothing when it is not set.
   using Lookup = std::function<std::optional<std::string>(const std::string& name)>;
 
-  /// Reads the variables of Open MPI, MPICH/Hydra, torchrun and Slurm, in this order (Slurm last, because `sbatch` sets
-  /// its variables even where `mpirun` starts the ranks). No such variable: a world of one. `LOCKSTEP_JOB_ID`, where
-  /// set, replaces the job id.
+  /// Reads the variables of Open MPI, MPICH/Hydra, torchrun and Slurm, in this order (Slurm last,
+  /// because `sbatch` sets its variables even where `mpirun` starts the ranks). No such variable: a
+  /// world of one. `LOCKSTEP_JOB_ID`, where set, replaces the job id.
   ///
   /// Throws: `LaunchError` naming the variable that is missing, garbled or out of range.
-  /// Source: Open MPI 4.1 FAQ, Hydra and Slurm `srun` manuals, `torchrun` documentation of PyTorch 2.11.
+  /// Source: Open MPI 4.1 FAQ, Hydra and Slurm `srun` manuals, `torchrun` documentation of
+  /// PyTorch 2.11.
   [[nodiscard]] static LaunchEnvironment detect();
   [[nodiscard]] static LaunchEnvironment detect(const Lookup& lookup);
 };

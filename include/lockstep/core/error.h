@@ -9,12 +9,13 @@
 
 /// What Lockstep throws.
 ///
-/// Misuse (a wrong shape, dtype, device or option) is a plain `c10::Error`, as everywhere in LibTorch. The types below
-/// are for the world failing. They carry no C++ backtrace, so `what()` is one line.
+/// Misuse (a wrong shape, dtype, device or option) is a plain `c10::Error`, as everywhere in
+/// LibTorch. The types below are for the world failing. They carry no C++ backtrace, so `what()` is
+/// one line.
 namespace lockstep {
 
-/// The launch variables or the meeting of the ranks are wrong; thrown before any collective ran. The text names the
-/// variable, or the rank that did not come.
+/// The launch variables or the meeting of the ranks are wrong; thrown before any collective ran.
+/// The text names the variable, or the rank that did not come.
 class LOCKSTEP_API LaunchError : public c10::DistError {
  public:
   explicit LaunchError(const std::string& message);
@@ -22,17 +23,19 @@ class LOCKSTEP_API LaunchError : public c10::DistError {
 
 /// Where a collective failed.
 struct CommContext {
-  std::string backend;         ///< "SharedMemory", "Mpi", ...
-  std::string op;              ///< "all_reduce", ...; "close" and "init" too
-  int rank = 0;                ///< the rank that throws
+  std::string backend;  ///< "SharedMemory", "Mpi", ...
+  std::string op;       ///< "all_reduce", ...; "close" and "init" too
+  int rank = 0;         ///< the rank that throws
   int world_size = 1;
   std::uint64_t sequence = 0;  ///< how many collectives this group had started, this one included
 };
 
-/// A collective failed. After it the group is broken: every later call on it throws the same error again.
+/// A collective failed. The group is broken then: every later call on it throws the same error
+/// again. (Except after `allocate` without room, and after models that differ: nothing was under
+/// way, so the group can go on.)
 class LOCKSTEP_API CommError : public c10::DistBackendError {
  public:
-  /// `what()` becomes "OP #SEQUENCE (BACKEND) failed on rank R of W: REASON Hint: HINT".
+  /// `what()` becomes "OP #SEQUENCE (BACKEND) failed on rank R of W: REASON. Hint: HINT".
   CommError(CommContext context, const std::string& reason, const std::string& hint = "");
 
   [[nodiscard]] const std::string& backend() const noexcept { return context_.backend; }
@@ -57,7 +60,8 @@ class LOCKSTEP_API PeerLostError : public CommError {
   using CommError::CommError;
 };
 
-/// Ranks called different collectives, or the same one with arguments that do not fit. Thrown on every rank.
+/// Ranks called different collectives, or the same one with arguments that do not fit. Thrown on
+/// every rank.
 class LOCKSTEP_API MismatchError : public CommError {
  public:
   using CommError::CommError;

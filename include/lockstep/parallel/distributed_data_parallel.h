@@ -35,8 +35,8 @@ class LOCKSTEP_API DistributedDataParallelBase : public torch::nn::Module {
   void save(torch::serialize::OutputArchive& archive) const override;
   void load(torch::serialize::InputArchive& archive) override;
 
-  /// Copies the buffers (running statistics of batch norm) of rank `root` to all ranks. Call it before an evaluation
-  /// whose result must not depend on the rank, and before saving.
+  /// Copies the buffers (running statistics of batch norm) of rank `root` to all ranks. Call it
+  /// before an evaluation whose result must not depend on the rank, and before saving.
   ///
   /// Collective. Blocks: the calling thread.
   void broadcast_buffers(int root = 0);
@@ -49,8 +49,8 @@ class LOCKSTEP_API DistributedDataParallelBase : public torch::nn::Module {
                               std::shared_ptr<ProcessGroup> group,
                               const DistributedDataParallelOptions& options);
 
-  /// Makes the backward that reaches `output` finish the reduction when its outermost graph is done, also where parts
-  /// of the model run a backward of their own (checkpointing).
+  /// Makes the backward that reaches `output` finish the reduction when its outermost graph is
+  /// done, also where parts of the model run a backward of their own (checkpointing).
   void watch(const torch::Tensor& output);
   void watch(const std::vector<torch::Tensor>& outputs);
   template <typename... Outputs>
@@ -74,19 +74,22 @@ class LOCKSTEP_API DistributedDataParallelBase : public torch::nn::Module {
 
 /// A module whose gradients are averaged over all ranks when `backward()` returns.
 ///
-/// Construct it with `DistributedDataParallel<Net>` below. Every rank wraps the same module and calls forward and
-/// backward equally often. Buckets of gradients are all-reduced in a fixed order while backward still runs; afterwards
-/// every parameter's `grad()` is the average, bitwise equal on all ranks.
+/// Construct it with `DistributedDataParallel<Net>` below. Every rank wraps the same module and
+/// calls forward and backward equally often. Buckets of gradients are all-reduced in a fixed order
+/// while backward still runs; afterwards every parameter's `grad()` is the average, bitwise equal
+/// on all ranks.
 ///
-/// A parameter that no rank used keeps an undefined gradient; one that only some ranks used counts as zero on the
-/// others. The gradients stay in the buckets: `grad()` is a view of one, until `zero_grad()` drops it.
+/// A parameter that no rank used keeps an undefined gradient; one that only some ranks used counts
+/// as zero on the others. The gradients stay in the buckets: `grad()` is a view of one, until
+/// `zero_grad()` drops it.
 ///
-/// Collective: construction, backward, `broadcast_buffers`. Construction compares names, shapes and dtypes over the
-/// ranks, then copies parameters and buffers of rank 0 to all others.
+/// Collective: construction, backward, `broadcast_buffers`. Construction compares names, shapes and
+/// dtypes over the ranks, then copies parameters and buffers of rank 0 to all others.
 /// Thread-safety: one thread at a time, which must also be the only one to use the group meanwhile.
 /// Owns: hooks on the parameters' gradient accumulators, removed on destruction, and the buckets.
-/// Throws: `MismatchError` naming the first parameter or buffer that differs; from `backward()` what a collective throws.
-/// Source: Li et al., "PyTorch Distributed: Experiences on Accelerating Data Parallel Training", VLDB 2020.
+/// Throws: `MismatchError` naming the first parameter or buffer that differs; from `backward()`
+/// what a collective throws. Source: Li et al., "PyTorch Distributed: Experiences on Accelerating
+/// Data Parallel Training", VLDB 2020.
 template <typename Net>
 class DistributedDataParallelImpl : public DistributedDataParallelBase {
  public:
@@ -109,7 +112,8 @@ class DistributedDataParallelImpl : public DistributedDataParallelBase {
   Net net_;
 };
 
-/// Holder of a `DistributedDataParallelImpl`, as LibTorch's modules have: `model->forward(x)` and `model(x)` both work.
+/// Holder of a `DistributedDataParallelImpl`, as LibTorch's modules have: `model->forward(x)` and
+/// `model(x)` both work.
 template <typename Net>
 class DistributedDataParallel : public torch::nn::ModuleHolder<DistributedDataParallelImpl<Net>> {
  public:

@@ -34,7 +34,8 @@ void ensure_mpi() {
     check_mpi(MPI_Query_thread(&level), "MPI_Query_thread");
   } else {
     check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &level), "MPI_Init_thread");
-    // A group cannot end MPI when it closes: MPI never starts twice, and the program may make another group.
+    // A group cannot end MPI when it closes: MPI never starts twice, and the program may make
+    // another group.
     std::atexit(finalize_at_exit);
   }
   if (level < MPI_THREAD_SERIALIZED) {
@@ -53,7 +54,9 @@ void MpiCommunicator::free() {
   if (handle_ != MPI_COMM_NULL) check_mpi(MPI_Comm_free(&handle_), "MPI_Comm_free");
 }
 
-MPI_Request* MpiRequests::add() { return &handles_.emplace_back(MPI_REQUEST_NULL); }
+MPI_Request* MpiRequests::add() {
+  return &handles_.emplace_back(MPI_REQUEST_NULL);
+}
 
 bool MpiRequests::test() {
   int is_done = 0;

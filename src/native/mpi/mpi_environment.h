@@ -12,13 +12,13 @@ namespace lockstep::native {
 /// Throws `std::runtime_error` with MPI's own text unless `code` is MPI_SUCCESS.
 void check_mpi(int code, const char* call);
 
-/// Starts MPI unless somebody has, and has it end when the program does. A program that starts MPI itself asks for
-/// MPI_THREAD_SERIALIZED or more.
-/// Throws: `std::runtime_error` when MPI has ended already or offers fewer threads.
+/// Starts MPI unless somebody has, and has it end when the program does. A program that starts MPI
+/// itself asks for MPI_THREAD_SERIALIZED or more. Throws: `std::runtime_error` when MPI has ended
+/// already or offers fewer threads.
 void ensure_mpi();
 
-/// A communicator of our own, so that no message of the program is ever taken for one of ours. Errors are returned and
-/// become exceptions; MPI's default would end the program.
+/// A communicator of our own, so that no message of the program is ever taken for one of ours.
+/// Errors are returned and become exceptions; MPI's default would end the program.
 ///
 /// Thread-safety: one thread at a time.
 /// Owns: the communicator, which `free` gives back. A destructor cannot: that is collective.
@@ -38,8 +38,8 @@ class MpiCommunicator {
   int size_ = 1;
 };
 
-/// Requests of one step. Their buffers must stay until they are done; a destructor cannot wait for that, so that whoever
-/// owns the buffers keeps them when requests are left.
+/// Requests of one step. Their buffers must stay until they are done; a destructor cannot wait for
+/// that, so that whoever owns the buffers keeps them when requests are left.
 class MpiRequests {
  public:
   /// The place for a new request's handle.

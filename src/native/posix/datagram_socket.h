@@ -12,8 +12,9 @@
 
 namespace lockstep::native {
 
-/// A Unix datagram socket under an abstract name: reachable by processes of this host, with no file and no listening
-/// socket, gone when its owner is. Carries small messages and, with them, file descriptors.
+/// A Unix datagram socket under an abstract name: reachable by processes of this host, with no file
+/// and no listening socket, gone when its owner is. Carries small messages and, with them, file
+/// descriptors.
 ///
 /// Messages of other users' processes are dropped unread: the kernel says who sent them.
 /// Thread-safety: one thread at a time.
@@ -29,8 +30,8 @@ class DatagramSocket {
   /// Throws: `std::system_error`, with EADDRINUSE when somebody has that name.
   explicit DatagramSocket(const std::string& name);
 
-  /// Sends to the socket with that name, `descriptor` as well unless it is -1. Returns false when nobody has that name
-  /// (yet) or the receiver's queue is full: try again.
+  /// Sends to the socket with that name, `descriptor` as well unless it is -1. Returns false when
+  /// nobody has that name (yet) or the receiver's queue is full: try again.
   [[nodiscard]] bool try_send(const std::string& name, std::span<const std::byte> bytes,
                               int descriptor = -1);
 

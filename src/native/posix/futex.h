@@ -7,8 +7,9 @@
 
 namespace lockstep::native {
 
-/// Sleeps while `word` holds `expected`, for at most `limit`. May return early for no reason: callers loop on their own
-/// condition and deadline. Works between processes that share the memory of `word`.
+/// Sleeps while `word` holds `expected`, for at most `limit`. May return early for no reason:
+/// callers loop on their own condition and deadline. Works between processes that share the memory
+/// of `word`.
 ///
 /// Blocks: the calling thread, for at most `limit`.
 void futex_wait(const std::atomic<std::uint32_t>& word, std::uint32_t expected,

@@ -18,7 +18,8 @@ bool retain_freed_memory() {
   }
   const char* tunables = std::getenv("GLIBC_TUNABLES");
   if (tunables != nullptr && std::strstr(tunables, "glibc.malloc.") != nullptr) return false;
-  // The largest threshold that glibc takes: blocks above it come from mmap and go back when freed, whatever we say.
+  // The largest threshold that glibc takes: blocks above it come from mmap and go back when freed,
+  // whatever we say.
   const bool is_mmap_set = ::mallopt(M_MMAP_THRESHOLD, 32 << 20) == 1;
   const bool is_trim_set = ::mallopt(M_TRIM_THRESHOLD, -1) == 1;  // never trims the heap's top
   return is_mmap_set && is_trim_set;

@@ -10,12 +10,14 @@
 
 namespace lockstep::native {
 
-/// Tells whether another process of this host still lives, by a pidfd: a reused process id cannot deceive it.
+/// Tells whether another process of this host still lives, by a pidfd: a reused process id cannot
+/// deceive it.
 class PeerProcess {
  public:
   /// Watches nothing; such a peer always counts as alive.
   PeerProcess() = default;
-  /// Where the process cannot be watched (a kernel without pidfd, another pid namespace) it counts as alive.
+  /// Where the process cannot be watched (a kernel without pidfd, another pid namespace) it counts
+  /// as alive.
   PeerProcess(pid_t pid, std::uint64_t pid_namespace);
 
   /// One system call; never blocks.
@@ -24,7 +26,8 @@ class PeerProcess {
   /// "alive", "stopped", "dead": for messages.
   [[nodiscard]] std::string state() const;
 
-  /// Identifies the pid namespace of the calling process; ids of processes mean nothing across namespaces.
+  /// Identifies the pid namespace of the calling process; ids of processes mean nothing across
+  /// namespaces.
   [[nodiscard]] static std::uint64_t own_pid_namespace();
 
  private:

@@ -7,9 +7,11 @@
 
 namespace lockstep::native {
 
-/// Throws `std::system_error` for the current `errno`; `what` says which call on which object failed.
+/// Throws `std::system_error` for the current `errno`; `what` says which call on which object
+/// failed.
 ///
-/// The POSIX part of this room holds no torch, so that sanitizers see all of it; the rooms above translate.
+/// The POSIX part of this room holds no torch, so that sanitizers see all of it; the rooms above
+/// translate.
 [[noreturn]] inline void throw_errno(const std::string& what, int error = errno) {
   throw std::system_error(error, std::generic_category(), what);
 }

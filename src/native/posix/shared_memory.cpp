@@ -33,7 +33,8 @@ FileDescriptor create_unnamed() {
   const std::string name = random_name();
   FileDescriptor descriptor(::shm_open(name.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600));
   if (!descriptor.is_open()) throw_errno("shm_open of " + name);
-  // Peers get the descriptor itself, so that the name need not outlive this function, whatever kills the process.
+  // Peers get the descriptor itself, so that the name need not outlive this function, whatever
+  // kills the process.
   if (::shm_unlink(name.c_str()) != 0) throw_errno("shm_unlink of " + name);
   return descriptor;
 }
@@ -51,23 +52,27 @@ FileDescriptor create_unnamed() {
 
 SharedMemory::SharedMemory(FileDescriptor descriptor, std::size_t bytes)
     : descriptor_(std::move(descriptor)), size_(bytes) {
-  void* address =
-      ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor_.get(), 0);
+  void* address = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor_.get(), 0);
   if (address == MAP_FAILED) throw_errno("mmap of " + std::to_string(bytes) + " shared bytes");
   data_ = static_cast<std::byte*>(address);
-  // Children (data workers, a user's fork) have no business here, and must not keep the memory alive.
+  // Children (data workers, a user's fork) have no business here, and must not keep the memory
+  // alive.
   ::madvise(address, bytes, MADV_DONTFORK);
 #ifdef MADV_POPULATE_WRITE
-  // Pays for the page table now instead of with one fault a page in the first steps. Only a hint: old kernels refuse.
+  // Pays for the page table now instead of with one fault a page in the first steps. Only a hint:
+  // old kernels refuse.
   ::madvise(address, bytes, MADV_POPULATE_WRITE);
 #endif
 }
 
-SharedMemory::~SharedMemory() { ::munmap(data_, size_); }
+SharedMemory::~SharedMemory() {
+  ::munmap(data_, size_);
+}
 
 std::shared_ptr<SharedMemory> SharedMemory::create(std::size_t bytes) {
   FileDescriptor descriptor = create_unnamed();
-  // Asking first: fallocate on a tmpfs without limit would take memory until the system kills somebody.
+  // Asking first: fallocate on a tmpfs without limit would take memory until the system kills
+  // somebody.
   struct statvfs room {};
   if (::fstatvfs(descriptor.get(), &room) == 0 && room.f_blocks != 0 &&
       bytes > room.f_bavail * room.f_frsize) {

@@ -8,15 +8,17 @@
 
 namespace lockstep::native {
 
-/// A piece of memory that several processes map. It has no name: whoever holds the descriptor can map it, nobody else.
+/// A piece of memory that several processes map. It has no name: whoever holds the descriptor can
+/// map it, nobody else.
 ///
 /// Thread-safety: none needed; immutable after construction.
 /// Owns: the mapping and the descriptor. The memory itself lives until the last process has let go.
 class SharedMemory {
  public:
-  /// Makes `bytes` of zeroed memory in /dev/shm, all of it reserved: a lack of room is an error here, never a SIGBUS
-  /// later. Its name (random, mode 0600) exists only within this call.
-  /// Throws: `std::system_error`; for ENOSPC the text says how many bytes were wanted and how many are free.
+  /// Makes `bytes` of zeroed memory in /dev/shm, all of it reserved: a lack of room is an error
+  /// here, never a SIGBUS later. Its name (random, mode 0600) exists only within this call. Throws:
+  /// `std::system_error`; for ENOSPC the text says how many bytes were wanted and how many are
+  /// free.
   [[nodiscard]] static std::shared_ptr<SharedMemory> create(std::size_t bytes);
 
   /// Maps memory that another process made.

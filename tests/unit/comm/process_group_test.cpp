@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The shared-memory and the single backend with ranks as threads: results, misuse, and the world failing.
+// The shared-memory and the single backend with ranks as threads: results, misuse, and the world
+// failing.
 #include <gtest/gtest.h>
 #include <lockstep/comm/init.h>
 #include <lockstep/core/error.h>
@@ -128,39 +129,61 @@ void expect_mismatch(const std::function<void(ProcessGroup&, const torch::Tensor
 }
 
 TEST(Mismatch, OfTheCollective) {
-  expect_mismatch([](ProcessGroup& group, const torch::Tensor& t) { group.all_reduce(t).wait(); },
-                  [](ProcessGroup& group, const torch::Tensor& t) { group.broadcast(t).wait(); },
-                  "rank 0 called all_reduce (Sum) of 8 x Long, rank 1 called broadcast from rank 0");
+  expect_mismatch(
+      [](ProcessGroup& group, const torch::Tensor& t) { group.all_reduce(t).wait(); },
+      [](ProcessGroup& group, const torch::Tensor& t) { group.broadcast(t).wait(); },
+      "rank 0 called all_reduce (Sum) of 8 x Long, rank 1 called broadcast from rank 0");
 }
 
 TEST(Mismatch, OfTheReduction) {
-  expect_mismatch(
-      [](ProcessGroup& group, const torch::Tensor& t) { group.all_reduce(t).wait(); },
-      [](ProcessGroup& group, const torch::Tensor& t) { group.all_reduce(t, ReduceOp::Max).wait(); },
-      "all_reduce (Max)");
+  expect_mismatch([](ProcessGroup& group, const torch::Tensor& t) { group.all_reduce(t).wait(); },
+                  [](ProcessGroup& group, const torch::Tensor& t) {
+                    group.all_reduce(t, ReduceOp::Max).wait();
+                  },
+                  "all_reduce (Max)");
 }
 
 TEST(Mismatch, OfTheNumberOfElements) {
-  expect_mismatch(
-      [](ProcessGroup& group, const torch::Tensor& t) { group.all_reduce(t).wait(); },
-      [](ProcessGroup& group, const torch::Tensor& t) { group.all_reduce(t.narrow(0, 0, 4)).wait(); },
-      "of 4 x Long");
+  expect_mismatch([](ProcessGroup& group, const torch::Tensor& t) { group.all_reduce(t).wait(); },
+                  [](ProcessGroup& group, const torch::Tensor& t) {
+                    group.all_reduce(t.narrow(0, 0, 4)).wait();
+                  },
+                  "of 4 x Long");
 }
 
 TEST(Mismatch, OfTheDtype) {
-  expect_mismatch(
-      [](ProcessGroup& group, const torch::Tensor& t) { group.all_reduce(t).wait(); },
-      [](ProcessGroup& group, const torch::Tensor&) {
-        group.all_reduce(torch::ones({8}, torch::kFloat)).wait();
-      },
-      "of 8 x Float");
+  expect_mismatch([](ProcessGroup& group, const torch::Tensor& t) { group.all_reduce(t).wait(); },
+                  [](ProcessGroup& group, const torch::Tensor&) {
+                    group.all_reduce(torch::ones({8}, torch::kFloat)).wait();
+                  },
+                  "of 8 x Float");
 }
 
 TEST(Mismatch, OfTheRoot) {
+  expect_mismatch([](ProcessGroup& group, const torch::Tensor& t) { group.broadcast(t, 1).wait(); },
+                  [](ProcessGroup& group, const torch::Tensor& t) { group.broadcast(t, 2).wait(); },
+                  "broadcast from rank 2");
+}
+
+TEST(Mismatch, OfTheMemoryOrder) {
   expect_mismatch(
-      [](ProcessGroup& group, const torch::Tensor& t) { group.broadcast(t, 1).wait(); },
-      [](ProcessGroup& group, const torch::Tensor& t) { group.broadcast(t, 2).wait(); },
-      "broadcast from rank 2");
+      [](ProcessGroup& group, const torch::Tensor&) {
+        group.all_reduce(torch::ones({2, 3})).wait();
+      },
+      [](ProcessGroup& group, const torch::Tensor&) {
+        group.all_reduce(torch::ones({3, 2}).t()).wait();
+      },
+      "unusual memory order");
+}
+
+TEST(Meeting, TwoWhoAreAloneDoNotMeet) {
+  const auto options =
+      ProcessGroupOptions().backend(Backend::SharedMemory).environment(LaunchEnvironment());
+  const auto one = init_process_group(options);
+  const auto two = init_process_group(options);
+  one->barrier();
+  two->close();
+  one->close();
 }
 
 TEST(Mismatch, OfAnAllocation) {
@@ -266,8 +289,9 @@ TEST(Meeting, RanksThatDoNotComeAreNamed) {
     EXPECT_NE(std::string(error.what()).find("rank(s) 1, 2 of 3 did not come"), std::string::npos)
         << error.what();
   }
-  const auto other =
-      ProcessGroupOptions().timeout(milliseconds(300)).environment(fake_environment(1, 2, "nobody"));
+  const auto other = ProcessGroupOptions()
+                         .timeout(milliseconds(300))
+                         .environment(fake_environment(1, 2, "nobody"));
   try {
     [[maybe_unused]] const auto group = init_process_group(other);
     FAIL() << "no error";
@@ -284,7 +308,8 @@ std::vector<std::exception_ptr> meet(const std::vector<LaunchEnvironment>& envir
   for (std::size_t i = 0; i < environments.size(); ++i) {
     threads.emplace_back([&, i] {
       try {
-        init_process_group(ProcessGroupOptions().timeout(milliseconds(1000)).environment(environments[i]))
+        init_process_group(
+            ProcessGroupOptions().timeout(milliseconds(1000)).environment(environments[i]))
             ->barrier();
       } catch (...) {
         errors[i] = std::current_exception();
@@ -317,10 +342,9 @@ TEST(Options, AreChecked) {
   EXPECT_THROW(init(ProcessGroupOptions().timeout(milliseconds(0))), c10::Error);
   EXPECT_THROW(init(ProcessGroupOptions().environment(fake_environment(3, 2, "x"))), c10::Error);
   EXPECT_THROW(init(ProcessGroupOptions().environment(fake_environment(-1, 2, "x"))), c10::Error);
-  EXPECT_THROW(init(ProcessGroupOptions()
-                        .environment(fake_environment(0, 2, "x"))
-                        .backend(Backend::Single)),
-               LaunchError);
+  EXPECT_THROW(
+      init(ProcessGroupOptions().environment(fake_environment(0, 2, "x")).backend(Backend::Single)),
+      LaunchError);
   auto two_hosts = fake_environment(0, 4, "x");
   two_hosts.local_size = 2;
   EXPECT_THROW(init(ProcessGroupOptions().environment(two_hosts).backend(Backend::SharedMemory)),

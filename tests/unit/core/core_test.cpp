@@ -14,7 +14,8 @@ namespace lockstep {
 namespace {
 
 TEST(CommError, SaysWhatWhereAndWhoInOneLine) {
-  const TimeoutError error({"SharedMemory", "all_reduce", 3, 8, 17}, "rank 5 has not arrived", "look there");
+  const TimeoutError error({"SharedMemory", "all_reduce", 3, 8, 17}, "rank 5 has not arrived",
+                           "look there");
   EXPECT_STREQ(error.what(),
                "all_reduce #17 (SharedMemory) failed on rank 3 of 8: rank 5 has not arrived. "
                "Hint: look there");

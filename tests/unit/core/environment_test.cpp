@@ -23,10 +23,10 @@ const Variables kOpenMpi{{"OMPI_COMM_WORLD_RANK", "3"},
                          {"OMPI_COMM_WORLD_LOCAL_RANK", "1"},
                          {"OMPI_COMM_WORLD_LOCAL_SIZE", "2"},
                          {"PMIX_NAMESPACE", "77"}};
-const Variables kSlurm{{"SLURM_PROCID", "5"},     {"SLURM_NTASKS", "16"},
-                       {"SLURM_LOCALID", "1"},    {"SLURM_STEP_NUM_TASKS", "11"},
-                       {"SLURM_NODEID", "1"},     {"SLURM_STEP_TASKS_PER_NODE", "4(x2),3"},
-                       {"SLURM_JOB_ID", "12"},    {"SLURM_STEP_ID", "0"}};
+const Variables kSlurm{{"SLURM_PROCID", "5"},  {"SLURM_NTASKS", "16"},
+                       {"SLURM_LOCALID", "1"}, {"SLURM_STEP_NUM_TASKS", "11"},
+                       {"SLURM_NODEID", "1"},  {"SLURM_STEP_TASKS_PER_NODE", "4(x2),3"},
+                       {"SLURM_JOB_ID", "12"}, {"SLURM_STEP_ID", "0"}};
 
 void expect(const LaunchEnvironment& environment, const std::string& launcher, int rank, int size,
             int local_rank, int local_size) {
@@ -46,8 +46,9 @@ TEST(LaunchEnvironment, ReadsEveryLauncher) {
                  {"MPI_LOCALRANKID", "1"},
                  {"MPI_LOCALNRANKS", "2"}}),
          "MPICH", 3, 4, 1, 2);
-  expect(detect({{"RANK", "2"}, {"WORLD_SIZE", "4"}, {"LOCAL_RANK", "0"}, {"LOCAL_WORLD_SIZE", "2"}}),
-         "torchrun", 2, 4, 0, 2);
+  expect(
+      detect({{"RANK", "2"}, {"WORLD_SIZE", "4"}, {"LOCAL_RANK", "0"}, {"LOCAL_WORLD_SIZE", "2"}}),
+      "torchrun", 2, 4, 0, 2);
   expect(detect(kSlurm), "Slurm", 5, 11, 1, 4);
   expect(detect({{"SLURM_PROCID", "1"}, {"SLURM_NTASKS", "2"}}), "Slurm", 1, 2, 1, 2);
 }
@@ -61,7 +62,8 @@ TEST(LaunchEnvironment, MpirunInsideASlurmAllocationIsMpirun) {
 TEST(LaunchEnvironment, JobsHaveIdsOfTheirOwn) {
   EXPECT_EQ(detect(kOpenMpi).job_id, "openmpi 77 ");
   EXPECT_EQ(detect(kSlurm).job_id, "slurm 12.0");
-  Variables torchrun{{"RANK", "0"}, {"WORLD_SIZE", "1"}, {"MASTER_ADDR", "a"}, {"MASTER_PORT", "1"}};
+  Variables torchrun{
+      {"RANK", "0"}, {"WORLD_SIZE", "1"}, {"MASTER_ADDR", "a"}, {"MASTER_PORT", "1"}};
   const auto first = detect(torchrun).job_id;
   torchrun["MASTER_PORT"] = "2";
   EXPECT_NE(detect(torchrun).job_id, first);
@@ -85,7 +87,8 @@ void expect_error(const Variables& base, const std::string& name,
 }
 
 TEST(LaunchEnvironment, NamesTheVariableThatIsWrong) {
-  for (const std::string garbage : {"", "x", "-1", "1.5", "4", " 1", "1 ", "99999999999999999999", "0x1"}) {
+  for (const std::string garbage :
+       {"", "x", "-1", "1.5", "4", " 1", "1 ", "99999999999999999999", "0x1"}) {
     expect_error(kOpenMpi, "OMPI_COMM_WORLD_RANK", garbage);
   }
   for (const char* garbage : {"", "0", "-4", "four", "99999999"}) {

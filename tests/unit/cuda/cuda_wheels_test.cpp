@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// CUDA and NCCL come from LibTorch's wheels, with no toolkit: a program that uses their headers compiles, links, and
-// loads one copy of each. Needs no GPU.
+// CUDA and NCCL come from LibTorch's wheels, with no toolkit: a program that uses their headers
+// compiles, links, and loads one copy of each. Needs no GPU.
 #include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAStream.h>

@@ -27,8 +27,7 @@ using std::chrono::milliseconds;
 class World {
  public:
   explicit World(int size)
-      : size_(size),
-        memory_(native::SharedMemory::create(SharedMemoryRounds::bytes_needed(size))) {
+      : size_(size), memory_(native::SharedMemory::create(SharedMemoryRounds::bytes_needed(size))) {
     for (int rank = 0; rank < size; ++rank) {
       SharedMemoryRounds(memory_->data(), 0, size)
           .admit(rank, ::getpid(), native::PeerProcess::own_pid_namespace());
@@ -70,7 +69,8 @@ TEST_P(Rounds, OrderTheDataOfAllRanks) {
         const std::uint64_t round = rounds.arrive({});
         await_arrived(rounds, round);
         // As an all-reduce in place: every rank sums its share of all blocks into all blocks.
-        for (std::size_t i = static_cast<std::size_t>(rank); i < 64; i += static_cast<std::size_t>(size)) {
+        for (std::size_t i = static_cast<std::size_t>(rank); i < 64;
+             i += static_cast<std::size_t>(size)) {
           int sum = 0;
           for (const auto& block : values) sum += block[i];
           for (auto& block : values) block[i] = sum;
@@ -125,7 +125,7 @@ TEST(RoundsFailure, ARankThatLeavesCannotComeAndSaysWhy) {
   EXPECT_FALSE(first.has_arrived(1, round));
   second.leave(SharedMemoryRounds::RankState::Left, std::string(1000, 'x'));
   EXPECT_FALSE(first.can_still_come(1));
-  EXPECT_EQ(first.reason_of(1), std::string(255, 'x'));  // cut, not overrun
+  EXPECT_EQ(first.reason_of(1), std::string(255, 'x'));         // cut, not overrun
   first.sleep_until_arrived(round, std::chrono::seconds(100));  // does not sleep: nobody will come
 }
 
@@ -160,7 +160,8 @@ TEST(DatagramSocket, CarriesBytesAndDescriptors) {
   ASSERT_TRUE(message.has_value());
   EXPECT_EQ(message->bytes, std::vector<std::byte>(bytes.begin(), bytes.end()));
   memory->data()[7] = std::byte{42};
-  EXPECT_EQ(native::SharedMemory::map(std::move(message->descriptor), 100)->data()[7], std::byte{42});
+  EXPECT_EQ(native::SharedMemory::map(std::move(message->descriptor), 100)->data()[7],
+            std::byte{42});
 }
 
 TEST(PeerProcess, SeesDeathAndStopping) {

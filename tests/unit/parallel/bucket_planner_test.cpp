@@ -45,7 +45,9 @@ TEST(BucketPlanner, HoldsEveryParameterExactlyOnce) {
   for (std::size_t i = 0; i < 100; ++i) EXPECT_EQ(seen[i], i);
 }
 
-TEST(BucketPlanner, OfNothingIsNothing) { EXPECT_TRUE(plan_buckets({}, 1, 1).empty()); }
+TEST(BucketPlanner, OfNothingIsNothing) {
+  EXPECT_TRUE(plan_buckets({}, 1, 1).empty());
+}
 
 }  // namespace
 }  // namespace lockstep

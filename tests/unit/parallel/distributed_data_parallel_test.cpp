@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// DistributedDataParallel with ranks as threads: against one process on the joined batch, and where backward is unusual.
+// DistributedDataParallel with ranks as threads: against one process on the joined batch, and where
+// backward is unusual.
 #include <gtest/gtest.h>
 #include <lockstep/core/error.h>
 #include <lockstep/parallel/distributed_data_parallel.h>
@@ -39,8 +40,9 @@ TEST_P(Ddp, EqualsOneProcessOnTheJoinedBatch) {
   ConvNet net;
   fill_parameters(*net);
   train(net, 20, 0, 1);
-  // Both sum the same terms in another order: a few units in the last place of float (6e-8 relative) a step, which 20
-  // steps of momentum SGD on values up to 1 carry to about 1e-6; a wrong gradient moves them by 1e-2.
+  // Both sum the same terms in another order: a few units in the last place of float (6e-8
+  // relative) a step, which 20 steps of momentum SGD on values up to 1 carry to about 1e-6; a wrong
+  // gradient moves them by 1e-2.
   EXPECT_LT((results[0] - flat_parameters(net)).abs().max().item<float>(), 5e-6F);
 }
 
@@ -60,8 +62,8 @@ TEST_P(Ddp, PutsGradientsIntoSeveralBucketsInReverseOrder) {
     if (group->size() == 1) {
       EXPECT_TRUE(bytes.empty());
     } else {
-      // fc.bias | fc.weight | conv2.bias | conv2.weight | conv1.bias, conv1.weight and a word a parameter; each gradient
-      // starts on a cache line.
+      // fc.bias | fc.weight | conv2.bias | conv2.weight | conv1.bias, conv1.weight and a word a
+      // parameter; each gradient starts on a cache line.
       EXPECT_EQ(bytes, (std::vector<std::size_t>{64, 1088, 64, 896, 64 + 320 + 6 * 4}));
     }
     group->close();
@@ -97,7 +99,8 @@ TEST_P(Ddp, GradientsAreAveragesWhateverZeroGradDid) {
     check(1);
     backward();  // no zero_grad: gradients add up, as everywhere in LibTorch
     check(2);
-    for (auto& parameter : model->parameters()) parameter.mutable_grad() = torch::zeros_like(parameter);
+    for (auto& parameter : model->parameters())
+      parameter.mutable_grad() = torch::zeros_like(parameter);
     backward();  // gradients that the user put there
     check(1);
     group->close();
@@ -130,8 +133,8 @@ TEST_P(Ddp, AParameterUnusedSomewhereCountsAsZeroThere) {
       model->forward(x, true, group->rank() == 0).sum().backward();
       const auto ranks = static_cast<float>(group->size());
       EXPECT_TRUE(torch::allclose(model->module()->left->weight.grad(), torch::full({2, 3}, 4.0F)));
-      EXPECT_TRUE(
-          torch::allclose(model->module()->right->weight.grad(), torch::full({2, 3}, 4.0F / ranks)));
+      EXPECT_TRUE(torch::allclose(model->module()->right->weight.grad(),
+                                  torch::full({2, 3}, 4.0F / ranks)));
     }
     group->close();
   });
@@ -168,7 +171,8 @@ TEST_P(Ddp, TwoForwardsMayShareABackwardAndOneForwardMayHaveTwo) {
   });
 }
 
-/// Runs a part of the model again in backward, with a backward of its own, as activation checkpointing does.
+/// Runs a part of the model again in backward, with a backward of its own, as activation
+/// checkpointing does.
 struct RecomputeFunction : torch::autograd::Function<RecomputeFunction> {
   static torch::Tensor forward(torch::autograd::AutogradContext* context, const torch::Tensor& x,
                                const std::function<torch::Tensor(torch::Tensor)>& part) {
@@ -325,8 +329,11 @@ TEST_P(Ddp, ModelsThatDifferAreNamedOnEveryRank) {
   using torch::nn::Sequential;
   construct([](int rank) { return Sequential(Linear(3, 3), Linear(3, 4 + rank)); }, same,
             "rank 1 has '1.weight' Float [5, 3]");
-  construct([](int rank) { return rank == 0 ? Sequential(Linear(3, 3)) : Sequential(Linear(3, 3), Linear(3, 3)); },
-            same, "rank 0 has nothing more, rank 1 has '1.weight'");
+  construct(
+      [](int rank) {
+        return rank == 0 ? Sequential(Linear(3, 3)) : Sequential(Linear(3, 3), Linear(3, 3));
+      },
+      same, "rank 0 has nothing more, rank 1 has '1.weight'");
   construct(
       [](int rank) {
         Sequential net(Linear(3, 3));
