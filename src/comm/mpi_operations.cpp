@@ -2,7 +2,9 @@
 #include "comm/mpi_operations.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -18,9 +20,12 @@ using native::check_mpi;
 
 // MPI counts in int; far below its end, and large enough that the number of chunks costs nothing.
 constexpr std::size_t kChunkBytes = std::size_t{256} << 20;
-constexpr int kTags = 1 << 15;  // the least that every MPI offers
+constexpr int kTags = (1 << 15) - 1;  // the least that every MPI offers, less one
+constexpr int kLeavingTag = kTags;    // a message under it says why its sender gave up
 constexpr std::chrono::microseconds kPollInterval{50};
 constexpr int kPollsBeforeSleep = 200;
+
+using Reason = std::array<char, 256>;
 
 int to_int(std::size_t value) {
   return static_cast<int>(value);
@@ -72,7 +77,21 @@ class MpiOperation : public Operation {
     }
   }
 
-  void check_peers() final {}
+  void check_peers() final {
+    int has_come = 0;
+    MPI_Status status;
+    check_mpi(MPI_Iprobe(MPI_ANY_SOURCE, kLeavingTag, channels_.fingerprints.get(), &has_come, &status),
+              "MPI_Iprobe");
+    if (has_come == 0) return;
+    Reason reason{};
+    check_mpi(MPI_Recv(reason.data(), static_cast<int>(reason.size()), MPI_CHAR, status.MPI_SOURCE,
+                       kLeavingTag, channels_.fingerprints.get(), MPI_STATUS_IGNORE),
+              "MPI_Recv");
+    reason.back() = '\0';
+    throw OperationFailure{OperationFailure::Kind::PeerLost,
+                           "rank " + std::to_string(status.MPI_SOURCE) + " gave up: " + reason.data(),
+                           "look at what that rank reported first"};
+  }
 
   [[nodiscard]] std::string describe_missing() const final {
     std::string text;
@@ -285,6 +304,19 @@ class MpiBarrier final : public MpiOperation {
 };
 
 }  // namespace
+
+void announce_leaving(MpiChannels& channels, const std::string& reason) noexcept {
+  // Never given back: nobody waits for these messages to go out.
+  auto* text = new (std::nothrow) Reason{};
+  if (text == nullptr) return;
+  std::memcpy(text->data(), reason.data(), std::min(reason.size(), text->size() - 1));
+  for (int peer = 0; peer < channels.fingerprints.size(); ++peer) {
+    if (peer == channels.fingerprints.rank()) continue;
+    MPI_Request request = MPI_REQUEST_NULL;
+    MPI_Isend(text->data(), static_cast<int>(text->size()), MPI_CHAR, peer, kLeavingTag,
+              channels.fingerprints.get(), &request);
+  }
+}
 
 std::unique_ptr<Operation> make_mpi_all_reduce(MpiChannels& channels, at::Tensor tensor,
                                                ReduceOp op) {

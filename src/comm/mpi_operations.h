@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "comm/operation.h"
@@ -25,6 +26,9 @@ struct MpiChannels {
 // The collectives of the MPI backend. Tensors are dense CPU tensors (no gaps) with at least one
 // element, of any size: they travel in chunks whose bytes an `int` can count. `channels` outlives
 // the operations.
+
+/// Tells all other ranks that this one gives up, and why. Does not wait; never throws.
+void announce_leaving(MpiChannels& channels, const std::string& reason) noexcept;
 
 /// Reduce-scatter by all-to-all, summed in rank order, then all-gather: MPI's own reduction adds in
 /// an order that depends on its algorithm. Cost for N bytes on W ranks: each rank sends and

@@ -21,6 +21,7 @@ class MpiProcessGroup final : public ProcessGroup {
   ~MpiProcessGroup() override {
     // MPI may still read or write for requests that never ended, and nothing tells it to stop.
     if (is_released_) return;
+    abandon("its process group was destroyed without close()");
     keep_unfinished();
     [[maybe_unused]] auto* kept = channels_.release();
   }
@@ -44,6 +45,12 @@ class MpiProcessGroup final : public ProcessGroup {
     return {data, std::move(owner)};
   }
 
+  void abandon(const std::string& reason) noexcept override {
+    if (std::exchange(has_abandoned_, true)) return;
+    native::give_up_mpi();
+    announce_leaving(*channels_, reason);
+  }
+
   void release() override {
     channels_->fingerprints.free();
     channels_->data.free();
@@ -52,6 +59,7 @@ class MpiProcessGroup final : public ProcessGroup {
 
   std::unique_ptr<MpiChannels> channels_;
   bool is_released_ = false;
+  bool has_abandoned_ = false;
 };
 
 }  // namespace

@@ -82,6 +82,8 @@ void OperationQueue::wait(std::uint64_t ticket, std::optional<std::chrono::milli
       if (!failure_ && done_ == done_before) oldest.check_peers();
     } catch (const OperationFailure& failure) {
       fail(translate(failure));
+    } catch (...) {
+      fail(std::current_exception());
     }
   }
 }

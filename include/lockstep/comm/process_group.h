@@ -29,9 +29,9 @@ class OperationQueue;  // the collectives under way, in the order of their calls
 /// Thread-safety: one thread at a time. Two groups are independent of each other.
 class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {
  public:
-  /// Never communicates and never throws. On shared memory a group that was not closed leaves a
-  /// note that this rank left, so that its peers fail with `PeerLostError` instead of waiting; over
-  /// MPI they wait until their deadline.
+  /// Never waits for another rank and never throws. A group that was not closed leaves word that this
+  /// rank left, so that its peers fail with `PeerLostError` instead of waiting. Over MPI, the process
+  /// then ends without `MPI_Finalize`, which would wait for them.
   virtual ~ProcessGroup();
   ProcessGroup(const ProcessGroup&) = delete;
   ProcessGroup& operator=(const ProcessGroup&) = delete;

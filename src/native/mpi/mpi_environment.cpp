@@ -2,13 +2,17 @@
 #include "native/mpi/mpi_environment.h"
 
 #include <array>
+#include <atomic>
 #include <cstdlib>
 #include <stdexcept>
 
 namespace lockstep::native {
 namespace {
 
+std::atomic<bool> has_given_up{false};  // as MPI itself, one a process
+
 void finalize_at_exit() {
+  if (has_given_up) return;
   int is_finalized = 0;
   if (MPI_Finalized(&is_finalized) == MPI_SUCCESS && is_finalized == 0) MPI_Finalize();
 }
@@ -42,6 +46,8 @@ void ensure_mpi() {
     throw std::runtime_error("MPI was started without MPI_THREAD_SERIALIZED");
   }
 }
+
+void give_up_mpi() noexcept { has_given_up = true; }
 
 MpiCommunicator::MpiCommunicator() {
   check_mpi(MPI_Comm_dup(MPI_COMM_WORLD, &handle_), "MPI_Comm_dup");

@@ -17,6 +17,10 @@ void check_mpi(int code, const char* call);
 /// already or offers fewer threads.
 void ensure_mpi();
 
+/// MPI_Finalize waits for all ranks, and has no deadline. After this call the process ends without it: a rank that left
+/// in the middle must not hang in its exit. The launcher then ends the other ranks.
+void give_up_mpi() noexcept;
+
 /// A communicator of our own, so that no message of the program is ever taken for one of ours.
 /// Errors are returned and become exceptions; MPI's default would end the program.
 ///
