@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
 # Sets up, builds and runs the tests. Arguments go to ctest (for example: -R comm, -L unit).
 #
-#   LOCKSTEP_PRESET=NAME     which preset to build and test (default: release; also ci, debug, asan, tsan)
+#   LOCKSTEP_PRESET=NAME     which preset to build and test (default: release; also debug, asan, tsan)
 #   LibTorch_ROOT=DIR        use this LibTorch instead of the pinned wheel
 #   LOCKSTEP_CPU_ONLY=1      install the small, CPU-only set of wheels
+#   CI=true                  turn compiler warnings into errors
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 preset=${LOCKSTEP_PRESET:-release}
 cd "$root"
 tools/setup.sh
-cmake --preset "$preset" -DLibTorch_ROOT="${LibTorch_ROOT:-$root/build/venv}"
+cmake --preset "$preset" -DLibTorch_ROOT="${LibTorch_ROOT:-$root/build/venv}" \
+  ${CI:+-DLOCKSTEP_WARNINGS_AS_ERRORS=ON}
 cmake --build --preset "$preset"
 exec ctest --preset "$preset" -j "$(nproc)" "$@"
