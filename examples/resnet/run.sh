@@ -44,6 +44,14 @@ done
 [[ $ranks =~ ^[1-9][0-9]{0,3}$ ]] && ((ranks <= 1024)) ||
   fail 2 "--ranks: must be a whole number from 1 to 1024, but is '$ranks' (--help lists the options)"
 
+program=$build_dir/release/examples/resnet/resnet
+if ((help)); then
+  show_help
+  [[ -x $program ]] || { echo '(listed by --help once a first run has built the program)'; exit 0; }
+  exec "$program" --help
+fi
+
+[[ -z ${LibTorch_ROOT:-} ]] || export LibTorch_ROOT=$(realpath "$LibTorch_ROOT")
 "$root/tools/setup.sh"
 command -v mpirun >/dev/null ||
   fail 1 'mpirun was not found; install Open MPI (Debian: openmpi-bin), or start the ranks with torchrun-style variables (docs/launching.md)'
@@ -61,14 +69,7 @@ if ! build >"$log" 2>&1; then
   tail -n 40 "$log" >&2
   fail 1 'the build failed; the end of its output is above'
 fi
-program=$build_dir/release/examples/resnet/resnet
-
 rm -f "$log"
-
-if ((help)); then
-  show_help
-  exec "$program" --help
-fi
 
 # Only here is it known whether a person looks on: mpirun gives its ranks pipes and terminals of its own.
 if ! ((has_progress)); then

@@ -24,6 +24,18 @@ Fingerprint fingerprint_of(CollectiveOp op, const at::Tensor& tensor) {
   return print;
 }
 
+Fingerprint fingerprint_of_all_reduce(const at::Tensor& tensor, ReduceOp op) {
+  Fingerprint print = fingerprint_of(CollectiveOp::AllReduce, tensor);
+  print.reduce_op = static_cast<std::uint8_t>(op);
+  return print;
+}
+
+Fingerprint fingerprint_of_broadcast(const at::Tensor& tensor, int root) {
+  Fingerprint print = fingerprint_of(CollectiveOp::Broadcast, tensor);
+  print.root = root;
+  return print;
+}
+
 std::string describe(const Fingerprint& fingerprint) {
   std::ostringstream text;
   const auto dtype = static_cast<at::ScalarType>(fingerprint.dtype);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include <lockstep/comm/types.h>
+
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -31,6 +33,8 @@ struct Fingerprint {
 /// What `tensor` adds to a fingerprint: dtype, number of elements, and the strides where they are
 /// not the usual ones (elements are combined in the order in which they lie in memory).
 [[nodiscard]] Fingerprint fingerprint_of(CollectiveOp op, const at::Tensor& tensor);
+[[nodiscard]] Fingerprint fingerprint_of_all_reduce(const at::Tensor& tensor, ReduceOp op);
+[[nodiscard]] Fingerprint fingerprint_of_broadcast(const at::Tensor& tensor, int root);
 
 /// "all_reduce (Sum) of 10 x Float".
 [[nodiscard]] std::string describe(const Fingerprint& fingerprint);

@@ -70,6 +70,7 @@ struct HostChannel::Letter {
   std::int32_t pid = 0;
   std::uint64_t pid_namespace = 0;
   std::uint64_t bytes = 0;
+  std::uint64_t number = 0;  // which sharing of memory this belongs to; the meeting is 0
   std::array<char, 512> text{};
 
   void set_text(const std::string& value) {
@@ -87,10 +88,12 @@ std::string HostChannel::name_of(int rank) const {
   return job_name_ + std::to_string(rank);
 }
 
-void HostChannel::send(int to, const Letter& letter, int descriptor, const Deadline& deadline) {
+void HostChannel::send(int to, const Letter& letter, int descriptor, const Deadline& deadline,
+                       const CanStillCome& can_still_come) {
   static_assert(std::is_trivially_copyable_v<Letter>);
   const auto bytes = std::as_bytes(std::span(&letter, 1));
   while (!socket_.try_send(name_of(to), bytes, descriptor)) {
+    if (!can_still_come(to)) throw std::runtime_error("rank " + std::to_string(to) + " died");
     if (deadline.has_passed()) {
       throw std::runtime_error("rank " + std::to_string(to) + " did not come within " +
                                std::to_string(deadline.elapsed().count()) + " s");
@@ -153,11 +156,23 @@ void HostChannel::await_hellos(const Deadline& deadline,
 void HostChannel::refuse_all(const std::string& reason) {
   Letter letter;
   letter.kind = LetterKind::Refusal;
+  letter.number = number_;
   letter.set_text(reason);
   for (int rank = 1; rank < environment_.world_size; ++rank) {
     // Whoever has not come cannot be told; that is no reason to wait.
     [[maybe_unused]] const bool is_sent =
         socket_.try_send(name_of(rank), std::as_bytes(std::span(&letter, 1)));
+  }
+}
+
+void HostChannel::hand_out(const native::SharedMemory& memory, const Deadline& deadline,
+                           const CanStillCome& can_still_come) {
+  Letter letter;
+  letter.kind = LetterKind::Memory;
+  letter.bytes = memory.size();
+  letter.number = number_;
+  for (int rank = 1; rank < environment_.world_size; ++rank) {
+    send(rank, letter, memory.descriptor(), deadline, can_still_come);
   }
 }
 
@@ -167,15 +182,14 @@ std::shared_ptr<native::SharedMemory> HostChannel::host_meeting(std::size_t byte
   try {
     auto memory = native::SharedMemory::create(bytes);
     admit(memory->data(), 0, ::getpid(), native::PeerProcess::own_pid_namespace());
+    std::vector<native::PeerProcess> peers(static_cast<std::size_t>(environment_.world_size));
     await_hellos(deadline, [&](const Letter& hello) {
       admit(memory->data(), hello.rank, hello.pid, hello.pid_namespace);
+      peers[static_cast<std::size_t>(hello.rank)] =
+          native::PeerProcess(hello.pid, hello.pid_namespace);
     });
-    Letter letter;
-    letter.kind = LetterKind::Memory;
-    letter.bytes = bytes;
-    for (int rank = 1; rank < environment_.world_size; ++rank) {
-      send(rank, letter, memory->descriptor(), deadline);
-    }
+    hand_out(*memory, deadline,
+             [&](int rank) { return peers[static_cast<std::size_t>(rank)].is_alive(); });
     return memory;
   } catch (const LaunchError& error) {
     refuse_all(error.what_without_backtrace());
@@ -203,7 +217,7 @@ std::shared_ptr<native::SharedMemory> HostChannel::attend_meeting(std::size_t by
     has_reached = has_reached || is_sent;
     auto message = socket_.receive(is_sent ? kRepeat : kRetry);
     try {
-      if (message) return accept(*message, bytes);
+      if (auto memory = message ? accept(*message, bytes) : nullptr) return memory;
     } catch (const std::runtime_error& error) {
       throw LaunchError(error.what());
     }
@@ -219,6 +233,7 @@ std::shared_ptr<native::SharedMemory> HostChannel::attend_meeting(std::size_t by
 std::shared_ptr<native::SharedMemory> HostChannel::accept(native::DatagramSocket::Message& message,
                                                           std::size_t bytes) {
   const Letter letter = parse(message);
+  if (letter.number != number_) return nullptr;  // left over from an attempt that failed
   if (letter.kind == LetterKind::Refusal) throw std::runtime_error(letter.text.data());
   if (letter.kind != LetterKind::Memory || !message.descriptor.is_open() || letter.bytes != bytes) {
     throw std::runtime_error("rank 0 offers " + std::to_string(letter.bytes) +
@@ -228,12 +243,14 @@ std::shared_ptr<native::SharedMemory> HostChannel::accept(native::DatagramSocket
   return native::SharedMemory::map(std::move(message.descriptor), bytes);
 }
 
-std::shared_ptr<native::SharedMemory> HostChannel::share(
-    std::size_t bytes, const Deadline& deadline, const std::function<bool(int)>& can_still_come) {
+std::shared_ptr<native::SharedMemory> HostChannel::share(std::size_t bytes,
+                                                         const Deadline& deadline,
+                                                         const CanStillCome& can_still_come) {
+  ++number_;
   if (environment_.rank != 0) {
     while (true) {
       auto message = socket_.receive(kRepeat);
-      if (message) return accept(*message, bytes);
+      if (auto memory = message ? accept(*message, bytes) : nullptr) return memory;
       if (!can_still_come(0)) throw std::runtime_error("rank 0 died or gave up");
       if (deadline.has_passed()) {
         throw std::runtime_error("rank 0 sent no memory within " +
@@ -243,12 +260,7 @@ std::shared_ptr<native::SharedMemory> HostChannel::share(
   }
   try {
     auto memory = native::SharedMemory::create(bytes);
-    Letter letter;
-    letter.kind = LetterKind::Memory;
-    letter.bytes = bytes;
-    for (int rank = 1; rank < environment_.world_size; ++rank) {
-      send(rank, letter, memory->descriptor(), deadline);
-    }
+    hand_out(*memory, deadline, can_still_come);
     return memory;
   } catch (const std::exception& error) {
     refuse_all(error.what());

@@ -26,6 +26,7 @@ class HostChannel {
   /// Throws: `LaunchError` when this rank of this job is running already.
   explicit HostChannel(const LaunchEnvironment& environment);
 
+  using CanStillCome = std::function<bool(int rank)>;
   using Admit =
       std::function<void(std::byte* memory, int rank, pid_t pid, std::uint64_t pid_namespace)>;
 
@@ -42,17 +43,19 @@ class HostChannel {
   /// The same later on, when all ranks are known to call it. `can_still_come` is asked for rank 0
   /// while others wait. Throws: `std::runtime_error` on every rank, with the text of rank 0's error
   /// or of the timeout.
-  [[nodiscard]] std::shared_ptr<native::SharedMemory> share(
-      std::size_t bytes, const Deadline& deadline,
-      const std::function<bool(int rank)>& can_still_come);
+  [[nodiscard]] std::shared_ptr<native::SharedMemory> share(std::size_t bytes,
+                                                            const Deadline& deadline,
+                                                            const CanStillCome& can_still_come);
 
  private:
   struct Letter;
 
   [[nodiscard]] std::string name_of(int rank) const;
-  void send(int to, const Letter& letter, int descriptor, const Deadline& deadline);
+  void send(int to, const Letter& letter, int descriptor, const Deadline& deadline,
+            const CanStillCome& can_still_come);
   [[nodiscard]] static Letter parse(const native::DatagramSocket::Message& message);
-  [[nodiscard]] static std::shared_ptr<native::SharedMemory> accept(
+  /// Nothing for a letter that is not for the attempt under way.
+  [[nodiscard]] std::shared_ptr<native::SharedMemory> accept(
       native::DatagramSocket::Message& message, std::size_t bytes);
   [[noreturn]] void throw_missing(const std::vector<bool>& has_come,
                                   const Deadline& deadline) const;
@@ -62,11 +65,14 @@ class HostChannel {
   [[nodiscard]] std::shared_ptr<native::SharedMemory> attend_meeting(std::size_t bytes,
                                                                      const Deadline& deadline);
   void await_hellos(const Deadline& deadline, const std::function<void(const Letter&)>& on_hello);
+  void hand_out(const native::SharedMemory& memory, const Deadline& deadline,
+                const CanStillCome& can_still_come);
   void refuse_all(const std::string& reason);
 
   LaunchEnvironment environment_;
   std::string job_name_;
   native::DatagramSocket socket_;
+  std::uint64_t number_ = 0;  // of attempts to share memory
 };
 
 }  // namespace lockstep

@@ -59,13 +59,7 @@ class MpiOperation : public Operation {
     return true;
   }
 
-  bool try_finish() final {
-    try {
-      return advance();
-    } catch (const std::runtime_error& error) {
-      throw OperationFailure{OperationFailure::Kind::Backend, error.what(), ""};
-    }
-  }
+  bool try_finish() final { return advance(); }
 
   // MPI has no wait with a deadline: look again at once for a while, then with pauses, so that a
   // rank that waits for long leaves the core to others.
@@ -80,17 +74,19 @@ class MpiOperation : public Operation {
   void check_peers() final {
     int has_come = 0;
     MPI_Status status;
-    check_mpi(MPI_Iprobe(MPI_ANY_SOURCE, kLeavingTag, channels_.fingerprints.get(), &has_come, &status),
-              "MPI_Iprobe");
+    check_mpi(
+        MPI_Iprobe(MPI_ANY_SOURCE, kLeavingTag, channels_.fingerprints.get(), &has_come, &status),
+        "MPI_Iprobe");
     if (has_come == 0) return;
     Reason reason{};
     check_mpi(MPI_Recv(reason.data(), static_cast<int>(reason.size()), MPI_CHAR, status.MPI_SOURCE,
                        kLeavingTag, channels_.fingerprints.get(), MPI_STATUS_IGNORE),
               "MPI_Recv");
     reason.back() = '\0';
-    throw OperationFailure{OperationFailure::Kind::PeerLost,
-                           "rank " + std::to_string(status.MPI_SOURCE) + " gave up: " + reason.data(),
-                           "look at what that rank reported first"};
+    throw OperationFailure{
+        OperationFailure::Kind::PeerLost,
+        "rank " + std::to_string(status.MPI_SOURCE) + " gave up: " + reason.data(),
+        "look at what that rank reported first"};
   }
 
   [[nodiscard]] std::string describe_missing() const final {
@@ -159,7 +155,7 @@ std::byte* bytes_of(const at::Tensor& tensor) {
 class MpiAllReduce final : public MpiOperation {
  public:
   MpiAllReduce(MpiChannels& channels, at::Tensor tensor, ReduceOp op)
-      : MpiOperation(channels, fingerprint_of(tensor, op), tensor.nbytes()),
+      : MpiOperation(channels, fingerprint_of_all_reduce(tensor, op), tensor.nbytes()),
         tensor_(std::move(tensor)),
         op_(op),
         counts_(static_cast<std::size_t>(world_size())),
@@ -168,12 +164,6 @@ class MpiAllReduce final : public MpiOperation {
         own_offsets_(counts_.size()) {}
 
  private:
-  static Fingerprint fingerprint_of(const at::Tensor& tensor, ReduceOp op) {
-    Fingerprint print = lockstep::fingerprint_of(CollectiveOp::AllReduce, tensor);
-    print.reduce_op = static_cast<std::uint8_t>(op);
-    return print;
-  }
-
   bool start_step(int step, const Chunk& chunk, native::MpiRequests& requests) override {
     std::byte* data_start = bytes_of(tensor_) + chunk.start;
     if (step == 0) {
@@ -237,17 +227,11 @@ class MpiAllReduce final : public MpiOperation {
 class MpiBroadcast final : public MpiOperation {
  public:
   MpiBroadcast(MpiChannels& channels, at::Tensor tensor, int root)
-      : MpiOperation(channels, fingerprint_of(tensor, root), tensor.nbytes()),
+      : MpiOperation(channels, fingerprint_of_broadcast(tensor, root), tensor.nbytes()),
         tensor_(std::move(tensor)),
         root_(root) {}
 
  private:
-  static Fingerprint fingerprint_of(const at::Tensor& tensor, int root) {
-    Fingerprint print = lockstep::fingerprint_of(CollectiveOp::Broadcast, tensor);
-    print.root = root;
-    return print;
-  }
-
   bool start_step(int step, const Chunk& chunk, native::MpiRequests& requests) override {
     if (step != 0) return false;
     check_mpi(MPI_Ibcast(bytes_of(tensor_) + chunk.start, to_int(chunk.bytes), MPI_BYTE, root_,
@@ -263,8 +247,7 @@ class MpiBroadcast final : public MpiOperation {
 class MpiAllGather final : public MpiOperation {
  public:
   MpiAllGather(MpiChannels& channels, std::vector<at::Tensor> outputs, at::Tensor input)
-      : MpiOperation(channels, lockstep::fingerprint_of(CollectiveOp::AllGather, input),
-                     input.nbytes()),
+      : MpiOperation(channels, fingerprint_of(CollectiveOp::AllGather, input), input.nbytes()),
         outputs_(std::move(outputs)),
         input_(std::move(input)) {}
 

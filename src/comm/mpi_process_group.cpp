@@ -21,7 +21,7 @@ class MpiProcessGroup final : public ProcessGroup {
   ~MpiProcessGroup() override {
     // MPI may still read or write for requests that never ended, and nothing tells it to stop.
     if (is_released_) return;
-    abandon("its process group was destroyed without close()");
+    if (!is_failure_shared()) abandon("its process group was destroyed without close()");
     keep_unfinished();
     [[maybe_unused]] auto* kept = channels_.release();
   }

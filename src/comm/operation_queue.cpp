@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <stdexcept>
 #include <utility>
 
 namespace lockstep {
@@ -37,8 +38,19 @@ void OperationQueue::progress() noexcept {
   if (failure_ || entries_.empty()) return;
   try {
     advance();
+  } catch (...) {
+    fail_with_current_exception();
+  }
+}
+
+void OperationQueue::fail_with_current_exception() noexcept {
+  try {
+    throw;
   } catch (const OperationFailure& failure) {
+    is_failure_shared_ = failure.kind == OperationFailure::Kind::Mismatch;
     fail(translate(failure));
+  } catch (const std::runtime_error& error) {  // what native calls throw
+    fail(translate({OperationFailure::Kind::Backend, error.what(), ""}));
   } catch (...) {
     fail(std::current_exception());
   }
@@ -80,10 +92,8 @@ void OperationQueue::wait(std::uint64_t ticket, std::optional<std::chrono::milli
       const std::uint64_t done_before = done_;
       progress();
       if (!failure_ && done_ == done_before) oldest.check_peers();
-    } catch (const OperationFailure& failure) {
-      fail(translate(failure));
     } catch (...) {
-      fail(std::current_exception());
+      fail_with_current_exception();
     }
   }
 }
@@ -96,8 +106,12 @@ CommContext OperationQueue::context_of_oldest() const {
 }
 
 void OperationQueue::fail_with_timeout(const Deadline& deadline) {
-  const std::string reason = "timed out after " + seconds_text(deadline.elapsed()) + ": " +
-                             entries_.front().operation->describe_missing();
+  std::string reason = "timed out after " + seconds_text(deadline.elapsed()) + ": ";
+  try {
+    reason += entries_.front().operation->describe_missing();
+  } catch (const std::exception& error) {
+    reason += error.what();
+  }
   fail(std::make_exception_ptr(
       TimeoutError(context_of_oldest(), reason,
                    "that rank is slow, stopped, or took another path through the program")));
@@ -130,7 +144,7 @@ void OperationQueue::fail(const std::exception_ptr& failure) noexcept {
   }
   // The operations stay: peers may still read memory that they own, and their tensors must not be
   // reused meanwhile.
-  on_failure_(text);
+  if (!is_failure_shared_) on_failure_(text);
 }
 
 }  // namespace lockstep

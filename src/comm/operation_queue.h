@@ -22,8 +22,8 @@ namespace lockstep {
 /// Thread-safety: one thread at a time.
 class OperationQueue {
  public:
-  /// `on_failure` is called once, with the text of the first failure, so that the backend can tell
-  /// the other ranks.
+  /// `on_failure` is called once, with the text of the first failure unless all ranks find that
+  /// themselves, so that the backend can tell the other ranks.
   OperationQueue(CommContext context, std::function<void(const std::string&)> on_failure);
 
   /// Returns the ticket by which the caller asks for this operation.
@@ -35,6 +35,8 @@ class OperationQueue {
 
   [[nodiscard]] bool is_done(std::uint64_t ticket) const noexcept { return ticket < done_; }
   [[nodiscard]] const std::exception_ptr& failure() const noexcept { return failure_; }
+  /// Whether every rank has found the same failure by itself, so that nobody need be told.
+  [[nodiscard]] bool is_failure_shared() const noexcept { return is_failure_shared_; }
 
   /// Blocks: until the operation is done, something failed, or the deadline (its own, or `timeout`
   /// from now) passed. Throws: the queue's failure.
@@ -54,6 +56,7 @@ class OperationQueue {
   void advance();
   void fail_with_timeout(const Deadline& deadline);
   void fail(const std::exception_ptr& failure) noexcept;
+  void fail_with_current_exception() noexcept;
   [[nodiscard]] std::exception_ptr translate(const OperationFailure& failure) const;
 
   CommContext context_;
@@ -61,6 +64,7 @@ class OperationQueue {
   std::deque<Entry> entries_;
   std::uint64_t done_ = 0;
   std::exception_ptr failure_;
+  bool is_failure_shared_ = false;
 };
 
 }  // namespace lockstep

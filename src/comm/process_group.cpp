@@ -50,6 +50,10 @@ void ProcessGroup::keep_unfinished() noexcept {
   [[maybe_unused]] auto* kept = queue_.release();
 }
 
+bool ProcessGroup::is_failure_shared() const noexcept {
+  return queue_->is_failure_shared();
+}
+
 void ProcessGroup::check_open(const char* op) const {
   if (queue_->failure()) std::rethrow_exception(queue_->failure());
   TORCH_CHECK(!closed_, op, ": this process group is closed");

@@ -55,17 +55,16 @@ class InPlaceAllReduce final : public SharedMemoryOperation {
  public:
   InPlaceAllReduce(SharedMemoryTransport& transport, at::Tensor tensor, ReduceOp op,
                    SharedMemoryTransport::Place place)
-      : SharedMemoryOperation(transport, fingerprint_of(tensor, op, place),
+      : SharedMemoryOperation(transport, in_place(tensor, op, place),
                               {.rounds = 1, .is_staged = false, .is_two_phase = true}),
         tensor_(std::move(tensor)),
         op_(op),
         place_(std::move(place)) {}
 
  private:
-  static Fingerprint fingerprint_of(const at::Tensor& tensor, ReduceOp op,
-                                    const SharedMemoryTransport::Place& place) {
-    Fingerprint print = lockstep::fingerprint_of(CollectiveOp::AllReduce, tensor);
-    print.reduce_op = static_cast<std::uint8_t>(op);
+  static Fingerprint in_place(const at::Tensor& tensor, ReduceOp op,
+                              const SharedMemoryTransport::Place& place) {
+    Fingerprint print = fingerprint_of_all_reduce(tensor, op);
     print.placement = 1;
     print.place = place.number;
     return print;
@@ -92,7 +91,7 @@ class InPlaceAllReduce final : public SharedMemoryOperation {
 class StagedAllReduce final : public SharedMemoryOperation {
  public:
   StagedAllReduce(SharedMemoryTransport& transport, at::Tensor tensor, ReduceOp op)
-      : SharedMemoryOperation(transport, fingerprint_of(tensor, op),
+      : SharedMemoryOperation(transport, fingerprint_of_all_reduce(tensor, op),
                               {.rounds = chunks_of(tensor, transport),
                                .is_staged = true,
                                .is_two_phase = tensor.nbytes() > kSmallBytes}),
@@ -101,12 +100,6 @@ class StagedAllReduce final : public SharedMemoryOperation {
         is_small_(tensor_.nbytes() <= kSmallBytes) {}
 
  private:
-  static Fingerprint fingerprint_of(const at::Tensor& tensor, ReduceOp op) {
-    Fingerprint print = lockstep::fingerprint_of(CollectiveOp::AllReduce, tensor);
-    print.reduce_op = static_cast<std::uint8_t>(op);
-    return print;
-  }
-
   void offer(std::uint64_t round) override {
     const Range chunk = chunk_of(tensor_, transport(), round);
     std::memcpy(slot(transport().rank()), bytes_of(tensor_) + chunk.start, chunk.count);
@@ -148,18 +141,12 @@ class StagedBroadcast final : public SharedMemoryOperation {
  public:
   StagedBroadcast(SharedMemoryTransport& transport, at::Tensor tensor, int root)
       : SharedMemoryOperation(
-            transport, fingerprint_of(tensor, root),
+            transport, fingerprint_of_broadcast(tensor, root),
             {.rounds = chunks_of(tensor, transport), .is_staged = true, .is_two_phase = false}),
         tensor_(std::move(tensor)),
         root_(root) {}
 
  private:
-  static Fingerprint fingerprint_of(const at::Tensor& tensor, int root) {
-    Fingerprint print = lockstep::fingerprint_of(CollectiveOp::Broadcast, tensor);
-    print.root = root;
-    return print;
-  }
-
   void offer(std::uint64_t round) override {
     if (transport().rank() != root_) return;
     const Range chunk = chunk_of(tensor_, transport(), round);
@@ -181,7 +168,7 @@ class StagedAllGather final : public SharedMemoryOperation {
   StagedAllGather(SharedMemoryTransport& transport, std::vector<at::Tensor> outputs,
                   at::Tensor input)
       : SharedMemoryOperation(
-            transport, lockstep::fingerprint_of(CollectiveOp::AllGather, input),
+            transport, fingerprint_of(CollectiveOp::AllGather, input),
             {.rounds = chunks_of(input, transport), .is_staged = true, .is_two_phase = false}),
         outputs_(std::move(outputs)),
         input_(std::move(input)) {}
@@ -207,10 +194,10 @@ class StagedAllGather final : public SharedMemoryOperation {
 class Barrier final : public SharedMemoryOperation {
  public:
   Barrier(SharedMemoryTransport& transport, std::size_t bytes)
-      : SharedMemoryOperation(transport, fingerprint_of(bytes), {}) {}
+      : SharedMemoryOperation(transport, of_bytes(bytes), {}) {}
 
  private:
-  static Fingerprint fingerprint_of(std::size_t bytes) {
+  static Fingerprint of_bytes(std::size_t bytes) {
     Fingerprint print;
     print.elements = bytes;
     return print;

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "comm/shared_memory_process_group.h"
 
+#include <ATen/ops/full.h>
+
+#include <string>
 #include <utility>
 
 #include "comm/operation.h"
@@ -49,21 +52,22 @@ ProcessGroup::Memory SharedMemoryProcessGroup::allocate_bytes(std::size_t bytes)
   start(make_shared_memory_barrier(*transport_, bytes), "allocate").wait();
   const std::size_t block = SharedMemoryTransport::block_bytes_for(bytes);
   std::size_t all = 0;
+  TORCH_CHECK(!__builtin_mul_overflow(block, static_cast<std::size_t>(size()), &all),
+              "allocate: ", bytes, " bytes on ", size(), " ranks are too large");
   std::shared_ptr<native::SharedMemory> memory;
+  std::string error_text = "another rank could not map the memory";
   try {
-    TORCH_CHECK(!__builtin_mul_overflow(block, static_cast<std::size_t>(size()), &all),
-                "allocate: ", bytes, " bytes on ", size(), " ranks are too large");
     memory = channel_->share(all, Deadline::after(timeout()), [this](int other) {
       return transport_->rounds().can_still_come(other);
     });
   } catch (const std::runtime_error& error) {
-    if (!transport_->rounds().can_still_come(0)) {
-      throw PeerLostError(context_for("allocate"), error.what());
-    }
-    // Every rank gets here: rank 0 tells the others. Nothing is broken, so the group can go on.
-    throw CommError(context_for("allocate"), error.what());
+    error_text = error.what();
   }
-  start(make_barrier(), "allocate").wait();
+  // All or nobody: ranks that have it must know when one has not. Then nothing is broken, and the
+  // group can go on.
+  const auto has_memory = at::full({1}, memory != nullptr ? 1 : 0, at::kInt);
+  start(make_all_reduce(has_memory, ReduceOp::Min), "allocate").wait();
+  if (has_memory.item<int>() == 0) throw CommError(context_for("allocate"), error_text);
   memory->close_descriptor();
   std::byte* own = transport_->add_group_memory(memory, block);
   return {own, std::move(memory)};
@@ -75,6 +79,8 @@ void SharedMemoryProcessGroup::release() {
 }
 
 void SharedMemoryProcessGroup::abandon(const std::string& reason) noexcept {
+  // The first reason is the true one, and others may be reading it.
+  if (std::exchange(has_abandoned_, true)) return;
   transport_->rounds().leave(SharedMemoryRounds::RankState::Left, reason);
 }
 

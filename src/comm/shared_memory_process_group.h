@@ -32,6 +32,7 @@ class SharedMemoryProcessGroup final : public ProcessGroup {
   std::optional<HostChannel>
       channel_;  // until close: a next group of this job meets under the same names
   std::unique_ptr<SharedMemoryTransport> transport_;
+  bool has_abandoned_ = false;
 };
 
 }  // namespace lockstep

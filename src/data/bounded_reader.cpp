@@ -87,6 +87,10 @@ void BoundedReader::expect_end() {
   if (read_some({&extra, 1}, "the end of the file") != 0) {
     fail(start, "the end of the file", "more bytes");
   }
+  // zlib hands out the last bytes before it misses the checksum behind them.
+  int code = Z_OK;
+  ::gzerror(file_.get(), &code);
+  if (code == Z_BUF_ERROR) fail(start, "a checksum", "the end of a truncated gzip stream");
 }
 
 void BoundedReader::fail_short(std::uint64_t start, std::uint64_t count,

@@ -41,8 +41,6 @@ class GradientReducer::State : public std::enable_shared_from_this<State> {
   /// Some backward has begun, as far as this model is concerned.
   void begin();
   void on_gradient(std::size_t index);
-  /// A backward that threw left its buckets half filled; what it had started is finished first.
-  void recover();
   [[nodiscard]] std::vector<std::size_t> bucket_bytes() const;
 
  private:
@@ -52,6 +50,8 @@ class GradientReducer::State : public std::enable_shared_from_this<State> {
   };
 
   void begin_locked();
+  /// A backward that threw left its buckets half filled; what it had started is finished first.
+  void recover();
   void finish();
   void launch_complete_buckets();
   void write_usage();
@@ -66,8 +66,9 @@ class GradientReducer::State : public std::enable_shared_from_this<State> {
 
   std::mutex mutex_;  // guards what follows, and the buckets
   bool is_in_backward_ = false;
-  std::size_t launched_ = 0;   // buckets, in their order
-  std::vector<bool> is_used_;  // by this rank, in this backward
+  std::weak_ptr<bool> backward_;  // lives as long as the backward under way
+  std::size_t launched_ = 0;      // buckets, in their order
+  std::vector<bool> is_used_;     // by this rank, in this backward
 };
 
 GradientReducer::State::State(std::shared_ptr<ProcessGroup> group,
@@ -95,11 +96,14 @@ void GradientReducer::State::begin() {
 }
 
 void GradientReducer::State::begin_locked() {
-  if (is_in_backward_) return;
+  if (is_in_backward_ && !backward_.expired()) return;
+  if (is_in_backward_) recover();
   is_in_backward_ = true;
   // Runs when the graph that is being worked on now is done: the outermost one, if an output's hook
-  // came first.
-  torch::autograd::Engine::get_default_engine().queue_callback([weak = weak_from_this()] {
+  // came first. A graph that throws drops the callback unrun, and with it the token.
+  const auto token = std::make_shared<bool>(true);
+  backward_ = token;
+  torch::autograd::Engine::get_default_engine().queue_callback([weak = weak_from_this(), token] {
     if (const auto self = weak.lock()) self->finish();
   });
 }
@@ -159,8 +163,6 @@ void GradientReducer::State::finish() {
 }
 
 void GradientReducer::State::recover() {
-  const std::lock_guard lock(mutex_);
-  if (!is_in_backward_) return;
   for (GradientBucket& bucket : buckets_) {
     if (bucket.is_launched()) bucket.wait();
   }
@@ -204,9 +206,10 @@ GradientReducer::~GradientReducer() {
 
 void GradientReducer::watch(const at::Tensor& output) {
   if (!output.defined() || !output.requires_grad() || !at::GradMode::is_enabled()) return;
-  // A forward within a backward is recomputation, not the next step.
-  if (torch::autograd::get_current_graph_task_id() == -1) state_->recover();
   output.register_hook([weak = std::weak_ptr(state_)](const at::Tensor&) {
+    // autograd::grad wants gradients for the program, not for the parameters: nothing to average.
+    const auto* wanted = torch::autograd::get_current_graph_task_exec_info();
+    if (wanted != nullptr && !wanted->empty()) return;
     if (const auto state = weak.lock()) state->begin();
   });
 }

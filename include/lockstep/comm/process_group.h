@@ -29,9 +29,9 @@ class OperationQueue;  // the collectives under way, in the order of their calls
 /// Thread-safety: one thread at a time. Two groups are independent of each other.
 class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {
  public:
-  /// Never waits for another rank and never throws. A group that was not closed leaves word that this
-  /// rank left, so that its peers fail with `PeerLostError` instead of waiting. Over MPI, the process
-  /// then ends without `MPI_Finalize`, which would wait for them.
+  /// Never waits for another rank and never throws. A group that was not closed leaves word that
+  /// this rank left, so that its peers fail with `PeerLostError` instead of waiting. Over MPI, the
+  /// process then ends without `MPI_Finalize`, which would wait for them.
   virtual ~ProcessGroup();
   ProcessGroup(const ProcessGroup&) = delete;
   ProcessGroup& operator=(const ProcessGroup&) = delete;
@@ -112,6 +112,8 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   /// For backends that cannot call back what they gave away: leaves unfinished operations and their
   /// buffers in memory.
   void keep_unfinished() noexcept;
+  /// Whether the group failed in a way that every rank found by itself.
+  [[nodiscard]] bool is_failure_shared() const noexcept;
 
  private:
   friend class Work;

@@ -21,7 +21,9 @@ bool PeerProcess::is_alive() const {
   if (was_dead_) return false;
   if (!pidfd_.is_open()) return true;
   pollfd entry{pidfd_.get(), POLLIN, 0};
-  return ::poll(&entry, 1, 0) == 0;  // readable means ended
+  // Readable means ended. A poll that a signal interrupts says nothing, least of all that the peer
+  // died.
+  return ::poll(&entry, 1, 0) <= 0;
 }
 
 std::string PeerProcess::state() const {

@@ -97,6 +97,11 @@ TEST_F(Idx, NoticesDamagedGzip) {
   const auto size = std::filesystem::file_size(path);
   std::filesystem::resize_file(path, size / 2);
   expect_error(path, {"at byte", "100000 bytes", "truncated gzip"});
+  for (const unsigned missing : {1U, 4U, 8U}) {
+    const auto whole = write_gzip("trailer.gz", idx(8, {100000}, values));
+    std::filesystem::resize_file(whole, size - missing);
+    expect_error(whole, {"truncated gzip"});
+  }
   const auto damaged = write_gzip("damaged.gz", idx(8, {100000}, values));
   std::fstream file(damaged, std::ios::in | std::ios::out | std::ios::binary);
   file.seekp(static_cast<std::streamoff>(size - 8));  // the checksum

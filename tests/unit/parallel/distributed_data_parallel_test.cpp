@@ -417,6 +417,44 @@ TEST_P(Ddp, EvaluationNeedsNoOtherRank) {
   });
 }
 
+TEST_P(Ddp, AutogradGradNeedsNoOtherRank) {
+  run_ranks_or_throw(GetParam(), [](const std::shared_ptr<ProcessGroup>& group) {
+    DistributedDataParallel<ConvNet> model(ConvNet(), group);
+    if (group->rank() == 0) {
+      const auto input = make_input(0, 2).requires_grad_(true);
+      const auto output = model->forward(input).sum();
+      EXPECT_TRUE(torch::autograd::grad({output}, {input})[0].defined());
+    }
+    train(model, 2, group->rank(), group->size());
+    group->close();
+  });
+}
+
+TEST_P(Ddp, ABackwardThatThrewCanBeRepeated) {
+  run_ranks_or_throw(GetParam(), [](const std::shared_ptr<ProcessGroup>& group) {
+    ConvNet net;
+    fill_parameters(*net);
+    ConvNet reference;
+    fill_parameters(*reference);
+    DistributedDataParallel<ConvNet> model(net, group, small_buckets());
+    const auto loss = model->forward(share(make_input(0, 12), group->rank(), group->size())).mean();
+    bool is_broken = true;
+    net->conv1->bias.register_hook([&](const torch::Tensor&) -> void {
+      if (is_broken) throw std::runtime_error("in the middle");
+    });
+    EXPECT_THROW(loss.backward({}, /*keep_graph=*/true), std::runtime_error);
+    is_broken = false;
+    model->zero_grad();
+    loss.backward();  // no forward in between
+    reference->forward(make_input(0, 12)).mean().backward();
+    for (std::size_t i = 0; i < net->parameters().size(); ++i) {
+      EXPECT_TRUE(torch::allclose(net->parameters()[i].grad(), reference->parameters()[i].grad(),
+                                  1e-4, 1e-6));
+    }
+    group->close();
+  });
+}
+
 TEST_P(Ddp, ARankThatSkipsItsBackwardIsNamed) {
   if (GetParam() == 1) return;
   const auto errors = run_ranks(GetParam(), [](const std::shared_ptr<ProcessGroup>& group) {
