@@ -180,14 +180,17 @@ std::shared_ptr<native::SharedMemory> HostChannel::host_meeting(std::size_t byte
                                                                 const Deadline& deadline,
                                                                 const Admit& admit) {
   try {
+    // Everybody has come before the memory is made, so that everybody hears when there is none.
+    std::vector<Letter> hellos;
+    await_hellos(deadline, [&](const Letter& hello) { hellos.push_back(hello); });
     auto memory = native::SharedMemory::create(bytes);
     admit(memory->data(), 0, ::getpid(), native::PeerProcess::own_pid_namespace());
     std::vector<native::PeerProcess> peers(static_cast<std::size_t>(environment_.world_size));
-    await_hellos(deadline, [&](const Letter& hello) {
+    for (const Letter& hello : hellos) {
       admit(memory->data(), hello.rank, hello.pid, hello.pid_namespace);
       peers[static_cast<std::size_t>(hello.rank)] =
           native::PeerProcess(hello.pid, hello.pid_namespace);
-    });
+    }
     hand_out(*memory, deadline,
              [&](int rank) { return peers[static_cast<std::size_t>(rank)].is_alive(); });
     return memory;

@@ -2,6 +2,7 @@
 // The collectives with one process a rank, on every backend that this world can have.
 #include <gtest/gtest.h>
 #include <lockstep/lockstep.h>
+#include <sys/resource.h>
 
 #include "support/collective_conformance.h"
 
@@ -45,6 +46,27 @@ TEST(Collectives, SameBitsOnEveryBackend) {
   }
   EXPECT_TRUE(torch::equal(results[0], results[1]));
 }
+
+#ifndef __SANITIZE_ADDRESS__
+TEST(Collectives, GroupMemoryThatOneRankCannotMapIsAnErrorOnAllAndTheGroupGoesOn) {
+  if (LaunchEnvironment::detect().world_size == 1) return;
+  const auto group = init_process_group(
+      ProcessGroupOptions().backend(Backend::SharedMemory).timeout(std::chrono::seconds(30)));
+  rlimit before{};
+  ::getrlimit(RLIMIT_AS, &before);
+  if (group->rank() == 1) {
+    const rlimit tight{.rlim_cur = 1 << 20, .rlim_max = before.rlim_max};
+    ::setrlimit(RLIMIT_AS, &tight);
+  }
+  EXPECT_THROW(static_cast<void>(group->allocate({64 << 20}, torch::kByte)), CommError);
+  ::setrlimit(RLIMIT_AS, &before);
+  const auto tensor = group->allocate({3}, torch::kFloat);
+  tensor.fill_(1);
+  group->all_reduce(tensor).wait();
+  EXPECT_EQ(tensor[2].item<float>(), static_cast<float>(group->size()));
+  group->close();
+}
+#endif
 
 TEST(Collectives, MismatchIsAnErrorOnEveryRank) {
   if (LaunchEnvironment::detect().world_size == 1) return;

@@ -75,6 +75,19 @@ inline void check_all_reduce(ProcessGroup& group) {
   }
 }
 
+/// A value that is no number on one rank is one on all of them, whichever rank that is.
+inline void check_not_a_number(ProcessGroup& group) {
+  for (int where = 0; where < group.size(); ++where) {
+    for (const auto op : {ReduceOp::Sum, ReduceOp::Avg, ReduceOp::Min, ReduceOp::Max}) {
+      const auto tensor = torch::full({3}, static_cast<float>(group.rank()));
+      if (group.rank() == where) tensor[1] = std::nanf("");
+      group.all_reduce(tensor, op).wait();
+      EXPECT_TRUE(torch::equal(tensor.isnan(), torch::tensor({false, true, false})))
+          << to_string(op) << " with a NaN of rank " << where;
+    }
+  }
+}
+
 inline void check_group_memory(ProcessGroup& group) {
   for (const auto length : kLengths) {
     const auto tensor = group.allocate({length}, torch::kFloat);
@@ -158,6 +171,7 @@ inline void check_strides(ProcessGroup& group) {
 
 inline void check_everything(ProcessGroup& group) {
   check_all_reduce(group);
+  check_not_a_number(group);
   check_group_memory(group);
   check_pipelining(group);
   check_broadcast(group);

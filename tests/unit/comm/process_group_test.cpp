@@ -5,6 +5,7 @@
 #include <lockstep/comm/init.h>
 #include <lockstep/core/error.h>
 
+#include <atomic>
 #include <filesystem>
 #include <string>
 
@@ -61,6 +62,16 @@ TEST_P(Ranks, GroupsFollowOneAnotherUnderOneJobId) {
       }
     });
   }
+}
+
+TEST_P(Ranks, CloseReturnsWhenEveryRankHasCalledIt) {
+  std::atomic<int> called{0};
+  run_ranks_or_throw(GetParam(), [&](const std::shared_ptr<ProcessGroup>& group) {
+    std::this_thread::sleep_for(milliseconds(30 * group->rank()));
+    ++called;
+    group->close();
+    EXPECT_EQ(called, group->size());
+  });
 }
 
 TEST_P(Ranks, GroupMemoryOutlivesTheGroup) {
@@ -222,7 +233,9 @@ TEST(Failure, ARankThatDoesNotComeIsNamedWhenTheDeadlinePasses) {
   expect_error<TimeoutError>(errors[0], "rank 2");
   expect_error<TimeoutError>(errors[1], "has not arrived");
   EXPECT_EQ(text_of(errors[0]).find("rank 1 ("), std::string::npos) << text_of(errors[0]);
-  expect_error<PeerLostError>(errors[2], "gave up");
+  // Not only that they are gone: also why.
+  expect_error<PeerLostError>(errors[2], "gave up: ");
+  expect_error<PeerLostError>(errors[2], "timed out after 0.4 s");
 }
 
 TEST(Failure, AWaitCanHaveADeadlineOfItsOwn) {

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Runs the program of examples/resnet as people do: good runs end in the result line, bad input gets one line.
 
-    program_test.py --program RESNET --mpirun tests/support/mpirun.sh [--group training|usage|data|failure]
+    program_test.py --program RESNET --mpirun tests/support/mpirun.sh [--group training|usage|data|failure|memory]
 
 After every run there must be no process and no shared-memory object that was not there before.
 """
@@ -36,8 +36,8 @@ class Run:
         variables = dict(os.environ, OMPI_MCA_orte_execute_quiet="1", OMP_NUM_THREADS="1")
         variables[marker.split("=")[0]] = marker.split("=")[1]
         variables.update(environment or {})
-        command = [*launch, context.program, *arguments] if ranks is None else [
-            context.mpirun, str(ranks), context.program, *arguments]
+        mpirun = [] if ranks is None else [context.mpirun, str(ranks)]
+        command = [*launch, *mpirun, context.program, *arguments]
         started = time.monotonic()
         try:
             done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=TIME_LIMIT,
@@ -223,8 +223,29 @@ def test_failure(context):
               "a loss that is no number is an error")
 
 
+def with_shared_memory_of(size):
+    """A launch prefix under which /dev/shm holds no more than `size`, in a mount namespace of its own."""
+    return ["unshare", "--map-root-user", "--mount", "sh", "-c",
+            f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$@"', "sh"]
+
+
+def test_memory(context):
+    """A /dev/shm that is too small is an error that says what was wanted and what is free; enough of it is enough."""
+    if subprocess.run([*with_shared_memory_of("1m"), "true"], check=False, capture_output=True).returncode != 0:
+        print("memory: nothing was tested, this machine lets nobody mount a /dev/shm")
+        return
+    # The meeting needs 4 MiB for two ranks.
+    run = Run(context, 2, SMALL, launch=with_shared_memory_of("1m"))
+    run.check_error(1, "/dev/shm", "bytes wanted", "1048576 free", lines=2)
+    # The gradients of a ResNet-18 need 45 MB a rank.
+    run = Run(context, 2, [*SMALL, "--arch", "resnet18"], launch=with_shared_memory_of("16m"))
+    run.check_error(1, "/dev/shm", "bytes wanted", "free", lines=2)
+    Run(context, 2, SMALL, launch=with_shared_memory_of("16m")).check_result(2, "resnet8")
+
+
 def main():
-    groups = {"training": test_training, "usage": test_usage, "data": test_data, "failure": test_failure}
+    groups = {"training": test_training, "usage": test_usage, "data": test_data, "failure": test_failure,
+              "memory": test_memory}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", required=True)
     parser.add_argument("--mpirun", required=True)

@@ -5,7 +5,7 @@
 #include <lockstep/core/error.h>
 #include <lockstep/parallel/distributed_data_parallel.h>
 
-#include <mutex>
+#include <numeric>
 #include <sstream>
 
 #include "support/in_process_ranks.h"
@@ -199,10 +199,15 @@ struct CheckpointedImpl : torch::nn::Module {
     last = register_module("last", torch::nn::Linear(4, 4));
     part = [this](const torch::Tensor& x) { return torch::tanh(middle(x)); };
   }
-  torch::Tensor forward(torch::Tensor x, bool is_checkpointed) {
+  /// The middle part `times` times, then the last layer unless the middle is to be the end.
+  torch::Tensor forward(torch::Tensor x, bool is_checkpointed, bool has_last = true,
+                        int times = 1) {
     x = first(x);
-    x = is_checkpointed ? RecomputeFunction::apply(x, part) : part(x);
-    return last(x);
+    if (!has_last) x = last(x);
+    for (int i = 0; i < times; ++i) {
+      x = is_checkpointed ? RecomputeFunction::apply(x, part) : part(x);
+    }
+    return has_last ? last(x) : x;
   }
   torch::nn::Linear first{nullptr}, middle{nullptr}, last{nullptr};
   std::function<torch::Tensor(torch::Tensor)> part;
@@ -229,6 +234,58 @@ TEST_P(Ddp, ABackwardWithinBackwardDoesNotEndTheStep) {
     }
     group->close();
   });
+}
+
+TEST_P(Ddp, ABackwardThatBeginsInsideAnotherIsPartOfItsStep) {
+  run_ranks_or_throw(GetParam(), [](const std::shared_ptr<ProcessGroup>& group) {
+    Checkpointed net;
+    fill_parameters(*net);
+    DistributedDataParallel<Checkpointed> model(net, group, small_buckets(32));
+    for (int step = 0; step < 3; ++step) {
+      // On rank 0 the first gradient appears in an inner backward, elsewhere there is none: all
+      // must make the same all-reduces.
+      model->forward(torch::ones({2, 4}), group->rank() == 0, /*has_last=*/false)
+          .sum()
+          .backward();
+    }
+    group->close();
+  });
+}
+
+TEST_P(Ddp, ASecondGradientAfterTheAllReduceIsRefusedByName) {
+  if (GetParam() == 1) return;
+  const auto errors = run_ranks(GetParam(), [](const std::shared_ptr<ProcessGroup>& group) {
+    DistributedDataParallel<Checkpointed> model(Checkpointed(), group, small_buckets(32));
+    // Each recomputation has a backward of its own, and with it a gradient of its own.
+    model->forward(torch::ones({2, 4}), true, true, /*times=*/2).sum().backward();
+  });
+  for (const auto& error : errors) {
+    ASSERT_NE(error, nullptr);
+    try {
+      std::rethrow_exception(error);
+    } catch (const c10::Error& caught) {
+      EXPECT_NE(std::string(caught.what()).find("'middle."), std::string::npos) << caught.what();
+    }
+  }
+}
+
+TEST_P(Ddp, ASparseGradientIsRefusedByName) {
+  if (GetParam() == 1) return;
+  const auto errors = run_ranks(GetParam(), [](const std::shared_ptr<ProcessGroup>& group) {
+    torch::nn::Sequential net(torch::nn::Embedding(torch::nn::EmbeddingOptions(5, 2).sparse(true)));
+    DistributedDataParallel<torch::nn::Sequential> model(net, group);
+    model->forward(torch::tensor({1, 3})).sum().backward();
+  });
+  for (const auto& error : errors) {
+    ASSERT_NE(error, nullptr);
+    try {
+      std::rethrow_exception(error);
+    } catch (const c10::Error& caught) {
+      EXPECT_NE(std::string(caught.what()).find("'0.weight' has a Sparse gradient"),
+                std::string::npos)
+          << caught.what();
+    }
+  }
 }
 
 TEST_P(Ddp, AnExceptionInBackwardDoesNotSpoilTheNextStep) {
@@ -281,6 +338,13 @@ TEST_P(Ddp, SharedAndFrozenParametersAndOtherDtypes) {
     net[1]->as<torch::nn::LinearImpl>()->weight.set_requires_grad(false);
     net->register_parameter("wide", torch::ones({4}, torch::kDouble));
     DistributedDataParallel<torch::nn::Sequential> model(net, group);
+    if (group->size() > 1) {
+      // The shared weight once, the frozen one not at all: 9 + 3 + 3 floats, each on its own cache
+      // lines, or behind the last bucket a word a parameter.
+      const auto bytes = model->bucket_bytes();
+      EXPECT_EQ(std::accumulate(bytes.begin(), bytes.end(), std::size_t{0}),
+                (64 + 64 + 64) + 64 + 4 * 4);
+    }
     const auto output = model->forward(torch::ones({1, 3}) * group->rank());
     (output.sum() + net->named_parameters()["wide"].sum() * group->rank()).backward();
     EXPECT_FALSE(net[1]->as<torch::nn::LinearImpl>()->weight.grad().defined());
