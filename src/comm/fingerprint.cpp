@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "comm/fingerprint.h"
 
-#include <ATen/core/Tensor.h>
+#include <c10/core/ScalarType.h>
 #include <lockstep/comm/types.h>
 
 #include <sstream>
@@ -10,64 +10,95 @@
 #include "comm/operation.h"
 
 namespace lockstep {
+namespace {
 
-Fingerprint fingerprint_of(CollectiveOp op, const at::Tensor& tensor) {
-  Fingerprint print;
-  print.op = op;
-  print.dtype = static_cast<std::uint8_t>(tensor.scalar_type());
-  print.elements = static_cast<std::uint64_t>(tensor.numel());
-  if (!tensor.is_contiguous()) {
-    for (const auto stride : tensor.strides()) {
-      print.place = print.place * 1000003 + static_cast<std::uint64_t>(stride) + 1;
-    }
+bool has_reduction(CollectiveOp op) {
+  return op == CollectiveOp::AllReduce || op == CollectiveOp::Reduce ||
+         op == CollectiveOp::ReduceScatter;
+}
+
+bool has_root(CollectiveOp op) {
+  return op == CollectiveOp::Broadcast || op == CollectiveOp::Reduce ||
+         op == CollectiveOp::Gather || op == CollectiveOp::Scatter;
+}
+
+std::string name_of_reduction(std::uint8_t kind) {
+  // The factor is in the details; two that differ show there.
+  if (static_cast<ReduceOp::Kind>(kind) == ReduceOp::Kind::PreMulSum) return "PreMulSum";
+  for (const ReduceOp op : {ReduceOp::Sum, ReduceOp::Avg, ReduceOp::Product, ReduceOp::Min,
+                            ReduceOp::Max, ReduceOp::BitAnd, ReduceOp::BitOr, ReduceOp::BitXor}) {
+    if (static_cast<std::uint8_t>(op.kind()) == kind) return to_string(op);
   }
-  return print;
+  return "unknown";
 }
 
-Fingerprint fingerprint_of_all_reduce(const at::Tensor& tensor, ReduceOp op) {
-  Fingerprint print = fingerprint_of(CollectiveOp::AllReduce, tensor);
-  print.reduce_op = static_cast<std::uint8_t>(op);
-  return print;
+}  // namespace
+
+const char* to_string(CollectiveOp op) {
+  switch (op) {
+    case CollectiveOp::AllReduce:
+      return "all_reduce";
+    case CollectiveOp::Broadcast:
+      return "broadcast";
+    case CollectiveOp::Reduce:
+      return "reduce";
+    case CollectiveOp::AllGather:
+      return "all_gather";
+    case CollectiveOp::ReduceScatter:
+      return "reduce_scatter";
+    case CollectiveOp::AllToAll:
+      return "all_to_all";
+    case CollectiveOp::Gather:
+      return "gather";
+    case CollectiveOp::Scatter:
+      return "scatter";
+    case CollectiveOp::Barrier:
+      return "barrier";
+  }
+  return "unknown";
 }
 
-Fingerprint fingerprint_of_broadcast(const at::Tensor& tensor, int root) {
-  Fingerprint print = fingerprint_of(CollectiveOp::Broadcast, tensor);
-  print.root = root;
-  return print;
+std::uint64_t mix(std::uint64_t hash, std::uint64_t value) {
+  // FNV-1a over words: enough to tell apart what honest programs call by mistake.
+  return (hash == 0 ? 0xcbf29ce484222325 : hash) * 0x100000001b3 ^ value;
 }
 
 std::string describe(const Fingerprint& fingerprint) {
-  std::ostringstream text;
-  const auto dtype = static_cast<at::ScalarType>(fingerprint.dtype);
-  switch (fingerprint.op) {
-    case CollectiveOp::AllReduce:
-      text << "all_reduce (" << to_string(static_cast<ReduceOp>(fingerprint.reduce_op)) << ") of "
-           << fingerprint.elements << " x " << dtype;
-      break;
-    case CollectiveOp::Broadcast:
-      text << "broadcast from rank " << fingerprint.root << " of " << fingerprint.elements << " x "
-           << dtype;
-      break;
-    case CollectiveOp::AllGather:
-      text << "all_gather of " << fingerprint.elements << " x " << dtype;
-      break;
-    case CollectiveOp::Barrier:
-      if (fingerprint.elements == 0) return "barrier";
-      text << "allocate of " << fingerprint.elements << " bytes";
-      break;
+  if (fingerprint.op == CollectiveOp::Barrier) {
+    if (fingerprint.elements == 0) return "barrier";
+    return "allocate of " + std::to_string(fingerprint.elements) + " bytes";
   }
-  if (fingerprint.placement != 0) {
+  std::ostringstream text;
+  text << to_string(fingerprint.op);
+  if (has_reduction(fingerprint.op))
+    text << " (" << name_of_reduction(fingerprint.reduce_op) << ")";
+  if (has_root(fingerprint.op)) {
+    text << (fingerprint.op == CollectiveOp::Broadcast || fingerprint.op == CollectiveOp::Scatter
+                 ? " from rank "
+                 : " to rank ")
+         << fingerprint.root;
+  }
+  text << " of " << fingerprint.elements << " x " << static_cast<at::ScalarType>(fingerprint.dtype);
+  if (fingerprint.details != 0) {
+    text << " with strides, sizes or a factor of its own (their hash is " << fingerprint.details
+         << ")";
+  }
+  if (fingerprint.is_in_group_memory != 0) {
     text << " in group memory (place " << fingerprint.place << ")";
-  } else if (fingerprint.place != 0) {
-    text << " in an unusual memory order (hash of strides " << fingerprint.place << ")";
   }
   return std::move(text).str();
 }
 
-void check_fingerprints(int world_size, const std::function<Fingerprint(int rank)>& of) {
-  const Fingerprint first = of(0);
+void check_fingerprints(int world_size, const std::function<Fingerprint(int rank)>& of,
+                        bool is_place_compared) {
+  const auto fingerprint_of = [&](int rank) {
+    Fingerprint print = of(rank);
+    if (!is_place_compared) print.is_in_group_memory = 0, print.place = 0;
+    return print;
+  };
+  const Fingerprint first = fingerprint_of(0);
   for (int rank = 1; rank < world_size; ++rank) {
-    const Fingerprint other = of(rank);
+    const Fingerprint other = fingerprint_of(rank);
     if (other == first) continue;
     throw OperationFailure{OperationFailure::Kind::Mismatch,
                            "rank 0 called " + describe(first) + ", rank " + std::to_string(rank) +

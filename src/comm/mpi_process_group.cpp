@@ -27,17 +27,9 @@ class MpiProcessGroup final : public ProcessGroup {
   }
 
  private:
-  std::unique_ptr<Operation> make_all_reduce(at::Tensor tensor, ReduceOp op) override {
-    return make_mpi_all_reduce(*channels_, std::move(tensor), op);
+  std::unique_ptr<Operation> make_operation(Collective call) override {
+    return make_mpi_operation(*channels_, std::move(call));
   }
-  std::unique_ptr<Operation> make_broadcast(at::Tensor tensor, int root) override {
-    return make_mpi_broadcast(*channels_, std::move(tensor), root);
-  }
-  std::unique_ptr<Operation> make_all_gather(std::vector<at::Tensor> outputs,
-                                             at::Tensor input) override {
-    return make_mpi_all_gather(*channels_, std::move(outputs), std::move(input));
-  }
-  std::unique_ptr<Operation> make_barrier() override { return make_mpi_barrier(*channels_); }
 
   Memory allocate_bytes(std::size_t bytes) override {
     auto owner = allocate_zeroed(bytes);

@@ -7,32 +7,11 @@
 #include <numeric>
 #include <utility>
 
+#include "comm/collective.h"
 #include "comm/operation.h"
 #include "comm/operation_queue.h"
-#include "comm/reduce_kernels.h"
 
 namespace lockstep {
-namespace {
-
-void check_tensor(const at::Tensor& tensor, const char* op, const char* name) {
-  TORCH_CHECK(tensor.defined(), op, ": ", name, " is an undefined tensor");
-  TORCH_CHECK(tensor.device().is_cpu(), op, ": ", name, " is on ", tensor.device(),
-              "; this backend takes CPU tensors");
-  TORCH_CHECK(tensor.layout() == at::kStrided, op, ": ", name, " has layout ", tensor.layout(),
-              "; it must be dense");
-  TORCH_CHECK(tensor.is_non_overlapping_and_dense(), op, ": ", name, " of sizes ", tensor.sizes(),
-              " has strides ", tensor.strides(), "; it must fill its memory without gaps");
-}
-
-// Where ranks' tensors may have different strides, memory order says nothing.
-void check_contiguous(const at::Tensor& tensor, const char* op, const char* name) {
-  check_tensor(tensor, op, name);
-  TORCH_CHECK(tensor.is_contiguous(), op, ": ", name, " of sizes ", tensor.sizes(), " has strides ",
-              tensor.strides(), "; it must be contiguous");
-}
-
-}  // namespace
-
 ProcessGroup::ProcessGroup(Backend backend, LaunchEnvironment environment,
                            std::chrono::milliseconds timeout)
     : backend_(backend), environment_(std::move(environment)), timeout_(timeout) {
@@ -59,54 +38,18 @@ void ProcessGroup::check_open(const char* op) const {
   TORCH_CHECK(!closed_, op, ": this process group is closed");
 }
 
+Work ProcessGroup::start(Collective call) {
+  const char* op = to_string(call.op);
+  return start(make_operation(std::move(call)), op);
+}
+
 Work ProcessGroup::start(std::unique_ptr<Operation> operation, const char* op) {
   return Work(shared_from_this(), queue_->push(std::move(operation), op, timeout_));
 }
 
-Work ProcessGroup::all_reduce(const at::Tensor& tensor, ReduceOp op) {
-  check_open("all_reduce");
-  check_tensor(tensor, "all_reduce", "the tensor");
-  TORCH_CHECK(can_reduce(tensor.scalar_type(), op), "all_reduce: ", to_string(op), " of ",
-              tensor.scalar_type(), " tensors is not supported",
-              op == ReduceOp::Avg ? "; averages need a floating-point dtype" : "");
-  return start(tensor.numel() == 0 ? make_barrier() : make_all_reduce(tensor, op), "all_reduce");
-}
-
-Work ProcessGroup::broadcast(const at::Tensor& tensor, int root) {
-  check_open("broadcast");
-  check_tensor(tensor, "broadcast", "the tensor");
-  TORCH_CHECK(root >= 0 && root < size(), "broadcast: root is ", root,
-              "; this group has ranks 0 to ", size() - 1);
-  return start(tensor.numel() == 0 ? make_barrier() : make_broadcast(tensor, root), "broadcast");
-}
-
-Work ProcessGroup::all_gather(const at::Tensor& output, const at::Tensor& input) {
-  check_open("all_gather");
-  check_contiguous(output, "all_gather", "the output");
-  check_contiguous(input, "all_gather", "the input");
-  TORCH_CHECK(output.numel() == input.numel() * size(), "all_gather: the output has ",
-              output.numel(), " elements; ", size(), " ranks with ", input.numel(),
-              " elements each need ", input.numel() * size());
-  return all_gather(output.view({size(), input.numel()}).unbind(0), input);
-}
-
-Work ProcessGroup::all_gather(const std::vector<at::Tensor>& outputs, const at::Tensor& input) {
-  check_open("all_gather");
-  check_contiguous(input, "all_gather", "the input");
-  TORCH_CHECK(outputs.size() == static_cast<std::size_t>(size()), "all_gather: ", outputs.size(),
-              " outputs for ", size(), " ranks");
-  for (const auto& output : outputs) {
-    check_contiguous(output, "all_gather", "an output");
-    TORCH_CHECK(output.numel() == input.numel() && output.scalar_type() == input.scalar_type(),
-                "all_gather: an output has ", output.numel(), " elements of ", output.scalar_type(),
-                ", the input ", input.numel(), " of ", input.scalar_type());
-  }
-  return start(input.numel() == 0 ? make_barrier() : make_all_gather(outputs, input), "all_gather");
-}
-
 void ProcessGroup::barrier() {
   check_open("barrier");
-  start(make_barrier(), "barrier").wait();
+  start(Collective{}).wait();
 }
 
 at::Tensor ProcessGroup::allocate(at::IntArrayRef sizes, const at::TensorOptions& options) {
@@ -131,7 +74,7 @@ void ProcessGroup::close() {
     std::rethrow_exception(queue_->failure());
   }
   // The queue is first in, first out: when the barrier is done, so is everything before it.
-  start(make_barrier(), "close").wait();
+  start(make_operation(Collective{}), "close").wait();
   closed_ = true;
   release();
 }

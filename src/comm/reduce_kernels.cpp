@@ -3,10 +3,12 @@
 
 #include <c10/util/BFloat16.h>
 #include <c10/util/Exception.h>
+#include <c10/util/Float8_e4m3fn.h>
+#include <c10/util/Float8_e5m2.h>
 #include <c10/util/Half.h>
+#include <c10/util/complex.h>
 
 #include <algorithm>
-#include <array>
 #include <cstdint>
 #include <type_traits>
 
@@ -23,48 +25,77 @@
 namespace lockstep {
 namespace {
 
+using Kind = ReduceOp::Kind;
+
 // Small enough for the first-level cache beside what streams through it.
 constexpr std::size_t kBlock = 2048;
 
 template <typename T>
-using Accumulator =
-    std::conditional_t<std::is_same_v<T, c10::Half> || std::is_same_v<T, c10::BFloat16>, float, T>;
+constexpr bool kIsShortFloat =
+    std::is_same_v<T, c10::Half> || std::is_same_v<T, c10::BFloat16> ||
+    std::is_same_v<T, c10::Float8_e4m3fn> || std::is_same_v<T, c10::Float8_e5m2>;
 
-template <ReduceOp op, typename A>
+template <typename T>
+using Accumulator = std::conditional_t<kIsShortFloat<T>, float, T>;
+
+// As PyTorch's integers: wraps around, without undefined behaviour.
+template <Kind kind, typename A>
+[[gnu::always_inline]] inline A combine_integers(A left, A right) {
+  // Of 64 bits, so that no product of short ones overflows an int on the way.
+  const auto a = static_cast<std::uint64_t>(left);
+  const auto b = static_cast<std::uint64_t>(right);
+  if constexpr (kind == Kind::BitAnd) return static_cast<A>(a & b);
+  if constexpr (kind == Kind::BitOr) return static_cast<A>(a | b);
+  if constexpr (kind == Kind::BitXor) return static_cast<A>(a ^ b);
+  if constexpr (kind == Kind::Product) return static_cast<A>(a * b);
+  return static_cast<A>(a + b);
+}
+
+template <Kind kind, typename A>
 [[gnu::always_inline]] inline A combine(A left, A right) {
-  if constexpr (op == ReduceOp::Min) {
+  if constexpr (kind == Kind::Min) {
     // As torch.minimum: a NaN wins, wherever it stands.
     return (left < right || left != left) ? left : right;
-  } else if constexpr (op == ReduceOp::Max) {
+  } else if constexpr (kind == Kind::Max) {
     return (left > right || left != left) ? left : right;
   } else if constexpr (std::is_integral_v<A>) {
-    // Wraps around like PyTorch's integers, and without undefined behaviour.
-    using Unsigned = std::make_unsigned_t<A>;
-    return static_cast<A>(
-        static_cast<Unsigned>(static_cast<Unsigned>(left) + static_cast<Unsigned>(right)));
+    return combine_integers<kind, A>(left, right);
+  } else if constexpr (kind == Kind::Product) {
+    return left * right;
   } else {
     return left + right;
   }
 }
 
-template <typename T, ReduceOp op>
+template <typename T, Kind kind>
 [[gnu::always_inline]] inline void reduce_blocks(const void* const* inputs, std::size_t ranks,
                                                  void* const* outputs, std::size_t output_count,
-                                                 std::size_t elements) {
+                                                 std::size_t elements, double factor) {
   using A = Accumulator<T>;
-  const A scale = static_cast<A>(1) / static_cast<A>(ranks);
+  using Real = typename c10::scalar_value_type<A>::type;
+  [[maybe_unused]] const A scale = [=] {
+    if constexpr (kind == Kind::Avg) {
+      return static_cast<A>(static_cast<Real>(1) / static_cast<Real>(ranks));
+    } else if constexpr (kind == Kind::PreMulSum) {
+      return static_cast<A>(static_cast<Real>(factor));
+    } else {
+      return A();
+    }
+  }();
+  const auto read = [scale](T value) {
+    if constexpr (kind == Kind::PreMulSum) return static_cast<A>(value) * scale;
+    return static_cast<A>(value);
+  };
   alignas(64) A sum[kBlock];
   for (std::size_t start = 0; start < elements; start += kBlock) {
     const std::size_t count = std::min(kBlock, elements - start);
     const T* first = static_cast<const T*>(inputs[0]) + start;
-    for (std::size_t i = 0; i < count; ++i) sum[i] = static_cast<A>(first[i]);
+    for (std::size_t i = 0; i < count; ++i) sum[i] = read(first[i]);
     for (std::size_t rank = 1; rank < ranks; ++rank) {
       const T* next = static_cast<const T*>(inputs[rank]) + start;
-      for (std::size_t i = 0; i < count; ++i) {
-        sum[i] = combine<op, A>(sum[i], static_cast<A>(next[i]));
-      }
+      for (std::size_t i = 0; i < count; ++i) sum[i] = combine<kind, A>(sum[i], read(next[i]));
     }
-    if constexpr (op == ReduceOp::Avg) {
+    if constexpr (kind == Kind::Avg) {
       for (std::size_t i = 0; i < count; ++i) sum[i] *= scale;
     }
     for (std::size_t k = 0; k < output_count; ++k) {
@@ -74,83 +105,174 @@ template <typename T, ReduceOp op>
   }
 }
 
-using Kernel = void (*)(const void* const*, std::size_t, void* const*, std::size_t, std::size_t);
+using Kernel = void (*)(const void* const*, std::size_t, void* const*, std::size_t, std::size_t,
+                        double);
 
-// target_clones does not work on templates, hence one plain function for each pair.
-#define LOCKSTEP_KERNEL(T, name, op)                                            \
-  LOCKSTEP_VECTORISED void name(const void* const* inputs, std::size_t ranks,   \
-                                void* const* outputs, std::size_t output_count, \
-                                std::size_t elements) {                         \
-    reduce_blocks<T, op>(inputs, ranks, outputs, output_count, elements);       \
+// target_clones does not work on templates, hence one plain function for each pair that is worth
+// it: what gradients and counters are made of.
+#define LOCKSTEP_KERNEL(T, kind, name)                                              \
+  LOCKSTEP_VECTORISED void name(const void* const* inputs, std::size_t ranks,       \
+                                void* const* outputs, std::size_t output_count,     \
+                                std::size_t elements, double factor) {              \
+    reduce_blocks<T, kind>(inputs, ranks, outputs, output_count, elements, factor); \
   }
-#define LOCKSTEP_INTEGER_KERNELS(T, name)       \
-  LOCKSTEP_KERNEL(T, sum_##name, ReduceOp::Sum) \
-  LOCKSTEP_KERNEL(T, min_##name, ReduceOp::Min) \
-  LOCKSTEP_KERNEL(T, max_##name, ReduceOp::Max)
-#define LOCKSTEP_FLOATING_KERNELS(T, name) \
-  LOCKSTEP_INTEGER_KERNELS(T, name)        \
-  LOCKSTEP_KERNEL(T, avg_##name, ReduceOp::Avg)
+LOCKSTEP_KERNEL(float, Kind::Sum, sum_f32)
+LOCKSTEP_KERNEL(float, Kind::Avg, avg_f32)
+LOCKSTEP_KERNEL(float, Kind::PreMulSum, scaled_f32)
+LOCKSTEP_KERNEL(float, Kind::Min, min_f32)
+LOCKSTEP_KERNEL(float, Kind::Max, max_f32)
+LOCKSTEP_KERNEL(double, Kind::Sum, sum_f64)
+LOCKSTEP_KERNEL(double, Kind::Avg, avg_f64)
+LOCKSTEP_KERNEL(c10::Half, Kind::Sum, sum_f16)
+LOCKSTEP_KERNEL(c10::Half, Kind::Avg, avg_f16)
+LOCKSTEP_KERNEL(c10::BFloat16, Kind::Sum, sum_bf16)
+LOCKSTEP_KERNEL(c10::BFloat16, Kind::Avg, avg_bf16)
+LOCKSTEP_KERNEL(std::int32_t, Kind::Sum, sum_i32)
+LOCKSTEP_KERNEL(std::int64_t, Kind::Sum, sum_i64)
 
-LOCKSTEP_FLOATING_KERNELS(float, f32)
-LOCKSTEP_FLOATING_KERNELS(double, f64)
-LOCKSTEP_FLOATING_KERNELS(c10::Half, f16)
-LOCKSTEP_FLOATING_KERNELS(c10::BFloat16, bf16)
-LOCKSTEP_INTEGER_KERNELS(std::int8_t, i8)
-LOCKSTEP_INTEGER_KERNELS(std::uint8_t, u8)
-LOCKSTEP_INTEGER_KERNELS(std::int16_t, i16)
-LOCKSTEP_INTEGER_KERNELS(std::int32_t, i32)
-LOCKSTEP_INTEGER_KERNELS(std::int64_t, i64)
-
-struct Row {
-  at::ScalarType dtype;
-  Kernel sum, avg, min, max;
-};
-
-#define LOCKSTEP_FLOATING_ROW(dtype, name)                    \
-  Row {                                                       \
-    at::dtype, sum_##name, avg_##name, min_##name, max_##name \
-  }
-#define LOCKSTEP_INTEGER_ROW(dtype, name)                  \
-  Row {                                                    \
-    at::dtype, sum_##name, nullptr, min_##name, max_##name \
-  }
-
-const std::array kTable{
-    LOCKSTEP_FLOATING_ROW(kFloat, f32), LOCKSTEP_FLOATING_ROW(kDouble, f64),
-    LOCKSTEP_FLOATING_ROW(kHalf, f16),  LOCKSTEP_FLOATING_ROW(kBFloat16, bf16),
-    LOCKSTEP_INTEGER_ROW(kChar, i8),    LOCKSTEP_INTEGER_ROW(kByte, u8),
-    LOCKSTEP_INTEGER_ROW(kShort, i16),  LOCKSTEP_INTEGER_ROW(kInt, i32),
-    LOCKSTEP_INTEGER_ROW(kLong, i64),
-};
-
-Kernel find_kernel(at::ScalarType dtype, ReduceOp op) {
+Kernel find_vectorised(at::ScalarType dtype, Kind kind) {
+  struct Row {
+    at::ScalarType dtype;
+    Kind kind;
+    Kernel kernel;
+  };
+  static constexpr Row kTable[] = {
+      {at::kFloat, Kind::Sum, sum_f32},          {at::kFloat, Kind::Avg, avg_f32},
+      {at::kFloat, Kind::PreMulSum, scaled_f32}, {at::kFloat, Kind::Min, min_f32},
+      {at::kFloat, Kind::Max, max_f32},          {at::kDouble, Kind::Sum, sum_f64},
+      {at::kDouble, Kind::Avg, avg_f64},         {at::kHalf, Kind::Sum, sum_f16},
+      {at::kHalf, Kind::Avg, avg_f16},           {at::kBFloat16, Kind::Sum, sum_bf16},
+      {at::kBFloat16, Kind::Avg, avg_bf16},      {at::kInt, Kind::Sum, sum_i32},
+      {at::kLong, Kind::Sum, sum_i64},
+  };
   for (const Row& row : kTable) {
-    if (row.dtype != dtype) continue;
-    switch (op) {
-      case ReduceOp::Sum:
-        return row.sum;
-      case ReduceOp::Avg:
-        return row.avg;
-      case ReduceOp::Min:
-        return row.min;
-      case ReduceOp::Max:
-        return row.max;
-    }
+    if (row.dtype == dtype && row.kind == kind) return row.kernel;
   }
   return nullptr;
+}
+
+// All others, for the width that every machine has.
+template <typename T, Kind kind>
+void plain(const void* const* inputs, std::size_t ranks, void* const* outputs,
+           std::size_t output_count, std::size_t elements, double factor) {
+  reduce_blocks<T, kind>(inputs, ranks, outputs, output_count, elements, factor);
+}
+
+template <typename T>
+Kernel find_integer(Kind kind) {
+  switch (kind) {
+    case Kind::Sum:
+      return plain<T, Kind::Sum>;
+    case Kind::Product:
+      return plain<T, Kind::Product>;
+    case Kind::Min:
+      return plain<T, Kind::Min>;
+    case Kind::Max:
+      return plain<T, Kind::Max>;
+    case Kind::BitAnd:
+      return plain<T, Kind::BitAnd>;
+    case Kind::BitOr:
+      return plain<T, Kind::BitOr>;
+    case Kind::BitXor:
+      return plain<T, Kind::BitXor>;
+    default:
+      return nullptr;
+  }
+}
+
+template <typename T>
+Kernel find_sum(Kind kind) {
+  switch (kind) {
+    case Kind::Sum:
+      return plain<T, Kind::Sum>;
+    case Kind::Avg:
+      return plain<T, Kind::Avg>;
+    case Kind::Product:
+      return plain<T, Kind::Product>;
+    case Kind::PreMulSum:
+      return plain<T, Kind::PreMulSum>;
+    default:
+      return nullptr;
+  }
+}
+
+template <typename T>
+Kernel find_floating(Kind kind) {
+  switch (kind) {
+    case Kind::Min:
+      return plain<T, Kind::Min>;
+    case Kind::Max:
+      return plain<T, Kind::Max>;
+    default:
+      return find_sum<T>(kind);
+  }
+}
+
+// One byte that is 0 or 1.
+Kernel find_bool(Kind kind) {
+  switch (kind) {
+    case Kind::Sum:
+    case Kind::Max:
+    case Kind::BitOr:
+      return plain<std::uint8_t, Kind::BitOr>;
+    case Kind::Product:
+    case Kind::Min:
+    case Kind::BitAnd:
+      return plain<std::uint8_t, Kind::BitAnd>;
+    case Kind::BitXor:
+      return plain<std::uint8_t, Kind::BitXor>;
+    default:
+      return nullptr;
+  }
+}
+
+Kernel find_kernel(at::ScalarType dtype, Kind kind) {
+  if (const Kernel kernel = find_vectorised(dtype, kind)) return kernel;
+  switch (dtype) {
+    case at::kFloat:
+      return find_floating<float>(kind);
+    case at::kDouble:
+      return find_floating<double>(kind);
+    case at::kHalf:
+      return find_floating<c10::Half>(kind);
+    case at::kBFloat16:
+      return find_floating<c10::BFloat16>(kind);
+    case at::kFloat8_e4m3fn:
+      return find_floating<c10::Float8_e4m3fn>(kind);
+    case at::kFloat8_e5m2:
+      return find_floating<c10::Float8_e5m2>(kind);
+    case at::kComplexFloat:
+      return find_sum<c10::complex<float>>(kind);
+    case at::kComplexDouble:
+      return find_sum<c10::complex<double>>(kind);
+    case at::kChar:
+      return find_integer<std::int8_t>(kind);
+    case at::kByte:
+      return find_integer<std::uint8_t>(kind);
+    case at::kShort:
+      return find_integer<std::int16_t>(kind);
+    case at::kInt:
+      return find_integer<std::int32_t>(kind);
+    case at::kLong:
+      return find_integer<std::int64_t>(kind);
+    case at::kBool:
+      return find_bool(kind);
+    default:
+      return nullptr;
+  }
 }
 
 }  // namespace
 
 bool can_reduce(at::ScalarType dtype, ReduceOp op) {
-  return find_kernel(dtype, op) != nullptr;
+  return find_kernel(dtype, op.kind()) != nullptr;
 }
 
 void reduce_ranks(at::ScalarType dtype, ReduceOp op, std::span<const void* const> inputs,
                   std::span<void* const> outputs, std::size_t elements) {
-  const Kernel kernel = find_kernel(dtype, op);
+  const Kernel kernel = find_kernel(dtype, op.kind());
   TORCH_INTERNAL_ASSERT(kernel != nullptr && !inputs.empty());
-  kernel(inputs.data(), inputs.size(), outputs.data(), outputs.size(), elements);
+  kernel(inputs.data(), inputs.size(), outputs.data(), outputs.size(), elements, op.factor());
 }
 
 }  // namespace lockstep

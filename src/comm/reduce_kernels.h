@@ -13,8 +13,9 @@ namespace lockstep {
 [[nodiscard]] bool can_reduce(at::ScalarType dtype, ReduceOp op);
 
 /// Combines `inputs` in their order (so: in rank order), element by element, and writes the result
-/// to every output. Half and BFloat16 are accumulated in float and rounded once. The result does
-/// not depend on the machine's vector width, nor on how a caller cuts a tensor into pieces.
+/// to every output. Half, BFloat16 and the 8-bit floats are accumulated in float and rounded once;
+/// integers wrap around. The result does not depend on the machine's vector width, nor on how a
+/// caller cuts a tensor into pieces.
 ///
 /// Shapes: all pointers refer to `elements` elements. An output may be one of the inputs, but not
 /// overlap one partly.

@@ -18,7 +18,7 @@ bool SharedMemoryOperation::try_start(bool is_oldest) {
     if (!is_oldest && (shape_.is_staged || !transport_.rounds().can_arrive())) return false;
     arrive();
   }
-  return arrived_rounds_ == shape_.rounds;
+  return !shape_.is_open_ended && arrived_rounds_ == shape_.rounds;
 }
 
 bool SharedMemoryOperation::try_finish() {
@@ -27,8 +27,9 @@ bool SharedMemoryOperation::try_finish() {
     if (arrived_rounds_ == done_rounds_) arrive();
     if (!has_acted_) {
       if (!rounds.have_all_arrived(round_)) return false;
-      check_fingerprints(rounds.world_size(),
-                         [&](int rank) { return rounds.fingerprint(rank, round_); });
+      check_fingerprints(
+          rounds.world_size(), [&](int rank) { return rounds.fingerprint(rank, round_); },
+          shape_.is_place_fixed);
       act(done_rounds_);
       rounds.finish(round_);
       has_acted_ = true;

@@ -24,8 +24,12 @@ class SharedMemoryOperation : public Operation {
   struct Shape {
     std::uint64_t rounds = 1;
     bool is_staged = true;  ///< passes through the slots: needs its turn
-    bool is_two_phase =
-        false;  ///< others read what this rank wrote in `act`, or this rank's input until then
+    /// Others read what this rank wrote in `act`, or this rank's input until then.
+    bool is_two_phase = false;
+    /// The first round decides how many there are.
+    bool is_open_ended = false;
+    /// All ranks' tensors must lie at the same place of the group memory, or none in it.
+    bool is_place_fixed = true;
   };
 
   SharedMemoryOperation(SharedMemoryTransport& transport, Fingerprint fingerprint, Shape shape)
@@ -36,6 +40,13 @@ class SharedMemoryOperation : public Operation {
   virtual void conclude(std::uint64_t /*round*/) {}  ///< two phases: all have acted
 
   [[nodiscard]] SharedMemoryTransport& transport() const noexcept { return transport_; }
+  [[nodiscard]] Fingerprint fingerprint_of(int rank) const {
+    return transport_.rounds().fingerprint(rank, round_);
+  }
+  void set_shape(std::uint64_t rounds, bool is_two_phase) {
+    shape_.rounds = rounds;
+    shape_.is_two_phase = is_two_phase;
+  }
   /// The staging slot of a rank in the current round.
   [[nodiscard]] std::byte* slot(int rank) const { return transport_.slot(rank, turn_); }
 

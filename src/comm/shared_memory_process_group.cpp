@@ -29,22 +29,8 @@ SharedMemoryProcessGroup::~SharedMemoryProcessGroup() {
   if (transport_ && !is_closed()) abandon("its process group was destroyed without close()");
 }
 
-std::unique_ptr<Operation> SharedMemoryProcessGroup::make_all_reduce(at::Tensor tensor,
-                                                                     ReduceOp op) {
-  return make_shared_memory_all_reduce(*transport_, std::move(tensor), op);
-}
-
-std::unique_ptr<Operation> SharedMemoryProcessGroup::make_broadcast(at::Tensor tensor, int root) {
-  return make_shared_memory_broadcast(*transport_, std::move(tensor), root);
-}
-
-std::unique_ptr<Operation> SharedMemoryProcessGroup::make_all_gather(
-    std::vector<at::Tensor> outputs, at::Tensor input) {
-  return make_shared_memory_all_gather(*transport_, std::move(outputs), std::move(input));
-}
-
-std::unique_ptr<Operation> SharedMemoryProcessGroup::make_barrier() {
-  return make_shared_memory_barrier(*transport_);
+std::unique_ptr<Operation> SharedMemoryProcessGroup::make_operation(Collective call) {
+  return make_shared_memory_operation(*transport_, std::move(call));
 }
 
 ProcessGroup::Memory SharedMemoryProcessGroup::allocate_bytes(std::size_t bytes) {
@@ -66,7 +52,11 @@ ProcessGroup::Memory SharedMemoryProcessGroup::allocate_bytes(std::size_t bytes)
   // All or nobody: ranks that have it must know when one has not. Then nothing is broken, and the
   // group can go on.
   const auto has_memory = at::full({1}, memory != nullptr ? 1 : 0, at::kInt);
-  start(make_all_reduce(has_memory, ReduceOp::Min), "allocate").wait();
+  Collective agreement{.op = CollectiveOp::AllReduce,
+                       .reduce_op = ReduceOp::Min,
+                       .inputs = {has_memory},
+                       .outputs = {has_memory}};
+  start(make_operation(std::move(agreement)), "allocate").wait();
   if (has_memory.item<int>() == 0) throw CommError(context_for("allocate"), error_text);
   memory->close_descriptor();
   std::byte* own = transport_->add_group_memory(memory, block);

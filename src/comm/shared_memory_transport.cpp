@@ -51,12 +51,12 @@ std::byte* SharedMemoryTransport::add_group_memory(std::shared_ptr<native::Share
   return own;
 }
 
-std::optional<SharedMemoryTransport::Place> SharedMemoryTransport::find(
-    const at::Tensor& tensor) const {
-  const auto* data = static_cast<const std::byte*>(tensor.const_data_ptr());
+std::optional<SharedMemoryTransport::Place> SharedMemoryTransport::find(const void* start,
+                                                                        std::size_t bytes) const {
+  const auto* data = static_cast<const std::byte*>(start);
   for (std::size_t i = 0; i < pieces_.size(); ++i) {
     const Piece& piece = pieces_[i];
-    if (data < piece.own_block || data >= piece.own_block + piece.block_bytes) continue;
+    if (data < piece.own_block || data + bytes > piece.own_block + piece.block_bytes) continue;
     auto memory = piece.memory.lock();
     if (!memory) continue;  // an address may serve again after its piece was let go
     const auto offset = static_cast<std::size_t>(data - piece.own_block);

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -54,8 +52,12 @@ class SharedMemoryTransport {
   /// governs.
   [[nodiscard]] std::byte* add_group_memory(std::shared_ptr<native::SharedMemory> memory,
                                             std::size_t block_bytes);
-  /// Where the tensor lies, when it lies in this rank's block of a piece.
-  [[nodiscard]] std::optional<Place> find(const at::Tensor& tensor) const;
+  /// Where these bytes lie, when they lie in this rank's block of a piece.
+  [[nodiscard]] std::optional<Place> find(const void* data, std::size_t bytes) const;
+  /// The share of a slot that goes to one rank, where a slot holds something for each.
+  [[nodiscard]] std::size_t part_bytes() const noexcept {
+    return slot_bytes_ / static_cast<std::size_t>(world_size()) / 16 * 16;
+  }
 
  private:
   struct Piece {

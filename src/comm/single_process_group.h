@@ -12,11 +12,7 @@ class SingleProcessGroup final : public ProcessGroup {
   SingleProcessGroup(LaunchEnvironment environment, std::chrono::milliseconds timeout);
 
  private:
-  std::unique_ptr<Operation> make_all_reduce(at::Tensor tensor, ReduceOp op) override;
-  std::unique_ptr<Operation> make_broadcast(at::Tensor tensor, int root) override;
-  std::unique_ptr<Operation> make_all_gather(std::vector<at::Tensor> outputs,
-                                             at::Tensor input) override;
-  std::unique_ptr<Operation> make_barrier() override;
+  std::unique_ptr<Operation> make_operation(Collective call) override;
   Memory allocate_bytes(std::size_t bytes) override;
 };
 

@@ -1,18 +1,32 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <lockstep/comm/types.h>
 
+#include <sstream>
+
 namespace lockstep {
 
-std::string_view to_string(ReduceOp op) {
-  switch (op) {
-    case ReduceOp::Sum:
+std::string to_string(ReduceOp op) {
+  switch (op.kind()) {
+    case ReduceOp::Kind::Sum:
       return "Sum";
-    case ReduceOp::Avg:
+    case ReduceOp::Kind::Avg:
       return "Avg";
-    case ReduceOp::Min:
+    case ReduceOp::Kind::Product:
+      return "Product";
+    case ReduceOp::Kind::Min:
       return "Min";
-    case ReduceOp::Max:
+    case ReduceOp::Kind::Max:
       return "Max";
+    case ReduceOp::Kind::BitAnd:
+      return "BitAnd";
+    case ReduceOp::Kind::BitOr:
+      return "BitOr";
+    case ReduceOp::Kind::BitXor:
+      return "BitXor";
+    case ReduceOp::Kind::PreMulSum:
+      std::ostringstream text;
+      text << "PreMulSum(" << op.factor() << ")";
+      return std::move(text).str();
   }
   return "unknown";
 }

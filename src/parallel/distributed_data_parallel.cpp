@@ -42,10 +42,11 @@ void check(const torch::nn::Module* module, const ProcessGroup* group,
   TORCH_CHECK(!parameters.empty(),
               "DistributedDataParallel: the module has no parameter that needs a gradient");
   for (const auto& [name, parameter] : parameters) {
-    TORCH_CHECK(can_reduce(parameter.scalar_type(), ReduceOp::Avg),
-                "DistributedDataParallel: parameter '", name, "' has dtype ",
-                parameter.scalar_type(), "; gradients of Float, Double, Half and ",
-                "BFloat16 parameters can be averaged");
+    const at::ScalarType dtype = parameter.scalar_type();
+    const bool is_real = at::isFloatingType(dtype) && !c10::isFloat8Type(dtype);
+    TORCH_CHECK(is_real && can_reduce(dtype, ReduceOp::Avg), "DistributedDataParallel: parameter '",
+                name, "' has dtype ", parameter.scalar_type(),
+                "; gradients of Float, Double, Half and ", "BFloat16 parameters can be averaged");
   }
 }
 

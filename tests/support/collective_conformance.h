@@ -13,36 +13,59 @@
 // open group.
 namespace lockstep::testing {
 
+inline bool is_8_bit_float(at::ScalarType dtype) {
+  return dtype == at::kFloat8_e4m3fn || dtype == at::kFloat8_e5m2;
+}
+
 /// Values that differ by rank and place, with fractions that make the order of additions visible.
 inline torch::Tensor values_of_rank(int rank, std::int64_t elements, at::ScalarType dtype) {
   const auto places = torch::arange(elements, torch::kDouble);
   const auto values = torch::sin(places * 0.37 + rank * 1.7) * std::pow(10.0, rank) * 3;
+  if (dtype == at::kBool) return values > 0;
   if (c10::isIntegralType(dtype, false)) {
     const auto whole = values.remainder(5);
     return whole.floor().to(dtype);  // small and never negative: fits every type, sums included
   }
+  if (c10::isComplexType(dtype)) return torch::complex(values, values.roll(1) / 7).to(dtype);
+  // The 8-bit floats have neither the range nor an overflow that all conversions agree on.
+  if (is_8_bit_float(dtype)) return (values * std::pow(10.0, -rank)).to(dtype);
   return values.to(dtype);
+}
+
+inline torch::Tensor combine(const torch::Tensor& left, const torch::Tensor& right, ReduceOp op) {
+  switch (op.kind()) {
+    case ReduceOp::Kind::Min:
+      return torch::minimum(left, right);
+    case ReduceOp::Kind::Max:
+      return torch::maximum(left, right);
+    case ReduceOp::Kind::Product:
+      return left * right;
+    case ReduceOp::Kind::BitAnd:
+      return torch::bitwise_and(left, right);
+    case ReduceOp::Kind::BitOr:
+      return torch::bitwise_or(left, right);
+    case ReduceOp::Kind::BitXor:
+      return torch::bitwise_xor(left, right);
+    default:
+      return left + right;
+  }
 }
 
 /// Combines one value a rank in rank order, in the type in which the backend accumulates.
 inline torch::Tensor expected_reduction(int world_size, std::int64_t elements, at::ScalarType dtype,
                                         ReduceOp op) {
-  const bool is_short = dtype == at::kHalf || dtype == at::kBFloat16;
+  const bool is_short = dtype == at::kHalf || dtype == at::kBFloat16 || is_8_bit_float(dtype);
   const auto accumulator = is_short ? at::kFloat : dtype;
-  auto result = values_of_rank(0, elements, dtype).to(accumulator);
-  for (int rank = 1; rank < world_size; ++rank) {
-    const auto next = values_of_rank(rank, elements, dtype).to(accumulator);
-    if (op == ReduceOp::Min) {
-      result = torch::minimum(result, next);
-    } else if (op == ReduceOp::Max) {
-      result = torch::maximum(result, next);
-    } else {
-      result = result + next;
-    }
-  }
+  // A number of the accumulator's own type, as the backend has it.
+  const auto scale = torch::full({}, op.factor(), c10::toRealValueType(accumulator));
+  const auto read = [&](int rank) {
+    const auto values = values_of_rank(rank, elements, dtype).to(accumulator);
+    return op.kind() == ReduceOp::Kind::PreMulSum ? values * scale : values;
+  };
+  auto result = read(0);
+  for (int rank = 1; rank < world_size; ++rank) result = combine(result, read(rank), op);
   if (op == ReduceOp::Avg) {
-    const auto scale = torch::ones({}, accumulator) / world_size;
-    result = result * scale;
+    result = result * (torch::ones({}, c10::toRealValueType(accumulator)) / world_size);
   }
   return result.to(dtype);
 }
@@ -50,28 +73,126 @@ inline torch::Tensor expected_reduction(int world_size, std::int64_t elements, a
 inline void expect_same_bits(const torch::Tensor& actual, const torch::Tensor& expected,
                              const std::string& what) {
   ASSERT_EQ(actual.sizes(), expected.sizes()) << what;
-  EXPECT_TRUE(torch::equal(actual, expected))
-      << what << ": largest difference "
-      << (actual.to(torch::kDouble) - expected.to(torch::kDouble)).abs().max().item<double>();
+  ASSERT_EQ(actual.scalar_type(), expected.scalar_type()) << what;
+  const auto bytes = [](const torch::Tensor& tensor) {
+    return tensor.contiguous().view({-1}).view(torch::kByte);
+  };
+  if (actual.numel() == 0 || torch::equal(actual, expected)) return;
+  EXPECT_TRUE(torch::equal(bytes(actual), bytes(expected)))
+      << what << "\nfirst of what came:\n"
+      << actual.view({-1}).slice(0, 0, 4) << "\nand of what was expected:\n"
+      << expected.view({-1}).slice(0, 0, 4);
 }
 
 // From nothing and one element over lengths that no share divides to more than one staging slot.
 inline const std::vector<std::int64_t> kLengths{0, 1, 3, 17, 1000, 4096, 5001, 600001};
 
+inline const std::vector<ReduceOp> kReductions{
+    ReduceOp::Sum,    ReduceOp::Avg,   ReduceOp::Product, ReduceOp::Min,           ReduceOp::Max,
+    ReduceOp::BitAnd, ReduceOp::BitOr, ReduceOp::BitXor,  ReduceOp::PreMulSum(0.3)};
+inline const std::vector<at::ScalarType> kDtypes{
+    at::kFloat,       at::kDouble,       at::kHalf,          at::kBFloat16, at::kFloat8_e4m3fn,
+    at::kFloat8_e5m2, at::kComplexFloat, at::kComplexDouble, at::kByte,     at::kChar,
+    at::kShort,       at::kInt,          at::kLong,          at::kBool};
+
+/// What docs/process_groups.md says.
+inline bool is_supported(at::ScalarType dtype, ReduceOp op) {
+  const bool is_integer = c10::isIntegralType(dtype, /*includeBool=*/true);
+  switch (op.kind()) {
+    case ReduceOp::Kind::Sum:
+    case ReduceOp::Kind::Product:
+      return true;
+    case ReduceOp::Kind::Avg:
+    case ReduceOp::Kind::PreMulSum:
+      return !is_integer;
+    case ReduceOp::Kind::Min:
+    case ReduceOp::Kind::Max:
+      return !c10::isComplexType(dtype);
+    default:
+      return is_integer;
+  }
+}
+
+inline std::string text_of(const char* what, ReduceOp op, std::int64_t length,
+                           at::ScalarType dtype) {
+  return std::string(what) + " " + to_string(op) + " of " + std::to_string(length) + " x " +
+         c10::toString(dtype);
+}
+
 inline void check_all_reduce(ProcessGroup& group) {
-  for (const auto dtype : {at::kFloat, at::kDouble, at::kHalf, at::kBFloat16, at::kByte, at::kChar,
-                           at::kShort, at::kInt, at::kLong}) {
-    for (const auto op : {ReduceOp::Sum, ReduceOp::Avg, ReduceOp::Min, ReduceOp::Max}) {
-      if (op == ReduceOp::Avg && c10::isIntegralType(dtype, false)) continue;
+  for (const auto dtype : kDtypes) {
+    for (const auto op : kReductions) {
+      if (!is_supported(dtype, op)) {
+        EXPECT_THROW(group.all_reduce(values_of_rank(0, 3, dtype), op), c10::Error)
+            << text_of("all_reduce", op, 3, dtype);
+        continue;
+      }
       for (const auto length : kLengths) {
         if (length > 5001 && dtype != at::kFloat && dtype != at::kByte) continue;
         const auto tensor = values_of_rank(group.rank(), length, dtype);
         group.all_reduce(tensor, op).wait();
-        expect_same_bits(tensor, expected_reduction(group.size(), length, dtype, op),
-                         std::string("all_reduce ") + std::string(to_string(op)) + " of " +
-                             std::to_string(length) + " x " + c10::toString(dtype));
+        const auto expected = expected_reduction(group.size(), length, dtype, op);
+        if (c10::isComplexType(dtype) && op == ReduceOp::Product) {
+          // Four products and two sums, which PyTorch's vector code may fuse.
+          EXPECT_TRUE(torch::allclose(tensor, expected, dtype == at::kComplexFloat ? 1e-5 : 1e-13))
+              << text_of("all_reduce", op, length, dtype);
+          continue;
+        }
+        expect_same_bits(tensor, expected, text_of("all_reduce", op, length, dtype));
       }
     }
+  }
+}
+
+inline void check_reduce(ProcessGroup& group) {
+  for (int root = 0; root < group.size(); ++root) {
+    for (const auto length : kLengths) {
+      const auto own = values_of_rank(group.rank(), length, at::kFloat);
+      const auto ordinary = own.clone();
+      const auto shared = group.allocate({length}, torch::kFloat).copy_(own);
+      for (const auto& tensor : {ordinary, shared}) {
+        group.reduce(tensor, root, ReduceOp::Avg).wait();
+        const bool is_root = group.rank() == root;
+        expect_same_bits(
+            tensor,
+            is_root ? expected_reduction(group.size(), length, at::kFloat, ReduceOp::Avg) : own,
+            text_of(is_root ? "reduce" : "untouched by reduce", ReduceOp::Avg, length, at::kFloat));
+      }
+    }
+  }
+}
+
+inline void check_reduce_scatter(ProcessGroup& group) {
+  const int ranks = group.size();
+  for (const auto dtype : {at::kFloat, at::kHalf, at::kByte}) {
+    for (const auto length : kLengths) {
+      const auto all = values_of_rank(group.rank(), length * ranks, dtype);
+      const auto expected = expected_reduction(ranks, length * ranks, dtype, ReduceOp::Sum)
+                                .slice(0, length * group.rank(), length * (group.rank() + 1));
+      const auto shared = group.allocate({length * ranks}, dtype).copy_(all);
+      for (const auto& input : {all, shared}) {
+        const auto output = torch::empty({length}, dtype);
+        group.reduce_scatter(output, input).wait();
+        expect_same_bits(output, expected, text_of("reduce_scatter", ReduceOp::Sum, length, dtype));
+        group.barrier();  // nobody reads `shared` any more
+      }
+    }
+  }
+  // Pieces of different sizes, one of them empty.
+  for (const std::int64_t unit : {1, 333, 70001}) {
+    const auto all = values_of_rank(group.rank(), unit * ranks * (ranks - 1) / 2, at::kDouble);
+    std::vector<torch::Tensor> pieces;
+    std::int64_t start = 0;
+    for (int rank = 0; rank < ranks; start += unit * rank++) {
+      pieces.push_back(all.slice(0, start, start + unit * rank).clone());
+    }
+    const auto output = torch::empty({unit * group.rank()}, torch::kDouble);
+    group.reduce_scatter(output, pieces, ReduceOp::Max).wait();
+    start = unit * group.rank() * (group.rank() - 1) / 2;
+    expect_same_bits(output,
+                     expected_reduction(ranks, all.numel(), at::kDouble, ReduceOp::Max)
+                         .slice(0, start, start + output.numel()),
+                     "reduce_scatter of pieces of different sizes");
   }
 }
 
@@ -128,10 +249,13 @@ inline void check_pipelining(ProcessGroup& group) {
 inline void check_broadcast(ProcessGroup& group) {
   for (int root = 0; root < group.size(); ++root) {
     for (const auto length : kLengths) {
-      const auto tensor = values_of_rank(group.rank(), length, at::kFloat);
-      group.broadcast(tensor, root).wait();
-      expect_same_bits(tensor, values_of_rank(root, length, at::kFloat),
-                       "broadcast from " + std::to_string(root));
+      const auto own = values_of_rank(group.rank(), length, at::kFloat);
+      const auto shared = group.allocate({length}, torch::kFloat).copy_(own);
+      for (const auto& tensor : {own, shared}) {
+        group.broadcast(tensor, root).wait();
+        expect_same_bits(tensor, values_of_rank(root, length, at::kFloat),
+                         "broadcast from " + std::to_string(root));
+      }
     }
   }
   const auto flags = torch::full({5}, group.rank() == 0, torch::kBool);
@@ -141,17 +265,143 @@ inline void check_broadcast(ProcessGroup& group) {
 
 inline void check_all_gather(ProcessGroup& group) {
   for (const auto length : kLengths) {
-    const auto input = values_of_rank(group.rank(), length, at::kDouble);
-    const auto output = torch::empty({group.size(), length}, torch::kDouble);
-    std::vector<torch::Tensor> list;
-    for (int rank = 0; rank < group.size(); ++rank) list.push_back(torch::empty_like(input));
-    group.all_gather(output, input).wait();
-    group.all_gather(list, input).wait();
-    for (int rank = 0; rank < group.size(); ++rank) {
-      const auto expected = values_of_rank(rank, length, at::kDouble);
-      expect_same_bits(output[rank], expected, "all_gather into one tensor");
-      expect_same_bits(list[static_cast<std::size_t>(rank)], expected, "all_gather into a list");
+    const auto own = values_of_rank(group.rank(), length, at::kDouble);
+    const auto shared = group.allocate({length}, torch::kDouble).copy_(own);
+    for (const auto& input : {own, shared}) {
+      const auto output = torch::empty({group.size(), length}, torch::kDouble);
+      std::vector<torch::Tensor> list;
+      for (int rank = 0; rank < group.size(); ++rank) list.push_back(torch::empty_like(own));
+      group.all_gather(output, input).wait();
+      group.all_gather(list, input).wait();
+      const auto in_place = torch::zeros({group.size(), length}, torch::kDouble);
+      in_place[group.rank()].copy_(own);
+      group.all_gather(in_place, in_place[group.rank()]).wait();
+      for (int rank = 0; rank < group.size(); ++rank) {
+        const auto expected = values_of_rank(rank, length, at::kDouble);
+        expect_same_bits(output[rank], expected, "all_gather into one tensor");
+        expect_same_bits(list[static_cast<std::size_t>(rank)], expected, "all_gather into a list");
+        expect_same_bits(in_place[rank], expected, "all_gather in place");
+      }
+      group.barrier();
     }
+  }
+  for (const std::int64_t unit : {1, 333, 200001}) {
+    std::vector<torch::Tensor> list;
+    for (int rank = 0; rank < group.size(); ++rank) {
+      list.push_back(torch::empty({unit * rank}, torch::kShort));
+    }
+    group.all_gather(list, values_of_rank(group.rank(), unit * group.rank(), at::kShort)).wait();
+    for (int rank = 0; rank < group.size(); ++rank) {
+      expect_same_bits(list[static_cast<std::size_t>(rank)],
+                       values_of_rank(rank, unit * rank, at::kShort), "an uneven all_gather");
+    }
+  }
+}
+
+inline void check_gather_and_scatter(ProcessGroup& group) {
+  const int ranks = group.size();
+  for (int root = 0; root < ranks; ++root) {
+    for (const auto length : kLengths) {
+      const bool is_root = group.rank() == root;
+      std::vector<torch::Tensor> gathered;
+      std::vector<torch::Tensor> scattered;
+      for (int rank = 0; is_root && rank < ranks; ++rank) {
+        gathered.push_back(torch::empty({length}));
+        scattered.push_back(values_of_rank(rank, length, at::kFloat) + 1);
+      }
+      const auto own = values_of_rank(group.rank(), length, at::kFloat);
+      const auto output = torch::empty({length});
+      auto gathering = group.gather(gathered, own, root);
+      auto scattering = group.scatter(output, scattered, root);
+      scattering.wait();
+      gathering.wait();
+      expect_same_bits(output, own + 1, "scatter from " + std::to_string(root));
+      for (int rank = 0; is_root && rank < ranks; ++rank) {
+        expect_same_bits(gathered[static_cast<std::size_t>(rank)],
+                         values_of_rank(rank, length, at::kFloat),
+                         "gather to " + std::to_string(root));
+      }
+      const auto shared = group.allocate({length}, torch::kFloat).copy_(own);
+      group.gather(gathered, shared, root).wait();
+      for (int rank = 0; is_root && rank < ranks; ++rank) {
+        expect_same_bits(gathered[static_cast<std::size_t>(rank)],
+                         values_of_rank(rank, length, at::kFloat), "gather of group memory");
+      }
+    }
+  }
+}
+
+/// What rank `from` sends rank `to`.
+inline torch::Tensor message(int from, int to, std::int64_t length) {
+  return values_of_rank(from, length, at::kInt) + 100 * to + 10000 * from;
+}
+
+inline void check_all_to_all(ProcessGroup& group) {
+  const int ranks = group.size();
+  const auto gather_messages = [&](const auto& length_of, bool is_sent) {
+    std::vector<torch::Tensor> messages;
+    for (int other = 0; other < ranks; ++other) {
+      const int from = is_sent ? group.rank() : other;
+      const int to = is_sent ? other : group.rank();
+      messages.push_back(message(from, to, length_of(from, to)));
+    }
+    return messages;
+  };
+  for (const auto length : kLengths) {
+    const auto even = [length](int, int) { return length; };
+    const auto own = torch::cat(gather_messages(even, true));
+    const auto shared = group.allocate({length * ranks}, torch::kInt).copy_(own);
+    for (const auto& input : {own, shared}) {
+      const auto output = torch::empty({length * ranks}, torch::kInt);
+      group.all_to_all(output, input).wait();
+      expect_same_bits(output, torch::cat(gather_messages(even, false)), "all_to_all");
+      group.barrier();
+    }
+  }
+  for (const std::int64_t unit : {1, 333, 100001}) {
+    // Also nothing at all, from rank 0 to rank 0 and from 1 to 2.
+    const auto uneven = [unit](int from, int to) { return unit * ((2 * from + to) % 4); };
+    const auto inputs = gather_messages(uneven, true);
+    const auto expected = gather_messages(uneven, false);
+    std::vector<torch::Tensor> outputs;
+    std::vector<std::int64_t> input_splits;
+    std::vector<std::int64_t> output_splits;
+    for (const auto& input : inputs) input_splits.push_back(input.numel());
+    for (const auto& tensor : expected) {
+      outputs.push_back(torch::empty_like(tensor));
+      output_splits.push_back(tensor.numel());
+    }
+    group.all_to_all(outputs, inputs).wait();
+    const auto joined = torch::empty_like(torch::cat(expected));
+    group.all_to_all(joined, torch::cat(inputs), output_splits, input_splits).wait();
+    expect_same_bits(joined, torch::cat(expected), "all_to_all with splits");
+    for (std::size_t i = 0; i < outputs.size(); ++i) {
+      expect_same_bits(outputs[i], expected[i], "all_to_all of lists");
+    }
+  }
+}
+
+/// Group memory on some ranks and ordinary memory on others, which movements allow.
+inline void check_mixed_memory(ProcessGroup& group) {
+  for (const std::int64_t length : {5, 600001}) {
+    const auto shared = group.allocate({length * group.size()}, torch::kFloat);
+    const auto ordinary = torch::zeros({length * group.size()});
+    const auto& tensor = group.rank() == 0 ? shared : ordinary;
+    tensor.copy_(values_of_rank(group.rank(), tensor.numel(), at::kFloat));
+    const auto rows = torch::empty({group.size(), tensor.numel()});
+    group.all_gather(rows, tensor).wait();
+    for (int rank = 0; rank < group.size(); ++rank) {
+      expect_same_bits(rows[rank], values_of_rank(rank, tensor.numel(), at::kFloat), "mixed");
+    }
+    const auto part = torch::empty({length});
+    group.reduce_scatter(part, tensor).wait();
+    expect_same_bits(part,
+                     expected_reduction(group.size(), tensor.numel(), at::kFloat, ReduceOp::Sum)
+                         .slice(0, length * group.rank(), length * (group.rank() + 1)),
+                     "mixed reduce_scatter");
+    group.broadcast(tensor, group.size() - 1).wait();
+    expect_same_bits(tensor, values_of_rank(group.size() - 1, tensor.numel(), at::kFloat),
+                     "mixed broadcast");
   }
 }
 
@@ -174,8 +424,13 @@ inline void check_everything(ProcessGroup& group) {
   check_not_a_number(group);
   check_group_memory(group);
   check_pipelining(group);
+  check_reduce(group);
+  check_reduce_scatter(group);
   check_broadcast(group);
   check_all_gather(group);
+  check_gather_and_scatter(group);
+  check_all_to_all(group);
+  check_mixed_memory(group);
   check_strides(group);
   for (int i = 0; i < 100; ++i) group.barrier();
 }

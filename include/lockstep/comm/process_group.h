@@ -16,15 +16,16 @@
 
 namespace lockstep {
 
+struct Collective;     // one call, checked (src/comm/collective.h)
 class Operation;       // one collective on one backend (src/comm/operation.h)
 class OperationQueue;  // the collectives under way, in the order of their calls
 
 /// The ranks that work together, and how they talk. Made by `init_process_group`.
 ///
 /// Collective: all ranks call the same collectives in the same order, with tensors of the same
-/// dtype and number of elements. The backends check that and throw `MismatchError` on every rank
-/// where it does not hold, before a byte of the result is written. A tensor belongs to the group
-/// until the collective's `Work` is complete.
+/// dtype and number of elements (where a call does not say otherwise). The backends check that and
+/// throw `MismatchError` on every rank where it does not hold, before a byte of the result is
+/// written. A tensor belongs to the group until the collective's `Work` is complete.
 ///
 /// Thread-safety: one thread at a time. Two groups are independent of each other.
 class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {
@@ -43,25 +44,64 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   [[nodiscard]] Backend backend() const noexcept { return backend_; }
   [[nodiscard]] std::chrono::milliseconds timeout() const noexcept { return timeout_; }
 
+  // --- reductions ---
+
   /// Replaces `tensor` on every rank by the combination of all ranks' tensors.
   ///
   /// Shapes: any, the same number of elements everywhere; zero elements are allowed.
   /// Blocks: nothing; see `Work`.
-  /// Throws: `c10::Error` for a tensor that is not a defined CPU tensor of an integral or
-  /// floating-point dtype
-  /// (`Avg`: floating-point) without gaps between its elements, or for a closed group. Strides are
-  /// the same everywhere.
+  /// Throws: `c10::Error` for a tensor that is not a defined, dense CPU tensor without gaps between
+  /// its elements, for a dtype that `op` does not take, or for a closed group. Strides are the same
+  /// everywhere.
   Work all_reduce(const at::Tensor& tensor, ReduceOp op = ReduceOp::Sum);
 
-  /// Copies `tensor` of rank `root` into `tensor` of every other rank. Any dtype.
+  /// The same, for rank `root` alone; the tensors of the others stay as they are.
+  Work reduce(const at::Tensor& tensor, int root = 0, ReduceOp op = ReduceOp::Sum);
+
+  /// Combines all ranks' `input`, of which rank r gets part r.
+  ///
+  /// Shapes: `input.numel() == size() * output.numel()`, contiguous.
+  Work reduce_scatter(const at::Tensor& output, const at::Tensor& input,
+                      ReduceOp op = ReduceOp::Sum);
+  /// The same with one input tensor a rank; they may differ in size, but not between ranks.
+  ///
+  /// Shapes: `inputs[rank()].numel() == output.numel()`.
+  Work reduce_scatter(const at::Tensor& output, const std::vector<at::Tensor>& inputs,
+                      ReduceOp op = ReduceOp::Sum);
+
+  // --- movements; any dtype, contiguous tensors ---
+
+  /// Copies `tensor` of rank `root` into `tensor` of every other rank.
   Work broadcast(const at::Tensor& tensor, int root = 0);
 
-  /// Places `input` of rank r at row r of `output`, on every rank. Any dtype.
+  /// Places `input` of rank r at row r of `output`, on every rank.
   ///
-  /// Shapes: `output.numel() == size() * input.numel()`, contiguous, not overlapping `input`.
+  /// Shapes: `output.numel() == size() * input.numel()`. `input` may be row `rank()` of `output`.
   Work all_gather(const at::Tensor& output, const at::Tensor& input);
-  /// The same with one output tensor a rank.
+  /// The same with one output tensor a rank; they may differ in size, but not between ranks.
+  ///
+  /// Shapes: `outputs[rank()].numel() == input.numel()`.
   Work all_gather(const std::vector<at::Tensor>& outputs, const at::Tensor& input);
+
+  /// As `all_gather`, for rank `root` alone; the others pass no outputs. All inputs are equally
+  /// large.
+  Work gather(const std::vector<at::Tensor>& outputs, const at::Tensor& input, int root = 0);
+
+  /// Copies `inputs[r]` of rank `root` into `output` of rank r; the others pass no inputs. All
+  /// inputs are equally large.
+  Work scatter(const at::Tensor& output, const std::vector<at::Tensor>& inputs, int root = 0);
+
+  /// Part i of `input` on rank r becomes part r of `output` on rank i; all parts are equally large.
+  ///
+  /// Shapes: `output.numel() == input.numel()`, a multiple of `size()`. They do not overlap.
+  Work all_to_all(const at::Tensor& output, const at::Tensor& input);
+  /// The same with `input_splits[i]` rows for rank i and `output_splits[r]` rows from rank r.
+  ///
+  /// Shapes: the splits add up to the sizes of the first dimensions; the rows are equally large.
+  Work all_to_all(const at::Tensor& output, const at::Tensor& input, at::IntArrayRef output_splits,
+                  at::IntArrayRef input_splits);
+  /// The same with one tensor for, and from, each rank.
+  Work all_to_all(const std::vector<at::Tensor>& outputs, const std::vector<at::Tensor>& inputs);
 
   /// Returns when every rank has called it.
   /// Blocks: the calling thread.
@@ -90,12 +130,8 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
  protected:
   ProcessGroup(Backend backend, LaunchEnvironment environment, std::chrono::milliseconds timeout);
 
-  // One factory a collective. Arguments are checked already and not empty of elements.
-  virtual std::unique_ptr<Operation> make_all_reduce(at::Tensor tensor, ReduceOp op) = 0;
-  virtual std::unique_ptr<Operation> make_broadcast(at::Tensor tensor, int root) = 0;
-  virtual std::unique_ptr<Operation> make_all_gather(std::vector<at::Tensor> outputs,
-                                                     at::Tensor input) = 0;
-  virtual std::unique_ptr<Operation> make_barrier() = 0;
+  /// Arguments are checked already.
+  virtual std::unique_ptr<Operation> make_operation(Collective call) = 0;
   struct Memory {
     void* data = nullptr;
     std::shared_ptr<void> owner;
@@ -119,6 +155,9 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   friend class Work;
 
   void check_open(const char* op) const;
+  void check_root(int root, const char* op) const;
+  void check_count(const std::vector<at::Tensor>& tensors, const char* op, const char* name) const;
+  Work start(Collective call);
   void wait_for(std::uint64_t ticket, std::optional<std::chrono::milliseconds> timeout);
   [[nodiscard]] bool is_completed(std::uint64_t ticket);
   [[nodiscard]] std::exception_ptr exception_of(std::uint64_t ticket);

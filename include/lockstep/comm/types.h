@@ -3,18 +3,56 @@
 
 #include <lockstep/core/export.h>
 
+#include <cstdint>
+#include <string>
 #include <string_view>
 
 namespace lockstep {
 
 /// How values of different ranks become one. On the CPU they are combined in rank order, so that
-/// every rank, every run and every backend gets the same bits.
-enum class ReduceOp {
-  Sum,
-  Avg,  ///< the sum, multiplied by 1 / world size; floating-point types only
-  Min,
-  Max,
+/// every rank, every run and every backend gets the same bits; Half, BFloat16 and the 8-bit floats
+/// are accumulated in float and rounded once.
+///
+/// Which dtypes an operation takes: docs/process_groups.md. Bool counts as one bit, as in PyTorch:
+/// Sum, Max and BitOr are "any", Product, Min and BitAnd are "all".
+class LOCKSTEP_API ReduceOp {
+ public:
+  enum class Kind : std::uint8_t { Sum, Avg, Product, Min, Max, BitAnd, BitOr, BitXor, PreMulSum };
+
+  static const ReduceOp Sum;
+  static const ReduceOp Avg;  ///< the sum, multiplied by 1 / world size; no integers
+  static const ReduceOp Product;
+  static const ReduceOp Min;     ///< of numbers with an order; a NaN on any rank wins
+  static const ReduceOp Max;     ///< likewise
+  static const ReduceOp BitAnd;  ///< of integers and Bool, like the two below
+  static const ReduceOp BitOr;
+  static const ReduceOp BitXor;
+  /// Every rank's values times `factor`, then the sum; no integers. The factor is the same on all
+  /// ranks.
+  [[nodiscard]] static constexpr ReduceOp PreMulSum(double factor) {
+    return {Kind::PreMulSum, factor};
+  }
+
+  [[nodiscard]] constexpr Kind kind() const noexcept { return kind_; }
+  /// Of PreMulSum; 1 for all others.
+  [[nodiscard]] constexpr double factor() const noexcept { return factor_; }
+  constexpr bool operator==(const ReduceOp&) const = default;
+
+ private:
+  constexpr ReduceOp(Kind kind, double factor) : kind_(kind), factor_(factor) {}
+
+  Kind kind_;
+  double factor_;
 };
+
+inline constexpr ReduceOp ReduceOp::Sum{Kind::Sum, 1};
+inline constexpr ReduceOp ReduceOp::Avg{Kind::Avg, 1};
+inline constexpr ReduceOp ReduceOp::Product{Kind::Product, 1};
+inline constexpr ReduceOp ReduceOp::Min{Kind::Min, 1};
+inline constexpr ReduceOp ReduceOp::Max{Kind::Max, 1};
+inline constexpr ReduceOp ReduceOp::BitAnd{Kind::BitAnd, 1};
+inline constexpr ReduceOp ReduceOp::BitOr{Kind::BitOr, 1};
+inline constexpr ReduceOp ReduceOp::BitXor{Kind::BitXor, 1};
 
 /// What carries a group's traffic.
 enum class Backend {
@@ -25,7 +63,8 @@ enum class Backend {
   Mpi,           ///< CPU tensors over whatever MPI reaches
 };
 
-[[nodiscard]] LOCKSTEP_API std::string_view to_string(ReduceOp op);
+/// "Sum", "PreMulSum(0.5)".
+[[nodiscard]] LOCKSTEP_API std::string to_string(ReduceOp op);
 [[nodiscard]] LOCKSTEP_API std::string_view to_string(Backend backend);
 
 }  // namespace lockstep

@@ -108,13 +108,40 @@ TEST_P(Ranks, MisuseIsRefusedBeforeAnythingIsSent) {
     EXPECT_THROW(group->all_reduce(torch::Tensor()), c10::Error);
     EXPECT_THROW(group->all_reduce(torch::ones({2}, torch::kMeta)), c10::Error);
     EXPECT_THROW(group->all_reduce(torch::ones({2}, torch::kInt), ReduceOp::Avg), c10::Error);
-    EXPECT_THROW(group->all_reduce(torch::ones({2}, torch::kBool)), c10::Error);
+    EXPECT_THROW(group->all_reduce(torch::ones({2}, torch::kBool), ReduceOp::Avg), c10::Error);
     EXPECT_THROW(group->all_reduce(torch::ones({2}).to_sparse()), c10::Error);
     EXPECT_THROW(group->all_reduce(torch::ones({2}).expand({4, 2})), c10::Error);
     EXPECT_THROW(group->broadcast(torch::ones({2}), -1), c10::Error);
     EXPECT_THROW(group->broadcast(torch::ones({2}), group->size()), c10::Error);
     EXPECT_THROW(group->all_gather(torch::ones({3, 100}), torch::ones({2})), c10::Error);
     EXPECT_THROW(group->all_gather(std::vector<torch::Tensor>(9), torch::ones({2})), c10::Error);
+    const auto two = torch::ones({2});
+    const auto ranks = static_cast<std::size_t>(group->size());
+    const std::vector<torch::Tensor> pieces(ranks, two);
+    EXPECT_THROW(group->reduce(two, group->size()), c10::Error);
+    EXPECT_THROW(group->reduce(two, 0, ReduceOp::BitOr), c10::Error);
+    EXPECT_THROW(group->reduce_scatter(two, torch::ones({2 * group->size() + 1})), c10::Error);
+    EXPECT_THROW(group->reduce_scatter(torch::ones({3}), pieces), c10::Error);
+    EXPECT_THROW(group->reduce_scatter(torch::ones({2}, torch::kInt), pieces), c10::Error);
+    EXPECT_THROW(group->all_gather(pieces, two.to(torch::kInt)), c10::Error);
+    EXPECT_THROW(group->all_gather(torch::ones({2 * group->size()}), two.narrow(0, 0, 1)),
+                 c10::Error);
+    if (ranks > 1) {
+      const int other = (group->rank() + 1) % group->size();
+      EXPECT_THROW(group->gather({two}, torch::ones({2}), other), c10::Error) << "not the root";
+      EXPECT_THROW(group->scatter(torch::ones({2}), {two}, other), c10::Error) << "not the root";
+    }
+    EXPECT_THROW(group->gather({}, two, group->rank()), c10::Error);
+    EXPECT_THROW(group->gather(pieces, torch::ones({3}), group->rank()), c10::Error);
+    EXPECT_THROW(group->scatter(two, {}, group->rank()), c10::Error);
+    EXPECT_THROW(group->scatter(torch::ones({3}), pieces, group->rank()), c10::Error);
+    EXPECT_THROW(group->scatter(two, pieces, -1), c10::Error);
+    EXPECT_THROW(group->all_to_all(two, two), c10::Error) << "they overlap";
+    EXPECT_THROW(group->all_to_all(pieces, std::vector<torch::Tensor>(ranks + 1, two)), c10::Error);
+    EXPECT_THROW(group->all_to_all(torch::ones({4}), two, {1, 1, 1, 1, 1}, {2}), c10::Error);
+    EXPECT_THROW(group->all_to_all(torch::ones({2}), two, std::vector<std::int64_t>(ranks, 5),
+                                   std::vector<std::int64_t>(ranks, 5)),
+                 c10::Error);
     EXPECT_THROW(static_cast<void>(group->allocate({-1}, torch::kFloat)), c10::Error);
     group->barrier();  // and nobody is out of step
     group->close();
@@ -184,7 +211,43 @@ TEST(Mismatch, OfTheMemoryOrder) {
       [](ProcessGroup& group, const torch::Tensor&) {
         group.all_reduce(torch::ones({3, 2}).t()).wait();
       },
-      "unusual memory order");
+      "with strides, sizes or a factor of its own");
+}
+
+TEST(Mismatch, OfTheFactor) {
+  expect_mismatch(
+      [](ProcessGroup& group, const torch::Tensor&) {
+        group.all_reduce(torch::ones({3}), ReduceOp::PreMulSum(2)).wait();
+      },
+      [](ProcessGroup& group, const torch::Tensor&) {
+        group.all_reduce(torch::ones({3}), ReduceOp::PreMulSum(3)).wait();
+      },
+      "all_reduce (PreMulSum) of 3 x Float with strides, sizes or a factor of its own");
+}
+
+TEST(Mismatch, OfThePiecesOfAReduceScatter) {
+  const auto scatter = [](ProcessGroup& group, std::int64_t last) {
+    const std::vector<torch::Tensor> pieces{torch::ones({2}), torch::ones({4 - last}),
+                                            torch::ones({last})};
+    group.reduce_scatter(torch::zeros_like(pieces[static_cast<std::size_t>(group.rank())]), pieces)
+        .wait();
+  };
+  expect_mismatch([&](ProcessGroup& group, const torch::Tensor&) { scatter(group, 1); },
+                  [&](ProcessGroup& group, const torch::Tensor&) { scatter(group, 3); },
+                  "reduce_scatter (Sum) of 6 x Float with strides, sizes");
+}
+
+TEST(Mismatch, OfWhatOneRankSendsAndAnotherExpects) {
+  const auto exchange = [](ProcessGroup& group, const torch::Tensor& output, std::int64_t own) {
+    group
+        .all_to_all({output.narrow(0, 0, own), output.narrow(0, 3, 2), output.narrow(0, 5, 2)},
+                    {torch::ones({2}, torch::kLong), torch::ones({2}, torch::kLong),
+                     torch::ones({2}, torch::kLong)})
+        .wait();
+  };
+  expect_mismatch([&](ProcessGroup& group, const torch::Tensor& t) { exchange(group, t, 2); },
+                  [&](ProcessGroup& group, const torch::Tensor& t) { exchange(group, t, 1); },
+                  "rank 0 sends 16 bytes to rank 1, which expects 8");
 }
 
 TEST(Meeting, TwoWhoAreAloneDoNotMeet) {

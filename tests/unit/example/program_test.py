@@ -129,7 +129,8 @@ def test_training(context):
     assert len(losses[0]) == 2 and losses[0] == losses[1], losses
     Run(context, 2, [*SMALL, "--arch", "resnet18", "--image-size", "32", "--channels", "3", "--workers", "0",
                      "--limit", "16", "--batch-size", "4"]).check_result(2, "resnet18")
-    Run(context, 2, [*SMALL, "--backend", "mpi"]).check_result(2, "resnet8")
+    if context.mpi:
+        Run(context, 2, [*SMALL, "--backend", "mpi"]).check_result(2, "resnet8")
     # It learns: 64 images are seen often enough to tell ten kinds of stripes apart better than chance (0.1).
     accuracy = Run(context, 2, ["--dataset", "synthetic", "--limit", "512", "--batch-size", "16", "--image-size", "16",
                                 "--epochs", "4", "--threads", "1", "--lr", "0.1"]).check_result(2, "resnet8")
@@ -206,7 +207,7 @@ def test_data(context):
 
 def test_failure(context):
     """A rank that fails ends the others within seconds; they say whom they missed."""
-    for backend in ("shared-memory", "mpi"):
+    for backend in ("shared-memory", "mpi") if context.mpi else ("shared-memory",):
         for ranks, failing in ((2, 0), (2, 1), (3, 1)):
             run = Run(context, ranks, [*SMALL, "--backend", backend, "--fail-at", "3", "--fail-rank", str(failing),
                                        "--timeout", "60"])
@@ -250,6 +251,7 @@ def main():
     parser.add_argument("--program", required=True)
     parser.add_argument("--mpirun", required=True)
     parser.add_argument("--group", choices=groups)
+    parser.add_argument("--without-mpi", dest="mpi", action="store_false", help="the program was built without MPI")
     context = parser.parse_args()
     failures = 0
     for name, test in groups.items():

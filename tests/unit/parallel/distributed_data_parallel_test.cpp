@@ -22,6 +22,16 @@ DistributedDataParallelOptions small_buckets(std::size_t cap = 600) {
   return DistributedDataParallelOptions().bucket_cap_bytes(cap).first_bucket_cap_bytes(100);
 }
 
+/// Both sum the same terms in another order.
+void expect_same_gradients(const std::vector<torch::Tensor>& actual,
+                           const std::vector<torch::Tensor>& expected, float factor = 1) {
+  ASSERT_EQ(actual.size(), expected.size());
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    EXPECT_TRUE(torch::allclose(actual[i].grad(), expected[i].grad() * factor, 1e-4, 1e-6))
+        << "parameter " << i;
+  }
+}
+
 std::vector<torch::Tensor> train_ranks(int ranks, const DistributedDataParallelOptions& options) {
   std::vector<torch::Tensor> results(static_cast<std::size_t>(ranks));
   run_ranks_or_throw(ranks, [&](const std::shared_ptr<ProcessGroup>& group) {
@@ -80,11 +90,7 @@ TEST_P(Ddp, GradientsAreAveragesWhateverZeroGradDid) {
     const auto input = make_input(0, 12);
     reference->forward(input).mean().backward();
     const auto check = [&](float factor) {
-      const auto expected = reference->parameters();
-      const auto actual = model->parameters();
-      for (std::size_t i = 0; i < expected.size(); ++i) {
-        EXPECT_TRUE(torch::allclose(actual[i].grad(), expected[i].grad() * factor, 1e-4, 1e-6));
-      }
+      expect_same_gradients(model->parameters(), reference->parameters(), factor);
     };
     const auto backward = [&] {
       model->forward(share(input, group->rank(), group->size())).mean().backward();
@@ -244,9 +250,7 @@ TEST_P(Ddp, ABackwardThatBeginsInsideAnotherIsPartOfItsStep) {
     for (int step = 0; step < 3; ++step) {
       // On rank 0 the first gradient appears in an inner backward, elsewhere there is none: all
       // must make the same all-reduces.
-      model->forward(torch::ones({2, 4}), group->rank() == 0, /*has_last=*/false)
-          .sum()
-          .backward();
+      model->forward(torch::ones({2, 4}), group->rank() == 0, /*has_last=*/false).sum().backward();
     }
     group->close();
   });
@@ -511,10 +515,7 @@ TEST_P(Ddp, ABackwardThatThrewCanBeRepeated) {
     model->zero_grad();
     loss.backward();  // no forward in between
     reference->forward(make_input(0, 12)).mean().backward();
-    for (std::size_t i = 0; i < net->parameters().size(); ++i) {
-      EXPECT_TRUE(torch::allclose(net->parameters()[i].grad(), reference->parameters()[i].grad(),
-                                  1e-4, 1e-6));
-    }
+    expect_same_gradients(net->parameters(), reference->parameters());
     group->close();
   });
 }

@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// What a process group checks of a call before a backend sees it.
+#include <lockstep/comm/process_group.h>
+
+#include <numeric>
+#include <utility>
+
+#include "comm/collective.h"
+#include "comm/operation.h"
+#include "comm/reduce_kernels.h"
+
+namespace lockstep {
+namespace {
+
+void check_tensor(const at::Tensor& tensor, const char* op, const char* name) {
+  TORCH_CHECK(tensor.defined(), op, ": ", name, " is an undefined tensor");
+  TORCH_CHECK(tensor.device().is_cpu(), op, ": ", name, " is on ", tensor.device(),
+              "; this backend takes CPU tensors");
+  TORCH_CHECK(tensor.layout() == at::kStrided, op, ": ", name, " has layout ", tensor.layout(),
+              "; it must be dense");
+  TORCH_CHECK(tensor.is_non_overlapping_and_dense(), op, ": ", name, " of sizes ", tensor.sizes(),
+              " has strides ", tensor.strides(), "; it must fill its memory without gaps");
+}
+
+// Where ranks' tensors may have different strides, memory order says nothing.
+void check_contiguous(const at::Tensor& tensor, const char* op, const char* name) {
+  check_tensor(tensor, op, name);
+  TORCH_CHECK(tensor.is_contiguous(), op, ": ", name, " of sizes ", tensor.sizes(), " has strides ",
+              tensor.strides(), "; it must be contiguous");
+}
+
+void check_contiguous(const std::vector<at::Tensor>& tensors, const char* op, const char* name) {
+  for (const at::Tensor& tensor : tensors) check_contiguous(tensor, op, name);
+}
+
+void check_dtype(at::ScalarType dtype, const std::vector<at::Tensor>& tensors, const char* op) {
+  for (const at::Tensor& tensor : tensors) {
+    TORCH_CHECK(tensor.scalar_type() == dtype, op, ": one tensor is of ", dtype, ", another of ",
+                tensor.scalar_type(), "; all must have one dtype");
+  }
+}
+
+void check_reduction(at::ScalarType dtype, ReduceOp reduce_op, const char* op) {
+  const auto kind = reduce_op.kind();
+  const bool is_mean = kind == ReduceOp::Kind::Avg || kind == ReduceOp::Kind::PreMulSum;
+  TORCH_CHECK(can_reduce(dtype, reduce_op), op, ": ", to_string(reduce_op), " of ", dtype,
+              " tensors is not supported",
+              is_mean ? "; it needs a floating-point or complex dtype" : "");
+}
+
+void check_same_size(const std::vector<at::Tensor>& pieces, std::int64_t elements, const char* op,
+                     const char* name) {
+  for (const at::Tensor& piece : pieces) {
+    TORCH_CHECK(piece.numel() == elements, op, ": ", name, " has ", piece.numel(),
+                " elements; it must have ", elements);
+  }
+}
+
+bool overlap(const at::Tensor& a, const at::Tensor& b) {
+  const auto* start_a = static_cast<const std::byte*>(a.const_data_ptr());
+  const auto* start_b = static_cast<const std::byte*>(b.const_data_ptr());
+  return a.nbytes() != 0 && b.nbytes() != 0 && start_a < start_b + b.nbytes() &&
+         start_b < start_a + a.nbytes();
+}
+
+// What is still to be sent must not be overwritten by what has come. A piece may be where it stays.
+void check_apart(const std::vector<at::Tensor>& outputs, const std::vector<at::Tensor>& inputs,
+                 const char* op) {
+  for (const at::Tensor& output : outputs) {
+    for (const at::Tensor& input : inputs) {
+      TORCH_CHECK(!overlap(output, input), op,
+                  ": an output overlaps an input; they must lie apart");
+    }
+  }
+}
+
+void check_apart_but(std::size_t own, const std::vector<at::Tensor>& pieces,
+                     const at::Tensor& tensor, const char* op) {
+  for (std::size_t i = 0; i < pieces.size(); ++i) {
+    const bool is_in_its_place = i == own && pieces[i].const_data_ptr() == tensor.const_data_ptr();
+    TORCH_CHECK(is_in_its_place || !overlap(pieces[i], tensor), op,
+                ": this rank's tensor overlaps piece ", i, "; it may only be piece ", own,
+                " itself");
+  }
+}
+
+std::vector<at::Tensor> split_evenly(const at::Tensor& tensor, int parts) {
+  return tensor.view({parts, tensor.numel() / parts}).unbind(0);
+}
+
+std::vector<at::Tensor> split_rows(const at::Tensor& tensor, at::IntArrayRef splits,
+                                   const char* name) {
+  TORCH_CHECK(tensor.dim() > 0, "all_to_all: ", name, " has no dimension to split");
+  std::int64_t sum = 0;
+  for (const auto rows : splits) {
+    TORCH_CHECK(rows >= 0, "all_to_all: the splits of ", name, " are ", splits,
+                "; none may be negative");
+    sum += rows;
+  }
+  TORCH_CHECK(sum == tensor.size(0), "all_to_all: the splits of ", name, " are ", splits,
+              ", together ", sum, "; it has ", tensor.size(0), " rows");
+  return tensor.split_with_sizes(splits, 0);
+}
+
+std::int64_t row_elements(const at::Tensor& tensor) {
+  return std::accumulate(tensor.sizes().begin() + 1, tensor.sizes().end(), std::int64_t{1},
+                         std::multiplies<>());
+}
+
+}  // namespace
+
+void ProcessGroup::check_root(int root, const char* op) const {
+  TORCH_CHECK(root >= 0 && root < size(), op, ": root is ", root, "; this group has ranks 0 to ",
+              size() - 1);
+}
+
+void ProcessGroup::check_count(const std::vector<at::Tensor>& tensors, const char* op,
+                               const char* name) const {
+  TORCH_CHECK(tensors.size() == static_cast<std::size_t>(size()), op, ": ", tensors.size(), " ",
+              name, " for ", size(), " ranks");
+}
+
+Work ProcessGroup::all_reduce(const at::Tensor& tensor, ReduceOp op) {
+  check_open("all_reduce");
+  check_tensor(tensor, "all_reduce", "the tensor");
+  check_reduction(tensor.scalar_type(), op, "all_reduce");
+  return start(
+      {.op = CollectiveOp::AllReduce, .reduce_op = op, .inputs = {tensor}, .outputs = {tensor}});
+}
+
+Work ProcessGroup::reduce(const at::Tensor& tensor, int root, ReduceOp op) {
+  check_open("reduce");
+  check_tensor(tensor, "reduce", "the tensor");
+  check_root(root, "reduce");
+  check_reduction(tensor.scalar_type(), op, "reduce");
+  return start({.op = CollectiveOp::Reduce,
+                .reduce_op = op,
+                .root = root,
+                .inputs = {tensor},
+                .outputs = {tensor}});
+}
+
+Work ProcessGroup::reduce_scatter(const at::Tensor& output, const at::Tensor& input, ReduceOp op) {
+  check_open("reduce_scatter");
+  check_contiguous(output, "reduce_scatter", "the output");
+  check_contiguous(input, "reduce_scatter", "the input");
+  TORCH_CHECK(input.numel() == output.numel() * size(), "reduce_scatter: the input has ",
+              input.numel(), " elements; ", size(), " ranks with an output of ", output.numel(),
+              " elements each need ", output.numel() * size());
+  return reduce_scatter(output, split_evenly(input, size()), op);
+}
+
+Work ProcessGroup::reduce_scatter(const at::Tensor& output, const std::vector<at::Tensor>& inputs,
+                                  ReduceOp op) {
+  check_open("reduce_scatter");
+  check_contiguous(output, "reduce_scatter", "the output");
+  check_count(inputs, "reduce_scatter", "inputs");
+  check_contiguous(inputs, "reduce_scatter", "an input");
+  check_dtype(output.scalar_type(), inputs, "reduce_scatter");
+  check_reduction(output.scalar_type(), op, "reduce_scatter");
+  const auto own = static_cast<std::size_t>(rank());
+  check_same_size({output}, inputs[own].numel(), "reduce_scatter", "the output");
+  check_apart_but(own, inputs, output, "reduce_scatter");
+  return start(
+      {.op = CollectiveOp::ReduceScatter, .reduce_op = op, .inputs = inputs, .outputs = {output}});
+}
+
+Work ProcessGroup::broadcast(const at::Tensor& tensor, int root) {
+  check_open("broadcast");
+  check_tensor(tensor, "broadcast", "the tensor");
+  check_root(root, "broadcast");
+  return start(
+      {.op = CollectiveOp::Broadcast, .root = root, .inputs = {tensor}, .outputs = {tensor}});
+}
+
+Work ProcessGroup::all_gather(const at::Tensor& output, const at::Tensor& input) {
+  check_open("all_gather");
+  check_contiguous(output, "all_gather", "the output");
+  check_contiguous(input, "all_gather", "the input");
+  TORCH_CHECK(output.numel() == input.numel() * size(), "all_gather: the output has ",
+              output.numel(), " elements; ", size(), " ranks with ", input.numel(),
+              " elements each need ", input.numel() * size());
+  return all_gather(split_evenly(output, size()), input);
+}
+
+Work ProcessGroup::all_gather(const std::vector<at::Tensor>& outputs, const at::Tensor& input) {
+  check_open("all_gather");
+  check_contiguous(input, "all_gather", "the input");
+  check_count(outputs, "all_gather", "outputs");
+  check_contiguous(outputs, "all_gather", "an output");
+  check_dtype(input.scalar_type(), outputs, "all_gather");
+  const auto own = static_cast<std::size_t>(rank());
+  check_same_size({input}, outputs[own].numel(), "all_gather", "the input");
+  check_apart_but(own, outputs, input, "all_gather");
+  return start({.op = CollectiveOp::AllGather, .inputs = {input}, .outputs = outputs});
+}
+
+Work ProcessGroup::gather(const std::vector<at::Tensor>& outputs, const at::Tensor& input,
+                          int root) {
+  check_open("gather");
+  check_contiguous(input, "gather", "the input");
+  check_root(root, "gather");
+  if (rank() == root) {
+    check_count(outputs, "gather", "outputs");
+    check_contiguous(outputs, "gather", "an output");
+    check_dtype(input.scalar_type(), outputs, "gather");
+    check_same_size(outputs, input.numel(), "gather", "an output");
+    check_apart_but(static_cast<std::size_t>(rank()), outputs, input, "gather");
+  } else {
+    TORCH_CHECK(outputs.empty(), "gather: ", outputs.size(), " outputs on rank ", rank(),
+                "; only the root, rank ", root, ", passes any");
+  }
+  return start({.op = CollectiveOp::Gather, .root = root, .inputs = {input}, .outputs = outputs});
+}
+
+Work ProcessGroup::scatter(const at::Tensor& output, const std::vector<at::Tensor>& inputs,
+                           int root) {
+  check_open("scatter");
+  check_contiguous(output, "scatter", "the output");
+  check_root(root, "scatter");
+  if (rank() == root) {
+    check_count(inputs, "scatter", "inputs");
+    check_contiguous(inputs, "scatter", "an input");
+    check_dtype(output.scalar_type(), inputs, "scatter");
+    check_same_size(inputs, output.numel(), "scatter", "an input");
+    check_apart_but(static_cast<std::size_t>(rank()), inputs, output, "scatter");
+  } else {
+    TORCH_CHECK(inputs.empty(), "scatter: ", inputs.size(), " inputs on rank ", rank(),
+                "; only the root, rank ", root, ", passes any");
+  }
+  return start({.op = CollectiveOp::Scatter, .root = root, .inputs = inputs, .outputs = {output}});
+}
+
+Work ProcessGroup::all_to_all(const at::Tensor& output, const at::Tensor& input) {
+  check_open("all_to_all");
+  check_contiguous(output, "all_to_all", "the output");
+  check_contiguous(input, "all_to_all", "the input");
+  check_dtype(input.scalar_type(), {output}, "all_to_all");
+  check_same_size({output}, input.numel(), "all_to_all", "the output");
+  TORCH_CHECK(input.numel() % size() == 0, "all_to_all: the input has ", input.numel(),
+              " elements; it must be a multiple of the ", size(), " ranks, or have splits");
+  check_apart({output}, {input}, "all_to_all");
+  return start({.op = CollectiveOp::AllToAll,
+                .inputs = split_evenly(input, size()),
+                .outputs = split_evenly(output, size())});
+}
+
+Work ProcessGroup::all_to_all(const at::Tensor& output, const at::Tensor& input,
+                              at::IntArrayRef output_splits, at::IntArrayRef input_splits) {
+  check_open("all_to_all");
+  check_contiguous(output, "all_to_all", "the output");
+  check_contiguous(input, "all_to_all", "the input");
+  const auto outputs = split_rows(output, output_splits, "the output");
+  const auto inputs = split_rows(input, input_splits, "the input");
+  TORCH_CHECK(row_elements(output) == row_elements(input), "all_to_all: a row of the output has ",
+              row_elements(output), " elements, one of the input ", row_elements(input));
+  return all_to_all(outputs, inputs);
+}
+
+Work ProcessGroup::all_to_all(const std::vector<at::Tensor>& outputs,
+                              const std::vector<at::Tensor>& inputs) {
+  check_open("all_to_all");
+  check_count(outputs, "all_to_all", "outputs");
+  check_count(inputs, "all_to_all", "inputs");
+  check_contiguous(outputs, "all_to_all", "an output");
+  check_contiguous(inputs, "all_to_all", "an input");
+  check_dtype(inputs.front().scalar_type(), inputs, "all_to_all");
+  check_dtype(inputs.front().scalar_type(), outputs, "all_to_all");
+  check_apart(outputs, inputs, "all_to_all");
+  return start(
+      {.op = CollectiveOp::AllToAll, .inputs = inputs, .outputs = outputs, .has_own_sizes = true});
+}
+
+}  // namespace lockstep

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "comm/mpi_operation.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <new>
+#include <thread>
+
+namespace lockstep {
+namespace {
+
+using native::check_mpi;
+
+// Far below the end of MPI's int, and large enough that the number of chunks costs nothing.
+constexpr std::size_t kChunkBytes = std::size_t{256} << 20;
+constexpr int kTags = (1 << 15) - 1;  // the least that every MPI offers, less one
+constexpr int kLeavingTag = kTags;    // a message under it says why its sender gave up
+constexpr std::chrono::microseconds kPollInterval{50};
+constexpr int kPollsBeforeSleep = 200;
+
+using Reason = std::array<char, 256>;
+
+}  // namespace
+
+MpiOperation::MpiOperation(MpiChannels& channels, Fingerprint fingerprint, std::size_t bytes)
+    : channels_(channels),
+      own_(fingerprint),
+      others_(static_cast<std::size_t>(channels.data.size())),
+      bytes_(bytes) {}
+
+std::size_t MpiOperation::chunk_bytes() const {
+  return kChunkBytes;
+}
+
+bool MpiOperation::try_start(bool) {
+  if (announcements_.size() != 0) return true;
+  const int tag = static_cast<int>(channels_.announced++ % kTags);
+  for (int peer = 0; peer < world_size(); ++peer) {
+    auto* place = &others_[static_cast<std::size_t>(peer)];
+    check_mpi(MPI_Irecv(place, sizeof(*place), MPI_BYTE, peer, tag, channels_.fingerprints.get(),
+                        announcements_.add()),
+              "MPI_Irecv");
+  }
+  for (int peer = 0; peer < world_size(); ++peer) {
+    check_mpi(MPI_Isend(&own_, sizeof(own_), MPI_BYTE, peer, tag, channels_.fingerprints.get(),
+                        announcements_.add()),
+              "MPI_Isend");
+  }
+  return true;
+}
+
+bool MpiOperation::try_finish() {
+  if (!is_agreed_) {
+    if (!announcements_.test()) return false;
+    check_fingerprints(world_size(),
+                       [this](int rank) { return others_[static_cast<std::size_t>(rank)]; });
+    is_agreed_ = true;
+  }
+  while (requests_.test()) {
+    requests_.clear();
+    polls_ = 0;
+    if (!start_next_step()) return true;
+  }
+  return false;
+}
+
+bool MpiOperation::start_next_step() {
+  if (!is_prepared_) {
+    if (start_preparation(step_++, requests_)) return true;
+    is_prepared_ = true;
+    step_ = 0;
+  }
+  while (done_bytes_ < bytes_) {
+    const Chunk chunk{done_bytes_, std::min(chunk_bytes(), bytes_ - done_bytes_)};
+    if (start_step(step_++, chunk, requests_)) return true;
+    done_bytes_ += chunk.bytes;
+    step_ = 0;
+  }
+  return false;
+}
+
+// MPI has no wait with a deadline: look again at once for a while, then with pauses, so that a rank
+// that waits for long leaves the core to others.
+void MpiOperation::sleep(std::chrono::nanoseconds limit) {
+  if (++polls_ < kPollsBeforeSleep) {
+    std::this_thread::yield();
+  } else {
+    std::this_thread::sleep_for(std::min<std::chrono::nanoseconds>(kPollInterval, limit));
+  }
+}
+
+void MpiOperation::check_peers() {
+  int has_come = 0;
+  MPI_Status status;
+  check_mpi(
+      MPI_Iprobe(MPI_ANY_SOURCE, kLeavingTag, channels_.fingerprints.get(), &has_come, &status),
+      "MPI_Iprobe");
+  if (has_come == 0) return;
+  Reason reason{};
+  check_mpi(MPI_Recv(reason.data(), static_cast<int>(reason.size()), MPI_CHAR, status.MPI_SOURCE,
+                     kLeavingTag, channels_.fingerprints.get(), MPI_STATUS_IGNORE),
+            "MPI_Recv");
+  reason.back() = '\0';
+  throw OperationFailure{OperationFailure::Kind::PeerLost,
+                         "rank " + std::to_string(status.MPI_SOURCE) + " gave up: " + reason.data(),
+                         "look at what that rank reported first"};
+}
+
+std::string MpiOperation::describe_missing() const {
+  std::string text;
+  auto& requests = const_cast<native::MpiRequests&>(announcements_);
+  for (int peer = 0; !is_agreed_ && peer < world_size(); ++peer) {
+    if (requests.is_done(static_cast<std::size_t>(peer))) continue;
+    text += (text.empty() ? "rank " : ", rank ") + std::to_string(peer) + " has not arrived";
+  }
+  return text.empty() ? "the data of a rank that has arrived does not come" : text;
+}
+
+void announce_leaving(MpiChannels& channels, const std::string& reason) noexcept {
+  // Never given back: nobody waits for these messages to go out.
+  auto* text = new (std::nothrow) Reason{};
+  if (text == nullptr) return;
+  std::memcpy(text->data(), reason.data(), std::min(reason.size(), text->size() - 1));
+  for (int peer = 0; peer < channels.fingerprints.size(); ++peer) {
+    if (peer == channels.fingerprints.rank()) continue;
+    MPI_Request request = MPI_REQUEST_NULL;
+    MPI_Isend(text->data(), static_cast<int>(text->size()), MPI_CHAR, peer, kLeavingTag,
+              channels.fingerprints.get(), &request);
+  }
+}
+
+}  // namespace lockstep

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "comm/fingerprint.h"
+#include "comm/mpi_operations.h"
+#include "comm/operation.h"
+#include "native/mpi/mpi_environment.h"
+
+namespace lockstep {
+
+/// The frame of all collectives over MPI: every rank tells every other what it is about to do, then
+/// chunk after chunk goes through the steps of the collective. Point-to-point messages carry the
+/// fingerprints, so that a time-out can say who is missing.
+class MpiOperation : public Operation {
+ public:
+  bool try_start(bool is_oldest) final;
+  bool try_finish() final;
+  void sleep(std::chrono::nanoseconds limit) final;
+  void check_peers() final;
+  [[nodiscard]] std::string describe_missing() const final;
+
+ protected:
+  struct Chunk {
+    std::size_t start = 0;
+    std::size_t bytes = 0;
+  };
+
+  /// `bytes`: what is cut into chunks. 0: nothing follows the exchange of fingerprints, unless
+  /// `set_bytes` says otherwise.
+  MpiOperation(MpiChannels& channels, Fingerprint fingerprint, std::size_t bytes);
+
+  /// Starts step `step` (0, 1, ...) of a chunk; false when the chunk has no such step, which is
+  /// when it is complete.
+  virtual bool start_step(int step, const Chunk& chunk, native::MpiRequests& requests) = 0;
+  /// Starts what goes before the first chunk; false when there is no such step.
+  virtual bool start_preparation(int /*step*/, native::MpiRequests& /*requests*/) { return false; }
+  /// Largest chunk, in bytes of `bytes`.
+  [[nodiscard]] virtual std::size_t chunk_bytes() const;
+
+  void set_bytes(std::size_t bytes) noexcept { bytes_ = bytes; }
+  [[nodiscard]] MPI_Comm data() const noexcept { return channels_.data.get(); }
+  [[nodiscard]] int rank() const noexcept { return channels_.data.rank(); }
+  [[nodiscard]] int world_size() const noexcept { return channels_.data.size(); }
+
+ private:
+  [[nodiscard]] bool start_next_step();
+
+  MpiChannels& channels_;
+  Fingerprint own_;
+  std::vector<Fingerprint> others_;
+  std::size_t bytes_;
+  native::MpiRequests announcements_;
+  native::MpiRequests requests_;
+  bool is_agreed_ = false;
+  bool is_prepared_ = false;
+  std::size_t done_bytes_ = 0;
+  int step_ = 0;
+  int polls_ = 0;
+};
+
+/// MPI counts in int; chunks are far below its end.
+[[nodiscard]] inline int to_mpi_count(std::size_t value) {
+  return static_cast<int>(value);
+}
+
+}  // namespace lockstep
