@@ -6,7 +6,9 @@
 #include <utility>
 
 #include "comm/collective.h"
+#include "comm/message.h"
 #include "comm/operation.h"
+#include "comm/operation_queue.h"
 #include "comm/reduce_kernels.h"
 
 namespace lockstep {
@@ -118,6 +120,28 @@ void ProcessGroup::check_count(const std::vector<at::Tensor>& tensors, const cha
                                const char* name) const {
   TORCH_CHECK(tensors.size() == static_cast<std::size_t>(size()), op, ": ", tensors.size(), " ",
               name, " for ", size(), " ranks");
+}
+
+void ProcessGroup::check_message(const at::Tensor& tensor, int peer, int tag,
+                                 const char* op) const {
+  check_open(op);
+  check_contiguous(tensor, op, "the tensor");
+  TORCH_CHECK(peer >= 0 && peer < size(), op, ": the other rank is ", peer,
+              "; this group has ranks 0 to ", size() - 1);
+  TORCH_CHECK(peer != rank(), op, ": rank ", peer, " is this rank itself");
+  TORCH_CHECK(tag >= 0 && tag <= kMaxTag, op, ": the tag is ", tag, "; it must be 0 to ", kMaxTag);
+}
+
+Work ProcessGroup::send(const at::Tensor& tensor, int to, int tag) {
+  check_message(tensor, to, tag, "send");
+  return Work(shared_from_this(),
+              queue_->push_message(make_send(tensor, to, tag), "send", timeout_));
+}
+
+Work ProcessGroup::recv(const at::Tensor& tensor, int from, int tag) {
+  check_message(tensor, from, tag, "recv");
+  return Work(shared_from_this(),
+              queue_->push_message(make_receive(tensor, from, tag), "recv", timeout_));
 }
 
 Work ProcessGroup::all_reduce(const at::Tensor& tensor, ReduceOp op) {

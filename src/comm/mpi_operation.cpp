@@ -7,21 +7,45 @@
 #include <new>
 #include <thread>
 
+#include "comm/message.h"
+
 namespace lockstep {
 namespace {
 
 using native::check_mpi;
 
-// Far below the end of MPI's int, and large enough that the number of chunks costs nothing.
-constexpr std::size_t kChunkBytes = std::size_t{256} << 20;
-constexpr int kTags = (1 << 15) - 1;  // the least that every MPI offers, less one
-constexpr int kLeavingTag = kTags;    // a message under it says why its sender gave up
+constexpr int kLeavingTag = kMaxTag + 1;  // under it a rank says why it gave up
 constexpr std::chrono::microseconds kPollInterval{50};
 constexpr int kPollsBeforeSleep = 200;
 
 using Reason = std::array<char, 256>;
 
 }  // namespace
+
+void MpiBackoff::sleep(std::chrono::nanoseconds limit) {
+  if (++polls_ < kPollsBeforeSleep) {
+    std::this_thread::yield();
+  } else {
+    std::this_thread::sleep_for(std::min<std::chrono::nanoseconds>(kPollInterval, limit));
+  }
+}
+
+void check_mpi_peers(MpiChannels& channels) {
+  int has_come = 0;
+  MPI_Status status;
+  check_mpi(
+      MPI_Iprobe(MPI_ANY_SOURCE, kLeavingTag, channels.fingerprints.get(), &has_come, &status),
+      "MPI_Iprobe");
+  if (has_come == 0) return;
+  Reason reason{};
+  check_mpi(MPI_Recv(reason.data(), static_cast<int>(reason.size()), MPI_CHAR, status.MPI_SOURCE,
+                     kLeavingTag, channels.fingerprints.get(), MPI_STATUS_IGNORE),
+            "MPI_Recv");
+  reason.back() = '\0';
+  throw OperationFailure{OperationFailure::Kind::PeerLost,
+                         "rank " + std::to_string(status.MPI_SOURCE) + " gave up: " + reason.data(),
+                         "look at what that rank reported first"};
+}
 
 MpiOperation::MpiOperation(MpiChannels& channels, Fingerprint fingerprint, std::size_t bytes)
     : channels_(channels),
@@ -30,12 +54,12 @@ MpiOperation::MpiOperation(MpiChannels& channels, Fingerprint fingerprint, std::
       bytes_(bytes) {}
 
 std::size_t MpiOperation::chunk_bytes() const {
-  return kChunkBytes;
+  return kMpiChunkBytes;
 }
 
 bool MpiOperation::try_start(bool) {
   if (announcements_.size() != 0) return true;
-  const int tag = static_cast<int>(channels_.announced++ % kTags);
+  const int tag = static_cast<int>(channels_.announced++ % (kMaxTag + 1));
   for (int peer = 0; peer < world_size(); ++peer) {
     auto* place = &others_[static_cast<std::size_t>(peer)];
     check_mpi(MPI_Irecv(place, sizeof(*place), MPI_BYTE, peer, tag, channels_.fingerprints.get(),
@@ -59,7 +83,7 @@ bool MpiOperation::try_finish() {
   }
   while (requests_.test()) {
     requests_.clear();
-    polls_ = 0;
+    backoff_.reset();
     if (!start_next_step()) return true;
   }
   return false;
@@ -78,33 +102,6 @@ bool MpiOperation::start_next_step() {
     step_ = 0;
   }
   return false;
-}
-
-// MPI has no wait with a deadline: look again at once for a while, then with pauses, so that a rank
-// that waits for long leaves the core to others.
-void MpiOperation::sleep(std::chrono::nanoseconds limit) {
-  if (++polls_ < kPollsBeforeSleep) {
-    std::this_thread::yield();
-  } else {
-    std::this_thread::sleep_for(std::min<std::chrono::nanoseconds>(kPollInterval, limit));
-  }
-}
-
-void MpiOperation::check_peers() {
-  int has_come = 0;
-  MPI_Status status;
-  check_mpi(
-      MPI_Iprobe(MPI_ANY_SOURCE, kLeavingTag, channels_.fingerprints.get(), &has_come, &status),
-      "MPI_Iprobe");
-  if (has_come == 0) return;
-  Reason reason{};
-  check_mpi(MPI_Recv(reason.data(), static_cast<int>(reason.size()), MPI_CHAR, status.MPI_SOURCE,
-                     kLeavingTag, channels_.fingerprints.get(), MPI_STATUS_IGNORE),
-            "MPI_Recv");
-  reason.back() = '\0';
-  throw OperationFailure{OperationFailure::Kind::PeerLost,
-                         "rank " + std::to_string(status.MPI_SOURCE) + " gave up: " + reason.data(),
-                         "look at what that rank reported first"};
 }
 
 std::string MpiOperation::describe_missing() const {

@@ -13,6 +13,23 @@
 
 namespace lockstep {
 
+// Far below the end of MPI's int, and large enough that the number of chunks costs nothing.
+constexpr std::size_t kMpiChunkBytes = std::size_t{256} << 20;
+
+/// MPI has no wait with a deadline: look again at once for a while, then with pauses, so that a
+/// rank that waits for long leaves the core to others.
+class MpiBackoff {
+ public:
+  void sleep(std::chrono::nanoseconds limit);
+  void reset() noexcept { polls_ = 0; }
+
+ private:
+  int polls_ = 0;
+};
+
+/// Throws `OperationFailure` when another rank has said that it gave up.
+void check_mpi_peers(MpiChannels& channels);
+
 /// The frame of all collectives over MPI: every rank tells every other what it is about to do, then
 /// chunk after chunk goes through the steps of the collective. Point-to-point messages carry the
 /// fingerprints, so that a time-out can say who is missing.
@@ -20,8 +37,8 @@ class MpiOperation : public Operation {
  public:
   bool try_start(bool is_oldest) final;
   bool try_finish() final;
-  void sleep(std::chrono::nanoseconds limit) final;
-  void check_peers() final;
+  void sleep(std::chrono::nanoseconds limit) final { backoff_.sleep(limit); }
+  void check_peers() final { check_mpi_peers(channels_); }
   [[nodiscard]] std::string describe_missing() const final;
 
  protected:
@@ -60,7 +77,7 @@ class MpiOperation : public Operation {
   bool is_prepared_ = false;
   std::size_t done_bytes_ = 0;
   int step_ = 0;
-  int polls_ = 0;
+  MpiBackoff backoff_;
 };
 
 /// MPI counts in int; chunks are far below its end.

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "comm/collective.h"
 #include "comm/operation.h"
@@ -11,12 +12,20 @@
 
 namespace lockstep {
 
-/// The two communicators of a group. Fingerprints are announced ahead, in the order of the calls;
-/// data moves for the oldest collective only. On one communicator the two orders would mix
-/// differently on different ranks.
+/// The communicators of a group. Fingerprints are announced ahead, in the order of the calls; data
+/// moves for the oldest collective only; messages between two ranks move when they like. On one
+/// communicator the three orders would mix differently on different ranks.
 struct MpiChannels {
+  /// Collective over MPI_COMM_WORLD, or over these ranks of `parent`.
+  MpiChannels() = default;
+  MpiChannels(const MpiChannels& parent, const std::vector<int>& members)
+      : fingerprints(parent.data, members),
+        data(parent.data, members),
+        messages(parent.data, members) {}
+
   native::MpiCommunicator fingerprints;
   native::MpiCommunicator data;
+  native::MpiCommunicator messages;
   std::uint64_t announced = 0;
 };
 
@@ -25,6 +34,12 @@ void announce_leaving(MpiChannels& channels, const std::string& reason) noexcept
 
 // The collectives of the MPI backend, for tensors of any size: they travel in chunks whose bytes an
 // `int` can count. `channels` outlives the operations. Costs are for N bytes on W ranks.
+
+/// A message of any size to, or from, one rank.
+[[nodiscard]] std::unique_ptr<Operation> make_mpi_send(MpiChannels& channels, at::Tensor tensor,
+                                                       int to, int tag);
+[[nodiscard]] std::unique_ptr<Operation> make_mpi_receive(MpiChannels& channels, at::Tensor tensor,
+                                                          int from, int tag);
 
 /// Any collective.
 [[nodiscard]] std::unique_ptr<Operation> make_mpi_operation(MpiChannels& channels, Collective call);

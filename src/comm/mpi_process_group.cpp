@@ -31,6 +31,19 @@ class MpiProcessGroup final : public ProcessGroup {
     return make_mpi_operation(*channels_, std::move(call));
   }
 
+  std::unique_ptr<Operation> make_send(at::Tensor tensor, int to, int tag) override {
+    return make_mpi_send(*channels_, std::move(tensor), to, tag);
+  }
+  std::unique_ptr<Operation> make_receive(at::Tensor tensor, int from, int tag) override {
+    return make_mpi_receive(*channels_, std::move(tensor), from, tag);
+  }
+
+  std::shared_ptr<ProcessGroup> make_group(LaunchEnvironment environment,
+                                           const std::vector<int>& members) override {
+    return std::make_shared<MpiProcessGroup>(std::move(environment), timeout(),
+                                             std::make_unique<MpiChannels>(*channels_, members));
+  }
+
   Memory allocate_bytes(std::size_t bytes) override {
     auto owner = allocate_zeroed(bytes);
     void* data = owner.get();
@@ -46,6 +59,7 @@ class MpiProcessGroup final : public ProcessGroup {
   void release() override {
     channels_->fingerprints.free();
     channels_->data.free();
+    channels_->messages.free();
     is_released_ = true;
   }
 

@@ -12,6 +12,10 @@ namespace {
 // How long a sleeping rank may take to notice a peer's death. Far below the second that mpirun
 // leaves the survivors.
 constexpr std::chrono::milliseconds kHealthInterval{20};
+// Asleep for one thing, a rank cannot see that another can go on.
+constexpr std::chrono::microseconds kSharedInterval{200};
+// Tickets of messages begin here; no program makes that many collectives.
+constexpr std::uint64_t kFirstMessage = std::uint64_t{1} << 63;
 
 std::string seconds_text(std::chrono::duration<double> duration) {
   char text[32];
@@ -23,34 +27,56 @@ std::string seconds_text(std::chrono::duration<double> duration) {
 
 OperationQueue::OperationQueue(CommContext context,
                                std::function<void(const std::string&)> on_failure)
-    : context_(std::move(context)), on_failure_(std::move(on_failure)) {}
+    : context_(std::move(context)),
+      on_failure_(std::move(on_failure)),
+      next_message_(kFirstMessage) {}
 
 std::uint64_t OperationQueue::push(std::unique_ptr<Operation> operation, std::string op,
                                    std::chrono::milliseconds timeout) {
   if (failure_) std::rethrow_exception(failure_);
   const std::uint64_t ticket = pushed();
-  entries_.push_back(Entry{std::move(operation), std::move(op), Deadline::after(timeout)});
+  entries_.push_back(
+      Entry{std::move(operation), std::move(op), Deadline::after(timeout), false, ticket});
   progress();
   return ticket;
 }
 
+std::uint64_t OperationQueue::push_message(std::unique_ptr<Operation> operation, std::string op,
+                                           std::chrono::milliseconds timeout) {
+  if (failure_) std::rethrow_exception(failure_);
+  const std::uint64_t ticket = next_message_++;
+  messages_.push_back(
+      Entry{std::move(operation), std::move(op), Deadline::after(timeout), false, ticket});
+  progress();
+  return ticket;
+}
+
+bool OperationQueue::is_done(std::uint64_t ticket) const noexcept {
+  if (ticket < kFirstMessage) return ticket < done_;
+  return std::none_of(messages_.begin(), messages_.end(),
+                      [ticket](const Entry& entry) { return entry.ticket == ticket; });
+}
+
 void OperationQueue::progress() noexcept {
+  if (!failure_ && !messages_.empty()) advance_messages();
   if (failure_ || entries_.empty()) return;
   try {
     advance();
   } catch (...) {
-    fail_with_current_exception();
+    fail_with_current_exception(&entries_.front());
   }
 }
 
-void OperationQueue::fail_with_current_exception() noexcept {
+void OperationQueue::fail_with_current_exception(const Entry* entry) noexcept {
   try {
     throw;
   } catch (const OperationFailure& failure) {
-    is_failure_shared_ = failure.kind == OperationFailure::Kind::Mismatch;
-    fail(translate(failure));
+    // Of a message only its two ranks know.
+    is_failure_shared_ = failure.kind == OperationFailure::Kind::Mismatch &&
+                         (entry == nullptr || entry->ticket < kFirstMessage);
+    fail(translate(failure, entry));
   } catch (const std::runtime_error& error) {  // what native calls throw
-    fail(translate({OperationFailure::Kind::Backend, error.what(), ""}));
+    fail(translate({OperationFailure::Kind::Backend, error.what(), ""}, entry));
   } catch (...) {
     fail(std::current_exception());
   }
@@ -72,6 +98,30 @@ void OperationQueue::advance() {
   }
 }
 
+void OperationQueue::advance_messages() {
+  for (auto entry = messages_.begin(); entry != messages_.end();) {
+    bool is_finished = false;
+    try {
+      if (!entry->is_started) entry->is_started = entry->operation->try_start(true);
+      is_finished = entry->is_started && entry->operation->try_finish();
+    } catch (...) {
+      return fail_with_current_exception(&*entry);
+    }
+    entry = is_finished ? messages_.erase(entry) : std::next(entry);
+  }
+}
+
+const OperationQueue::Entry& OperationQueue::entry_to_wait_for(std::uint64_t ticket) const {
+  if (ticket < kFirstMessage) return entries_.front();
+  return *std::find_if(messages_.begin(), messages_.end(),
+                       [ticket](const Entry& entry) { return entry.ticket == ticket; });
+}
+
+const Deadline& OperationQueue::deadline_of(std::uint64_t ticket) const {
+  if (ticket < kFirstMessage) return entries_[static_cast<std::size_t>(ticket - done_)].deadline;
+  return entry_to_wait_for(ticket).deadline;
+}
+
 void OperationQueue::wait(std::uint64_t ticket, std::optional<std::chrono::milliseconds> timeout) {
   std::optional<Deadline> own_deadline;
   if (timeout) own_deadline = Deadline::after(*timeout);
@@ -79,46 +129,57 @@ void OperationQueue::wait(std::uint64_t ticket, std::optional<std::chrono::milli
     progress();
     if (is_done(ticket)) return;
     if (failure_) std::rethrow_exception(failure_);
-    const Deadline& deadline =
-        own_deadline ? *own_deadline : entries_[static_cast<std::size_t>(ticket - done_)].deadline;
+    const Entry& entry = entry_to_wait_for(ticket);
+    const Deadline& deadline = own_deadline ? *own_deadline : deadline_of(ticket);
     if (deadline.has_passed()) {
-      fail_with_timeout(deadline);
+      fail_with_timeout(entry, deadline);
       continue;
     }
-    Operation& oldest = *entries_.front().operation;
-    oldest.sleep(std::min<std::chrono::nanoseconds>(kHealthInterval, deadline.remaining()));
-    try {
-      // A peer may have died after it did its part: what is complete without it must not fail.
-      const std::uint64_t done_before = done_;
-      progress();
-      if (!failure_ && done_ == done_before) oldest.check_peers();
-    } catch (...) {
-      fail_with_current_exception();
+    const bool is_alone =
+        ticket < kFirstMessage ? messages_.empty() : messages_.size() == 1 && entries_.empty();
+    const std::chrono::nanoseconds interval = is_alone ? std::chrono::nanoseconds(kHealthInterval)
+                                                       : std::chrono::nanoseconds(kSharedInterval);
+    entry.operation->sleep(std::min(interval, deadline.remaining()));
+    // A peer may have died after it did its part: what is complete without it must not fail.
+    const std::uint64_t done_before = done_;
+    progress();
+    if (!failure_ && done_ == done_before && !is_done(ticket)) {
+      check_peers_of(entry_to_wait_for(ticket));
     }
   }
 }
 
-CommContext OperationQueue::context_of_oldest() const {
+void OperationQueue::check_peers_of(const Entry& entry) {
+  try {
+    entry.operation->check_peers();
+  } catch (...) {
+    fail_with_current_exception(&entry);
+  }
+}
+
+CommContext OperationQueue::context_of(const Entry* entry) const {
   CommContext context = context_;
-  context.op = entries_.empty() ? "progress" : entries_.front().op;
-  context.sequence = done_ + 1;
+  context.op = entry == nullptr ? "progress" : entry->op;
+  const bool is_message = entry != nullptr && entry->ticket >= kFirstMessage;
+  context.sequence = is_message ? entry->ticket - kFirstMessage + 1 : done_ + 1;
   return context;
 }
 
-void OperationQueue::fail_with_timeout(const Deadline& deadline) {
+void OperationQueue::fail_with_timeout(const Entry& entry, const Deadline& deadline) {
   std::string reason = "timed out after " + seconds_text(deadline.elapsed()) + ": ";
   try {
-    reason += entries_.front().operation->describe_missing();
+    reason += entry.operation->describe_missing();
   } catch (const std::exception& error) {
     reason += error.what();
   }
   fail(std::make_exception_ptr(
-      TimeoutError(context_of_oldest(), reason,
+      TimeoutError(context_of(&entry), reason,
                    "that rank is slow, stopped, or took another path through the program")));
 }
 
-std::exception_ptr OperationQueue::translate(const OperationFailure& failure) const {
-  const CommContext context = context_of_oldest();
+std::exception_ptr OperationQueue::translate(const OperationFailure& failure,
+                                             const Entry* entry) const {
+  const CommContext context = context_of(entry);
   switch (failure.kind) {
     case OperationFailure::Kind::Mismatch:
       return std::make_exception_ptr(MismatchError(context, failure.reason, failure.hint));

@@ -7,6 +7,7 @@
 #include <deque>
 #include <exception>
 #include <functional>
+#include <list>
 #include <memory>
 #include <optional>
 #include <string>
@@ -16,7 +17,8 @@
 
 namespace lockstep {
 
-/// The collectives of one group that are under way, oldest first, and the group's first failure.
+/// The collectives of one group that are under way, oldest first, the messages under way, and the
+/// group's first failure.
 ///
 /// Step 6 of the gradient path: between the process group and one backend.
 /// Thread-safety: one thread at a time.
@@ -30,10 +32,15 @@ class OperationQueue {
   std::uint64_t push(std::unique_ptr<Operation> operation, std::string op,
                      std::chrono::milliseconds timeout);
 
+  /// The same for a message, which concerns two ranks only: it waits for no collective, and none
+  /// waits for it. Messages are pushed forward in the order of their calls.
+  std::uint64_t push_message(std::unique_ptr<Operation> operation, std::string op,
+                             std::chrono::milliseconds timeout);
+
   /// Pushes everything forward as far as possible now. Errors become the queue's failure.
   void progress() noexcept;
 
-  [[nodiscard]] bool is_done(std::uint64_t ticket) const noexcept { return ticket < done_; }
+  [[nodiscard]] bool is_done(std::uint64_t ticket) const noexcept;
   [[nodiscard]] const std::exception_ptr& failure() const noexcept { return failure_; }
   /// Whether every rank has found the same failure by itself, so that nobody need be told.
   [[nodiscard]] bool is_failure_shared() const noexcept { return is_failure_shared_; }
@@ -50,19 +57,29 @@ class OperationQueue {
     std::string op;
     Deadline deadline;
     bool is_started = false;
+    std::uint64_t ticket = 0;
   };
 
-  [[nodiscard]] CommContext context_of_oldest() const;
+  /// The entry that keeps `ticket` from being done: of a collective, the oldest one.
+  [[nodiscard]] const Entry& entry_to_wait_for(std::uint64_t ticket) const;
+  [[nodiscard]] const Deadline& deadline_of(std::uint64_t ticket) const;
+  [[nodiscard]] CommContext context_of(const Entry* entry) const;
   void advance();
-  void fail_with_timeout(const Deadline& deadline);
+  void advance_messages();
+  void check_peers_of(const Entry& entry);
+  void fail_with_timeout(const Entry& entry, const Deadline& deadline);
   void fail(const std::exception_ptr& failure) noexcept;
-  void fail_with_current_exception() noexcept;
-  [[nodiscard]] std::exception_ptr translate(const OperationFailure& failure) const;
+  /// `entry`: what was under way, or null.
+  void fail_with_current_exception(const Entry* entry) noexcept;
+  [[nodiscard]] std::exception_ptr translate(const OperationFailure& failure,
+                                             const Entry* entry) const;
 
   CommContext context_;
   std::function<void(const std::string&)> on_failure_;
-  std::deque<Entry> entries_;
+  std::deque<Entry> entries_;  // collectives
+  std::list<Entry> messages_;
   std::uint64_t done_ = 0;
+  std::uint64_t next_message_;
   std::exception_ptr failure_;
   bool is_failure_shared_ = false;
 };

@@ -4,6 +4,22 @@
 #include <string>
 
 namespace lockstep {
+
+OperationFailure lost(const SharedMemoryRounds& rounds, int rank) {
+  std::string reason = rounds.describe(rank);
+  switch (rounds.state(rank)) {
+    case SharedMemoryRounds::RankState::Left:
+      reason += " gave up: " + rounds.reason_of(rank);
+      break;
+    case SharedMemoryRounds::RankState::Closed:
+      reason += " has closed the group";
+      break;
+    default:
+      reason += " died";
+  }
+  return {OperationFailure::Kind::PeerLost, reason, "look at what that rank reported first"};
+}
+
 void SharedMemoryOperation::arrive() {
   if (shape_.is_staged) turn_ = transport_.next_turn();
   offer(done_rounds_);
@@ -57,19 +73,7 @@ void SharedMemoryOperation::check_peers() {
     const bool is_late =
         has_acted_ ? !rounds.has_finished(rank, round_) : !rounds.has_arrived(rank, round_);
     if (!is_late || rounds.can_still_come(rank)) continue;
-    std::string reason = rounds.describe(rank);
-    switch (rounds.state(rank)) {
-      case SharedMemoryRounds::RankState::Left:
-        reason += " gave up: " + rounds.reason_of(rank);
-        break;
-      case SharedMemoryRounds::RankState::Closed:
-        reason += " has closed the group";
-        break;
-      default:
-        reason += " died";
-    }
-    throw OperationFailure{OperationFailure::Kind::PeerLost, reason,
-                           "look at what that rank reported first"};
+    throw lost(rounds, rank);
   }
 }
 

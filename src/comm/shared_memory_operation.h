@@ -9,6 +9,9 @@
 
 namespace lockstep {
 
+/// That a rank cannot come any more, and why.
+[[nodiscard]] OperationFailure lost(const SharedMemoryRounds& rounds, int rank);
+
 /// The frame of all collectives on shared memory: one or more rounds, in each of which this rank
 /// offers its data, compares fingerprints when all have arrived, does its part, and where others
 /// need that part waits for theirs.

@@ -33,6 +33,21 @@ std::unique_ptr<Operation> SharedMemoryProcessGroup::make_operation(Collective c
   return make_shared_memory_operation(*transport_, std::move(call));
 }
 
+std::unique_ptr<Operation> SharedMemoryProcessGroup::make_send(at::Tensor tensor, int to, int tag) {
+  return transport_->messages().send(std::move(tensor), to, tag);
+}
+
+std::unique_ptr<Operation> SharedMemoryProcessGroup::make_receive(at::Tensor tensor, int from,
+                                                                  int tag) {
+  return transport_->messages().receive(std::move(tensor), from, tag);
+}
+
+std::shared_ptr<ProcessGroup> SharedMemoryProcessGroup::make_group(
+    LaunchEnvironment environment, const std::vector<int>& /*members*/) {
+  // They meet under the new group's job id.
+  return std::make_shared<SharedMemoryProcessGroup>(environment, timeout());
+}
+
 ProcessGroup::Memory SharedMemoryProcessGroup::allocate_bytes(std::size_t bytes) {
   // First make sure that all ranks want the same, so that nobody waits for memory that never comes.
   start(make_shared_memory_barrier(*transport_, bytes), "allocate").wait();

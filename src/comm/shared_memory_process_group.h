@@ -21,6 +21,10 @@ class SharedMemoryProcessGroup final : public ProcessGroup {
 
  private:
   std::unique_ptr<Operation> make_operation(Collective call) override;
+  std::unique_ptr<Operation> make_send(at::Tensor tensor, int to, int tag) override;
+  std::unique_ptr<Operation> make_receive(at::Tensor tensor, int from, int tag) override;
+  std::shared_ptr<ProcessGroup> make_group(LaunchEnvironment environment,
+                                           const std::vector<int>& members) override;
   Memory allocate_bytes(std::size_t bytes) override;
   void release() override;
   void abandon(const std::string& reason) noexcept override;

@@ -39,6 +39,11 @@ std::byte* bytes_of(const at::Tensor& tensor) {
   return static_cast<std::byte*>(tensor.data_ptr());
 }
 
+// A tensor without elements has no memory, of which memcpy may not even copy nothing.
+void copy_bytes(std::byte* target, const std::byte* source, std::size_t bytes) {
+  if (bytes != 0) std::memcpy(target, source, bytes);
+}
+
 std::uint64_t chunks_of(const at::Tensor& tensor, const SharedMemoryTransport& transport) {
   const std::size_t chunks =
       (tensor.nbytes() + transport.slot_bytes() - 1) / transport.slot_bytes();
@@ -105,7 +110,7 @@ class StagedReduction final : public SharedMemoryOperation {
 
   void offer(std::uint64_t round) override {
     const Range chunk = chunk_of(tensor(), transport(), round);
-    std::memcpy(slot(transport().rank()), bytes_of(tensor()) + chunk.start, chunk.count);
+    copy_bytes(slot(transport().rank()), bytes_of(tensor()) + chunk.start, chunk.count);
   }
 
   void act(std::uint64_t round) override {
@@ -131,8 +136,8 @@ class StagedReduction final : public SharedMemoryOperation {
     const std::size_t element = element_bytes(tensor());
     for (int rank = 0; rank < transport().world_size(); ++rank) {
       const Range share = share_of(chunk.count / element, element, rank, transport().world_size());
-      std::memcpy(bytes_of(tensor()) + chunk.start + share.start * element,
-                  slot(rank) + share.start * element, share.count * element);
+      copy_bytes(bytes_of(tensor()) + chunk.start + share.start * element,
+                 slot(rank) + share.start * element, share.count * element);
     }
   }
 

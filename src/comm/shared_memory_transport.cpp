@@ -17,6 +17,12 @@ std::size_t round_up(std::size_t bytes) {
   return (bytes + kPage - 1) / kPage * kPage;
 }
 
+// The counters come first, then the pipes for messages.
+std::size_t offset_of_slots(int world_size) {
+  return round_up(SharedMemoryRounds::bytes_needed(world_size)) +
+         round_up(SharedMemoryMessages::bytes_needed(world_size));
+}
+
 std::size_t slot_bytes_for(int world_size) {
   const std::size_t share = kAllSlots / (2 * static_cast<std::size_t>(world_size)) / kPage * kPage;
   return std::clamp(share, kPage, kLargestSlot);
@@ -25,7 +31,7 @@ std::size_t slot_bytes_for(int world_size) {
 }  // namespace
 
 std::size_t SharedMemoryTransport::control_bytes(int world_size) {
-  return round_up(SharedMemoryRounds::bytes_needed(world_size)) +
+  return offset_of_slots(world_size) +
          2 * static_cast<std::size_t>(world_size) * slot_bytes_for(world_size);
 }
 
@@ -33,8 +39,9 @@ SharedMemoryTransport::SharedMemoryTransport(std::shared_ptr<native::SharedMemor
                                              int rank, int world_size)
     : control_(std::move(control)),
       rounds_(control_->data(), rank, world_size),
+      messages_(control_->data() + round_up(SharedMemoryRounds::bytes_needed(world_size)), rounds_),
       slot_bytes_(slot_bytes_for(world_size)),
-      slots_(control_->data() + round_up(SharedMemoryRounds::bytes_needed(world_size))) {}
+      slots_(control_->data() + offset_of_slots(world_size)) {}
 
 std::byte* SharedMemoryTransport::slot(int rank, std::uint64_t turn) const {
   return slots_ + (2 * static_cast<std::size_t>(rank) + turn % 2) * slot_bytes_;

@@ -7,6 +7,7 @@
 #include <optional>
 #include <vector>
 
+#include "comm/shared_memory_messages.h"
 #include "comm/shared_memory_rounds.h"
 #include "native/posix/shared_memory.h"
 
@@ -18,7 +19,8 @@ namespace lockstep {
 /// Thread-safety: as the group's.
 class SharedMemoryTransport {
  public:
-  /// Bytes of the control memory that all ranks share: the counters, then two staging slots a rank.
+  /// Bytes of the control memory that all ranks share: the counters, the pipes for
+  /// messages, then two staging slots a rank.
   [[nodiscard]] static std::size_t control_bytes(int world_size);
 
   SharedMemoryTransport(std::shared_ptr<native::SharedMemory> control, int rank, int world_size);
@@ -33,6 +35,8 @@ class SharedMemoryTransport {
   [[nodiscard]] std::size_t slot_bytes() const noexcept { return slot_bytes_; }
   [[nodiscard]] std::byte* slot(int rank, std::uint64_t turn) const;
   [[nodiscard]] std::uint64_t next_turn() noexcept { return turn_++; }
+
+  [[nodiscard]] SharedMemoryMessages& messages() noexcept { return messages_; }
 
   // --- group memory: one block a rank in every piece, at the same distance ---
   struct Place {
@@ -68,6 +72,7 @@ class SharedMemoryTransport {
 
   std::shared_ptr<native::SharedMemory> control_;
   SharedMemoryRounds rounds_;
+  SharedMemoryMessages messages_;
   std::size_t slot_bytes_;
   std::byte* slots_;
   std::uint64_t turn_ = 0;

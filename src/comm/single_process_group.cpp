@@ -49,6 +49,20 @@ std::unique_ptr<Operation> SingleProcessGroup::make_operation(Collective call) {
   return std::make_unique<CompletedOperation>();
 }
 
+// There is nobody to send to: `ProcessGroup` refuses messages to oneself.
+std::unique_ptr<Operation> SingleProcessGroup::make_send(at::Tensor, int, int) {
+  return std::make_unique<CompletedOperation>();
+}
+
+std::unique_ptr<Operation> SingleProcessGroup::make_receive(at::Tensor, int, int) {
+  return std::make_unique<CompletedOperation>();
+}
+
+std::shared_ptr<ProcessGroup> SingleProcessGroup::make_group(LaunchEnvironment environment,
+                                                             const std::vector<int>&) {
+  return std::make_shared<SingleProcessGroup>(std::move(environment), timeout());
+}
+
 ProcessGroup::Memory SingleProcessGroup::allocate_bytes(std::size_t bytes) {
   auto owner = allocate_zeroed(bytes);
   void* data = owner.get();

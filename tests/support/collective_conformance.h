@@ -419,6 +419,116 @@ inline void check_strides(ProcessGroup& group) {
   EXPECT_THROW(group.all_gather(gathered, tensor), c10::Error);
 }
 
+inline void check_messages(ProcessGroup& group) {
+  const int ranks = group.size();
+  if (ranks == 1) return;
+  const int next = (group.rank() + 1) % ranks;
+  const int previous = (group.rank() + ranks - 1) % ranks;
+  // Round a ring; also longer than any pipe, so that all must send and receive at once.
+  for (const auto length : kLengths) {
+    const auto tensor = torch::empty({length});
+    auto sending = group.send(values_of_rank(group.rank(), length, at::kFloat), next);
+    group.recv(tensor, previous).wait();
+    sending.wait();
+    expect_same_bits(tensor, values_of_rank(previous, length, at::kFloat), "a message");
+  }
+  // Tags choose; messages of one tag keep their order; some wait longer than others.
+  std::vector<Work> sends;
+  for (int i = 0; i < 12; ++i) {
+    sends.push_back(group.send(torch::full({50000 + i}, i, torch::kLong), next, i % 3));
+  }
+  for (const int tag : {2, 0, 1}) {
+    for (int i = tag; i < 12; i += 3) {
+      const auto tensor = torch::empty({50000 + i}, torch::kLong);
+      group.recv(tensor, previous, tag).wait();
+      EXPECT_TRUE(torch::equal(tensor, torch::full({50000 + i}, i, torch::kLong)))
+          << "message " << i << " with tag " << tag;
+    }
+  }
+  for (Work& work : sends) work.wait();
+  // Receives that are called before anything comes, in another order than they are waited for; and
+  // collectives between them.
+  const auto first = torch::empty({7});
+  const auto second = torch::empty({7});
+  const auto other = torch::empty({3}, torch::kBool);
+  auto one = group.recv(first, previous, 5);
+  auto two = group.recv(second, previous, 5);
+  auto three = group.recv(other, previous, 6);
+  const auto sum = torch::ones({4});
+  auto reducing = group.all_reduce(sum);
+  group.send(torch::tensor({true, false, true}), next, 6).wait();
+  group.send(torch::full({7}, 1.0F), next, 5).wait();
+  group.send(torch::full({7}, 2.0F), next, 5).wait();
+  two.wait();
+  reducing.wait();
+  three.wait();
+  one.wait();
+  EXPECT_EQ(first.sum().item<float>(), 7.0F);
+  EXPECT_EQ(second.sum().item<float>(), 14.0F);
+  EXPECT_EQ(other.sum().item<std::int64_t>(), 2);
+  EXPECT_EQ(sum[3].item<float>(), static_cast<float>(ranks));
+  // A collective ends although nobody receives the message before it.
+  auto early = group.send(torch::full({300000}, 3.0F), next, 9);
+  group.barrier();
+  const auto late = torch::empty({300000});
+  group.recv(late, previous, 9).wait();
+  early.wait();
+  EXPECT_EQ(late.sum().item<float>(), 900000.0F);
+}
+
+inline void check_groups(ProcessGroup& group) {
+  const int ranks = group.size();
+  const int rank = group.rank();
+  const auto sum_over = [](ProcessGroup& some, int value) {
+    const auto tensor = torch::full({3}, value, torch::kLong);
+    some.all_reduce(tensor).wait();
+    return tensor[0].item<int>();
+  };
+  // Even and odd ranks, in reverse order.
+  const auto half = group.split(rank % 2, -rank);
+  const int members = (ranks + 1 - rank % 2) / 2;
+  ASSERT_NE(half, nullptr);
+  EXPECT_EQ(half->size(), members);
+  EXPECT_EQ(half->rank(), members - 1 - rank / 2);
+  EXPECT_EQ(half->local_rank(), half->rank());
+  EXPECT_EQ(half->local_size(), half->size());
+  EXPECT_EQ(half->backend(), members == 1 ? Backend::Single : group.backend());
+  // Everyone but rank 0, turned round once; its traffic goes between that of the others.
+  std::vector<int> turned;
+  for (int i = 2; i < ranks; ++i) turned.push_back(i);
+  if (ranks > 1) turned.push_back(1);
+  std::shared_ptr<ProcessGroup> most;
+  if (ranks > 1) most = group.new_group(turned);
+  EXPECT_EQ(most == nullptr, rank == 0);
+  for (int i = 0; i < 5; ++i) {
+    const auto everybody = torch::full({5}, rank, torch::kLong);
+    auto work = group.all_reduce(everybody);
+    int expected = 0;
+    for (int other = rank % 2; other < ranks; other += 2) expected += other;
+    EXPECT_EQ(sum_over(*half, rank), expected);
+    if (most) {
+      EXPECT_EQ(sum_over(*most, rank), ranks * (ranks - 1) / 2);
+      const auto tensor = torch::full({2}, rank, torch::kLong);
+      most->broadcast(tensor).wait();
+      EXPECT_EQ(tensor[1].item<int>(), turned[0]);
+    }
+    work.wait();
+    EXPECT_EQ(everybody[4].item<int>(), ranks * (ranks - 1) / 2);
+  }
+  // A group of a group, some of whose ranks join none.
+  const auto few = half->split(half->rank() == 0 ? -1 : 7);
+  EXPECT_EQ(few == nullptr, half->rank() == 0);
+  half->close();  // before what came of it
+  if (few) {
+    EXPECT_EQ(sum_over(*few, 1), members - 1);
+    few->close();
+  }
+  if (most) most->close();
+  EXPECT_THROW(static_cast<void>(group.new_group({})), c10::Error);
+  EXPECT_THROW(static_cast<void>(group.new_group({0, ranks})), c10::Error);
+  EXPECT_THROW(static_cast<void>(group.new_group({0, 0})), c10::Error);
+}
+
 inline void check_everything(ProcessGroup& group) {
   check_all_reduce(group);
   check_not_a_number(group);
@@ -432,6 +542,8 @@ inline void check_everything(ProcessGroup& group) {
   check_all_to_all(group);
   check_mixed_memory(group);
   check_strides(group);
+  check_messages(group);
+  check_groups(group);
   for (int i = 0; i < 100; ++i) group.barrier();
 }
 

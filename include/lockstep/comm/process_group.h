@@ -69,6 +69,37 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   Work reduce_scatter(const at::Tensor& output, const std::vector<at::Tensor>& inputs,
                       ReduceOp op = ReduceOp::Sum);
 
+  // --- messages between two ranks; any dtype, contiguous tensors ---
+  // They wait for no collective, and no collective waits for them. Messages from one rank to
+  // another under one tag arrive in the order of the calls.
+
+  /// Sends `tensor` to rank `to`; complete when the tensor may be changed, whether or not it has
+  /// been received.
+  ///
+  /// Tags: 0 to 32766. Throws: `c10::Error` for another tag, or for a message to oneself.
+  Work send(const at::Tensor& tensor, int to, int tag = 0);
+  /// Receives from rank `from` what it sends under the same tag.
+  ///
+  /// Throws: as `send`. Waiting throws `MismatchError` when a message of another dtype or number of
+  /// elements comes.
+  Work recv(const at::Tensor& tensor, int from, int tag = 0);
+
+  // --- groups of some of these ranks ---
+  // Their traffic never mixes with this group's, and each is closed for itself, in any order. They
+  // have the same backend (a group of one rank: Single) and the same timeout.
+
+  /// Divides the group: ranks with the same `color` form a group, in the order of `key`, then of
+  /// rank. A negative color joins none and gets null.
+  ///
+  /// Collective. Blocks: the calling thread. Source: MPI_Comm_split, ncclCommSplit.
+  [[nodiscard]] std::shared_ptr<ProcessGroup> split(int color, int key = 0);
+  /// The group of these ranks, in this order; null on all others.
+  ///
+  /// Collective: all ranks of this group call it with the same list. Blocks: the calling thread.
+  /// Throws: `c10::Error` for a list that is empty, repeats a rank, or names one that there is not;
+  /// `MismatchError` for lists that differ.
+  [[nodiscard]] std::shared_ptr<ProcessGroup> new_group(const std::vector<int>& ranks);
+
   // --- movements; any dtype, contiguous tensors ---
 
   /// Copies `tensor` of rank `root` into `tensor` of every other rank.
@@ -132,6 +163,12 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
 
   /// Arguments are checked already.
   virtual std::unique_ptr<Operation> make_operation(Collective call) = 0;
+  virtual std::unique_ptr<Operation> make_send(at::Tensor tensor, int to, int tag) = 0;
+  virtual std::unique_ptr<Operation> make_receive(at::Tensor tensor, int from, int tag) = 0;
+  /// A group of several of these ranks, this one included. `environment` says its place there.
+  /// Collective over the members.
+  virtual std::shared_ptr<ProcessGroup> make_group(LaunchEnvironment environment,
+                                                   const std::vector<int>& members) = 0;
   struct Memory {
     void* data = nullptr;
     std::shared_ptr<void> owner;
@@ -156,6 +193,9 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
 
   void check_open(const char* op) const;
   void check_root(int root, const char* op) const;
+  void check_message(const at::Tensor& tensor, int peer, int tag, const char* op) const;
+  /// `call`: the same number on all ranks whose calls fit together.
+  std::shared_ptr<ProcessGroup> divide(int color, int key, std::int64_t call, const char* op);
   void check_count(const std::vector<at::Tensor>& tensors, const char* op, const char* name) const;
   Work start(Collective call);
   void wait_for(std::uint64_t ticket, std::optional<std::chrono::milliseconds> timeout);
@@ -166,6 +206,7 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   LaunchEnvironment environment_;
   std::chrono::milliseconds timeout_;
   bool closed_ = false;
+  std::uint64_t divisions_ = 0;
   std::unique_ptr<OperationQueue> queue_;
 };
 

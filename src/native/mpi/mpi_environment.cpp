@@ -47,10 +47,28 @@ void ensure_mpi() {
   }
 }
 
-void give_up_mpi() noexcept { has_given_up = true; }
+void give_up_mpi() noexcept {
+  has_given_up = true;
+}
 
 MpiCommunicator::MpiCommunicator() {
   check_mpi(MPI_Comm_dup(MPI_COMM_WORLD, &handle_), "MPI_Comm_dup");
+  take_over();
+}
+
+MpiCommunicator::MpiCommunicator(const MpiCommunicator& parent, const std::vector<int>& members) {
+  MPI_Group all = MPI_GROUP_NULL;
+  check_mpi(MPI_Comm_group(parent.handle_, &all), "MPI_Comm_group");
+  MPI_Group chosen = MPI_GROUP_NULL;
+  check_mpi(MPI_Group_incl(all, static_cast<int>(members.size()), members.data(), &chosen),
+            "MPI_Group_incl");
+  check_mpi(MPI_Comm_create_group(parent.handle_, chosen, 0, &handle_), "MPI_Comm_create_group");
+  MPI_Group_free(&chosen);
+  MPI_Group_free(&all);
+  take_over();
+}
+
+void MpiCommunicator::take_over() {
   check_mpi(MPI_Comm_set_errhandler(handle_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
   check_mpi(MPI_Comm_rank(handle_, &rank_), "MPI_Comm_rank");
   check_mpi(MPI_Comm_size(handle_, &size_), "MPI_Comm_size");

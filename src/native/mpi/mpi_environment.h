@@ -17,8 +17,9 @@ void check_mpi(int code, const char* call);
 /// already or offers fewer threads.
 void ensure_mpi();
 
-/// MPI_Finalize waits for all ranks, and has no deadline. After this call the process ends without it: a rank that left
-/// in the middle must not hang in its exit. The launcher then ends the other ranks.
+/// MPI_Finalize waits for all ranks, and has no deadline. After this call the process ends without
+/// it: a rank that left in the middle must not hang in its exit. The launcher then ends the other
+/// ranks.
 void give_up_mpi() noexcept;
 
 /// A communicator of our own, so that no message of the program is ever taken for one of ours.
@@ -30,6 +31,8 @@ class MpiCommunicator {
  public:
   /// Collective: a copy of MPI_COMM_WORLD.
   MpiCommunicator();
+  /// Collective over `members`, ranks of `parent`, which get the ranks 0, 1, ... in this order.
+  MpiCommunicator(const MpiCommunicator& parent, const std::vector<int>& members);
 
   void free();
   [[nodiscard]] MPI_Comm get() const noexcept { return handle_; }
@@ -37,6 +40,8 @@ class MpiCommunicator {
   [[nodiscard]] int size() const noexcept { return size_; }
 
  private:
+  void take_over();
+
   MPI_Comm handle_ = MPI_COMM_NULL;
   int rank_ = 0;
   int size_ = 1;

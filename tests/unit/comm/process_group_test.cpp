@@ -130,6 +130,8 @@ TEST_P(Ranks, MisuseIsRefusedBeforeAnythingIsSent) {
       const int other = (group->rank() + 1) % group->size();
       EXPECT_THROW(group->gather({two}, torch::ones({2}), other), c10::Error) << "not the root";
       EXPECT_THROW(group->scatter(torch::ones({2}), {two}, other), c10::Error) << "not the root";
+      EXPECT_THROW(group->send(two, other, -1), c10::Error) << "a tag";
+      EXPECT_THROW(group->send(two, other, 1 << 20), c10::Error) << "a tag";
     }
     EXPECT_THROW(group->gather({}, two, group->rank()), c10::Error);
     EXPECT_THROW(group->gather(pieces, torch::ones({3}), group->rank()), c10::Error);
@@ -142,6 +144,9 @@ TEST_P(Ranks, MisuseIsRefusedBeforeAnythingIsSent) {
     EXPECT_THROW(group->all_to_all(torch::ones({2}), two, std::vector<std::int64_t>(ranks, 5),
                                    std::vector<std::int64_t>(ranks, 5)),
                  c10::Error);
+    EXPECT_THROW(group->send(two, group->rank()), c10::Error) << "to oneself";
+    EXPECT_THROW(group->recv(two, group->rank()), c10::Error) << "from oneself";
+    EXPECT_THROW(group->recv(two, group->size()), c10::Error);
     EXPECT_THROW(static_cast<void>(group->allocate({-1}, torch::kFloat)), c10::Error);
     group->barrier();  // and nobody is out of step
     group->close();
@@ -248,6 +253,105 @@ TEST(Mismatch, OfWhatOneRankSendsAndAnotherExpects) {
   expect_mismatch([&](ProcessGroup& group, const torch::Tensor& t) { exchange(group, t, 2); },
                   [&](ProcessGroup& group, const torch::Tensor& t) { exchange(group, t, 1); },
                   "rank 0 sends 16 bytes to rank 1, which expects 8");
+}
+
+TEST(Mismatch, OfAMessageIsAnErrorOnBothSides) {
+  const auto errors = run_ranks(3, [](const std::shared_ptr<ProcessGroup>& group) {
+    if (group->rank() == 0) group->send(torch::ones({10}), 1, 3).wait();
+    if (group->rank() == 1) {
+      const auto tensor = torch::zeros({8});
+      try {
+        group->recv(tensor, 0, 3).wait();
+      } catch (...) {
+        EXPECT_EQ(tensor.sum().item<float>(), 0.0F) << "the tensor was touched";
+        throw;
+      }
+    }
+    group->barrier();
+  });
+  expect_error<MismatchError>(errors[1],
+                              "rank 0 sent a message of 10 x Float with tag 3, this rank expects a "
+                              "message of 8 x Float with tag 3");
+  for (const std::size_t rank : {std::size_t{0}, std::size_t{2}}) {
+    expect_error<PeerLostError>(errors[rank], "rank 0 sent a message of 10 x Float");
+  }
+}
+
+TEST(Mismatch, OfTheListOfANewGroup) {
+  const auto errors = run_ranks(3, [](const std::shared_ptr<ProcessGroup>& group) {
+    static_cast<void>(group->new_group(group->rank() == 2 ? std::vector{0, 1} : std::vector{1, 0}));
+  });
+  for (const auto& error : errors) expect_error<MismatchError>(error, "rank 2 called another");
+}
+
+TEST(Failure, AMessageThatDoesNotComeIsNamedWhenTheDeadlinePasses) {
+  const auto errors = run_ranks(2, [](const std::shared_ptr<ProcessGroup>& group) {
+    if (group->rank() == 0) group->recv(torch::ones({4}), 1, 2).wait(milliseconds(100));
+    std::this_thread::sleep_for(milliseconds(400));
+  });
+  expect_error<TimeoutError>(errors[0], "rank 1");
+  expect_error<TimeoutError>(errors[0], "has not sent a message of 4 x Float with tag 2");
+}
+
+TEST(Failure, AMessageThatNobodyReceivesIsNamedWhenTheDeadlinePasses) {
+  const auto errors = run_ranks(2, [](const std::shared_ptr<ProcessGroup>& group) {
+    // Longer than any pipe.
+    if (group->rank() == 0) group->send(torch::ones({1 << 20}), 1).wait(milliseconds(100));
+    std::this_thread::sleep_for(milliseconds(400));
+  });
+  expect_error<TimeoutError>(errors[0], "does not receive; a message of 1048576 x Float");
+}
+
+TEST(Failure, ARankThatThrowsIsMissedByWhoWaitsForItsMessage) {
+  const auto errors = run_ranks(2, [](const std::shared_ptr<ProcessGroup>& group) {
+    group->barrier();
+    if (group->rank() == 1) throw std::runtime_error("out of luck");
+    group->recv(torch::ones({4}), 1).wait();
+  });
+  expect_error<PeerLostError>(errors[0], "rank 1");
+}
+
+TEST(Groups, TwoOfThemWorkInTwoThreads) {
+  run_ranks_or_throw(3, [](const std::shared_ptr<ProcessGroup>& group) {
+    const auto other = group->split(0);
+    const auto work = [](ProcessGroup& used) {
+      for (int i = 0; i < 500; ++i) {
+        const auto tensor = torch::full({100}, i);
+        used.all_reduce(tensor).wait();
+        ASSERT_EQ(tensor[99].item<int>(), 3 * i);
+      }
+      used.close();
+    };
+    std::jthread thread([&] { work(*other); });
+    work(*group);
+  });
+}
+
+TEST(Groups, OneThatFailsLeavesTheOthersAlone) {
+  run_ranks_or_throw(3, [](const std::shared_ptr<ProcessGroup>& group) {
+    auto broken = group->split(0);
+    if (group->rank() == 1) {
+      broken.reset();  // gives up without close
+    } else {
+      EXPECT_THROW(broken->barrier(), PeerLostError);
+    }
+    const auto tensor = torch::ones({4});
+    group->all_reduce(tensor).wait();
+    EXPECT_EQ(tensor[0].item<float>(), 3.0F);
+    group->close();
+  });
+}
+
+TEST(Groups, AreClosedInAnyOrder) {
+  run_ranks_or_throw(3, [](std::shared_ptr<ProcessGroup> group) {
+    const auto part = group->split(group->rank() == 0 ? 0 : 1);
+    group->close();
+    group.reset();
+    const auto tensor = torch::ones({4});
+    part->all_reduce(tensor).wait();
+    EXPECT_EQ(tensor[0].item<float>(), static_cast<float>(part->size()));
+    part->close();
+  });
 }
 
 TEST(Meeting, TwoWhoAreAloneDoNotMeet) {

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <array>
+#include <cstdint>
+#include <string>
+
+namespace lockstep {
+
+/// Largest tag of a message: the least that every MPI offers, less what the library needs itself.
+constexpr int kMaxTag = (1 << 15) - 2;
+
+/// What goes before a message's bytes.
+struct MessageHeader {
+  std::uint64_t bytes = 0;
+  std::int32_t tag = 0;
+  std::uint8_t dtype = 0;  ///< at::ScalarType
+  std::array<std::uint8_t, 3> unused{};
+
+  [[nodiscard]] static MessageHeader of(const at::Tensor& tensor, int tag);
+};
+
+/// "a message of 8 x Float with tag 3".
+[[nodiscard]] std::string describe(const MessageHeader& header);
+
+/// Throws `OperationFailure` unless what `from` sent is what this rank expects.
+void check_message(const MessageHeader& sent, const MessageHeader& expected, int from);
+
+}  // namespace lockstep
