@@ -2,6 +2,7 @@
 #include "comm/shared_memory_messages.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <list>
 #include <utility>
@@ -20,7 +21,7 @@ constexpr std::size_t kSmallestPipe = 256;
 
 std::size_t capacity_for(int world_size) {
   const auto ranks = static_cast<std::size_t>(world_size);
-  return std::clamp(kAllPipes / (ranks * ranks) / 64 * 64, kSmallestPipe, kLargestPipe);
+  return std::clamp(std::bit_floor(kAllPipes / (ranks * ranks)), kSmallestPipe, kLargestPipe);
 }
 
 std::span<std::byte> bytes_of(const at::Tensor& tensor) {

@@ -15,7 +15,8 @@ namespace lockstep {
 /// behind. Holds no torch. Thread-safety: one writing and one reading thread, of any processes.
 class SharedMemoryPipe {
  public:
-  /// Shared memory that one pipe needs for a ring of `capacity` bytes, a multiple of 64.
+  /// Shared memory that one pipe needs for a ring of `capacity` bytes: a power of two, so that
+  /// counters that wrap around keep their place in it, and 64 or more.
   [[nodiscard]] static std::size_t bytes_needed(std::size_t capacity);
 
   /// `memory` is zeroed, aligned to 64, and outlives this object.
