@@ -285,6 +285,18 @@ inline void check_all_gather(ProcessGroup& group) {
       group.barrier();
     }
   }
+  // A tensor may be changed as soon as its own rank's work is done, also where others read it in
+  // place.
+  const auto shared = group.allocate({600001}, torch::kDouble);
+  for (int repeat = 0; repeat < 10; ++repeat) {
+    shared.fill_(repeat * 10 + group.rank());
+    const auto output = torch::empty({group.size(), shared.numel()}, torch::kDouble);
+    group.all_gather(output, shared).wait();
+    shared.fill_(-1);
+    for (int rank = 0; rank < group.size(); ++rank) {
+      EXPECT_TRUE(torch::equal(output[rank], torch::full_like(shared, repeat * 10 + rank)));
+    }
+  }
   for (const std::int64_t unit : {1, 333, 200001}) {
     std::vector<torch::Tensor> list;
     for (int rank = 0; rank < group.size(); ++rank) {
