@@ -7,13 +7,10 @@
 #include <string>
 
 #include "comm/operation.h"
+#include "comm/tensor_bytes.h"
 
 namespace lockstep {
 namespace {
-
-std::span<std::byte> bytes_of(const at::Tensor& tensor) {
-  return {static_cast<std::byte*>(tensor.data_ptr()), tensor.nbytes()};
-}
 
 bool have_same_size(const std::vector<at::Tensor>& tensors) {
   return std::all_of(tensors.begin(), tensors.end(), [&](const at::Tensor& tensor) {

@@ -4,6 +4,7 @@
 
 #include "comm/mpi_operation.h"
 #include "comm/reduce_kernels.h"
+#include "comm/tensor_bytes.h"
 
 namespace lockstep {
 namespace {
@@ -11,10 +12,6 @@ namespace {
 using native::check_mpi;
 
 constexpr int kTag = 1;
-
-std::span<std::byte> bytes_of(const at::Tensor& tensor) {
-  return {static_cast<std::byte*>(tensor.data_ptr()), tensor.nbytes()};
-}
 
 /// What ranks sent for the same place, one after the other in `scratch`, into `target`.
 void reduce_rows(const Collective& call, const std::vector<std::byte>& scratch,

@@ -63,17 +63,17 @@ void OperationQueue::progress() noexcept {
   try {
     advance();
   } catch (...) {
-    fail_with_current_exception(&entries_.front());
+    fail_with_current_exception(entries_.front());
   }
 }
 
-void OperationQueue::fail_with_current_exception(const Entry* entry) noexcept {
+void OperationQueue::fail_with_current_exception(const Entry& entry) noexcept {
   try {
     throw;
   } catch (const OperationFailure& failure) {
     // Of a message only its two ranks know.
-    is_failure_shared_ = failure.kind == OperationFailure::Kind::Mismatch &&
-                         (entry == nullptr || entry->ticket < kFirstMessage);
+    is_failure_shared_ =
+        failure.kind == OperationFailure::Kind::Mismatch && entry.ticket < kFirstMessage;
     fail(translate(failure, entry));
   } catch (const std::runtime_error& error) {  // what native calls throw
     fail(translate({OperationFailure::Kind::Backend, error.what(), ""}, entry));
@@ -105,7 +105,7 @@ void OperationQueue::advance_messages() {
       if (!entry->is_started) entry->is_started = entry->operation->try_start(true);
       is_finished = entry->is_started && entry->operation->try_finish();
     } catch (...) {
-      return fail_with_current_exception(&*entry);
+      return fail_with_current_exception(*entry);
     }
     entry = is_finished ? messages_.erase(entry) : std::next(entry);
   }
@@ -153,15 +153,15 @@ void OperationQueue::check_peers_of(const Entry& entry) {
   try {
     entry.operation->check_peers();
   } catch (...) {
-    fail_with_current_exception(&entry);
+    fail_with_current_exception(entry);
   }
 }
 
-CommContext OperationQueue::context_of(const Entry* entry) const {
+CommContext OperationQueue::context_of(const Entry& entry) const {
   CommContext context = context_;
-  context.op = entry == nullptr ? "progress" : entry->op;
-  const bool is_message = entry != nullptr && entry->ticket >= kFirstMessage;
-  context.sequence = is_message ? entry->ticket - kFirstMessage + 1 : done_ + 1;
+  context.op = entry.op;
+  const bool is_message = entry.ticket >= kFirstMessage;
+  context.sequence = is_message ? entry.ticket - kFirstMessage + 1 : done_ + 1;
   return context;
 }
 
@@ -173,12 +173,12 @@ void OperationQueue::fail_with_timeout(const Entry& entry, const Deadline& deadl
     reason += error.what();
   }
   fail(std::make_exception_ptr(
-      TimeoutError(context_of(&entry), reason,
+      TimeoutError(context_of(entry), reason,
                    "that rank is slow, stopped, or took another path through the program")));
 }
 
 std::exception_ptr OperationQueue::translate(const OperationFailure& failure,
-                                             const Entry* entry) const {
+                                             const Entry& entry) const {
   const CommContext context = context_of(entry);
   switch (failure.kind) {
     case OperationFailure::Kind::Mismatch:

@@ -63,16 +63,16 @@ class OperationQueue {
   /// The entry that keeps `ticket` from being done: of a collective, the oldest one.
   [[nodiscard]] const Entry& entry_to_wait_for(std::uint64_t ticket) const;
   [[nodiscard]] const Deadline& deadline_of(std::uint64_t ticket) const;
-  [[nodiscard]] CommContext context_of(const Entry* entry) const;
+  [[nodiscard]] CommContext context_of(const Entry& entry) const;
   void advance();
   void advance_messages();
   void check_peers_of(const Entry& entry);
   void fail_with_timeout(const Entry& entry, const Deadline& deadline);
   void fail(const std::exception_ptr& failure) noexcept;
-  /// `entry`: what was under way, or null.
-  void fail_with_current_exception(const Entry* entry) noexcept;
+  /// `entry`: what was under way.
+  void fail_with_current_exception(const Entry& entry) noexcept;
   [[nodiscard]] std::exception_ptr translate(const OperationFailure& failure,
-                                             const Entry* entry) const;
+                                             const Entry& entry) const;
 
   CommContext context_;
   std::function<void(const std::string&)> on_failure_;

@@ -9,6 +9,7 @@
 
 #include "comm/message.h"
 #include "comm/shared_memory_operation.h"
+#include "comm/tensor_bytes.h"
 
 namespace lockstep {
 namespace {
@@ -22,10 +23,6 @@ constexpr std::size_t kSmallestPipe = 256;
 std::size_t capacity_for(int world_size) {
   const auto ranks = static_cast<std::size_t>(world_size);
   return std::clamp(std::bit_floor(kAllPipes / (ranks * ranks)), kSmallestPipe, kLargestPipe);
-}
-
-std::span<std::byte> bytes_of(const at::Tensor& tensor) {
-  return {static_cast<std::byte*>(tensor.data_ptr()), tensor.nbytes()};
 }
 
 }  // namespace

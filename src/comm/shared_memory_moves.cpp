@@ -6,6 +6,7 @@
 #include "comm/reduce_kernels.h"
 #include "comm/shared_memory_operation.h"
 #include "comm/shared_memory_operations.h"
+#include "comm/tensor_bytes.h"
 
 namespace lockstep {
 namespace {
@@ -172,10 +173,6 @@ class ReduceScatter final : public ReadingOperation {
       : ReadingOperation(transport, call, std::move(place)), call_(std::move(call)) {}
 
  private:
-  static std::span<std::byte> bytes_of(const at::Tensor& tensor) {
-    return {static_cast<std::byte*>(tensor.data_ptr()), tensor.nbytes()};
-  }
-
   [[nodiscard]] std::size_t chunk_bytes() const { return transport().part_bytes(); }
   [[nodiscard]] std::uint64_t chunks() const override {
     std::size_t longest = 0;

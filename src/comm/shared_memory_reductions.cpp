@@ -6,6 +6,7 @@
 #include "comm/reduce_kernels.h"
 #include "comm/shared_memory_operation.h"
 #include "comm/shared_memory_operations.h"
+#include "comm/tensor_bytes.h"
 
 namespace lockstep {
 namespace {
@@ -33,10 +34,6 @@ Range share_of(std::size_t count, std::size_t element_bytes, int rank, int world
 
 std::size_t element_bytes(const at::Tensor& tensor) {
   return static_cast<std::size_t>(tensor.element_size());
-}
-
-std::byte* bytes_of(const at::Tensor& tensor) {
-  return static_cast<std::byte*>(tensor.data_ptr());
 }
 
 // A tensor without elements has no memory, of which memcpy may not even copy nothing.
@@ -110,7 +107,7 @@ class StagedReduction final : public SharedMemoryOperation {
 
   void offer(std::uint64_t round) override {
     const Range chunk = chunk_of(tensor(), transport(), round);
-    copy_bytes(slot(transport().rank()), bytes_of(tensor()) + chunk.start, chunk.count);
+    copy_bytes(slot(transport().rank()), bytes_of(tensor()).data() + chunk.start, chunk.count);
   }
 
   void act(std::uint64_t round) override {
@@ -125,7 +122,7 @@ class StagedReduction final : public SharedMemoryOperation {
       inputs.push_back(slot(rank) + share.start * element);
     }
     // Only this rank reads its share of any slot, so that the sum can stand in its own.
-    void* output = is_small_ ? bytes_of(tensor()) + chunk.start
+    void* output = is_small_ ? bytes_of(tensor()).data() + chunk.start
                              : slot(transport().rank()) + share.start * element;
     reduce_ranks(call_.dtype(), call_.reduce_op, inputs, std::span(&output, 1), share.count);
   }
@@ -136,7 +133,7 @@ class StagedReduction final : public SharedMemoryOperation {
     const std::size_t element = element_bytes(tensor());
     for (int rank = 0; rank < transport().world_size(); ++rank) {
       const Range share = share_of(chunk.count / element, element, rank, transport().world_size());
-      copy_bytes(bytes_of(tensor()) + chunk.start + share.start * element,
+      copy_bytes(bytes_of(tensor()).data() + chunk.start + share.start * element,
                  slot(rank) + share.start * element, share.count * element);
     }
   }
