@@ -13,8 +13,8 @@
 
 namespace lockstep {
 
-/// One call as every backend gets it. Arguments are checked: dense CPU tensors of one dtype, one
-/// piece a rank where the collective has pieces.
+/// One call as every backend gets it. Arguments are checked: dense tensors of one dtype on one
+/// device, one piece a rank where the collective has pieces.
 ///
 /// | op            | inputs                     | outputs                   |
 /// |---------------|----------------------------|---------------------------|
@@ -39,6 +39,10 @@ struct Collective {
     return inputs.empty() ? outputs.front() : inputs.front();
   }
   [[nodiscard]] at::ScalarType dtype() const { return tensor().scalar_type(); }
+  /// Of all its tensors; a barrier has none and counts as a call on the CPU.
+  [[nodiscard]] c10::Device device() const {
+    return inputs.empty() && outputs.empty() ? c10::Device(c10::kCPU) : tensor().device();
+  }
 };
 
 /// Everything that must be the same on all ranks.

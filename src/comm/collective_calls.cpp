@@ -16,8 +16,8 @@ namespace {
 
 void check_tensor(const at::Tensor& tensor, const char* op, const char* name) {
   TORCH_CHECK(tensor.defined(), op, ": ", name, " is an undefined tensor");
-  TORCH_CHECK(tensor.device().is_cpu(), op, ": ", name, " is on ", tensor.device(),
-              "; this backend takes CPU tensors");
+  TORCH_CHECK(tensor.device().is_cpu() || tensor.device().is_cuda(), op, ": ", name, " is on ",
+              tensor.device(), "; process groups take CPU and CUDA tensors");
   TORCH_CHECK(tensor.layout() == at::kStrided, op, ": ", name, " has layout ", tensor.layout(),
               "; it must be dense");
   TORCH_CHECK(tensor.is_non_overlapping_and_dense(), op, ": ", name, " of sizes ", tensor.sizes(),
@@ -134,14 +134,14 @@ void ProcessGroup::check_message(const at::Tensor& tensor, int peer, int tag,
 
 Work ProcessGroup::send(const at::Tensor& tensor, int to, int tag) {
   check_message(tensor, to, tag, "send");
-  return Work(shared_from_this(),
-              queue_->push_message(make_send(tensor, to, tag), "send", timeout_));
+  ProcessGroup& carrier = carrier_of(tensor.device().type());
+  return carrier.start_message(carrier.operation_for_send(tensor, to, tag), "send");
 }
 
 Work ProcessGroup::recv(const at::Tensor& tensor, int from, int tag) {
   check_message(tensor, from, tag, "recv");
-  return Work(shared_from_this(),
-              queue_->push_message(make_receive(tensor, from, tag), "recv", timeout_));
+  ProcessGroup& carrier = carrier_of(tensor.device().type());
+  return carrier.start_message(carrier.operation_for_receive(tensor, from, tag), "recv");
 }
 
 Work ProcessGroup::all_reduce(const at::Tensor& tensor, ReduceOp op) {

@@ -9,6 +9,7 @@
 #include <string>
 #include <utility>
 
+#include "comm/backend_choice.h"
 #include "comm/mpi_process_group.h"
 #include "comm/shared_memory_process_group.h"
 #include "comm/single_process_group.h"
@@ -24,26 +25,16 @@ void check(const LaunchEnvironment& environment) {
               environment.world_size, " it must be 0 to ", environment.world_size - 1);
 }
 
-Backend choose(Backend wanted, const LaunchEnvironment& environment) {
-  const bool is_one_host = environment.local_size == environment.world_size;
-  switch (wanted) {
-    case Backend::Auto:
-      if (environment.world_size == 1) return Backend::Single;
-      return is_one_host ? Backend::SharedMemory : Backend::Mpi;
-    case Backend::Single:
-      if (environment.world_size == 1) return wanted;
-      throw LaunchError("backend Single is for a world of one; " + environment.launcher +
-                        " started " + std::to_string(environment.world_size) + " ranks");
+std::shared_ptr<ProcessGroup> make_transport(Backend backend, const LaunchEnvironment& environment,
+                                             std::chrono::milliseconds timeout) {
+  switch (backend) {
     case Backend::SharedMemory:
-      if (is_one_host) return wanted;
-      throw LaunchError("backend SharedMemory needs all ranks on one host; " +
-                        environment.launcher + " says that " +
-                        std::to_string(environment.local_size) + " of " +
-                        std::to_string(environment.world_size) + " ranks are on this one");
+      return std::make_shared<SharedMemoryProcessGroup>(environment, timeout);
     case Backend::Mpi:
-      return wanted;
+      return make_mpi_process_group(environment, timeout);
+    default:
+      return std::make_shared<SingleProcessGroup>(environment, timeout);
   }
-  throw LaunchError("unknown backend " + std::to_string(static_cast<int>(wanted)));
 }
 
 }  // namespace
@@ -60,18 +51,13 @@ std::shared_ptr<ProcessGroup> init_process_group(const ProcessGroupOptions& opti
   }
   TORCH_CHECK(options.timeout().count() > 0, "init_process_group: timeout is ",
               options.timeout().count(), " ms; it must be positive");
-  const Backend backend = choose(options.backend(), environment);
+  const BackendChoice choice =
+      choose_backend(options.backend(), environment, Surroundings::detect());
   logging::info("rank " + std::to_string(environment.rank) + " of " +
                 std::to_string(environment.world_size) + ", launched by " + environment.launcher +
-                ": backend " + std::string(to_string(backend)));
-  switch (backend) {
-    case Backend::SharedMemory:
-      return std::make_shared<SharedMemoryProcessGroup>(environment, options.timeout());
-    case Backend::Mpi:
-      return make_mpi_process_group(environment, options.timeout());
-    default:
-      return std::make_shared<SingleProcessGroup>(environment, options.timeout());
-  }
+                ": backend " + std::string(to_string(choice.backend())) + " (" + choice.reason +
+                ")");
+  return make_transport(choice.transport, environment, options.timeout());
 }
 
 c10::Device bind_device(const ProcessGroup& group) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <ATen/ops/from_blob.h>
+#include <ATen/ops/zeros.h>
 #include <lockstep/comm/process_group.h>
 #include <lockstep/core/error.h>
 #include <lockstep/core/logging.h>
@@ -10,8 +11,22 @@
 #include "comm/collective.h"
 #include "comm/operation.h"
 #include "comm/operation_queue.h"
+#include "comm/staged_operation.h"
 
 namespace lockstep {
+namespace {
+
+void check_one_device(const Collective& call) {
+  for (const auto* tensors : {&call.inputs, &call.outputs}) {
+    for (const at::Tensor& tensor : *tensors) {
+      TORCH_CHECK(tensor.device() == call.device(), to_string(call.op), ": one tensor is on ",
+                  call.device(), ", another on ", tensor.device(), "; all must be on one device");
+    }
+  }
+}
+
+}  // namespace
+
 ProcessGroup::ProcessGroup(Backend backend, LaunchEnvironment environment,
                            std::chrono::milliseconds timeout)
     : backend_(backend), environment_(std::move(environment)), timeout_(timeout) {
@@ -40,7 +55,37 @@ void ProcessGroup::check_open(const char* op) const {
 
 Work ProcessGroup::start(Collective call) {
   const char* op = to_string(call.op);
-  return start(make_operation(std::move(call)), op);
+  check_one_device(call);
+  ProcessGroup& carrier = carrier_of(call.device().type());
+  return carrier.start(carrier.operation_for(std::move(call)), op);
+}
+
+std::unique_ptr<Operation> ProcessGroup::operation_for(Collective call) {
+  if (takes(call.device().type())) return make_operation(std::move(call));
+  return std::make_unique<StagedOperation>(
+      std::move(call), [this](Collective staged) { return make_operation(std::move(staged)); });
+}
+
+std::unique_ptr<Operation> ProcessGroup::operation_for_send(const at::Tensor& tensor, int to,
+                                                            int tag) {
+  if (takes(tensor.device().type())) return make_send(tensor, to, tag);
+  return std::make_unique<StagedOperation>(
+      Collective{.op = CollectiveOp::Scatter, .inputs = {tensor}, .outputs = {}},
+      [=, this](const Collective& staged) { return make_send(staged.inputs.front(), to, tag); });
+}
+
+std::unique_ptr<Operation> ProcessGroup::operation_for_receive(const at::Tensor& tensor, int from,
+                                                               int tag) {
+  if (takes(tensor.device().type())) return make_receive(tensor, from, tag);
+  return std::make_unique<StagedOperation>(
+      Collective{.op = CollectiveOp::Gather, .inputs = {}, .outputs = {tensor}},
+      [=, this](const Collective& staged) {
+        return make_receive(staged.outputs.front(), from, tag);
+      });
+}
+
+Work ProcessGroup::start_message(std::unique_ptr<Operation> operation, const char* op) {
+  return Work(shared_from_this(), queue_->push_message(std::move(operation), op, timeout_));
 }
 
 Work ProcessGroup::start(std::unique_ptr<Operation> operation, const char* op) {
@@ -54,13 +99,15 @@ void ProcessGroup::barrier() {
 
 at::Tensor ProcessGroup::allocate(at::IntArrayRef sizes, const at::TensorOptions& options) {
   check_open("allocate");
-  TORCH_CHECK(options.device().is_cpu(), "allocate: the device is ", options.device(),
-              "; this backend has CPU memory");
+  ProcessGroup& carrier = carrier_of(options.device().type());
+  if (&carrier != this) return carrier.allocate(sizes, options);
   std::size_t bytes = c10::elementSize(c10::typeMetaToScalarType(options.dtype()));
   for (const auto size : sizes) {
     TORCH_CHECK(size >= 0 && !__builtin_mul_overflow(bytes, static_cast<std::size_t>(size), &bytes),
                 "allocate: sizes ", sizes, " are negative or too large");
   }
+  // Where such tensors are staged, no memory is faster than another.
+  if (!options.device().is_cpu()) return at::zeros(sizes, options);
   Memory memory = allocate_bytes(bytes);
   return at::from_blob(
       memory.data, sizes, [owner = std::move(memory.owner)](void*) mutable { owner.reset(); },

@@ -22,6 +22,19 @@ class CompletedOperation final : public Operation {
   [[nodiscard]] std::string describe_missing() const override { return "nobody"; }
 };
 
+bool is_reduction(CollectiveOp op) {
+  return op == CollectiveOp::AllReduce || op == CollectiveOp::Reduce ||
+         op == CollectiveOp::ReduceScatter;
+}
+
+/// On the current stream, as every other operation there.
+void copy_on_device(const Collective& call) {
+  const at::Tensor& input = call.inputs.front();
+  const at::Tensor& output = call.outputs.front();
+  if (!output.is_same(input)) output.view({-1}).copy_(input.view({-1}));
+  if (call.reduce_op.kind() == ReduceOp::Kind::PreMulSum) output.mul_(call.reduce_op.factor());
+}
+
 }  // namespace
 
 std::shared_ptr<void> allocate_zeroed(std::size_t bytes) {
@@ -35,15 +48,16 @@ SingleProcessGroup::SingleProcessGroup(LaunchEnvironment environment,
     : ProcessGroup(Backend::Single, std::move(environment), timeout) {}
 
 std::unique_ptr<Operation> SingleProcessGroup::make_operation(Collective call) {
-  const bool is_reduction = call.op == CollectiveOp::AllReduce || call.op == CollectiveOp::Reduce ||
-                            call.op == CollectiveOp::ReduceScatter;
-  if (is_reduction) {
+  if (call.op == CollectiveOp::Barrier) return std::make_unique<CompletedOperation>();
+  if (!call.device().is_cpu()) {
+    copy_on_device(call);
+  } else if (is_reduction(call.op)) {
     // Not always a copy: a factor, or a rounding, applies to one rank's values too.
     const void* input = call.inputs.front().const_data_ptr();
     void* output = call.outputs.front().data_ptr();
     reduce_ranks(call.dtype(), call.reduce_op, std::span(&input, 1), std::span(&output, 1),
                  static_cast<std::size_t>(call.tensor().numel()));
-  } else if (call.op != CollectiveOp::Barrier) {
+  } else {
     streams_of(call, 0, 1).copy_own(0);
   }
   return std::make_unique<CompletedOperation>();
@@ -61,6 +75,10 @@ std::unique_ptr<Operation> SingleProcessGroup::make_receive(at::Tensor, int, int
 std::shared_ptr<ProcessGroup> SingleProcessGroup::make_group(LaunchEnvironment environment,
                                                              const std::vector<int>&) {
   return std::make_shared<SingleProcessGroup>(std::move(environment), timeout());
+}
+
+bool SingleProcessGroup::takes(c10::DeviceType) const {
+  return true;
 }
 
 ProcessGroup::Memory SingleProcessGroup::allocate_bytes(std::size_t bytes) {

@@ -18,6 +18,7 @@ class SingleProcessGroup final : public ProcessGroup {
   std::shared_ptr<ProcessGroup> make_group(LaunchEnvironment environment,
                                            const std::vector<int>& members) override;
   Memory allocate_bytes(std::size_t bytes) override;
+  [[nodiscard]] bool takes(c10::DeviceType device) const override;
 };
 
 /// Ordinary zeroed memory, for backends that know no better.

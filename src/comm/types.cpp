@@ -41,6 +41,12 @@ std::string_view to_string(Backend backend) {
       return "SharedMemory";
     case Backend::Mpi:
       return "Mpi";
+    case Backend::Hierarchical:
+      return "Hierarchical";
+    case Backend::Gloo:
+      return "Gloo";
+    case Backend::Nccl:
+      return "Nccl";
   }
   return "unknown";
 }

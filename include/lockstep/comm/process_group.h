@@ -161,6 +161,12 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
  protected:
   ProcessGroup(Backend backend, LaunchEnvironment environment, std::chrono::milliseconds timeout);
 
+  /// The group that carries tensors of this kind: this one, unless it has another for them.
+  virtual ProcessGroup& carrier_of(c10::DeviceType /*device*/) { return *this; }
+  /// Whether the operations below take tensors of this kind as they are. Others are staged: copied
+  /// to pinned CPU memory and back.
+  [[nodiscard]] virtual bool takes(c10::DeviceType device) const { return device == c10::kCPU; }
+
   /// Arguments are checked already.
   virtual std::unique_ptr<Operation> make_operation(Collective call) = 0;
   virtual std::unique_ptr<Operation> make_send(at::Tensor tensor, int to, int tag) = 0;
@@ -182,6 +188,7 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   [[nodiscard]] const LaunchEnvironment& environment() const noexcept { return environment_; }
   [[nodiscard]] CommContext context_for(const char* op) const;
   Work start(std::unique_ptr<Operation> operation, const char* op);
+  Work start_message(std::unique_ptr<Operation> operation, const char* op);
   /// For backends that cannot call back what they gave away: leaves unfinished operations and their
   /// buffers in memory.
   void keep_unfinished() noexcept;
@@ -198,6 +205,9 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   std::shared_ptr<ProcessGroup> divide(int color, int key, std::int64_t call, const char* op);
   void check_count(const std::vector<at::Tensor>& tensors, const char* op, const char* name) const;
   Work start(Collective call);
+  std::unique_ptr<Operation> operation_for(Collective call);
+  std::unique_ptr<Operation> operation_for_send(const at::Tensor& tensor, int to, int tag);
+  std::unique_ptr<Operation> operation_for_receive(const at::Tensor& tensor, int from, int tag);
   void wait_for(std::uint64_t ticket, std::optional<std::chrono::milliseconds> timeout);
   [[nodiscard]] bool is_completed(std::uint64_t ticket);
   [[nodiscard]] std::exception_ptr exception_of(std::uint64_t ticket);

@@ -56,11 +56,13 @@ inline constexpr ReduceOp ReduceOp::BitXor{Kind::BitXor, 1};
 
 /// What carries a group's traffic.
 enum class Backend {
-  Auto,    ///< chosen from the launch: Single for one rank, SharedMemory on one host, Mpi across
-           ///< hosts
-  Single,  ///< a world of one; every collective is done at once
-  SharedMemory,  ///< ranks of one host, CPU tensors
-  Mpi,           ///< CPU tensors over whatever MPI reaches
+  Auto,          ///< chosen from the launch and the GPUs; a line in the log says what and why
+  Single,        ///< a world of one; every collective is done at once
+  SharedMemory,  ///< ranks of one host
+  Mpi,           ///< whatever MPI reaches
+  Hierarchical,  ///< shared memory inside a host, MPI between hosts
+  Gloo,          ///< TCP, by the gloo that LibTorch brings; for launches without MPI
+  Nccl,          ///< CUDA tensors by NCCL; CPU tensors by what Auto would choose without GPUs
 };
 
 /// "Sum", "PreMulSum(0.5)".

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <lockstep/comm/types.h>
+#include <lockstep/core/environment.h>
+
+#include <string>
+
+namespace lockstep {
+
+/// What this process can use, beside what the launcher says.
+struct Surroundings {
+  bool has_mpi = false;         ///< this build has the Mpi backend
+  bool has_gloo = false;        ///< likewise Gloo
+  bool has_nccl = false;        ///< likewise Nccl
+  bool has_rendezvous = false;  ///< MASTER_ADDR and MASTER_PORT say where ranks can meet over TCP
+  int gpus = 0;                 ///< that this process can see
+
+  [[nodiscard]] static Surroundings detect();
+};
+
+struct BackendChoice {
+  Backend transport = Backend::Single;  ///< of CPU tensors
+  bool has_nccl = false;                ///< CUDA tensors go through NCCL
+  std::string reason;                   ///< a few words for the log
+
+  [[nodiscard]] Backend backend() const { return has_nccl ? Backend::Nccl : transport; }
+};
+
+/// Follows `wanted` where the launch allows it; chooses for `Backend::Auto`.
+/// Throws: `LaunchError` for a backend that this launch or this build cannot have.
+[[nodiscard]] BackendChoice choose_backend(Backend wanted, const LaunchEnvironment& environment,
+                                           const Surroundings& surroundings);
+
+}  // namespace lockstep
