@@ -32,6 +32,8 @@ std::shared_ptr<ProcessGroup> make_transport(Backend backend, const LaunchEnviro
       return std::make_shared<SharedMemoryProcessGroup>(environment, timeout);
     case Backend::Mpi:
       return make_mpi_process_group(environment, timeout);
+    case Backend::Hierarchical:
+      return make_hierarchical_process_group(environment, timeout);
     default:
       return std::make_shared<SingleProcessGroup>(environment, timeout);
   }

@@ -91,13 +91,18 @@ class MpiStreams final : public MpiOperation {
 /// The exchange of fingerprints alone: nobody gets through before everybody has come.
 class MpiBarrier final : public MpiOperation {
  public:
-  explicit MpiBarrier(MpiChannels& channels) : MpiOperation(channels, Fingerprint{}, 0) {}
+  MpiBarrier(MpiChannels& channels, std::size_t bytes)
+      : MpiOperation(channels, Fingerprint{.elements = bytes}, 0) {}
 
  private:
   bool start_step(int, const Chunk&, native::MpiRequests&) override { return false; }
 };
 
 }  // namespace
+
+std::unique_ptr<Operation> make_mpi_barrier(MpiChannels& channels, std::size_t bytes) {
+  return std::make_unique<MpiBarrier>(channels, bytes);
+}
 
 std::unique_ptr<Operation> make_mpi_move(MpiChannels& channels, Collective call) {
   if (call.op == CollectiveOp::Broadcast) {
@@ -115,7 +120,7 @@ std::unique_ptr<Operation> make_mpi_operation(MpiChannels& channels, Collective 
     case CollectiveOp::ReduceScatter:
       return make_mpi_reduce_scatter(channels, std::move(call));
     case CollectiveOp::Barrier:
-      return std::make_unique<MpiBarrier>(channels);
+      return make_mpi_barrier(channels);
     default:
       return make_mpi_move(channels, std::move(call));
   }

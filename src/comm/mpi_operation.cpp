@@ -81,7 +81,7 @@ bool MpiOperation::try_finish() {
                        [this](int rank) { return others_[static_cast<std::size_t>(rank)]; });
     is_agreed_ = true;
   }
-  while (requests_.test()) {
+  while (requests_.test() && is_step_done()) {
     requests_.clear();
     backoff_.reset();
     if (!start_next_step()) return true;
@@ -104,11 +104,14 @@ bool MpiOperation::start_next_step() {
   return false;
 }
 
+bool MpiOperation::has_announced(int peer) const {
+  return announcements_.is_done(static_cast<std::size_t>(peer));
+}
+
 std::string MpiOperation::describe_missing() const {
   std::string text;
-  auto& requests = const_cast<native::MpiRequests&>(announcements_);
   for (int peer = 0; !is_agreed_ && peer < world_size(); ++peer) {
-    if (requests.is_done(static_cast<std::size_t>(peer))) continue;
+    if (has_announced(peer)) continue;
     text += (text.empty() ? "rank " : ", rank ") + std::to_string(peer) + " has not arrived";
   }
   return text.empty() ? "the data of a rank that has arrived does not come" : text;

@@ -37,9 +37,9 @@ class MpiOperation : public Operation {
  public:
   bool try_start(bool is_oldest) final;
   bool try_finish() final;
-  void sleep(std::chrono::nanoseconds limit) final { backoff_.sleep(limit); }
-  void check_peers() final { check_mpi_peers(channels_); }
-  [[nodiscard]] std::string describe_missing() const final;
+  void sleep(std::chrono::nanoseconds limit) override { backoff_.sleep(limit); }
+  void check_peers() override { check_mpi_peers(channels_); }
+  [[nodiscard]] std::string describe_missing() const override;
 
  protected:
   struct Chunk {
@@ -54,12 +54,17 @@ class MpiOperation : public Operation {
   /// Starts step `step` (0, 1, ...) of a chunk; false when the chunk has no such step, which is
   /// when it is complete.
   virtual bool start_step(int step, const Chunk& chunk, native::MpiRequests& requests) = 0;
+  /// Whether what the current step does beside its requests is done. Never blocks.
+  virtual bool is_step_done() { return true; }
   /// Starts what goes before the first chunk; false when there is no such step.
   virtual bool start_preparation(int /*step*/, native::MpiRequests& /*requests*/) { return false; }
   /// Largest chunk, in bytes of `bytes`.
   [[nodiscard]] virtual std::size_t chunk_bytes() const;
 
   void set_bytes(std::size_t bytes) noexcept { bytes_ = bytes; }
+  /// Whether all have announced the same call; until then, whether one rank has announced any.
+  [[nodiscard]] bool is_agreed() const noexcept { return is_agreed_; }
+  [[nodiscard]] bool has_announced(int peer) const;
   [[nodiscard]] MPI_Comm data() const noexcept { return channels_.data.get(); }
   [[nodiscard]] int rank() const noexcept { return channels_.data.rank(); }
   [[nodiscard]] int world_size() const noexcept { return channels_.data.size(); }
@@ -71,7 +76,7 @@ class MpiOperation : public Operation {
   Fingerprint own_;
   std::vector<Fingerprint> others_;
   std::size_t bytes_;
-  native::MpiRequests announcements_;
+  mutable native::MpiRequests announcements_;
   native::MpiRequests requests_;
   bool is_agreed_ = false;
   bool is_prepared_ = false;

@@ -6,72 +6,15 @@
 #include <string>
 #include <utility>
 
-#include "comm/mpi_operations.h"
+#include "comm/mpi_group.h"
+#include "comm/mpi_hierarchical_group.h"
 #include "comm/single_process_group.h"
 
 namespace lockstep {
 namespace {
 
-class MpiProcessGroup final : public ProcessGroup {
- public:
-  MpiProcessGroup(const LaunchEnvironment& environment, std::chrono::milliseconds timeout,
-                  std::unique_ptr<MpiChannels> channels)
-      : ProcessGroup(Backend::Mpi, environment, timeout), channels_(std::move(channels)) {}
-
-  ~MpiProcessGroup() override {
-    // MPI may still read or write for requests that never ended, and nothing tells it to stop.
-    if (is_released_) return;
-    if (!is_failure_shared()) abandon("its process group was destroyed without close()");
-    keep_unfinished();
-    [[maybe_unused]] auto* kept = channels_.release();
-  }
-
- private:
-  std::unique_ptr<Operation> make_operation(Collective call) override {
-    return make_mpi_operation(*channels_, std::move(call));
-  }
-
-  std::unique_ptr<Operation> make_send(at::Tensor tensor, int to, int tag) override {
-    return make_mpi_send(*channels_, std::move(tensor), to, tag);
-  }
-  std::unique_ptr<Operation> make_receive(at::Tensor tensor, int from, int tag) override {
-    return make_mpi_receive(*channels_, std::move(tensor), from, tag);
-  }
-
-  std::shared_ptr<ProcessGroup> make_group(LaunchEnvironment environment,
-                                           const std::vector<int>& members) override {
-    return std::make_shared<MpiProcessGroup>(std::move(environment), timeout(),
-                                             std::make_unique<MpiChannels>(*channels_, members));
-  }
-
-  Memory allocate_bytes(std::size_t bytes) override {
-    auto owner = allocate_zeroed(bytes);
-    void* data = owner.get();
-    return {data, std::move(owner)};
-  }
-
-  void abandon(const std::string& reason) noexcept override {
-    if (std::exchange(has_abandoned_, true)) return;
-    native::give_up_mpi();
-    announce_leaving(*channels_, reason);
-  }
-
-  void release() override {
-    channels_->fingerprints.free();
-    channels_->data.free();
-    channels_->messages.free();
-    is_released_ = true;
-  }
-
-  std::unique_ptr<MpiChannels> channels_;
-  bool is_released_ = false;
-  bool has_abandoned_ = false;
-};
-
-}  // namespace
-
-std::shared_ptr<ProcessGroup> make_mpi_process_group(const LaunchEnvironment& environment,
-                                                     std::chrono::milliseconds timeout) {
+/// The communicators of all ranks that the launcher started.
+std::unique_ptr<MpiChannels> open_world(const LaunchEnvironment& environment) {
   std::unique_ptr<MpiChannels> channels;
   try {
     native::ensure_mpi();
@@ -88,7 +31,70 @@ std::shared_ptr<ProcessGroup> make_mpi_process_group(const LaunchEnvironment& en
                       std::to_string(environment.world_size) +
                       "; was the program linked with another MPI than the mpirun that started it?");
   }
-  return std::make_shared<MpiProcessGroup>(environment, timeout, std::move(channels));
+  return channels;
+}
+
+}  // namespace
+
+MpiProcessGroup::~MpiProcessGroup() {
+  // MPI may still read or write for requests that never ended, and nothing tells it to stop.
+  if (is_released_) return;
+  if (!is_failure_shared()) {
+    MpiProcessGroup::abandon("its process group was destroyed without close()");
+  }
+  keep_unfinished();
+  [[maybe_unused]] auto* kept = channels_.release();
+}
+
+std::unique_ptr<Operation> MpiProcessGroup::make_operation(Collective call) {
+  return make_mpi_operation(*channels_, std::move(call));
+}
+
+std::unique_ptr<Operation> MpiProcessGroup::make_send(at::Tensor tensor, int to, int tag) {
+  return make_mpi_send(*channels_, std::move(tensor), to, tag);
+}
+
+std::unique_ptr<Operation> MpiProcessGroup::make_receive(at::Tensor tensor, int from, int tag) {
+  return make_mpi_receive(*channels_, std::move(tensor), from, tag);
+}
+
+std::shared_ptr<ProcessGroup> MpiProcessGroup::make_group(LaunchEnvironment environment,
+                                                          const std::vector<int>& members) {
+  return std::make_shared<MpiProcessGroup>(Backend::Mpi, std::move(environment), timeout(),
+                                           std::make_unique<MpiChannels>(*channels_, members));
+}
+
+ProcessGroup::Memory MpiProcessGroup::allocate_bytes(std::size_t bytes) {
+  auto owner = allocate_zeroed(bytes);
+  void* data = owner.get();
+  return {data, std::move(owner)};
+}
+
+void MpiProcessGroup::abandon(const std::string& reason) noexcept {
+  if (std::exchange(has_abandoned_, true)) return;
+  native::give_up_mpi();
+  announce_leaving(*channels_, reason);
+}
+
+void MpiProcessGroup::release() {
+  channels_->fingerprints.free();
+  channels_->data.free();
+  channels_->messages.free();
+  is_released_ = true;
+}
+
+std::shared_ptr<ProcessGroup> make_mpi_process_group(const LaunchEnvironment& environment,
+                                                     std::chrono::milliseconds timeout) {
+  return std::make_shared<MpiProcessGroup>(Backend::Mpi, environment, timeout,
+                                           open_world(environment));
+}
+
+std::shared_ptr<ProcessGroup> make_hierarchical_process_group(const LaunchEnvironment& environment,
+                                                              std::chrono::milliseconds timeout) {
+  auto group =
+      std::make_shared<HierarchicalProcessGroup>(environment, timeout, open_world(environment));
+  group->meet();
+  return group;
 }
 
 }  // namespace lockstep

@@ -67,54 +67,78 @@ template <Kind kind, typename A>
   }
 }
 
-template <typename T, Kind kind>
-[[gnu::always_inline]] inline void reduce_blocks(const void* const* inputs, std::size_t ranks,
-                                                 void* const* outputs, std::size_t output_count,
-                                                 std::size_t elements, double factor) {
-  using A = Accumulator<T>;
+/// What one kernel call does. Arrays are of `elements` elements.
+struct Job {
+  std::span<const void* const> inputs;  // in rank order
+  std::span<void* const> outputs;
+  std::size_t elements;
+  double factor;                 // of PreMulSum
+  std::size_t world_size;        // of Avg
+  const void* before = nullptr;  // accumulators of the ranks before the inputs
+  void* after = nullptr;         // takes the accumulators, and no output is written
+};
+
+/// What values are multiplied with: each before it is added (PreMulSum), or the sum (Avg).
+template <typename A, Kind kind>
+A scale_of(const Job& job) {
   using Real = typename c10::scalar_value_type<A>::type;
-  [[maybe_unused]] const A scale = [=] {
-    if constexpr (kind == Kind::Avg) {
-      return static_cast<A>(static_cast<Real>(1) / static_cast<Real>(ranks));
-    } else if constexpr (kind == Kind::PreMulSum) {
-      return static_cast<A>(static_cast<Real>(factor));
-    } else {
-      return A();
-    }
-  }();
+  if constexpr (kind == Kind::Avg) {
+    return static_cast<A>(static_cast<Real>(1) / static_cast<Real>(job.world_size));
+  } else {
+    return static_cast<A>(static_cast<Real>(job.factor));
+  }
+}
+
+template <typename T, Kind kind, typename A>
+[[gnu::always_inline]] inline void write_block(const Job& job, std::size_t start, std::size_t count,
+                                               A* sum, [[maybe_unused]] A scale) {
+  if (job.after != nullptr) {
+    std::copy_n(sum, count, static_cast<A*>(job.after) + start);
+    return;
+  }
+  if constexpr (kind == Kind::Avg) {
+    for (std::size_t i = 0; i < count; ++i) sum[i] *= scale;
+  }
+  for (void* const output : job.outputs) {
+    T* out = static_cast<T*>(output) + start;
+    for (std::size_t i = 0; i < count; ++i) out[i] = static_cast<T>(sum[i]);
+  }
+}
+
+template <typename T, Kind kind>
+[[gnu::always_inline]] inline void reduce_blocks(const Job& job) {
+  using A = Accumulator<T>;
+  [[maybe_unused]] A scale{};
+  if constexpr (kind == Kind::Avg || kind == Kind::PreMulSum) scale = scale_of<A, kind>(job);
   const auto read = [scale](T value) {
     if constexpr (kind == Kind::PreMulSum) return static_cast<A>(value) * scale;
     return static_cast<A>(value);
   };
   alignas(64) A sum[kBlock];
-  for (std::size_t start = 0; start < elements; start += kBlock) {
-    const std::size_t count = std::min(kBlock, elements - start);
-    const T* first = static_cast<const T*>(inputs[0]) + start;
-    for (std::size_t i = 0; i < count; ++i) sum[i] = read(first[i]);
-    for (std::size_t rank = 1; rank < ranks; ++rank) {
-      const T* next = static_cast<const T*>(inputs[rank]) + start;
+  for (std::size_t start = 0; start < job.elements; start += kBlock) {
+    const std::size_t count = std::min(kBlock, job.elements - start);
+    std::size_t rank = 0;
+    if (job.before != nullptr) {
+      std::copy_n(static_cast<const A*>(job.before) + start, count, sum);
+    } else {
+      const T* first = static_cast<const T*>(job.inputs[rank++]) + start;
+      for (std::size_t i = 0; i < count; ++i) sum[i] = read(first[i]);
+    }
+    for (; rank < job.inputs.size(); ++rank) {
+      const T* next = static_cast<const T*>(job.inputs[rank]) + start;
       for (std::size_t i = 0; i < count; ++i) sum[i] = combine<kind, A>(sum[i], read(next[i]));
     }
-    if constexpr (kind == Kind::Avg) {
-      for (std::size_t i = 0; i < count; ++i) sum[i] *= scale;
-    }
-    for (std::size_t k = 0; k < output_count; ++k) {
-      T* out = static_cast<T*>(outputs[k]) + start;
-      for (std::size_t i = 0; i < count; ++i) out[i] = static_cast<T>(sum[i]);
-    }
+    write_block<T, kind, A>(job, start, count, sum, scale);
   }
 }
 
-using Kernel = void (*)(const void* const*, std::size_t, void* const*, std::size_t, std::size_t,
-                        double);
+using Kernel = void (*)(const Job&);
 
 // target_clones does not work on templates, hence one plain function for each pair that is worth
 // it: what gradients and counters are made of.
-#define LOCKSTEP_KERNEL(T, kind, name)                                              \
-  LOCKSTEP_VECTORISED void name(const void* const* inputs, std::size_t ranks,       \
-                                void* const* outputs, std::size_t output_count,     \
-                                std::size_t elements, double factor) {              \
-    reduce_blocks<T, kind>(inputs, ranks, outputs, output_count, elements, factor); \
+#define LOCKSTEP_KERNEL(T, kind, name)            \
+  LOCKSTEP_VECTORISED void name(const Job& job) { \
+    reduce_blocks<T, kind>(job);                  \
   }
 LOCKSTEP_KERNEL(float, Kind::Sum, sum_f32)
 LOCKSTEP_KERNEL(float, Kind::Avg, avg_f32)
@@ -153,9 +177,8 @@ Kernel find_vectorised(at::ScalarType dtype, Kind kind) {
 
 // All others, for the width that every machine has.
 template <typename T, Kind kind>
-void plain(const void* const* inputs, std::size_t ranks, void* const* outputs,
-           std::size_t output_count, std::size_t elements, double factor) {
-  reduce_blocks<T, kind>(inputs, ranks, outputs, output_count, elements, factor);
+void plain(const Job& job) {
+  reduce_blocks<T, kind>(job);
 }
 
 template <typename T>
@@ -268,11 +291,33 @@ bool can_reduce(at::ScalarType dtype, ReduceOp op) {
   return find_kernel(dtype, op.kind()) != nullptr;
 }
 
+std::size_t accumulator_bytes(at::ScalarType dtype) {
+  const bool is_short = dtype == at::kHalf || dtype == at::kBFloat16 ||
+                        dtype == at::kFloat8_e4m3fn || dtype == at::kFloat8_e5m2;
+  return is_short ? sizeof(float) : c10::elementSize(dtype);
+}
+
 void reduce_ranks(at::ScalarType dtype, ReduceOp op, std::span<const void* const> inputs,
                   std::span<void* const> outputs, std::size_t elements) {
   const Kernel kernel = find_kernel(dtype, op.kind());
   TORCH_INTERNAL_ASSERT(kernel != nullptr && !inputs.empty());
-  kernel(inputs.data(), inputs.size(), outputs.data(), outputs.size(), elements, op.factor());
+  kernel({inputs, outputs, elements, op.factor(), inputs.size()});
+}
+
+void reduce_some_ranks(at::ScalarType dtype, ReduceOp op, const void* before,
+                       std::span<const void* const> inputs, void* after, std::size_t elements) {
+  const Kernel kernel = find_kernel(dtype, op.kind());
+  TORCH_INTERNAL_ASSERT(kernel != nullptr && !inputs.empty() && after != nullptr);
+  kernel({inputs, {}, elements, op.factor(), 1, before, after});
+}
+
+void reduce_last_ranks(at::ScalarType dtype, ReduceOp op, const void* before,
+                       std::span<const void* const> inputs, void* output, std::size_t elements,
+                       int world_size) {
+  const Kernel kernel = find_kernel(dtype, op.kind());
+  TORCH_INTERNAL_ASSERT(kernel != nullptr && !inputs.empty());
+  kernel({inputs, std::span(&output, 1), elements, op.factor(),
+          static_cast<std::size_t>(world_size), before});
 }
 
 }  // namespace lockstep

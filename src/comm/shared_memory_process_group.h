@@ -19,6 +19,12 @@ class SharedMemoryProcessGroup final : public ProcessGroup {
   SharedMemoryProcessGroup(const LaunchEnvironment& environment, std::chrono::milliseconds timeout);
   ~SharedMemoryProcessGroup() override;
 
+  // For a group of several hosts, of which this one carries a host's part.
+  [[nodiscard]] SharedMemoryTransport& transport() noexcept { return *transport_; }
+  void abandon(const std::string& reason) noexcept override;
+  using ProcessGroup::Memory;
+  [[nodiscard]] Memory allocate_block(std::size_t bytes) { return allocate_bytes(bytes); }
+
  private:
   std::unique_ptr<Operation> make_operation(Collective call) override;
   std::unique_ptr<Operation> make_send(at::Tensor tensor, int to, int tag) override;
@@ -27,7 +33,6 @@ class SharedMemoryProcessGroup final : public ProcessGroup {
                                            const std::vector<int>& members) override;
   Memory allocate_bytes(std::size_t bytes) override;
   void release() override;
-  void abandon(const std::string& reason) noexcept override;
 
   std::optional<HostChannel>
       channel_;  // until close: a next group of this job meets under the same names

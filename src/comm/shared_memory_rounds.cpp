@@ -187,7 +187,8 @@ bool SharedMemoryRounds::can_still_come(int rank) const {
 }
 
 std::string SharedMemoryRounds::describe(int rank) const {
-  std::string text = "rank " + std::to_string(rank);
+  const int name = names_.empty() ? rank : names_[static_cast<std::size_t>(rank)];
+  std::string text = "rank " + std::to_string(name);
   if (!peers_.empty()) {
     const native::PeerProcess& peer = peers_[static_cast<std::size_t>(rank)];
     text += " (pid " + std::to_string(peer.pid()) + ", " + peer.state() + ")";

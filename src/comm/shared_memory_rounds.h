@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "comm/fingerprint.h"
@@ -69,6 +70,9 @@ class SharedMemoryRounds {
 
   /// Whether that rank can still arrive somewhere: not closed, not gone, its process alive.
   [[nodiscard]] bool can_still_come(int rank) const;
+  /// What error messages call the ranks, where this group is a part of another; their own numbers
+  /// unless said otherwise.
+  void name_ranks(std::vector<int> names) { names_ = std::move(names); }
   /// "rank 1 (pid 4711, stopped)".
   [[nodiscard]] std::string describe(int rank) const;
 
@@ -90,6 +94,7 @@ class SharedMemoryRounds {
   std::uint64_t arrived_ = 0;
   std::uint64_t completed_ = 0;
   std::vector<native::PeerProcess> peers_;
+  std::vector<int> names_;
 };
 
 }  // namespace lockstep

@@ -10,8 +10,8 @@
 #include <utility>
 
 #include "comm/fingerprint.h"
+#include "comm/host_layout.h"
 #include "comm/single_process_group.h"
-#include "native/posix/host_name.h"
 
 namespace lockstep {
 namespace {
@@ -63,7 +63,7 @@ void check_same_call(const std::vector<Place>& places, const CommContext& contex
 std::shared_ptr<ProcessGroup> ProcessGroup::divide(int color, int key, std::int64_t call,
                                                    const char* op) {
   // Where all are on one host, its name does not matter.
-  const std::int64_t host = local_size() == size() ? 0 : native::host_hash();
+  const std::int64_t host = local_size() == size() ? 0 : host_number(environment_);
   const auto places = gather_places(*this, {color, key, host, call});
   check_same_call(places, context_for(op));
   const std::uint64_t number = divisions_++;

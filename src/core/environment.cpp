@@ -3,9 +3,12 @@
 #include <lockstep/core/error.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <cstdlib>
+#include <sstream>
+#include <vector>
 
 namespace lockstep {
 namespace {
@@ -146,6 +149,27 @@ LaunchEnvironment read(const Launcher& launcher, const Reader& reader) {
   return result;
 }
 
+std::vector<std::string> split_list(const std::string& list) {
+  std::vector<std::string> names;
+  std::istringstream text(list);
+  for (std::string name; std::getline(text, name, ',');) names.push_back(name);
+  return names;
+}
+
+void pretend_hosts(LaunchEnvironment& environment, const std::string& list) {
+  const auto names = split_list(list);
+  const bool has_gap =
+      std::any_of(names.begin(), names.end(), [](const auto& name) { return name.empty(); });
+  if (names.size() != static_cast<std::size_t>(environment.world_size) || has_gap) {
+    throw LaunchError("LOCKSTEP_PRETEND_HOSTS is '" + list + "'; it must name a host for each of " +
+                      std::to_string(environment.world_size) + " ranks, as in a,a,b,b");
+  }
+  const auto own = names.begin() + environment.rank;
+  environment.host = *own;
+  environment.local_rank = static_cast<int>(std::count(names.begin(), own, *own));
+  environment.local_size = static_cast<int>(std::count(names.begin(), names.end(), *own));
+}
+
 }  // namespace
 
 LaunchEnvironment LaunchEnvironment::detect() {
@@ -160,6 +184,7 @@ LaunchEnvironment LaunchEnvironment::detect(const Lookup& lookup) {
     if (!lookup(launcher.rank) && !lookup(launcher.world_size)) continue;
     LaunchEnvironment result = read(launcher, Reader(lookup, launcher.name));
     if (const auto id = lookup("LOCKSTEP_JOB_ID")) result.job_id = "user " + *id;
+    if (const auto hosts = lookup("LOCKSTEP_PRETEND_HOSTS")) pretend_hosts(result, *hosts);
     return result;
   }
   return {};

@@ -4,7 +4,10 @@
 #include <lockstep/lockstep.h>
 #include <sys/resource.h>
 
+#include <cstdlib>
+
 #include "support/collective_conformance.h"
+#include "support/random_conformance.h"
 
 namespace lockstep::testing {
 namespace {
@@ -15,28 +18,80 @@ TEST_P(Collectives, MatchSumsMadeByHandInRankOrder) {
   const int ranks = LaunchEnvironment::detect().world_size;
   if (GetParam() == Backend::Single && ranks > 1) return;
 #ifndef LOCKSTEP_TEST_MPI
-  if (GetParam() == Backend::Mpi) GTEST_SKIP() << "built without MPI";
+  if (GetParam() == Backend::Mpi || GetParam() == Backend::Hierarchical) {
+    GTEST_SKIP() << "built without MPI";
+  }
 #endif
   const auto group = init_process_group(
       ProcessGroupOptions().backend(GetParam()).timeout(std::chrono::seconds(30)));
   ASSERT_EQ(group->size(), ranks);
   EXPECT_EQ(group->backend(), GetParam());
   check_everything(*group);
+  check_random_calls(*group, 120);
+  check_long_tensors(*group);
   group->close();
   group->close();  // once is enough, twice is allowed
   EXPECT_THROW(group->barrier(), c10::Error);
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, Collectives,
-                         ::testing::Values(Backend::SharedMemory, Backend::Mpi, Backend::Single),
+                         ::testing::Values(Backend::SharedMemory, Backend::Mpi,
+                                           Backend::Hierarchical, Backend::Single),
                          [](const auto& test) { return std::string(to_string(test.param)); });
+
+#ifdef LOCKSTEP_TEST_MPI
+/// What the launcher said, with these hosts instead of this one.
+LaunchEnvironment environment_with_hosts(const std::string& hosts) {
+  return LaunchEnvironment::detect([&](const std::string& name) -> std::optional<std::string> {
+    if (name == "LOCKSTEP_PRETEND_HOSTS") return hosts;
+    const char* value = std::getenv(name.c_str());
+    return value == nullptr ? std::nullopt : std::optional<std::string>(value);
+  });
+}
+
+/// Hosts of one rank, of several, of different numbers of ranks, and with ranks out of order.
+std::vector<std::string> layouts_of(int ranks) {
+  switch (ranks) {
+    case 2:
+      return {"a,b"};
+    case 3:
+      return {"a,a,b", "a,b,b", "a,b,a"};
+    case 4:
+      return {"a,a,b,b", "a,b,b,b", "a,b,a,b", "c,b,a,a"};
+    default:
+      return {"a"};
+  }
+}
+
+TEST(Collectives, MatchOverSeveralHosts) {
+  for (const auto& hosts : layouts_of(LaunchEnvironment::detect().world_size)) {
+    SCOPED_TRACE(hosts);
+    const auto environment = environment_with_hosts(hosts);
+    const auto group = init_process_group(ProcessGroupOptions()
+                                              .backend(Backend::Hierarchical)
+                                              .timeout(std::chrono::seconds(30))
+                                              .environment(environment));
+    EXPECT_EQ(group->local_rank(), environment.local_rank);
+    EXPECT_EQ(group->local_size(), environment.local_size);
+    check_all_reduce(*group);
+    check_reduce(*group);
+    check_broadcast(*group);
+    check_all_gather(*group);
+    check_group_memory(*group);
+    check_groups(*group);
+    check_random_calls(*group, 100);
+    check_long_tensors(*group);
+    group->close();
+  }
+}
+#endif
 
 TEST(Collectives, SameBitsOnEveryBackend) {
 #ifndef LOCKSTEP_TEST_MPI
   GTEST_SKIP() << "built without MPI";
 #endif
   std::vector<torch::Tensor> results;
-  for (const auto backend : {Backend::SharedMemory, Backend::Mpi}) {
+  for (const auto backend : {Backend::SharedMemory, Backend::Mpi, Backend::Hierarchical}) {
     const auto group = init_process_group(
         ProcessGroupOptions().backend(backend).timeout(std::chrono::seconds(30)));
     const auto tensor = values_of_rank(group->rank(), 100003, at::kFloat);
@@ -45,6 +100,7 @@ TEST(Collectives, SameBitsOnEveryBackend) {
     group->close();
   }
   EXPECT_TRUE(torch::equal(results[0], results[1]));
+  EXPECT_TRUE(torch::equal(results[0], results[2]));
 }
 
 #ifndef __SANITIZE_ADDRESS__

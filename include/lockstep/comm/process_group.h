@@ -186,6 +186,11 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   virtual void abandon(const std::string& /*reason*/) noexcept {}
 
   [[nodiscard]] const LaunchEnvironment& environment() const noexcept { return environment_; }
+  /// For groups that find out which ranks share a host; launchers may not know, or say nothing.
+  void set_local(int local_rank, int local_size) noexcept {
+    environment_.local_rank = local_rank;
+    environment_.local_size = local_size;
+  }
   [[nodiscard]] CommContext context_for(const char* op) const;
   Work start(std::unique_ptr<Operation> operation, const char* op);
   Work start_message(std::unique_ptr<Operation> operation, const char* op);
