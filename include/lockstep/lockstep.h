@@ -3,6 +3,8 @@
 
 /// Everything that a training program needs.
 
+#include <lockstep/comm/call_options.h>
+#include <lockstep/comm/future.h>
 #include <lockstep/comm/init.h>
 #include <lockstep/comm/options.h>
 #include <lockstep/comm/process_group.h>

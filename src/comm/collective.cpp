@@ -67,6 +67,7 @@ std::uint64_t elements_of(const Collective& call) {
 Fingerprint fingerprint_of(const Collective& call) {
   Fingerprint print;
   print.op = call.op;
+  print.name = call.name;
   if (call.op == CollectiveOp::Barrier) return print;
   print.dtype = static_cast<std::uint8_t>(call.dtype());
   print.reduce_op = static_cast<std::uint8_t>(call.reduce_op.kind());

@@ -34,6 +34,7 @@ struct Collective {
   std::vector<at::Tensor> outputs;
   /// AllToAll: this rank's pieces may differ in size, and only this rank knows them.
   bool has_own_sizes = false;
+  CallName name{};
 
   [[nodiscard]] const at::Tensor& tensor() const {
     return inputs.empty() ? outputs.front() : inputs.front();

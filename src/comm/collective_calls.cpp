@@ -135,13 +135,15 @@ void ProcessGroup::check_message(const at::Tensor& tensor, int peer, int tag,
 Work ProcessGroup::send(const at::Tensor& tensor, int to, int tag) {
   check_message(tensor, to, tag, "send");
   ProcessGroup& carrier = carrier_of(tensor.device().type());
-  return carrier.start_message(carrier.operation_for_send(tensor, to, tag), "send");
+  return keep(
+      carrier.start_message(carrier.operation_for_send(tensor, to, tag), "send", call_timeout()));
 }
 
 Work ProcessGroup::recv(const at::Tensor& tensor, int from, int tag) {
   check_message(tensor, from, tag, "recv");
   ProcessGroup& carrier = carrier_of(tensor.device().type());
-  return carrier.start_message(carrier.operation_for_receive(tensor, from, tag), "recv");
+  return keep(carrier.start_message(carrier.operation_for_receive(tensor, from, tag), "recv",
+                                    call_timeout()));
 }
 
 Work ProcessGroup::all_reduce(const at::Tensor& tensor, ReduceOp op) {

@@ -4,6 +4,7 @@
 #include <c10/core/ScalarType.h>
 #include <lockstep/comm/types.h>
 
+#include <algorithm>
 #include <sstream>
 #include <utility>
 
@@ -63,7 +64,23 @@ std::uint64_t mix(std::uint64_t hash, std::uint64_t value) {
   return (hash == 0 ? 0xcbf29ce484222325 : hash) * 0x100000001b3 ^ value;
 }
 
-std::string describe(const Fingerprint& fingerprint) {
+CallName CallName::of(const std::string& name) {
+  CallName result;
+  std::copy_n(name.begin(), std::min(name.size(), result.text.size()), result.text.begin());
+  result.hash = 1;
+  for (const char letter : name) result.hash = mix(result.hash, static_cast<unsigned char>(letter));
+  return result;
+}
+
+namespace {
+
+std::string name_text(const CallName& name) {
+  if (name.hash == 0) return "";
+  const auto end = std::find(name.text.begin(), name.text.end(), '\0');
+  return " named '" + std::string(name.text.begin(), end) + "'";
+}
+
+std::string describe_call(const Fingerprint& fingerprint) {
   if (fingerprint.op == CollectiveOp::Barrier) {
     if (fingerprint.elements == 0) return "barrier";
     return "allocate of " + std::to_string(fingerprint.elements) + " bytes";
@@ -87,6 +104,12 @@ std::string describe(const Fingerprint& fingerprint) {
     text << " in group memory (place " << fingerprint.place << ")";
   }
   return std::move(text).str();
+}
+
+}  // namespace
+
+std::string describe(const Fingerprint& fingerprint) {
+  return describe_call(fingerprint) + name_text(fingerprint.name);
 }
 
 void check_fingerprints(int world_size, const std::function<Fingerprint(int rank)>& of,

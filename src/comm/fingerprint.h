@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -20,9 +21,18 @@ enum class CollectiveOp : std::uint8_t {
 };
 [[nodiscard]] const char* to_string(CollectiveOp op);
 
+/// What the program calls a call, as far as it can be shown; the rest is in the hash.
+struct CallName {
+  std::array<char, 24> text{};  ///< ends with a zero where it is shorter
+  std::uint64_t hash = 0;       ///< of a longer name; 0: no name
+
+  [[nodiscard]] static CallName of(const std::string& name);
+  bool operator==(const CallName&) const = default;
+};
+
 /// What a rank says it is about to do. Ranks compare these before they touch each other's data.
-/// Holds no torch.
-struct Fingerprint {
+/// Holds no torch. One cache line, so that reading another rank's costs one transfer.
+struct alignas(64) Fingerprint {
   CollectiveOp op = CollectiveOp::Barrier;
   std::uint8_t dtype = 0;      ///< at::ScalarType
   std::uint8_t reduce_op = 0;  ///< ReduceOp::Kind
@@ -31,6 +41,7 @@ struct Fingerprint {
   std::uint64_t elements = 0;  ///< of a barrier: the bytes of a joint allocation, else 0
   std::uint64_t details = 0;   ///< a hash of what is unusual: strides, uneven sizes, a factor
   std::uint64_t place = 0;     ///< where in the group memory
+  CallName name;
 
   bool operator==(const Fingerprint&) const = default;
 };

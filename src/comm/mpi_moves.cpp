@@ -91,8 +91,8 @@ class MpiStreams final : public MpiOperation {
 /// The exchange of fingerprints alone: nobody gets through before everybody has come.
 class MpiBarrier final : public MpiOperation {
  public:
-  MpiBarrier(MpiChannels& channels, std::size_t bytes)
-      : MpiOperation(channels, Fingerprint{.elements = bytes}, 0) {}
+  MpiBarrier(MpiChannels& channels, const Fingerprint& fingerprint)
+      : MpiOperation(channels, fingerprint, 0) {}
 
  private:
   bool start_step(int, const Chunk&, native::MpiRequests&) override { return false; }
@@ -101,7 +101,9 @@ class MpiBarrier final : public MpiOperation {
 }  // namespace
 
 std::unique_ptr<Operation> make_mpi_barrier(MpiChannels& channels, std::size_t bytes) {
-  return std::make_unique<MpiBarrier>(channels, bytes);
+  Fingerprint fingerprint;
+  fingerprint.elements = bytes;
+  return std::make_unique<MpiBarrier>(channels, fingerprint);
 }
 
 std::unique_ptr<Operation> make_mpi_move(MpiChannels& channels, Collective call) {
@@ -120,7 +122,7 @@ std::unique_ptr<Operation> make_mpi_operation(MpiChannels& channels, Collective 
     case CollectiveOp::ReduceScatter:
       return make_mpi_reduce_scatter(channels, std::move(call));
     case CollectiveOp::Barrier:
-      return make_mpi_barrier(channels);
+      return std::make_unique<MpiBarrier>(channels, fingerprint_of(call));
     default:
       return make_mpi_move(channels, std::move(call));
   }

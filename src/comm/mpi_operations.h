@@ -41,9 +41,8 @@ void announce_leaving(MpiChannels& channels, const std::string& reason) noexcept
 [[nodiscard]] std::unique_ptr<Operation> make_mpi_receive(MpiChannels& channels, at::Tensor tensor,
                                                           int from, int tag);
 
-/// `bytes` must be the same everywhere: the size of a joint allocation, else 0.
-[[nodiscard]] std::unique_ptr<Operation> make_mpi_barrier(MpiChannels& channels,
-                                                          std::size_t bytes = 0);
+/// A meeting of all ranks; `bytes` must be the same everywhere (the size of a joint allocation).
+[[nodiscard]] std::unique_ptr<Operation> make_mpi_barrier(MpiChannels& channels, std::size_t bytes);
 
 /// Any collective.
 [[nodiscard]] std::unique_ptr<Operation> make_mpi_operation(MpiChannels& channels, Collective call);

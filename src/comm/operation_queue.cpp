@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <ctime>
 #include <stdexcept>
 #include <utility>
 
@@ -16,6 +17,17 @@ constexpr std::chrono::milliseconds kHealthInterval{20};
 constexpr std::chrono::microseconds kSharedInterval{200};
 // Tickets of messages begin here; no program makes that many collectives.
 constexpr std::uint64_t kFirstMessage = std::uint64_t{1} << 63;
+
+/// Logs of several ranks are compared by the clock on the wall.
+std::string time_text(std::chrono::duration<double> ago) {
+  const auto now = std::chrono::system_clock::now();
+  const std::time_t then = std::chrono::system_clock::to_time_t(
+      now - std::chrono::duration_cast<std::chrono::system_clock::duration>(ago));
+  std::tm parts{};
+  char text[32] = "";
+  if (::gmtime_r(&then, &parts) != nullptr) std::strftime(text, sizeof(text), "%H:%M:%S", &parts);
+  return std::string(text) + " UTC";
+}
 
 std::string seconds_text(std::chrono::duration<double> duration) {
   char text[32];
@@ -166,7 +178,8 @@ CommContext OperationQueue::context_of(const Entry& entry) const {
 }
 
 void OperationQueue::fail_with_timeout(const Entry& entry, const Deadline& deadline) {
-  std::string reason = "timed out after " + seconds_text(deadline.elapsed()) + ": ";
+  std::string reason = "timed out after " + seconds_text(deadline.elapsed()) + ", waiting since " +
+                       time_text(entry.deadline.elapsed()) + ": ";
   try {
     reason += entry.operation->describe_missing();
   } catch (const std::exception& error) {

@@ -56,8 +56,9 @@ void ProcessGroup::check_open(const char* op) const {
 Work ProcessGroup::start(Collective call) {
   const char* op = to_string(call.op);
   check_one_device(call);
+  if (!call_options_.name().empty()) call.name = CallName::of(call_options_.name());
   ProcessGroup& carrier = carrier_of(call.device().type());
-  return carrier.start(carrier.operation_for(std::move(call)), op);
+  return keep(carrier.start(carrier.operation_for(std::move(call)), op, call_timeout()));
 }
 
 std::unique_ptr<Operation> ProcessGroup::operation_for(Collective call) {
@@ -84,12 +85,53 @@ std::unique_ptr<Operation> ProcessGroup::operation_for_receive(const at::Tensor&
       });
 }
 
-Work ProcessGroup::start_message(std::unique_ptr<Operation> operation, const char* op) {
-  return Work(shared_from_this(), queue_->push_message(std::move(operation), op, timeout_));
+Work ProcessGroup::start_message(std::unique_ptr<Operation> operation, const char* op,
+                                 Timeout timeout) {
+  return Work(shared_from_this(), queue_->push_message(std::move(operation), op, timeout));
 }
 
 Work ProcessGroup::start(std::unique_ptr<Operation> operation, const char* op) {
-  return Work(shared_from_this(), queue_->push(std::move(operation), op, timeout_));
+  return start(std::move(operation), op, call_timeout());
+}
+
+Work ProcessGroup::start(std::unique_ptr<Operation> operation, const char* op, Timeout timeout) {
+  return Work(shared_from_this(), queue_->push(std::move(operation), op, timeout));
+}
+
+Work ProcessGroup::keep(Work work) {
+  if (coalesced_ != nullptr) coalesced_->push_back(work);
+  return work;
+}
+
+Work ProcessGroup::coalesced(const std::function<void()>& calls) {
+  check_open("coalesced");
+  TORCH_CHECK(coalesced_ == nullptr, "coalesced: called inside of coalesced");
+  std::vector<Work> parts;
+  coalesced_ = &parts;
+  begin_coalescing();
+  const auto end = [this] {
+    coalesced_ = nullptr;
+    end_coalescing();
+  };
+  try {
+    calls();
+  } catch (...) {
+    end();
+    throw;
+  }
+  end();
+  return Work(std::move(parts));
+}
+
+CallScope ProcessGroup::with(CallOptions options) {
+  TORCH_CHECK(!options.timeout() || options.timeout()->count() > 0, "with: the timeout is ",
+              options.timeout()->count(), " ms; it must be positive");
+  CallOptions merged = call_options_;
+  if (options.timeout()) merged.timeout(options.timeout());
+  if (!options.name().empty()) merged.name(options.name());
+  std::swap(call_options_, merged);
+  return CallScope(
+      [group = shared_from_this(), before = std::move(merged)] { group->call_options_ = before; });
 }
 
 void ProcessGroup::barrier() {
@@ -153,22 +195,6 @@ CommContext ProcessGroup::context_for(const char* op) const {
   context.world_size = size();
   context.sequence = queue_->pushed();
   return context;
-}
-
-Work::Work(std::shared_ptr<ProcessGroup> group, std::uint64_t ticket)
-    : group_(std::move(group)), ticket_(ticket) {}
-
-void Work::wait() {
-  group_->wait_for(ticket_, std::nullopt);
-}
-void Work::wait(std::chrono::milliseconds timeout) {
-  group_->wait_for(ticket_, timeout);
-}
-bool Work::is_completed() {
-  return group_->is_completed(ticket_);
-}
-std::exception_ptr Work::exception() {
-  return group_->exception_of(ticket_);
 }
 
 }  // namespace lockstep

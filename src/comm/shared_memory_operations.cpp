@@ -10,22 +10,17 @@ namespace {
 
 class Barrier final : public SharedMemoryOperation {
  public:
-  Barrier(SharedMemoryTransport& transport, std::size_t bytes)
-      : SharedMemoryOperation(transport, of_bytes(bytes), {}) {}
-
- private:
-  static Fingerprint of_bytes(std::size_t bytes) {
-    Fingerprint print;
-    print.elements = bytes;
-    return print;
-  }
+  Barrier(SharedMemoryTransport& transport, const Fingerprint& fingerprint)
+      : SharedMemoryOperation(transport, fingerprint, {}) {}
 };
 
 }  // namespace
 
 std::unique_ptr<Operation> make_shared_memory_barrier(SharedMemoryTransport& transport,
                                                       std::size_t bytes) {
-  return std::make_unique<Barrier>(transport, bytes);
+  Fingerprint fingerprint;
+  fingerprint.elements = bytes;
+  return std::make_unique<Barrier>(transport, fingerprint);
 }
 
 std::unique_ptr<Operation> make_shared_memory_operation(SharedMemoryTransport& transport,
@@ -37,7 +32,7 @@ std::unique_ptr<Operation> make_shared_memory_operation(SharedMemoryTransport& t
     case CollectiveOp::ReduceScatter:
       return make_shared_memory_reduce_scatter(transport, std::move(call));
     case CollectiveOp::Barrier:
-      return make_shared_memory_barrier(transport);
+      return std::make_unique<Barrier>(transport, fingerprint_of(call));
     default:
       return make_shared_memory_move(transport, std::move(call));
   }

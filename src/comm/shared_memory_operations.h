@@ -34,9 +34,9 @@ namespace lockstep {
 [[nodiscard]] std::unique_ptr<Operation> make_shared_memory_move(SharedMemoryTransport& transport,
                                                                  Collective call);
 
-/// A meeting of all ranks; `bytes` must be the same everywhere (the size of a joint allocation,
-/// else 0).
+/// A meeting of all ranks; `bytes` must be the same everywhere (the size of a joint
+/// allocation).
 [[nodiscard]] std::unique_ptr<Operation> make_shared_memory_barrier(
-    SharedMemoryTransport& transport, std::size_t bytes = 0);
+    SharedMemoryTransport& transport, std::size_t bytes);
 
 }  // namespace lockstep

@@ -126,9 +126,9 @@ TEST(Collectives, GroupMemoryThatOneRankCannotMapIsAnErrorOnAllAndTheGroupGoesOn
 
 TEST(Collectives, MismatchIsAnErrorOnEveryRank) {
   if (LaunchEnvironment::detect().world_size == 1) return;
-  for (const auto backend : {Backend::SharedMemory, Backend::Mpi}) {
+  for (const auto backend : {Backend::SharedMemory, Backend::Mpi, Backend::Hierarchical}) {
 #ifndef LOCKSTEP_TEST_MPI
-    if (backend == Backend::Mpi) continue;
+    if (backend != Backend::SharedMemory) continue;
 #endif
     const auto group = init_process_group(
         ProcessGroupOptions().backend(backend).timeout(std::chrono::seconds(30)));

@@ -5,8 +5,10 @@
 #include <lockstep/comm/process_group.h>
 #include <torch/torch.h>
 
+#include <array>
 #include <cmath>
 #include <string>
+#include <thread>
 #include <vector>
 
 // What every backend must do, against sums made by hand in rank order. Called on every rank with an
@@ -543,6 +545,24 @@ inline void check_groups(ProcessGroup& group) {
   EXPECT_THROW(static_cast<void>(group.new_group({0, 0})), c10::Error);
 }
 
+/// Two groups of the same ranks, each used by a thread of its own.
+inline void check_two_threads(ProcessGroup& group) {
+  const std::array groups{group.split(0), group.split(0)};
+  const auto use = [](ProcessGroup& own, int salt) {
+    for (int i = 0; i < 200; ++i) {
+      const auto tensor = torch::full({1 + i % 50}, own.rank() + salt + i, torch::kLong);
+      own.all_reduce(tensor).wait();
+      const int ranks = own.size();
+      EXPECT_EQ(tensor[0].item<int>(), ranks * (ranks - 1) / 2 + ranks * (salt + i));
+    }
+  };
+  {
+    std::jthread other([&] { use(*groups[1], 1000); });
+    use(*groups[0], 0);
+  }
+  for (const auto& own : groups) own->close();
+}
+
 /// Longer than any piece that a backend moves at once.
 inline void check_long_tensors(ProcessGroup& group) {
   constexpr std::int64_t kElements = 9'000'001;
@@ -576,6 +596,7 @@ inline void check_everything(ProcessGroup& group) {
   check_strides(group);
   check_messages(group);
   check_groups(group);
+  check_two_threads(group);
   for (int i = 0; i < 100; ++i) group.barrier();
 }
 

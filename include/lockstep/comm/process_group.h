@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <lockstep/comm/call_options.h>
 #include <lockstep/comm/types.h>
 #include <lockstep/comm/work.h>
 #include <lockstep/core/environment.h>
@@ -9,6 +10,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -68,6 +70,21 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   /// Shapes: `inputs[rank()].numel() == output.numel()`.
   Work reduce_scatter(const at::Tensor& output, const std::vector<at::Tensor>& inputs,
                       ReduceOp op = ReduceOp::Sum);
+
+  // --- several calls as one ---
+
+  /// Makes the calls of `calls` as one: the result is complete when all of them are. NCCL launches
+  /// them together; elsewhere they start one after the other. `calls` waits for none of them.
+  ///
+  /// Blocks: nothing. Throws: what the calls throw; those before are under way then.
+  Work coalesced(const std::function<void()>& calls);
+
+  /// Options for all calls of this group until the scope ends; scopes nest.
+  ///
+  ///     const auto scope = group->with(CallOptions().name("loss").timeout(10s));
+  ///
+  /// Throws: `c10::Error` for a timeout that is not positive.
+  CallScope with(CallOptions options);
 
   // --- messages between two ranks; any dtype, contiguous tensors ---
   // They wait for no collective, and no collective waits for them. Messages from one rank to
@@ -193,7 +210,9 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   }
   [[nodiscard]] CommContext context_for(const char* op) const;
   Work start(std::unique_ptr<Operation> operation, const char* op);
-  Work start_message(std::unique_ptr<Operation> operation, const char* op);
+  /// Around the calls of `coalesced`.
+  virtual void begin_coalescing() {}
+  virtual void end_coalescing() {}
   /// For backends that cannot call back what they gave away: leaves unfinished operations and their
   /// buffers in memory.
   void keep_unfinished() noexcept;
@@ -209,7 +228,14 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   /// `call`: the same number on all ranks whose calls fit together.
   std::shared_ptr<ProcessGroup> divide(int color, int key, std::int64_t call, const char* op);
   void check_count(const std::vector<at::Tensor>& tensors, const char* op, const char* name) const;
+  using Timeout = std::chrono::milliseconds;
+
   Work start(Collective call);
+  Work start(std::unique_ptr<Operation> operation, const char* op, Timeout timeout);
+  Work start_message(std::unique_ptr<Operation> operation, const char* op, Timeout timeout);
+  [[nodiscard]] Timeout call_timeout() const { return call_options_.timeout().value_or(timeout_); }
+  /// Enters a call into the `coalesced` under way.
+  Work keep(Work work);
   std::unique_ptr<Operation> operation_for(Collective call);
   std::unique_ptr<Operation> operation_for_send(const at::Tensor& tensor, int to, int tag);
   std::unique_ptr<Operation> operation_for_receive(const at::Tensor& tensor, int from, int tag);
@@ -220,6 +246,8 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   Backend backend_;
   LaunchEnvironment environment_;
   std::chrono::milliseconds timeout_;
+  CallOptions call_options_;
+  std::vector<Work>* coalesced_ = nullptr;  // of the calls of `coalesced`, while it runs
   bool closed_ = false;
   std::uint64_t divisions_ = 0;
   std::unique_ptr<OperationQueue> queue_;

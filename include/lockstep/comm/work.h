@@ -1,19 +1,24 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include <lockstep/comm/future.h>
 #include <lockstep/core/export.h>
 
 #include <chrono>
 #include <cstdint>
 #include <exception>
 #include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
 
 namespace lockstep {
 
 class ProcessGroup;
 
-/// One collective under way. A small handle; copies refer to the same collective. Dropping it
-/// cancels nothing: the group finishes the collective in later calls, at the latest in `close()`.
+/// One collective under way, or several that were started together. A small handle; copies refer to
+/// the same collective. Dropping it cancels nothing: the group finishes the collective in later
+/// calls, at the latest in `close()`.
 ///
 /// A rank does its part of a collective inside calls into the group: when it starts a collective,
 /// asks `is_completed()`, or waits. No hidden thread competes with training for a core.
@@ -24,8 +29,8 @@ class LOCKSTEP_API Work {
   /// Returns when the result is in the tensor and the tensor may be changed again. Rethrows what
   /// failed.
   ///
-  /// Blocks: the calling thread, until the deadline of the group (set when the collective started)
-  /// or of this call. Throws: `TimeoutError`, `PeerLostError`, `MismatchError`, `CommError`.
+  /// Blocks: the calling thread, until the deadline of the call (set when the collective started)
+  /// or of this wait. Throws: `TimeoutError`, `PeerLostError`, `MismatchError`, `CommError`.
   void wait();
   void wait(std::chrono::milliseconds timeout);
 
@@ -36,12 +41,24 @@ class LOCKSTEP_API Work {
   /// The error of a failed collective, else null. Never blocks.
   [[nodiscard]] std::exception_ptr exception();
 
+  /// The future of `next()`, which is called when this is complete and somebody waits for the
+  /// future: see there.
+  template <typename F>
+  [[nodiscard]] auto then(F next) const {
+    return future().then(std::move(next));
+  }
+  [[nodiscard]] Future<void> future() const;
+
  private:
   friend class ProcessGroup;
   Work(std::shared_ptr<ProcessGroup> group, std::uint64_t ticket);
+  explicit Work(std::vector<Work> parts);
 
-  std::shared_ptr<ProcessGroup> group_;
+  void wait_until(std::optional<std::chrono::milliseconds> timeout);
+
+  std::shared_ptr<ProcessGroup> group_;  // null: the parts
   std::uint64_t ticket_ = 0;
+  std::shared_ptr<std::vector<Work>> parts_;
 };
 
 }  // namespace lockstep

@@ -37,7 +37,8 @@ void ensure_mpi() {
   if (is_initialized != 0) {
     check_mpi(MPI_Query_thread(&level), "MPI_Query_thread");
   } else {
-    check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &level), "MPI_Init_thread");
+    // So that two groups can be used by two threads at once.
+    check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &level), "MPI_Init_thread");
     // A group cannot end MPI when it closes: MPI never starts twice, and the program may make
     // another group.
     std::atexit(finalize_at_exit);

@@ -13,8 +13,9 @@ namespace lockstep::native {
 void check_mpi(int code, const char* call);
 
 /// Starts MPI unless somebody has, and has it end when the program does. A program that starts MPI
-/// itself asks for MPI_THREAD_SERIALIZED or more. Throws: `std::runtime_error` when MPI has ended
-/// already or offers fewer threads.
+/// itself asks for MPI_THREAD_SERIALIZED or more; for groups in several threads,
+/// MPI_THREAD_MULTIPLE. Throws: `std::runtime_error` when MPI has ended already or offers fewer
+/// threads.
 void ensure_mpi();
 
 /// MPI_Finalize waits for all ranks, and has no deadline. After this call the process ends without

@@ -10,30 +10,13 @@
 #include <string>
 
 #include "support/collective_conformance.h"
+#include "support/expected_errors.h"
 #include "support/in_process_ranks.h"
 
 namespace lockstep::testing {
 namespace {
 
 using std::chrono::milliseconds;
-
-std::string text_of(const std::exception_ptr& error) {
-  if (!error) return "";
-  try {
-    std::rethrow_exception(error);
-  } catch (const c10::Error& caught) {
-    return caught.what_without_backtrace();
-  } catch (const std::exception& caught) {
-    return caught.what();
-  }
-}
-
-template <typename Expected>
-void expect_error(const std::exception_ptr& error, const std::string& part) {
-  ASSERT_NE(error, nullptr) << "expected an error with: " << part;
-  EXPECT_THROW(std::rethrow_exception(error), Expected) << text_of(error);
-  EXPECT_NE(text_of(error).find(part), std::string::npos) << text_of(error);
-}
 
 class Ranks : public ::testing::TestWithParam<int> {};
 INSTANTIATE_TEST_SUITE_P(WorldSizes, Ranks, ::testing::Values(1, 2, 3, 4));

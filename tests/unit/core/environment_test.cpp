@@ -104,5 +104,19 @@ TEST(LaunchEnvironment, NamesTheVariableThatIsWrong) {
   }
 }
 
+TEST(LaunchEnvironment, OneMachineCanPlaySeveralHosts) {
+  Variables variables = kOpenMpi;  // rank 3 of 4
+  variables["LOCKSTEP_PRETEND_HOSTS"] = "a,b,a,b";
+  const auto environment = detect(variables);
+  expect(environment, "Open MPI", 3, 4, 1, 2);
+  EXPECT_EQ(environment.host, "b");
+  variables["LOCKSTEP_PRETEND_HOSTS"] = "a,a,a,c";
+  expect(detect(variables), "Open MPI", 3, 4, 0, 1);
+  EXPECT_EQ(detect(kOpenMpi).host, "");
+  for (const char* garbage : {"", "a,b,a", "a,b,a,b,a", "a,,b,b"}) {
+    expect_error(kOpenMpi, "LOCKSTEP_PRETEND_HOSTS", garbage);
+  }
+}
+
 }  // namespace
 }  // namespace lockstep

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// What ranks see over MPI when one of them dies, stays away, throws or calls something else. Such
+// jobs end without MPI_Finalize, so each runs under an mpirun of its own, which lets survivors
+// live.
+#include <gtest/gtest.h>
+#include <lockstep/lockstep.h>
+#include <signal.h>
+#include <torch/torch.h>
+#include <unistd.h>
+
+#include <array>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <string>
+#include <thread>
+
+namespace lockstep::testing {
+namespace {
+
+using std::chrono::milliseconds;
+using Group = std::shared_ptr<ProcessGroup>;
+
+// --- what a rank does, by name ---
+
+Group init(const std::string& backend, milliseconds timeout = std::chrono::seconds(20)) {
+  return init_process_group(ProcessGroupOptions()
+                                .backend(backend == "mpi" ? Backend::Mpi : Backend::Hierarchical)
+                                .timeout(timeout));
+}
+
+void reduce_forever(const Group& group) {
+  const auto tensor = torch::ones({100000});
+  for (int i = 0; i < 1'000'000; ++i) group->all_reduce(tensor).wait();
+}
+
+const std::map<std::string, std::function<void(const std::string& backend)>> kPrograms{
+    {"message",
+     [](const std::string& backend) {
+       const auto group = init(backend);
+       if (group->rank() == 0) group->send(torch::ones({3}), 1, 7).wait();
+       if (group->rank() == 1) group->recv(torch::ones({4}), 0, 7).wait();
+       group->barrier();
+     }},
+    {"late",
+     [](const std::string& backend) {
+       const auto group = init(backend, milliseconds(600));
+       if (group->rank() == 1) std::this_thread::sleep_for(milliseconds(2500));
+       group->all_reduce(torch::ones({1})).wait();
+     }},
+    {"throw",
+     [](const std::string& backend) {
+       const auto group = init(backend);
+       group->barrier();
+       if (group->rank() == 1) throw std::runtime_error("bad luck");
+       reduce_forever(group);
+     }},
+    {"kill",
+     [](const std::string& backend) {
+       const auto group = init(backend, std::chrono::seconds(5));
+       group->barrier();
+       if (group->rank() == 1) ::raise(SIGKILL);
+       reduce_forever(group);
+     }},
+    {"mismatch",
+     [](const std::string& backend) {
+       const auto group = init(backend);
+       const auto tensor = torch::ones({4});
+       if (group->rank() == 1) {
+         group->broadcast(tensor).wait();
+       } else {
+         group->all_reduce(tensor).wait();
+       }
+     }},
+};
+
+int run_program(const std::string& name, const std::string& backend) {
+  const char* rank = std::getenv("OMPI_COMM_WORLD_RANK");
+  std::string text = "no error";
+  try {
+    kPrograms.at(name)(backend);
+  } catch (const c10::Error& error) {
+    text = error.what_without_backtrace();
+  } catch (const std::exception& error) {
+    text = error.what();
+  }
+  std::fprintf(stderr, "rank %s saw: %s\n", rank, text.c_str());
+  return 0;
+}
+
+// --- the test's side ---
+
+struct Job {
+  int ranks;
+  std::string hosts;  ///< empty: the launcher's
+};
+
+/// Everything that the ranks of a job wrote.
+std::string run_job(const std::string& program, const std::string& backend, const Job& job) {
+  const std::string self = std::filesystem::read_symlink("/proc/self/exe");
+  const std::string hosts = job.hosts.empty() ? "" : "LOCKSTEP_PRETEND_HOSTS=" + job.hosts + " ";
+  const std::string command = hosts + "timeout 60 " LOCKSTEP_TEST_MPIRUN " " +
+                              std::to_string(job.ranks) + " --continuous " + self + " --program " +
+                              program + " " + backend + " 2>&1";
+  std::FILE* pipe = ::popen(command.c_str(), "r");
+  std::string text;
+  std::array<char, 4096> buffer{};
+  for (std::size_t count = 0; (count = std::fread(buffer.data(), 1, buffer.size(), pipe)) > 0;) {
+    text.append(buffer.data(), count);
+  }
+  ::pclose(pipe);
+  return text;
+}
+
+/// What one rank saw, up to the end of its line.
+std::string seen_by(int rank, const std::string& output) {
+  const std::string start = "rank " + std::to_string(rank) + " saw: ";
+  const auto place = output.find(start);
+  if (place == std::string::npos) return "";
+  return output.substr(place + start.size(), output.find('\n', place) - place - start.size());
+}
+
+void expect_part(const std::string& seen, const std::string& part, const std::string& output) {
+  EXPECT_NE(seen.find(part), std::string::npos) << "looked for: " << part << "\nin: " << output;
+}
+
+class MpiFailure : public ::testing::TestWithParam<std::string> {};
+INSTANTIATE_TEST_SUITE_P(Backends, MpiFailure, ::testing::Values("mpi", "hierarchical"));
+
+TEST_P(MpiFailure, AMessageOfAnotherSizeIsRefused) {
+  const std::string output = run_job("message", GetParam(), {2, "a,b"});
+  expect_part(seen_by(1, output),
+              "rank 0 sent a message of 3 x Float with tag 7, this rank expects a message of 4 x "
+              "Float with tag 7",
+              output);
+}
+
+TEST_P(MpiFailure, ARankThatDoesNotComeIsNamed) {
+  const std::string output = run_job("late", GetParam(), {3, "a,a,b"});
+  for (const int rank : {0, 2}) {
+    // Whoever times out first tells the other.
+    expect_part(seen_by(rank, output), "rank 1 has not arrived", output);
+  }
+  expect_part(seen_by(0, output) + seen_by(2, output), "timed out after 0.6 s, waiting since",
+              output);
+}
+
+TEST_P(MpiFailure, ARankThatThrowsIsNamed) {
+  const std::string output = run_job("throw", GetParam(), {3, "a,a,b"});
+  expect_part(seen_by(1, output), "bad luck", output);
+  for (const int rank : {0, 2}) expect_part(seen_by(rank, output), "rank 1", output);
+}
+
+TEST_P(MpiFailure, RanksThatCallDifferentThingsAllSeeIt) {
+  const std::string output = run_job("mismatch", GetParam(), {3, "a,a,b"});
+  for (const int rank : {0, 1, 2}) {
+    expect_part(seen_by(rank, output), "rank 1 called broadcast from rank 0 of 4 x Float", output);
+  }
+}
+
+TEST(MpiFailure, AKilledRankIsNamedAtOnceByTheRanksOfItsHost) {
+  const std::string output = run_job("kill", "hierarchical", {3, "a,a,b"});
+  expect_part(seen_by(0, output), "rank 1 (pid", output);
+  expect_part(seen_by(0, output), "died", output);
+  // The other host hears it from rank 0.
+  expect_part(seen_by(2, output), "rank 0 gave up", output);
+}
+
+}  // namespace
+}  // namespace lockstep::testing
+
+int main(int argc, char** argv) {
+  if (argc == 4 && std::string(argv[1]) == "--program") {
+    return lockstep::testing::run_program(argv[2], argv[3]);
+  }
+  ::testing::InitGoogleTest(&argc, argv);
+  return RUN_ALL_TESTS();
+}

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <c10/util/Exception.h>
+#include <gtest/gtest.h>
+
+#include <exception>
+#include <string>
+
+namespace lockstep::testing {
+
+inline std::string text_of(const std::exception_ptr& error) {
+  if (!error) return "";
+  try {
+    std::rethrow_exception(error);
+  } catch (const c10::Error& caught) {
+    return caught.what_without_backtrace();
+  } catch (const std::exception& caught) {
+    return caught.what();
+  }
+}
+
+template <typename Expected>
+void expect_error(const std::exception_ptr& error, const std::string& part) {
+  ASSERT_NE(error, nullptr) << "expected an error with: " << part;
+  EXPECT_THROW(std::rethrow_exception(error), Expected) << text_of(error);
+  EXPECT_NE(text_of(error).find(part), std::string::npos) << text_of(error);
+}
+
+}  // namespace lockstep::testing
