@@ -22,9 +22,14 @@ using Clock = std::chrono::steady_clock;
 struct Settings {
   std::string op = "all_reduce";
   std::vector<std::size_t> sizes;
+  std::vector<std::string> sides;  // empty: all
   int rounds = 5;
   double seconds = 0.1;  // that one side is timed for, in a round
   std::string output;
+
+  [[nodiscard]] bool wants(const std::string& side) const {
+    return sides.empty() || std::find(sides.begin(), sides.end(), side) != sides.end();
+  }
 };
 
 const std::map<std::string, Op> kOps{{"all_reduce", Op::AllReduce},
@@ -95,7 +100,8 @@ void measure(const Settings& settings, Sides& sides, Meeting& meeting, std::ostr
   for (const std::size_t bytes : settings.sizes) {
     std::vector<Running> all;
     for (const auto& side : sides) {
-      if (side->can(op)) all.push_back(start(*side, op, bytes, meeting, settings.seconds));
+      if (side->can(op) && settings.wants(side->name()))
+        all.push_back(start(*side, op, bytes, meeting, settings.seconds));
     }
     for (int round = 0; round < settings.rounds; ++round) {
       std::rotate(all.begin(), all.begin() + 1, all.end());
@@ -135,6 +141,7 @@ int main(int argc, char** argv) {
   CLI::App app("One rank of the benchmark of collectives.");
   app.add_option("--op", settings.op)->check(CLI::IsMember(bench::kOps));
   app.add_option("--sizes", settings.sizes, "bytes")->required();
+  app.add_option("--sides", settings.sides, "all unless named");
   app.add_option("--rounds", settings.rounds)->check(CLI::PositiveNumber);
   app.add_option("--seconds", settings.seconds)->check(CLI::PositiveNumber);
   app.add_option("--output", settings.output, "folder for figures")->required();

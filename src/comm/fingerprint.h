@@ -31,8 +31,8 @@ struct CallName {
 };
 
 /// What a rank says it is about to do. Ranks compare these before they touch each other's data.
-/// Holds no torch. One cache line, so that reading another rank's costs one transfer.
-struct alignas(64) Fingerprint {
+/// Holds no torch. As large as a cache line, so that reading another rank's costs one transfer.
+struct Fingerprint {
   CollectiveOp op = CollectiveOp::Barrier;
   std::uint8_t dtype = 0;      ///< at::ScalarType
   std::uint8_t reduce_op = 0;  ///< ReduceOp::Kind
@@ -45,6 +45,8 @@ struct alignas(64) Fingerprint {
 
   bool operator==(const Fingerprint&) const = default;
 };
+
+static_assert(sizeof(Fingerprint) == 64);
 
 /// Adds one number to a hash of details; the order counts.
 [[nodiscard]] std::uint64_t mix(std::uint64_t hash, std::uint64_t value);

@@ -33,6 +33,10 @@ class Operation {
   /// blocks.
   virtual bool try_finish() = 0;
 
+  /// Looks again and again for a few microseconds, in which most ranks that are late arrive,
+  /// without reading a clock. True when `try_finish` may get further.
+  virtual bool spin() { return false; }
+
   /// Sleeps until `try_finish` may get further, or `limit` has passed.
   virtual void sleep(std::chrono::nanoseconds limit) = 0;
 

@@ -142,6 +142,7 @@ void OperationQueue::wait(std::uint64_t ticket, std::optional<std::chrono::milli
     if (is_done(ticket)) return;
     if (failure_) std::rethrow_exception(failure_);
     const Entry& entry = entry_to_wait_for(ticket);
+    if (messages_.empty() && entry.operation->spin()) continue;
     const Deadline& deadline = own_deadline ? *own_deadline : deadline_of(ticket);
     if (deadline.has_passed()) {
       fail_with_timeout(entry, deadline);

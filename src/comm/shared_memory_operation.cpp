@@ -59,6 +59,11 @@ bool SharedMemoryOperation::try_finish() {
   return true;
 }
 
+bool SharedMemoryOperation::spin() {
+  const SharedMemoryRounds& rounds = transport_.rounds();
+  return has_acted_ ? rounds.spin_until_finished(round_) : rounds.spin_until_arrived(round_);
+}
+
 void SharedMemoryOperation::sleep(std::chrono::nanoseconds limit) {
   if (has_acted_) {
     transport_.rounds().sleep_until_finished(round_, limit);

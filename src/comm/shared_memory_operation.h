@@ -19,6 +19,7 @@ class SharedMemoryOperation : public Operation {
  public:
   bool try_start(bool is_oldest) final;
   bool try_finish() final;
+  bool spin() final;
   void sleep(std::chrono::nanoseconds limit) final;
   void check_peers() final;
   [[nodiscard]] std::string describe_missing() const final;

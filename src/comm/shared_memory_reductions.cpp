@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
+#include <c10/util/SmallVector.h>
+
 #include <algorithm>
 #include <cstring>
 #include <utility>
@@ -77,8 +79,8 @@ class InPlaceReduction final : public SharedMemoryOperation {
     const int world_size = transport().world_size();
     const Range share =
         share_of(static_cast<std::size_t>(tensor.numel()), element, transport().rank(), world_size);
-    std::vector<const void*> inputs;
-    std::vector<void*> outputs;
+    c10::SmallVector<const void*, 16> inputs;
+    c10::SmallVector<void*, 16> outputs;
     for (int rank = 0; rank < world_size; ++rank) {
       std::byte* block = place_.of(rank) + share.start * element;
       inputs.push_back(block);
@@ -117,7 +119,7 @@ class StagedReduction final : public SharedMemoryOperation {
     const Range share = is_small_ ? Range{0, chunk.count / element}
                                   : share_of(chunk.count / element, element, transport().rank(),
                                              transport().world_size());
-    std::vector<const void*> inputs;
+    c10::SmallVector<const void*, 16> inputs;
     for (int rank = 0; rank < transport().world_size(); ++rank) {
       inputs.push_back(slot(rank) + share.start * element);
     }

@@ -128,21 +128,31 @@ bool SharedMemoryRounds::have_all_finished(std::uint64_t round) const {
   return true;
 }
 
-void SharedMemoryRounds::sleep_on(std::atomic<std::uint32_t> RankBlock::*counter,
-                                  std::uint64_t round, std::chrono::nanoseconds limit) const {
+int SharedMemoryRounds::first_late(std::atomic<std::uint32_t> RankBlock::*counter,
+                                   std::uint64_t round, int from) const {
+  int rank = from;
+  while (rank < world_size_ &&
+         has_passed((block(rank).*counter).load(std::memory_order_acquire), round)) {
+    ++rank;
+  }
+  return rank;
+}
+
+bool SharedMemoryRounds::spin_on(std::atomic<std::uint32_t> RankBlock::*counter,
+                                 std::uint64_t round) const {
   int late = 0;
-  const auto find_late = [&] {
-    while (late < world_size_ &&
-           has_passed((block(late).*counter).load(std::memory_order_acquire), round)) {
-      ++late;
-    }
-    return late < world_size_;
-  };
   for (int i = 0; i < spins_; ++i) {
-    if (!find_late()) return;
+    late = first_late(counter, round, late);
+    if (late == world_size_) return true;
     pause();
   }
-  if (!find_late()) return;
+  return false;
+}
+
+void SharedMemoryRounds::sleep_on(std::atomic<std::uint32_t> RankBlock::*counter,
+                                  std::uint64_t round, std::chrono::nanoseconds limit) const {
+  const int late = first_late(counter, round, 0);
+  if (late == world_size_) return;
   RankBlock& other = block(late);
   other.sleepers.fetch_add(1, std::memory_order_seq_cst);
   const std::uint32_t seen = (other.*counter).load(std::memory_order_seq_cst);
@@ -150,6 +160,14 @@ void SharedMemoryRounds::sleep_on(std::atomic<std::uint32_t> RankBlock::*counter
     native::futex_wait(other.*counter, seen, limit);
   }
   other.sleepers.fetch_sub(1, std::memory_order_seq_cst);
+}
+
+bool SharedMemoryRounds::spin_until_arrived(std::uint64_t round) const {
+  return spin_on(&RankBlock::arrived, round);
+}
+
+bool SharedMemoryRounds::spin_until_finished(std::uint64_t round) const {
+  return spin_on(&RankBlock::finished, round);
 }
 
 void SharedMemoryRounds::sleep_until_arrived(std::uint64_t round,

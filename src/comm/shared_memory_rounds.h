@@ -57,8 +57,10 @@ class SharedMemoryRounds {
   /// Everything that this rank had to do or wait for in its oldest open round is done.
   void complete() noexcept { ++completed_; }
 
-  /// Sleep until a rank that is behind moves, for at most `limit`; first spins a little where cores
-  /// are free.
+  /// Look for a few microseconds, where cores are free, whether all ranks are there.
+  [[nodiscard]] bool spin_until_arrived(std::uint64_t round) const;
+  [[nodiscard]] bool spin_until_finished(std::uint64_t round) const;
+  /// Sleep until a rank that is behind moves, for at most `limit`.
   void sleep_until_arrived(std::uint64_t round, std::chrono::nanoseconds limit) const;
   void sleep_until_finished(std::uint64_t round, std::chrono::nanoseconds limit) const;
 
@@ -83,6 +85,10 @@ class SharedMemoryRounds {
   struct RankBlock;
 
   [[nodiscard]] RankBlock& block(int rank) const;
+  [[nodiscard]] int first_late(std::atomic<std::uint32_t> RankBlock::*counter, std::uint64_t round,
+                               int from) const;
+  [[nodiscard]] bool spin_on(std::atomic<std::uint32_t> RankBlock::*counter,
+                             std::uint64_t round) const;
   void sleep_on(std::atomic<std::uint32_t> RankBlock::*counter, std::uint64_t round,
                 std::chrono::nanoseconds limit) const;
   void publish(std::atomic<std::uint32_t>& counter, std::uint32_t value) const;
