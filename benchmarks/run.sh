@@ -12,6 +12,8 @@ list() {
   echo "usage: benchmarks/run.sh NAME [ARGUMENT ...]"
   echo
   echo "  ddp_step   a training step with Lockstep, with plain MPI, with PyTorch's DDP, and without communication"
+  echo "  all_reduce, broadcast, all_gather, reduce_scatter, all_to_all"
+  echo "             one collective from 1 KiB to 256 MiB with Lockstep, with MPI, and with c10d's gloo"
   echo
   echo "benchmarks/run.sh NAME --help shows the arguments."
 }
@@ -38,23 +40,38 @@ python_with_torch() {
   [[ -x $candidate ]] && echo "$candidate" || command -v python3
 }
 
+# early_checks DRIVER ARGUMENT ...: wrong arguments are told before a long build; set-up brings python3.
+early_checks() {
+  command -v python3 >/dev/null || return 0
+  local argument
+  for argument in "${@:2}"; do
+    [[ $argument != -h && $argument != --help ]] || exec python3 "$1" --help
+  done
+  python3 "$1" --check-arguments "${@:2}"
+}
+
 ddp_step() {
   local driver=$root/benchmarks/ddp_step_driver.py
-  if command -v python3 >/dev/null; then  # wrong arguments are told before a long build; set-up brings python3
-    for argument in "$@"; do
-      [[ $argument != -h && $argument != --help ]] || exec python3 "$driver" --help
-    done
-    python3 "$driver" --check-arguments "$@"
-  fi
+  early_checks "$driver" "$@"
   "$root/tools/setup.sh"
   build ddp_step
   exec python3 "$driver" "--program=$build_dir/release/benchmarks/ddp_step" "--python=$(python_with_torch)" "$@"
+}
+
+# collective OP ARGUMENT ...
+collective() {
+  local driver=$root/benchmarks/collectives_driver.py
+  early_checks "$driver" "$@"
+  "$root/tools/setup.sh"
+  build collectives
+  exec python3 "$driver" "--program=$build_dir/release/benchmarks/collectives" "$@"
 }
 
 case ${1:-} in
   '') list ;;
   -h | --help) list ;;
   ddp_step) "$@" ;;
+  all_reduce | broadcast | all_gather | reduce_scatter | all_to_all) collective "$@" ;;
   *)
     echo "benchmark: there is no benchmark '$1'; benchmarks/run.sh lists them" >&2
     exit 2

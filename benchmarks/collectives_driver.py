@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Times one collective by Lockstep, MPI and gloo for many sizes, prints tables and a result line, appends a record.
+
+benchmarks/run.sh builds and calls it; benchmarks/README.md says what is measured and why this way.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import shlex
+import signal
+import statistics
+import sys
+import tempfile
+
+import machine
+from jobs import Job, JobError
+
+FOLDER = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(FOLDER)
+OPS = ["all_reduce", "broadcast", "all_gather", "reduce_scatter", "all_to_all"]
+# What each side is called in the table; the order of the table.
+SIDES = {
+    "lockstep": "Lockstep, group memory",
+    "ordinary": "Lockstep, ordinary memory",
+    "lockstep_mpi": "Lockstep over MPI",
+    "mpi": "MPI itself",
+    "gloo": "c10d gloo",
+    "limit": "limit: the same loop, no waiting",
+}
+SMALLEST = 1 << 10
+LARGEST = 256 << 20
+LARGE = 1 << 20
+
+
+class UsageError(Exception):
+    pass
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise UsageError(message)
+
+
+def positive(text):
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+positive.__name__ = "positive number"  # argparse names the type in its message
+
+
+def parse(arguments):
+    parser = Parser(prog="benchmarks/run.sh OP", allow_abbrev=False, description=__doc__.splitlines()[0])
+    parser.add_argument("op", choices=OPS, metavar="OP", help=", ".join(OPS))
+    parser.add_argument("--ranks", type=positive, default=2, help="processes, one thread each (default 2)")
+    parser.add_argument("--rounds", type=positive, default=5, help="turns of all sides for each size (default 5)")
+    parser.add_argument("--smallest", type=positive, default=SMALLEST, help=f"bytes (default {SMALLEST})")
+    parser.add_argument("--largest", type=positive, default=LARGEST, help=f"bytes (default {LARGEST})")
+    parser.add_argument("--deadline", type=positive, default=1200, help="seconds the run may take (default 1200)")
+    parser.add_argument("--no-record", action="store_true", help="append nothing to benchmarks/records")
+    # For run.sh:
+    parser.add_argument("--program", help=argparse.SUPPRESS)
+    parser.add_argument("--check-arguments", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.smallest > options.largest:
+        parser.error(f"--smallest {options.smallest} is more than --largest {options.largest}")
+    return options
+
+
+def sizes_of(options):
+    """By powers of 4."""
+    sizes = []
+    size = options.smallest
+    while size <= options.largest:
+        sizes.append(size)
+        size *= 4
+    return sizes
+
+
+def run_ranks(options, output):
+    # No ranks are bound to cores; loop-back and shared memory only.
+    command = ["mpirun", "-n", str(options.ranks), "--oversubscribe", "--bind-to", "none", "--mca", "btl", "self,vader"]
+    command += [options.program, "--op", options.op, "--rounds", str(options.rounds), "--output", output]
+    command += ["--sizes", *map(str, sizes_of(options))]
+    environment = dict(
+        os.environ,
+        OMP_NUM_THREADS="1",
+        GLOO_SOCKET_IFNAME="lo",
+        OMPI_ALLOW_RUN_AS_ROOT="1",
+        OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
+    )
+    Job([command], [environment]).wait(options.deadline)
+
+
+def read_figures(options, output):
+    """{side: {size: microseconds of the slowest rank, one a round}}, {side: {size: wrong elements}}"""
+    rounds, wrong, fingerprint = {}, {}, 0.0
+    for rank in range(options.ranks):
+        with open(os.path.join(output, f"rank{rank}.txt"), encoding="ascii") as file:
+            for line in file:
+                size, side, number, time, errors = line.split()
+                if side == "fingerprint":
+                    fingerprint = max(fingerprint, float(time))
+                    continue
+                figures = rounds.setdefault(side, {}).setdefault(int(size), {})
+                figures[int(number)] = max(figures.get(int(number), 0.0), float(time))
+                errors_so_far = wrong.setdefault(side, {})
+                errors_so_far[int(size)] = errors_so_far.get(int(size), 0) + int(errors)
+    times = {side: {size: list(by_round.values()) for size, by_round in sizes.items()} for side, sizes in rounds.items()}
+    for side, sizes in times.items():
+        for size in sizes_of(options):
+            if len(sizes.get(size, [])) != options.rounds:
+                raise JobError(f"{side} left {len(sizes.get(size, []))} rounds of {size} bytes instead of {options.rounds}")
+    return times, wrong, fingerprint
+
+
+def bus_factor(op, ranks):
+    """nccl-tests' factor from the bandwidth of the algorithm to that of the busiest link."""
+    if op == "broadcast":
+        return 1.0
+    return (2.0 if op == "all_reduce" else 1.0) * (ranks - 1) / ranks
+
+
+def print_tables(options, medians, times, wrong):
+    factor = bus_factor(options.op, options.ranks)
+    print(f"{options.op}, float, {options.ranks} ranks, {options.rounds} rounds; the slowest rank's time of one call")
+    for side, title in SIDES.items():
+        if side not in medians:
+            continue
+        print(f"\n# {title}")
+        print(f"{'size':>12} {'count':>10} {'time':>12} {'min':>12} {'max':>12} {'algbw':>8} {'busbw':>8} {'#wrong':>7}")
+        print(f"{'(B)':>12} {'(floats)':>10} {'(us)':>12} {'(us)':>12} {'(us)':>12} {'(GB/s)':>8} {'(GB/s)':>8}")
+        for size, time in medians[side].items():
+            algorithm = size / time / 1e3
+            figures = times[side][size]
+            errors = "n/a" if side == "limit" else wrong[side][size]
+            print(
+                f"{size:>12} {size // 4:>10} {time:>12.2f} {min(figures):>12.2f} {max(figures):>12.2f}"
+                f" {algorithm:>8.2f} {algorithm * factor:>8.2f} {errors:>7}"
+            )
+    print()
+
+
+def smallest_ratio(medians, above, below, keeps):
+    if above not in medians or below not in medians:
+        return None
+    ratios = [medians[above][size] / time for size, time in medians[below].items() if keeps(size)]
+    return round(min(ratios), 3) if ratios else None
+
+
+def ratios_of(medians, fingerprint):
+    """Above 1 is in favour of the side that the name begins with, or of Lockstep in group memory."""
+    def large(size):
+        return size >= LARGE
+
+    def every(_):
+        return True
+
+    ratios = {
+        "vs_gloo_min": smallest_ratio(medians, "gloo", "lockstep", every),
+        "vs_mpi_large_min": smallest_ratio(medians, "mpi", "lockstep", large),
+        "vs_mpi_small_min": smallest_ratio(medians, "mpi", "lockstep", lambda size: not large(size)),
+        "of_limit_large_min": smallest_ratio(medians, "limit", "lockstep", large),
+        "ordinary_vs_gloo_min": smallest_ratio(medians, "gloo", "ordinary", every),
+    }
+    if LARGE in medians["lockstep"]:
+        ratios["fingerprint_share_1MiB"] = round(fingerprint / medians["lockstep"][LARGE], 5)
+    return ratios
+
+
+def append_record(options, command, times, medians, ratios, wrong):
+    record = {
+        "benchmark": options.op,
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        **machine.commit(ROOT),
+        "machine": machine.facts(),
+        "os": machine.operating_system(),
+        "command": command,
+        "ranks": options.ranks,
+        "unit": "microseconds a call of the slowest rank; raw: side -> bytes -> round",
+        "raw": times,
+        "medians": medians,
+        "wrong": wrong,
+        "ratios": ratios,
+    }
+    folder = os.path.join(FOLDER, "records")
+    os.makedirs(folder, exist_ok=True)
+    with open(os.path.join(folder, "collectives.jsonl"), "a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def run(options, command):
+    with tempfile.TemporaryDirectory() as output:
+        run_ranks(options, output)
+        times, wrong, fingerprint = read_figures(options, output)
+    medians = {
+        side: {size: round(statistics.median(times[side][size]), 3) for size in sizes_of(options)}
+        for side in SIDES
+        if side in times
+    }
+    ratios = ratios_of(medians, fingerprint)
+    print_tables(options, medians, times, wrong)
+    if not options.no_record:
+        append_record(options, command, times, medians, ratios, wrong)
+    shown = (f"{name}={'n/a' if value is None else format(value, '.4f' if 'share' in name else '.2f')}" for name, value in ratios.items())
+    print("result: " + " ".join(shown), flush=True)
+    errors = sum(sum(sizes.values()) for sizes in wrong.values())
+    if errors:
+        raise JobError(f"{errors} elements were wrong; the tables say of whom")
+
+
+def visible(arguments):
+    """The command as a person would type it, without what run.sh added."""
+    kept = [a for a in arguments if not a.startswith("--program=")]
+    return shlex.join(["benchmarks/run.sh", *kept])
+
+
+def main(arguments):
+    try:
+        options = parse(arguments)
+        if options.check_arguments:
+            return 0
+        if not options.program:
+            raise UsageError("start it through benchmarks/run.sh")
+    except UsageError as error:
+        print(f"benchmark: {error}", file=sys.stderr)
+        return 2
+    # So that the processes of a job are ended when this one is.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        run(options, visible(arguments))
+    except JobError as error:
+        print(f"{options.op}: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
