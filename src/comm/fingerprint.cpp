@@ -5,7 +5,10 @@
 #include <lockstep/comm/types.h>
 
 #include <algorithm>
+#include <array>
+#include <cstring>
 #include <sstream>
+#include <type_traits>
 #include <utility>
 
 #include "comm/operation.h"
@@ -110,6 +113,21 @@ std::string describe_call(const Fingerprint& fingerprint) {
 
 std::string describe(const Fingerprint& fingerprint) {
   return describe_call(fingerprint) + name_text(fingerprint.name);
+}
+
+std::uint64_t digest_of(const Fingerprint& fingerprint, bool has_place) {
+  Fingerprint print = fingerprint;
+  if (!has_place) print.is_in_group_memory = 0, print.place = 0;
+  static_assert(std::has_unique_object_representations_v<Fingerprint>);
+  std::array<std::uint64_t, sizeof(print) / sizeof(std::uint64_t)> words;
+  std::memcpy(words.data(), &print, sizeof(print));
+  std::uint64_t digest = 0x9e3779b97f4a7c15;
+  for (const std::uint64_t word : words) {
+    // Multiplying carries a difference upwards, the shift brings it down again.
+    digest = (digest ^ word) * 0xff51afd7ed558ccd;
+    digest ^= digest >> 32;
+  }
+  return digest;
 }
 
 void check_fingerprints(int world_size, const std::function<Fingerprint(int rank)>& of,

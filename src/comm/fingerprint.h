@@ -48,6 +48,10 @@ struct Fingerprint {
 
 static_assert(sizeof(Fingerprint) == 64);
 
+/// All of it in one number: ranks whose numbers are the same need not read each other's.
+/// `has_place`: whether the place in group memory counts.
+[[nodiscard]] std::uint64_t digest_of(const Fingerprint& fingerprint, bool has_place);
+
 /// Adds one number to a hash of details; the order counts.
 [[nodiscard]] std::uint64_t mix(std::uint64_t hash, std::uint64_t value);
 

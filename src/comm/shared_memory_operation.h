@@ -64,6 +64,7 @@ class SharedMemoryOperation : public Operation {
   std::uint64_t arrived_rounds_ = 0;
   std::uint64_t round_ = 0;  // the group's number of the round under way
   std::uint64_t turn_ = 0;
+  std::uint64_t digest_ = 0;
   bool has_acted_ = false;
 };
 

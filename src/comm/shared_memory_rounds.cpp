@@ -18,6 +18,7 @@ namespace {
 // completed round r - kMaxAhead, which everybody then had arrived at, having completed (so, read)
 // round r - 2 * kMaxAhead.
 constexpr std::size_t kRing = 2 * SharedMemoryRounds::kMaxAhead;
+constexpr std::uint64_t kDigests = 7;
 constexpr int kSpins =
     2000;  // some 20 us: longer than a hand-over between running ranks, shorter than a sleep hurts
 
@@ -43,8 +44,10 @@ int usable_cores() {
 
 // What the owner writes in every round, and what sleepers write, lie on different cache lines.
 struct alignas(64) SharedMemoryRounds::RankBlock {
-  std::atomic<std::uint32_t> arrived{0};               // written by the owner
-  std::atomic<std::uint32_t> finished{0};              // written by the owner
+  std::atomic<std::uint32_t> arrived{0};   // written by the owner
+  std::atomic<std::uint32_t> finished{0};  // written by the owner
+  // Of the latest rounds. They come along with the counters, in one transfer.
+  std::array<std::atomic<std::uint64_t>, kDigests> digests{};
   alignas(64) std::atomic<std::uint32_t> sleepers{0};  // ranks that sleep on one of the two
   alignas(64) std::atomic<RankState> state{RankState::Joining};
   std::int32_t pid = 0;
@@ -91,9 +94,11 @@ void SharedMemoryRounds::publish(std::atomic<std::uint32_t>& counter, std::uint3
   if (block(rank_).sleepers.load(std::memory_order_seq_cst) != 0) native::futex_wake_all(counter);
 }
 
-std::uint64_t SharedMemoryRounds::arrive(const Fingerprint& fingerprint) {
+std::uint64_t SharedMemoryRounds::arrive(const Fingerprint& fingerprint, std::uint64_t digest) {
   RankBlock& own = block(rank_);
   own.fingerprints[arrived_ % kRing] = fingerprint;
+  // Not before the counter says that this entry's last round is long ago.
+  own.digests[arrived_ % kDigests].store(digest, std::memory_order_release);
   publish(own.arrived, static_cast<std::uint32_t>(arrived_ + 1));
   return arrived_++;
 }
@@ -105,6 +110,18 @@ bool SharedMemoryRounds::has_arrived(int rank, std::uint64_t round) const {
 bool SharedMemoryRounds::have_all_arrived(std::uint64_t round) const {
   for (int rank = 0; rank < world_size_; ++rank) {
     if (!has_arrived(rank, round)) return false;
+  }
+  return true;
+}
+
+bool SharedMemoryRounds::have_same_digest(std::uint64_t round, std::uint64_t digest) const {
+  for (int rank = 0; rank < world_size_; ++rank) {
+    const RankBlock& other = block(rank);
+    if (other.digests[round % kDigests].load(std::memory_order_acquire) != digest) return false;
+    // The entry is written again before the counter says so.
+    const auto ahead =
+        other.arrived.load(std::memory_order_acquire) - static_cast<std::uint32_t>(round);
+    if (ahead >= kDigests) return false;
   }
   return true;
 }

@@ -43,10 +43,13 @@ class SharedMemoryRounds {
 
   /// Whether this rank may announce another round already.
   [[nodiscard]] bool can_arrive() const noexcept { return arrived_ - completed_ < kMaxAhead; }
-  /// Announces the next round of this rank and returns its number.
-  std::uint64_t arrive(const Fingerprint& fingerprint);
+  /// Announces the next round of this rank and returns its number. `digest`: of the fingerprint.
+  std::uint64_t arrive(const Fingerprint& fingerprint, std::uint64_t digest);
   [[nodiscard]] bool has_arrived(int rank, std::uint64_t round) const;
   [[nodiscard]] bool have_all_arrived(std::uint64_t round) const;
+  /// Whether all ranks arrived at `round` with this digest. False also where that cannot be seen
+  /// any more, because a rank is several rounds ahead; the fingerprints tell then.
+  [[nodiscard]] bool have_same_digest(std::uint64_t round, std::uint64_t digest) const;
   [[nodiscard]] Fingerprint fingerprint(int rank, std::uint64_t round) const;
 
   /// Announces that this rank has done its part of `round`, and of all before it.

@@ -66,7 +66,7 @@ TEST_P(Rounds, OrderTheDataOfAllRanks) {
       SharedMemoryRounds rounds = world.join(rank);
       for (int step = 0; step < 500; ++step) {
         for (int& value : values[static_cast<std::size_t>(rank)]) value = step + rank;
-        const std::uint64_t round = rounds.arrive({});
+        const std::uint64_t round = rounds.arrive({}, 1);
         await_arrived(rounds, round);
         // As an all-reduce in place: every rank sums its share of all blocks into all blocks.
         for (std::size_t i = static_cast<std::size_t>(rank); i < 64;
@@ -98,7 +98,7 @@ TEST_P(Rounds, LetARankArriveAheadAndKeepItsFingerprints) {
           Fingerprint print;
           print.elements = next * 10;
           print.root = rank;
-          EXPECT_EQ(rounds.arrive(print), next);
+          EXPECT_EQ(rounds.arrive(print, next), next);
           ++next;
         }
         await_arrived(rounds, done);
@@ -107,6 +107,8 @@ TEST_P(Rounds, LetARankArriveAheadAndKeepItsFingerprints) {
           ASSERT_EQ(print.elements, done * 10);
           ASSERT_EQ(print.root, peer);
         }
+        // Never seen as the digest of another round, however far ahead others are.
+        ASSERT_FALSE(rounds.have_same_digest(done, done + 28));
         EXPECT_EQ(next - done, SharedMemoryRounds::kMaxAhead);
         rounds.finish(done);
         rounds.complete();
@@ -115,12 +117,25 @@ TEST_P(Rounds, LetARankArriveAheadAndKeepItsFingerprints) {
   }
 }
 
+TEST(RoundsDigests, AreSeenWhileTheyAreFreshAndDifferWhereOneDoes) {
+  const World world(2);
+  SharedMemoryRounds first = world.join(0);
+  SharedMemoryRounds second = world.join(1);
+  for (std::uint64_t round = 0; round < 20; ++round) {
+    EXPECT_EQ(first.arrive({}, round), round);
+    EXPECT_EQ(second.arrive({}, round == 9 ? 1000 : round), round);
+    EXPECT_EQ(first.have_same_digest(round, round), round != 9);
+  }
+  EXPECT_TRUE(first.have_same_digest(14, 14));
+  EXPECT_FALSE(first.have_same_digest(13, 13)) << "about to be written over";
+}
+
 TEST(RoundsFailure, ARankThatLeavesCannotComeAndSaysWhy) {
   const World world(2);
   SharedMemoryRounds first = world.join(0);
   SharedMemoryRounds second = world.join(1);
   EXPECT_TRUE(first.can_still_come(1));
-  const std::uint64_t round = first.arrive({});
+  const std::uint64_t round = first.arrive({}, 1);
   EXPECT_FALSE(first.have_all_arrived(round));
   EXPECT_FALSE(first.has_arrived(1, round));
   second.leave(SharedMemoryRounds::RankState::Left, std::string(1000, 'x'));
