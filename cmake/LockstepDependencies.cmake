@@ -1,4 +1,5 @@
-# Finds what Lockstep links. Result variables LOCKSTEP_HAS_CUDA and LOCKSTEP_HAS_MPI are ON or OFF, never AUTO.
+# Finds what Lockstep links. Result variables LOCKSTEP_HAS_CUDA, LOCKSTEP_HAS_GLOO and
+# LOCKSTEP_HAS_MPI are ON or OFF, never AUTO.
 
 file(STRINGS "${CMAKE_CURRENT_SOURCE_DIR}/tools/versions.env" _minimum REGEX "^LOCKSTEP_TORCH_MINIMUM=")
 string(REGEX REPLACE ".*=" "" LOCKSTEP_TORCH_MINIMUM "${_minimum}")
@@ -14,6 +15,18 @@ if(NOT LOCKSTEP_WITH_CUDA STREQUAL "OFF")
   elseif(NOT LOCKSTEP_WITH_CUDA STREQUAL "AUTO")
     message(FATAL_ERROR "LOCKSTEP_WITH_CUDA is ${LOCKSTEP_WITH_CUDA}, but the LibTorch in ${LibTorch_DIR_FOUND} has no "
                         "complete set of CUDA and NCCL libraries beside it (LOCKSTEP_CPU_ONLY installs none)")
+  endif()
+endif()
+
+# Declarations only: LibTorch holds gloo's code, and a second copy in the process would be a defect.
+set(LOCKSTEP_HAS_GLOO OFF)
+if(NOT LOCKSTEP_WITH_GLOO STREQUAL "OFF")
+  find_path(GLOO_INCLUDE_DIR gloo/transport/device.h)
+  mark_as_advanced(GLOO_INCLUDE_DIR)
+  if(GLOO_INCLUDE_DIR)
+    set(LOCKSTEP_HAS_GLOO ON)
+  elseif(LOCKSTEP_WITH_GLOO STREQUAL "ON")
+    message(FATAL_ERROR "LOCKSTEP_WITH_GLOO is ON, but gloo's headers (Debian: libgloo-dev) were not found")
   endif()
 endif()
 

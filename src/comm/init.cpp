@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "comm/backend_choice.h"
+#include "comm/gloo_process_group.h"
 #include "comm/mpi_process_group.h"
 #include "comm/shared_memory_process_group.h"
 #include "comm/single_process_group.h"
@@ -34,6 +35,8 @@ std::shared_ptr<ProcessGroup> make_transport(Backend backend, const LaunchEnviro
       return make_mpi_process_group(environment, timeout);
     case Backend::Hierarchical:
       return make_hierarchical_process_group(environment, timeout);
+    case Backend::Gloo:
+      return make_gloo_process_group(environment, timeout, GlooRendezvous::detect());
     default:
       return std::make_shared<SingleProcessGroup>(environment, timeout);
   }

@@ -49,6 +49,9 @@ class OperationQueue {
   /// from now) passed. Throws: the queue's failure.
   void wait(std::uint64_t ticket, std::optional<std::chrono::milliseconds> timeout);
 
+  [[nodiscard]] bool has_entries() const noexcept {
+    return !entries_.empty() || !messages_.empty();
+  }
   [[nodiscard]] std::uint64_t pushed() const noexcept { return done_ + entries_.size(); }
 
  private:

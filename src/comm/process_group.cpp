@@ -44,6 +44,10 @@ void ProcessGroup::keep_unfinished() noexcept {
   [[maybe_unused]] auto* kept = queue_.release();
 }
 
+bool ProcessGroup::has_unfinished() const noexcept {
+  return queue_->has_entries();
+}
+
 bool ProcessGroup::is_failure_shared() const noexcept {
   return queue_->is_failure_shared();
 }

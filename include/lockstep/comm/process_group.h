@@ -216,6 +216,7 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   /// For backends that cannot call back what they gave away: leaves unfinished operations and their
   /// buffers in memory.
   void keep_unfinished() noexcept;
+  [[nodiscard]] bool has_unfinished() const noexcept;
   /// Whether the group failed in a way that every rank found by itself.
   [[nodiscard]] bool is_failure_shared() const noexcept;
 

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "comm/gloo_channels.h"
+
+#include <lockstep/core/error.h>
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+
+#include <cstdlib>
+#include <future>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "comm/operation.h"
+
+namespace lockstep {
+namespace {
+
+// How long an answer of the store is waited for, and how often it is asked about ranks that left.
+constexpr std::chrono::seconds kStoreLimit{2};
+constexpr std::chrono::milliseconds kLookInterval{250};
+
+std::string here(int rank) {
+  return "here/" + std::to_string(rank);
+}
+std::string waits(int rank) {
+  return "waits/" + std::to_string(rank);
+}
+
+std::shared_ptr<::gloo::transport::Device> make_device(const LaunchEnvironment& environment) {
+  const char* interface = std::getenv("GLOO_SOCKET_IFNAME");
+  if (interface != nullptr && *interface != '\0') {
+    return c10d::ProcessGroupGloo::createDeviceForInterface(interface);
+  }
+  // On one host nobody outside need reach these ranks.
+  if (environment.local_size == environment.world_size && environment.host.empty()) {
+    return c10d::ProcessGroupGloo::createDeviceForHostname("127.0.0.1");
+  }
+  return c10d::ProcessGroupGloo::createDefaultDevice();
+}
+
+/// Returns when all ranks are there, so that what follows does not wait for one that never comes.
+void meet(c10d::Store& store, int rank, int size, std::chrono::milliseconds timeout) {
+  store.set(here(rank), std::vector<std::uint8_t>{1});
+  std::vector<std::string> keys;
+  for (int peer = 0; peer < size; ++peer) keys.push_back(here(peer));
+  try {
+    store.wait(keys, timeout);
+  } catch (const std::exception& error) {
+    std::string missing;
+    for (int peer = 0; peer < size; ++peer) {
+      if (!store.check({here(peer)}))
+        missing += (missing.empty() ? "" : ", ") + std::to_string(peer);
+    }
+    throw LaunchError("rank(s) " + missing + " of " + std::to_string(size) +
+                      " did not come to the meeting of backend Gloo within " +
+                      std::to_string(timeout.count()) + " ms");
+  }
+}
+
+std::vector<std::uint8_t> bytes_of_text(const std::string& text) {
+  return {text.begin(), text.end()};
+}
+std::string text_of_bytes(const std::vector<std::uint8_t>& bytes) {
+  return {bytes.begin(), bytes.end()};
+}
+
+}  // namespace
+
+GlooChannels::GlooChannels(Store store, const LaunchEnvironment& environment,
+                           std::chrono::milliseconds timeout)
+    : rank_(environment.rank), size_(environment.world_size), store_(std::move(store)) {
+  try {
+    meet(*store_, rank_, size_, timeout);
+    const auto open = [&](const char* name) {
+      const auto options = c10d::ProcessGroupGloo::Options::create(timeout);
+      options->devices.push_back(make_device(environment));
+      options->threads = 1;  // one step is under way at a time
+      return c10::make_intrusive<c10d::ProcessGroupGloo>(
+          c10::make_intrusive<c10d::PrefixStore>(name, store_), rank_, size_, options);
+    };
+    fingerprints_ = open("fingerprints");
+    data_ = open("data");
+    messages_ = open("messages");
+  } catch (const LaunchError&) {
+    throw;
+  } catch (const std::exception& error) {
+    throw LaunchError(std::string("gloo could not connect the ranks: ") + words_of(error));
+  }
+}
+
+GlooChannels::~GlooChannels() = default;
+
+std::optional<std::string> GlooChannels::ask(std::function<std::string()> question) {
+  // A stopped rank may hold the store, and c10d waits for its answer without a deadline: so
+  // somebody else waits.
+  if (is_store_silent_) return std::nullopt;
+  auto answer = std::make_shared<std::promise<std::string>>();
+  auto future = answer->get_future();
+  auto thread = std::make_unique<std::thread>([answer, question = std::move(question)] {
+    try {
+      answer->set_value(question());
+    } catch (...) {
+      answer->set_exception(std::current_exception());
+    }
+  });
+  if (future.wait_for(kStoreLimit) != std::future_status::ready) {
+    is_store_silent_ = true;
+    [[maybe_unused]] auto* kept = thread.release();  // waits as long as the store is silent
+    return std::nullopt;
+  }
+  thread->join();
+  try {
+    return future.get();
+  } catch (const std::exception&) {  // whoever held the store is gone
+    is_store_silent_ = true;
+    return std::nullopt;
+  }
+}
+
+void GlooChannels::say_leaving(const std::string& reason) noexcept {
+  try {
+    static_cast<void>(ask([store = store_, text = "rank " + std::to_string(rank_) +
+                                                  " gave up: " + reason.substr(0, 500)] {
+      // The first reason is the true one.
+      store->compareSet("left", {}, bytes_of_text(text));
+      return std::string();
+    }));
+  } catch (...) {
+  }
+}
+
+void GlooChannels::say_waiting(std::uint64_t collective) noexcept {
+  try {
+    static_cast<void>(ask([store = store_, key = waits(rank_), collective] {
+      store->set(key, bytes_of_text(std::to_string(collective)));
+      return std::string();
+    }));
+  } catch (...) {
+  }
+}
+
+std::string GlooChannels::who_left() {
+  const auto now = std::chrono::steady_clock::now();
+  if (now - last_look_ < kLookInterval) return "";
+  last_look_ = now;
+  return who_left_now();
+}
+
+std::string GlooChannels::who_left_now() {
+  const auto answer = ask([store = store_] {
+    return store->check({"left"}) ? text_of_bytes(store->get("left")) : std::string();
+  });
+  return answer.value_or("");
+}
+
+std::string GlooChannels::late_ranks(std::uint64_t collective) {
+  const auto answer = ask([store = store_, size = size_, own = rank_, collective] {
+    std::string text;
+    for (int rank = 0; rank < size; ++rank) {
+      if (rank == own) continue;
+      const bool has_waited = store->check({waits(rank)});
+      if (has_waited && std::stoull(text_of_bytes(store->get(waits(rank)))) >= collective) continue;
+      text += (text.empty() ? "rank " : ", rank ") + std::to_string(rank) + " has not arrived";
+    }
+    return text.empty() ? std::string("the data of a rank that has arrived does not come") : text;
+  });
+  return answer.value_or("the rank that holds the meeting point does not answer");
+}
+
+std::string words_of(const std::exception& error) {
+  const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
+  const std::string text = torch_error ? torch_error->what_without_backtrace() : error.what();
+  return text.substr(0, text.find("\nException raised from"));
+}
+
+bool is_gloo_work_done(GlooChannels& channels, c10d::Work& work) {
+  if (!work.isCompleted()) return false;
+  const auto error = work.exception();
+  if (!error) return true;
+  std::string reason = channels.who_left_now();
+  if (reason.empty()) {
+    try {
+      std::rethrow_exception(error);
+    } catch (const std::exception& caught) {
+      reason = std::string("a connection to another rank broke: ") + words_of(caught);
+    }
+  }
+  throw OperationFailure{OperationFailure::Kind::PeerLost, reason,
+                         "look at what the other ranks reported first"};
+}
+
+}  // namespace lockstep

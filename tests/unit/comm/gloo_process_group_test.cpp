@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The gloo backend with ranks as threads: results, and the world failing.
+#include "comm/gloo_process_group.h"
+
+#include <gtest/gtest.h>
+#include <lockstep/core/error.h>
+
+#include <cstdlib>
+#include <functional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "support/collective_conformance.h"
+#include "support/expected_errors.h"
+#include "support/free_port.h"
+#include "support/in_process_ranks.h"
+#include "support/random_conformance.h"
+
+namespace lockstep::testing {
+namespace {
+
+using std::chrono::milliseconds;
+using Group = std::shared_ptr<ProcessGroup>;
+
+std::vector<std::exception_ptr> run_gloo_ranks(int world_size,
+                                               const std::function<void(const Group&)>& body,
+                                               milliseconds timeout = std::chrono::seconds(30)) {
+  const std::string job = unique_job_id();
+  const GlooRendezvous rendezvous{"127.0.0.1", free_port(), false};
+  std::vector<std::exception_ptr> errors(static_cast<std::size_t>(world_size));
+  std::vector<std::jthread> threads;
+  for (int rank = 0; rank < world_size; ++rank) {
+    threads.emplace_back([&, rank] {
+      try {
+        body(make_gloo_process_group(fake_environment(rank, world_size, job), timeout, rendezvous));
+      } catch (...) {
+        errors[static_cast<std::size_t>(rank)] = std::current_exception();
+      }
+    });
+  }
+  threads.clear();
+  return errors;
+}
+
+class GlooRanks : public ::testing::TestWithParam<int> {};
+INSTANTIATE_TEST_SUITE_P(WorldSizes, GlooRanks, ::testing::Values(1, 2, 3, 4));
+
+TEST_P(GlooRanks, CollectivesMatchSumsMadeByHandInRankOrder) {
+  const auto errors = run_gloo_ranks(GetParam(), [](const Group& group) {
+    EXPECT_EQ(group->backend(), Backend::Gloo);
+    check_reduce(*group);
+    check_reduce_scatter(*group);
+    check_broadcast(*group);
+    check_all_gather(*group);
+    check_gather_and_scatter(*group);
+    check_all_to_all(*group);
+    check_pipelining(*group);
+    check_messages(*group);
+    check_groups(*group);
+    check_random_calls(*group, 60);
+    group->close();
+  });
+  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
+}
+
+TEST(GlooFailure, RanksThatCallDifferentThingsAllSeeIt) {
+  const auto errors = run_gloo_ranks(3, [](const Group& group) {
+    const auto tensor = torch::ones({group->rank() == 1 ? 7 : 8});
+    EXPECT_THROW(group->all_reduce(tensor).wait(), MismatchError);
+    EXPECT_TRUE(torch::equal(tensor, torch::ones_like(tensor)));
+    group->barrier();
+  });
+  for (const auto& error : errors) {
+    expect_error<MismatchError>(error, "rank 1 called all_reduce (Sum) of 7 x Float");
+  }
+}
+
+TEST(GlooFailure, RanksThatDoNotArriveAreNamedWhenTheDeadlinePasses) {
+  const auto errors = run_gloo_ranks(
+      3,
+      [](const Group& group) {
+        if (group->rank() == 1) std::this_thread::sleep_for(milliseconds(1500));
+        group->barrier();
+      },
+      milliseconds(600));
+  expect_error<CommError>(errors[0], "rank 1 has not arrived");
+  expect_error<CommError>(errors[2], "rank 1 has not arrived");
+}
+
+TEST(GlooFailure, ARankThatThrowsIsNamed) {
+  const auto errors = run_gloo_ranks(3, [](const Group& group) {
+    group->barrier();
+    if (group->rank() == 1) throw std::runtime_error("bad luck");
+    group->all_reduce(torch::ones({10})).wait();
+  });
+  for (const int rank : {0, 2}) {
+    expect_error<PeerLostError>(errors[static_cast<std::size_t>(rank)], "rank ");
+    expect_error<PeerLostError>(errors[static_cast<std::size_t>(rank)], "gave up");
+  }
+}
+
+TEST(GlooFailure, AMessageOfAnotherSizeIsRefused) {
+  const auto errors = run_gloo_ranks(2, [](const Group& group) {
+    if (group->rank() == 0) group->send(torch::ones({3}), 1, 4).wait();
+    if (group->rank() == 1) group->recv(torch::ones({5}), 0, 4).wait();
+  });
+  expect_error<MismatchError>(errors[1], "rank 0 sent a message of 3 x Float");
+}
+
+TEST(GlooFailure, AMessageThatDoesNotComeIsNamedWhenTheDeadlinePasses) {
+  const auto errors = run_gloo_ranks(2, [](const Group& group) {
+    if (group->rank() == 0) {
+      std::this_thread::sleep_for(milliseconds(600));
+      return;
+    }
+    group->recv(torch::ones({5}), 0, 4).wait(milliseconds(200));
+  });
+  expect_error<TimeoutError>(errors[1], "rank 0 has not sent a message of 5 x Float with tag 4");
+}
+
+TEST(GlooMeeting, RanksThatDoNotComeAreNamed) {
+  const GlooRendezvous rendezvous{"127.0.0.1", free_port(), false};
+  try {
+    static_cast<void>(make_gloo_process_group(fake_environment(0, 3, unique_job_id()),
+                                              milliseconds(500), rendezvous));
+    ADD_FAILURE() << "no error";
+  } catch (const LaunchError& error) {
+    EXPECT_NE(std::string(error.what()).find("rank(s) 1, 2 of 3 did not come"), std::string::npos)
+        << error.what();
+  }
+}
+
+TEST(GlooMeeting, NobodyAtTheMeetingPointIsAnErrorThatNamesIt) {
+  const GlooRendezvous rendezvous{"127.0.0.1", free_port(), true};
+  try {
+    static_cast<void>(make_gloo_process_group(fake_environment(1, 2, unique_job_id()),
+                                              milliseconds(1500), rendezvous));
+    ADD_FAILURE() << "no error";
+  } catch (const LaunchError& error) {
+    EXPECT_NE(std::string(error.what()).find("127.0.0.1:" + std::to_string(rendezvous.port)),
+              std::string::npos)
+        << error.what();
+  }
+}
+
+TEST(GlooRendezvousVariables, AreChecked) {
+  const auto with = [](const char* host, const char* port) {
+    host == nullptr ? ::unsetenv("MASTER_ADDR") : ::setenv("MASTER_ADDR", host, 1);
+    port == nullptr ? ::unsetenv("MASTER_PORT") : ::setenv("MASTER_PORT", port, 1);
+    return GlooRendezvous::detect();
+  };
+  EXPECT_EQ(with("somewhere", "29500").port, 29500);
+  EXPECT_EQ(with("somewhere", "29500").host, "somewhere");
+  EXPECT_THROW(with(nullptr, "29500"), LaunchError);
+  for (const char* garbage : {"", "0", "x", "70000", "1x", "-1"}) {
+    EXPECT_THROW(with("somewhere", garbage), LaunchError) << garbage;
+  }
+  EXPECT_THROW(with("somewhere", nullptr), LaunchError);
+  ::unsetenv("MASTER_ADDR");
+}
+
+}  // namespace
+}  // namespace lockstep::testing
