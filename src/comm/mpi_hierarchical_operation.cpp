@@ -10,6 +10,12 @@
 
 namespace lockstep {
 
+namespace {
+
+constexpr std::chrono::milliseconds kGrace{100};
+
+}  // namespace
+
 at::Tensor tensor_of(std::span<std::byte> bytes) {
   return at::from_blob(bytes.data(), {static_cast<std::int64_t>(bytes.size())}, at::kByte);
 }
@@ -36,12 +42,27 @@ void MpiHierarchicalOperation::check_peers() {
   MpiOperation::check_peers();
   if (local_) return local_->check_peers();
   if (hierarchy_.local == nullptr || is_agreed()) return;
+  const SharedMemoryRounds& rounds = hierarchy_.local->rounds();
+  const int gone = find_gone();
+  if (gone == rounds.world_size()) {
+    is_suspicious_since_.reset();
+    return;
+  }
+  // What it said before it left may still be on its way.
+  const auto now = std::chrono::steady_clock::now();
+  if (!is_suspicious_since_) is_suspicious_since_ = now;
+  if (now - *is_suspicious_since_ > kGrace) throw lost(rounds, gone);
+}
+
+int MpiHierarchicalOperation::find_gone() const {
   // MPI does not say that a process died; the host's memory does.
   const SharedMemoryRounds& rounds = hierarchy_.local->rounds();
-  for (int index = 0; index < rounds.world_size(); ++index) {
+  int index = 0;
+  for (; index < rounds.world_size(); ++index) {
     const int peer = layout().own_ranks()[static_cast<std::size_t>(index)];
-    if (!has_announced(peer) && !rounds.can_still_come(index)) throw lost(rounds, index);
+    if (!has_announced(peer) && !rounds.can_still_come(index)) break;
   }
+  return index;
 }
 
 std::string MpiHierarchicalOperation::describe_missing() const {

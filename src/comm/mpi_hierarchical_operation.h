@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include <chrono>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -35,7 +37,12 @@ class MpiHierarchicalOperation : public MpiOperation {
   }
 
  private:
+  /// The index of a rank of this host that has announced nothing and cannot any more, else their
+  /// number.
+  [[nodiscard]] int find_gone() const;
+
   MpiHierarchy& hierarchy_;
+  std::optional<std::chrono::steady_clock::time_point> is_suspicious_since_;
   std::unique_ptr<Operation> local_;
 };
 

@@ -21,6 +21,7 @@
 #include <thread>
 #include <vector>
 
+#include "support/free_port.h"
 #include "support/small_nets.h"
 
 namespace lockstep::testing {
@@ -59,6 +60,15 @@ const std::map<std::string, std::function<void()>> kPrograms{
        train_until_told(init_process_group(), [](int) { throw std::runtime_error("bad luck"); });
      }},
     {"exit", [] { train_until_told(init_process_group(), [](int) { std::_Exit(0); }); }},
+    {"gloo_kill",
+     [] {
+       const auto group = init_process_group(ProcessGroupOptions().backend(Backend::Gloo));
+       const auto tensor = torch::ones({100000});
+       for (int step = 0; step < 100000; ++step) {
+         if (group->rank() == 1 && step == 20) ::raise(SIGKILL);
+         group->all_reduce(tensor).wait();
+       }
+     }},
     {"die_before_meeting",
      [] {
        if (std::string(std::getenv("RANK")) == "1") ::raise(SIGKILL);
@@ -135,7 +145,8 @@ class Ranks {
                                        "LOCAL_RANK=" + std::to_string(rank),
                                        "LOCAL_WORLD_SIZE=" + std::to_string(count),
                                        "MASTER_ADDR=localhost",
-                                       "MASTER_PORT=" + text_folder_,  // any text tells jobs apart
+                                       "MASTER_PORT=" + std::to_string(port_),
+                                       "LOCKSTEP_JOB_ID=" + text_folder_,
                                        "OMP_NUM_THREADS=1"};
     std::vector<char*> environment;
     for (auto& variable : variables) environment.push_back(variable.data());
@@ -154,6 +165,7 @@ class Ranks {
     pids_.push_back(pid);
   }
 
+  std::uint16_t port_ = free_port();
   std::string text_folder_;
   std::vector<pid_t> pids_;
 };
@@ -202,6 +214,19 @@ TEST_P(RankFailure, ARankThatThrowsIsNamed) {
     EXPECT_LT(ended.seconds, 5);
   }
 }
+
+#ifdef LOCKSTEP_TEST_GLOO
+TEST_P(RankFailure, AKilledRankBreaksTheConnectionsOfGlooAtOnce) {
+  Ranks ranks("gloo_kill", GetParam());
+  static_cast<void>(ranks.wait(1));
+  for (int rank = 0; rank < GetParam(); ++rank) {
+    if (rank == 1) continue;
+    const Ended ended = ranks.wait(rank);
+    EXPECT_TRUE(ended_with(ended, kPeerLost)) << ended.status << ended.text;
+    EXPECT_LT(ended.seconds, 10) << ended.text;
+  }
+}
+#endif
 
 TEST_P(RankFailure, ARankThatExitsWithoutAWordIsNamed) {
   Ranks ranks("exit", GetParam());

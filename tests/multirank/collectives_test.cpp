@@ -39,7 +39,7 @@ TEST_P(Collectives, MatchSumsMadeByHandInRankOrder) {
 
 INSTANTIATE_TEST_SUITE_P(Backends, Collectives,
                          ::testing::Values(Backend::SharedMemory, Backend::Mpi,
-                                           Backend::Hierarchical, Backend::Single),
+                                           Backend::Hierarchical, Backend::Gloo, Backend::Single),
                          [](const auto& test) { return std::string(to_string(test.param)); });
 
 #ifdef LOCKSTEP_TEST_MPI
