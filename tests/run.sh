@@ -10,7 +10,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 preset=${LOCKSTEP_PRESET:-release}
 [[ -z ${LibTorch_ROOT:-} ]] || export LibTorch_ROOT=$(realpath "$LibTorch_ROOT")
 cd "$root"
-tools/setup.sh
+LOCKSTEP_WITH_TESTS=1 tools/setup.sh
 cmake --preset "$preset" -DLibTorch_ROOT="${LibTorch_ROOT:-$root/build/venv}" \
   ${CI:+-DLOCKSTEP_WARNINGS_AS_ERRORS=ON}
 cmake --build --preset "$preset"

@@ -3,6 +3,7 @@
 # virtual environment inside the build folder. Silent where nothing is missing; safe to run again at any time.
 #
 #   LibTorch_ROOT=DIR        use the LibTorch (2.11 or newer) in DIR and install no wheel
+#   LOCKSTEP_WITH_TESTS=1    also what only the tests need (tests/run.sh sets it)
 #   LOCKSTEP_CPU_ONLY=1      install only what CPU training needs (about 0.6 GB to download instead of 2.5 GB)
 set -euo pipefail
 
@@ -15,6 +16,8 @@ venv=$build_dir/venv
 packages=(g++ cmake ninja-build ccache openmpi-bin libopenmpi-dev libgtest-dev libgmock-dev libbenchmark-dev
           libjpeg62-turbo-dev zlib1g-dev libcli11-dev libspdlog-dev nlohmann-json3-dev libgloo-dev
           dataset-fashion-mnist python3 python3-venv)
+# A second launcher beside Open MPI's. Debian keeps Open MPI as the default where both are installed.
+[[ ${LOCKSTEP_WITH_TESTS:-0} == 1 ]] && packages+=(mpich)
 
 say() { echo "setup: $*" >&2; }
 fail() { echo "setup: error: $*" >&2; exit 1; }

@@ -85,7 +85,8 @@ BackendChoice choose_auto(const LaunchEnvironment& environment, const Surroundin
 BackendChoice choose_nccl(const LaunchEnvironment& environment, const Surroundings& surroundings) {
   if (!surroundings.has_nccl) {
     throw LaunchError(
-        "this build of Lockstep has no NCCL backend; build it with -DLOCKSTEP_WITH_CUDA=ON");
+        "this version of Lockstep has no NCCL backend yet; leave the choice to Auto, whose groups "
+        "carry CUDA tensors through pinned memory");
   }
   if (surroundings.gpus == 0) throw LaunchError("backend Nccl needs a GPU; this process sees none");
   BackendChoice choice = choose_transport(environment, surroundings);

@@ -62,7 +62,7 @@ enum class Backend {
   Mpi,           ///< whatever MPI reaches
   Hierarchical,  ///< shared memory inside a host, MPI between hosts
   Gloo,          ///< TCP, by the gloo that LibTorch brings; for launches without MPI
-  Nccl,          ///< CUDA tensors by NCCL; CPU tensors by what Auto would choose without GPUs
+  Nccl,          ///< reserved for CUDA tensors by NCCL; not available yet
 };
 
 /// "Sum", "PreMulSum(0.5)".

@@ -86,7 +86,7 @@ TEST(Options, AMistakeIsOneLineAndExitCodeTwo) {
       {{"--warmup", "-1"}, "--warmup", "zero or a positive"},
       {{"--warmup", "3", "--epochs", "2"}, "--warmup", "--epochs"},
       {{"--arch", "resnet9"}, "--arch", "resnet8, resnet14"},
-      {{"--backend", "gloo"}, "--backend", "shared-memory"},
+      {{"--backend", "smoke-signals"}, "--backend", "shared-memory"},
       {{"--dataset", "cifar"}, "--dataset", "synthetic"},
       {{"--limit", "0"}, "--limit", "from 1"},
       {{"--workers", "-1"}, "--workers", "from 0"},

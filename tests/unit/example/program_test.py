@@ -144,7 +144,7 @@ def test_usage(context):
     for arguments, parts in (
             (["--batch-size", "0"], ["--batch-size", "from 1"]),
             (["--arch", "resnet9"], ["--arch", "resnet14", "'resnet9'"]),
-            (["--backend", "gloo"], ["--backend", "shared-memory", "'gloo'"]),
+            (["--backend", "smoke-signals"], ["--backend", "shared-memory", "'smoke-signals'"]),
             (["--backend", "single"], ["--backend", "2 were started"]),
             (["--dataset", "imagenet"], ["--dataset", "fashion-mnist"]),
             (["--lr", "nan"], ["--lr", "'nan'"]),
