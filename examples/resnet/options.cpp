@@ -69,12 +69,9 @@ CLI::Validator one_of(std::vector<std::string> words) {
 
 const std::map<std::string, lockstep::Backend>& backends() {
   static const std::map<std::string, lockstep::Backend> names = {
-      {"auto", lockstep::Backend::Auto},
-      {"shared-memory", lockstep::Backend::SharedMemory},
-      {"mpi", lockstep::Backend::Mpi},
-      {"hierarchical", lockstep::Backend::Hierarchical},
-      {"gloo", lockstep::Backend::Gloo},
-      {"single", lockstep::Backend::Single}};
+      {"auto", lockstep::Backend::Auto}, {"shared-memory", lockstep::Backend::SharedMemory},
+      {"mpi", lockstep::Backend::Mpi},   {"hierarchical", lockstep::Backend::Hierarchical},
+      {"gloo", lockstep::Backend::Gloo}, {"single", lockstep::Backend::Single}};
   return names;
 }
 
@@ -160,7 +157,8 @@ void add_training_options(CLI::App& app, Options& options) {
 }
 
 void add_run_options(CLI::App& app, Options& options, EnumeratorNames& names) {
-  app.add_option("--backend", names.backend, "auto, shared-memory, mpi, hierarchical, gloo, or single (one rank)")
+  app.add_option("--backend", names.backend,
+                 "auto, shared-memory, mpi, hierarchical, gloo, or single (one rank)")
       ->type_name("NAME")
       ->check(one_of(keys(backends())));
   app.add_option("--timeout", options.timeout_seconds, "How long a rank waits for the others")
