@@ -45,12 +45,13 @@ void meet(c10d::Store& store, int rank, int size, std::chrono::milliseconds time
   for (int peer = 0; peer < size; ++peer) keys.push_back(here(peer));
   try {
     store.wait(keys, timeout);
-  } catch (const std::exception& error) {
-    std::string missing;
+  } catch (const std::exception&) {
+    std::string missing;  // where the store itself is gone, this throws
     for (int peer = 0; peer < size; ++peer) {
       if (!store.check({here(peer)}))
         missing += (missing.empty() ? "" : ", ") + std::to_string(peer);
     }
+    if (missing.empty()) throw;
     throw LaunchError("rank(s) " + missing + " of " + std::to_string(size) +
                       " did not come to the meeting of backend Gloo within " +
                       std::to_string(timeout.count()) + " ms");
@@ -69,23 +70,17 @@ std::string text_of_bytes(const std::vector<std::uint8_t>& bytes) {
 GlooChannels::GlooChannels(Store store, const LaunchEnvironment& environment,
                            std::chrono::milliseconds timeout)
     : rank_(environment.rank), size_(environment.world_size), store_(std::move(store)) {
-  try {
-    meet(*store_, rank_, size_, timeout);
-    const auto open = [&](const char* name) {
-      const auto options = c10d::ProcessGroupGloo::Options::create(timeout);
-      options->devices.push_back(make_device(environment));
-      options->threads = 1;  // one step is under way at a time
-      return c10::make_intrusive<c10d::ProcessGroupGloo>(
-          c10::make_intrusive<c10d::PrefixStore>(name, store_), rank_, size_, options);
-    };
-    fingerprints_ = open("fingerprints");
-    data_ = open("data");
-    messages_ = open("messages");
-  } catch (const LaunchError&) {
-    throw;
-  } catch (const std::exception& error) {
-    throw LaunchError(std::string("gloo could not connect the ranks: ") + words_of(error));
-  }
+  meet(*store_, rank_, size_, timeout);
+  const auto open = [&](const char* name) {
+    const auto options = c10d::ProcessGroupGloo::Options::create(timeout);
+    options->devices.push_back(make_device(environment));
+    options->threads = 1;  // one step is under way at a time
+    return c10::make_intrusive<c10d::ProcessGroupGloo>(
+        c10::make_intrusive<c10d::PrefixStore>(name, store_), rank_, size_, options);
+  };
+  fingerprints_ = open("fingerprints");
+  data_ = open("data");
+  messages_ = open("messages");
 }
 
 GlooChannels::~GlooChannels() = default;

@@ -31,7 +31,8 @@ class GlooChannels {
   using Group = c10::intrusive_ptr<c10d::ProcessGroupGloo>;
   using Store = c10::intrusive_ptr<c10d::Store>;
 
-  /// Collective. Throws: `LaunchError` naming ranks that do not come.
+  /// Collective. Throws: `LaunchError` naming ranks that do not come; c10d's errors where the store
+  /// or a connection breaks.
   GlooChannels(Store store, const LaunchEnvironment& environment,
                std::chrono::milliseconds timeout);
   ~GlooChannels();

@@ -91,6 +91,7 @@ class GlooMessage final : public Operation {
       } catch (...) {
         state->error = std::current_exception();
       }
+      state->tensor.reset();  // the latest message of each tag is kept
       state->is_done = true;
     });
     return true;

@@ -5,14 +5,19 @@
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
+#include <algorithm>
+#include <thread>
 #include <utility>
 
 #include "comm/gloo_channels.h"
 #include "comm/gloo_operation.h"
 #include "comm/single_process_group.h"
+#include "concurrency/deadline.h"
 
 namespace lockstep {
 namespace {
+
+constexpr std::chrono::milliseconds kShortest{50};
 
 GlooChannels::Store prefixed(const std::string& prefix, const GlooChannels::Store& store) {
   return c10::make_intrusive<c10d::PrefixStore>(prefix, store);
@@ -21,20 +26,17 @@ GlooChannels::Store prefixed(const std::string& prefix, const GlooChannels::Stor
 class GlooProcessGroup final : public ProcessGroup {
  public:
   GlooProcessGroup(const LaunchEnvironment& environment, std::chrono::milliseconds timeout,
-                   const GlooChannels::Store& store)
+                   std::unique_ptr<GlooChannels> channels, GlooChannels::Store store)
       : ProcessGroup(Backend::Gloo, environment, timeout),
-        channels_(std::make_unique<GlooChannels>(prefixed(environment.job_id, store), environment,
-                                                 timeout)),
-        store_(store) {}
+        channels_(std::move(channels)),
+        store_(std::move(store)) {}
 
   ~GlooProcessGroup() override {
-    if (is_closed()) return;
+    if (!channels_) return;
     if (!is_failure_shared()) abandon("its process group was destroyed without close()");
-    // Without anything under way the connections close now, which wakes the others; else c10d would
-    // wait for what never ends.
-    if (!has_unfinished()) return;
-    keep_unfinished();
-    [[maybe_unused]] auto* kept = channels_.release();
+    const bool is_busy = has_unfinished();
+    let_go();
+    if (is_busy) keep_unfinished();
   }
 
  private:
@@ -50,7 +52,9 @@ class GlooProcessGroup final : public ProcessGroup {
 
   std::shared_ptr<ProcessGroup> make_group(LaunchEnvironment environment,
                                            const std::vector<int>&) override {
-    return std::make_shared<GlooProcessGroup>(environment, timeout(), store_);
+    auto channels = std::make_unique<GlooChannels>(prefixed(environment.job_id, store_),
+                                                   environment, timeout());
+    return std::make_shared<GlooProcessGroup>(environment, timeout(), std::move(channels), store_);
   }
 
   Memory allocate_bytes(std::size_t bytes) override {
@@ -60,10 +64,19 @@ class GlooProcessGroup final : public ProcessGroup {
     return {data, std::move(owner)};
   }
 
-  void release() override { channels_.reset(); }
+  void release() override { let_go(); }
+
+  /// Without anything under way the connections close now, which wakes ranks that wait for this
+  /// one; else c10d would wait for what never ends, so that it is left in memory.
+  void let_go() {
+    if (has_unfinished()) {
+      [[maybe_unused]] auto* kept = channels_.release();
+    }
+    channels_.reset();
+  }
 
   void abandon(const std::string& reason) noexcept override {
-    if (std::exchange(has_abandoned_, true)) return;
+    if (!channels_ || std::exchange(has_abandoned_, true)) return;
     channels_->say_leaving(reason);
   }
 
@@ -91,13 +104,38 @@ GlooChannels::Store open_store(const LaunchEnvironment& environment,
   }
 }
 
+/// The same number on all ranks for one of several groups that a job makes one after the other; a
+/// store may outlive them.
+std::string number_of_group(const GlooChannels::Store& store,
+                            const LaunchEnvironment& environment) {
+  return std::to_string(
+      store->add(environment.job_id + "/groups/" + std::to_string(environment.rank), 1));
+}
+
 }  // namespace
 
 std::shared_ptr<ProcessGroup> make_gloo_process_group(const LaunchEnvironment& environment,
                                                       std::chrono::milliseconds timeout,
                                                       const GlooRendezvous& rendezvous) {
-  return std::make_shared<GlooProcessGroup>(environment, timeout,
-                                            open_store(environment, timeout, rendezvous));
+  const Deadline deadline = Deadline::after(timeout);
+  while (true) {
+    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline.remaining());
+    const auto store = open_store(environment, std::max(left, kShortest), rendezvous);
+    try {
+      const std::string prefix = environment.job_id + "/" + number_of_group(store, environment);
+      const auto job = prefixed(prefix, store);
+      auto channels = std::make_unique<GlooChannels>(job, environment, std::max(left, kShortest));
+      return std::make_shared<GlooProcessGroup>(environment, timeout, std::move(channels), job);
+    } catch (const LaunchError&) {
+      throw;
+    } catch (const std::exception& error) {
+      // A rank that is fast may still have reached the store of the group before.
+      if (deadline.has_passed()) {
+        throw LaunchError("gloo could not connect the ranks: " + words_of(error));
+      }
+      std::this_thread::sleep_for(kShortest);
+    }
+  }
 }
 
 }  // namespace lockstep

@@ -144,8 +144,7 @@ TEST_P(MpiFailure, ARankThatDoesNotComeIsNamed) {
     // Whoever times out first tells the other.
     expect_part(seen_by(rank, output), "rank 1 has not arrived", output);
   }
-  expect_part(seen_by(0, output) + seen_by(2, output), "timed out after 0.6 s, waiting since",
-              output);
+  expect_part(seen_by(0, output) + seen_by(2, output), " s, waiting since ", output);
 }
 
 TEST_P(MpiFailure, ARankThatThrowsIsNamed) {

@@ -7,6 +7,7 @@
 
 #include <cstdlib>
 #include <functional>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -62,6 +63,58 @@ TEST_P(GlooRanks, CollectivesMatchSumsMadeByHandInRankOrder) {
     group->close();
   });
   for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
+}
+
+TEST_P(GlooRanks, GroupsFollowOneAnotherAndMayLiveAtOnce) {
+  const int ranks = GetParam();
+  const std::string job = unique_job_id();
+  const GlooRendezvous rendezvous{"127.0.0.1", free_port(), false};
+  std::vector<std::jthread> threads;
+  for (int rank = 0; rank < ranks; ++rank) {
+    threads.emplace_back([=] {
+      std::vector<Group> kept;
+      for (int i = 0; i < 6; ++i) {
+        const auto group = make_gloo_process_group(fake_environment(rank, ranks, job),
+                                                   std::chrono::seconds(20), rendezvous);
+        const auto tensor = torch::full({10}, i);
+        group->all_reduce(tensor).wait();
+        EXPECT_EQ(tensor[9].item<int>(), i * ranks);
+        if (i % 2 == 0) kept.push_back(group);
+        if (i % 2 != 0) group->close();
+      }
+      for (const auto& group : kept) group->close();
+    });
+  }
+}
+
+TEST(GlooFailure, AGroupThatFailedCanBeClosedAndDestroyedAtOnce) {
+  const auto start = std::chrono::steady_clock::now();
+  const auto errors = run_gloo_ranks(
+      2,
+      [](const Group& group) {
+        if (group->rank() == 1) std::this_thread::sleep_for(milliseconds(1200));
+        const auto use = [&] {
+          group->barrier();
+          group->close();
+        };
+        EXPECT_THROW(use(), CommError);
+        group->close();
+      },
+      milliseconds(500));
+  for (const auto& error : errors) EXPECT_NE(error, nullptr);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(60));
+}
+
+TEST(GlooFailure, AMessageThatNobodySentOutlivesTheGroup) {
+  const auto errors = run_gloo_ranks(2, [](const Group& group) {
+    const auto tensor = torch::zeros({4});
+    std::optional<Work> waiting;
+    if (group->rank() == 1) waiting = group->recv(tensor, 0, 3);
+    group->close();
+    if (waiting) waiting->wait(milliseconds(100));
+  });
+  EXPECT_EQ(errors[0], nullptr) << text_of(errors[0]);
+  EXPECT_NE(errors[1], nullptr);
 }
 
 TEST(GlooFailure, RanksThatCallDifferentThingsAllSeeIt) {
