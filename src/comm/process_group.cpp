@@ -112,18 +112,13 @@ Work ProcessGroup::coalesced(const std::function<void()>& calls) {
   TORCH_CHECK(coalesced_ == nullptr, "coalesced: called inside of coalesced");
   std::vector<Work> parts;
   coalesced_ = &parts;
-  begin_coalescing();
-  const auto end = [this] {
-    coalesced_ = nullptr;
-    end_coalescing();
-  };
   try {
     calls();
   } catch (...) {
-    end();
+    coalesced_ = nullptr;
     throw;
   }
-  end();
+  coalesced_ = nullptr;
   return Work(std::move(parts));
 }
 

@@ -73,8 +73,8 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
 
   // --- several calls as one ---
 
-  /// Makes the calls of `calls` as one: the result is complete when all of them are. NCCL launches
-  /// them together; elsewhere they start one after the other. `calls` waits for none of them.
+  /// Makes the calls of `calls` as one: they start in their order, and the result is complete when
+  /// all of them are. `calls` waits for none of them.
   ///
   /// Blocks: nothing. Throws: what the calls throw; those before are under way then.
   Work coalesced(const std::function<void()>& calls);
@@ -210,9 +210,6 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   }
   [[nodiscard]] CommContext context_for(const char* op) const;
   Work start(std::unique_ptr<Operation> operation, const char* op);
-  /// Around the calls of `coalesced`.
-  virtual void begin_coalescing() {}
-  virtual void end_coalescing() {}
   /// For backends that cannot call back what they gave away: leaves unfinished operations and their
   /// buffers in memory.
   void keep_unfinished() noexcept;
