@@ -85,8 +85,9 @@ BackendChoice choose_auto(const LaunchEnvironment& environment, const Surroundin
 BackendChoice choose_nccl(const LaunchEnvironment& environment, const Surroundings& surroundings) {
   if (!surroundings.has_nccl) {
     throw LaunchError(
-        "this version of Lockstep has no NCCL backend yet; leave the choice to Auto, whose groups "
-        "carry CUDA tensors through pinned memory");
+        "this build of Lockstep has no NCCL backend; build it with -DLOCKSTEP_WITH_CUDA=ON, or "
+        "leave "
+        "the choice to Auto, whose groups carry CUDA tensors through pinned memory then");
   }
   if (surroundings.gpus == 0) throw LaunchError("backend Nccl needs a GPU; this process sees none");
   BackendChoice choice = choose_transport(environment, surroundings);

@@ -12,6 +12,7 @@
 #include "comm/backend_choice.h"
 #include "comm/gloo_process_group.h"
 #include "comm/mpi_process_group.h"
+#include "comm/nccl_process_group.h"
 #include "comm/shared_memory_process_group.h"
 #include "comm/single_process_group.h"
 
@@ -62,7 +63,10 @@ std::shared_ptr<ProcessGroup> init_process_group(const ProcessGroupOptions& opti
                 std::to_string(environment.world_size) + ", launched by " + environment.launcher +
                 ": backend " + std::string(to_string(choice.backend())) + " (" + choice.reason +
                 ")");
-  return make_transport(choice.transport, environment, options.timeout());
+  auto transport = make_transport(choice.transport, environment, options.timeout());
+  if (!choice.has_nccl) return transport;
+  return std::make_shared<NcclProcessGroup>(environment, options.timeout(), std::move(transport),
+                                            make_nccl_services(), options.check_calls());
 }
 
 c10::Device bind_device(const ProcessGroup& group) {

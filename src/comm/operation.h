@@ -9,7 +9,7 @@ namespace lockstep {
 /// Why an operation cannot go on. Operations throw it; the queue adds where and when, and throws
 /// the public type.
 struct OperationFailure {
-  enum class Kind { Mismatch, PeerLost, Backend };
+  enum class Kind { Mismatch, PeerLost, Timeout, Backend };
   Kind kind;
   std::string reason;
   std::string hint;
@@ -36,6 +36,10 @@ class Operation {
   /// Looks again and again for a few microseconds, in which most ranks that are late arrive,
   /// without reading a clock. True when `try_finish` may get further.
   virtual bool spin() { return false; }
+
+  /// Of a started operation that runs on a stream of a device: makes the calling thread's current
+  /// stream wait for it, so that the host need not. False: there is no such stream, the host waits.
+  virtual bool order_stream() { return false; }
 
   /// Sleeps until `try_finish` may get further, or `limit` has passed.
   virtual void sleep(std::chrono::nanoseconds limit) = 0;

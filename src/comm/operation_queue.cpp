@@ -129,6 +129,17 @@ const OperationQueue::Entry& OperationQueue::entry_to_wait_for(std::uint64_t tic
                        [ticket](const Entry& entry) { return entry.ticket == ticket; });
 }
 
+bool OperationQueue::order_stream(std::uint64_t ticket) noexcept {
+  Entry& entry = ticket < kFirstMessage ? entries_[static_cast<std::size_t>(ticket - done_)]
+                                        : const_cast<Entry&>(entry_to_wait_for(ticket));
+  try {
+    return entry.is_started && entry.operation->order_stream();
+  } catch (...) {
+    fail_with_current_exception(entry);
+  }
+  return false;
+}
+
 const Deadline& OperationQueue::deadline_of(std::uint64_t ticket) const {
   if (ticket < kFirstMessage) return entries_[static_cast<std::size_t>(ticket - done_)].deadline;
   return entry_to_wait_for(ticket).deadline;
@@ -140,6 +151,8 @@ void OperationQueue::wait(std::uint64_t ticket, std::optional<std::chrono::milli
   while (true) {
     progress();
     if (is_done(ticket)) return;
+    if (failure_) std::rethrow_exception(failure_);
+    if (!timeout && order_stream(ticket)) return;
     if (failure_) std::rethrow_exception(failure_);
     const Entry& entry = entry_to_wait_for(ticket);
     if (messages_.empty() && entry.operation->spin()) continue;
@@ -199,6 +212,8 @@ std::exception_ptr OperationQueue::translate(const OperationFailure& failure,
       return std::make_exception_ptr(MismatchError(context, failure.reason, failure.hint));
     case OperationFailure::Kind::PeerLost:
       return std::make_exception_ptr(PeerLostError(context, failure.reason, failure.hint));
+    case OperationFailure::Kind::Timeout:
+      return std::make_exception_ptr(TimeoutError(context, failure.reason, failure.hint));
     case OperationFailure::Kind::Backend:
       break;
   }

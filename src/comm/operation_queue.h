@@ -46,7 +46,8 @@ class OperationQueue {
   [[nodiscard]] bool is_failure_shared() const noexcept { return is_failure_shared_; }
 
   /// Blocks: until the operation is done, something failed, or the deadline (its own, or `timeout`
-  /// from now) passed. Throws: the queue's failure.
+  /// from now) passed. Of an operation on a stream, without `timeout`: until it is enqueued there.
+  /// Throws: the queue's failure.
   void wait(std::uint64_t ticket, std::optional<std::chrono::milliseconds> timeout);
 
   [[nodiscard]] bool has_entries() const noexcept {
@@ -65,6 +66,8 @@ class OperationQueue {
 
   /// The entry that keeps `ticket` from being done: of a collective, the oldest one.
   [[nodiscard]] const Entry& entry_to_wait_for(std::uint64_t ticket) const;
+  /// Whether waiting is left to the current stream; see `Operation::order_stream`.
+  [[nodiscard]] bool order_stream(std::uint64_t ticket) noexcept;
   [[nodiscard]] const Deadline& deadline_of(std::uint64_t ticket) const;
   [[nodiscard]] CommContext context_of(const Entry& entry) const;
   void advance();

@@ -111,14 +111,19 @@ Work ProcessGroup::coalesced(const std::function<void()>& calls) {
   check_open("coalesced");
   TORCH_CHECK(coalesced_ == nullptr, "coalesced: called inside of coalesced");
   std::vector<Work> parts;
+  begin_coalescing();
   coalesced_ = &parts;
+  const auto end = [this] {
+    coalesced_ = nullptr;
+    end_coalescing();
+  };
   try {
     calls();
   } catch (...) {
-    coalesced_ = nullptr;
+    end();
     throw;
   }
-  coalesced_ = nullptr;
+  end();
   return Work(std::move(parts));
 }
 
@@ -148,8 +153,8 @@ at::Tensor ProcessGroup::allocate(at::IntArrayRef sizes, const at::TensorOptions
                 "allocate: sizes ", sizes, " are negative or too large");
   }
   // Where such tensors are staged, no memory is faster than another.
-  if (!options.device().is_cpu()) return at::zeros(sizes, options);
-  Memory memory = allocate_bytes(bytes);
+  if (!has_memory_on(options.device().type())) return at::zeros(sizes, options);
+  Memory memory = allocate_on(options.device(), bytes);
   return at::from_blob(
       memory.data, sizes, [owner = std::move(memory.owner)](void*) mutable { owner.reset(); },
       options);
@@ -169,6 +174,8 @@ void ProcessGroup::close() {
 
 void ProcessGroup::progress() noexcept {
   queue_->progress();
+  ProcessGroup& other = carrier_of(c10::kCPU);
+  if (&other != this) other.progress();
 }
 
 void ProcessGroup::wait_for(std::uint64_t ticket,

@@ -78,6 +78,19 @@ ProcessGroup::Memory SharedMemoryProcessGroup::allocate_bytes(std::size_t bytes)
   return {own, std::move(memory)};
 }
 
+std::function<std::string()> SharedMemoryProcessGroup::peer_watch() {
+  // Reads what other threads read too: states in shared memory, and descriptors of processes.
+  return [&rounds = std::as_const(transport_->rounds())]() -> std::string {
+    for (int other = 0; other < rounds.world_size(); ++other) {
+      if (other == rounds.rank() || rounds.can_still_come(other)) continue;
+      const std::string reason = rounds.reason_of(other);
+      if (rounds.state(other) == SharedMemoryRounds::RankState::Closed) continue;
+      return rounds.describe(other) + (reason.empty() ? " is gone" : " gave up: " + reason);
+    }
+    return "";
+  };
+}
+
 void SharedMemoryProcessGroup::release() {
   transport_->rounds().leave(SharedMemoryRounds::RankState::Closed, "");
   channel_.reset();

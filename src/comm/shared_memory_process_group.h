@@ -32,6 +32,7 @@ class SharedMemoryProcessGroup final : public ProcessGroup {
   std::shared_ptr<ProcessGroup> make_group(LaunchEnvironment environment,
                                            const std::vector<int>& members) override;
   Memory allocate_bytes(std::size_t bytes) override;
+  [[nodiscard]] std::function<std::string()> peer_watch() override;
   void release() override;
 
   std::optional<HostChannel>

@@ -67,7 +67,10 @@ std::shared_ptr<ProcessGroup> ProcessGroup::divide(int color, int key, std::int6
   const auto places = gather_places(*this, {color, key, host, call});
   check_same_call(places, context_for(op));
   const std::uint64_t number = divisions_++;
-  if (color < 0) return nullptr;
+  if (color < 0) {
+    decline_group();
+    return nullptr;
+  }
   const auto members = members_of(places, color);
   LaunchEnvironment environment = environment_;
   environment.job_id += " / " + std::to_string(number) + "." + std::to_string(color);
@@ -81,7 +84,10 @@ std::shared_ptr<ProcessGroup> ProcessGroup::divide(int color, int key, std::int6
     }
     if (places[static_cast<std::size_t>(members[i])].host == host) ++environment.local_size;
   }
-  if (members.size() == 1) return std::make_shared<SingleProcessGroup>(environment, timeout_);
+  if (members.size() == 1) {
+    decline_group();
+    return std::make_shared<SingleProcessGroup>(environment, timeout_);
+  }
   return make_group(std::move(environment), members);
 }
 

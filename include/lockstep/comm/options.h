@@ -15,6 +15,10 @@ struct ProcessGroupOptions {
   TORCH_ARG(Backend, backend) = Backend::Auto;
   /// How long a collective, the first meeting included, may wait for other ranks. Must be positive.
   TORCH_ARG(std::chrono::milliseconds, timeout) = std::chrono::minutes(5);
+  /// Whether NCCL's collectives, too, are compared over all ranks before they start. It costs an
+  /// exchange between the CPUs in every call, and `Work::wait()` blocks the host until that is
+  /// done. All other backends always compare. The same on all ranks.
+  TORCH_ARG(bool, check_calls) = false;
   /// Rank, world size and job id, instead of what the launch variables say. Tests run ranks as
   /// threads with it.
   TORCH_ARG(std::optional<LaunchEnvironment>, environment) = std::nullopt;

@@ -197,6 +197,24 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
     std::shared_ptr<void> owner;
   };
   virtual Memory allocate_bytes(std::size_t bytes) = 0;
+  /// Whether this group has memory of its own on such devices, and a zeroed piece of it.
+  [[nodiscard]] virtual bool has_memory_on(c10::DeviceType device) const {
+    return device == c10::kCPU;
+  }
+  virtual Memory allocate_on(c10::Device /*device*/, std::size_t bytes) {
+    return allocate_bytes(bytes);
+  }
+  /// Around the calls of `coalesced`: the backend may start them as one. The end comes also after
+  /// an error.
+  virtual void begin_coalescing() {}
+  virtual void end_coalescing() {}
+  /// This rank's part of a division in which it joins no group of several ranks, for backends that
+  /// need all ranks of this group for it.
+  virtual void decline_group() {}
+  /// A look at the other ranks that any thread may take while the group lives: what happened to one
+  /// that cannot come any more, else nothing. Null where the backend cannot tell without taking
+  /// part in a collective.
+  [[nodiscard]] virtual std::function<std::string()> peer_watch() { return nullptr; }
   /// Lets resources go after the last meeting of a close.
   virtual void release() {}
   /// Tells the other ranks that this one gave up, and why. Must not wait.
@@ -209,6 +227,18 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
     environment_.local_size = local_size;
   }
   [[nodiscard]] CommContext context_for(const char* op) const;
+  using Timeout = std::chrono::milliseconds;
+  /// Of the call that is being made.
+  [[nodiscard]] Timeout call_timeout() const { return call_options_.timeout().value_or(timeout_); }
+  /// Throws: the group's failure; `c10::Error` for a closed group.
+  void check_open(const char* op) const;
+  /// For groups that are built on another one.
+  [[nodiscard]] static std::function<std::string()> peer_watch_of(ProcessGroup& other) {
+    return other.peer_watch();
+  }
+  static void abandon_other(ProcessGroup& other, const std::string& reason) noexcept {
+    other.abandon(reason);
+  }
   Work start(std::unique_ptr<Operation> operation, const char* op);
   /// For backends that cannot call back what they gave away: leaves unfinished operations and their
   /// buffers in memory.
@@ -220,18 +250,15 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
  private:
   friend class Work;
 
-  void check_open(const char* op) const;
   void check_root(int root, const char* op) const;
   void check_message(const at::Tensor& tensor, int peer, int tag, const char* op) const;
   /// `call`: the same number on all ranks whose calls fit together.
   std::shared_ptr<ProcessGroup> divide(int color, int key, std::int64_t call, const char* op);
   void check_count(const std::vector<at::Tensor>& tensors, const char* op, const char* name) const;
-  using Timeout = std::chrono::milliseconds;
 
   Work start(Collective call);
   Work start(std::unique_ptr<Operation> operation, const char* op, Timeout timeout);
   Work start_message(std::unique_ptr<Operation> operation, const char* op, Timeout timeout);
-  [[nodiscard]] Timeout call_timeout() const { return call_options_.timeout().value_or(timeout_); }
   /// Enters a call into the `coalesced` under way.
   Work keep(Work work);
   std::unique_ptr<Operation> operation_for(Collective call);

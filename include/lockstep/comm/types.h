@@ -62,7 +62,7 @@ enum class Backend {
   Mpi,           ///< whatever MPI reaches
   Hierarchical,  ///< shared memory inside a host, MPI between hosts
   Gloo,          ///< TCP, by the gloo that LibTorch brings; for launches without MPI
-  Nccl,          ///< reserved for CUDA tensors by NCCL; not available yet
+  Nccl,          ///< NCCL for CUDA tensors, and one of the others for those of the CPU
 };
 
 /// "Sum", "PreMulSum(0.5)".

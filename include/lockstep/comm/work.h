@@ -30,7 +30,9 @@ class LOCKSTEP_API Work {
   /// failed.
   ///
   /// Blocks: the calling thread, until the deadline of the call (set when the collective started)
-  /// or of this wait. Throws: `TimeoutError`, `PeerLostError`, `MismatchError`, `CommError`.
+  /// or of this wait. Of CUDA tensors over NCCL, `wait()` blocks only until the collective is
+  /// enqueued: the current stream waits for the result, as in PyTorch; `wait(timeout)` blocks until
+  /// it is there. Throws: `TimeoutError`, `PeerLostError`, `MismatchError`, `CommError`.
   void wait();
   void wait(std::chrono::milliseconds timeout);
 

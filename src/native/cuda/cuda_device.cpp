@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "native/cuda/cuda_device.h"
+
+#include <c10/cuda/CUDAStream.h>
+#include <cuda_runtime_api.h>
+
+#include <stdexcept>
+#include <string>
+
+namespace lockstep::native {
+namespace {
+
+void check(cudaError_t error, const char* call) {
+  if (error == cudaSuccess) return;
+  throw std::runtime_error(std::string(call) + ": " + cudaGetErrorString(error));
+}
+
+c10::DeviceIndex index_of(int device) {
+  return static_cast<c10::DeviceIndex>(device);
+}
+cudaStream_t stream_of(void* stream) {
+  return static_cast<cudaStream_t>(stream);
+}
+cudaEvent_t event_of(void* event) {
+  return static_cast<cudaEvent_t>(event);
+}
+
+class CudaDevice final : public DeviceApi {
+ public:
+  int make_current(int device) override {
+    int before = 0;
+    check(cudaGetDevice(&before), "cudaGetDevice");
+    if (before != device) check(cudaSetDevice(device), "cudaSetDevice");
+    return before;
+  }
+
+  Stream current_stream(int device) override {
+    return c10::cuda::getCurrentCUDAStream(index_of(device)).stream();
+  }
+  Stream communication_stream(int device) override {
+    return c10::cuda::getStreamFromPool(/*isHighPriority=*/true, index_of(device)).stream();
+  }
+
+  Event create_event(int device) override {
+    const DeviceScope scope(*this, device);
+    cudaEvent_t event = nullptr;
+    check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+    return event;
+  }
+  void destroy_event(Event event) noexcept override { cudaEventDestroy(event_of(event)); }
+
+  void record(Event event, Stream stream) override {
+    check(cudaEventRecord(event_of(event), stream_of(stream)), "cudaEventRecord");
+  }
+  void make_wait(Stream stream, Event event) override {
+    check(cudaStreamWaitEvent(stream_of(stream), event_of(event), 0), "cudaStreamWaitEvent");
+  }
+  bool is_done(Event event) override {
+    const cudaError_t state = cudaEventQuery(event_of(event));
+    if (state == cudaErrorNotReady) {
+      static_cast<void>(cudaGetLastError());  // an answer, not an error for LibTorch to find
+      return false;
+    }
+    check(state, "cudaEventQuery");
+    return true;
+  }
+
+  void zero(void* data, std::size_t bytes, Stream stream) override {
+    check(cudaMemsetAsync(data, 0, bytes, stream_of(stream)), "cudaMemsetAsync");
+  }
+  void copy(void* target, const void* source, std::size_t bytes, Stream stream) override {
+    check(cudaMemcpyAsync(target, source, bytes, cudaMemcpyDeviceToDevice, stream_of(stream)),
+          "cudaMemcpyAsync");
+  }
+};
+
+}  // namespace
+
+std::shared_ptr<DeviceApi> make_cuda_device() {
+  return std::make_shared<CudaDevice>();
+}
+
+}  // namespace lockstep::native

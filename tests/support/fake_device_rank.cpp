@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// One rank's GPU.
+#include <chrono>
+#include <cstring>
+#include <stdexcept>
+#include <utility>
+
+#include "support/fake_nccl.h"
+
+namespace lockstep::testing {
+
+class FakeDeviceRank final : public native::DeviceApi {
+ public:
+  FakeDeviceRank(std::shared_ptr<FakeNccl> world, int rank)
+      : world_(std::move(world)), rank_(rank) {}
+
+  int make_current(int device) override { return device; }
+  Stream current_stream(int) override { return this; }
+  Stream communication_stream(int) override {
+    const std::lock_guard lock(world_->mutex_);
+    world_->streams_.push_back(std::make_unique<FakeNccl::Stream>());
+    world_->streams_.back()->owner = rank_;
+    return world_->streams_.back().get();
+  }
+
+  Event create_event(int) override {
+    const std::lock_guard lock(world_->mutex_);
+    return *world_->events_.insert(new FakeNccl::Event).first;
+  }
+  void destroy_event(Event handle) noexcept override {
+    const std::lock_guard lock(world_->mutex_);
+    auto* event = static_cast<FakeNccl::Event*>(handle);
+    if (world_->events_.erase(event) == 0) return world_->complain("an event destroyed twice");
+    // What is enqueued may still name it, as CUDA allows.
+    world_->old_events_.emplace_back(event);
+  }
+  void record(Event handle, Stream stream) override {
+    const std::lock_guard lock(world_->mutex_);
+    auto* event = find(handle);
+    const std::uint64_t number = ++event->recorded;
+    event->is_of_host = stream == this;
+    if (stream == this) {
+      event->reached = number;
+      return;
+    }
+    auto* other = static_cast<FakeNccl::Stream*>(stream);
+    if (other->user != nullptr && other->user->is_alive && other->user->polls_left > 0) {
+      world_->complain("an event recorded before NCCL had taken the calls");
+    }
+    other->push([=] {
+      event->reached = number;
+      return true;
+    });
+  }
+  void make_wait(Stream stream, Event handle) override {
+    std::unique_lock lock(world_->mutex_);
+    auto* event = find(handle);
+    const std::uint64_t number = event->recorded;
+    if (stream != this) {
+      auto* other = static_cast<FakeNccl::Stream*>(stream);
+      if (event->is_of_host) other->has_waited = true;
+      other->push([=] { return event->reached >= number; });
+      return;
+    }
+    ++world_->host_waits_[rank_];
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    while (world_->do_hosts_wait_ && event->reached < number) {
+      world_->run();
+      if (event->reached >= number) return;
+      if (std::chrono::steady_clock::now() > end) {
+        return world_->complain("a thread would have waited for ever");
+      }
+      world_->changed_.wait_for(lock, std::chrono::milliseconds(1));
+    }
+  }
+  bool is_done(Event handle) override {
+    const std::lock_guard lock(world_->mutex_);
+    if (world_->fails_events_.contains(rank_)) throw std::runtime_error("an illegal memory access");
+    world_->run();
+    const auto* event = find(handle);
+    return event->reached >= event->recorded;
+  }
+  void zero(void* data, std::size_t bytes, Stream stream) override {
+    if (stream != this) throw std::logic_error("memory is zeroed for the caller's stream");
+    std::memset(data, 0, bytes);
+  }
+  void copy(void* target, const void* source, std::size_t bytes, Stream stream) override {
+    const std::lock_guard lock(world_->mutex_);
+    auto* other = static_cast<FakeNccl::Stream*>(stream);
+    other->push([=] {
+      std::memmove(target, source, bytes);
+      return true;
+    });
+  }
+
+ private:
+  FakeNccl::Event* find(Event handle) {
+    auto* event = static_cast<FakeNccl::Event*>(handle);
+    if (!world_->events_.contains(event)) throw std::logic_error("an event that is gone");
+    return event;
+  }
+
+  std::shared_ptr<FakeNccl> world_;
+  int rank_;
+};
+
+std::shared_ptr<native::DeviceApi> make_fake_device_rank(std::shared_ptr<FakeNccl> world,
+                                                         int rank) {
+  return std::make_shared<FakeDeviceRank>(std::move(world), rank);
+}
+
+}  // namespace lockstep::testing

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "comm/nccl_services.h"
+
+namespace lockstep::testing {
+
+/// NCCL and GPUs for ranks that are threads of one process. Memory of the "device" is the CPU's;
+/// the current stream of a rank is its thread. What is enqueued on another stream runs whenever
+/// somebody looks, and only when all whom it needs have come, as kernels of NCCL do: a send alone
+/// in the stream holds up everything behind it.
+///
+/// It writes down what a program must not do: calls in another order than other ranks', while
+/// something is in progress, on a stream that did not wait for the caller's, with handles that are
+/// gone; groups left open; what is never given back.
+class FakeNccl : public std::enable_shared_from_this<FakeNccl> {
+ public:
+  /// For one rank.
+  [[nodiscard]] NcclServices services(int rank);
+
+  // --- what goes wrong; set before it happens ---
+  void fail_unique_id() {
+    set([this] { fails_unique_id_ = true; });
+  }
+  void fail_init(int rank) {
+    set([=, this] { fails_init_.insert(rank); });
+  }
+  /// That rank's communicators report an error once it has enqueued this many groups.
+  void fail_after(int rank, int groups) {
+    set([=, this] { fails_after_[rank] = groups; });
+  }
+  /// That rank cannot register memory.
+  void fail_windows(int rank) {
+    set([=, this] { fails_windows_.insert(rank); });
+  }
+  void fail_events(int rank) {
+    set([=, this] { fails_events_.insert(rank); });
+  }
+  void fail_memory(int rank) {
+    set([=, this] { fails_memory_.insert(rank); });
+  }
+  /// Whether a thread that makes its own stream wait sleeps until it may go on. Otherwise only the
+  /// wait is counted.
+  void make_hosts_wait(bool value) {
+    set([=, this] { do_hosts_wait_ = value; });
+  }
+  /// Nothing moves on any stream meanwhile.
+  void pause(bool value) {
+    set([=, this] { is_paused_ = value; });
+  }
+
+  // --- what happened ---
+  [[nodiscard]] int host_waits(int rank);
+  [[nodiscard]] int aborts();
+  [[nodiscard]] int splits();
+  [[nodiscard]] int windows_made();
+  /// Names of the calls enqueued by a rank, oldest first.
+  [[nodiscard]] std::vector<std::string> calls(int rank);
+  /// What was done wrong, and what is still there, one text each. Empty when all is well.
+  [[nodiscard]] std::vector<std::string> complaints();
+
+ private:
+  friend class FakeNcclRank;
+  friend class FakeDeviceRank;
+
+  struct Call {
+    enum class Kind { AllReduce, Reduce, ReduceScatter, Broadcast, AllGather, Send, Receive };
+    Kind kind;
+    const void* send = nullptr;
+    void* receive = nullptr;
+    std::size_t count = 0;
+    native::NcclType type = native::NcclType::Uint8;
+    native::NcclReduction op = native::NcclReduction::Sum;
+    double factor = 1;
+    bool has_factor = false;
+    int root = 0;  // or the peer
+    bool is_done = false;
+  };
+  using CallPointer = std::shared_ptr<Call>;
+  static const char* name_of(Call::Kind kind);
+
+  struct Meeting {  // what all members share
+    int world_size = 0;
+    int joined = 0;
+    int finalized = 0;
+    std::vector<std::deque<CallPointer>> collectives;              // by rank
+    std::map<std::pair<int, int>, std::deque<CallPointer>> sends;  // from, to
+    std::map<std::pair<int, int>, std::deque<CallPointer>> receives;
+    std::vector<int> windows;                                       // made, by rank
+    std::vector<int> splits;                                        // by rank
+    std::map<std::pair<int, int>, std::shared_ptr<Meeting>> parts;  // number of split, color
+    std::map<std::pair<int, int>, std::vector<std::pair<int, int>>> keys;
+  };
+  struct Comm {
+    std::shared_ptr<Meeting> meeting;
+    int owner = 0;  // the rank of the test
+    int rank = 0;
+    bool is_alive = true;
+    bool is_finalized = false;
+    int polls_left = 0;
+    int groups = 0;
+    native::NcclResult error = native::NcclResult::Success;
+    std::set<native::NcclWindow> windows;
+    std::set<native::NcclReduction> reductions;
+    std::function<bool()> is_over;  // of what is in progress
+  };
+  struct Task {
+    Comm* comm = nullptr;  // of a kernel
+    std::vector<CallPointer> calls;
+    bool is_posted = false;
+    std::function<bool()> run;  // of anything else: true when it is done
+  };
+  struct Stream {
+    int owner = 0;
+    bool has_waited = false;
+    Comm* user = nullptr;  // the last
+    std::deque<Task> tasks;
+
+    void push(std::function<bool()> work) {
+      tasks.emplace_back();
+      tasks.back().run = std::move(work);
+    }
+  };
+  struct Event {
+    std::uint64_t recorded = 0;
+    std::uint64_t reached = 0;
+    bool is_of_host = false;
+  };
+
+  void set(const std::function<void()>& change);
+  // With the lock held.
+  void complain(const std::string& text) { complaints_.push_back(text); }
+  void run();
+  bool run_front(Stream& stream);
+  void post(Task& task);
+  void match(Meeting& meeting);
+  bool match_collectives(Meeting& meeting);
+  bool match_messages(Meeting& meeting);
+  void execute(const std::vector<CallPointer>& calls);
+  void cancel(Comm& comm);
+  [[nodiscard]] bool has_kernels(const Comm& comm) const;
+  Comm* find(void* handle, const char* call);
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<std::string> complaints_;
+  std::map<std::uint64_t, std::shared_ptr<Meeting>> meetings_;
+  std::vector<std::unique_ptr<Comm>> comms_;
+  std::vector<std::unique_ptr<Stream>> streams_;
+  std::set<Event*> events_;
+  std::vector<std::unique_ptr<Event>> old_events_;
+  std::map<void*, std::size_t> memory_;
+  std::map<int, double> factors_;
+  std::map<int, std::vector<std::string>> calls_;
+  std::map<int, int> host_waits_;
+  std::map<int, int> depths_;  // of open groups, by rank
+  std::uint64_t next_id_ = 1;
+  int next_reduction_ = 100;
+  std::uintptr_t next_window_ = 1;
+  int aborts_ = 0;
+  int splits_ = 0;
+  int windows_made_ = 0;
+  bool do_hosts_wait_ = true;
+  bool is_paused_ = false;
+  bool fails_unique_id_ = false;
+  std::set<int> fails_init_;
+  std::set<int> fails_events_;
+  std::set<int> fails_memory_;
+  std::set<int> fails_windows_;
+  std::map<int, int> fails_after_;
+};
+
+/// One rank's part of `FakeNccl`.
+[[nodiscard]] std::shared_ptr<native::NcclApi> make_fake_nccl_rank(std::shared_ptr<FakeNccl> world,
+                                                                   int rank);
+[[nodiscard]] std::shared_ptr<native::DeviceApi> make_fake_device_rank(
+    std::shared_ptr<FakeNccl> world, int rank);
+
+}  // namespace lockstep::testing

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <gtest/gtest.h>
+#include <lockstep/core/error.h>
+#include <torch/types.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "comm/nccl_process_group.h"
+#include "support/fake_nccl.h"
+#include "support/in_process_ranks.h"
+
+namespace lockstep::testing {
+
+inline std::shared_ptr<NcclProcessGroup> make_fake_nccl_group(
+    const std::shared_ptr<FakeNccl>& world, std::shared_ptr<ProcessGroup> side,
+    bool check_calls = false) {
+  const auto environment = fake_environment(side->rank(), side->size(), "over a fake NCCL");
+  const auto timeout = side->timeout();
+  return std::make_shared<NcclProcessGroup>(environment, timeout, std::move(side),
+                                            world->services(environment.rank), check_calls);
+}
+
+inline std::string message_of(const std::exception_ptr& error) {
+  if (!error) return "";
+  try {
+    std::rethrow_exception(error);
+  } catch (const c10::Error& caught) {
+    return caught.what_without_backtrace();
+  } catch (const std::exception& caught) {
+    return caught.what();
+  }
+}
+
+template <typename Expected>
+void expect_error(const std::exception_ptr& error, const std::string& part) {
+  ASSERT_NE(error, nullptr) << "expected an error with: " << part;
+  EXPECT_THROW(std::rethrow_exception(error), Expected) << message_of(error);
+  EXPECT_NE(message_of(error).find(part), std::string::npos) << message_of(error);
+}
+
+inline void sum_up(ProcessGroup& group) {
+  const auto tensor = torch::full({4}, group.rank() + 1, torch::kFloat);
+  group.all_reduce(tensor).wait();
+  const auto expected = static_cast<float>(group.size() * (group.size() + 1) / 2);
+  EXPECT_EQ(tensor[3].item<float>(), expected);
+}
+
+using NcclBody = std::function<void(const std::shared_ptr<NcclProcessGroup>&)>;
+
+/// As `run_ranks`, with groups over a fake NCCL beside the shared-memory backend.
+inline std::vector<std::exception_ptr> run_nccl_ranks(
+    const std::shared_ptr<FakeNccl>& world, int world_size, const NcclBody& body,
+    bool check_calls = false, std::chrono::milliseconds timeout = std::chrono::seconds(20)) {
+  return run_ranks(
+      world_size,
+      [&](std::shared_ptr<ProcessGroup> side) {
+        body(make_fake_nccl_group(world, std::move(side), check_calls));
+      },
+      timeout);
+}
+
+/// The same where nothing may go wrong, and nothing be left.
+inline void run_nccl_ranks_or_throw(int world_size, const NcclBody& body,
+                                    bool check_calls = false) {
+  const auto world = std::make_shared<FakeNccl>();
+  for (const auto& error : run_nccl_ranks(world, world_size, body, check_calls)) {
+    if (error) std::rethrow_exception(error);
+  }
+  EXPECT_EQ(world->complaints(), std::vector<std::string>());
+  EXPECT_EQ(world->aborts(), 0);
+}
+
+}  // namespace lockstep::testing

@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// What goes wrong over a NCCL that is made up (support/fake_nccl.h): every rank hears of it in
+// time, and NCCL and the GPU get everything back.
+#include <gtest/gtest.h>
+#include <lockstep/core/error.h>
+
+#include <barrier>
+#include <string>
+
+#include "support/nccl_ranks.h"
+
+namespace lockstep::testing {
+namespace {
+
+using std::chrono::milliseconds;
+using Group = std::shared_ptr<NcclProcessGroup>;
+using Calls = std::vector<std::string>;
+
+TEST(NcclMismatch, IsFoundBeforeAnythingIsEnqueued) {
+  const auto world = std::make_shared<FakeNccl>();
+  const auto errors = run_nccl_ranks(
+      world, 3,
+      [&](const Group& group) {
+        sum_up(*group);
+        const auto tensor = torch::full({8}, group->rank());
+        if (group->rank() == 1) {
+          group->broadcast(tensor, 2).wait();
+        } else {
+          group->all_reduce(tensor).wait();
+        }
+      },
+      /*check_calls=*/true);
+  for (const auto& error : errors) {
+    expect_error<MismatchError>(error,
+                                "rank 0 called all_reduce (Sum) of 8 x Long, rank 1 called "
+                                "broadcast from rank 2 of 8 x Long");
+  }
+  for (int rank = 0; rank < 3; ++rank) EXPECT_EQ(world->calls(rank), Calls{"all_reduce"});
+  EXPECT_EQ(world->complaints(), Calls());
+}
+
+TEST(NcclMismatch, OfWhatIsSentAndExpected) {
+  const auto world = std::make_shared<FakeNccl>();
+  const auto errors = run_nccl_ranks(
+      world, 2,
+      [&](const Group& group) {
+        const auto own = torch::ones({5});
+        const std::vector<torch::Tensor> inputs{own.slice(0, 0, 2), own.slice(0, 2, 4)};
+        const std::int64_t other = group->rank() == 0 ? 3 : 2;
+        std::vector<torch::Tensor> outputs{torch::ones({2}), torch::ones({2})};
+        outputs[static_cast<std::size_t>(1 - group->rank())] = torch::ones({other});
+        group->all_to_all(outputs, inputs).wait();
+      },
+      /*check_calls=*/true);
+  for (const auto& error : errors) {
+    expect_error<MismatchError>(error, "rank 1 sends 8 bytes to rank 0, which expects 12");
+  }
+}
+
+TEST(NcclMismatch, OfAMessage) {
+  const auto world = std::make_shared<FakeNccl>();
+  const auto errors = run_nccl_ranks(
+      world, 2,
+      [&](const Group& group) {
+        sum_up(*group);
+        if (group->rank() == 0) group->send(torch::ones({10}), 1, 3).wait();
+        if (group->rank() == 1) group->recv(torch::ones({8}), 0, 3).wait();
+        group->barrier();
+      },
+      /*check_calls=*/true);
+  expect_error<MismatchError>(errors[1], "rank 0 sent a message of 10 x Float with tag 3");
+}
+
+TEST(NcclMismatch, OfAnAllocation) {
+  const auto world = std::make_shared<FakeNccl>();
+  const auto errors = run_nccl_ranks(world, 2, [&](const Group& group) {
+    static_cast<void>(group->allocate({100 + group->rank()}, torch::kByte));
+  });
+  for (const auto& error : errors) expect_error<MismatchError>(error, "allocate of 101 bytes");
+}
+
+TEST(NcclFailure, ARankThatDoesNotComeIsATimeoutAndFreesTheStream) {
+  const auto world = std::make_shared<FakeNccl>();
+  std::barrier after(2);
+  const auto errors = run_nccl_ranks(
+      world, 2,
+      [&](const Group& group) {
+        sum_up(*group);
+        if (group->rank() == 1) return after.arrive_and_wait();  // alive, and elsewhere
+        const auto start = std::chrono::steady_clock::now();
+        // The thread sleeps in its stream until the watchdog frees it.
+        group->all_reduce(torch::ones({4})).wait();
+        EXPECT_LT(std::chrono::steady_clock::now() - start, milliseconds(3000));
+        after.arrive_and_wait();
+        group->all_reduce(torch::ones({4})).wait();
+      },
+      false, milliseconds(400));
+  expect_error<TimeoutError>(errors[0], "all_reduce was enqueued and does not end");
+  expect_error<TimeoutError>(errors[0], "timed out after 0.4");
+  EXPECT_EQ(errors[1], nullptr);
+  EXPECT_EQ(world->complaints(), Calls());
+}
+
+TEST(NcclFailure, ARankThatDoesNotComeIsNamedWhereCallsAreCompared) {
+  const auto world = std::make_shared<FakeNccl>();
+  std::barrier after(3);
+  const auto errors = run_nccl_ranks(
+      world, 3,
+      [&](const Group& group) {
+        sum_up(*group);
+        if (group->rank() == 2) return after.arrive_and_wait();
+        try {
+          group->all_reduce(torch::ones({4})).wait();
+        } catch (...) {
+          after.arrive_and_wait();
+          throw;
+        }
+        after.arrive_and_wait();
+      },
+      /*check_calls=*/true, milliseconds(400));
+  int timeouts = 0;
+  for (const std::size_t rank : {std::size_t{0}, std::size_t{1}}) {
+    ASSERT_NE(errors[rank], nullptr);
+    // The one that gives up first may be what the other notices.
+    timeouts += message_of(errors[rank]).find("rank 2 (") != std::string::npos &&
+                message_of(errors[rank]).find("has not arrived") != std::string::npos;
+  }
+  EXPECT_GE(timeouts, 1) << message_of(errors[0]) << "\n" << message_of(errors[1]);
+  EXPECT_EQ(world->complaints(), Calls());
+}
+
+TEST(NcclFailure, ARankThatNeverMeetsIsATimeout) {
+  const auto world = std::make_shared<FakeNccl>();
+  std::barrier after(2);
+  const auto errors = run_nccl_ranks(
+      world, 2,
+      [&](const Group& group) {
+        if (group->rank() == 1) return after.arrive_and_wait();
+        try {
+          group->all_reduce(torch::ones({4})).wait();
+        } catch (...) {
+          after.arrive_and_wait();
+          throw;
+        }
+      },
+      false, milliseconds(300));
+  ASSERT_NE(errors[0], nullptr);
+  EXPECT_EQ(world->complaints(), Calls());
+}
+
+TEST(NcclFailure, ARankThatThrowsIsMissedByTheOthers) {
+  const auto world = std::make_shared<FakeNccl>();
+  const auto start = std::chrono::steady_clock::now();
+  const auto errors = run_nccl_ranks(world, 3, [&](const Group& group) {
+    sum_up(*group);
+    if (group->rank() == 1) throw std::runtime_error("out of luck");
+    group->all_reduce(torch::ones({4})).wait(milliseconds(15000));
+  });
+  EXPECT_LT(std::chrono::steady_clock::now() - start, milliseconds(5000));
+  for (const std::size_t rank : {std::size_t{0}, std::size_t{2}}) {
+    expect_error<PeerLostError>(errors[rank], "gave up: ");
+  }
+  EXPECT_EQ(world->complaints(), Calls());
+  EXPECT_EQ(world->aborts(), 3);
+}
+
+TEST(NcclFailure, ARankThatThrowsIsMissedWhereNcclIsWaitedFor) {
+  const auto world = std::make_shared<FakeNccl>();
+  world->fail_windows(1);
+  const auto start = std::chrono::steady_clock::now();
+  const auto errors = run_nccl_ranks(world, 2, [&](const Group& group) {
+    sum_up(*group);
+    static_cast<void>(group->allocate({100}, torch::kFloat));
+  });
+  EXPECT_LT(std::chrono::steady_clock::now() - start, milliseconds(5000));
+  expect_error<CommError>(errors[1], "ncclCommWindowRegister");
+  expect_error<PeerLostError>(errors[0], "gave up: ");
+  EXPECT_EQ(world->complaints(), Calls());
+}
+
+TEST(NcclFailure, AnErrorOfNcclsEndsTheGroup) {
+  const auto world = std::make_shared<FakeNccl>();
+  world->fail_after(0, 2);
+  const auto errors = run_nccl_ranks(world, 2, [&](const Group& group) {
+    for (int i = 0; i < 5; ++i) {
+      group->all_reduce(torch::ones({4})).wait();
+      group->barrier();
+    }
+  });
+  expect_error<PeerLostError>(errors[0], "the fake was told to fail");
+  ASSERT_NE(errors[1], nullptr);
+  EXPECT_EQ(world->calls(0).size(), 3U);
+  EXPECT_EQ(world->complaints(), Calls());
+}
+
+TEST(NcclFailure, AnErrorOfTheDeviceEndsTheGroup) {
+  const auto world = std::make_shared<FakeNccl>();
+  const auto errors = run_nccl_ranks(world, 2, [&](const Group& group) {
+    sum_up(*group);
+    group->barrier();
+    if (group->rank() == 0) world->fail_events(0);
+    group->all_reduce(torch::ones({4})).wait(milliseconds(5000));
+    group->barrier();
+  });
+  expect_error<CommError>(errors[0], "an illegal memory access");
+  EXPECT_EQ(world->complaints(), Calls());
+}
+
+TEST(NcclFailure, AnErrorWhileTheyMeetIsOnEveryRank) {
+  const auto world = std::make_shared<FakeNccl>();
+  world->fail_init(1);
+  const auto errors = run_nccl_ranks(
+      world, 2, [&](const Group& group) { group->all_reduce(torch::ones({4})).wait(); });
+  expect_error<CommError>(errors[1], "ncclCommInitRankConfig: system error");
+  expect_error<PeerLostError>(errors[0], "rank 1");
+  EXPECT_EQ(world->complaints(), Calls());
+}
+
+TEST(NcclFailure, NoUniqueIdIsAnErrorOnEveryRank) {
+  const auto world = std::make_shared<FakeNccl>();
+  world->fail_unique_id();
+  const auto errors = run_nccl_ranks(
+      world, 2, [&](const Group& group) { group->all_reduce(torch::ones({4})).wait(); });
+  for (const auto& error : errors) expect_error<CommError>(error, "ncclGetUniqueId on rank 0");
+}
+
+TEST(NcclFailure, TooLittleMemoryIsAnErrorOnEveryRankAndTheGroupGoesOn) {
+  const auto world = std::make_shared<FakeNccl>();
+  world->fail_memory(1);
+  const auto errors = run_nccl_ranks(world, 2, [&](const Group& group) {
+    EXPECT_THROW(static_cast<void>(group->allocate({100}, torch::kFloat)), CommError);
+    sum_up(*group);
+    group->close();
+  });
+  for (const auto& error : errors) EXPECT_EQ(message_of(error), "");
+  EXPECT_EQ(world->complaints(), Calls());
+}
+
+TEST(NcclFailure, AfterItEveryCallThrowsTheSame) {
+  const auto world = std::make_shared<FakeNccl>();
+  world->fail_after(0, 0);
+  world->fail_after(1, 0);
+  const auto errors = run_nccl_ranks(world, 2, [&](const Group& group) {
+    EXPECT_THROW(group->all_reduce(torch::ones({4})).wait(milliseconds(5000)), CommError);
+    EXPECT_THROW(group->broadcast(torch::ones({4})), CommError);
+    EXPECT_THROW(group->barrier(), CommError);
+    EXPECT_THROW(static_cast<void>(group->allocate({4}, torch::kFloat)), CommError);
+    EXPECT_THROW(group->close(), CommError);
+  });
+  for (const auto& error : errors) EXPECT_EQ(message_of(error), "");
+  EXPECT_EQ(world->complaints(), Calls());
+}
+
+TEST(NcclFailure, OfOneGroupLeavesTheOthersAlone) {
+  const auto world = std::make_shared<FakeNccl>();
+  const auto errors = run_nccl_ranks(world, 3, [](const Group& group) {
+    sum_up(*group);
+    auto broken = group->split(0);
+    if (group->rank() == 1) {
+      broken.reset();
+    } else {
+      EXPECT_THROW(broken->all_reduce(torch::ones({4})).wait(milliseconds(5000)), PeerLostError);
+    }
+    sum_up(*group);
+    group->close();
+  });
+  for (const auto& error : errors) EXPECT_EQ(message_of(error), "");
+  EXPECT_EQ(world->complaints(), Calls());
+}
+
+}  // namespace
+}  // namespace lockstep::testing
