@@ -162,6 +162,11 @@ std::string GlooChannels::late_ranks(std::uint64_t collective) {
   return answer.value_or("the rank that holds the meeting point does not answer");
 }
 
+std::unique_lock<std::mutex> lock_gloo_start() {
+  static std::mutex mutex;
+  return std::unique_lock(mutex);
+}
+
 std::string words_of(const std::exception& error) {
   const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
   const std::string text = torch_error ? torch_error->what_without_backtrace() : error.what();

@@ -9,7 +9,6 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -45,10 +44,6 @@ class GlooChannels {
   [[nodiscard]] c10d::ProcessGroupGloo& fingerprints() const { return *fingerprints_; }
   [[nodiscard]] c10d::ProcessGroupGloo& data() const { return *data_; }
   [[nodiscard]] const Group& messages() const noexcept { return messages_; }
-  /// For calls of `messages`, which several threads make.
-  [[nodiscard]] const std::shared_ptr<std::mutex>& messages_mutex() const noexcept {
-    return messages_mutex_;
-  }
   /// The latest message from or to a rank under a tag.
   [[nodiscard]] std::shared_ptr<GlooMessageState>& latest_message(int peer, int tag, bool is_sent) {
     return latest_[{peer, tag, is_sent}];
@@ -72,7 +67,6 @@ class GlooChannels {
   int size_;
   Store store_;
   Group fingerprints_, data_, messages_;
-  std::shared_ptr<std::mutex> messages_mutex_ = std::make_shared<std::mutex>();
   std::map<std::tuple<int, int, bool>, std::shared_ptr<GlooMessageState>> latest_;
   std::uint64_t collectives_ = 0;
   std::chrono::steady_clock::time_point last_look_ = std::chrono::steady_clock::now();

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <atomic>
 #include <exception>
-#include <mutex>
 #include <thread>
 #include <utility>
 
@@ -14,7 +13,6 @@ namespace lockstep {
 /// here, and outlives the operation where that is given up.
 struct GlooMessageState {
   GlooChannels::Group group;
-  std::shared_ptr<std::mutex> group_mutex;
   at::Tensor tensor;
   MessageHeader header;  // sent, or expected
   int peer = 0;
@@ -38,7 +36,7 @@ void transfer(const GlooMessageState& state, const at::Tensor& part, int offset)
   GlooChannels::Group::element_type* group = state.group.get();
   c10::intrusive_ptr<c10d::Work> work;
   {
-    const std::lock_guard lock(*state.group_mutex);
+    const auto lock = lock_gloo_start();
     work =
         state.is_sent ? group->send(parts, state.peer, tag) : group->recv(parts, state.peer, tag);
   }
@@ -62,7 +60,6 @@ class GlooMessage final : public Operation {
   GlooMessage(GlooChannels& channels, at::Tensor tensor, int peer, int tag, bool is_sent)
       : channels_(channels), state_(std::make_shared<GlooMessageState>()) {
     state_->group = channels.messages();
-    state_->group_mutex = channels.messages_mutex();
     state_->header = MessageHeader::of(tensor, tag);
     state_->tensor = std::move(tensor);
     state_->peer = peer;

@@ -43,6 +43,7 @@ bool GlooOperation::try_start(bool) {
   auto own = tensor_of(std::as_writable_bytes(std::span(&own_, 1)));
   c10d::AllgatherOptions options;
   options.timeout = kGlooTimeout;
+  const auto lock = lock_gloo_start();
   announcement_ = channels_.fingerprints()._allgather_base(all, own, options);
   return true;
 }
@@ -108,6 +109,7 @@ GlooOperation::Step GlooOperation::all_to_all(std::span<std::byte> output,
   auto source = tensor_of(input);
   c10d::AllToAllOptions options;
   options.timeout = kGlooTimeout;
+  const auto lock = lock_gloo_start();
   return data().alltoall_base(target, source, output_splits, input_splits, options);
 }
 
@@ -117,6 +119,7 @@ GlooOperation::Step GlooOperation::all_gather(std::span<std::byte> output,
   auto source = tensor_of(input);
   c10d::AllgatherOptions options;
   options.timeout = kGlooTimeout;
+  const auto lock = lock_gloo_start();
   return data()._allgather_base(target, source, options);
 }
 
@@ -125,6 +128,7 @@ GlooOperation::Step GlooOperation::broadcast(std::span<std::byte> bytes, int roo
   c10d::BroadcastOptions options;
   options.rootRank = root;
   options.timeout = kGlooTimeout;
+  const auto lock = lock_gloo_start();
   return data().broadcast(tensors, options);
 }
 

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 
 namespace lockstep {
@@ -25,5 +26,10 @@ struct GlooRendezvous {
 [[nodiscard]] std::shared_ptr<ProcessGroup> make_gloo_process_group(
     const LaunchEnvironment& environment, std::chrono::milliseconds timeout,
     const GlooRendezvous& rendezvous);
+
+/// Held around every call that starts work, of whichever group in this process: c10d notes them all
+/// in one flight recorder, which adds a group to its map without a lock (LibTorch 2.11), so that
+/// two groups that begin in two threads would break it.
+[[nodiscard]] std::unique_lock<std::mutex> lock_gloo_start();
 
 }  // namespace lockstep
