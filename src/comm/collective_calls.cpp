@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // What a process group checks of a call before a backend sees it.
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <lockstep/comm/process_group.h>
 
 #include <numeric>
@@ -87,6 +88,9 @@ void check_apart_but(std::size_t own, const std::vector<at::Tensor>& pieces,
 }
 
 std::vector<at::Tensor> split_evenly(const at::Tensor& tensor, int parts) {
+  // Nobody sees the pieces, and noting for autograd what they are views of takes longer than a
+  // small call itself.
+  const at::AutoDispatchBelowADInplaceOrView no_autograd;
   return tensor.view({parts, tensor.numel() / parts}).unbind(0);
 }
 
