@@ -23,6 +23,10 @@ void check_tensor(const at::Tensor& tensor, const char* op, const char* name) {
               "; it must be dense");
   TORCH_CHECK(tensor.is_non_overlapping_and_dense(), op, ": ", name, " of sizes ", tensor.sizes(),
               " has strides ", tensor.strides(), "; it must fill its memory without gaps");
+  // Their memory holds other values than they show.
+  TORCH_CHECK(!tensor.is_conj() && !tensor.is_neg(), op, ": ", name,
+              " is a view that shows its memory conjugated or negated; pass what resolve_conj() "
+              "and resolve_neg() give");
 }
 
 // Where ranks' tensors may have different strides, memory order says nothing.
@@ -108,6 +112,12 @@ std::vector<at::Tensor> split_rows(const at::Tensor& tensor, at::IntArrayRef spl
   return tensor.split_with_sizes(splits, 0);
 }
 
+/// The same for messages that must not overtake each other, and for no others.
+std::uint64_t lane_of(int peer, int tag, bool is_sent) {
+  const auto line = 2 * static_cast<std::uint64_t>(peer) + (is_sent ? 1 : 0);
+  return line << 32 | static_cast<std::uint32_t>(tag);
+}
+
 std::int64_t row_elements(const at::Tensor& tensor) {
   return std::accumulate(tensor.sizes().begin() + 1, tensor.sizes().end(), std::int64_t{1},
                          std::multiplies<>());
@@ -139,15 +149,15 @@ void ProcessGroup::check_message(const at::Tensor& tensor, int peer, int tag,
 Work ProcessGroup::send(const at::Tensor& tensor, int to, int tag) {
   check_message(tensor, to, tag, "send");
   ProcessGroup& carrier = carrier_of(tensor.device().type());
-  return keep(
-      carrier.start_message(carrier.operation_for_send(tensor, to, tag), "send", call_timeout()));
+  return keep(carrier.start_message(carrier.operation_for_send(tensor, to, tag), "send",
+                                    call_timeout(), lane_of(to, tag, true)));
 }
 
 Work ProcessGroup::recv(const at::Tensor& tensor, int from, int tag) {
   check_message(tensor, from, tag, "recv");
   ProcessGroup& carrier = carrier_of(tensor.device().type());
   return keep(carrier.start_message(carrier.operation_for_receive(tensor, from, tag), "recv",
-                                    call_timeout()));
+                                    call_timeout(), lane_of(from, tag, false)));
 }
 
 Work ProcessGroup::all_reduce(const at::Tensor& tensor, ReduceOp op) {

@@ -81,16 +81,19 @@ bool GlooOperation::start_next_step() {
 
 void GlooOperation::sleep(std::chrono::nanoseconds limit) {
   backoff_.sleep(limit);
-  if (has_said_) return;
+}
+
+bool GlooOperation::waits_long() {
+  if (has_said_) return true;
   const auto now = std::chrono::steady_clock::now();
   if (waits_since_ == std::chrono::steady_clock::time_point{}) waits_since_ = now;
-  if (now - waits_since_ < kPatience) return;
+  if (now - waits_since_ < kPatience) return false;
   channels_.say_waiting(number_);
-  has_said_ = true;
+  return has_said_ = true;
 }
 
 void GlooOperation::check_peers() {
-  if (!has_said_) return;  // the store is asked about nothing but long waits
+  if (!waits_long()) return;  // the store is asked about nothing but long waits
   const std::string left = channels_.who_left();
   if (left.empty()) return;
   throw OperationFailure{OperationFailure::Kind::PeerLost, left,

@@ -62,6 +62,8 @@ class GlooOperation : public Operation {
   Step broadcast(std::span<std::byte> bytes, int root) const;
 
  private:
+  /// Says so in the store, the first time.
+  [[nodiscard]] bool waits_long();
   [[nodiscard]] bool start_next_step();
 
   GlooChannels& channels_;

@@ -61,6 +61,7 @@ class GlooProcessGroup final : public ProcessGroup {
     start(make_gloo_barrier(*channels_, bytes), "allocate").wait();
     auto owner = allocate_zeroed(bytes);
     void* data = owner.get();
+    agree_on_memory(data != nullptr, no_memory_text(bytes, data != nullptr));
     return {data, std::move(owner)};
   }
 

@@ -134,35 +134,38 @@ void HostChannel::await_hellos(const Deadline& deadline,
   std::vector<bool> has_come(static_cast<std::size_t>(environment_.world_size), false);
   has_come[0] = true;
   while (std::find(has_come.begin(), has_come.end(), false) != has_come.end()) {
+    // Also where letters keep coming: ranks that are here repeat theirs.
+    if (deadline.has_passed()) throw_missing(has_come, deadline);
     auto message = socket_.receive(kRepeat);
-    if (!message) {
-      if (deadline.has_passed()) throw_missing(has_come, deadline);
-      continue;
-    }
+    if (!message) continue;
     const Letter letter = parse(*message);
     if (letter.kind != LetterKind::Hello || letter.rank <= 0) continue;
     if (letter.world_size != environment_.world_size || letter.rank >= environment_.world_size) {
-      throw LaunchError("rank 0 was started in a world of " +
-                        std::to_string(environment_.world_size) + ", rank " +
-                        std::to_string(letter.rank) + " in a world of " +
-                        std::to_string(letter.world_size) + "; both launch environments (" +
-                        environment_.launcher + ") must say the same");
+      const LaunchError error("rank 0 was started in a world of " +
+                              std::to_string(environment_.world_size) + ", rank " +
+                              std::to_string(letter.rank) + " in a world of " +
+                              std::to_string(letter.world_size) + "; both launch environments (" +
+                              environment_.launcher + ") must say the same");
+      refuse(letter.rank, error.what_without_backtrace());  // perhaps no rank of this world
+      throw error;
     }
     has_come[static_cast<std::size_t>(letter.rank)] = true;
     on_hello(letter);
   }
 }
 
-void HostChannel::refuse_all(const std::string& reason) {
+void HostChannel::refuse(int rank, const std::string& reason) {
   Letter letter;
   letter.kind = LetterKind::Refusal;
   letter.number = number_;
   letter.set_text(reason);
-  for (int rank = 1; rank < environment_.world_size; ++rank) {
-    // Whoever has not come cannot be told; that is no reason to wait.
-    [[maybe_unused]] const bool is_sent =
-        socket_.try_send(name_of(rank), std::as_bytes(std::span(&letter, 1)));
-  }
+  // Whoever has not come cannot be told; that is no reason to wait.
+  [[maybe_unused]] const bool is_sent =
+      socket_.try_send(name_of(rank), std::as_bytes(std::span(&letter, 1)));
+}
+
+void HostChannel::refuse_all(const std::string& reason) {
+  for (int rank = 1; rank < environment_.world_size; ++rank) refuse(rank, reason);
 }
 
 void HostChannel::hand_out(const native::SharedMemory& memory, const Deadline& deadline,

@@ -67,6 +67,7 @@ class HostChannel {
   void await_hellos(const Deadline& deadline, const std::function<void(const Letter&)>& on_hello);
   void hand_out(const native::SharedMemory& memory, const Deadline& deadline,
                 const CanStillCome& can_still_come);
+  void refuse(int rank, const std::string& reason);
   void refuse_all(const std::string& reason);
 
   LaunchEnvironment environment_;

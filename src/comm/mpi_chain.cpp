@@ -96,7 +96,8 @@ bool MpiChain::advance() {
 
 std::optional<int> MpiChain::waits_for() const {
   if (forward_ < pieces_) return place_.previous;
-  return place_.next;
+  const bool waits_for_result = place_.next && place_.takes_result && back_ < pieces_;
+  return waits_for_result ? place_.next : std::nullopt;
 }
 
 }  // namespace lockstep

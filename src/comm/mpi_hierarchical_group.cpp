@@ -6,6 +6,8 @@
 
 #include <utility>
 
+#include "comm/single_process_group.h"
+
 namespace lockstep {
 
 void HierarchicalProcessGroup::meet() {
@@ -62,13 +64,18 @@ ProcessGroup::Memory HierarchicalProcessGroup::allocate_bytes(std::size_t bytes)
   Memory memory;
   std::string error_text = "another host has no memory for it";
   try {
-    memory = local_ ? local_->allocate_block(bytes) : MpiProcessGroup::allocate_bytes(bytes);
+    if (local_) {
+      memory = local_->allocate_block(bytes);
+    } else if (auto owner = allocate_zeroed(bytes)) {
+      void* data = owner.get();
+      memory = Memory{data, std::move(owner)};
+    } else {
+      error_text = no_memory_text(bytes, false);
+    }
   } catch (const std::exception& error) {
     error_text = error.what();
   }
-  const auto has_memory = at::full({1}, memory.data != nullptr ? 1 : 0, at::kInt);
-  all_reduce(has_memory, ReduceOp::Min).wait();
-  if (has_memory.item<int>() == 0) throw CommError(context_for("allocate"), error_text);
+  agree_on_memory(memory.data != nullptr, error_text);
   return memory;
 }
 

@@ -50,8 +50,9 @@ class HierarchicalReduction final : public MpiHierarchicalOperation {
 
   [[nodiscard]] std::string describe_missing() const override {
     if (!is_in_chain_) return MpiHierarchicalOperation::describe_missing();
-    return "rank " + std::to_string(chain_.waits_for().value_or(rank())) +
-           " has not passed on its host's part";
+    const auto late = chain_.waits_for();
+    if (!late) return "another host has not taken this host's part";
+    return "rank " + std::to_string(*late) + " has not passed on its host's part";
   }
 
   /// A host with more ranks than another has some that take no share.

@@ -39,8 +39,10 @@ class MpiStreams final : public MpiOperation {
 
  private:
   bool start_preparation(int step, native::MpiRequests& requests) override {
-    if (step == 0) streams_.copy_own(rank());
-    if (!call_.has_own_sizes) return false;
+    if (!call_.has_own_sizes) {
+      streams_.copy_own(rank());
+      return false;
+    }
     const std::size_t numbers = 2 * static_cast<std::size_t>(world_size());
     if (step == 0) {
       own_lengths_ = lengths_of(streams_);
@@ -56,6 +58,7 @@ class MpiStreams final : public MpiOperation {
       rows.push_back(std::span(lengths_).subspan(start, numbers));
     }
     check_lengths(rows);
+    streams_.copy_own(rank());  // not before all sizes fit: a result stays as it was till then
     return false;
   }
 

@@ -65,8 +65,10 @@ std::shared_ptr<ProcessGroup> MpiProcessGroup::make_group(LaunchEnvironment envi
 }
 
 ProcessGroup::Memory MpiProcessGroup::allocate_bytes(std::size_t bytes) {
+  start(make_mpi_barrier(*channels_, bytes), "allocate").wait();
   auto owner = allocate_zeroed(bytes);
   void* data = owner.get();
+  agree_on_memory(data != nullptr, no_memory_text(bytes, data != nullptr));
   return {data, std::move(owner)};
 }
 

@@ -192,7 +192,14 @@ void add_messages(NcclTask& task, const Collective& call, int rank, int world_si
     if (peer == rank) {
       if (sent == nullptr || received == nullptr) continue;
       task.preparations.emplace_back([from = *sent, to = *received](const NcclCallContext& c) {
-        if (from.nbytes() == to.nbytes()) copy(c, to, from);
+        if (from.nbytes() != to.nbytes()) {
+          throw OperationFailure{OperationFailure::Kind::Backend,
+                                 std::to_string(from.nbytes()) +
+                                     " bytes go from this rank to itself, which expects " +
+                                     std::to_string(to.nbytes()),
+                                 "what a rank sends must be what the other expects from it"};
+        }
+        copy(c, to, from);
       });
       continue;
     }

@@ -67,16 +67,26 @@ void NcclCommunicator::start(const native::NcclUniqueId& id) {
   }
 }
 
-void NcclCommunicator::start_split(int color, int key, NcclCommunicator* child) {
+void NcclCommunicator::start_split(int color, int key) {
   const std::lock_guard lock(mutex_);
   throw_failure_locked();
   const DeviceScope scope(*services_.device, device_);
-  native::NcclCommunicatorHandle none = nullptr;
-  // Nobody else knows the child yet.
-  const NcclResult result =
-      services_.nccl->comm_split(handle_, color, key, child == nullptr ? &none : &child->place_);
-  if (child != nullptr) child->handle_ = child->place_;
-  check_locked(result, "ncclCommSplit");
+  parts_.push_back(nullptr);
+  check_locked(services_.nccl->comm_split(handle_, color, key, &parts_.back()), "ncclCommSplit");
+}
+
+native::NcclCommunicatorHandle NcclCommunicator::take_part() {
+  const std::lock_guard lock(mutex_);
+  throw_failure_locked();
+  return std::exchange(parts_.back(), nullptr);
+}
+
+void NcclCommunicator::start_as(native::NcclCommunicatorHandle part) {
+  const std::lock_guard lock(mutex_);
+  handle_ = part;
+  if (part == nullptr) {
+    fail_and_throw_locked({OperationFailure::Kind::Backend, "ncclCommSplit gave no part", ""});
+  }
 }
 
 bool NcclCommunicator::poll() {
@@ -108,9 +118,11 @@ NcclCallContext NcclCommunicator::context_locked() const {
 }
 
 void NcclCommunicator::enqueue(const std::vector<NcclCall>& preparations,
-                               const std::vector<NcclCall>& calls) {
+                               const std::vector<NcclCall>& calls, const Deadline& deadline,
+                               const std::string& op) {
   const std::lock_guard lock(mutex_);
   throw_failure_locked();
+  given_.emplace(Given{deadline, op});
   const NcclCallContext context = context_locked();
   try {
     const DeviceScope scope(*services_.device, device_);
@@ -147,6 +159,7 @@ std::shared_ptr<NcclFlight> NcclCommunicator::record_end(const Deadline& deadlin
   const DeviceScope scope(*services_.device, device_);
   auto flight = std::make_shared<NcclFlight>(services_, device_, deadline, std::move(op));
   flight->end.record(stream_);
+  given_.reset();
   flights_.push_back(flight);
   return flight;
 }
@@ -214,14 +227,28 @@ void NcclCommunicator::free(Memory memory) noexcept {
       if (deadline.has_passed()) return;  // still in use: better lost than wrong
       std::this_thread::sleep_for(kPollInterval);
     }
+    if (deregister(memory.window, deadline)) services_.nccl->memory_free(memory.data);
+  } catch (...) {  // the device is beyond help; its memory goes with the process
+  }
+}
+
+bool NcclCommunicator::deregister(native::NcclWindow window, const Deadline& deadline) {
+  while (true) {
     {
       const std::lock_guard lock(mutex_);
-      if (handle_ != nullptr && windows_.erase(memory.window) != 0) {
-        services_.nccl->window_deregister(handle_, memory.window);
+      if (handle_ == nullptr || !windows_.contains(window)) return true;
+      try {
+        // NCCL's thread may be reading its windows for the calls before.
+        if (poll_locked()) {
+          windows_.erase(window);
+          return services_.nccl->window_deregister(handle_, window) == NcclResult::Success;
+        }
+      } catch (const OperationFailure&) {
+        continue;  // the communicator has ended, and its windows with it
       }
     }
-    services_.nccl->memory_free(memory.data);
-  } catch (...) {  // the device is beyond help; its memory goes with the process
+    if (deadline.has_passed()) return false;  // better lost than wrong
+    std::this_thread::sleep_for(kPollInterval);
   }
 }
 
@@ -240,13 +267,15 @@ void NcclCommunicator::look_locked() {
   const DeviceScope scope(*services_.device, device_);
   drop_done_locked();
   static_cast<void>(poll_locked());
-  if (flights_.empty()) return;
-  const NcclFlight& oldest = *flights_.front();
-  if (oldest.deadline.has_passed()) {
-    fail_and_throw_locked(
-        timeout_of(oldest.op + " was enqueued and does not end", oldest.deadline));
+  if (!flights_.empty()) return check_end_locked(flights_.front()->deadline, flights_.front()->op);
+  if (given_) check_end_locked(given_->deadline, given_->op);
+}
+
+void NcclCommunicator::check_end_locked(const Deadline& deadline, const std::string& op) {
+  if (deadline.has_passed()) {
+    fail_and_throw_locked(timeout_of(op + " was enqueued and does not end", deadline));
   }
-  check_peers_locked(oldest.op);
+  check_peers_locked(op);
 }
 
 void NcclCommunicator::check_peers_locked(const std::string& what) {
@@ -271,6 +300,9 @@ void NcclCommunicator::fail_locked(OperationFailure failure) noexcept {
   try {
     const DeviceScope scope(*services_.device, device_);
     services_.nccl->comm_abort(handle);
+    for (auto& part : parts_) {  // made, and never taken
+      if (part != nullptr) services_.nccl->comm_abort(std::exchange(part, nullptr));
+    }
   } catch (...) {  // there is nothing left to do for it
   }
 }

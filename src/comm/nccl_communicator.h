@@ -66,16 +66,22 @@ class NcclCommunicator {
 
   /// Begins to meet the other ranks; goes on by itself. Never throws: see `poll`.
   void start(const native::NcclUniqueId& id);
-  /// Begins to divide this communicator. `child`: null for a rank that joins none.
-  void start_split(int color, int key, NcclCommunicator* child);
+  /// Begins to divide this communicator; a negative color joins no part.
+  void start_split(int color, int key);
+  /// This rank's part, once `poll` is true. The caller's from then on.
+  [[nodiscard]] native::NcclCommunicatorHandle take_part();
+  /// Takes over a part of another communicator.
+  void start_as(native::NcclCommunicatorHandle part);
 
   /// False while what was called last still goes on. Throws: `OperationFailure` once it failed.
   [[nodiscard]] bool poll();
   /// Blocks: until `poll` is true. Throws: `OperationFailure`, of kinds Timeout and PeerLost too.
   void wait_until_ready(const Deadline& deadline, const std::string& what);
 
-  /// Enqueues these calls as one. Requires `poll()`. Throws: `OperationFailure`.
-  void enqueue(const std::vector<NcclCall>& preparations, const std::vector<NcclCall>& calls);
+  /// Enqueues these calls as one, which `record_end` is to follow. Requires `poll()`.
+  /// Throws: `OperationFailure`.
+  void enqueue(const std::vector<NcclCall>& preparations, const std::vector<NcclCall>& calls,
+               const Deadline& deadline, const std::string& op);
   /// Does something on the stream that is no call of NCCL. Throws: `OperationFailure`.
   void run(const std::vector<NcclCall>& calls);
   /// What is recorded now ends when all that was enqueued has ended.
@@ -117,6 +123,9 @@ class NcclCommunicator {
   void check_locked(native::NcclResult result, const char* call);
   void drop_done_locked();
   void look_locked();
+  /// Throws when what this belongs to is too late.
+  void check_end_locked(const Deadline& deadline, const std::string& op);
+  [[nodiscard]] bool deregister(native::NcclWindow window, const Deadline& deadline);
   /// Throws once a peer has been gone for longer than it may take to see the end of its part.
   void check_peers_locked(const std::string& what);
   [[nodiscard]] NcclCallContext context_locked() const;
@@ -133,6 +142,14 @@ class NcclCommunicator {
   native::NcclCommunicatorHandle handle_ = nullptr;  // null: not yet, or not any more
   std::optional<OperationFailure> failure_;
   std::deque<std::shared_ptr<NcclFlight>> flights_;
+  // Enqueued, and its end not recorded yet: the program may be blocked in a call of CUDA's.
+  struct Given {
+    Deadline deadline;
+    std::string op;
+  };
+  std::optional<Given> given_;
+  // Where NCCL writes the parts when they are made, in a thread of its own. A deque moves nothing.
+  std::deque<native::NcclCommunicatorHandle> parts_;
   std::set<native::NcclWindow> windows_;
   std::optional<Deadline> grace_;  // since a peer has gone
 };

@@ -63,7 +63,7 @@ void NcclLaunch::enqueue() {
     preparations.insert(preparations.end(), task.preparations.begin(), task.preparations.end());
     calls.insert(calls.end(), task.calls.begin(), task.calls.end());
   }
-  communicator_->enqueue(preparations, calls);
+  communicator_->enqueue(preparations, calls, deadline_, op_);
 }
 
 void NcclLaunch::order_current_stream() {

@@ -30,10 +30,6 @@ class FailedOperation final : public Operation {
   OperationFailure failure_;
 };
 
-int index_of(c10::Device device) {
-  return std::max<int>(0, device.index());
-}
-
 }  // namespace
 
 NcclProcessGroup::NcclProcessGroup(const LaunchEnvironment& environment,
@@ -52,8 +48,15 @@ NcclProcessGroup::NcclProcessGroup(const LaunchEnvironment& environment,
 
 NcclProcessGroup::~NcclProcessGroup() {
   watchdog_.reset();
-  if (is_closed() && line_->launches.empty()) return;
-  if (!is_failure_shared()) abandon("its process group was destroyed without close()");
+  const std::string reason = "its process group was destroyed without close()";
+  const bool is_finished = is_closed() && line_->launches.empty();
+  if (!is_finished && !is_failure_shared()) abandon(reason);
+  // Before the tensors go that its kernels may still use.
+  if (communicator_) communicator_->give_up({OperationFailure::Kind::Backend, reason, ""});
+}
+
+int NcclProcessGroup::index_of(c10::Device device) const {
+  return device.has_index() ? device.index() : services_.device->current_device();
 }
 
 void NcclProcessGroup::abandon(const std::string& reason) noexcept {
@@ -120,11 +123,18 @@ void NcclProcessGroup::adopt(std::shared_ptr<NcclCommunicator> communicator) {
 std::unique_ptr<Operation> NcclProcessGroup::enqueue(NcclTask task, const char* op) {
   auto launch = batch_;
   if (!launch) {
-    launch = std::make_shared<NcclLaunch>(communicator_, Deadline::after(call_timeout()), op);
-    line_->launches.push_back(launch);
+    launch = std::make_shared<NcclLaunch>(communicator_, Deadline::after(call_timeout()),
+                                          is_coalescing_ ? "coalesced" : op);
   }
   launch->add(std::move(task));
-  if (!batch_) launch->seal();
+  if (!batch_) {  // in the line only when nothing can throw any more
+    line_->launches.push_back(launch);
+    if (is_coalescing_) {
+      batch_ = launch;
+    } else {
+      launch->seal();
+    }
+  }
   return std::make_unique<NcclOperation>(line_, std::move(launch));
 }
 
@@ -166,20 +176,18 @@ std::unique_ptr<Operation> NcclProcessGroup::make_receive(at::Tensor tensor, int
 }
 
 void NcclProcessGroup::begin_coalescing() {
-  if (!communicator_) return;  // the first call is one for itself: it makes the communicator
-  batch_ =
-      std::make_shared<NcclLaunch>(communicator_, Deadline::after(call_timeout()), "coalesced");
-  line_->launches.push_back(batch_);
+  is_coalescing_ = true;
 }
 
 void NcclProcessGroup::end_coalescing() {
+  is_coalescing_ = false;
   if (!batch_) return;
   std::exchange(batch_, nullptr)->seal();
   progress();
 }
 
 void NcclProcessGroup::settle(const Deadline& deadline, const char* op) {
-  TORCH_CHECK(!batch_, op, ": not between coalesced calls");
+  TORCH_CHECK(!is_coalescing_, op, ": not between coalesced calls");
   while (!line_->launches.empty()) {
     line_->advance();
     if (line_->launches.empty()) return;
@@ -233,9 +241,10 @@ void NcclProcessGroup::divide_communicator(NcclProcessGroup* child, int color, i
     communicator_->wait_until_ready(deadline, "NCCL does not get ready");
     std::shared_ptr<NcclCommunicator> part;
     if (child != nullptr) part = child->make_communicator(communicator_->device());
-    communicator_->start_split(color, key, part.get());
+    communicator_->start_split(color, key);
     communicator_->wait_until_ready(deadline, "not all ranks have come to the division");
     if (!part) return;
+    part->start_as(communicator_->take_part());
     part->wait_until_ready(deadline, "not all ranks have come to the new group");
     child->adopt(std::move(part));
   });

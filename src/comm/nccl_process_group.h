@@ -50,6 +50,8 @@ class NcclProcessGroup final : public ProcessGroup {
   /// Collective at the first call. Blocks then.
   void ensure_communicator(c10::Device device, const char* op);
   void check_device(c10::Device device, const char* op) const;
+  /// Without an index a device is the current one.
+  [[nodiscard]] int index_of(c10::Device device) const;
   void meet(int device, const char* op);
   [[nodiscard]] std::shared_ptr<NcclCommunicator> make_communicator(int device);
   void adopt(std::shared_ptr<NcclCommunicator> communicator);
@@ -67,7 +69,8 @@ class NcclProcessGroup final : public ProcessGroup {
   bool checks_calls_;
   std::shared_ptr<NcclCommunicator> communicator_;
   std::shared_ptr<NcclLine> line_ = std::make_shared<NcclLine>();
-  std::shared_ptr<NcclLaunch> batch_;
+  bool is_coalescing_ = false;
+  std::shared_ptr<NcclLaunch> batch_;   // of coalesced calls, from the first of them on
   std::unique_ptr<Watchdog> watchdog_;  // ends before what it looks at
 };
 

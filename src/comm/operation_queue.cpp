@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "comm/operation_queue.h"
 
+#include <c10/util/SmallVector.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <ctime>
@@ -54,11 +56,11 @@ std::uint64_t OperationQueue::push(std::unique_ptr<Operation> operation, std::st
 }
 
 std::uint64_t OperationQueue::push_message(std::unique_ptr<Operation> operation, std::string op,
-                                           std::chrono::milliseconds timeout) {
+                                           std::chrono::milliseconds timeout, std::uint64_t lane) {
   if (failure_) std::rethrow_exception(failure_);
   const std::uint64_t ticket = next_message_++;
   messages_.push_back(
-      Entry{std::move(operation), std::move(op), Deadline::after(timeout), false, ticket});
+      Entry{std::move(operation), std::move(op), Deadline::after(timeout), false, ticket, lane});
   progress();
   return ticket;
 }
@@ -77,6 +79,18 @@ void OperationQueue::progress() noexcept {
   } catch (...) {
     fail_with_current_exception(entries_.front());
   }
+}
+
+void OperationQueue::look(std::uint64_t ticket) noexcept {
+  progress();
+  if (failure_ || is_done(ticket)) return;
+  const Entry& entry = entry_to_wait_for(ticket);
+  const Deadline& deadline = deadline_of(ticket);
+  if (deadline.has_passed()) return fail_with_timeout(entry, deadline);
+  const auto now = std::chrono::steady_clock::now();
+  if (now - last_look_ < kHealthInterval) return;
+  last_look_ = now;
+  check_peers_of(entry);
 }
 
 void OperationQueue::fail_with_current_exception(const Entry& entry) noexcept {
@@ -111,10 +125,18 @@ void OperationQueue::advance() {
 }
 
 void OperationQueue::advance_messages() {
+  // One that cannot start yet, because its tensor is still being copied, holds up its lane alone.
+  c10::SmallVector<std::uint64_t, 8> held_up;
+  const auto is_held_up = [&](std::uint64_t lane) {
+    return std::find(held_up.begin(), held_up.end(), lane) != held_up.end();
+  };
   for (auto entry = messages_.begin(); entry != messages_.end();) {
     bool is_finished = false;
     try {
-      if (!entry->is_started) entry->is_started = entry->operation->try_start(true);
+      if (!entry->is_started && !is_held_up(entry->lane)) {
+        entry->is_started = entry->operation->try_start(true);
+        if (!entry->is_started) held_up.push_back(entry->lane);
+      }
       is_finished = entry->is_started && entry->operation->try_finish();
     } catch (...) {
       return fail_with_current_exception(*entry);
@@ -175,6 +197,14 @@ void OperationQueue::wait(std::uint64_t ticket, std::optional<std::chrono::milli
   }
 }
 
+void OperationQueue::wait_for_messages() {
+  while (!messages_.empty()) {
+    const Entry& oldest = messages_.front();
+    // With a limit, so that a message on a stream is waited for too.
+    wait(oldest.ticket, std::chrono::ceil<std::chrono::milliseconds>(oldest.deadline.remaining()));
+  }
+}
+
 void OperationQueue::check_peers_of(const Entry& entry) {
   try {
     entry.operation->check_peers();
@@ -191,7 +221,7 @@ CommContext OperationQueue::context_of(const Entry& entry) const {
   return context;
 }
 
-void OperationQueue::fail_with_timeout(const Entry& entry, const Deadline& deadline) {
+void OperationQueue::fail_with_timeout(const Entry& entry, const Deadline& deadline) noexcept {
   std::string reason = "timed out after " + seconds_text(deadline.elapsed()) + ", waiting since " +
                        time_text(entry.deadline.elapsed()) + ": ";
   try {

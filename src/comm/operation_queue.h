@@ -34,11 +34,15 @@ class OperationQueue {
 
   /// The same for a message, which concerns two ranks only: it waits for no collective, and none
   /// waits for it. Messages are pushed forward in the order of their calls.
+  /// `lane`: messages of one lane are started in the order of their calls.
   std::uint64_t push_message(std::unique_ptr<Operation> operation, std::string op,
-                             std::chrono::milliseconds timeout);
+                             std::chrono::milliseconds timeout, std::uint64_t lane);
 
   /// Pushes everything forward as far as possible now. Errors become the queue's failure.
   void progress() noexcept;
+  /// The same for whoever asks again and again instead of waiting: also sees that the deadline of
+  /// `ticket` has passed, or that a rank it needs has gone.
+  void look(std::uint64_t ticket) noexcept;
 
   [[nodiscard]] bool is_done(std::uint64_t ticket) const noexcept;
   [[nodiscard]] const std::exception_ptr& failure() const noexcept { return failure_; }
@@ -49,6 +53,8 @@ class OperationQueue {
   /// from now) passed. Of an operation on a stream, without `timeout`: until it is enqueued there.
   /// Throws: the queue's failure.
   void wait(std::uint64_t ticket, std::optional<std::chrono::milliseconds> timeout);
+  /// Waits for every message, each until its own deadline. Throws: the queue's failure.
+  void wait_for_messages();
 
   [[nodiscard]] bool has_entries() const noexcept {
     return !entries_.empty() || !messages_.empty();
@@ -62,6 +68,7 @@ class OperationQueue {
     Deadline deadline;
     bool is_started = false;
     std::uint64_t ticket = 0;
+    std::uint64_t lane = 0;  // of a message
   };
 
   /// The entry that keeps `ticket` from being done: of a collective, the oldest one.
@@ -73,7 +80,7 @@ class OperationQueue {
   void advance();
   void advance_messages();
   void check_peers_of(const Entry& entry);
-  void fail_with_timeout(const Entry& entry, const Deadline& deadline);
+  void fail_with_timeout(const Entry& entry, const Deadline& deadline) noexcept;
   void fail(const std::exception_ptr& failure) noexcept;
   /// `entry`: what was under way.
   void fail_with_current_exception(const Entry& entry) noexcept;
@@ -86,6 +93,7 @@ class OperationQueue {
   std::list<Entry> messages_;
   std::uint64_t done_ = 0;
   std::uint64_t next_message_;
+  std::chrono::steady_clock::time_point last_look_;
   std::exception_ptr failure_;
   bool is_failure_shared_ = false;
 };

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <ATen/ops/from_blob.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
 #include <lockstep/comm/process_group.h>
 #include <lockstep/core/error.h>
 #include <lockstep/core/logging.h>
 
+#include <limits>
 #include <numeric>
 #include <utility>
 
@@ -90,8 +92,8 @@ std::unique_ptr<Operation> ProcessGroup::operation_for_receive(const at::Tensor&
 }
 
 Work ProcessGroup::start_message(std::unique_ptr<Operation> operation, const char* op,
-                                 Timeout timeout) {
-  return Work(shared_from_this(), queue_->push_message(std::move(operation), op, timeout));
+                                 Timeout timeout, std::uint64_t lane) {
+  return Work(shared_from_this(), queue_->push_message(std::move(operation), op, timeout, lane));
 }
 
 Work ProcessGroup::start(std::unique_ptr<Operation> operation, const char* op) {
@@ -149,7 +151,9 @@ at::Tensor ProcessGroup::allocate(at::IntArrayRef sizes, const at::TensorOptions
   if (&carrier != this) return carrier.allocate(sizes, options);
   std::size_t bytes = c10::elementSize(c10::typeMetaToScalarType(options.dtype()));
   for (const auto size : sizes) {
-    TORCH_CHECK(size >= 0 && !__builtin_mul_overflow(bytes, static_cast<std::size_t>(size), &bytes),
+    TORCH_CHECK(size >= 0 &&
+                    !__builtin_mul_overflow(bytes, static_cast<std::size_t>(size), &bytes) &&
+                    bytes <= std::numeric_limits<std::size_t>::max() / 2,
                 "allocate: sizes ", sizes, " are negative or too large");
   }
   // Where such tensors are staged, no memory is faster than another.
@@ -162,12 +166,18 @@ at::Tensor ProcessGroup::allocate(at::IntArrayRef sizes, const at::TensorOptions
 
 void ProcessGroup::close() {
   if (closed_) return;
-  if (queue_->failure()) {
-    closed_ = true;
-    std::rethrow_exception(queue_->failure());
+  try {
+    if (queue_->failure()) {
+      closed_ = true;
+      std::rethrow_exception(queue_->failure());
+    }
+    queue_->wait_for_messages();
+    // The queue is first in, first out: when the barrier is done, so is every collective before it.
+    start(make_operation(Collective{}), "close").wait();
+  } catch (...) {
+    forget_names();
+    throw;
   }
-  // The queue is first in, first out: when the barrier is done, so is everything before it.
-  start(make_operation(Collective{}), "close").wait();
   closed_ = true;
   release();
 }
@@ -184,13 +194,24 @@ void ProcessGroup::wait_for(std::uint64_t ticket,
 }
 
 bool ProcessGroup::is_completed(std::uint64_t ticket) {
-  queue_->progress();
+  queue_->look(ticket);
   return queue_->is_done(ticket) || queue_->failure() != nullptr;
 }
 
 std::exception_ptr ProcessGroup::exception_of(std::uint64_t ticket) {
-  queue_->progress();
+  queue_->look(ticket);
   return queue_->is_done(ticket) ? nullptr : queue_->failure();
+}
+
+void ProcessGroup::agree_on_memory(bool has_memory, const std::string& error_text) {
+  const auto have_all = at::full({1}, has_memory ? 1 : 0, at::kInt);
+  start(make_operation({.op = CollectiveOp::AllReduce,
+                        .reduce_op = ReduceOp::Min,
+                        .inputs = {have_all},
+                        .outputs = {have_all}}),
+        "allocate")
+      .wait();
+  if (have_all.item<int>() == 0) throw CommError(context_for("allocate"), error_text);
 }
 
 CommContext ProcessGroup::context_for(const char* op) const {

@@ -108,10 +108,12 @@ class SharedMemoryMessages::Receive final : public Operation {
     return is_complete_;
   }
   void sleep(std::chrono::nanoseconds limit) override {
-    peer_->incoming.sleep_until_readable(limit);
+    peer_->incoming.sleep_until_readable(bytes_needed(), limit);
   }
   void check_peers() override {
-    if (peer_->incoming.readable() == 0) messages_.check_peer(peer_->rank);
+    if (has_news() || messages_.rounds_.can_still_come(peer_->rank)) return;
+    // It may have sent, and gone, between the two looks.
+    if (!has_news()) throw lost(messages_.rounds_, peer_->rank);
   }
   [[nodiscard]] std::string describe_missing() const override {
     return messages_.rounds_.describe(peer_->rank) + " has not sent " + describe(expected_);
@@ -131,6 +133,12 @@ class SharedMemoryMessages::Receive final : public Operation {
   }
 
  private:
+  // A header in part is of no use yet.
+  [[nodiscard]] std::size_t bytes_needed() const {
+    return peer_->header ? 1 : sizeof(MessageHeader);
+  }
+  [[nodiscard]] bool has_news() const { return peer_->incoming.readable() >= bytes_needed(); }
+
   SharedMemoryMessages& messages_;
   std::shared_ptr<Peer> peer_;
   at::Tensor tensor_;

@@ -78,20 +78,22 @@ void SharedMemoryOperation::sleep(std::chrono::nanoseconds limit) {
 void SharedMemoryOperation::check_peers() {
   const SharedMemoryRounds& rounds = transport_.rounds();
   for (int rank = 0; rank < rounds.world_size(); ++rank) {
-    const bool is_late =
-        has_acted_ ? !rounds.has_finished(rank, round_) : !rounds.has_arrived(rank, round_);
-    if (!is_late || rounds.can_still_come(rank)) continue;
-    throw lost(rounds, rank);
+    if (!is_late(rank) || rounds.can_still_come(rank)) continue;
+    // It may have come, and gone, between the two looks.
+    if (is_late(rank)) throw lost(rounds, rank);
   }
+}
+
+bool SharedMemoryOperation::is_late(int rank) const {
+  const SharedMemoryRounds& rounds = transport_.rounds();
+  return has_acted_ ? !rounds.has_finished(rank, round_) : !rounds.has_arrived(rank, round_);
 }
 
 std::string SharedMemoryOperation::describe_missing() const {
   const SharedMemoryRounds& rounds = transport_.rounds();
   std::string text;
   for (int rank = 0; rank < rounds.world_size(); ++rank) {
-    const bool is_late =
-        has_acted_ ? !rounds.has_finished(rank, round_) : !rounds.has_arrived(rank, round_);
-    if (!is_late) continue;
+    if (!is_late(rank)) continue;
     if (!text.empty()) text += ", ";
     text += rounds.describe(rank) + (has_acted_ ? " has not done its part" : " has not arrived");
   }

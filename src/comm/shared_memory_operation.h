@@ -56,6 +56,7 @@ class SharedMemoryOperation : public Operation {
 
  private:
   void arrive();
+  [[nodiscard]] bool is_late(int rank) const;
 
   SharedMemoryTransport& transport_;
   Fingerprint fingerprint_;

@@ -77,10 +77,10 @@ void SharedMemoryPipe::sleep_on(std::atomic<std::uint32_t>& counter, std::uint32
   header().sleepers.fetch_sub(1, std::memory_order_seq_cst);
 }
 
-void SharedMemoryPipe::sleep_until_readable(std::chrono::nanoseconds limit) {
+void SharedMemoryPipe::sleep_until_readable(std::size_t bytes, std::chrono::nanoseconds limit) {
   const std::uint32_t seen = header().written.load(std::memory_order_acquire);
-  if (seen == header().read.load(std::memory_order_relaxed))
-    sleep_on(header().written, seen, limit);
+  const std::uint32_t read = header().read.load(std::memory_order_relaxed);
+  if (seen - read < bytes) sleep_on(header().written, seen, limit);
 }
 
 void SharedMemoryPipe::sleep_until_writable(std::chrono::nanoseconds limit) {

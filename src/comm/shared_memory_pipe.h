@@ -29,7 +29,7 @@ class SharedMemoryPipe {
   [[nodiscard]] std::size_t readable() const;
 
   /// Sleep until the other side moves, for at most `limit`. May return early.
-  void sleep_until_readable(std::chrono::nanoseconds limit);
+  void sleep_until_readable(std::size_t bytes, std::chrono::nanoseconds limit);
   void sleep_until_writable(std::chrono::nanoseconds limit);
 
  private:

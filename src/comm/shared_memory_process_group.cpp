@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "comm/shared_memory_process_group.h"
 
-#include <ATen/ops/full.h>
-
 #include <string>
 #include <utility>
 
@@ -58,7 +56,7 @@ ProcessGroup::Memory SharedMemoryProcessGroup::allocate_bytes(std::size_t bytes)
   std::shared_ptr<native::SharedMemory> memory;
   std::string error_text = "another rank could not map the memory";
   try {
-    memory = channel_->share(all, Deadline::after(timeout()), [this](int other) {
+    memory = channel_->share(all, Deadline::after(call_timeout()), [this](int other) {
       return transport_->rounds().can_still_come(other);
     });
   } catch (const std::runtime_error& error) {
@@ -66,13 +64,7 @@ ProcessGroup::Memory SharedMemoryProcessGroup::allocate_bytes(std::size_t bytes)
   }
   // All or nobody: ranks that have it must know when one has not. Then nothing is broken, and the
   // group can go on.
-  const auto has_memory = at::full({1}, memory != nullptr ? 1 : 0, at::kInt);
-  Collective agreement{.op = CollectiveOp::AllReduce,
-                       .reduce_op = ReduceOp::Min,
-                       .inputs = {has_memory},
-                       .outputs = {has_memory}};
-  start(make_operation(std::move(agreement)), "allocate").wait();
-  if (has_memory.item<int>() == 0) throw CommError(context_for("allocate"), error_text);
+  agree_on_memory(memory != nullptr, error_text);
   memory->close_descriptor();
   std::byte* own = transport_->add_group_memory(memory, block);
   return {own, std::move(memory)};
@@ -93,6 +85,10 @@ std::function<std::string()> SharedMemoryProcessGroup::peer_watch() {
 
 void SharedMemoryProcessGroup::release() {
   transport_->rounds().leave(SharedMemoryRounds::RankState::Closed, "");
+  channel_.reset();
+}
+
+void SharedMemoryProcessGroup::forget_names() noexcept {
   channel_.reset();
 }
 

@@ -21,6 +21,7 @@ class SharedMemoryProcessGroup final : public ProcessGroup {
 
   // For a group of several hosts, of which this one carries a host's part.
   [[nodiscard]] SharedMemoryTransport& transport() noexcept { return *transport_; }
+  void forget_names() noexcept override;
   void abandon(const std::string& reason) noexcept override;
   using ProcessGroup::Memory;
   [[nodiscard]] Memory allocate_block(std::size_t bytes) { return allocate_bytes(bytes); }

@@ -54,21 +54,20 @@ std::size_t SharedMemoryTransport::block_bytes_for(std::size_t bytes) {
 std::byte* SharedMemoryTransport::add_group_memory(std::shared_ptr<native::SharedMemory> memory,
                                                    std::size_t block_bytes) {
   std::byte* own = memory->data() + static_cast<std::size_t>(rank()) * block_bytes;
-  pieces_.push_back({memory, own, block_bytes});
+  std::erase_if(pieces_, [](const Piece& piece) { return piece.memory.expired(); });
+  pieces_.push_back({memory, own, block_bytes, ++made_pieces_});
   return own;
 }
 
 std::optional<SharedMemoryTransport::Place> SharedMemoryTransport::find(const void* start,
                                                                         std::size_t bytes) const {
   const auto* data = static_cast<const std::byte*>(start);
-  for (std::size_t i = 0; i < pieces_.size(); ++i) {
-    const Piece& piece = pieces_[i];
+  for (const Piece& piece : pieces_) {
     if (data < piece.own_block || data + bytes > piece.own_block + piece.block_bytes) continue;
     auto memory = piece.memory.lock();
     if (!memory) continue;  // an address may serve again after its piece was let go
     const auto offset = static_cast<std::size_t>(data - piece.own_block);
-    return Place{std::move(memory), piece.block_bytes, offset,
-                 (static_cast<std::uint64_t>(i + 1) << 40) | offset};
+    return Place{std::move(memory), piece.block_bytes, offset, piece.number << 40 | offset};
   }
   return std::nullopt;
 }

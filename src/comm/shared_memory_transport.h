@@ -68,6 +68,7 @@ class SharedMemoryTransport {
     std::weak_ptr<native::SharedMemory> memory;
     std::byte* own_block;
     std::size_t block_bytes;
+    std::uint64_t number;
   };
 
   std::shared_ptr<native::SharedMemory> control_;
@@ -77,6 +78,7 @@ class SharedMemoryTransport {
   std::byte* slots_;
   std::uint64_t turn_ = 0;
   std::vector<Piece> pieces_;
+  std::uint64_t made_pieces_ = 0;  // the same on all ranks
 };
 
 }  // namespace lockstep

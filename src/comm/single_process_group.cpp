@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "comm/single_process_group.h"
 
+#include <ATen/core/grad_mode.h>
+
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -22,6 +24,26 @@ class CompletedOperation final : public Operation {
   [[nodiscard]] std::string describe_missing() const override { return "nobody"; }
 };
 
+/// Pieces of the program's own sizes: what goes to this rank itself must be what it expects.
+class CheckedMove final : public Operation {
+ public:
+  explicit CheckedMove(Collective call) : call_(std::move(call)) {}
+  bool try_start(bool) override { return true; }
+  bool try_finish() override {
+    const Streams streams = streams_of(call_, 0, 1);
+    const auto lengths = lengths_of(streams);
+    check_lengths({lengths});
+    streams.copy_own(0);
+    return true;
+  }
+  void sleep(std::chrono::nanoseconds) override {}
+  void check_peers() override {}
+  [[nodiscard]] std::string describe_missing() const override { return "nobody"; }
+
+ private:
+  Collective call_;
+};
+
 bool is_reduction(CollectiveOp op) {
   return op == CollectiveOp::AllReduce || op == CollectiveOp::Reduce ||
          op == CollectiveOp::ReduceScatter;
@@ -29,6 +51,7 @@ bool is_reduction(CollectiveOp op) {
 
 /// On the current stream, as every other operation there.
 void copy_on_device(const Collective& call) {
+  const at::NoGradGuard no_grad;
   const at::Tensor& input = call.inputs.front();
   const at::Tensor& output = call.outputs.front();
   if (!output.is_same(input)) output.view({-1}).copy_(input.view({-1}));
@@ -39,8 +62,13 @@ void copy_on_device(const Collective& call) {
 
 std::shared_ptr<void> allocate_zeroed(std::size_t bytes) {
   void* data = std::calloc(std::max<std::size_t>(1, bytes), 1);
-  if (data == nullptr) throw std::bad_alloc();
+  if (data == nullptr) return nullptr;
   return {data, std::free};
+}
+
+std::string no_memory_text(std::size_t bytes, bool has_memory) {
+  return std::to_string(bytes) + " bytes wanted, more than is free on " +
+         (has_memory ? "another rank" : "this rank");
 }
 
 SingleProcessGroup::SingleProcessGroup(LaunchEnvironment environment,
@@ -49,6 +77,9 @@ SingleProcessGroup::SingleProcessGroup(LaunchEnvironment environment,
 
 std::unique_ptr<Operation> SingleProcessGroup::make_operation(Collective call) {
   if (call.op == CollectiveOp::Barrier) return std::make_unique<CompletedOperation>();
+  if (call.has_own_sizes && call.device().is_cpu()) {
+    return std::make_unique<CheckedMove>(std::move(call));
+  }
   if (!call.device().is_cpu()) {
     copy_on_device(call);
   } else if (is_reduction(call.op)) {
@@ -83,6 +114,7 @@ bool SingleProcessGroup::takes(c10::DeviceType) const {
 
 ProcessGroup::Memory SingleProcessGroup::allocate_bytes(std::size_t bytes) {
   auto owner = allocate_zeroed(bytes);
+  if (!owner) throw CommError(context_for("allocate"), no_memory_text(bytes, false));
   void* data = owner.get();
   return {data, std::move(owner)};
 }

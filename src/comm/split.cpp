@@ -4,7 +4,10 @@
 #include <ATen/ops/tensor.h>
 #include <lockstep/comm/process_group.h>
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <atomic>
 #include <set>
 #include <string>
 #include <utility>
@@ -22,17 +25,24 @@ struct Place {
   std::int64_t key;
   std::int64_t host;
   std::int64_t call;
+  std::int64_t occasion;  ///< another one in every call of every process
 };
-constexpr std::int64_t kNumbers = 4;
+constexpr std::int64_t kNumbers = 5;
+
+/// Groups outlive those they were made of, so that the numbers of divisions alone could repeat.
+std::int64_t next_occasion() {
+  static std::atomic<std::int64_t> count{0};
+  return (static_cast<std::int64_t>(::getpid()) << 32) + ++count;
+}
 
 std::vector<Place> gather_places(ProcessGroup& group, const Place& own) {
-  const auto input = at::tensor({own.color, own.key, own.host, own.call}, at::kLong);
+  const auto input = at::tensor({own.color, own.key, own.host, own.call, own.occasion}, at::kLong);
   const auto output = at::empty({group.size(), kNumbers}, at::kLong);
   group.all_gather(output, input).wait();
   std::vector<Place> places;
   const auto* numbers = output.const_data_ptr<std::int64_t>();
   for (int rank = 0; rank < group.size(); ++rank, numbers += kNumbers) {
-    places.push_back({numbers[0], numbers[1], numbers[2], numbers[3]});
+    places.push_back({numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]});
   }
   return places;
 }
@@ -64,16 +74,16 @@ std::shared_ptr<ProcessGroup> ProcessGroup::divide(int color, int key, std::int6
                                                    const char* op) {
   // Where all are on one host, its name does not matter.
   const std::int64_t host = local_size() == size() ? 0 : host_number(environment_);
-  const auto places = gather_places(*this, {color, key, host, call});
+  const auto places = gather_places(*this, {color, key, host, call, next_occasion()});
   check_same_call(places, context_for(op));
-  const std::uint64_t number = divisions_++;
   if (color < 0) {
     decline_group();
     return nullptr;
   }
   const auto members = members_of(places, color);
   LaunchEnvironment environment = environment_;
-  environment.job_id += " / " + std::to_string(number) + "." + std::to_string(color);
+  const auto first = static_cast<std::size_t>(members.front());
+  environment.job_id += " / " + std::to_string(places[first].occasion);
   environment.world_size = static_cast<int>(members.size());
   environment.local_rank = environment.local_size = 0;
   for (std::size_t i = 0; i < members.size(); ++i) {

@@ -13,11 +13,14 @@ class Deadline {
  public:
   using Clock = std::chrono::steady_clock;
 
-  [[nodiscard]] static Deadline after(std::chrono::nanoseconds duration) {
+  template <typename Rep, typename Period>
+  [[nodiscard]] static Deadline after(std::chrono::duration<Rep, Period> duration) {
     const auto start = Clock::now();
-    // A huge timeout must not wrap around into the past.
-    const auto room = Clock::time_point::max() - start;
-    return Deadline(start, start + std::min<Clock::duration>(duration, room));
+    // A huge timeout must not wrap around into the past, nor when it becomes nanoseconds.
+    const auto room =
+        std::chrono::duration_cast<decltype(duration)>(Clock::time_point::max() - start);
+    if (duration >= room) return Deadline(start, Clock::time_point::max());
+    return Deadline(start, start + std::chrono::duration_cast<Clock::duration>(duration));
   }
 
   [[nodiscard]] bool has_passed() const { return Clock::now() >= end_; }

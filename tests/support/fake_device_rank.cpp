@@ -15,6 +15,8 @@ class FakeDeviceRank final : public native::DeviceApi {
       : world_(std::move(world)), rank_(rank) {}
 
   int make_current(int device) override { return device; }
+  void restore(int) override {}
+  int current_device() override { return 0; }
   Stream current_stream(int) override { return this; }
   Stream communication_stream(int) override {
     const std::lock_guard lock(world_->mutex_);

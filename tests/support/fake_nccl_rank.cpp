@@ -81,9 +81,10 @@ class FakeNcclRank final : public native::NcclApi {
     const auto meeting = comm->meeting;
     const int number = meeting->splits[static_cast<std::size_t>(comm->rank)]++;
     *child = nullptr;
+    FakeNccl::Comm* made = nullptr;
     auto have_all_come = [meeting, number] {
       return std::all_of(meeting->splits.begin(), meeting->splits.end(),
-                         [number](int made) { return made > number; });
+                         [number](int count) { return count > number; });
     };
     if (color >= 0) {
       auto& part = meeting->parts[{number, color}];
@@ -93,12 +94,15 @@ class FakeNcclRank final : public native::NcclApi {
       part->windows.push_back(0);
       part->splits.push_back(0);
       // The program makes keys ranks: 0, 1, ... without gaps.
-      auto* made = join(part, key);
+      made = join(part, key);
       const auto is_met = made->is_over;
       made->is_over = [=] { return have_all_come() && is_met(); };
-      *child = made;
     }
-    comm->is_over = have_all_come;
+    // As NCCL, which writes from a thread of its own when the part is made.
+    comm->is_over = [=] {
+      if (have_all_come()) *child = made;
+      return have_all_come();
+    };
     comm->polls_left = 2;
     return NcclResult::InProgress;
   }
@@ -189,7 +193,7 @@ class FakeNcclRank final : public native::NcclApi {
   }
   NcclResult window_deregister(Comm handle, native::NcclWindow window) override {
     const std::lock_guard lock(world_->mutex_);
-    auto* comm = world_->find(handle, "window_deregister");
+    auto* comm = ready(handle, "window_deregister");
     if (comm == nullptr) return NcclResult::InvalidUsage;
     if (comm->windows.erase(window) == 0) world_->complain("deregistered what is no window");
     return NcclResult::Success;

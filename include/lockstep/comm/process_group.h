@@ -163,8 +163,8 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   /// free.
   [[nodiscard]] at::Tensor allocate(at::IntArrayRef sizes, const at::TensorOptions& options);
 
-  /// Finishes what is under way, meets all ranks once more, and lets the resources go. Calling it
-  /// again does nothing.
+  /// Finishes what is under way, messages included, meets all ranks once more, and lets the
+  /// resources go. Calling it again does nothing.
   ///
   /// Collective. Blocks: the calling thread. Throws: what a collective throws.
   void close();
@@ -219,6 +219,11 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   virtual void release() {}
   /// Tells the other ranks that this one gave up, and why. Must not wait.
   virtual void abandon(const std::string& /*reason*/) noexcept {}
+  /// Called when `close` fails: gives back what would keep a later group of this job from meeting.
+  virtual void forget_names() noexcept {}
+  /// Collective; blocks. Throws: `CommError` with this text unless every rank has its memory, so
+  /// that none goes on alone.
+  void agree_on_memory(bool has_memory, const std::string& error_text);
 
   [[nodiscard]] const LaunchEnvironment& environment() const noexcept { return environment_; }
   /// For groups that find out which ranks share a host; launchers may not know, or say nothing.
@@ -258,7 +263,8 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
 
   Work start(Collective call);
   Work start(std::unique_ptr<Operation> operation, const char* op, Timeout timeout);
-  Work start_message(std::unique_ptr<Operation> operation, const char* op, Timeout timeout);
+  Work start_message(std::unique_ptr<Operation> operation, const char* op, Timeout timeout,
+                     std::uint64_t lane);
   /// Enters a call into the `coalesced` under way.
   Work keep(Work work);
   std::unique_ptr<Operation> operation_for(Collective call);
@@ -274,7 +280,6 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   CallOptions call_options_;
   std::vector<Work>* coalesced_ = nullptr;  // of the calls of `coalesced`, while it runs
   bool closed_ = false;
-  std::uint64_t divisions_ = 0;
   std::unique_ptr<OperationQueue> queue_;
 };
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "native/cuda/cuda_device.h"
 
+#include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime_api.h>
 
@@ -27,12 +28,9 @@ cudaEvent_t event_of(void* event) {
 
 class CudaDevice final : public DeviceApi {
  public:
-  int make_current(int device) override {
-    int before = 0;
-    check(cudaGetDevice(&before), "cudaGetDevice");
-    if (before != device) check(cudaSetDevice(device), "cudaSetDevice");
-    return before;
-  }
+  int make_current(int device) override { return c10::cuda::ExchangeDevice(index_of(device)); }
+  void restore(int device) override { c10::cuda::MaybeSetDevice(index_of(device)); }
+  int current_device() override { return c10::cuda::current_device(); }
 
   Stream current_stream(int device) override {
     return c10::cuda::getCurrentCUDAStream(index_of(device)).stream();

@@ -19,6 +19,10 @@ class DeviceApi {
 
   /// Returns the device that was current before, for the calling thread.
   virtual int make_current(int device) = 0;
+  /// Makes a device current again that `make_current` returned. Begins nothing on it: a thread that
+  /// never used a device must not take memory there.
+  virtual void restore(int device) = 0;
+  [[nodiscard]] virtual int current_device() = 0;
   /// The calling thread's current stream of that device.
   [[nodiscard]] virtual Stream current_stream(int device) = 0;
   /// A stream of high priority, from a pool that lives as long as the process.
@@ -43,7 +47,7 @@ class DeviceScope {
   DeviceScope(DeviceApi& api, int device) : api_(api), before_(api.make_current(device)) {}
   ~DeviceScope() {
     try {
-      api_.make_current(before_);
+      api_.restore(before_);
     } catch (...) {  // it was current a moment ago
     }
   }

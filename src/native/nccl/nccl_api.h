@@ -44,9 +44,10 @@ using DeviceStream = void*;
 /// The functions of NCCL that Lockstep calls, so that tests can put themselves in its place.
 ///
 /// All communicators are non-blocking: a call may return `InProgress`, and what it started is
-/// complete when `async_error` says `Success`. Windows are written then; handles at once, and again
-/// then, so that their place must last.
-/// The current device is the communicator's. Thread-safety: one thread at a time a communicator.
+/// complete when `async_error` says `Success`. Handles of parts and windows are written then, by
+/// another thread, so that their place must last; the handle of `comm_init` at once, and again
+/// then. The current device is the communicator's. Thread-safety: one thread at a time a
+/// communicator.
 class NcclApi {
  public:
   using Comm = NcclCommunicatorHandle;

@@ -88,9 +88,10 @@ class NcclLibrary final : public NcclApi {
 #if NCCL_VERSION_CODE >= NCCL_VERSION(2, 27, 0)
   NcclResult window_register(Comm comm, void* data, std::size_t bytes,
                              NcclWindow* window) override {
-    return result_of(ncclCommWindowRegister(comm_of(comm), data, bytes,
-                                            reinterpret_cast<ncclWindow_t*>(window),
-                                            NCCL_WIN_COLL_SYMMETRIC));
+    // Not as symmetric: NCCL would trust that a call uses the same place of it on all ranks, which
+    // a program need not do, and read another tensor where it does not.
+    return result_of(ncclCommWindowRegister(
+        comm_of(comm), data, bytes, reinterpret_cast<ncclWindow_t*>(window), NCCL_WIN_DEFAULT));
   }
   NcclResult window_deregister(Comm comm, NcclWindow window) override {
     return result_of(ncclCommWindowDeregister(comm_of(comm), static_cast<ncclWindow_t>(window)));

@@ -78,7 +78,10 @@ std::shared_ptr<SharedMemory> SharedMemory::create(std::size_t bytes) {
       bytes > room.f_bavail * room.f_frsize) {
     throw_no_room(descriptor.get(), bytes, ENOSPC);
   }
-  const int error = ::posix_fallocate(descriptor.get(), 0, static_cast<off_t>(bytes));
+  int error = EINTR;
+  while (error == EINTR) {  // a signal that somebody handles
+    error = ::posix_fallocate(descriptor.get(), 0, static_cast<off_t>(bytes));
+  }
   if (error != 0) throw_no_room(descriptor.get(), bytes, error);
   return std::shared_ptr<SharedMemory>(new SharedMemory(std::move(descriptor), bytes));
 }

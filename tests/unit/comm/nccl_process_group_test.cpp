@@ -161,13 +161,19 @@ TEST(NcclCalls, FollowFromSizesAndNotFromWhereTensorsLie) {
 
 TEST(NcclCalls, OfUnevenPiecesAreOneForEachRank) {
   const auto world = std::make_shared<FakeNccl>();
-  run_nccl_ranks(world, 2, [](const Group& group) {
-    const std::vector<torch::Tensor> rows{torch::ones({2}), torch::ones({3})};
-    const auto own = torch::ones_like(rows[static_cast<std::size_t>(group->rank())]);
+  const auto errors = run_nccl_ranks(world, 2, [](const Group& group) {
+    const std::vector<torch::Tensor> rows{torch::zeros({2}), torch::zeros({3})};
+    const auto own =
+        torch::full_like(rows[static_cast<std::size_t>(group->rank())], group->rank() + 1);
     group->all_gather(rows, own).wait();
+    EXPECT_TRUE(torch::equal(rows[0], torch::full({2}, 1.0F)));
+    EXPECT_TRUE(torch::equal(rows[1], torch::full({3}, 2.0F)));
     group->reduce_scatter(own, rows).wait();
+    EXPECT_EQ(own[1].item<float>(), group->rank() == 0 ? 2.0F : 4.0F);
     group->close();
   });
+  for (const auto& error : errors) EXPECT_EQ(message_of(error), "");
+  EXPECT_EQ(world->complaints(), Calls());
   for (const int rank : {0, 1}) {
     EXPECT_EQ(world->calls(rank), (Calls{"broadcast", "broadcast", "reduce", "reduce"}));
   }
@@ -204,6 +210,23 @@ TEST(NcclMessages, GoRoundARingWhenTheyAreCoalesced) {
         })
         .wait();
     EXPECT_EQ(tensor[99].item<float>(), static_cast<float>((group->rank() + 2) % 3));
+    group->close();
+  });
+}
+
+TEST(NcclMessages, GoRoundARingInTheFirstCallsOfAGroup) {
+  run_nccl_ranks_or_throw(3, [](const Group& group) {
+    const auto sum = torch::ones({4}), sent = torch::full({4}, group->rank());
+    const auto received = torch::full({4}, -1);
+    group
+        ->coalesced([&] {
+          group->all_reduce(sum);  // the communicator is made for this
+          group->send(sent, (group->rank() + 1) % 3);
+          group->recv(received, (group->rank() + 2) % 3);
+        })
+        .wait();
+    EXPECT_EQ(sum[0].item<float>(), 3);
+    EXPECT_EQ(received[3].item<int>(), (group->rank() + 2) % 3);
     group->close();
   });
 }

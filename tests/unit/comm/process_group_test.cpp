@@ -94,6 +94,10 @@ TEST_P(Ranks, MisuseIsRefusedBeforeAnythingIsSent) {
     EXPECT_THROW(group->all_reduce(torch::ones({2}, torch::kBool), ReduceOp::Avg), c10::Error);
     EXPECT_THROW(group->all_reduce(torch::ones({2}).to_sparse()), c10::Error);
     EXPECT_THROW(group->all_reduce(torch::ones({2}).expand({4, 2})), c10::Error);
+    const auto conjugated = torch::ones({2}, torch::kComplexFloat).conj();
+    EXPECT_THROW(group->broadcast(conjugated), c10::Error);
+    EXPECT_THROW(group->all_reduce(torch::imag(conjugated)), c10::Error) << "negated";
+    EXPECT_THROW(group->allocate({(std::int64_t{1} << 62) - 1}, torch::kFloat), c10::Error);
     EXPECT_THROW(group->broadcast(torch::ones({2}), -1), c10::Error);
     EXPECT_THROW(group->broadcast(torch::ones({2}), group->size()), c10::Error);
     EXPECT_THROW(group->all_gather(torch::ones({3, 100}), torch::ones({2})), c10::Error);
@@ -463,6 +467,129 @@ TEST(Meeting, RanksThatDoNotComeAreNamed) {
         << error.what();
   }
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(10));
+}
+
+TEST(Meeting, TheRanksThatCameHearWhoDidNot) {
+  // They say again and again that they are here, which must not keep rank 0 from giving up.
+  const std::string job = unique_job_id();
+  std::vector<std::string> texts(3);
+  std::vector<std::jthread> threads;
+  for (int rank = 0; rank < 3; ++rank) {
+    threads.emplace_back([&, rank] {
+      try {
+        [[maybe_unused]] const auto group =
+            init_process_group(ProcessGroupOptions()
+                                   .timeout(milliseconds(1000))
+                                   .environment(fake_environment(rank, 4, job)));
+      } catch (const LaunchError& error) {
+        texts[static_cast<std::size_t>(rank)] = error.what();
+      }
+    });
+  }
+  threads.clear();
+  for (const auto& text : texts) {
+    EXPECT_NE(text.find("rank(s) 3 of 4 did not come"), std::string::npos) << text;
+  }
+}
+
+TEST(Groups, OfAGroupThatIsClosedMayStayWhileTheNextIsDivided) {
+  const std::string job = unique_job_id();
+  std::vector<std::jthread> threads;
+  for (int rank = 0; rank < 2; ++rank) {
+    threads.emplace_back([=] {
+      std::vector<std::shared_ptr<ProcessGroup>> parts;
+      for (int i = 0; i < 3; ++i) {
+        const auto group = init_process_group(ProcessGroupOptions()
+                                                  .timeout(std::chrono::seconds(20))
+                                                  .environment(fake_environment(rank, 2, job)));
+        EXPECT_NO_THROW(parts.push_back(group->split(0)));
+        group->close();
+      }
+      for (const auto& part : parts) part->close();
+    });
+  }
+}
+
+TEST(Groups, AfterOneThatFailedAnotherMayMeetUnderItsName) {
+  const std::string job = unique_job_id();
+  std::vector<std::jthread> threads;
+  for (int rank = 0; rank < 2; ++rank) {
+    threads.emplace_back([=] {
+      const auto options = ProcessGroupOptions()
+                               .timeout(std::chrono::seconds(20))
+                               .environment(fake_environment(rank, 2, job));
+      const auto failed = init_process_group(options);
+      EXPECT_THROW(failed->all_reduce(torch::ones({2 + rank})).wait(), MismatchError);
+      EXPECT_THROW(failed->close(), MismatchError);
+      std::shared_ptr<ProcessGroup> next;
+      EXPECT_NO_THROW(next = init_process_group(options));  // `failed` is still held
+      if (next) next->close();
+    });
+  }
+}
+
+TEST(Messages, AreFinishedByClose) {
+  run_ranks_or_throw(2, [](const std::shared_ptr<ProcessGroup>& group) {
+    const auto tensor = torch::full({1 << 20}, group->rank());  // more than lies between two ranks
+    if (group->rank() == 0) {
+      group->send(tensor, 1);
+    } else {
+      group->recv(tensor, 0);
+    }
+    group->close();
+    EXPECT_TRUE(torch::equal(tensor, torch::zeros_like(tensor)));
+  });
+}
+
+TEST(Failure, IsSeenByWhoeverAsksInsteadOfWaiting) {
+  const auto errors = run_ranks(3, [](const std::shared_ptr<ProcessGroup>& group) {
+    if (group->rank() == 2) return;  // gone without close
+    auto work = group->all_reduce(torch::ones({4}));
+    const auto start = std::chrono::steady_clock::now();
+    while (!work.is_completed() &&
+           std::chrono::steady_clock::now() - start < std::chrono::seconds(10)) {
+      std::this_thread::yield();
+    }
+    ASSERT_NE(work.exception(), nullptr);
+    std::rethrow_exception(work.exception());
+  });
+  for (const std::size_t rank : {std::size_t{0}, std::size_t{1}}) {
+    ASSERT_NE(errors[rank], nullptr);
+    EXPECT_THROW(std::rethrow_exception(errors[rank]), PeerLostError);
+  }
+}
+
+TEST(Failure, ADeadlineIsSeenByWhoeverAsksInsteadOfWaiting) {
+  std::atomic<int> done{0};
+  const auto errors = run_ranks(
+      2,
+      [&](const std::shared_ptr<ProcessGroup>& group) {
+        if (group->rank() == 0) {
+          auto work = group->all_reduce(torch::ones({4}));
+          const auto start = std::chrono::steady_clock::now();
+          while (!work.is_completed() &&
+                 std::chrono::steady_clock::now() - start < std::chrono::seconds(10)) {
+            std::this_thread::yield();
+          }
+          EXPECT_NE(work.exception(), nullptr);
+          if (work.exception()) {
+            EXPECT_THROW(std::rethrow_exception(work.exception()), TimeoutError);
+          }
+        }
+        ++done;
+        while (done < 2) std::this_thread::yield();
+      },
+      milliseconds(500));
+  for (const auto& error : errors) EXPECT_EQ(error, nullptr);
+}
+
+TEST(Single, PiecesOfDifferentSizesForOneselfAreAMismatch) {
+  run_ranks_or_throw(1, [](const std::shared_ptr<ProcessGroup>& group) {
+    const auto output = torch::zeros({3});
+    const std::vector<torch::Tensor> outputs{output}, inputs{torch::ones({5})};
+    EXPECT_THROW(group->all_to_all(outputs, inputs).wait(), MismatchError);
+    EXPECT_TRUE(torch::equal(output, torch::zeros({3})));
+  });
 }
 
 std::vector<std::exception_ptr> meet(const std::vector<LaunchEnvironment>& environments) {

@@ -66,6 +66,16 @@ TEST(StagedOperation, WorksOnCopiesAndBringsOutputsBack) {
   EXPECT_EQ(fixture.log.starts, 1);
 }
 
+TEST(StagedOperation, BringsResultsIntoParameters) {
+  const auto parameter = torch::zeros({4}, torch::requires_grad());
+  Fixture fixture({.op = CollectiveOp::Broadcast, .inputs = {parameter}, .outputs = {parameter}});
+  fixture.log.may_finish = true;
+  EXPECT_TRUE(fixture.operation.try_start(true));
+  EXPECT_TRUE(fixture.operation.try_finish());
+  EXPECT_EQ(parameter[3].item<float>(), 7);
+  EXPECT_TRUE(parameter.is_leaf());
+}
+
 TEST(StagedOperation, KeepsACallInPlaceInPlace) {
   const auto tensor = torch::ones({3});
   Fixture fixture({.op = CollectiveOp::AllReduce, .inputs = {tensor}, .outputs = {tensor}});

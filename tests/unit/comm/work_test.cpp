@@ -182,13 +182,31 @@ TEST(CallNames, EndWithTheirScope) {
       group->barrier();
     }
     if (group->rank() == 0) {
-      const auto scope = group->with(CallOptions().name(""));
+      const auto scope = group->with(CallOptions().name("mine alone"));
     }
-    group->barrier();
+    group->barrier();  // fails if that name were still there
     EXPECT_THROW(static_cast<void>(group->with(CallOptions().timeout(milliseconds(0)))),
                  c10::Error);
     group->close();
   });
+}
+
+TEST(CallNames, AndDeadlinesStayInScopesWithin) {
+  const auto errors = run_ranks(2, [](const std::shared_ptr<ProcessGroup>& group) {
+    const auto outer = group->with(CallOptions().name(group->rank() == 0 ? "this" : "that"));
+    const auto inner = group->with(CallOptions().timeout(std::chrono::seconds(9)));
+    group->barrier();
+  });
+  for (const auto& error : errors) expect_error<MismatchError>(error, "that");
+  const auto start = std::chrono::steady_clock::now();
+  const auto late = run_ranks(2, [](const std::shared_ptr<ProcessGroup>& group) {
+    if (group->rank() == 1) return std::this_thread::sleep_for(milliseconds(700));
+    const auto outer = group->with(CallOptions().timeout(milliseconds(200)));
+    const auto inner = group->with(CallOptions().name("named"));
+    group->all_reduce(torch::ones({3})).wait();
+  });
+  expect_error<TimeoutError>(late[0], " s, waiting since ");
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(15));
 }
 
 TEST(CallTimeouts, ReplaceTheGroups) {

@@ -50,6 +50,8 @@ TEST(BindDevice, IsTheCpuWhereThereIsNoGpu) {
 
 TEST(Deadline, NeverWrapsAround) {
   EXPECT_FALSE(Deadline::after(std::chrono::nanoseconds::max()).has_passed());
+  EXPECT_FALSE(Deadline::after(std::chrono::milliseconds::max()).has_passed());
+  EXPECT_FALSE(Deadline::after(std::chrono::hours(1)).has_passed());
   EXPECT_TRUE(Deadline::after(std::chrono::nanoseconds(0)).has_passed());
   EXPECT_EQ(Deadline::after(std::chrono::nanoseconds(0)).remaining().count(), 0);
 }

@@ -82,7 +82,7 @@ TEST(SharedMemoryPipe, KeepsEveryByteInOrderBetweenTwoThreads) {
     std::vector<std::byte> bytes(count);
     const std::size_t read = pipe.read(bytes);
     for (std::size_t i = 0; i < read; ++i) wrong += bytes[i] != byte_at(done + i);
-    if (read == 0) pipe.sleep_until_readable(milliseconds(100));
+    if (read == 0) pipe.sleep_until_readable(1, milliseconds(100));
     return read;
   });
   EXPECT_EQ(wrong, 0U);
