@@ -80,24 +80,26 @@ void MpiChain::add_own(std::size_t piece) {
   if (place_.previous && place_.hands_result_on) send(result(piece), *place_.previous, kBackTag);
 }
 
+bool MpiChain::is_result_due() const {
+  return place_.next && place_.takes_result && back_ < pieces_;
+}
+
 bool MpiChain::advance() {
   while (forward_ < pieces_ && (!place_.previous || partial_receives_.is_done(forward_))) {
     add_own(forward_++);
   }
-  const bool waits_for_result = place_.next && place_.takes_result;
-  while (waits_for_result && back_ < pieces_ && result_receives_.is_done(back_)) {
+  while (is_result_due() && result_receives_.is_done(back_)) {
     if (place_.previous && place_.hands_result_on) send(result(back_), *place_.previous, kBackTag);
     ++back_;
   }
-  if (forward_ < pieces_ || (waits_for_result && back_ < pieces_)) return false;
+  if (forward_ < pieces_ || is_result_due()) return false;
   // All are complete; this lets the requests go.
   return partial_receives_.test() && result_receives_.test() && sends_.test();
 }
 
 std::optional<int> MpiChain::waits_for() const {
   if (forward_ < pieces_) return place_.previous;
-  const bool waits_for_result = place_.next && place_.takes_result && back_ < pieces_;
-  return waits_for_result ? place_.next : std::nullopt;
+  return is_result_due() ? place_.next : std::nullopt;
 }
 
 }  // namespace lockstep

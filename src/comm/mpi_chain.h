@@ -41,6 +41,8 @@ class MpiChain {
   [[nodiscard]] std::optional<int> waits_for() const;
 
  private:
+  /// Whether a piece of the result is still to come from the next host.
+  [[nodiscard]] bool is_result_due() const;
   [[nodiscard]] std::size_t elements_of(std::size_t piece) const;
   [[nodiscard]] std::byte* partial(std::size_t piece);
   [[nodiscard]] std::span<std::byte> result(std::size_t piece);

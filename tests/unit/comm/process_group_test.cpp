@@ -541,15 +541,20 @@ TEST(Messages, AreFinishedByClose) {
   });
 }
 
+/// Asks instead of waiting, for ten seconds at most.
+void ask_until_completed(Work& work) {
+  const auto start = std::chrono::steady_clock::now();
+  while (!work.is_completed() &&
+         std::chrono::steady_clock::now() - start < std::chrono::seconds(10)) {
+    std::this_thread::yield();
+  }
+}
+
 TEST(Failure, IsSeenByWhoeverAsksInsteadOfWaiting) {
   const auto errors = run_ranks(3, [](const std::shared_ptr<ProcessGroup>& group) {
     if (group->rank() == 2) return;  // gone without close
     auto work = group->all_reduce(torch::ones({4}));
-    const auto start = std::chrono::steady_clock::now();
-    while (!work.is_completed() &&
-           std::chrono::steady_clock::now() - start < std::chrono::seconds(10)) {
-      std::this_thread::yield();
-    }
+    ask_until_completed(work);
     ASSERT_NE(work.exception(), nullptr);
     std::rethrow_exception(work.exception());
   });
@@ -566,11 +571,7 @@ TEST(Failure, ADeadlineIsSeenByWhoeverAsksInsteadOfWaiting) {
       [&](const std::shared_ptr<ProcessGroup>& group) {
         if (group->rank() == 0) {
           auto work = group->all_reduce(torch::ones({4}));
-          const auto start = std::chrono::steady_clock::now();
-          while (!work.is_completed() &&
-                 std::chrono::steady_clock::now() - start < std::chrono::seconds(10)) {
-            std::this_thread::yield();
-          }
+          ask_until_completed(work);
           EXPECT_NE(work.exception(), nullptr);
           if (work.exception()) {
             EXPECT_THROW(std::rethrow_exception(work.exception()), TimeoutError);
