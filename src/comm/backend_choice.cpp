@@ -4,7 +4,9 @@
 #include <ATen/Context.h>
 #include <lockstep/core/error.h>
 
+#include <algorithm>
 #include <cstdlib>
+#include <utility>
 
 namespace lockstep {
 namespace {
@@ -41,19 +43,19 @@ bool is_one_host(const LaunchEnvironment& environment) {
 
 BackendChoice choose_transport(const LaunchEnvironment& environment,
                                const Surroundings& surroundings) {
-  if (environment.world_size == 1) return {Backend::Single, false, "there is one rank"};
+  if (environment.world_size == 1) return {Backend::Single, false, false, "there is one rank"};
   if (is_one_host(environment)) {
-    return {Backend::SharedMemory, false, "all ranks are on one host"};
+    return {Backend::SharedMemory, false, false, "all ranks are on one host"};
   }
   // torchrun starts no MPI; nor can a build without it.
   const bool is_mpi_launch = environment.launcher != "torchrun";
   if (surroundings.has_mpi && is_mpi_launch) {
-    return {Backend::Hierarchical, false, "the ranks are on several hosts"};
+    return {Backend::Hierarchical, false, false, "the ranks are on several hosts"};
   }
   const std::string why_not =
       is_mpi_launch ? "this build has no MPI" : environment.launcher + " starts no MPI";
   if (surroundings.has_gloo && surroundings.has_rendezvous) {
-    return {Backend::Gloo, false, "the ranks are on several hosts and " + why_not};
+    return {Backend::Gloo, false, false, "the ranks are on several hosts and " + why_not};
   }
   throw LaunchError("no backend for ranks on several hosts: " + why_not +
                     (surroundings.has_gloo
@@ -61,33 +63,30 @@ BackendChoice choose_transport(const LaunchEnvironment& environment,
                          : ", and this build has no gloo"));
 }
 
-// NCCL refuses two ranks on one GPU.
-bool has_gpu_for_each(const LaunchEnvironment& environment, const Surroundings& surroundings) {
-  return surroundings.gpus >= environment.local_size;
-}
-
 BackendChoice choose_auto(const LaunchEnvironment& environment, const Surroundings& surroundings) {
   BackendChoice choice = choose_transport(environment, surroundings);
-  if (environment.world_size == 1 || !surroundings.has_nccl || surroundings.gpus == 0) {
-    return choice;
-  }
-  if (has_gpu_for_each(environment, surroundings)) {
-    choice.has_nccl = true;
-    choice.reason += ", each rank of this host has a GPU; CPU tensors go over " +
-                     std::string(to_string(choice.transport));
-  } else {
-    choice.reason += "; " + std::to_string(environment.local_size) + " ranks of this host share " +
-                     std::to_string(surroundings.gpus) + " GPU(s), which NCCL does not allow";
-  }
+  choice.may_have_nccl = surroundings.has_nccl && environment.world_size > 1;
   return choice;
+}
+
+/// Empty where nothing stands in NCCL's way.
+std::string obstacle_to_nccl(const std::vector<std::int64_t>& gpus) {
+  for (std::size_t rank = 0; rank < gpus.size(); ++rank) {
+    if (gpus[rank] == 0) return "rank " + std::to_string(rank) + " sees no GPU";
+    const auto here = gpus.begin() + static_cast<std::ptrdiff_t>(rank);
+    const auto same = std::find(gpus.begin(), here, *here);
+    if (same == here) continue;
+    return "ranks " + std::to_string(same - gpus.begin()) + " and " + std::to_string(rank) +
+           " use one GPU";
+  }
+  return "";
 }
 
 BackendChoice choose_nccl(const LaunchEnvironment& environment, const Surroundings& surroundings) {
   if (!surroundings.has_nccl) {
     throw LaunchError(
         "this build of Lockstep has no NCCL backend; build it with -DLOCKSTEP_WITH_CUDA=ON, or "
-        "leave "
-        "the choice to Auto, whose groups carry CUDA tensors through pinned memory then");
+        "leave the choice to Auto, whose groups carry CUDA tensors through pinned memory then");
   }
   if (surroundings.gpus == 0) throw LaunchError("backend Nccl needs a GPU; this process sees none");
   BackendChoice choice = choose_transport(environment, surroundings);
@@ -145,7 +144,18 @@ BackendChoice choose_backend(Backend wanted, const LaunchEnvironment& environmen
   if (wanted == Backend::Auto) return choose_auto(environment, surroundings);
   if (wanted == Backend::Nccl) return choose_nccl(environment, surroundings);
   check_wanted(wanted, environment, surroundings);
-  return {wanted, false, "as asked"};
+  return {wanted, false, false, "as asked"};
+}
+
+void decide_on_nccl(BackendChoice& choice, const std::vector<std::int64_t>& gpus) {
+  if (!std::exchange(choice.may_have_nccl, false)) return;
+  const bool has_any = std::any_of(gpus.begin(), gpus.end(), [](auto gpu) { return gpu != 0; });
+  if (!has_any) return;
+  const std::string obstacle = obstacle_to_nccl(gpus);
+  choice.has_nccl = obstacle.empty();
+  choice.reason += choice.has_nccl ? "; each rank has a GPU of its own; CPU tensors go over " +
+                                         std::string(to_string(choice.transport))
+                                   : "; no NCCL, because " + obstacle;
 }
 
 }  // namespace lockstep

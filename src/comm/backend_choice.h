@@ -4,7 +4,9 @@
 #include <lockstep/comm/types.h>
 #include <lockstep/core/environment.h>
 
+#include <cstdint>
 #include <string>
+#include <vector>
 
 namespace lockstep {
 
@@ -22,7 +24,10 @@ struct Surroundings {
 struct BackendChoice {
   Backend transport = Backend::Single;  ///< of CPU tensors
   bool has_nccl = false;                ///< CUDA tensors go through NCCL
-  std::string reason;                   ///< a few words for the log
+  /// They shall where each rank has a GPU of its own, which only all ranks together know; see
+  /// `decide_on_nccl`.
+  bool may_have_nccl = false;
+  std::string reason;  ///< a few words for the log
 
   [[nodiscard]] Backend backend() const { return has_nccl ? Backend::Nccl : transport; }
 };
@@ -31,5 +36,9 @@ struct BackendChoice {
 /// Throws: `LaunchError` for a backend that this launch or this build cannot have.
 [[nodiscard]] BackendChoice choose_backend(Backend wanted, const LaunchEnvironment& environment,
                                            const Surroundings& surroundings);
+
+/// Takes NCCL if it may be taken and nothing stands in its way.
+/// `gpus`: of each rank, a number that says which GPU of which host it uses; 0 for none.
+void decide_on_nccl(BackendChoice& choice, const std::vector<std::int64_t>& gpus);
 
 }  // namespace lockstep

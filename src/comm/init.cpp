@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
+#include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
 #include <lockstep/comm/init.h>
 #include <lockstep/core/device.h>
 #include <lockstep/core/error.h>
@@ -6,8 +8,11 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <cstdint>
+#include <functional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "comm/backend_choice.h"
 #include "comm/gloo_process_group.h"
@@ -15,6 +20,7 @@
 #include "comm/nccl_process_group.h"
 #include "comm/shared_memory_process_group.h"
 #include "comm/single_process_group.h"
+#include "native/posix/host_name.h"
 
 namespace lockstep {
 namespace {
@@ -43,6 +49,22 @@ std::shared_ptr<ProcessGroup> make_transport(Backend backend, const LaunchEnviro
   }
 }
 
+/// Which GPU of which host `bind_device` gives this rank; 0 where there is none.
+std::int64_t gpu_number(const LaunchEnvironment& environment, const Surroundings& surroundings) {
+  if (surroundings.gpus == 0) return 0;
+  const std::string address = gpu_address(environment.local_rank % surroundings.gpus);
+  const auto number = static_cast<std::int64_t>(
+      std::hash<std::string>{}(std::to_string(native::host_hash()) + " " + address));
+  return number == 0 ? 1 : number;
+}
+
+std::vector<std::int64_t> gather(ProcessGroup& group, std::int64_t number) {
+  const auto all = at::empty({group.size()}, at::kLong);
+  group.all_gather(all, at::full({1}, number, at::kLong)).wait();
+  const auto* numbers = all.const_data_ptr<std::int64_t>();
+  return {numbers, numbers + group.size()};
+}
+
 }  // namespace
 
 std::shared_ptr<ProcessGroup> init_process_group(const ProcessGroupOptions& options) {
@@ -57,13 +79,18 @@ std::shared_ptr<ProcessGroup> init_process_group(const ProcessGroupOptions& opti
   }
   TORCH_CHECK(options.timeout().count() > 0, "init_process_group: timeout is ",
               options.timeout().count(), " ms; it must be positive");
-  const BackendChoice choice =
-      choose_backend(options.backend(), environment, Surroundings::detect());
+  const Surroundings surroundings = Surroundings::detect();
+  BackendChoice choice = choose_backend(options.backend(), environment, surroundings);
+  logging::debug("rank " + std::to_string(environment.rank) + " meets the others over " +
+                 std::string(to_string(choice.transport)));
+  auto transport = make_transport(choice.transport, environment, options.timeout());
+  if (choice.may_have_nccl) {
+    decide_on_nccl(choice, gather(*transport, gpu_number(environment, surroundings)));
+  }
   logging::info("rank " + std::to_string(environment.rank) + " of " +
                 std::to_string(environment.world_size) + ", launched by " + environment.launcher +
                 ": backend " + std::string(to_string(choice.backend())) + " (" + choice.reason +
                 ")");
-  auto transport = make_transport(choice.transport, environment, options.timeout());
   if (!choice.has_nccl) return transport;
   return std::make_shared<NcclProcessGroup>(environment, options.timeout(), std::move(transport),
                                             make_nccl_services(), options.check_calls());

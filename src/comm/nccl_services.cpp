@@ -13,4 +13,8 @@ NcclServices make_nccl_services() {
   return services;
 }
 
+std::string gpu_address(int device) {
+  return native::cuda_bus_address(device);
+}
+
 }  // namespace lockstep

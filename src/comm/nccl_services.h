@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <memory>
+#include <string>
 
 #include "native/cuda/device_api.h"
 #include "native/nccl/nccl_api.h"
@@ -27,5 +28,10 @@ struct NcclServices {
 /// NCCL and CUDA as LibTorch brings them. A build without CUDA has the same function; it throws.
 /// Throws: `LaunchError`.
 [[nodiscard]] NcclServices make_nccl_services();
+
+/// The address of a GPU on this host's bus, by which NCCL tells GPUs apart. It is the same in
+/// processes that see different GPUs. A build without CUDA throws.
+/// Throws: `std::runtime_error`.
+[[nodiscard]] std::string gpu_address(int device);
 
 }  // namespace lockstep

@@ -5,9 +5,21 @@
 
 namespace lockstep {
 
-NcclServices make_nccl_services() {
+namespace {
+
+[[noreturn]] void refuse() {
   throw LaunchError(
       "this build of Lockstep has no NCCL backend; build it with -DLOCKSTEP_WITH_CUDA=ON");
+}
+
+}  // namespace
+
+NcclServices make_nccl_services() {
+  refuse();
+}
+
+std::string gpu_address(int) {
+  refuse();
 }
 
 }  // namespace lockstep

@@ -579,6 +579,23 @@ inline void check_long_tensors(ProcessGroup& group) {
   const auto all = torch::empty({ranks, kElements});
   group.all_gather(all, ones_of(group.rank())).wait();
   for (int rank = 0; rank < ranks; ++rank) EXPECT_TRUE(torch::equal(all[rank], ones_of(rank)));
+  // Each rank's part differs, and its values follow from their places.
+  for (int rank = 0; rank < ranks; ++rank) all[rank].copy_(ones_of(rank));
+  group.reduce_scatter(tensor, all).wait();
+  EXPECT_TRUE(torch::equal(tensor, ones_of(group.rank()) * ranks)) << "reduce_scatter";
+  // From rank r to rank s: s shortened by s, so that no two streams end in the same piece.
+  std::vector<torch::Tensor> inputs, outputs;
+  const auto length = [](int to) { return kElements / (to + 1); };
+  for (int rank = 0; rank < ranks; ++rank) {
+    inputs.push_back((ones_of(rank) + group.rank()).slice(0, 0, length(rank)).contiguous());
+    outputs.push_back(torch::empty({length(group.rank())}));
+  }
+  group.all_to_all(outputs, inputs).wait();
+  const auto sent_to_me = ones_of(group.rank()).slice(0, 0, length(group.rank()));
+  for (int rank = 0; rank < ranks; ++rank) {
+    EXPECT_TRUE(torch::equal(outputs[static_cast<std::size_t>(rank)], sent_to_me + rank))
+        << "all_to_all from rank " << rank;
+  }
 }
 
 inline void check_everything(ProcessGroup& group) {

@@ -5,6 +5,7 @@
 #include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime_api.h>
 
+#include <array>
 #include <stdexcept>
 #include <string>
 
@@ -76,6 +77,13 @@ class CudaDevice final : public DeviceApi {
 
 std::shared_ptr<DeviceApi> make_cuda_device() {
   return std::make_shared<CudaDevice>();
+}
+
+std::string cuda_bus_address(int device) {
+  std::array<char, 32> text{};
+  check(cudaDeviceGetPCIBusId(text.data(), static_cast<int>(text.size()), device),
+        "cudaDeviceGetPCIBusId");
+  return text.data();
 }
 
 }  // namespace lockstep::native

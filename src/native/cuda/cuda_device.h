@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "native/cuda/device_api.h"
 
@@ -9,5 +10,9 @@ namespace lockstep::native {
 
 /// CUDA, with LibTorch's streams.
 [[nodiscard]] std::shared_ptr<DeviceApi> make_cuda_device();
+
+/// As in `0000:3b:00.0`. Begins nothing on the device.
+/// Throws: `std::runtime_error`.
+[[nodiscard]] std::string cuda_bus_address(int device);
 
 }  // namespace lockstep::native

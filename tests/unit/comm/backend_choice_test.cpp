@@ -4,7 +4,9 @@
 #include <gtest/gtest.h>
 #include <lockstep/core/error.h>
 
+#include <cstdint>
 #include <string>
+#include <vector>
 
 namespace lockstep {
 namespace {
@@ -55,20 +57,43 @@ TEST(BackendChoice, SaysWhy) {
   EXPECT_EQ(choose_backend(Backend::Mpi, launched("Open MPI", 2, 2), kAll).reason, "as asked");
 }
 
+BackendChoice decided(const LaunchEnvironment& environment, const Surroundings& surroundings,
+                      const std::vector<std::int64_t>& gpus) {
+  BackendChoice choice = choose_backend(Backend::Auto, environment, surroundings);
+  decide_on_nccl(choice, gpus);
+  return choice;
+}
+
 TEST(BackendChoice, TakesNcclWhereEachRankHasAGpu) {
+  // How many a rank sees does not matter: launchers may show each rank its own alone.
   Surroundings around = kAll;
-  around.gpus = 2;
-  const auto two = choose_backend(Backend::Auto, launched("Open MPI", 4, 2), around);
-  EXPECT_EQ(two.backend(), Backend::Nccl);
-  EXPECT_EQ(two.transport, Backend::Hierarchical);
-  const auto crowded = choose_backend(Backend::Auto, launched("Open MPI", 3, 3), around);
+  around.gpus = 1;
+  const auto four = decided(launched("Open MPI", 4, 2), around, {11, 12, 13, 14});
+  EXPECT_EQ(four.backend(), Backend::Nccl);
+  EXPECT_EQ(four.transport, Backend::Hierarchical);
+  EXPECT_NE(four.reason.find("each rank has a GPU of its own"), std::string::npos) << four.reason;
+}
+
+TEST(BackendChoice, SaysWhyItDoesNotTakeNccl) {
+  const auto launch = launched("Open MPI", 3, 3);
+  const auto crowded = decided(launch, kAll, {11, 12, 11});
   EXPECT_EQ(crowded.backend(), Backend::SharedMemory);
-  EXPECT_NE(crowded.reason.find("3 ranks of this host share 2 GPU(s)"), std::string::npos);
-  EXPECT_EQ(choose_backend(Backend::Auto, launched("alone", 1, 1), around).backend(),
-            Backend::Single);
-  around.has_nccl = false;
-  EXPECT_EQ(choose_backend(Backend::Auto, launched("Open MPI", 2, 2), around).backend(),
-            Backend::SharedMemory);
+  EXPECT_EQ(crowded.reason,
+            "all ranks are on one host; no NCCL, because ranks 0 and 2 use one GPU");
+  EXPECT_EQ(decided(launch, kAll, {11, 0, 12}).reason,
+            "all ranks are on one host; no NCCL, because rank 1 sees no GPU");
+  EXPECT_EQ(decided(launch, kAll, {0, 0, 0}).reason, "all ranks are on one host")
+      << "where nobody has one, nobody asks";
+}
+
+TEST(BackendChoice, TakesNcclForNobodyWhoCannotHaveIt) {
+  EXPECT_EQ(decided(launched("alone", 1, 1), kAll, {11}).backend(), Backend::Single);
+  EXPECT_EQ(
+      decided(launched("Open MPI", 2, 2), without(&Surroundings::has_nccl), {11, 12}).backend(),
+      Backend::SharedMemory);
+  BackendChoice asked = choose_backend(Backend::Mpi, launched("Open MPI", 2, 2), kAll);
+  decide_on_nccl(asked, {11, 12});
+  EXPECT_EQ(asked.backend(), Backend::Mpi);
 }
 
 TEST(BackendChoice, RefusesWhatTheLaunchOrTheBuildCannotHave) {

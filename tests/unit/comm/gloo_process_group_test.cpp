@@ -185,6 +185,37 @@ TEST(GlooFailure, ARankThatThrowsIsNamed) {
   }
 }
 
+// Rank 0 hears from rank 1 and gives up as well; whoever comes last must hear of the first.
+TEST(GlooFailure, TheFirstReasonStays) {
+  std::atomic<int> gone{0};
+  const auto errors = run_gloo_ranks(3, [&](const Group& group) {
+    group->barrier();
+    if (group->rank() == 2) {
+      while (gone < 2) std::this_thread::sleep_for(milliseconds(5));
+      group->all_reduce(torch::ones({10})).wait();
+      return;
+    }
+    try {
+      if (group->rank() == 1) throw std::runtime_error("bad luck");
+      group->all_reduce(torch::ones({10})).wait();
+    } catch (...) {
+      const_cast<Group&>(group).reset();  // gives up now, not when this function has ended
+      ++gone;
+      throw;
+    }
+  });
+  expect_error<PeerLostError>(errors[0], "rank 1 gave up");
+  expect_error<PeerLostError>(errors[2], "rank 1 gave up");
+}
+
+TEST(GlooProcessGroup, MovesWhatIsLongerThanAChunk) {
+  const auto errors = run_gloo_ranks(2, [](const Group& group) {
+    check_long_tensors(*group);
+    group->close();
+  });
+  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
+}
+
 TEST(GlooFailure, AMessageOfAnotherSizeIsRefused) {
   const auto errors = run_gloo_ranks(2, [](const Group& group) {
     if (group->rank() == 0) group->send(torch::ones({3}), 1, 4).wait();

@@ -5,6 +5,7 @@
 #include <lockstep/comm/init.h>
 #include <lockstep/core/error.h>
 
+#include <atomic>
 #include <string>
 #include <thread>
 #include <vector>
@@ -135,6 +136,59 @@ TEST(Coalesced, PassesOnWhatItsCallsThrow) {
     EXPECT_EQ(tensor.item<int>(), 2);
     group->close();
   });
+}
+
+TEST(Coalesced, AreCompleteWhenAllTheirCallsAre) {
+  std::atomic<bool> is_reduced{false}, is_looked_at{false};
+  run_ranks_or_throw(2, [&](const std::shared_ptr<ProcessGroup>& group) {
+    const auto message = torch::full({4}, group->rank());
+    const auto sum = torch::ones({3});
+    if (group->rank() == 0) {
+      group->all_reduce(sum).wait();
+      is_reduced = true;
+      while (!is_looked_at) std::this_thread::sleep_for(milliseconds(1));
+      group->send(message, 1).wait();
+    } else {
+      Work both = group->coalesced([&] {
+        group->recv(message, 0);
+        group->all_reduce(sum);
+      });
+      while (!is_reduced) EXPECT_FALSE(both.is_completed());
+      for (int i = 0; i < 10; ++i) EXPECT_FALSE(both.is_completed()) << "no message was sent yet";
+      is_looked_at = true;
+      both.wait();
+      EXPECT_EQ(message[3].item<int>(), 0);
+      EXPECT_EQ(sum[2].item<int>(), 2);
+    }
+    group->close();
+  });
+}
+
+TEST(Coalesced, HaveOneTimeoutTogether) {
+  std::atomic<bool> is_over{false};
+  const auto errors = run_ranks(2, [&](const std::shared_ptr<ProcessGroup>& group) {
+    const auto first = torch::ones({1});
+    const auto second = torch::ones({1});
+    if (group->rank() == 0) {
+      std::this_thread::sleep_for(milliseconds(1000));
+      group->send(first, 1).wait();
+      while (!is_over) std::this_thread::sleep_for(milliseconds(5));
+      return;
+    }
+    Work both = group->coalesced([&] {
+      group->recv(first, 0);
+      group->recv(second, 0, 1);
+    });
+    try {
+      both.wait(milliseconds(4000));
+    } catch (...) {
+      is_over = true;
+      throw;
+    }
+  });
+  expect_error<TimeoutError>(errors[1], "with tag 1");
+  // The first took about one of the four seconds.
+  EXPECT_EQ(text_of(errors[1]).find("timed out after 4"), std::string::npos) << text_of(errors[1]);
 }
 
 TEST(Coalesced, FailsWhenOneOfItsCallsFails) {
