@@ -46,6 +46,12 @@ struct Collective {
   }
 };
 
+/// Whether it combines the ranks' values; all others move bytes.
+[[nodiscard]] constexpr bool is_reduction(CollectiveOp op) {
+  return op == CollectiveOp::AllReduce || op == CollectiveOp::Reduce ||
+         op == CollectiveOp::ReduceScatter;
+}
+
 /// Everything that must be the same on all ranks.
 [[nodiscard]] Fingerprint fingerprint_of(const Collective& call);
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "comm/gloo_channels.h"
 
-#include <lockstep/core/error.h>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 
 #include <cstdlib>
@@ -10,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "comm/gloo_meeting.h"
 #include "comm/operation.h"
 
 namespace lockstep {
@@ -19,9 +19,6 @@ namespace {
 constexpr std::chrono::seconds kStoreLimit{2};
 constexpr std::chrono::milliseconds kLookInterval{250};
 
-std::string here(int rank) {
-  return "here/" + std::to_string(rank);
-}
 std::string waits(int rank) {
   return "waits/" + std::to_string(rank);
 }
@@ -38,26 +35,6 @@ std::shared_ptr<::gloo::transport::Device> make_device(const LaunchEnvironment& 
   return c10d::ProcessGroupGloo::createDefaultDevice();
 }
 
-/// Returns when all ranks are there, so that what follows does not wait for one that never comes.
-void meet(c10d::Store& store, int rank, int size, std::chrono::milliseconds timeout) {
-  store.set(here(rank), std::vector<std::uint8_t>{1});
-  std::vector<std::string> keys;
-  for (int peer = 0; peer < size; ++peer) keys.push_back(here(peer));
-  try {
-    store.wait(keys, timeout);
-  } catch (const std::exception&) {
-    std::string missing;  // where the store itself is gone, this throws
-    for (int peer = 0; peer < size; ++peer) {
-      if (!store.check({here(peer)}))
-        missing += (missing.empty() ? "" : ", ") + std::to_string(peer);
-    }
-    if (missing.empty()) throw;
-    throw LaunchError("rank(s) " + missing + " of " + std::to_string(size) +
-                      " did not come to the meeting of backend Gloo within " +
-                      std::to_string(timeout.count()) + " ms");
-  }
-}
-
 std::vector<std::uint8_t> bytes_of_text(const std::string& text) {
   return {text.begin(), text.end()};
 }
@@ -70,7 +47,7 @@ std::string text_of_bytes(const std::vector<std::uint8_t>& bytes) {
 GlooChannels::GlooChannels(Store store, const LaunchEnvironment& environment,
                            std::chrono::milliseconds timeout)
     : rank_(environment.rank), size_(environment.world_size), store_(std::move(store)) {
-  meet(*store_, rank_, size_, timeout);
+  meet_in_gloo_store(*store_, rank_, size_, timeout);
   const auto open = [&](const char* name) {
     const auto options = c10d::ProcessGroupGloo::Options::create(timeout);
     options->devices.push_back(make_device(environment));

@@ -2,14 +2,13 @@
 #include "comm/gloo_process_group.h"
 
 #include <lockstep/core/error.h>
-#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
-#include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
 #include <algorithm>
 #include <thread>
 #include <utility>
 
 #include "comm/gloo_channels.h"
+#include "comm/gloo_meeting.h"
 #include "comm/gloo_operation.h"
 #include "comm/single_process_group.h"
 #include "concurrency/deadline.h"
@@ -18,10 +17,6 @@ namespace lockstep {
 namespace {
 
 constexpr std::chrono::milliseconds kShortest{50};
-
-GlooChannels::Store prefixed(const std::string& prefix, const GlooChannels::Store& store) {
-  return c10::make_intrusive<c10d::PrefixStore>(prefix, store);
-}
 
 class GlooProcessGroup final : public ProcessGroup {
  public:
@@ -52,7 +47,7 @@ class GlooProcessGroup final : public ProcessGroup {
 
   std::shared_ptr<ProcessGroup> make_group(LaunchEnvironment environment,
                                            const std::vector<int>&) override {
-    auto channels = std::make_unique<GlooChannels>(prefixed(environment.job_id, store_),
+    auto channels = std::make_unique<GlooChannels>(gloo_store_part(environment.job_id, store_),
                                                    environment, timeout());
     return std::make_shared<GlooProcessGroup>(environment, timeout(), std::move(channels), store_);
   }
@@ -86,33 +81,6 @@ class GlooProcessGroup final : public ProcessGroup {
   bool has_abandoned_ = false;
 };
 
-GlooChannels::Store open_store(const LaunchEnvironment& environment,
-                               std::chrono::milliseconds timeout,
-                               const GlooRendezvous& rendezvous) {
-  c10d::TCPStoreOptions options;
-  options.port = rendezvous.port;
-  options.isServer = environment.rank == 0 && !rendezvous.has_server;
-  options.waitWorkers = false;  // the groups wait, and say for whom
-  options.timeout = timeout;
-  options.multiTenant = true;  // one group after another, and ranks as threads
-  try {
-    return c10::make_intrusive<c10d::TCPStore>(rendezvous.host, options);
-  } catch (const std::exception& error) {
-    throw LaunchError("backend Gloo: rank " + std::to_string(environment.rank) + " could not " +
-                      (options.isServer ? "serve" : "reach the meeting point") + " at " +
-                      rendezvous.host + ":" + std::to_string(rendezvous.port) + ": " +
-                      words_of(error));
-  }
-}
-
-/// The same number on all ranks for one of several groups that a job makes one after the other; a
-/// store may outlive them.
-std::string number_of_group(const GlooChannels::Store& store,
-                            const LaunchEnvironment& environment) {
-  return std::to_string(
-      store->add(environment.job_id + "/groups/" + std::to_string(environment.rank), 1));
-}
-
 }  // namespace
 
 std::shared_ptr<ProcessGroup> make_gloo_process_group(const LaunchEnvironment& environment,
@@ -120,12 +88,12 @@ std::shared_ptr<ProcessGroup> make_gloo_process_group(const LaunchEnvironment& e
                                                       const GlooRendezvous& rendezvous) {
   const Deadline deadline = Deadline::after(timeout);
   while (true) {
-    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline.remaining());
-    const auto store = open_store(environment, std::max(left, kShortest), rendezvous);
+    const auto left = std::max(
+        kShortest, std::chrono::duration_cast<std::chrono::milliseconds>(deadline.remaining()));
+    const auto store = open_gloo_store(environment, rendezvous, left);
     try {
-      const std::string prefix = environment.job_id + "/" + number_of_group(store, environment);
-      const auto job = prefixed(prefix, store);
-      auto channels = std::make_unique<GlooChannels>(job, environment, std::max(left, kShortest));
+      const auto job = agree_on_gloo_group(store, environment, deadline);
+      auto channels = std::make_unique<GlooChannels>(job, environment, left);
       return std::make_shared<GlooProcessGroup>(environment, timeout, std::move(channels), job);
     } catch (const LaunchError&) {
       throw;

@@ -16,8 +16,6 @@
 #include <utility>
 #include <vector>
 
-#include "native/posix/peer_process.h"
-
 namespace lockstep {
 namespace {
 
@@ -113,8 +111,8 @@ HostChannel::Letter HostChannel::parse(const native::DatagramSocket::Message& me
 }
 
 std::shared_ptr<native::SharedMemory> HostChannel::meet(std::size_t bytes, const Deadline& deadline,
-                                                        const Admit& admit) {
-  return environment_.rank == 0 ? host_meeting(bytes, deadline, admit)
+                                                        const Admit& admit, const GiveUp& give_up) {
+  return environment_.rank == 0 ? host_meeting(bytes, deadline, admit, give_up)
                                 : attend_meeting(bytes, deadline);
 }
 
@@ -179,23 +177,36 @@ void HostChannel::hand_out(const native::SharedMemory& memory, const Deadline& d
   }
 }
 
+std::vector<native::PeerProcess> HostChannel::admit_all(std::byte* memory,
+                                                        const std::vector<Letter>& hellos,
+                                                        const Admit& admit) const {
+  admit(memory, 0, ::getpid(), native::PeerProcess::own_pid_namespace());
+  std::vector<native::PeerProcess> peers(static_cast<std::size_t>(environment_.world_size));
+  for (const Letter& hello : hellos) {
+    admit(memory, hello.rank, hello.pid, hello.pid_namespace);
+    peers[static_cast<std::size_t>(hello.rank)] =
+        native::PeerProcess(hello.pid, hello.pid_namespace);
+  }
+  return peers;
+}
+
 std::shared_ptr<native::SharedMemory> HostChannel::host_meeting(std::size_t bytes,
                                                                 const Deadline& deadline,
-                                                                const Admit& admit) {
+                                                                const Admit& admit,
+                                                                const GiveUp& give_up) {
   try {
     // Everybody has come before the memory is made, so that everybody hears when there is none.
     std::vector<Letter> hellos;
     await_hellos(deadline, [&](const Letter& hello) { hellos.push_back(hello); });
     auto memory = native::SharedMemory::create(bytes);
-    admit(memory->data(), 0, ::getpid(), native::PeerProcess::own_pid_namespace());
-    std::vector<native::PeerProcess> peers(static_cast<std::size_t>(environment_.world_size));
-    for (const Letter& hello : hellos) {
-      admit(memory->data(), hello.rank, hello.pid, hello.pid_namespace);
-      peers[static_cast<std::size_t>(hello.rank)] =
-          native::PeerProcess(hello.pid, hello.pid_namespace);
+    const auto peers = admit_all(memory->data(), hellos, admit);
+    try {
+      hand_out(*memory, deadline,
+               [&](int rank) { return peers[static_cast<std::size_t>(rank)].is_alive(); });
+    } catch (const std::exception& error) {
+      give_up(memory->data(), error.what());  // ranks before that one have the memory already
+      throw;
     }
-    hand_out(*memory, deadline,
-             [&](int rank) { return peers[static_cast<std::size_t>(rank)].is_alive(); });
     return memory;
   } catch (const LaunchError& error) {
     refuse_all(error.what_without_backtrace());

@@ -12,6 +12,7 @@
 
 #include "concurrency/deadline.h"
 #include "native/posix/datagram_socket.h"
+#include "native/posix/peer_process.h"
 #include "native/posix/shared_memory.h"
 
 namespace lockstep {
@@ -29,16 +30,19 @@ class HostChannel {
   using CanStillCome = std::function<bool(int rank)>;
   using Admit =
       std::function<void(std::byte* memory, int rank, pid_t pid, std::uint64_t pid_namespace)>;
+  using GiveUp = std::function<void(std::byte* memory, const std::string& reason)>;
 
   /// Returns the same `bytes` of zeroed memory to every rank. Rank 0 makes it and calls `admit` for
-  /// each rank, itself included, before anybody else sees it.
+  /// each rank, itself included, before anybody else sees it. Where it then cannot reach a rank, it
+  /// calls `give_up`, so that those that have the memory already find word of that in it.
   ///
   /// Collective. Blocks: until all ranks have come.
   /// Throws: `LaunchError` on every rank that came: somebody did not come (named), world sizes
   /// differ, no memory.
   [[nodiscard]] std::shared_ptr<native::SharedMemory> meet(std::size_t bytes,
                                                            const Deadline& deadline,
-                                                           const Admit& admit);
+                                                           const Admit& admit,
+                                                           const GiveUp& give_up);
 
   /// The same later on, when all ranks are known to call it. `can_still_come` is asked for rank 0
   /// while others wait. Throws: `std::runtime_error` on every rank, with the text of rank 0's error
@@ -61,7 +65,11 @@ class HostChannel {
                                   const Deadline& deadline) const;
   [[nodiscard]] std::shared_ptr<native::SharedMemory> host_meeting(std::size_t bytes,
                                                                    const Deadline& deadline,
-                                                                   const Admit& admit);
+                                                                   const Admit& admit,
+                                                                   const GiveUp& give_up);
+  [[nodiscard]] std::vector<native::PeerProcess> admit_all(std::byte* memory,
+                                                           const std::vector<Letter>& hellos,
+                                                           const Admit& admit) const;
   [[nodiscard]] std::shared_ptr<native::SharedMemory> attend_meeting(std::size_t bytes,
                                                                      const Deadline& deadline);
   void await_hellos(const Deadline& deadline, const std::function<void(const Letter&)>& on_hello);

@@ -28,6 +28,7 @@ class MpiProcessGroup : public ProcessGroup {
   Memory allocate_bytes(std::size_t bytes) override;
   void abandon(const std::string& reason) noexcept override;
   void release() override;
+  [[nodiscard]] bool moves(c10::DeviceType device) const override;
 
   [[nodiscard]] MpiChannels& channels() noexcept { return *channels_; }
 

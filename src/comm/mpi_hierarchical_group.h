@@ -30,6 +30,8 @@ class HierarchicalProcessGroup final : public MpiProcessGroup {
   Memory allocate_bytes(std::size_t bytes) override;
   void abandon(const std::string& reason) noexcept override;
   void release() override;
+  /// Inside a host the CPU moves the bytes.
+  [[nodiscard]] bool moves(c10::DeviceType) const override { return false; }
 
   [[nodiscard]] HostLayout find_hosts();
   void meet_host(const HostLayout& layout);

@@ -40,7 +40,7 @@ class MpiStreams final : public MpiOperation {
  private:
   bool start_preparation(int step, native::MpiRequests& requests) override {
     if (!call_.has_own_sizes) {
-      streams_.copy_own(rank());
+      copy_own();
       return false;
     }
     const std::size_t numbers = 2 * static_cast<std::size_t>(world_size());
@@ -58,7 +58,7 @@ class MpiStreams final : public MpiOperation {
       rows.push_back(std::span(lengths_).subspan(start, numbers));
     }
     check_lengths(rows);
-    streams_.copy_own(rank());  // not before all sizes fit: a result stays as it was till then
+    copy_own();  // not before all sizes fit: a result stays as it was till then
     return false;
   }
 
@@ -67,19 +67,28 @@ class MpiStreams final : public MpiOperation {
     const std::uint64_t round = chunk.start / chunk_bytes();
     for (int peer = 0; peer < world_size(); ++peer) {
       const auto target = part_of(streams_.from(peer), round, chunk_bytes());
-      if (peer == rank() || target.empty()) continue;
+      if (target.empty() || !goes_through_mpi(peer)) continue;
       check_mpi(MPI_Irecv(target.data(), to_mpi_count(target.size()), MPI_BYTE, peer, kTag, data(),
                           requests.add()),
                 "MPI_Irecv");
     }
     for (int peer = 0; peer < world_size(); ++peer) {
       const auto source = part_of(streams_.to(peer), round, chunk_bytes());
-      if (peer == rank() || source.empty() || !is_read_by(peer)) continue;
+      if (source.empty() || !is_read_by(peer) || !goes_through_mpi(peer)) continue;
       check_mpi(MPI_Isend(source.data(), to_mpi_count(source.size()), MPI_BYTE, peer, kTag, data(),
                           requests.add()),
                 "MPI_Isend");
     }
     return true;
+  }
+
+  // What a rank sends to itself the CPU copies, if it can.
+  void copy_own() {
+    if (call_.device().is_cpu()) streams_.copy_own(rank());
+  }
+  [[nodiscard]] bool goes_through_mpi(int peer) const {
+    if (peer != rank()) return true;
+    return !call_.device().is_cpu() && streams_.from(peer).data() != streams_.to(peer).data();
   }
 
   [[nodiscard]] bool is_read_by(int peer) const {

@@ -17,8 +17,27 @@ using native::check_mpi;
 constexpr int kLeavingTag = kMaxTag + 1;  // under it a rank says why it gave up
 constexpr std::chrono::microseconds kPollInterval{50};
 constexpr int kPollsBeforeSleep = 200;
+// Far longer than what is under way takes between two hosts, far shorter than any deadline.
+constexpr std::chrono::milliseconds kOvertaking{200};
 
 using Reason = std::array<char, 256>;
+
+/// Takes in what a rank said that gave up.
+void listen(MpiChannels& channels) {
+  int has_come = 0;
+  MPI_Status status;
+  check_mpi(
+      MPI_Iprobe(MPI_ANY_SOURCE, kLeavingTag, channels.fingerprints.get(), &has_come, &status),
+      "MPI_Iprobe");
+  if (has_come == 0) return;
+  Reason reason{};
+  check_mpi(MPI_Recv(reason.data(), static_cast<int>(reason.size()), MPI_CHAR, status.MPI_SOURCE,
+                     kLeavingTag, channels.fingerprints.get(), MPI_STATUS_IGNORE),
+            "MPI_Recv");
+  reason.back() = '\0';
+  channels.word = {"rank " + std::to_string(status.MPI_SOURCE) + " gave up: " + reason.data(),
+                   std::chrono::steady_clock::now()};
+}
 
 }  // namespace
 
@@ -31,19 +50,11 @@ void MpiBackoff::sleep(std::chrono::nanoseconds limit) {
 }
 
 void check_mpi_peers(MpiChannels& channels) {
-  int has_come = 0;
-  MPI_Status status;
-  check_mpi(
-      MPI_Iprobe(MPI_ANY_SOURCE, kLeavingTag, channels.fingerprints.get(), &has_come, &status),
-      "MPI_Iprobe");
-  if (has_come == 0) return;
-  Reason reason{};
-  check_mpi(MPI_Recv(reason.data(), static_cast<int>(reason.size()), MPI_CHAR, status.MPI_SOURCE,
-                     kLeavingTag, channels.fingerprints.get(), MPI_STATUS_IGNORE),
-            "MPI_Recv");
-  reason.back() = '\0';
-  throw OperationFailure{OperationFailure::Kind::PeerLost,
-                         "rank " + std::to_string(status.MPI_SOURCE) + " gave up: " + reason.data(),
+  if (!channels.word) listen(channels);
+  if (!channels.word || std::chrono::steady_clock::now() - channels.word->since < kOvertaking) {
+    return;
+  }
+  throw OperationFailure{OperationFailure::Kind::PeerLost, channels.word->text,
                          "look at what that rank reported first"};
 }
 

@@ -27,7 +27,8 @@ class MpiBackoff {
   int polls_ = 0;
 };
 
-/// Throws `OperationFailure` when another rank has said that it gave up.
+/// Throws `OperationFailure` when another rank has said that it gave up, and what it sent before
+/// has had time to come: between two communicators its word may overtake that.
 void check_mpi_peers(MpiChannels& channels);
 
 /// The frame of all collectives over MPI: every rank tells every other what it is about to do, then

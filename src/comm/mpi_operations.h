@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,6 +29,13 @@ struct MpiChannels {
   native::MpiCommunicator data;
   native::MpiCommunicator messages;
   std::uint64_t announced = 0;
+
+  /// What the first rank that gave up said, and since when this rank knows.
+  struct Word {
+    std::string text;
+    std::chrono::steady_clock::time_point since;
+  };
+  std::optional<Word> word;
 };
 
 /// Tells all other ranks that this one gives up, and why. Does not wait; never throws.

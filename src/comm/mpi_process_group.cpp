@@ -46,6 +46,10 @@ MpiProcessGroup::~MpiProcessGroup() {
   [[maybe_unused]] auto* kept = channels_.release();
 }
 
+bool MpiProcessGroup::moves(c10::DeviceType device) const {
+  return device == c10::kCUDA && native::is_mpi_cuda_aware();
+}
+
 std::unique_ptr<Operation> MpiProcessGroup::make_operation(Collective call) {
   return make_mpi_operation(*channels_, std::move(call));
 }

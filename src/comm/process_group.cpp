@@ -67,16 +67,24 @@ Work ProcessGroup::start(Collective call) {
   return keep(carrier.start(carrier.operation_for(std::move(call)), op, call_timeout()));
 }
 
+std::unique_ptr<Operation> ProcessGroup::behind_stream(
+    Collective call, std::function<std::unique_ptr<Operation>(Collective)> make) {
+  const auto way = !is_reduction(call.op) && moves(call.device().type())
+                       ? StagedOperation::Way::InPlace
+                       : StagedOperation::Way::PinnedCopies;
+  return std::make_unique<StagedOperation>(std::move(call), way, std::move(make));
+}
+
 std::unique_ptr<Operation> ProcessGroup::operation_for(Collective call) {
   if (takes(call.device().type())) return make_operation(std::move(call));
-  return std::make_unique<StagedOperation>(
-      std::move(call), [this](Collective staged) { return make_operation(std::move(staged)); });
+  return behind_stream(std::move(call),
+                       [this](Collective staged) { return make_operation(std::move(staged)); });
 }
 
 std::unique_ptr<Operation> ProcessGroup::operation_for_send(const at::Tensor& tensor, int to,
                                                             int tag) {
   if (takes(tensor.device().type())) return make_send(tensor, to, tag);
-  return std::make_unique<StagedOperation>(
+  return behind_stream(
       Collective{.op = CollectiveOp::Scatter, .inputs = {tensor}, .outputs = {}},
       [=, this](const Collective& staged) { return make_send(staged.inputs.front(), to, tag); });
 }
@@ -84,11 +92,10 @@ std::unique_ptr<Operation> ProcessGroup::operation_for_send(const at::Tensor& te
 std::unique_ptr<Operation> ProcessGroup::operation_for_receive(const at::Tensor& tensor, int from,
                                                                int tag) {
   if (takes(tensor.device().type())) return make_receive(tensor, from, tag);
-  return std::make_unique<StagedOperation>(
-      Collective{.op = CollectiveOp::Gather, .inputs = {}, .outputs = {tensor}},
-      [=, this](const Collective& staged) {
-        return make_receive(staged.outputs.front(), from, tag);
-      });
+  return behind_stream(Collective{.op = CollectiveOp::Gather, .inputs = {}, .outputs = {tensor}},
+                       [=, this](const Collective& staged) {
+                         return make_receive(staged.outputs.front(), from, tag);
+                       });
 }
 
 Work ProcessGroup::start_message(std::unique_ptr<Operation> operation, const char* op,

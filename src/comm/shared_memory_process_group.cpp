@@ -13,11 +13,14 @@ SharedMemoryProcessGroup::SharedMemoryProcessGroup(const LaunchEnvironment& envi
                                                    std::chrono::milliseconds timeout)
     : ProcessGroup(Backend::SharedMemory, environment, timeout),
       channel_(std::in_place, environment) {
-  auto control =
-      channel_->meet(SharedMemoryTransport::control_bytes(size()), Deadline::after(timeout),
-                     [this](std::byte* memory, int rank, pid_t pid, std::uint64_t pid_namespace) {
-                       SharedMemoryRounds(memory, 0, size()).admit(rank, pid, pid_namespace);
-                     });
+  auto control = channel_->meet(
+      SharedMemoryTransport::control_bytes(size()), Deadline::after(timeout),
+      [this](std::byte* memory, int rank, pid_t pid, std::uint64_t pid_namespace) {
+        SharedMemoryRounds(memory, 0, size()).admit(rank, pid, pid_namespace);
+      },
+      [this](std::byte* memory, const std::string& reason) {
+        SharedMemoryRounds(memory, 0, size()).leave(SharedMemoryRounds::RankState::Left, reason);
+      });
   control->close_descriptor();
   transport_ = std::make_unique<SharedMemoryTransport>(std::move(control), rank(), size());
   transport_->rounds().watch_peers();

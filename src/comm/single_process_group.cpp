@@ -40,11 +40,6 @@ class CheckedMove final : public CompletedOperation {
   Collective call_;
 };
 
-bool is_reduction(CollectiveOp op) {
-  return op == CollectiveOp::AllReduce || op == CollectiveOp::Reduce ||
-         op == CollectiveOp::ReduceScatter;
-}
-
 /// On the current stream, as every other operation there.
 void copy_on_device(const Collective& call) {
   const at::NoGradGuard no_grad;

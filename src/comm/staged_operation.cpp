@@ -28,10 +28,15 @@ std::vector<at::Tensor> staging_for(const std::vector<at::Tensor>& tensors) {
 
 }  // namespace
 
-StagedOperation::StagedOperation(Collective call, Make make)
-    : call_(std::move(call)), staged_(call_), make_(std::move(make)) {
+StagedOperation::StagedOperation(Collective call, Way way, Make make)
+    : call_(std::move(call)), staged_(call_), way_(way), make_(std::move(make)) {
   const c10::Device device = call_.device();
   if (!device.is_cpu()) stream_ = c10::impl::VirtualGuardImpl(device.type()).getStream(device);
+  if (way_ == Way::PinnedCopies) stage();
+  copied_in_ = copy_all(call_.inputs, staged_.inputs);
+}
+
+void StagedOperation::stage() {
   staged_.inputs = staging_for(call_.inputs);
   staged_.outputs = staging_for(call_.outputs);
   // A reduction in place must stay one.
@@ -40,7 +45,6 @@ StagedOperation::StagedOperation(Collective call, Make make)
       if (call_.inputs[i].is_same(call_.outputs[j])) staged_.outputs[j] = staged_.inputs[i];
     }
   }
-  copied_in_ = copy_all(call_.inputs, staged_.inputs);
 }
 
 std::optional<c10::Event> StagedOperation::copy_all(const std::vector<at::Tensor>& sources,
@@ -48,7 +52,7 @@ std::optional<c10::Event> StagedOperation::copy_all(const std::vector<at::Tensor
   const at::NoGradGuard no_grad;  // a result may be a parameter
   c10::OptionalStreamGuard guard;
   if (stream_) guard.reset_stream(*stream_);
-  for (std::size_t i = 0; i < sources.size(); ++i) {
+  for (std::size_t i = 0; i < sources.size() && way_ == Way::PinnedCopies; ++i) {
     targets[i].copy_(sources[i], /*non_blocking=*/true);
   }
   if (!stream_) return std::nullopt;
@@ -72,7 +76,7 @@ bool StagedOperation::try_finish() {
   if (!is_finished_) {
     if (!operation_->try_finish()) return false;
     is_finished_ = true;
-    copied_out_ = copy_all(staged_.outputs, call_.outputs);
+    if (way_ == Way::PinnedCopies) copied_out_ = copy_all(staged_.outputs, call_.outputs);
   }
   return is_copied(copied_out_);
 }
@@ -88,7 +92,7 @@ void StagedOperation::check_peers() {
 
 std::string StagedOperation::describe_missing() const {
   if (operation_ && !is_finished_) return operation_->describe_missing();
-  return "the copies between the GPU and the CPU are not done";
+  return "the stream has not come to it, or copies between the GPU and the CPU are not done";
 }
 
 }  // namespace lockstep

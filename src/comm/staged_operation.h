@@ -16,17 +16,21 @@
 
 namespace lockstep {
 
-/// A call on tensors of a device whose memory the backend cannot read: inputs are copied to pinned
-/// CPU memory, the backend does its part there, and the outputs are copied back. All copies are
-/// made on the stream that was current when the call was made; the operation is complete when the
+/// A call on tensors of a device, for a backend that knows no streams. It begins when the stream
+/// that was current at the call has done what it had been given, and it is complete when the
 /// outputs are in place, for every stream.
+///
+/// Where the backend cannot read the device's memory, inputs are copied to pinned CPU memory on
+/// that stream, the backend does its part there, and the outputs are copied back.
 ///
 /// A collective that fails leaves the outputs as they were.
 class StagedOperation final : public Operation {
  public:
+  enum class Way { PinnedCopies, InPlace };
   using Make = std::function<std::unique_ptr<Operation>(Collective staged)>;
-  /// `make`: the same call on CPU tensors. It is called when this operation starts.
-  StagedOperation(Collective call, Make make);
+  /// `make`: the same call on the copies, or on the tensors themselves. It is called when this
+  /// operation starts.
+  StagedOperation(Collective call, Way way, Make make);
 
   bool try_start(bool is_oldest) override;
   bool try_finish() override;
@@ -40,8 +44,12 @@ class StagedOperation final : public Operation {
                                                    const std::vector<at::Tensor>& targets) const;
   [[nodiscard]] static bool is_copied(const std::optional<c10::Event>& event);
 
+  /// Puts copies in the place of the tensors.
+  void stage();
+
   Collective call_;
   Collective staged_;
+  Way way_;
   std::optional<c10::Stream> stream_;
   std::optional<c10::Event> copied_in_;
   std::optional<c10::Event> copied_out_;

@@ -58,6 +58,19 @@ const std::map<std::string, std::function<void(const std::string& backend)>> kPr
        if (group->rank() == 1) throw std::runtime_error("bad luck");
        reduce_forever(group);
      }},
+    {"leave",
+     [](const std::string& backend) {
+       const auto group = init(backend);
+       const auto tensor = torch::ones({100});
+       int done = 0;
+       try {
+         for (; done < 300; ++done) group->all_reduce(tensor).wait();
+         if (group->rank() == 1) throw std::runtime_error("bad luck");
+         group->all_reduce(tensor).wait();
+       } catch (const std::exception& error) {
+         throw std::runtime_error("after " + std::to_string(done) + " calls: " + error.what());
+       }
+     }},
     {"kill",
      [](const std::string& backend) {
        const auto group = init(backend, std::chrono::seconds(5));
@@ -151,6 +164,15 @@ TEST_P(MpiFailure, ARankThatThrowsIsNamed) {
   const std::string output = run_job("throw", GetParam(), {3, "a,a,b"});
   expect_part(seen_by(1, output), "bad luck", output);
   for (const int rank : {0, 2}) expect_part(seen_by(rank, output), "rank 1", output);
+}
+
+// Its word must not overtake what it sent for calls that it completed.
+TEST_P(MpiFailure, WhatARankCompletedBeforeItLeftIsCompletedByTheOthers) {
+  const std::string output = run_job("leave", GetParam(), {3, "a,b,b"});
+  for (const int rank : {0, 2}) {
+    expect_part(seen_by(rank, output), "after 300 calls: ", output);
+    expect_part(seen_by(rank, output), "gave up", output);
+  }
 }
 
 TEST_P(MpiFailure, RanksThatCallDifferentThingsAllSeeIt) {

@@ -183,6 +183,9 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   /// Whether the operations below take tensors of this kind as they are. Others are staged: copied
   /// to pinned CPU memory and back.
   [[nodiscard]] virtual bool takes(c10::DeviceType device) const { return device == c10::kCPU; }
+  /// Whether movements and messages may read and write memory of a device that it does not take,
+  /// once what the current stream has been given is done. Then nothing of theirs is staged.
+  [[nodiscard]] virtual bool moves(c10::DeviceType /*device*/) const { return false; }
 
   /// Arguments are checked already.
   virtual std::unique_ptr<Operation> make_operation(Collective call) = 0;
@@ -267,6 +270,10 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
                      std::uint64_t lane);
   /// Enters a call into the `coalesced` under way.
   Work keep(Work work);
+  /// An operation on tensors that wait for a stream, and are staged where they must be. `make`: the
+  /// same call on tensors of the CPU, or that `moves`.
+  std::unique_ptr<Operation> behind_stream(
+      Collective call, std::function<std::unique_ptr<Operation>(Collective)> make);
   std::unique_ptr<Operation> operation_for(Collective call);
   std::unique_ptr<Operation> operation_for_send(const at::Tensor& tensor, int to, int tag);
   std::unique_ptr<Operation> operation_for_receive(const at::Tensor& tensor, int from, int tag);

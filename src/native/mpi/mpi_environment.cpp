@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "native/mpi/mpi_environment.h"
 
+#if __has_include(<mpi-ext.h>)
+#include <mpi-ext.h>  // Open MPI's word on CUDA; MPICH has it in mpi.h
+#endif
+
 #include <array>
 #include <atomic>
 #include <cstdlib>
@@ -46,6 +50,15 @@ void ensure_mpi() {
   if (level < MPI_THREAD_SERIALIZED) {
     throw std::runtime_error("MPI was started without MPI_THREAD_SERIALIZED");
   }
+}
+
+bool is_mpi_cuda_aware() {
+#if (defined(OMPI_HAVE_MPI_EXT_CUDA) && OMPI_HAVE_MPI_EXT_CUDA) || \
+    (defined(MPICH_NUMVERSION) && MPICH_NUMVERSION >= 40000000)
+  return MPIX_Query_cuda_support() == 1;
+#else
+  return false;
+#endif
 }
 
 void give_up_mpi() noexcept {

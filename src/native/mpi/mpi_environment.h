@@ -18,6 +18,9 @@ void check_mpi(int code, const char* call);
 /// threads.
 void ensure_mpi();
 
+/// Whether MPI says that it reads and writes memory of CUDA devices. MPI has been started.
+[[nodiscard]] bool is_mpi_cuda_aware();
+
 /// MPI_Finalize waits for all ranks, and has no deadline. After this call the process ends without
 /// it: a rank that left in the middle must not hang in its exit. The launcher then ends the other
 /// ranks.

@@ -4,12 +4,16 @@
 
 #include <gtest/gtest.h>
 #include <lockstep/core/error.h>
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
 #include <atomic>
+#include <cstdio>
 #include <cstdlib>
+#include <fstream>
 #include <functional>
 #include <mutex>
 #include <optional>
+#include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
@@ -206,10 +210,11 @@ TEST(GlooFailure, TheFirstReasonStays) {
   });
   expect_error<PeerLostError>(errors[0], "rank 1 gave up");
   expect_error<PeerLostError>(errors[2], "rank 1 gave up");
+  EXPECT_EQ(text_of(errors[2]).find("rank 0 gave up"), std::string::npos) << text_of(errors[2]);
 }
 
 TEST(GlooProcessGroup, MovesWhatIsLongerThanAChunk) {
-  const auto errors = run_gloo_ranks(2, [](const Group& group) {
+  const auto errors = run_gloo_ranks(3, [](const Group& group) {
     check_long_tensors(*group);
     group->close();
   });
@@ -244,6 +249,67 @@ TEST(GlooMeeting, RanksThatDoNotComeAreNamed) {
   } catch (const LaunchError& error) {
     EXPECT_NE(std::string(error.what()).find("rank(s) 1, 2 of 3 did not come"), std::string::npos)
         << error.what();
+  }
+}
+
+// The store outlives what failed there, as torchrun's does.
+TEST(GlooMeeting, ARankThatTriedAloneBeforeFindsTheOthers) {
+  const GlooRendezvous rendezvous{"127.0.0.1", free_port(), true};
+  c10d::TCPStoreOptions options;
+  options.port = rendezvous.port;
+  options.isServer = true;
+  options.waitWorkers = false;
+  const auto server = c10::make_intrusive<c10d::TCPStore>(rendezvous.host, options);
+  const std::string job = unique_job_id();
+  const auto meet = [&](int rank, milliseconds timeout) {
+    return make_gloo_process_group(fake_environment(rank, 2, job), timeout, rendezvous);
+  };
+  for (const int rank : {1, 1, 0}) {
+    EXPECT_THROW(static_cast<void>(meet(rank, milliseconds(300))), LaunchError);
+  }
+  std::vector<std::jthread> threads;
+  for (const int rank : {0, 1}) {
+    threads.emplace_back([&, rank] {
+      const auto group = meet(rank, std::chrono::seconds(10));
+      group->barrier();
+      group->close();
+    });
+  }
+}
+
+/// The local addresses, as the kernel writes them, at which somebody listens on this port.
+std::vector<std::string> listeners_on(std::uint16_t port) {
+  char suffix[8];
+  std::snprintf(suffix, sizeof(suffix), ":%04X", port);
+  std::vector<std::string> addresses;
+  for (const char* table : {"/proc/net/tcp", "/proc/net/tcp6"}) {
+    std::ifstream lines(table);
+    std::string line;
+    while (std::getline(lines, line)) {
+      std::istringstream words(line);
+      std::string number, local, remote, state;
+      words >> number >> local >> remote >> state;
+      if (state == "0A" && local.ends_with(suffix)) addresses.push_back(local);
+    }
+  }
+  return addresses;
+}
+
+TEST(GlooMeeting, ListensWhereRanksOfThisHostReachItAlone) {
+  const GlooRendezvous rendezvous{"127.0.0.1", free_port(), false};
+  std::vector<std::jthread> threads;
+  const std::string job = unique_job_id();
+  for (const int rank : {0, 1}) {
+    threads.emplace_back([&, rank] {
+      const auto group = make_gloo_process_group(fake_environment(rank, 2, job),
+                                                 std::chrono::seconds(10), rendezvous);
+      if (rank == 0) {
+        const auto found = listeners_on(rendezvous.port);
+        ASSERT_EQ(found.size(), 1U);
+        EXPECT_TRUE(found.front().starts_with("0100007F:")) << found.front();
+      }
+      group->close();
+    });
   }
 }
 

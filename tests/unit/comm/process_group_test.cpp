@@ -492,6 +492,27 @@ TEST(Meeting, TheRanksThatCameHearWhoDidNot) {
   }
 }
 
+// Rank 2 says hello, gives up, and lives on; rank 1 has the memory when rank 0 misses rank 2.
+TEST(Meeting, WhoeverHasTheMemoryHearsThatRank0CouldNotHandItToAll) {
+  const std::string job = unique_job_id();
+  const auto meet = [&](int rank, milliseconds timeout) {
+    return init_process_group(
+        ProcessGroupOptions().timeout(timeout).environment(fake_environment(rank, 3, job)));
+  };
+  std::jthread first(
+      [&] { EXPECT_THROW(static_cast<void>(meet(0, milliseconds(4000))), LaunchError); });
+  EXPECT_THROW(static_cast<void>(meet(2, milliseconds(200))), LaunchError);
+  const auto start = std::chrono::steady_clock::now();
+  try {
+    meet(1, std::chrono::seconds(30))->barrier();
+    ADD_FAILURE() << "no error";
+  } catch (const PeerLostError& error) {
+    EXPECT_NE(std::string(error.what()).find("rank 2 did not come"), std::string::npos)
+        << error.what();
+  }
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
+}
+
 TEST(Groups, OfAGroupThatIsClosedMayStayWhileTheNextIsDivided) {
   const std::string job = unique_job_id();
   std::vector<std::jthread> threads;

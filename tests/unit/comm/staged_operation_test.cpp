@@ -37,8 +37,8 @@ class FakeOperation final : public Operation {
 };
 
 struct Fixture {
-  explicit Fixture(Collective call)
-      : operation(std::move(call), [this](Collective made) {
+  explicit Fixture(Collective call, StagedOperation::Way way = StagedOperation::Way::PinnedCopies)
+      : operation(std::move(call), way, [this](Collective made) {
           staged = made;
           return std::make_unique<FakeOperation>(std::move(made), log);
         }) {}
@@ -74,6 +74,20 @@ TEST(StagedOperation, BringsResultsIntoParameters) {
   EXPECT_TRUE(fixture.operation.try_finish());
   EXPECT_EQ(parameter[3].item<float>(), 7);
   EXPECT_TRUE(parameter.is_leaf());
+}
+
+TEST(StagedOperation, GivesTheTensorsThemselvesToABackendThatReadsTheirMemory) {
+  const auto input = torch::ones({3});
+  const auto output = torch::zeros({4});
+  Fixture fixture({.op = CollectiveOp::Gather, .inputs = {input}, .outputs = {output}},
+                  StagedOperation::Way::InPlace);
+  EXPECT_TRUE(fixture.operation.try_start(true));
+  EXPECT_TRUE(fixture.staged.inputs[0].is_same(input));
+  EXPECT_TRUE(fixture.staged.outputs[0].is_same(output));
+  EXPECT_FALSE(fixture.operation.try_finish());
+  fixture.log.may_finish = true;
+  EXPECT_TRUE(fixture.operation.try_finish());
+  EXPECT_EQ(output[3].item<int>(), 7);
 }
 
 TEST(StagedOperation, KeepsACallInPlaceInPlace) {

@@ -70,9 +70,14 @@ TEST(Futures, PassErrorsOnAndMayBeVoidOrReady) {
     const Future<void> done = group->all_reduce(torch::ones({1})).then([&] { was_called = true; });
     done.wait();
     EXPECT_TRUE(was_called);
-    const auto failing = done.then([]() -> int { throw std::runtime_error("no number"); });
+    int failures = 0;
+    const auto failing = done.then([&]() -> int {
+      ++failures;
+      throw std::runtime_error("no number");
+    });
     EXPECT_THROW(failing.wait(), std::runtime_error);
     EXPECT_THROW(failing.wait(), std::runtime_error) << "forgotten";
+    EXPECT_EQ(failures, 1) << "tried again";
     EXPECT_TRUE(failing.is_completed());
     EXPECT_THROW(failing.then([](int value) { return value; }).wait(), std::runtime_error);
     const auto ready = make_future(std::string("here"));

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <lockstep/core/environment.h>
+#include <torch/csrc/distributed/c10d/Store.hpp>
+
+#include <chrono>
+#include <string>
+
+#include "comm/gloo_process_group.h"
+#include "concurrency/deadline.h"
+
+namespace lockstep {
+
+using GlooStore = c10::intrusive_ptr<c10d::Store>;
+
+/// The store of a job. Where rank 0 has to serve it and ranks meet on the loop-back, it listens
+/// there alone. Blocks. Throws: `LaunchError`.
+[[nodiscard]] GlooStore open_gloo_store(const LaunchEnvironment& environment,
+                                        const GlooRendezvous& rendezvous,
+                                        std::chrono::milliseconds timeout);
+
+/// A part of the store for one group: the same on all ranks, and never used before, although a
+/// store may outlive groups and hold what failed attempts left. Rank 0 makes up its name when every
+/// rank has said hello with a word of its own, and answers under that word, so that nobody takes an
+/// old answer for its own.
+///
+/// Collective. Blocks. Throws: `LaunchError` naming ranks that do not come; c10d's errors where the
+/// store breaks.
+[[nodiscard]] GlooStore agree_on_gloo_group(const GlooStore& store,
+                                            const LaunchEnvironment& environment,
+                                            const Deadline& deadline);
+
+[[nodiscard]] GlooStore gloo_store_part(const std::string& prefix, const GlooStore& store);
+
+/// Returns when all of these ranks have come to a part of the store, so that what follows does not
+/// wait for one that never comes. Throws: as above.
+void meet_in_gloo_store(c10d::Store& store, int rank, int size, std::chrono::milliseconds timeout);
+
+}  // namespace lockstep
