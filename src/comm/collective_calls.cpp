@@ -149,15 +149,33 @@ void ProcessGroup::check_message(const at::Tensor& tensor, int peer, int tag,
 Work ProcessGroup::send(const at::Tensor& tensor, int to, int tag) {
   check_message(tensor, to, tag, "send");
   ProcessGroup& carrier = carrier_of(tensor.device().type());
-  return keep(carrier.start_message(carrier.operation_for_send(tensor, to, tag), "send",
-                                    call_timeout(), lane_of(to, tag, true)));
+  return keep(carrier.start_send(tensor, to, tag, call_timeout()));
 }
 
 Work ProcessGroup::recv(const at::Tensor& tensor, int from, int tag) {
   check_message(tensor, from, tag, "recv");
   ProcessGroup& carrier = carrier_of(tensor.device().type());
-  return keep(carrier.start_message(carrier.operation_for_receive(tensor, from, tag), "recv",
-                                    call_timeout(), lane_of(from, tag, false)));
+  return keep(carrier.start_receive(tensor, from, tag, call_timeout()));
+}
+
+Work ProcessGroup::start_send(const at::Tensor& tensor, int to, int tag, Timeout timeout) {
+  return start_message(operation_for_send(tensor, to, tag), "send", timeout,
+                       lane_of(to, tag, true));
+}
+
+Work ProcessGroup::start_receive(const at::Tensor& tensor, int from, int tag, Timeout timeout) {
+  return start_message(operation_for_receive(tensor, from, tag), "recv", timeout,
+                       lane_of(from, tag, false));
+}
+
+Work ProcessGroup::send_own(ProcessGroup& other, const at::Tensor& tensor, int to) {
+  other.check_open("send");
+  return other.start_send(tensor, to, kOwnTag, other.timeout());
+}
+
+Work ProcessGroup::recv_own(ProcessGroup& other, const at::Tensor& tensor, int from) {
+  other.check_open("recv");
+  return other.start_receive(tensor, from, kOwnTag, other.timeout());
 }
 
 Work ProcessGroup::all_reduce(const at::Tensor& tensor, ReduceOp op) {

@@ -119,10 +119,7 @@ std::string GlooChannels::who_left() {
 }
 
 std::string GlooChannels::who_left_now() {
-  const auto answer = ask([store = store_] {
-    return store->check({"left"}) ? text_of_bytes(store->get("left")) : std::string();
-  });
-  return answer.value_or("");
+  return ask([store = store_] { return read_word_of_leaving(*store); }).value_or("");
 }
 
 std::string GlooChannels::late_ranks(std::uint64_t collective) {
@@ -137,6 +134,10 @@ std::string GlooChannels::late_ranks(std::uint64_t collective) {
     return text.empty() ? std::string("the data of a rank that has arrived does not come") : text;
   });
   return answer.value_or("the rank that holds the meeting point does not answer");
+}
+
+std::string read_word_of_leaving(c10d::Store& store) {
+  return store.check({"left"}) ? text_of_bytes(store.get("left")) : std::string();
 }
 
 std::unique_lock<std::mutex> lock_gloo_start() {

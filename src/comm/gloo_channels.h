@@ -76,6 +76,10 @@ class GlooChannels {
 /// gloo's own time-outs must never come before ours: each call says this.
 constexpr std::chrono::hours kGlooTimeout{24 * 7};
 
+/// What a rank that gave up left in the store, else nothing. Blocks: as long as the store is
+/// silent.
+[[nodiscard]] std::string read_word_of_leaving(c10d::Store& store);
+
 /// c10d's words, without the addresses where they were thrown.
 [[nodiscard]] std::string words_of(const std::exception& error);
 

@@ -10,6 +10,7 @@
 #include "comm/gloo_channels.h"
 #include "comm/gloo_meeting.h"
 #include "comm/gloo_operation.h"
+#include "comm/gloo_watch.h"
 #include "comm/single_process_group.h"
 #include "concurrency/deadline.h"
 
@@ -58,6 +59,10 @@ class GlooProcessGroup final : public ProcessGroup {
     void* data = owner.get();
     agree_on_memory(data != nullptr, no_memory_text(bytes, data != nullptr));
     return {data, std::move(owner)};
+  }
+
+  [[nodiscard]] std::function<std::string()> peer_watch() override {
+    return [watch = std::make_shared<GlooWatch>(channels_->store())] { return watch->look(); };
   }
 
   void release() override { let_go(); }

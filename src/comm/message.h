@@ -9,8 +9,10 @@
 
 namespace lockstep {
 
-/// Largest tag of a message: the least that every MPI offers, less what the library needs itself.
-constexpr int kMaxTag = (1 << 15) - 2;
+/// The library's own tag: the largest that every MPI offers.
+constexpr int kOwnTag = (1 << 15) - 1;
+/// Largest tag of a program's message.
+constexpr int kMaxTag = kOwnTag - 1;
 
 /// What goes before a message's bytes.
 struct MessageHeader {

@@ -84,6 +84,10 @@ void HierarchicalProcessGroup::abandon(const std::string& reason) noexcept {
   MpiProcessGroup::abandon(reason);
 }
 
+std::function<std::string()> HierarchicalProcessGroup::peer_watch() {
+  return local_ ? peer_watch_of(*local_) : nullptr;
+}
+
 void HierarchicalProcessGroup::release() {
   if (local_) local_->close();
   if (hierarchy_ && hierarchy_->leaders) hierarchy_->leaders->free();

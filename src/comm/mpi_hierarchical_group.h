@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -29,6 +30,8 @@ class HierarchicalProcessGroup final : public MpiProcessGroup {
                                            const std::vector<int>& members) override;
   Memory allocate_bytes(std::size_t bytes) override;
   void abandon(const std::string& reason) noexcept override;
+  /// Of the ranks of this host alone: MPI has no look that any thread may take.
+  [[nodiscard]] std::function<std::string()> peer_watch() override;
   void release() override;
   /// Inside a host the CPU moves the bytes.
   [[nodiscard]] bool moves(c10::DeviceType) const override { return false; }

@@ -14,7 +14,8 @@ namespace {
 
 using native::check_mpi;
 
-constexpr int kLeavingTag = kMaxTag + 1;  // under it a rank says why it gave up
+// Under it a rank says why it gave up, on a communicator that carries no messages.
+constexpr int kLeavingTag = kOwnTag;
 constexpr std::chrono::microseconds kPollInterval{50};
 constexpr int kPollsBeforeSleep = 200;
 // Far longer than what is under way takes between two hosts, far shorter than any deadline.

@@ -17,9 +17,6 @@
 namespace lockstep {
 namespace {
 
-// Headers travel under one tag, since NCCL's messages know none: they match in order.
-constexpr int kHeaderTag = kMaxTag;
-
 std::vector<std::uint64_t> lengths_of(const Collective& call, int world_size) {
   // The same number of words from every rank, whatever it calls: only then can calls be compared.
   std::vector<std::uint64_t> lengths(2 * static_cast<std::size_t>(world_size), 0);
@@ -79,8 +76,7 @@ at::Tensor header_tensor(const at::Tensor& tensor, int tag) {
 
 class SendCheck final : public NcclCheck {
  public:
-  SendCheck(ProcessGroup& side, const at::Tensor& header, int to)
-      : NcclCheck(side.send(header, to, kHeaderTag)) {}
+  explicit SendCheck(Work work) : NcclCheck(std::move(work)) {}
 
  private:
   void compare() override {}
@@ -88,11 +84,8 @@ class SendCheck final : public NcclCheck {
 
 class ReceiveCheck final : public NcclCheck {
  public:
-  ReceiveCheck(ProcessGroup& side, const at::Tensor& header, MessageHeader expected, int from)
-      : NcclCheck(side.recv(header, from, kHeaderTag)),
-        header_(header),
-        expected_(expected),
-        from_(from) {}
+  ReceiveCheck(Work work, const at::Tensor& header, MessageHeader expected, int from)
+      : NcclCheck(std::move(work)), header_(header), expected_(expected), from_(from) {}
 
  private:
   void compare() override {
@@ -145,15 +138,15 @@ std::unique_ptr<NcclCheck> check_collective(ProcessGroup& side, const Collective
   return std::make_unique<CollectiveCheck>(side, all, own);
 }
 
-std::unique_ptr<NcclCheck> check_send(ProcessGroup& side, const at::Tensor& tensor, int to,
-                                      int tag) {
-  return std::make_unique<SendCheck>(side, header_tensor(tensor, tag), to);
+std::unique_ptr<NcclCheck> check_send(const StartMessage& send, const at::Tensor& tensor, int tag) {
+  return std::make_unique<SendCheck>(send(header_tensor(tensor, tag)));
 }
 
-std::unique_ptr<NcclCheck> check_receive(ProcessGroup& side, const at::Tensor& tensor, int from,
-                                         int tag) {
+std::unique_ptr<NcclCheck> check_receive(const StartMessage& receive, const at::Tensor& tensor,
+                                         int from, int tag) {
   const auto header = at::empty({static_cast<std::int64_t>(sizeof(MessageHeader))}, at::kByte);
-  return std::make_unique<ReceiveCheck>(side, header, MessageHeader::of(tensor, tag), from);
+  return std::make_unique<ReceiveCheck>(receive(header), header, MessageHeader::of(tensor, tag),
+                                        from);
 }
 
 }  // namespace lockstep

@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 #include <lockstep/comm/process_group.h>
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -39,10 +40,13 @@ class NcclCheck {
                                                           const Collective& call);
 /// That all ranks want as many bytes.
 [[nodiscard]] std::unique_ptr<NcclCheck> check_allocation(ProcessGroup& side, std::size_t bytes);
-/// The header of a message, ahead of it.
-[[nodiscard]] std::unique_ptr<NcclCheck> check_send(ProcessGroup& side, const at::Tensor& tensor,
-                                                    int to, int tag);
-[[nodiscard]] std::unique_ptr<NcclCheck> check_receive(ProcessGroup& side, const at::Tensor& tensor,
-                                                       int from, int tag);
+/// Sends or receives a header on the side group, where no message of the program can come between.
+using StartMessage = std::function<Work(const at::Tensor& header)>;
+/// The header of a message, ahead of it. NCCL's messages know no tags, so that headers match in
+/// order, and the tag is one of the things that are compared.
+[[nodiscard]] std::unique_ptr<NcclCheck> check_send(const StartMessage& send,
+                                                    const at::Tensor& tensor, int tag);
+[[nodiscard]] std::unique_ptr<NcclCheck> check_receive(const StartMessage& receive,
+                                                       const at::Tensor& tensor, int from, int tag);
 
 }  // namespace lockstep

@@ -210,7 +210,7 @@ void add_messages(NcclTask& task, const Collective& call, int rank, int world_si
 
 }  // namespace
 
-NcclTask make_nccl_task(Collective call, int rank, int world_size) {
+NcclTask make_nccl_task(Collective call, int rank, int world_size, int capability) {
   NcclTask task;
   task.tensors = call.inputs;
   task.tensors.insert(task.tensors.end(), call.outputs.begin(), call.outputs.end());
@@ -219,12 +219,10 @@ NcclTask make_nccl_task(Collective call, int rank, int world_size) {
   switch (call.op) {
     case CollectiveOp::AllReduce:
     case CollectiveOp::Reduce:
-      task.calls.push_back(
-          reduction(call, plan_nccl_reduction(call.dtype(), call.reduce_op, to_string(call.op))));
+      task.calls.push_back(reduction(call, plan_nccl_reduction(call, capability)));
       break;
     case CollectiveOp::ReduceScatter:
-      add_reduce_scatter(task, call,
-                         plan_nccl_reduction(call.dtype(), call.reduce_op, to_string(call.op)));
+      add_reduce_scatter(task, call, plan_nccl_reduction(call, capability));
       break;
     case CollectiveOp::Broadcast:
       add_broadcast(task, call.inputs.front(), call.outputs.front(), call.root);

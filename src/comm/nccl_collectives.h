@@ -15,8 +15,8 @@ namespace lockstep {
 /// | ReduceScatter  | one call; copies likewise             | a reduce to each rank       |
 /// | Gather, Scatter, AllToAll | messages, and a copy of this rank's own piece           |
 ///
-/// Throws: `c10::Error` for a reduction that NCCL does not have.
-[[nodiscard]] NcclTask make_nccl_task(Collective call, int rank, int world_size);
+/// Throws: see `plan_nccl_reduction`.
+[[nodiscard]] NcclTask make_nccl_task(Collective call, int rank, int world_size, int capability);
 [[nodiscard]] NcclTask make_nccl_send(at::Tensor tensor, int to);
 [[nodiscard]] NcclTask make_nccl_receive(at::Tensor tensor, int from);
 

@@ -17,7 +17,6 @@ using native::NcclResult;
 
 // Meeting takes NCCL a large part of a second.
 constexpr std::chrono::microseconds kPollInterval{200};
-constexpr std::chrono::seconds kFreeTimeout{10};
 
 OperationFailure failure_of(NcclResult result, const std::string& call, const std::string& detail) {
   std::string reason = call + ": " + native::to_string(result);
@@ -46,9 +45,10 @@ void NcclCallContext::check(NcclResult result, const char* call) const {
 NcclCommunicator::NcclCommunicator(NcclServices services, int device, int rank, int world_size)
     : services_(std::move(services)),
       device_(device),
+      capability_(services_.device->compute_capability(device)),
       rank_(rank),
       world_size_(world_size),
-      stream_(services_.device->communication_stream(device)) {}
+      places_(std::make_shared<NcclPlaces>(services_, device)) {}
 
 NcclCommunicator::~NcclCommunicator() {
   give_up({OperationFailure::Kind::Backend, "the communicator was left without close()", ""});
@@ -58,8 +58,9 @@ void NcclCommunicator::start(const native::NcclUniqueId& id) {
   const std::lock_guard lock(mutex_);
   try {
     const DeviceScope scope(*services_.device, device_);
-    const NcclResult result = services_.nccl->comm_init(&place_, world_size_, id, rank_);
-    handle_ = place_;
+    const NcclResult result =
+        services_.nccl->comm_init(&places_->communicator, world_size_, id, rank_);
+    handle_ = places_->communicator;
     check_locked(result, "ncclCommInitRankConfig");
   } catch (const OperationFailure&) {  // kept for `poll`
   } catch (const std::exception& error) {
@@ -67,18 +68,16 @@ void NcclCommunicator::start(const native::NcclUniqueId& id) {
   }
 }
 
-void NcclCommunicator::start_split(int color, int key) {
+native::NcclCommunicatorHandle NcclCommunicator::divide(int color, int key,
+                                                        const Deadline& deadline) {
+  wait_until_ready(deadline, "NCCL does not get ready", [&] {
+    places_->part = nullptr;
+    check_locked(services_.nccl->comm_split(handle_, color, key, &places_->part), "ncclCommSplit");
+  });
+  wait_until_ready(deadline, "not all ranks have come to the division");
   const std::lock_guard lock(mutex_);
   throw_failure_locked();
-  const DeviceScope scope(*services_.device, device_);
-  parts_.push_back(nullptr);
-  check_locked(services_.nccl->comm_split(handle_, color, key, &parts_.back()), "ncclCommSplit");
-}
-
-native::NcclCommunicatorHandle NcclCommunicator::take_part() {
-  const std::lock_guard lock(mutex_);
-  throw_failure_locked();
-  return std::exchange(parts_.back(), nullptr);
+  return std::exchange(places_->part, nullptr);
 }
 
 void NcclCommunicator::start_as(native::NcclCommunicatorHandle part) {
@@ -96,16 +95,22 @@ bool NcclCommunicator::poll() {
 
 bool NcclCommunicator::poll_locked() {
   throw_failure_locked();
+  if (is_lent_) return false;
   NcclResult state = NcclResult::Success;
   check_locked(services_.nccl->async_error(handle_, &state), "ncclCommGetAsyncError");
   check_locked(state, "NCCL");
   return state != NcclResult::InProgress;
 }
 
-void NcclCommunicator::wait_until_ready(const Deadline& deadline, const std::string& what) {
-  while (!poll()) {
+void NcclCommunicator::wait_until_ready(const Deadline& deadline, const std::string& what,
+                                        const std::function<void()>& next) {
+  while (true) {
     {
       const std::lock_guard lock(mutex_);
+      if (poll_locked()) {
+        const DeviceScope scope(*services_.device, device_);
+        return next ? next() : void();
+      }
       if (deadline.has_passed()) fail_and_throw_locked(timeout_of(what, deadline));
       check_peers_locked(what);
     }
@@ -114,20 +119,20 @@ void NcclCommunicator::wait_until_ready(const Deadline& deadline, const std::str
 }
 
 NcclCallContext NcclCommunicator::context_locked() const {
-  return {*services_.nccl, *services_.device, handle_, stream_, rank_, world_size_};
+  return {*services_.nccl, *services_.device, handle_, stream(), rank_, world_size_};
 }
 
-void NcclCommunicator::enqueue(const std::vector<NcclCall>& preparations,
-                               const std::vector<NcclCall>& calls, const Deadline& deadline,
-                               const std::string& op) {
+bool NcclCommunicator::try_enqueue(const std::vector<NcclCall>& preparations,
+                                   const std::vector<NcclCall>& calls, const Deadline& deadline,
+                                   const std::string& op) {
   const std::lock_guard lock(mutex_);
-  throw_failure_locked();
+  if (!poll_locked()) return false;
   given_.emplace(Given{deadline, op});
   const NcclCallContext context = context_locked();
   try {
     const DeviceScope scope(*services_.device, device_);
     for (const NcclCall& prepare : preparations) prepare(context);
-    if (calls.empty()) return;
+    if (calls.empty()) return true;
     context.check(services_.nccl->group_start(), "ncclGroupStart");
     std::exception_ptr error;
     try {
@@ -139,6 +144,7 @@ void NcclCommunicator::enqueue(const std::vector<NcclCall>& preparations,
     const NcclResult result = services_.nccl->group_end();
     if (error) std::rethrow_exception(error);
     context.check(result, "ncclGroupEnd");
+    return true;
   } catch (const OperationFailure& failure) {
     fail_and_throw_locked(failure);
   } catch (const std::exception& error) {
@@ -158,7 +164,7 @@ std::shared_ptr<NcclFlight> NcclCommunicator::record_end(const Deadline& deadlin
   throw_failure_locked();
   const DeviceScope scope(*services_.device, device_);
   auto flight = std::make_shared<NcclFlight>(services_, device_, deadline, std::move(op));
-  flight->end.record(stream_);
+  flight->end.record(stream());
   given_.reset();
   flights_.push_back(flight);
   return flight;
@@ -193,62 +199,93 @@ void* NcclCommunicator::allocate(std::size_t bytes) {
   return result == NcclResult::Success ? data : nullptr;
 }
 
-NcclCommunicator::Memory NcclCommunicator::make_known(void* data, std::size_t bytes,
-                                                      const Deadline& deadline) {
-  // NCCL may write the window as long as the communicator lives.
-  auto window = std::make_unique<native::NcclWindow>(nullptr);
-  try {
-    {
-      const std::lock_guard lock(mutex_);
-      throw_failure_locked();
-      const DeviceScope scope(*services_.device, device_);
-      check_locked(services_.nccl->window_register(handle_, data, std::max<std::size_t>(1, bytes),
-                                                   window.get()),
-                   "ncclCommWindowRegister");
-    }
-    wait_until_ready(deadline, "the registration of group memory");
-  } catch (...) {
-    free({data, nullptr});
-    throw;
-  }
-  const std::lock_guard lock(mutex_);
-  if (*window != nullptr) windows_.insert(*window);
-  return {data, *window};
+native::NcclWindow NcclCommunicator::make_known(void* data, std::size_t bytes,
+                                                const Deadline& deadline) {
+  wait_until_ready(deadline, "NCCL does not get ready", [&] {
+    places_->window = nullptr;
+    check_locked(services_.nccl->window_register(handle_, data, std::max<std::size_t>(1, bytes),
+                                                 &places_->window),
+                 "ncclCommWindowRegister");
+  });
+  native::NcclWindow window = nullptr;
+  wait_until_ready(deadline, "the registration of group memory", [&] {
+    window = places_->window;
+    if (window != nullptr) windows_.insert(window);
+  });
+  return window;
 }
 
-void NcclCommunicator::free(Memory memory) noexcept {
+void NcclCommunicator::free(void* data, native::NcclWindow window) noexcept {
   try {
     const DeviceScope scope(*services_.device, device_);
     // Unlike LibTorch's allocator, NCCL's takes memory away at once.
     native::DeviceEvent last_use(services_.device, device_);
     last_use.record(services_.device->current_stream(device_));
-    const Deadline deadline = Deadline::after(kFreeTimeout);
+    const Deadline deadline = Deadline::after(services_.end_limit);
     while (!last_use.is_done()) {
       if (deadline.has_passed()) return;  // still in use: better lost than wrong
       std::this_thread::sleep_for(kPollInterval);
     }
-    if (deregister(memory.window, deadline)) services_.nccl->memory_free(memory.data);
+    if (deregister(window, deadline)) services_.nccl->memory_free(data);
   } catch (...) {  // the device is beyond help; its memory goes with the process
   }
 }
 
+bool NcclCommunicator::is_idle_locked(std::optional<native::DeviceEvent>& end) {
+  if (!poll_locked()) return false;
+  if (!end) {
+    end.emplace(services_.device, device_);
+    end->record(stream());
+  }
+  return end->is_done();
+}
+
 bool NcclCommunicator::deregister(native::NcclWindow window, const Deadline& deadline) {
+  std::optional<native::DeviceEvent> end;
   while (true) {
     {
-      const std::lock_guard lock(mutex_);
-      if (handle_ == nullptr || !windows_.contains(window)) return true;
+      std::unique_lock lock(mutex_);
+      if (handle_ == nullptr) break;
+      // A window that is not there may be what the handle is lent for.
+      if (!windows_.contains(window) && !is_lent_) return true;
       try {
-        // NCCL's thread may be reading its windows for the calls before.
-        if (poll_locked()) {
+        if (is_idle_locked(end)) {
           windows_.erase(window);
-          return services_.nccl->window_deregister(handle_, window) == NcclResult::Success;
+          is_lent_ = true;
+          lock.unlock();
+          return deregister_lent(window) == NcclResult::Success;
         }
-      } catch (const OperationFailure&) {
-        continue;  // the communicator has ended, and its windows with it
+      } catch (const OperationFailure&) {  // the communicator ends, and its windows with it
       }
     }
     if (deadline.has_passed()) return false;  // better lost than wrong
     std::this_thread::sleep_for(kPollInterval);
+  }
+  return ending_.wait(deadline);
+}
+
+NcclResult NcclCommunicator::deregister_lent(native::NcclWindow window) {
+  const NcclResult result = services_.nccl->window_deregister(handle_, window);
+  const std::lock_guard lock(mutex_);
+  is_lent_ = false;
+  if (failure_) abort_locked();
+  return result;
+}
+
+void NcclCommunicator::deregister_all(const Deadline& deadline) {
+  while (true) {
+    native::NcclWindow window = nullptr;
+    wait_until_ready(deadline, "close", [&] {
+      if (windows_.empty()) return;
+      window = *windows_.begin();
+      windows_.erase(windows_.begin());
+      is_lent_ = true;
+    });
+    if (window == nullptr) return;
+    const DeviceScope scope(*services_.device, device_);
+    const NcclResult result = deregister_lent(window);
+    const std::lock_guard lock(mutex_);
+    check_locked(result, "ncclCommWindowDeregister");
   }
 }
 
@@ -292,19 +329,29 @@ void NcclCommunicator::give_up(OperationFailure failure) noexcept {
   fail_locked(std::move(failure));
 }
 
+bool NcclCommunicator::wait_until_ended() {
+  const Deadline deadline = Deadline::after(services_.end_limit);
+  while (true) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (handle_ == nullptr) break;  // not lent any more either
+    }
+    if (deadline.has_passed()) return false;
+    std::this_thread::sleep_for(kPollInterval);
+  }
+  return ending_.wait(deadline);
+}
+
 void NcclCommunicator::fail_locked(OperationFailure failure) noexcept {
   if (!failure_) failure_ = std::move(failure);
+  if (!is_lent_) abort_locked();
+}
+
+void NcclCommunicator::abort_locked() noexcept {
   const auto handle = std::exchange(handle_, nullptr);
   if (handle == nullptr) return;
   windows_.clear();  // they go with the communicator
-  try {
-    const DeviceScope scope(*services_.device, device_);
-    services_.nccl->comm_abort(handle);
-    for (auto& part : parts_) {  // made, and never taken
-      if (part != nullptr) services_.nccl->comm_abort(std::exchange(part, nullptr));
-    }
-  } catch (...) {  // there is nothing left to do for it
-  }
+  ending_.begin(services_, device_, handle, places_);
 }
 
 void NcclCommunicator::fail_and_throw_locked(OperationFailure failure) {
@@ -325,21 +372,13 @@ void NcclCommunicator::check_locked(NcclResult result, const char* call) {
 }
 
 void NcclCommunicator::close(const Deadline& deadline) {
-  wait_until_ready(deadline, "close");
-  {
-    const std::lock_guard lock(mutex_);
-    throw_failure_locked();
-    const DeviceScope scope(*services_.device, device_);
-    for (const native::NcclWindow window : std::exchange(windows_, {})) {
-      check_locked(services_.nccl->window_deregister(handle_, window), "ncclCommWindowDeregister");
-    }
+  deregister_all(deadline);
+  wait_until_ready(deadline, "close", [this] {
     check_locked(services_.nccl->comm_finalize(handle_), "ncclCommFinalize");
-  }
-  wait_until_ready(deadline, "close");
-  const std::lock_guard lock(mutex_);
-  throw_failure_locked();
+  });
+  native::NcclCommunicatorHandle handle = nullptr;
+  wait_until_ready(deadline, "close", [&] { handle = std::exchange(handle_, nullptr); });
   const DeviceScope scope(*services_.device, device_);
-  const auto handle = std::exchange(handle_, nullptr);
   const NcclResult result = services_.nccl->comm_destroy(handle);
   if (result != NcclResult::Success && result != NcclResult::InProgress) {
     throw failure_of(result, "ncclCommDestroy", "");

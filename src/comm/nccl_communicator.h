@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "comm/nccl_ending.h"
 #include "comm/nccl_services.h"
 #include "comm/operation.h"
 #include "concurrency/deadline.h"
@@ -47,9 +48,10 @@ struct NcclFlight {
 /// deadline.
 ///
 /// The first failure ends it: it is aborted, so that the GPU gets free, and every later use throws
-/// that failure. Abort and destroy never both happen.
-/// Thread-safety: any thread. Calls into NCCL return at once (it is non-blocking), so the lock is
-/// never held for long.
+/// that failure. Abort and destroy never both happen, and no call is made once one of them began.
+/// Thread-safety: any thread. Under the lock are those calls of NCCL alone that return at once (it
+/// is non-blocking); for those that may block the handle is taken out or lent, and others find that
+/// something is in progress meanwhile.
 class NcclCommunicator {
  public:
   /// `device`: index of the device that this rank uses. Makes nothing yet.
@@ -66,22 +68,24 @@ class NcclCommunicator {
 
   /// Begins to meet the other ranks; goes on by itself. Never throws: see `poll`.
   void start(const native::NcclUniqueId& id);
-  /// Begins to divide this communicator; a negative color joins no part.
-  void start_split(int color, int key);
-  /// This rank's part, once `poll` is true. The caller's from then on.
-  [[nodiscard]] native::NcclCommunicatorHandle take_part();
+  /// Divides this communicator. Returns this rank's part, the caller's from then on; null for a
+  /// negative color. Collective. Blocks. Throws: `OperationFailure`.
+  [[nodiscard]] native::NcclCommunicatorHandle divide(int color, int key, const Deadline& deadline);
   /// Takes over a part of another communicator.
   void start_as(native::NcclCommunicatorHandle part);
 
   /// False while what was called last still goes on. Throws: `OperationFailure` once it failed.
   [[nodiscard]] bool poll();
-  /// Blocks: until `poll` is true. Throws: `OperationFailure`, of kinds Timeout and PeerLost too.
-  void wait_until_ready(const Deadline& deadline, const std::string& what);
+  /// Blocks: until `poll` is true; then does `next`, before anything else can be in progress.
+  /// Throws: `OperationFailure`, of kinds Timeout and PeerLost too.
+  void wait_until_ready(const Deadline& deadline, const std::string& what,
+                        const std::function<void()>& next = nullptr);
 
-  /// Enqueues these calls as one, which `record_end` is to follow. Requires `poll()`.
-  /// Throws: `OperationFailure`.
-  void enqueue(const std::vector<NcclCall>& preparations, const std::vector<NcclCall>& calls,
-               const Deadline& deadline, const std::string& op);
+  /// Enqueues these calls as one, which `record_end` is to follow. False, and nothing happened,
+  /// while something is in progress. Throws: `OperationFailure`.
+  [[nodiscard]] bool try_enqueue(const std::vector<NcclCall>& preparations,
+                                 const std::vector<NcclCall>& calls, const Deadline& deadline,
+                                 const std::string& op);
   /// Does something on the stream that is no call of NCCL. Throws: `OperationFailure`.
   void run(const std::vector<NcclCall>& calls);
   /// What is recorded now ends when all that was enqueued has ended.
@@ -89,35 +93,37 @@ class NcclCommunicator {
   /// Throws: `OperationFailure`.
   [[nodiscard]] bool is_done(NcclFlight& flight);
 
-  struct Memory {
-    void* data = nullptr;
-    native::NcclWindow window = nullptr;
-  };
-  /// Memory from NCCL; null where there is none left.
+  /// Memory from NCCL; null where there is none left. See `NcclMemory`.
   [[nodiscard]] void* allocate(std::size_t bytes);
   /// Makes memory known to all ranks. Collective. Blocks. Throws: `OperationFailure`.
-  [[nodiscard]] Memory make_known(void* data, std::size_t bytes, const Deadline& deadline);
-  /// Also after the communicator is gone. Blocks: until what the current stream does with it is
-  /// done. Never throws.
-  void free(Memory memory) noexcept;
+  [[nodiscard]] native::NcclWindow make_known(void* data, std::size_t bytes,
+                                              const Deadline& deadline);
+  /// `window`: null where it is not known. Also after the communicator is gone. Blocks: until what
+  /// the current stream does with it is done, and until an abort under way has ended. Never throws.
+  void free(void* data, native::NcclWindow window) noexcept;
 
   /// One look of the watchdog: ends the communicator when its oldest operation is too late, when
   /// NCCL reports an error, or when a peer has gone.
   void look() noexcept;
-  /// Ends it for this reason, unless it ended before.
+  /// Ends it for this reason, unless it ended before. Never blocks.
   void give_up(OperationFailure failure) noexcept;
+  /// Blocks: until NCCL's kernels are gone after `give_up`. False where that takes too long.
+  [[nodiscard]] bool wait_until_ended();
   /// Finishes what is enqueued and lets the communicator go. Collective. Blocks. Throws:
   /// `OperationFailure`.
   void close(const Deadline& deadline);
 
   [[nodiscard]] const NcclServices& services() const noexcept { return services_; }
   [[nodiscard]] int device() const noexcept { return device_; }
-  [[nodiscard]] native::DeviceStream stream() const noexcept { return stream_; }
+  /// The device's compute capability, as 90 for 9.0.
+  [[nodiscard]] int capability() const noexcept { return capability_; }
+  [[nodiscard]] native::DeviceStream stream() const noexcept { return places_->stream.get(); }
 
  private:
   // All with the lock held.
   [[nodiscard]] bool poll_locked();
   void fail_locked(OperationFailure failure) noexcept;
+  void abort_locked() noexcept;
   [[noreturn]] void fail_and_throw_locked(OperationFailure failure);
   void throw_failure_locked() const;
   void check_locked(native::NcclResult result, const char* call);
@@ -125,21 +131,29 @@ class NcclCommunicator {
   void look_locked();
   /// Throws when what this belongs to is too late.
   void check_end_locked(const Deadline& deadline, const std::string& op);
+  /// Whether NCCL does nothing now: not even a call that waits for the GPU would wait.
+  /// `end`: of what is enqueued, from the first look at which NCCL had taken it all.
+  [[nodiscard]] bool is_idle_locked(std::optional<native::DeviceEvent>& end);
+  /// Without the lock. Blocks. False where the memory must not be freed.
   [[nodiscard]] bool deregister(native::NcclWindow window, const Deadline& deadline);
+  void deregister_all(const Deadline& deadline);
+  /// By whom the handle is lent to; gives it back.
+  [[nodiscard]] native::NcclResult deregister_lent(native::NcclWindow window);
   /// Throws once a peer has been gone for longer than it may take to see the end of its part.
   void check_peers_locked(const std::string& what);
   [[nodiscard]] NcclCallContext context_locked() const;
 
   const NcclServices services_;
   const int device_;
+  const int capability_;
   const int rank_;
   const int world_size_;
-  const native::DeviceStream stream_;
+  const std::shared_ptr<NcclPlaces> places_;
 
   PeerWatch peer_watch_;
   std::mutex mutex_;
-  native::NcclCommunicatorHandle place_ = nullptr;   // NCCL writes here when it likes
   native::NcclCommunicatorHandle handle_ = nullptr;  // null: not yet, or not any more
+  bool is_lent_ = false;  // to one thread, without the lock; whoever fails leaves the abort to it
   std::optional<OperationFailure> failure_;
   std::deque<std::shared_ptr<NcclFlight>> flights_;
   // Enqueued, and its end not recorded yet: the program may be blocked in a call of CUDA's.
@@ -148,10 +162,36 @@ class NcclCommunicator {
     std::string op;
   };
   std::optional<Given> given_;
-  // Where NCCL writes the parts when they are made, in a thread of its own. A deque moves nothing.
-  std::deque<native::NcclCommunicatorHandle> parts_;
   std::set<native::NcclWindow> windows_;
   std::optional<Deadline> grace_;  // since a peer has gone
+  NcclEnding ending_;
+};
+
+/// Memory from NCCL, which is given back whatever happens to it on the way.
+class NcclMemory {
+ public:
+  NcclMemory(std::shared_ptr<NcclCommunicator> communicator, std::size_t bytes)
+      : communicator_(std::move(communicator)),
+        bytes_(bytes),
+        data_(communicator_->allocate(bytes)) {}
+  ~NcclMemory() {
+    if (data_ != nullptr) communicator_->free(data_, window_);
+  }
+  NcclMemory(const NcclMemory&) = delete;
+  NcclMemory& operator=(const NcclMemory&) = delete;
+
+  /// Null where there was none left.
+  [[nodiscard]] void* data() const noexcept { return data_; }
+  /// See `NcclCommunicator::make_known`.
+  void make_known(const Deadline& deadline) {
+    window_ = communicator_->make_known(data_, bytes_, deadline);
+  }
+
+ private:
+  std::shared_ptr<NcclCommunicator> communicator_;
+  std::size_t bytes_;
+  void* data_;
+  native::NcclWindow window_ = nullptr;
 };
 
 }  // namespace lockstep

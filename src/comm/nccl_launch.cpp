@@ -34,15 +34,11 @@ void NcclLaunch::add(NcclTask task) {
 bool NcclLaunch::try_enqueue() {
   if (flight_) return true;
   if (!is_sealed_) return false;
-  for (NcclTask& task : tasks_) {
-    if (task.check && !task.check->is_passed()) return false;
+  if (!is_given_) {
+    is_given_ = have_checks_passed() && communicator_->poll() && try_give();
+    if (!is_given_) return false;
   }
   if (!communicator_->poll()) return false;
-  if (!is_given_) {
-    enqueue();
-    is_given_ = true;
-    if (!communicator_->poll()) return false;
-  }
   // Only now are the kernels in the stream.
   std::vector<NcclCall> completions;
   for (NcclTask& task : tasks_) {
@@ -53,7 +49,19 @@ bool NcclLaunch::try_enqueue() {
   return true;
 }
 
-void NcclLaunch::enqueue() {
+bool NcclLaunch::have_checks_passed() {
+  for (NcclTask& task : tasks_) {
+    try {
+      if (task.check && !task.check->is_passed()) return false;
+    } catch (OperationFailure& failure) {
+      failure.culprit = task.owner;  // the line may be pushed forward for one behind it
+      throw;
+    }
+  }
+  return true;
+}
+
+bool NcclLaunch::try_give() {
   std::vector<NcclCall> preparations;
   std::vector<NcclCall> calls;
   preparations.emplace_back([this](const NcclCallContext&) {
@@ -63,7 +71,7 @@ void NcclLaunch::enqueue() {
     preparations.insert(preparations.end(), task.preparations.begin(), task.preparations.end());
     calls.insert(calls.end(), task.calls.begin(), task.calls.end());
   }
-  communicator_->enqueue(preparations, calls, deadline_, op_);
+  return communicator_->try_enqueue(preparations, calls, deadline_, op_);
 }
 
 void NcclLaunch::order_current_stream() {

@@ -22,6 +22,7 @@ struct NcclTask {
   std::vector<NcclCall> calls;         ///< inside one group
   std::vector<NcclCall> completions;   ///< copies on the stream, after it
   std::unique_ptr<NcclCheck> check;    ///< null: nothing is compared
+  const Operation* owner = nullptr;    ///< whose failure it is where the comparing fails
 };
 
 /// One or several tasks that are enqueued as one group of NCCL calls: after what their own ranks'
@@ -39,7 +40,8 @@ class NcclLaunch {
   /// Nothing is added any more. Until then nothing is enqueued.
   void seal() noexcept { is_sealed_ = true; }
 
-  /// True when the end is recorded. Throws: `OperationFailure`; what a check throws.
+  /// True when the end is recorded. Throws: `OperationFailure`, with the culprit where a check
+  /// failed; what the side group throws.
   [[nodiscard]] bool try_enqueue();
   [[nodiscard]] bool is_enqueued() const noexcept { return flight_ != nullptr; }
   /// Requires `is_enqueued()`. Throws: `OperationFailure`.
@@ -49,7 +51,8 @@ class NcclLaunch {
   [[nodiscard]] std::string describe_missing();
 
  private:
-  void enqueue();
+  [[nodiscard]] bool have_checks_passed();
+  [[nodiscard]] bool try_give();
 
   std::shared_ptr<NcclCommunicator> communicator_;
   Deadline deadline_;

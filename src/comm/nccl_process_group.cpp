@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <utility>
@@ -16,19 +17,9 @@ namespace {
 
 constexpr std::chrono::microseconds kSettleInterval{50};
 
-/// A failure that was found outside the queue.
-class FailedOperation final : public Operation {
- public:
-  explicit FailedOperation(OperationFailure failure) : failure_(std::move(failure)) {}
-  bool try_start(bool) override { throw OperationFailure(failure_); }
-  bool try_finish() override { return false; }
-  void sleep(std::chrono::nanoseconds) override {}
-  void check_peers() override {}
-  [[nodiscard]] std::string describe_missing() const override { return failure_.reason; }
-
- private:
-  OperationFailure failure_;
-};
+std::chrono::milliseconds left_of(const Deadline& deadline) {
+  return std::chrono::ceil<std::chrono::milliseconds>(deadline.remaining());
+}
 
 }  // namespace
 
@@ -39,8 +30,9 @@ NcclProcessGroup::NcclProcessGroup(const LaunchEnvironment& environment,
     : ProcessGroup(Backend::Nccl, environment, timeout),
       side_(std::move(side)),
       services_(std::move(services)),
-      checks_calls_(check_calls) {
-  line_->check_peers = [watch = peer_watch_of(*side_)] {
+      checks_calls_(check_calls),
+      peer_watch_(peer_watch_of(*side_)) {
+  line_->check_peers = [watch = peer_watch_] {
     const std::string lost = watch ? watch() : "";
     if (!lost.empty()) throw OperationFailure{OperationFailure::Kind::PeerLost, lost, ""};
   };
@@ -51,8 +43,10 @@ NcclProcessGroup::~NcclProcessGroup() {
   const std::string reason = "its process group was destroyed without close()";
   const bool is_finished = is_closed() && line_->launches.empty();
   if (!is_finished && !is_failure_shared()) abandon(reason);
-  // Before the tensors go that its kernels may still use.
-  if (communicator_) communicator_->give_up({OperationFailure::Kind::Backend, reason, ""});
+  if (!communicator_) return;
+  communicator_->give_up({OperationFailure::Kind::Backend, reason, ""});
+  // Kernels that do not end may still use the tensors.
+  if (!communicator_->wait_until_ended()) keep_unfinished();
 }
 
 int NcclProcessGroup::index_of(c10::Device device) const {
@@ -69,7 +63,9 @@ void NcclProcessGroup::guarded(const char* op, const Body& body) {
   try {
     body();
   } catch (const OperationFailure& failure) {
-    start(std::make_unique<FailedOperation>(failure), op).wait();
+    fail(failure, op);
+  } catch (const std::runtime_error& error) {  // what calls of the device throw
+    fail({OperationFailure::Kind::Backend, error.what(), ""}, op);
   }
 }
 
@@ -110,7 +106,7 @@ void NcclProcessGroup::meet(int device, const char* op) {
 
 std::shared_ptr<NcclCommunicator> NcclProcessGroup::make_communicator(int device) {
   auto communicator = std::make_shared<NcclCommunicator>(services_, device, rank(), size());
-  communicator->watch_peers(peer_watch_of(*side_));
+  communicator->watch_peers(peer_watch_);
   return communicator;
 }
 
@@ -126,6 +122,8 @@ std::unique_ptr<Operation> NcclProcessGroup::enqueue(NcclTask task, const char* 
     launch = std::make_shared<NcclLaunch>(communicator_, Deadline::after(call_timeout()),
                                           is_coalescing_ ? "coalesced" : op);
   }
+  auto operation = std::make_unique<NcclOperation>(line_, launch);
+  task.owner = operation.get();
   launch->add(std::move(task));
   if (!batch_) {  // in the line only when nothing can throw any more
     line_->launches.push_back(launch);
@@ -135,7 +133,7 @@ std::unique_ptr<Operation> NcclProcessGroup::enqueue(NcclTask task, const char* 
       launch->seal();
     }
   }
-  return std::make_unique<NcclOperation>(line_, std::move(launch));
+  return operation;
 }
 
 std::unique_ptr<Operation> NcclProcessGroup::make_operation(Collective call) {
@@ -146,7 +144,7 @@ std::unique_ptr<Operation> NcclProcessGroup::make_operation(Collective call) {
     return std::make_unique<NcclBarrier>(line_, check_collective(*side_, call));
   }
   ensure_communicator(call.device(), op);
-  NcclTask task = make_nccl_task(call, rank(), size());
+  NcclTask task = make_nccl_task(call, rank(), size(), communicator_->capability());
   if (checks_calls_) task.check = check_collective(*side_, call);
   return enqueue(std::move(task), op);
 }
@@ -159,7 +157,10 @@ std::unique_ptr<Operation> NcclProcessGroup::make_send(at::Tensor tensor, int to
               "a CUDA tensor, which must come before the first message");
   check_device(tensor.device(), "send");
   NcclTask task = make_nccl_send(tensor, to);
-  if (checks_calls_) task.check = check_send(*side_, tensor, to, tag);
+  if (checks_calls_) {
+    task.check = check_send([&](const at::Tensor& header) { return send_own(*side_, header, to); },
+                            tensor, tag);
+  }
   return enqueue(std::move(task), "send");
 }
 
@@ -171,7 +172,11 @@ std::unique_ptr<Operation> NcclProcessGroup::make_receive(at::Tensor tensor, int
               "a CUDA tensor, which must come before the first message");
   check_device(tensor.device(), "recv");
   NcclTask task = make_nccl_receive(tensor, from);
-  if (checks_calls_) task.check = check_receive(*side_, tensor, from, tag);
+  if (checks_calls_) {
+    task.check =
+        check_receive([&](const at::Tensor& header) { return recv_own(*side_, header, from); },
+                      tensor, from, tag);
+  }
   return enqueue(std::move(task), "recv");
 }
 
@@ -188,13 +193,16 @@ void NcclProcessGroup::end_coalescing() {
 
 void NcclProcessGroup::settle(const Deadline& deadline, const char* op) {
   TORCH_CHECK(!is_coalescing_, op, ": not between coalesced calls");
-  while (!line_->launches.empty()) {
-    line_->advance();
+  while (true) {
+    progress();  // by the queue, which knows whose failure it is
+    throw_failure();
     if (line_->launches.empty()) return;
     line_->check_peers();
     if (deadline.has_passed()) {
-      throw OperationFailure{OperationFailure::Kind::Timeout,
-                             line_->launches.front()->describe_missing(), ""};
+      throw OperationFailure{
+          OperationFailure::Kind::Timeout,
+          "a call before it cannot be enqueued: " + line_->launches.front()->describe_missing(),
+          ""};
     }
     std::this_thread::sleep_for(kSettleInterval);
   }
@@ -206,30 +214,28 @@ ProcessGroup::Memory NcclProcessGroup::allocate_bytes(std::size_t bytes) {
 
 ProcessGroup::Memory NcclProcessGroup::allocate_on(c10::Device device, std::size_t bytes) {
   ensure_communicator(device, "allocate");
-  const Deadline deadline = Deadline::after(timeout());
+  const Deadline deadline = Deadline::after(call_timeout());
   // First make sure that all ranks want the same, then that all have it: nobody waits for memory
   // that never comes.
-  start(std::make_unique<NcclBarrier>(line_, check_allocation(*side_, bytes)), "allocate").wait();
-  void* data = communicator_->allocate(bytes);
-  const auto has_memory = at::full({1}, data != nullptr ? 1 : 0, at::kInt);
-  side_->all_reduce(has_memory, ReduceOp::Min).wait();
+  start(std::make_unique<NcclBarrier>(line_, check_allocation(*side_, bytes)), "allocate")
+      .wait(left_of(deadline));
+  const auto memory = std::make_shared<NcclMemory>(communicator_, bytes);
+  const auto has_memory = at::full({1}, memory->data() != nullptr ? 1 : 0, at::kInt);
+  side_->all_reduce(has_memory, ReduceOp::Min).wait(left_of(deadline));
   if (has_memory.item<int>() == 0) {
-    if (data != nullptr) communicator_->free({data, nullptr});
-    throw CommError(context_for("allocate"),
-                    std::to_string(bytes) + " bytes wanted, more than is free on " +
-                        (data != nullptr ? "another rank's device" : "this rank's device"));
+    throw CommError(
+        context_for("allocate"),
+        std::to_string(bytes) + " bytes wanted, more than is free on " +
+            (memory->data() != nullptr ? "another rank's device" : "this rank's device"));
   }
-  NcclCommunicator::Memory memory;
   guarded("allocate", [&] {
     settle(deadline, "allocate");
-    communicator_->wait_until_ready(deadline, "NCCL does not get ready");
-    memory = communicator_->make_known(data, bytes, deadline);
-    communicator_->run({[=, this](const NcclCallContext& c) {
-      c.device.zero(data, bytes, c.device.current_stream(communicator_->device()));
+    memory->make_known(deadline);
+    communicator_->run({[&, this](const NcclCallContext& c) {
+      c.device.zero(memory->data(), bytes, c.device.current_stream(communicator_->device()));
     }});
   });
-  return {data, std::shared_ptr<void>(
-                    data, [memory, owner = communicator_](void*) { owner->free(memory); })};
+  return {memory->data(), memory};
 }
 
 void NcclProcessGroup::divide_communicator(NcclProcessGroup* child, int color, int key) {
@@ -238,13 +244,11 @@ void NcclProcessGroup::divide_communicator(NcclProcessGroup* child, int color, i
   guarded("split", [&] {
     const Deadline deadline = Deadline::after(timeout());
     settle(deadline, "split");
-    communicator_->wait_until_ready(deadline, "NCCL does not get ready");
     std::shared_ptr<NcclCommunicator> part;
     if (child != nullptr) part = child->make_communicator(communicator_->device());
-    communicator_->start_split(color, key);
-    communicator_->wait_until_ready(deadline, "not all ranks have come to the division");
+    const auto handle = communicator_->divide(color, key, deadline);
     if (!part) return;
-    part->start_as(communicator_->take_part());
+    part->start_as(handle);
     part->wait_until_ready(deadline, "not all ranks have come to the new group");
     child->adopt(std::move(part));
   });

@@ -67,6 +67,7 @@ class NcclProcessGroup final : public ProcessGroup {
   std::shared_ptr<ProcessGroup> side_;
   NcclServices services_;
   bool checks_calls_;
+  NcclCommunicator::PeerWatch peer_watch_;  // null: the side group has none
   std::shared_ptr<NcclCommunicator> communicator_;
   std::shared_ptr<NcclLine> line_ = std::make_shared<NcclLine>();
   bool is_coalescing_ = false;

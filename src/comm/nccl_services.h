@@ -23,6 +23,9 @@ struct NcclServices {
   /// How long a rank's last operations may still end by themselves after a peer has gone: it may
   /// have done its part.
   std::chrono::milliseconds grace{500};
+  /// How long is waited for what NCCL or the GPU still does with memory that is given back. What
+  /// takes longer keeps it.
+  std::chrono::milliseconds end_limit{10000};
 };
 
 /// NCCL and CUDA as LibTorch brings them. A build without CUDA has the same function; it throws.

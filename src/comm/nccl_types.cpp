@@ -81,6 +81,13 @@ std::optional<NcclReduction> op_of(at::ScalarType dtype, ReduceOp::Kind kind) {
   }
 }
 
+// NCCL ends the communicator where a device that is older shall add such values.
+constexpr int kFloat8Capability = 90;
+
+bool is_float8(NcclType type) {
+  return type == NcclType::Float8e4m3 || type == NcclType::Float8e5m2;
+}
+
 template <typename T>
 std::array<std::byte, 8> bytes_of(T value) {
   std::array<std::byte, 8> bytes{};
@@ -108,13 +115,19 @@ std::array<std::byte, 8> factor_of(NcclType type, double factor) {
 
 }  // namespace
 
-NcclReductionPlan plan_nccl_reduction(at::ScalarType dtype, ReduceOp op, const char* call) {
+NcclReductionPlan plan_nccl_reduction(const Collective& call, int capability) {
+  const char* name = to_string(call.op);
+  const at::ScalarType dtype = call.dtype();
+  const ReduceOp op = call.reduce_op;
   const auto type = type_of(dtype);
-  TORCH_CHECK(type, call, ": NCCL cannot reduce ", dtype,
+  TORCH_CHECK(type, name, ": NCCL cannot reduce ", dtype,
               " tensors; convert them, or use CPU tensors");
   const auto native_op = op_of(dtype, op.kind());
-  TORCH_CHECK(native_op, call, ": NCCL has no ", to_string(op), " of ", dtype,
+  TORCH_CHECK(native_op, name, ": NCCL has no ", to_string(op), " of ", dtype,
               " tensors; use CPU tensors for it");
+  TORCH_CHECK(!is_float8(*type) || capability >= kFloat8Capability, name, ": a reduction of ",
+              dtype, " tensors needs compute capability 9.0, device ", call.device(), " has ",
+              capability / 10, ".", capability % 10, "; convert them, or use CPU tensors");
   NcclReductionPlan plan;
   plan.type = *type;
   plan.per_element = c10::isComplexType(dtype) ? 2 : 1;

@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-#include <c10/core/ScalarType.h>
-#include <lockstep/comm/types.h>
-
 #include <array>
 #include <cstddef>
 #include <optional>
 
+#include "comm/collective.h"
 #include "native/nccl/nccl_api.h"
 
 namespace lockstep {
@@ -21,9 +19,9 @@ struct NcclReductionPlan {
   std::optional<std::array<std::byte, 8>> factor;
 };
 
-/// Throws: `c10::Error` that says what NCCL lacks, for a reduction that this library has on the CPU
-/// only. `call`: its name, for the message.
-[[nodiscard]] NcclReductionPlan plan_nccl_reduction(at::ScalarType dtype, ReduceOp op,
-                                                    const char* call);
+/// `capability`: of the device, as 90 for 9.0.
+/// Throws: `c10::Error` that says what NCCL or the device lacks, for a reduction that this library
+/// has on the CPU only.
+[[nodiscard]] NcclReductionPlan plan_nccl_reduction(const Collective& call, int capability);
 
 }  // namespace lockstep

@@ -6,6 +6,8 @@
 
 namespace lockstep {
 
+class Operation;
+
 /// Why an operation cannot go on. Operations throw it; the queue adds where and when, and throws
 /// the public type.
 struct OperationFailure {
@@ -13,6 +15,9 @@ struct OperationFailure {
   Kind kind;
   std::string reason;
   std::string hint;
+  /// Whose failure it is, where it may be found while another operation is pushed forward. Null: of
+  /// the one that throws it.
+  const Operation* culprit = nullptr;
 };
 
 /// One collective on one backend, as a machine that is pushed forward from calls into the group.

@@ -97,15 +97,28 @@ void OperationQueue::fail_with_current_exception(const Entry& entry) noexcept {
   try {
     throw;
   } catch (const OperationFailure& failure) {
+    const Entry& culprit = culprit_of(failure, entry);
     // Of a message only its two ranks know.
     is_failure_shared_ =
-        failure.kind == OperationFailure::Kind::Mismatch && entry.ticket < kFirstMessage;
-    fail(translate(failure, entry));
+        failure.kind == OperationFailure::Kind::Mismatch && culprit.ticket < kFirstMessage;
+    fail(translate(failure, context_of(culprit)));
   } catch (const std::runtime_error& error) {  // what native calls throw
-    fail(translate({OperationFailure::Kind::Backend, error.what(), ""}, entry));
+    fail(translate({OperationFailure::Kind::Backend, error.what(), ""}, context_of(entry)));
   } catch (...) {
     fail(std::current_exception());
   }
+}
+
+const OperationQueue::Entry& OperationQueue::culprit_of(const OperationFailure& failure,
+                                                        const Entry& entry) const {
+  if (failure.culprit == nullptr) return entry;
+  for (const Entry& other : entries_) {
+    if (other.operation.get() == failure.culprit) return other;
+  }
+  for (const Entry& other : messages_) {
+    if (other.operation.get() == failure.culprit) return other;
+  }
+  return entry;
 }
 
 void OperationQueue::advance() {
@@ -205,6 +218,14 @@ void OperationQueue::wait_for_messages() {
   }
 }
 
+void OperationQueue::fail(const OperationFailure& failure, const std::string& op) {
+  CommContext context = context_;
+  context.op = op;
+  context.sequence = pushed() + 1;
+  if (!failure_) fail(translate(failure, context));
+  std::rethrow_exception(failure_);
+}
+
 void OperationQueue::check_peers_of(const Entry& entry) {
   try {
     entry.operation->check_peers();
@@ -217,7 +238,7 @@ CommContext OperationQueue::context_of(const Entry& entry) const {
   CommContext context = context_;
   context.op = entry.op;
   const bool is_message = entry.ticket >= kFirstMessage;
-  context.sequence = is_message ? entry.ticket - kFirstMessage + 1 : done_ + 1;
+  context.sequence = is_message ? entry.ticket - kFirstMessage + 1 : entry.ticket + 1;
   return context;
 }
 
@@ -235,8 +256,7 @@ void OperationQueue::fail_with_timeout(const Entry& entry, const Deadline& deadl
 }
 
 std::exception_ptr OperationQueue::translate(const OperationFailure& failure,
-                                             const Entry& entry) const {
-  const CommContext context = context_of(entry);
+                                             const CommContext& context) const {
   switch (failure.kind) {
     case OperationFailure::Kind::Mismatch:
       return std::make_exception_ptr(MismatchError(context, failure.reason, failure.hint));

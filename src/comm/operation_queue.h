@@ -55,6 +55,8 @@ class OperationQueue {
   void wait(std::uint64_t ticket, std::optional<std::chrono::milliseconds> timeout);
   /// Waits for every message, each until its own deadline. Throws: the queue's failure.
   void wait_for_messages();
+  /// Ends the group with what was found outside of any operation. Throws: the queue's failure.
+  [[noreturn]] void fail(const OperationFailure& failure, const std::string& op);
 
   [[nodiscard]] bool has_entries() const noexcept {
     return !entries_.empty() || !messages_.empty();
@@ -77,6 +79,8 @@ class OperationQueue {
   [[nodiscard]] bool order_stream(std::uint64_t ticket) noexcept;
   [[nodiscard]] const Deadline& deadline_of(std::uint64_t ticket) const;
   [[nodiscard]] CommContext context_of(const Entry& entry) const;
+  /// The entry whose failure it is; `entry` was being pushed forward.
+  [[nodiscard]] const Entry& culprit_of(const OperationFailure& failure, const Entry& entry) const;
   void advance();
   void advance_messages();
   void check_peers_of(const Entry& entry);
@@ -85,7 +89,7 @@ class OperationQueue {
   /// `entry`: what was under way.
   void fail_with_current_exception(const Entry& entry) noexcept;
   [[nodiscard]] std::exception_ptr translate(const OperationFailure& failure,
-                                             const Entry& entry) const;
+                                             const CommContext& context) const;
 
   CommContext context_;
   std::function<void(const std::string&)> on_failure_;

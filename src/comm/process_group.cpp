@@ -55,8 +55,16 @@ bool ProcessGroup::is_failure_shared() const noexcept {
 }
 
 void ProcessGroup::check_open(const char* op) const {
-  if (queue_->failure()) std::rethrow_exception(queue_->failure());
+  throw_failure();
   TORCH_CHECK(!closed_, op, ": this process group is closed");
+}
+
+void ProcessGroup::throw_failure() const {
+  if (queue_->failure()) std::rethrow_exception(queue_->failure());
+}
+
+void ProcessGroup::fail(const OperationFailure& failure, const char* op) {
+  queue_->fail(failure, op);
 }
 
 Work ProcessGroup::start(Collective call) {

@@ -24,6 +24,13 @@ namespace {
 using std::chrono::milliseconds;
 using Group = std::shared_ptr<ProcessGroup>;
 
+/// What groups that are built on another one may ask of it.
+struct OfAGroup : ProcessGroup {
+  using ProcessGroup::peer_watch_of;
+  using ProcessGroup::recv_own;
+  using ProcessGroup::send_own;
+};
+
 // --- what a rank does, by name ---
 
 Group init(const std::string& backend, milliseconds timeout = std::chrono::seconds(20)) {
@@ -70,6 +77,40 @@ const std::map<std::string, std::function<void(const std::string& backend)>> kPr
        } catch (const std::exception& error) {
          throw std::runtime_error("after " + std::to_string(done) + " calls: " + error.what());
        }
+     }},
+    {"own",
+     [](const std::string& backend) {
+       const auto group = init(backend);
+       const auto first = torch::full({3}, 1), second = torch::full({4}, 2);
+       // The library's tag is the largest that MPI promises, and none of a program's.
+       if (group->rank() == 0) {
+         group->send(first, 1, 32766).wait();
+         OfAGroup::send_own(*group, second, 1).wait();
+       } else {
+         first.zero_(), second.zero_();
+         OfAGroup::recv_own(*group, second, 0).wait();
+         group->recv(first, 0, 32766).wait();
+         if (first[2].item<int>() != 1 || second[3].item<int>() != 2) {
+           throw std::runtime_error("other bytes came");
+         }
+       }
+       group->close();
+     }},
+    {"watch",
+     [](const std::string& backend) {
+       auto group = init(backend);
+       const auto watch = OfAGroup::peer_watch_of(*group);
+       if (!watch) throw std::runtime_error("nobody is watched");
+       group->barrier();
+       if (group->rank() == 1) throw std::runtime_error("bad luck");
+       const auto start = std::chrono::steady_clock::now();
+       std::string seen;
+       while (seen.empty()) {
+         seen = watch();
+         if (std::chrono::steady_clock::now() - start > std::chrono::seconds(10)) break;
+         std::this_thread::sleep_for(milliseconds(5));
+       }
+       throw std::runtime_error("by the watch alone: " + seen);
      }},
     {"kill",
      [](const std::string& backend) {
@@ -180,6 +221,17 @@ TEST_P(MpiFailure, RanksThatCallDifferentThingsAllSeeIt) {
   for (const int rank : {0, 1, 2}) {
     expect_part(seen_by(rank, output), "rank 1 called broadcast from rank 0 of 4 x Float", output);
   }
+}
+
+TEST_P(MpiFailure, MessagesOfTheLibraryDoNotMeetThoseOfAProgram) {
+  const std::string output = run_job("own", GetParam(), {2, "a,b"});
+  for (const int rank : {0, 1}) expect_part(seen_by(rank, output), "no error", output);
+}
+
+TEST(MpiFailure, ARankOfThisHostThatGivesUpIsSeenWithoutACall) {
+  const std::string output = run_job("watch", "hierarchical", {2, "a,a"});
+  expect_part(seen_by(0, output), "by the watch alone: rank 1 (pid", output);
+  expect_part(seen_by(0, output), "gave up", output);
 }
 
 TEST(MpiFailure, AKilledRankIsNamedAtOnceByTheRanksOfItsHost) {

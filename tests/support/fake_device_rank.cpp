@@ -18,11 +18,26 @@ class FakeDeviceRank final : public native::DeviceApi {
   void restore(int) override {}
   int current_device() override { return 0; }
   Stream current_stream(int) override { return this; }
-  Stream communication_stream(int) override {
+  Stream create_stream(int) override {
     const std::lock_guard lock(world_->mutex_);
     world_->streams_.push_back(std::make_unique<FakeNccl::Stream>());
     world_->streams_.back()->owner = rank_;
     return world_->streams_.back().get();
+  }
+
+  void destroy_stream(Stream handle) noexcept override {
+    const std::lock_guard lock(world_->mutex_);
+    auto* stream = world_->find_stream(handle, "destroy_stream");
+    stream->is_alive = false;
+    for (const auto& comm : world_->comms_) {
+      if (comm.get() == stream->user && (comm->is_alive || comm->is_aborting)) {
+        world_->complain("a stream destroyed under its communicator");
+      }
+    }
+  }
+  int compute_capability(int) override {
+    const std::lock_guard lock(world_->mutex_);
+    return world_->compute_capability_;
   }
 
   Event create_event(int) override {
@@ -45,7 +60,7 @@ class FakeDeviceRank final : public native::DeviceApi {
       event->reached = number;
       return;
     }
-    auto* other = static_cast<FakeNccl::Stream*>(stream);
+    auto* other = world_->find_stream(stream, "an event or a copy");
     if (other->user != nullptr && other->user->is_alive && other->user->polls_left > 0) {
       world_->complain("an event recorded before NCCL had taken the calls");
     }
@@ -59,13 +74,13 @@ class FakeDeviceRank final : public native::DeviceApi {
     auto* event = find(handle);
     const std::uint64_t number = event->recorded;
     if (stream != this) {
-      auto* other = static_cast<FakeNccl::Stream*>(stream);
+      auto* other = world_->find_stream(stream, "an event or a copy");
       if (event->is_of_host) other->has_waited = true;
       other->push([=] { return event->reached >= number; });
       return;
     }
     ++world_->host_waits_[rank_];
-    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
     while (world_->do_hosts_wait_ && event->reached < number) {
       world_->run();
       if (event->reached >= number) return;
@@ -84,11 +99,13 @@ class FakeDeviceRank final : public native::DeviceApi {
   }
   void zero(void* data, std::size_t bytes, Stream stream) override {
     if (stream != this) throw std::logic_error("memory is zeroed for the caller's stream");
+    const std::lock_guard lock(world_->mutex_);
+    if (world_->fails_zeroing_.contains(rank_)) throw std::runtime_error("cannot be zeroed");
     std::memset(data, 0, bytes);
   }
   void copy(void* target, const void* source, std::size_t bytes, Stream stream) override {
     const std::lock_guard lock(world_->mutex_);
-    auto* other = static_cast<FakeNccl::Stream*>(stream);
+    auto* other = world_->find_stream(stream, "an event or a copy");
     other->push([=] {
       std::memmove(target, source, bytes);
       return true;

@@ -75,6 +75,7 @@ NcclServices FakeNccl::services(int rank) {
   services.device_type = c10::kCPU;
   services.watch_interval = std::chrono::milliseconds(5);
   services.grace = std::chrono::milliseconds(100);
+  services.end_limit = end_limit_;
   return services;
 }
 
@@ -91,6 +92,10 @@ int FakeNccl::aborts() {
   const std::lock_guard lock(mutex_);
   return aborts_;
 }
+int FakeNccl::blocked() {
+  const std::lock_guard lock(mutex_);
+  return blocked_;
+}
 int FakeNccl::splits() {
   const std::lock_guard lock(mutex_);
   return splits_;
@@ -98,6 +103,10 @@ int FakeNccl::splits() {
 int FakeNccl::windows_made() {
   const std::lock_guard lock(mutex_);
   return windows_made_;
+}
+int FakeNccl::looks(int rank) {
+  const std::lock_guard lock(mutex_);
+  return looks_[rank];
 }
 std::vector<std::string> FakeNccl::calls(int rank) {
   const std::lock_guard lock(mutex_);
@@ -113,6 +122,9 @@ std::vector<std::string> FakeNccl::complaints() {
     if (!comm->windows.empty()) all.push_back("a window" + rank + " is left");
     if (!comm->reductions.empty()) all.push_back("a reduction" + rank + " is left");
   }
+  const auto streams = std::count_if(streams_.begin(), streams_.end(),
+                                     [](const auto& stream) { return stream->is_alive; });
+  if (streams != 0) all.push_back(std::to_string(streams) + " streams left");
   if (!memory_.empty()) all.push_back(std::to_string(memory_.size()) + " pieces of memory left");
   if (!events_.empty()) all.push_back(std::to_string(events_.size()) + " events left");
   for (const auto& [rank, depth] : depths_) {
@@ -130,6 +142,19 @@ FakeNccl::Comm* FakeNccl::find(void* handle, const char* call) {
   }
   complain(std::string(call) + " on what is no communicator");
   return nullptr;
+}
+
+FakeNccl::Stream* FakeNccl::find_stream(void* handle, const char* call) {
+  auto* stream = static_cast<Stream*>(handle);  // none is ever freed
+  if (!stream->is_alive) complain(std::string(call) + " on a stream that is gone");
+  return stream;
+}
+
+void FakeNccl::wait_while(std::unique_lock<std::mutex>& lock, const bool& flag) {
+  if (!flag) return;
+  ++blocked_;
+  changed_.wait_for(lock, std::chrono::seconds(10), [&] { return !flag; });
+  --blocked_;
 }
 
 bool FakeNccl::has_kernels(const Comm& comm) const {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -48,6 +49,9 @@ class FakeNccl : public std::enable_shared_from_this<FakeNccl> {
   void fail_events(int rank) {
     set([=, this] { fails_events_.insert(rank); });
   }
+  void fail_zeroing(int rank) {
+    set([=, this] { fails_zeroing_.insert(rank); });
+  }
   void fail_memory(int rank) {
     set([=, this] { fails_memory_.insert(rank); });
   }
@@ -55,6 +59,26 @@ class FakeNccl : public std::enable_shared_from_this<FakeNccl> {
   /// wait is counted.
   void make_hosts_wait(bool value) {
     set([=, this] { do_hosts_wait_ = value; });
+  }
+  /// What is enqueued stays in progress until this is taken back, as where NCCL sets up
+  /// connections.
+  void hold_calls(bool value) {
+    set([=, this] { are_calls_held_ = value; });
+  }
+  /// Aborts, and the letting go of windows, do not return until this is taken back.
+  void block(bool aborts, bool windows = false) {
+    set([=, this] {
+      are_aborts_blocked_ = aborts;
+      are_windows_blocked_ = windows;
+    });
+  }
+  /// Of all devices, as 90 for 9.0.
+  void set_compute_capability(int value) {
+    set([=, this] { compute_capability_ = value; });
+  }
+  /// See `NcclServices::end_limit`. Before `services`.
+  void limit_ends(std::chrono::milliseconds value) {
+    set([=, this] { end_limit_ = value; });
   }
   /// Nothing moves on any stream meanwhile.
   void pause(bool value) {
@@ -64,8 +88,12 @@ class FakeNccl : public std::enable_shared_from_this<FakeNccl> {
   // --- what happened ---
   [[nodiscard]] int host_waits(int rank);
   [[nodiscard]] int aborts();
+  /// Calls that wait until `block` is taken back.
+  [[nodiscard]] int blocked();
   [[nodiscard]] int splits();
   [[nodiscard]] int windows_made();
+  /// How often a rank's communicators were asked for their state, by the watchdog too.
+  [[nodiscard]] int looks(int rank);
   /// Names of the calls enqueued by a rank, oldest first.
   [[nodiscard]] std::vector<std::string> calls(int rank);
   /// What was done wrong, and what is still there, one text each. Empty when all is well.
@@ -109,6 +137,8 @@ class FakeNccl : public std::enable_shared_from_this<FakeNccl> {
     int rank = 0;
     bool is_alive = true;
     bool is_finalized = false;
+    bool is_aborting = false;
+    bool is_lent = false;  // in a call that takes its time
     int polls_left = 0;
     int groups = 0;
     native::NcclResult error = native::NcclResult::Success;
@@ -124,6 +154,7 @@ class FakeNccl : public std::enable_shared_from_this<FakeNccl> {
   };
   struct Stream {
     int owner = 0;
+    bool is_alive = true;
     bool has_waited = false;
     Comm* user = nullptr;  // the last
     std::deque<Task> tasks;
@@ -152,6 +183,9 @@ class FakeNccl : public std::enable_shared_from_this<FakeNccl> {
   void cancel(Comm& comm);
   [[nodiscard]] bool has_kernels(const Comm& comm) const;
   Comm* find(void* handle, const char* call);
+  Stream* find_stream(void* handle, const char* call);
+  /// Waits while a flag is set.
+  void wait_while(std::unique_lock<std::mutex>& lock, const bool& flag);
 
   std::mutex mutex_;
   std::condition_variable changed_;
@@ -165,19 +199,27 @@ class FakeNccl : public std::enable_shared_from_this<FakeNccl> {
   std::map<int, double> factors_;
   std::map<int, std::vector<std::string>> calls_;
   std::map<int, int> host_waits_;
+  std::map<int, int> looks_;
   std::map<int, int> depths_;  // of open groups, by rank
   std::uint64_t next_id_ = 1;
   int next_reduction_ = 100;
   std::uintptr_t next_window_ = 1;
   int aborts_ = 0;
+  int blocked_ = 0;
   int splits_ = 0;
   int windows_made_ = 0;
+  int compute_capability_ = 90;
+  std::chrono::milliseconds end_limit_{10000};
+  bool are_calls_held_ = false;
+  bool are_aborts_blocked_ = false;
+  bool are_windows_blocked_ = false;
   bool do_hosts_wait_ = true;
   bool is_paused_ = false;
   bool fails_unique_id_ = false;
   std::set<int> fails_init_;
   std::set<int> fails_events_;
   std::set<int> fails_memory_;
+  std::set<int> fails_zeroing_;
   std::set<int> fails_windows_;
   std::map<int, int> fails_after_;
 };

@@ -126,11 +126,15 @@ class FakeNcclRank final : public native::NcclApi {
     return NcclResult::Success;
   }
   NcclResult comm_abort(Comm handle) override {
-    const std::lock_guard lock(world_->mutex_);
+    std::unique_lock lock(world_->mutex_);
     auto* comm = world_->find(handle, "comm_abort");
     if (comm == nullptr) return NcclResult::InvalidUsage;
+    if (comm->is_lent) world_->complain("an abort during another call");
     ++world_->aborts_;
     comm->is_alive = false;
+    comm->is_aborting = true;
+    world_->wait_while(lock, world_->are_aborts_blocked_);
+    comm->is_aborting = false;
     comm->windows.clear();
     comm->reductions.clear();
     world_->cancel(*comm);
@@ -142,6 +146,8 @@ class FakeNcclRank final : public native::NcclApi {
     const std::lock_guard lock(world_->mutex_);
     auto* comm = world_->find(handle, "async_error");
     if (comm == nullptr) return NcclResult::InvalidUsage;
+    if (comm->is_lent) world_->complain("a look during another call");
+    ++world_->looks_[rank_];
     world_->run();
     *state = comm->error;
     if (*state == NcclResult::Success && !is_idle(*comm)) *state = NcclResult::InProgress;
@@ -192,9 +198,13 @@ class FakeNcclRank final : public native::NcclApi {
     return NcclResult::InProgress;
   }
   NcclResult window_deregister(Comm handle, native::NcclWindow window) override {
-    const std::lock_guard lock(world_->mutex_);
+    std::unique_lock lock(world_->mutex_);
     auto* comm = ready(handle, "window_deregister");
     if (comm == nullptr) return NcclResult::InvalidUsage;
+    if (world_->has_kernels(*comm)) world_->complain("a window let go of under a kernel");
+    comm->is_lent = true;
+    world_->wait_while(lock, world_->are_windows_blocked_);
+    comm->is_lent = false;
     if (comm->windows.erase(window) == 0) world_->complain("deregistered what is no window");
     return NcclResult::Success;
   }
@@ -294,6 +304,7 @@ class FakeNcclRank final : public native::NcclApi {
   FakeNccl::Comm* ready(Comm handle, const char* call) {
     auto* comm = world_->find(handle, call);
     if (comm == nullptr) return nullptr;
+    if (comm->is_lent) world_->complain(std::string(call) + " during another call");
     if (comm->polls_left > 0) {
       world_->complain(std::string(call) + " while something is in progress");
     }
@@ -315,7 +326,7 @@ class FakeNcclRank final : public native::NcclApi {
     world_->calls_[rank_].emplace_back(FakeNccl::name_of(call.kind));
     task_.comm = comm;
     task_.calls.push_back(std::make_shared<Call>(call));
-    stream_ = static_cast<FakeNccl::Stream*>(stream);
+    stream_ = world_->find_stream(stream, "a collective");
     return NcclResult::Success;
   }
 
@@ -338,6 +349,7 @@ NcclResult FakeNcclRank::group_end() {
     comm->error = NcclResult::RemoteError;
   }
   comm->polls_left = 2;
+  comm->is_over = [world = world_.get()] { return !world->are_calls_held_; };
   stream_->user = comm;
   stream_->tasks.push_back(std::exchange(task_, {}));
   return NcclResult::InProgress;

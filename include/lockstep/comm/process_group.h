@@ -18,9 +18,10 @@
 
 namespace lockstep {
 
-struct Collective;     // one call, checked (src/comm/collective.h)
-class Operation;       // one collective on one backend (src/comm/operation.h)
-class OperationQueue;  // the collectives under way, in the order of their calls
+struct Collective;        // one call, checked (src/comm/collective.h)
+class Operation;          // one collective on one backend (src/comm/operation.h)
+struct OperationFailure;  // why one cannot go on (likewise)
+class OperationQueue;     // the collectives under way, in the order of their calls
 
 /// The ranks that work together, and how they talk. Made by `init_process_group`.
 ///
@@ -240,6 +241,11 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   [[nodiscard]] Timeout call_timeout() const { return call_options_.timeout().value_or(timeout_); }
   /// Throws: the group's failure; `c10::Error` for a closed group.
   void check_open(const char* op) const;
+  /// Throws: the group's failure, where there is one.
+  void throw_failure() const;
+  /// Ends the group with what was found outside of any operation. Throws: it, or the failure
+  /// before.
+  [[noreturn]] void fail(const OperationFailure& failure, const char* op);
   /// For groups that are built on another one.
   [[nodiscard]] static std::function<std::string()> peer_watch_of(ProcessGroup& other) {
     return other.peer_watch();
@@ -247,6 +253,9 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   static void abandon_other(ProcessGroup& other, const std::string& reason) noexcept {
     other.abandon(reason);
   }
+  /// Messages under the library's own tag, which no message of a program has.
+  [[nodiscard]] static Work send_own(ProcessGroup& other, const at::Tensor& tensor, int to);
+  [[nodiscard]] static Work recv_own(ProcessGroup& other, const at::Tensor& tensor, int from);
   Work start(std::unique_ptr<Operation> operation, const char* op);
   /// For backends that cannot call back what they gave away: leaves unfinished operations and their
   /// buffers in memory.
@@ -268,6 +277,8 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   Work start(std::unique_ptr<Operation> operation, const char* op, Timeout timeout);
   Work start_message(std::unique_ptr<Operation> operation, const char* op, Timeout timeout,
                      std::uint64_t lane);
+  Work start_send(const at::Tensor& tensor, int to, int tag, Timeout timeout);
+  Work start_receive(const at::Tensor& tensor, int from, int tag, Timeout timeout);
   /// Enters a call into the `coalesced` under way.
   Work keep(Work work);
   /// An operation on tensors that wait for a stream, and are staged where they must be. `make`: the

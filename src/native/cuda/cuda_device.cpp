@@ -36,8 +36,26 @@ class CudaDevice final : public DeviceApi {
   Stream current_stream(int device) override {
     return c10::cuda::getCurrentCUDAStream(index_of(device)).stream();
   }
-  Stream communication_stream(int device) override {
-    return c10::cuda::getStreamFromPool(/*isHighPriority=*/true, index_of(device)).stream();
+  Stream create_stream(int device) override {
+    const DeviceScope scope(*this, device);
+    int least = 0;
+    int greatest = 0;
+    check(cudaDeviceGetStreamPriorityRange(&least, &greatest), "cudaDeviceGetStreamPriorityRange");
+    cudaStream_t stream = nullptr;
+    check(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, greatest),
+          "cudaStreamCreateWithPriority");
+    return stream;
+  }
+  void destroy_stream(Stream stream) noexcept override { cudaStreamDestroy(stream_of(stream)); }
+
+  int compute_capability(int device) override {
+    int major = 0;
+    int minor = 0;
+    check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
+          "cudaDeviceGetAttribute");
+    check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device),
+          "cudaDeviceGetAttribute");
+    return 10 * major + minor;
   }
 
   Event create_event(int device) override {

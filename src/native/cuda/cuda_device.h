@@ -8,7 +8,7 @@
 
 namespace lockstep::native {
 
-/// CUDA, with LibTorch's streams.
+/// CUDA, with LibTorch's current streams.
 [[nodiscard]] std::shared_ptr<DeviceApi> make_cuda_device();
 
 /// As in `0000:3b:00.0`. Begins nothing on the device.

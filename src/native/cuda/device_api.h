@@ -25,8 +25,12 @@ class DeviceApi {
   [[nodiscard]] virtual int current_device() = 0;
   /// The calling thread's current stream of that device.
   [[nodiscard]] virtual Stream current_stream(int device) = 0;
-  /// A stream of high priority, from a pool that lives as long as the process.
-  [[nodiscard]] virtual Stream communication_stream(int device) = 0;
+  /// A stream of the greatest priority that the legacy default stream does not hold up.
+  [[nodiscard]] virtual Stream create_stream(int device) = 0;
+  /// What is enqueued there still runs.
+  virtual void destroy_stream(Stream stream) noexcept = 0;
+  /// As 90 for 9.0.
+  [[nodiscard]] virtual int compute_capability(int device) = 0;
 
   /// For ordering only: it takes no time.
   [[nodiscard]] virtual Event create_event(int device) = 0;
@@ -75,6 +79,22 @@ class DeviceEvent {
  private:
   std::shared_ptr<DeviceApi> api_;
   DeviceApi::Event event_;
+};
+
+/// A stream of its owner alone: one of LibTorch's pool may be handed to somebody else too.
+class CommunicationStream {
+ public:
+  CommunicationStream(std::shared_ptr<DeviceApi> api, int device)
+      : api_(std::move(api)), stream_(api_->create_stream(device)) {}
+  ~CommunicationStream() { api_->destroy_stream(stream_); }
+  CommunicationStream(const CommunicationStream&) = delete;
+  CommunicationStream& operator=(const CommunicationStream&) = delete;
+
+  [[nodiscard]] DeviceApi::Stream get() const noexcept { return stream_; }
+
+ private:
+  std::shared_ptr<DeviceApi> api_;
+  DeviceApi::Stream stream_;
 };
 
 }  // namespace lockstep::native

@@ -4,9 +4,9 @@
 #include <gtest/gtest.h>
 #include <lockstep/core/error.h>
 
-#include <barrier>
 #include <string>
 
+#include "support/meeting.h"
 #include "support/nccl_ranks.h"
 
 namespace lockstep::testing {
@@ -71,6 +71,59 @@ TEST(NcclMismatch, OfAMessage) {
   expect_error<MismatchError>(errors[1], "rank 0 sent a message of 10 x Float with tag 3");
 }
 
+TEST(NcclMismatch, OfAMessageThatIsFoundWhileACollectiveIsPushedForward) {
+  const auto world = std::make_shared<FakeNccl>();
+  Meeting meeting(2);
+  const auto errors = run_nccl_ranks(
+      world, 2,
+      [&](const Group& group) {
+        sum_up(*group);
+        meeting.arrive_and_wait();
+        world->hold_calls(true);
+        auto sum = group->all_reduce(torch::ones({4}));
+        EXPECT_TRUE(happens([&] {
+          static_cast<void>(sum.is_completed());
+          return world->calls(group->rank()).size() == 2;
+        }));
+        meeting.arrive_and_wait();
+        // Behind the collective in the line, which finds that this header does not fit.
+        auto message = group->rank() == 0 ? group->send(torch::ones({10}), 1, 3)
+                                          : group->recv(torch::ones({8}), 0, 3);
+        meeting.arrive_and_wait();
+        world->hold_calls(false);
+        (group->rank() == 0 ? message : sum).wait(milliseconds(5000));
+        message.wait(milliseconds(5000));
+      },
+      /*check_calls=*/true);
+  expect_error<MismatchError>(errors[1], "recv #1 (Nccl) failed on rank 1");
+  expect_error<MismatchError>(errors[1], "rank 0 sent a message of 10 x Float with tag 3");
+  expect_error<PeerLostError>(errors[0], "gave up: recv #1");
+  EXPECT_EQ(world->complaints(), Calls());
+}
+
+TEST(NcclMessages, OfTheLibraryDoNotMeetThoseOfAProgram) {
+  const auto world = std::make_shared<FakeNccl>();
+  const auto errors = run_ranks(2, [&](const std::shared_ptr<ProcessGroup>& side) {
+    const auto group = make_fake_nccl_group(world, side, /*check_calls=*/true);
+    sum_up(*group);
+    const auto sent = torch::ones({5}), received = torch::zeros({5}), other = torch::zeros({7});
+    // As a CPU tensor's message would go, under the largest tag that a program may use.
+    if (group->rank() == 0) {
+      side->send(torch::full({7}, 2.0F), 1, 32766);
+      group->send(sent, 1, 32766).wait();
+    } else {
+      group->recv(received, 0, 32766).wait();
+      EXPECT_EQ(received[4].item<float>(), 1.0F);
+      side->recv(other, 0, 32766).wait();
+      EXPECT_EQ(other[6].item<float>(), 2.0F);
+    }
+    EXPECT_THROW(side->send(sent, 1 - group->rank(), 32767), c10::Error);
+    group->close();
+  });
+  for (const auto& error : errors) EXPECT_EQ(message_of(error), "");
+  EXPECT_EQ(world->complaints(), Calls());
+}
+
 TEST(NcclMismatch, OfAnAllocation) {
   const auto world = std::make_shared<FakeNccl>();
   const auto errors = run_nccl_ranks(world, 2, [&](const Group& group) {
@@ -81,7 +134,7 @@ TEST(NcclMismatch, OfAnAllocation) {
 
 TEST(NcclFailure, ARankThatDoesNotComeIsATimeoutAndFreesTheStream) {
   const auto world = std::make_shared<FakeNccl>();
-  std::barrier after(2);
+  Meeting after(2);
   const auto errors = run_nccl_ranks(
       world, 2,
       [&](const Group& group) {
@@ -104,7 +157,7 @@ TEST(NcclFailure, ARankThatDoesNotComeIsATimeoutAndFreesTheStream) {
 TEST(NcclFailure, ARankThatDoesNotComeIsATimeoutWhereNobodyWaits) {
   // The thread may be blocked in a call of CUDA's: nothing but the watchdog can free it.
   const auto world = std::make_shared<FakeNccl>();
-  std::barrier after(2);
+  Meeting after(2);
   const auto errors = run_nccl_ranks(
       world, 2,
       [&](const Group& group) {
@@ -127,21 +180,24 @@ TEST(NcclFailure, ARankThatDoesNotComeIsATimeoutWhereNobodyWaits) {
 
 TEST(NcclFailure, APieceForItselfOfAnotherSizeIsAnError) {
   const auto world = std::make_shared<FakeNccl>();
-  const auto errors = run_nccl_ranks(world, 2, [&](const Group& group) {
-    sum_up(*group);
-    std::vector<torch::Tensor> inputs{torch::ones({2}), torch::ones({2})};
-    std::vector<torch::Tensor> outputs{torch::ones({2}), torch::ones({2})};
-    if (group->rank() == 1) outputs[1] = torch::ones({3});
-    group->all_to_all(outputs, inputs).wait();
-    group->barrier();
-  });
+  const auto errors = run_nccl_ranks(
+      world, 2,
+      [&](const Group& group) {
+        sum_up(*group);
+        std::vector<torch::Tensor> inputs{torch::ones({2}), torch::ones({2})};
+        std::vector<torch::Tensor> outputs{torch::ones({2}), torch::ones({2})};
+        if (group->rank() == 1) outputs[1] = torch::ones({3});
+        group->all_to_all(outputs, inputs).wait();
+        group->barrier();
+      },
+      false, milliseconds(4000));
   expect_error<CommError>(errors[1], "8 bytes go from this rank to itself, which expects 12");
   expect_error<PeerLostError>(errors[0], "gave up");
 }
 
 TEST(NcclFailure, ARankThatDoesNotComeIsNamedWhereCallsAreCompared) {
   const auto world = std::make_shared<FakeNccl>();
-  std::barrier after(3);
+  Meeting after(3);
   const auto errors = run_nccl_ranks(
       world, 3,
       [&](const Group& group) {
@@ -169,7 +225,7 @@ TEST(NcclFailure, ARankThatDoesNotComeIsNamedWhereCallsAreCompared) {
 
 TEST(NcclFailure, ARankThatNeverMeetsIsATimeout) {
   const auto world = std::make_shared<FakeNccl>();
-  std::barrier after(2);
+  Meeting after(2);
   const auto errors = run_nccl_ranks(
       world, 2,
       [&](const Group& group) {
@@ -192,9 +248,9 @@ TEST(NcclFailure, ARankThatThrowsIsMissedByTheOthers) {
   const auto errors = run_nccl_ranks(world, 3, [&](const Group& group) {
     sum_up(*group);
     if (group->rank() == 1) throw std::runtime_error("out of luck");
-    group->all_reduce(torch::ones({4})).wait(milliseconds(15000));
+    group->all_reduce(torch::ones({4})).wait(milliseconds(5000));
   });
-  EXPECT_LT(std::chrono::steady_clock::now() - start, milliseconds(5000));
+  EXPECT_LT(std::chrono::steady_clock::now() - start, milliseconds(4000));
   for (const std::size_t rank : {std::size_t{0}, std::size_t{2}}) {
     expect_error<PeerLostError>(errors[rank], "gave up: ");
   }
@@ -206,11 +262,14 @@ TEST(NcclFailure, ARankThatThrowsIsMissedWhereNcclIsWaitedFor) {
   const auto world = std::make_shared<FakeNccl>();
   world->fail_windows(1);
   const auto start = std::chrono::steady_clock::now();
-  const auto errors = run_nccl_ranks(world, 2, [&](const Group& group) {
-    sum_up(*group);
-    static_cast<void>(group->allocate({100}, torch::kFloat));
-  });
-  EXPECT_LT(std::chrono::steady_clock::now() - start, milliseconds(5000));
+  const auto errors = run_nccl_ranks(
+      world, 2,
+      [&](const Group& group) {
+        sum_up(*group);
+        static_cast<void>(group->allocate({100}, torch::kFloat));
+      },
+      false, milliseconds(4000));
+  EXPECT_LT(std::chrono::steady_clock::now() - start, milliseconds(3500));
   expect_error<CommError>(errors[1], "ncclCommWindowRegister");
   expect_error<PeerLostError>(errors[0], "gave up: ");
   EXPECT_EQ(world->complaints(), Calls());
@@ -271,6 +330,59 @@ TEST(NcclFailure, TooLittleMemoryIsAnErrorOnEveryRankAndTheGroupGoesOn) {
     group->close();
   });
   for (const auto& error : errors) EXPECT_EQ(message_of(error), "");
+  EXPECT_EQ(world->complaints(), Calls());
+}
+
+TEST(NcclFailure, OfAnAllocationBehindAnotherCallComesAtOneDeadlineAndGivesMemoryBack) {
+  const auto world = std::make_shared<FakeNccl>();
+  Meeting meeting(2);
+  const auto errors = run_nccl_ranks(world, 2, [&](const Group& group) {
+    sum_up(*group);
+    meeting.arrive_and_wait();
+    world->hold_calls(true);
+    const auto scope = group->with(CallOptions().timeout(std::chrono::seconds(20)));
+    const auto tensor = torch::ones({4});
+    auto message = group->rank() == 0 ? group->send(tensor, 1) : group->recv(tensor, 0);
+    const auto shorter = group->with(CallOptions().timeout(milliseconds(1000)));
+    const auto start = std::chrono::steady_clock::now();
+    EXPECT_THROW(static_cast<void>(group->allocate({100}, torch::kFloat)), CommError);
+    EXPECT_LT(std::chrono::steady_clock::now() - start, milliseconds(1800));
+    message.wait();
+  });
+  for (const auto& error : errors) {
+    expect_error<CommError>(error, "allocate #3 (Nccl) failed");
+    expect_error<CommError>(error, "a call before it cannot be enqueued");
+  }
+  EXPECT_EQ(world->complaints(), Calls());
+}
+
+TEST(NcclFailure, OfTheZeroingOfAnAllocationGivesItsMemoryBack) {
+  const auto world = std::make_shared<FakeNccl>();
+  world->fail_zeroing(1);
+  const auto errors = run_nccl_ranks(world, 2, [&](const Group& group) {
+    static_cast<void>(group->allocate({100}, torch::kFloat));
+    group->barrier();
+  });
+  expect_error<CommError>(errors[1], "cannot be zeroed");
+  expect_error<PeerLostError>(errors[0], "gave up: ");
+  EXPECT_EQ(world->complaints(), Calls());
+}
+
+TEST(NcclFailure, OfAPeerIsIgnoredWhileNothingIsUnderWay) {
+  const auto world = std::make_shared<FakeNccl>();
+  const auto errors = run_nccl_ranks(world, 2, [&](const Group& group) {
+    sum_up(*group);
+    group->barrier();
+    if (group->rank() == 1) return;  // leaves without close()
+    ASSERT_TRUE(happens([&] { return world->aborts() == 1; }));
+    // More looks than fit into the time that the watchdog leaves to the last operations.
+    const int looks = world->looks(0);
+    EXPECT_TRUE(happens([&] { return world->looks(0) > looks + 50; }));
+    EXPECT_EQ(world->aborts(), 1);
+    group->all_reduce(torch::ones({4})).wait(milliseconds(5000));
+  });
+  expect_error<PeerLostError>(errors[0], "gave up: ");
+  EXPECT_EQ(errors[1], nullptr);
   EXPECT_EQ(world->complaints(), Calls());
 }
 

@@ -5,11 +5,11 @@
 #include <lockstep/core/error.h>
 
 #include <algorithm>
-#include <barrier>
 #include <string>
 #include <thread>
 
 #include "support/collective_conformance.h"
+#include "support/meeting.h"
 #include "support/nccl_ranks.h"
 
 namespace lockstep::testing {
@@ -198,6 +198,35 @@ TEST(NcclCalls, WhatNcclCannotReduceIsRefusedByName) {
   });
 }
 
+TEST(NcclCalls, OfFloat8AreReducedOnNewDevicesOnly) {
+  const auto world = std::make_shared<FakeNccl>();
+  world->set_compute_capability(80);
+  const auto errors = run_nccl_ranks(world, 2, [](const Group& group) {
+    for (const auto dtype : {at::kFloat8_e4m3fn, at::kFloat8_e5m2}) {
+      const auto tensor = torch::full({4}, group->rank() + 1).to(dtype);
+      try {
+        group->all_reduce(tensor);
+        ADD_FAILURE() << "no error";
+      } catch (const CommError& error) {
+        ADD_FAILURE() << "the group ended: " << error.what();
+      } catch (const c10::Error& error) {
+        EXPECT_NE(
+            std::string(error.what()).find("needs compute capability 9.0, device cpu has 8.0"),
+            std::string::npos)
+            << error.what();
+      }
+      EXPECT_THROW(group->reduce_scatter(tensor.slice(0, 0, 2).clone(), tensor), c10::Error);
+      group->broadcast(tensor, 1).wait();
+      EXPECT_EQ(tensor.to(torch::kFloat)[3].item<float>(), 2.0F);
+    }
+    sum_up(*group);
+    group->close();
+  });
+  for (const auto& error : errors) EXPECT_EQ(message_of(error), "");
+  EXPECT_EQ(world->calls(0), (Calls{"broadcast", "broadcast", "all_reduce"}));
+  EXPECT_EQ(world->complaints(), Calls());
+}
+
 TEST(NcclMessages, GoRoundARingWhenTheyAreCoalesced) {
   run_nccl_ranks_or_throw(3, [](const Group& group) {
     sum_up(*group);
@@ -261,52 +290,58 @@ TEST(NcclMessages, ComeAfterTheFirstCollective) {
 
 TEST(NcclStreams, WaitLeavesWaitingToTheCurrentStream) {
   const auto world = std::make_shared<FakeNccl>();
-  std::barrier meeting(2);  // the group's own would wait for what is under way
-  const auto errors = run_nccl_ranks(world, 2, [&](const Group& group) {
-    sum_up(*group);
-    meeting.arrive_and_wait();
-    if (group->rank() == 0) world->make_hosts_wait(false);
-    if (group->rank() == 0) world->pause(true);
-    meeting.arrive_and_wait();
-    const auto tensor = torch::ones({8});
-    const int waits = world->host_waits(group->rank());
-    auto work = group->all_reduce(tensor);
-    work.wait();  // returns although nothing moves
-    EXPECT_EQ(world->host_waits(group->rank()), waits + 1);
-    EXPECT_FALSE(work.is_completed());
-    EXPECT_EQ(tensor[0].item<float>(), 1.0F);
-    meeting.arrive_and_wait();
-    world->pause(false);
-    work.wait(milliseconds(5000));  // this one blocks
-    EXPECT_TRUE(work.is_completed());
-    EXPECT_EQ(tensor[0].item<float>(), 2.0F);
-    group->close();
-  });
+  Meeting meeting(2);  // the group's own would wait for what is under way
+  const auto errors = run_nccl_ranks(
+      world, 2,
+      [&](const Group& group) {
+        sum_up(*group);
+        meeting.arrive_and_wait();
+        if (group->rank() == 0) world->make_hosts_wait(false);
+        if (group->rank() == 0) world->pause(true);
+        meeting.arrive_and_wait();
+        const auto tensor = torch::ones({8});
+        const int waits = world->host_waits(group->rank());
+        auto work = group->all_reduce(tensor);
+        work.wait();  // returns although nothing moves
+        EXPECT_EQ(world->host_waits(group->rank()), waits + 1);
+        EXPECT_FALSE(work.is_completed());
+        EXPECT_EQ(tensor[0].item<float>(), 1.0F);
+        meeting.arrive_and_wait();
+        world->pause(false);
+        work.wait(milliseconds(5000));  // this one blocks
+        EXPECT_TRUE(work.is_completed());
+        EXPECT_EQ(tensor[0].item<float>(), 2.0F);
+        group->close();
+      },
+      false, milliseconds(4000));  // a wait that blocks the host ends soon
   for (const auto& error : errors) EXPECT_EQ(message_of(error), "");
   EXPECT_EQ(world->complaints(), Calls());
 }
 
 TEST(NcclStreams, TensorsLiveUntilTheyAreNotNeeded) {
   const auto world = std::make_shared<FakeNccl>();
-  std::barrier meeting(2);  // the group's own would wait for what is under way
-  const auto errors = run_nccl_ranks(world, 2, [&](const Group& group) {
-    sum_up(*group);
-    auto tensor = torch::ones({100000});
-    const c10::weak_intrusive_ptr<c10::TensorImpl> watch(tensor.getIntrusivePtr());
-    meeting.arrive_and_wait();
-    world->make_hosts_wait(false);
-    world->pause(true);
-    meeting.arrive_and_wait();
-    auto work = group->all_reduce(tensor);
-    work.wait();
-    tensor.reset();
-    EXPECT_FALSE(watch.expired());
-    meeting.arrive_and_wait();
-    world->pause(false);
-    work.wait(milliseconds(5000));
-    EXPECT_TRUE(watch.expired());
-    group->close();
-  });
+  Meeting meeting(2);  // the group's own would wait for what is under way
+  const auto errors = run_nccl_ranks(
+      world, 2,
+      [&](const Group& group) {
+        sum_up(*group);
+        auto tensor = torch::ones({100000});
+        const c10::weak_intrusive_ptr<c10::TensorImpl> watch(tensor.getIntrusivePtr());
+        meeting.arrive_and_wait();
+        world->make_hosts_wait(false);
+        world->pause(true);
+        meeting.arrive_and_wait();
+        auto work = group->all_reduce(tensor);
+        work.wait();
+        tensor.reset();
+        EXPECT_FALSE(watch.expired());
+        meeting.arrive_and_wait();
+        world->pause(false);
+        work.wait(milliseconds(5000));
+        EXPECT_TRUE(watch.expired());
+        group->close();
+      },
+      false, milliseconds(4000));
   for (const auto& error : errors) EXPECT_EQ(message_of(error), "");
 }
 

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The NCCL backend with gloo at its side, over a NCCL that is made up (support/fake_nccl.h).
+#include <gtest/gtest.h>
+#include <lockstep/core/error.h>
+
+#include <string>
+#include <thread>
+
+#include "comm/gloo_process_group.h"
+#include "support/free_port.h"
+#include "support/meeting.h"
+#include "support/nccl_ranks.h"
+
+namespace lockstep::testing {
+namespace {
+
+using std::chrono::milliseconds;
+using Calls = std::vector<std::string>;
+
+std::vector<std::exception_ptr> run_over_gloo(const std::shared_ptr<FakeNccl>& world,
+                                              int world_size, const NcclBody& body) {
+  const std::string job = unique_job_id();
+  const GlooRendezvous rendezvous{"127.0.0.1", free_port(), false};
+  std::vector<std::exception_ptr> errors(static_cast<std::size_t>(world_size));
+  std::vector<std::jthread> threads;
+  for (int rank = 0; rank < world_size; ++rank) {
+    threads.emplace_back([&, rank] {
+      try {
+        auto side = make_gloo_process_group(fake_environment(rank, world_size, job),
+                                            std::chrono::seconds(20), rendezvous);
+        body(make_fake_nccl_group(world, std::move(side), /*check_calls=*/true));
+      } catch (...) {
+        errors[static_cast<std::size_t>(rank)] = std::current_exception();
+      }
+    });
+  }
+  threads.clear();
+  return errors;
+}
+
+TEST(NcclOverGloo, CallsAndMessagesAreCompared) {
+  const auto world = std::make_shared<FakeNccl>();
+  const auto errors = run_over_gloo(world, 2, [](const std::shared_ptr<NcclProcessGroup>& group) {
+    sum_up(*group);
+    const auto tensor = torch::full({5}, group->rank());
+    (group->rank() == 0 ? group->send(tensor, 1, 7) : group->recv(tensor, 0, 7)).wait();
+    EXPECT_EQ(tensor[4].item<int>(), 0);
+    sum_up(*group);
+    group->close();
+  });
+  for (const auto& error : errors) EXPECT_EQ(message_of(error), "");
+  EXPECT_EQ(world->complaints(), Calls());
+}
+
+TEST(NcclOverGloo, ARankThatGivesUpIsNoticedByTheWatchdog) {
+  const auto world = std::make_shared<FakeNccl>();
+  Meeting meeting(2);
+  const auto errors = run_over_gloo(world, 2, [&](const std::shared_ptr<NcclProcessGroup>& group) {
+    sum_up(*group);
+    group->barrier();
+    world->pause(true);
+    auto work = group->all_reduce(torch::ones({4}));
+    EXPECT_TRUE(happens([&] {
+      static_cast<void>(work.is_completed());
+      return world->calls(group->rank()).size() == 2;
+    }));
+    meeting.arrive_and_wait();
+    if (group->rank() == 1) throw std::runtime_error("out of luck");
+    // Nobody calls into the group meanwhile.
+    ASSERT_TRUE(happens([&] { return world->aborts() == 2; }));
+    work.wait();
+  });
+  expect_error<PeerLostError>(errors[0], "rank 1 gave up: ");
+  EXPECT_EQ(world->complaints(), Calls());
+}
+
+}  // namespace
+}  // namespace lockstep::testing
