@@ -67,7 +67,9 @@ int main(int argc, char** argv) {
   bool wants_description = false;
   app.add_flag("--describe", wants_description, "Print the versions in use and stop");
   app.add_option("--variant", settings.variant, "What to run")->check(CLI::IsMember(&variants));
-  app.add_option("--arch", settings.arch, "resnet18, resnet34 or resnet50");
+  app.add_option("--arch", settings.arch, "resnet18, resnet34, resnet50 or transformer");
+  app.add_option("--bucket-cap-mib", settings.bucket_cap_mib, "Of Lockstep's buckets; 0: default");
+  app.add_option("--tune-after", settings.tune_after, "Lockstep's tune_buckets_after");
   app.add_option("--batch", settings.batch, "Images a rank and step")->check(CLI::PositiveNumber);
   app.add_option("--warmup", settings.warmup, "Steps before the timed ones")
       ->check(CLI::NonNegativeNumber);

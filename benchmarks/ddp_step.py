@@ -2,7 +2,7 @@
 """One rank of the Python side of the ddp_step benchmark: the training step with and without PyTorch's DDP.
 
 Started by ddp_step_driver.py with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set. Writes the time of each
-timed step, in milliseconds, one a line, to FOLDER/rankN.txt.
+timed step, in milliseconds, one a line, to FOLDER/rankN.txt, and its peak memory to FOLDER/rankN.extras.
 """
 
 import argparse
@@ -16,11 +16,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 CLASSES = 1000
 # Blocks in each of the four stages, and whether a block is a bottleneck of three convolutions.
-ARCHITECTURES = {
+RESNETS = {
     "resnet18": ((2, 2, 2, 2), False),
     "resnet34": ((3, 4, 6, 3), False),
     "resnet50": ((3, 4, 6, 3), True),
 }
+ARCHITECTURES = [*RESNETS, "transformer"]
+WORDS, SENTENCE, WIDTH = 8000, 32, 256
 
 
 class Residual(nn.Module):
@@ -58,7 +60,7 @@ class Residual(nn.Module):
 
 
 def make_resnet(arch):
-    blocks, bottleneck = ARCHITECTURES[arch]
+    blocks, bottleneck = RESNETS[arch]
     channels = 64
     layers = [
         nn.Conv2d(3, channels, 7, 2, 3, bias=False),
@@ -75,10 +77,31 @@ def make_resnet(arch):
     return nn.Sequential(*layers)
 
 
+class Transformer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.words = nn.Embedding(WORDS, WIDTH)
+        layer = nn.TransformerEncoderLayer(WIDTH, 4, dim_feedforward=4 * WIDTH)
+        self.encoder = nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
+        self.head = nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, sentences):
+        return self.head(self.encoder(self.words(sentences)).mean(0))
+
+
+def peak_mib():
+    """Largest resident memory so far, as the kernel counts it."""
+    with open("/proc/self/status", encoding="ascii") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) / 1024
+
+
 def measure(arguments, model):
     rank = dist.get_rank()
     generator = torch.Generator().manual_seed(rank)
-    images = torch.randn(arguments.batch, 3, 32, 32, generator=generator)
+    if arguments.arch == "transformer":
+        data = torch.randint(WORDS, (SENTENCE, arguments.batch), generator=generator)
+    else:
+        data = torch.randn(arguments.batch, 3, 32, 32, generator=generator)
     labels = torch.randint(CLASSES, (arguments.batch,), generator=generator)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     milliseconds = []
@@ -87,7 +110,7 @@ def measure(arguments, model):
             dist.barrier()
         start = time.perf_counter()
         optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(model(images), labels)
+        loss = nn.functional.cross_entropy(model(data), labels)
         loss.backward()
         optimizer.step()
         milliseconds.append((time.perf_counter() - start) * 1e3)
@@ -107,7 +130,7 @@ def main():
     torch.set_num_threads(1)
     torch.manual_seed(1)
     dist.init_process_group("gloo")
-    model = make_resnet(arguments.arch)
+    model = Transformer() if arguments.arch == "transformer" else make_resnet(arguments.arch)
     if arguments.variant == "pytorch_ddp":
         model = DistributedDataParallel(model)
     elif arguments.variant == "pytorch_ddp_tuned":
@@ -116,6 +139,8 @@ def main():
     milliseconds = measure(arguments, model)
     with open(os.path.join(arguments.output, f"rank{dist.get_rank()}.txt"), "w", encoding="ascii") as file:
         file.writelines(f"{value:.4f}\n" for value in milliseconds)
+    with open(os.path.join(arguments.output, f"rank{dist.get_rank()}.extras"), "w", encoding="ascii") as file:
+        file.write(f"peak_mib {peak_mib():.1f}\n")
     dist.destroy_process_group()
 
 

@@ -22,7 +22,7 @@ from jobs import Job, JobError
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(FOLDER)
-ARCHITECTURES = ["resnet18", "resnet34", "resnet50"]
+ARCHITECTURES = ["resnet18", "resnet34", "resnet50", "transformer"]
 # Variant -> the variant without communication that it is compared with.
 OWN_ALONE = {
     "lockstep": "lockstep_alone",
@@ -70,6 +70,8 @@ def parse(arguments):
         action="store_true",
         help="also run the step alone and plain MPI with the malloc settings that Lockstep's DDP makes",
     )
+    parser.add_argument("--bucket-cap-mib", type=positive, help="Lockstep's bucket_cap_bytes, in MiB")
+    parser.add_argument("--tune-after", type=positive, help="Lockstep's tune_buckets_after; at most --warmup")
     parser.add_argument("--tuned-pytorch", action="store_true", help="also run PyTorch's DDP with its fastest options")
     parser.add_argument("--no-record", action="store_true", help="append nothing to benchmarks/records")
     # For run.sh:
@@ -102,6 +104,8 @@ def rank_environments(options):
 def make_job(options, variant, batch, steps, output):
     arguments = ["--variant", variant, "--arch", options.arch, "--batch", str(batch)]
     arguments += ["--warmup", str(options.warmup), "--steps", str(steps), "--output", output]
+    if variant == "lockstep":
+        arguments += ["--bucket-cap-mib", str(options.bucket_cap_mib or 0), "--tune-after", str(options.tune_after or 0)]
     if variant.startswith("pytorch"):
         command = [options.python, os.path.join(FOLDER, "ddp_step.py"), *arguments]
         return Job([command] * options.ranks, rank_environments(options))
@@ -115,18 +119,25 @@ def make_job(options, variant, batch, steps, output):
     return Job([[*mpirun, options.program, *arguments]], [environment])
 
 
+def read_extras(path):
+    """What a rank tells beside its times: a name and a number a line."""
+    with open(path, encoding="ascii") as file:
+        return {name: round(float(value), 3) for name, value in (line.split() for line in file)}
+
+
 def run_once(options, variant, batch, steps):
-    """Starts a variant once; returns the median milliseconds a step of each rank."""
+    """Starts a variant once; returns the median milliseconds a step, and what else they tell, of each rank."""
     with tempfile.TemporaryDirectory() as output:
         make_job(options, variant, batch, steps, output).wait(options.deadline)
-        medians = []
+        medians, extras = [], []
         for rank in range(options.ranks):
             with open(os.path.join(output, f"rank{rank}.txt"), encoding="ascii") as file:
                 figures = [float(line) for line in file]
             if len(figures) != steps:
                 raise JobError(f"rank {rank} left {len(figures)} figures instead of {steps}")
             medians.append(round(statistics.median(figures), 3))
-        return medians
+            extras.append(read_extras(os.path.join(output, f"rank{rank}.extras")))
+        return medians, extras
 
 
 def show_progress(text):
@@ -138,17 +149,26 @@ def show_progress(text):
 def run_rounds(options, variants, batch, steps):
     """Each round starts each variant once, in an order that turns, so that drift of the machine hits all alike."""
     raw = {variant: [] for variant in variants}
+    extras = {variant: [] for variant in variants}
     for number in range(options.rounds):
         turn = number % len(variants)
         for variant in variants[turn:] + variants[:turn]:
             show_progress(f"batch {batch}: round {number + 1} of {options.rounds}, {variant}")
             try:
-                raw[variant].append(run_once(options, variant, batch, steps))
+                medians, more = run_once(options, variant, batch, steps)
+                raw[variant].append(medians)
+                extras[variant].append(more)
             except (JobError, OSError, ValueError) as error:
                 show_progress("")
                 raise JobError(f"variant {variant}, batch {batch}, round {number + 1}: {error}") from None
     show_progress("")
-    return raw
+    return raw, extras
+
+
+def worst_extra(extras, variant, name):
+    """The median over the rounds of the largest of the ranks' figures; None where nobody tells it."""
+    rounds = [[rank[name] for rank in ranks if name in rank] for ranks in extras.get(variant, [])]
+    return round(statistics.median(max(ranks) for ranks in rounds), 3) if rounds and all(rounds) else None
 
 
 def ratio(medians, above, below):
@@ -157,7 +177,7 @@ def ratio(medians, above, below):
     return round(medians[above] / medians[below], 3)
 
 
-def summarize(raw):
+def summarize(raw, extras):
     """A round's figure is its slowest rank's, the run's the median of its rounds."""
     rounds = {variant: [max(ranks) for ranks in figures] for variant, figures in raw.items()}
     medians = {variant: round(statistics.median(figures), 3) for variant, figures in rounds.items()}
@@ -167,16 +187,27 @@ def summarize(raw):
         "speedup": ratio(medians, "pytorch_ddp", "lockstep"),
         "vs_plain_mpi": ratio(medians, "plain_mpi", "lockstep"),
     }
+    exposed = worst_extra(extras, "lockstep", "exposed_ms")
+    ratios["exposed"] = round(exposed / medians["lockstep"], 4) if exposed is not None else None
+    for name, own, alone in [
+        ("memory_over_gradients", "lockstep", "lockstep_alone"),
+        ("pytorch_memory_over_gradients", "pytorch_ddp", "pytorch_alone"),
+    ]:
+        with_peak, without = (worst_extra(extras, variant, "peak_mib") for variant in (own, alone))
+        size = worst_extra(extras, "lockstep", "gradient_mib")
+        ratios[name] = round((with_peak - without) / size, 3) if None not in (with_peak, without, size) else None
     return rounds, medians, ratios
 
 
-def print_table(options, batch, steps, rounds, medians):
+def print_table(options, batch, steps, rounds, medians, extras):
     print(f"{options.arch}, {options.ranks} ranks, batch {batch} a rank, {options.rounds} rounds of {steps} steps;", end=" ")
     print("milliseconds a step of the slowest rank")
-    print(f"{'variant':<24} {'median':>9} {'min':>9} {'max':>9}   to own alone")
+    print(f"{'variant':<24} {'median':>9} {'min':>9} {'max':>9}   to own alone   peak MiB   exposed ms")
     for variant, figures in rounds.items():
         own = medians[variant] / medians[OWN_ALONE[variant]]
-        print(f"{variant:<24} {medians[variant]:>9.2f} {min(figures):>9.2f} {max(figures):>9.2f} {own:>14.3f}")
+        print(f"{variant:<24} {medians[variant]:>9.2f} {min(figures):>9.2f} {max(figures):>9.2f} {own:>14.3f}", end="")
+        peak, exposed = (worst_extra(extras, variant, name) for name in ("peak_mib", "exposed_ms"))
+        print(f" {peak:>10.0f}" + (f" {exposed:>12.2f}" if exposed is not None else ""))
 
 
 def print_result(ratios):
@@ -184,7 +215,7 @@ def print_result(ratios):
     print("result: " + " ".join(f"{name}={value}" for name, value in shown.items()), flush=True)
 
 
-def append_record(options, versions, command, batch, steps, raw, medians, ratios):
+def append_record(options, versions, command, batch, steps, raw, extras, medians, ratios):
     record = {
         "benchmark": "ddp_step",
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -200,6 +231,7 @@ def append_record(options, versions, command, batch, steps, raw, medians, ratios
         "steps": steps,
         "unit": "milliseconds a step; raw: variant -> round -> rank",
         "raw": raw,
+        "extras": extras,
         "medians": medians,
         "ratios": ratios,
     }
@@ -252,11 +284,11 @@ def run(options, command):
     variants = choose_variants(options, versions)
     for batch in [options.batch] if options.batch else [32, 4]:
         steps = options.steps or (20 if batch >= 16 else 50)
-        raw = run_rounds(options, variants, batch, steps)
-        rounds, medians, ratios = summarize(raw)
-        print_table(options, batch, steps, rounds, medians)
+        raw, extras = run_rounds(options, variants, batch, steps)
+        rounds, medians, ratios = summarize(raw, extras)
+        print_table(options, batch, steps, rounds, medians, extras)
         if not options.no_record:
-            append_record(options, versions, command, batch, steps, raw, medians, ratios)
+            append_record(options, versions, command, batch, steps, raw, extras, medians, ratios)
         print_result(ratios)
 
 

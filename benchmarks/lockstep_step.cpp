@@ -7,27 +7,56 @@
 namespace bench {
 namespace {
 
-template <typename Model>
-void train(const Settings& settings, lockstep::ProcessGroup& group, Model& model) {
-  const auto figures = measure(
-      settings, group.rank(), model, [] {}, [&] { group.barrier(); });
-  write_figures(settings, group.rank(), figures);
-  group.close();
+lockstep::DistributedDataParallelOptions options_of(const Settings& settings) {
+  lockstep::DistributedDataParallelOptions options;
+  if (settings.bucket_cap_mib > 0) options.bucket_cap_bytes(settings.bucket_cap_mib << 20);
+  options.tune_buckets_after(settings.tune_after);
+  return options;
+}
+
+/// A step's figures as the model itself counted them, without the steps that were not timed.
+Extras extras_of(const lockstep::DistributedDataParallelStatistics& before,
+                 const lockstep::DistributedDataParallelStatistics& after) {
+  const auto steps = static_cast<double>(after.steps - before.steps);
+  if (steps == 0) return {};
+  const auto mean = [&](auto member) {
+    return 1000 * (after.total.*member - before.total.*member).count() / steps;
+  };
+  using Times = lockstep::DistributedDataParallelStatistics::Times;
+  double bytes = 0;
+  for (const auto& bucket : after.buckets) bytes += static_cast<double>(bucket.bytes);
+  return {{"exposed_ms", mean(&Times::exposed)},
+          {"communication_ms", mean(&Times::communication)},
+          {"gradient_mib", bytes / (1 << 20)},
+          {"buckets", static_cast<double>(after.buckets.size())}};
 }
 
 }  // namespace
 
 void run_lockstep(const Settings& settings) {
   auto group = lockstep::init_process_group();
-  auto net = make_model(settings);
-  lockstep::DistributedDataParallel<decltype(net)> model(net, group);
-  train(settings, *group, model);
+  with_model(settings.arch, [&](auto net) {
+    lockstep::DistributedDataParallel<decltype(net)> model(net, group, options_of(settings));
+    lockstep::DistributedDataParallelStatistics before;
+    const auto figures = measure(
+        settings, group->rank(), model, [] {},
+        [&] {
+          before = model->statistics();
+          group->barrier();
+        });
+    write_figures(settings, group->rank(), figures, extras_of(before, model->statistics()));
+  });
+  group->close();
 }
 
 void run_alone(const Settings& settings) {
   auto group = lockstep::init_process_group();
-  auto net = make_model(settings);
-  train(settings, *group, net);
+  with_model(settings.arch, [&](auto net) {
+    const auto figures = measure(
+        settings, group->rank(), net, [] {}, [&] { group->barrier(); });
+    write_figures(settings, group->rank(), figures);
+  });
+  group->close();
 }
 
 }  // namespace bench

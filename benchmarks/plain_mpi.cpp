@@ -33,16 +33,17 @@ void run_plain_mpi(const Settings& settings) {
   MPI_Comm_rank(MPI_COMM_WORLD, &rank);
   MPI_Comm_size(MPI_COMM_WORLD, &size);
 
-  auto model = make_model(settings);
-  const auto parameters = model->parameters();
-  for (const auto& parameter : parameters) {
-    MPI_Bcast(parameter.data_ptr<float>(), static_cast<int>(parameter.numel()), MPI_FLOAT, 0,
-              MPI_COMM_WORLD);
-  }
-  const auto figures = measure(
-      settings, rank, model, [&] { average_gradients(parameters, size); },
-      [] { MPI_Barrier(MPI_COMM_WORLD); });
-  write_figures(settings, rank, figures);
+  with_model(settings.arch, [&](auto model) {
+    const auto parameters = model->parameters();
+    for (const auto& parameter : parameters) {
+      MPI_Bcast(parameter.template data_ptr<float>(), static_cast<int>(parameter.numel()),
+                MPI_FLOAT, 0, MPI_COMM_WORLD);
+    }
+    const auto figures = measure(
+        settings, rank, model, [&] { average_gradients(parameters, size); },
+        [] { MPI_Barrier(MPI_COMM_WORLD); });
+    write_figures(settings, rank, figures);
+  });
   MPI_Finalize();
 }
 

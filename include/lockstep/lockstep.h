@@ -19,5 +19,7 @@
 #include <lockstep/data/distributed_sampler.h>
 #include <lockstep/data/idx_dataset.h>
 #include <lockstep/data/worker_error.h>
+#include <lockstep/parallel/communication_hook.h>
 #include <lockstep/parallel/distributed_data_parallel.h>
 #include <lockstep/parallel/distributed_data_parallel_options.h>
+#include <lockstep/parallel/statistics.h>

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <lockstep/comm/process_group.h>
 #include <lockstep/comm/types.h>
 
 #include <cstddef>
@@ -35,6 +36,9 @@ struct Collective {
   /// AllToAll: this rank's pieces may differ in size, and only this rank knows them.
   bool has_own_sizes = false;
   CallName name{};
+  /// AllReduce in group memory: this rank's input where it is not in the tensor, within what
+  /// `ProcessGroup::own_share` gives, in ascending order.
+  std::vector<ProcessGroup::Part> elsewhere{};
 
   [[nodiscard]] const at::Tensor& tensor() const {
     return inputs.empty() ? outputs.front() : inputs.front();

@@ -186,6 +186,39 @@ Work ProcessGroup::all_reduce(const at::Tensor& tensor, ReduceOp op) {
       {.op = CollectiveOp::AllReduce, .reduce_op = op, .inputs = {tensor}, .outputs = {tensor}});
 }
 
+ProcessGroup::Share ProcessGroup::own_share(const at::Tensor& tensor) {
+  check_open("own_share");
+  check_tensor(tensor, "own_share", "the tensor");
+  return carrier_of(tensor.device().type()).share_of(tensor);
+}
+
+Work ProcessGroup::all_reduce(const at::Tensor& tensor, const std::vector<Part>& parts,
+                              ReduceOp op) {
+  if (parts.empty()) return all_reduce(tensor, op);
+  const Share share = own_share(tensor);
+  check_reduction(tensor.scalar_type(), op, "all_reduce");
+  std::int64_t end = share.start;
+  for (const Part& part : parts) {
+    TORCH_CHECK(part.count >= 0 && part.start >= end &&
+                    part.start + part.count <= share.start + share.count,
+                "all_reduce: a part of ", part.count, " elements from ", part.start,
+                " on is not behind the one before and within this rank's share, ", share.count,
+                " elements from ", share.start, " on");
+    TORCH_CHECK(part.values.defined() && part.values.device() == tensor.device() &&
+                    part.values.scalar_type() == tensor.scalar_type() &&
+                    part.values.is_non_overlapping_and_dense() && part.offset >= 0 &&
+                    part.offset + part.count <= part.values.numel(),
+                "all_reduce: the values of a part are not ", part.count, " elements of ",
+                tensor.scalar_type(), " on ", tensor.device(), " side by side");
+    end = part.start + part.count;
+  }
+  return start({.op = CollectiveOp::AllReduce,
+                .reduce_op = op,
+                .inputs = {tensor},
+                .outputs = {tensor},
+                .elsewhere = parts});
+}
+
 Work ProcessGroup::reduce(const at::Tensor& tensor, int root, ReduceOp op) {
   check_open("reduce");
   check_tensor(tensor, "reduce", "the tensor");

@@ -73,6 +73,10 @@ ProcessGroup::Memory SharedMemoryProcessGroup::allocate_bytes(std::size_t bytes)
   return {own, std::move(memory)};
 }
 
+ProcessGroup::Share SharedMemoryProcessGroup::share_of(const at::Tensor& tensor) const {
+  return share_of_reduction(*transport_, tensor);
+}
+
 std::function<std::string()> SharedMemoryProcessGroup::peer_watch() {
   // Reads what other threads read too: states in shared memory, and descriptors of processes.
   return [&rounds = std::as_const(transport_->rounds())]() -> std::string {

@@ -74,19 +74,31 @@ class InPlaceReduction final : public SharedMemoryOperation {
   }
 
   void act(std::uint64_t) override {
-    const at::Tensor& tensor = call_.tensor();
-    const std::size_t element = element_bytes(tensor);
-    const int world_size = transport().world_size();
     const Range share =
-        share_of(static_cast<std::size_t>(tensor.numel()), element, transport().rank(), world_size);
+        share_of(static_cast<std::size_t>(call_.tensor().numel()), element_bytes(call_.tensor()),
+                 transport().rank(), transport().world_size());
+    std::size_t done = share.start;
+    for (const ProcessGroup::Part& part : call_.elsewhere) {
+      const Range range{static_cast<std::size_t>(part.start), static_cast<std::size_t>(part.count)};
+      reduce({done, range.start - done}, nullptr);
+      reduce(range, static_cast<const std::byte*>(part.values.const_data_ptr()) +
+                        static_cast<std::size_t>(part.offset) * element_bytes(part.values));
+      done = range.start + range.count;
+    }
+    reduce({done, share.start + share.count - done}, nullptr);
+  }
+
+  /// `own`: this rank's values, where they are not in its block.
+  void reduce(Range range, const std::byte* own) {
+    const std::size_t element = element_bytes(call_.tensor());
     c10::SmallVector<const void*, 16> inputs;
     c10::SmallVector<void*, 16> outputs;
-    for (int rank = 0; rank < world_size; ++rank) {
-      std::byte* block = place_.of(rank) + share.start * element;
-      inputs.push_back(block);
+    for (int rank = 0; rank < transport().world_size(); ++rank) {
+      std::byte* block = place_.of(rank) + range.start * element;
+      inputs.push_back(own != nullptr && rank == transport().rank() ? own : block);
       if (call_.op == CollectiveOp::AllReduce || rank == call_.root) outputs.push_back(block);
     }
-    reduce_ranks(call_.dtype(), call_.reduce_op, inputs, outputs, share.count);
+    reduce_ranks(call_.dtype(), call_.reduce_op, inputs, outputs, range.count);
   }
 
   Collective call_;
@@ -146,6 +158,14 @@ class StagedReduction final : public SharedMemoryOperation {
 };
 
 }  // namespace
+
+ProcessGroup::Share share_of_reduction(const SharedMemoryTransport& transport,
+                                       const at::Tensor& tensor) {
+  if (!transport.find(tensor.const_data_ptr(), tensor.nbytes())) return {};
+  const Range share = share_of(static_cast<std::size_t>(tensor.numel()), element_bytes(tensor),
+                               transport.rank(), transport.world_size());
+  return {static_cast<std::int64_t>(share.start), static_cast<std::int64_t>(share.count)};
+}
 
 std::unique_ptr<Operation> make_shared_memory_reduction(SharedMemoryTransport& transport,
                                                         Collective call) {

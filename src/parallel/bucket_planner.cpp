@@ -2,39 +2,96 @@
 #include "parallel/bucket_planner.h"
 
 #include <algorithm>
-#include <map>
+#include <numeric>
 #include <utility>
 
 namespace lockstep {
+namespace {
 
-std::vector<BucketPlan> plan_buckets(const std::vector<GradientShape>& parameters,
-                                     std::size_t first_cap_bytes, std::size_t cap_bytes) {
+/// Buckets that are being filled, one a dtype and device, and those that are full.
+class Filling {
+ public:
+  explicit Filling(const std::vector<GradientShape>& parameters) : shapes_(parameters) {}
+
+  [[nodiscard]] std::size_t full() const noexcept { return full_.size(); }
+  /// Bytes in the bucket that this parameter would join; 0: it would begin one.
+  [[nodiscard]] std::size_t bytes_beside(std::size_t index) { return open_for(index).bytes; }
+
+  void add(std::size_t index) {
+    Open& bucket = open_for(index);
+    bucket.plan.parameters.push_back(index);
+    bucket.bytes += std::max<std::size_t>(1, shapes_[index].bytes());
+  }
+  /// Ends the bucket that this parameter is in or would join.
+  void end(std::size_t index) {
+    Open& bucket = open_for(index);
+    const BucketPlan empty{{}, bucket.plan.dtype, bucket.plan.device};
+    if (bucket.bytes > 0) full_.push_back(std::exchange(bucket.plan, empty));
+    bucket.bytes = 0;
+  }
+
+  /// All buckets, in the order in which they get complete: when the last parameter does.
+  [[nodiscard]] std::vector<BucketPlan> finish(const std::vector<std::size_t>& order) {
+    for (Open& bucket : open_) {
+      if (bucket.bytes > 0) full_.push_back(std::move(bucket.plan));
+    }
+    std::vector<std::size_t> position(order.size());
+    for (std::size_t i = 0; i < order.size(); ++i) position[order[i]] = i;
+    std::stable_sort(full_.begin(), full_.end(), [&](const BucketPlan& a, const BucketPlan& b) {
+      return position[a.parameters.back()] < position[b.parameters.back()];
+    });
+    return std::move(full_);
+  }
+
+ private:
   struct Open {
     BucketPlan plan;
     std::size_t bytes = 0;
   };
-  std::map<at::ScalarType, Open> open;  // buckets still being filled, one a dtype
-  std::vector<BucketPlan> buckets;
-  for (std::size_t i = parameters.size(); i-- > 0;) {
-    const GradientShape& shape = parameters[i];
-    const std::size_t bytes = shape.elements * c10::elementSize(shape.dtype);
-    Open& bucket = open[shape.dtype];
-    const std::size_t cap = buckets.empty() ? std::min(first_cap_bytes, cap_bytes) : cap_bytes;
-    if (!bucket.plan.parameters.empty() && bucket.bytes + bytes > cap) {
-      buckets.push_back(std::exchange(bucket, Open{}).plan);
+
+  Open& open_for(std::size_t index) {
+    const GradientShape& shape = shapes_[index];
+    for (Open& bucket : open_) {
+      if (bucket.plan.dtype == shape.dtype && bucket.plan.device == shape.device) return bucket;
     }
-    bucket.plan.dtype = shape.dtype;
-    bucket.plan.parameters.push_back(i);
-    bucket.bytes += bytes;
+    return open_.emplace_back(Open{{{}, shape.dtype, shape.device}, 0});
   }
-  for (auto& [dtype, bucket] : open) {
-    if (!bucket.plan.parameters.empty()) buckets.push_back(std::move(bucket.plan));
+
+  const std::vector<GradientShape>& shapes_;
+  std::vector<Open> open_;
+  std::vector<BucketPlan> full_;
+};
+
+}  // namespace
+
+std::vector<std::size_t> reverse_order(std::size_t parameters) {
+  std::vector<std::size_t> order(parameters);
+  std::iota(order.rbegin(), order.rend(), std::size_t{0});
+  return order;
+}
+
+std::vector<BucketPlan> plan_buckets(const std::vector<GradientShape>& parameters,
+                                     const std::vector<std::size_t>& order,
+                                     const std::vector<std::size_t>& caps) {
+  Filling filling(parameters);
+  for (const std::size_t index : order) {
+    const std::size_t cap = caps[std::min(filling.full(), caps.size() - 1)];
+    const std::size_t beside = filling.bytes_beside(index);
+    if (beside > 0 && beside + parameters[index].bytes() > cap) filling.end(index);
+    filling.add(index);
   }
-  // A bucket is complete when its last parameter, the one registered first, is.
-  std::stable_sort(buckets.begin(), buckets.end(), [](const BucketPlan& a, const BucketPlan& b) {
-    return a.parameters.back() > b.parameters.back();
-  });
-  return buckets;
+  return filling.finish(order);
+}
+
+std::vector<BucketPlan> plan_buckets_at(const std::vector<GradientShape>& parameters,
+                                        const std::vector<std::size_t>& order,
+                                        const std::vector<bool>& is_end) {
+  Filling filling(parameters);
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    filling.add(order[i]);
+    if (is_end[i]) filling.end(order[i]);
+  }
+  return filling.finish(order);
 }
 
 }  // namespace lockstep

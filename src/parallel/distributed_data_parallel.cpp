@@ -1,59 +1,50 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <lockstep/parallel/distributed_data_parallel.h>
 
+#include <algorithm>
 #include <set>
 #include <string>
 #include <utility>
 
-#include "comm/reduce_kernels.h"
 #include "native/posix/heap.h"
+#include "parallel/ddp_checks.h"
 #include "parallel/gradient_reducer.h"
 #include "parallel/module_state.h"
 
 namespace lockstep {
 namespace {
 
+using Names = std::vector<std::string>;
+
+bool contains(const Names& names, const std::string& name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
 template <typename Items>
-NamedTensors to_list(const Items& items) {
+NamedTensors to_list(const Items& items, const Names& ignored) {
   NamedTensors list;
-  for (const auto& item : items) list.emplace_back(item.key(), item.value());
+  for (const auto& item : items) {
+    if (!contains(ignored, item.key())) list.emplace_back(item.key(), item.value());
+  }
   return list;
 }
 
-NamedTensors with_gradient(const torch::nn::Module& module) {
+NamedTensors with_gradient(const NamedTensors& parameters) {
   NamedTensors list;
   std::set<const c10::TensorImpl*> seen;  // a parameter that two submodules share has one gradient
-  for (const auto& item : module.named_parameters()) {
-    const torch::Tensor& parameter = item.value();
-    if (!parameter.requires_grad() || parameter.numel() == 0) continue;
-    if (seen.insert(parameter.unsafeGetTensorImpl()).second)
-      list.emplace_back(item.key(), parameter);
+  for (const auto& [name, tensor] : parameters) {
+    if (!tensor.requires_grad() || tensor.numel() == 0) continue;
+    if (seen.insert(tensor.unsafeGetTensorImpl()).second) list.emplace_back(name, tensor);
   }
   return list;
 }
 
-void check(const torch::nn::Module* module, const ProcessGroup* group,
-           const DistributedDataParallelOptions& options) {
-  TORCH_CHECK(module != nullptr, "DistributedDataParallel: the module is empty");
-  TORCH_CHECK(group != nullptr, "DistributedDataParallel: the process group is null");
-  TORCH_CHECK(options.bucket_cap_bytes() > 0,
-              "DistributedDataParallel: bucket_cap_bytes is 0; it must be positive");
-  const NamedTensors parameters = with_gradient(*module);
-  TORCH_CHECK(!parameters.empty(),
-              "DistributedDataParallel: the module has no parameter that needs a gradient");
-  for (const auto& [name, parameter] : parameters) {
-    const at::ScalarType dtype = parameter.scalar_type();
-    const bool is_real = at::isFloatingType(dtype) && !c10::isFloat8Type(dtype);
-    TORCH_CHECK(is_real && can_reduce(dtype, ReduceOp::Avg), "DistributedDataParallel: parameter '",
-                name, "' has dtype ", parameter.scalar_type(),
-                "; gradients of Float, Double, Half and ", "BFloat16 parameters can be averaged");
-  }
-}
-
-std::string describe(const DistributedDataParallelOptions& options) {
-  return "options bucket_cap_bytes=" + std::to_string(options.bucket_cap_bytes()) +
-         " first_bucket_cap_bytes=" + std::to_string(options.first_bucket_cap_bytes()) +
-         " broadcast_at_start=" + (options.broadcast_at_start() ? "true" : "false");
+void add(DistributedDataParallelStatistics& sum, const DistributedDataParallelStatistics& more) {
+  sum.steps += more.steps;
+  sum.plan += more.plan;
+  sum.total.backward += more.total.backward;
+  sum.total.communication += more.total.communication;
+  sum.total.exposed += more.total.exposed;
 }
 
 }  // namespace
@@ -63,19 +54,64 @@ DistributedDataParallelBase::DistributedDataParallelBase(
     const DistributedDataParallelOptions& options)
     : torch::nn::Module("DistributedDataParallel"),
       module_(std::move(module)),
-      group_(std::move(group)) {
-  check(module_.get(), group_.get(), options);
+      group_(std::move(group)),
+      options_(options) {
+  check_arguments(module_.get(), group_.get(), options_);
   register_module("module", module_);
-  NamedTensors state = to_list(module_->named_parameters());
-  for (auto& buffer : to_list(module_->named_buffers())) state.push_back(std::move(buffer));
-  check_same_on_all_ranks(*group_, describe(options), state);
-  if (group_->size() == 1) return;  // gradients are their own average
-  if (options.broadcast_at_start()) broadcast_tensors(*group_, state, 0);
-  if (options.retain_freed_memory()) native::retain_freed_memory();
-  reducer_ = std::make_unique<GradientReducer>(group_, with_gradient(*module_), options);
+  compare_and_hook();
+  if (group_->size() == 1 || !options_.broadcast_at_start()) return;
+  NamedTensors state = to_list(module_->named_parameters(), options_.ignored_names());
+  for (auto& buffer : to_list(module_->named_buffers(), options_.ignored_names())) {
+    state.push_back(std::move(buffer));
+  }
+  broadcast_tensors(*group_, state, 0);
 }
 
 DistributedDataParallelBase::~DistributedDataParallelBase() = default;
+
+void DistributedDataParallelBase::compare_and_hook() {
+  const auto parameters = to_list(module_->named_parameters(), options_.ignored_names());
+  const auto buffers = to_list(module_->named_buffers(), options_.ignored_names());
+  auto hooked = with_gradient(parameters);
+  check_parameters(hooked);
+  hooked_.clear();
+  for (const auto& [name, tensor] : hooked) hooked_.push_back(tensor);
+  NamedTensors state = parameters;
+  state.insert(state.end(), buffers.begin(), buffers.end());
+  {
+    const auto scope = group_->with(CallOptions().name("parameters of the model"));
+    check_same_on_all_ranks(*group_, describe(options_), state);
+  }
+  if (group_->size() == 1) return;  // gradients are their own average
+  if (options_.retain_freed_memory()) native::retain_freed_memory();
+  if (reducer_) add(before_, reducer_->statistics());
+  reducer_.reset();  // before its successor takes memory
+  reducer_ =
+      std::make_unique<GradientReducer>(group_, std::move(hooked), buffers, options_, pauses_);
+  reducer_->set_hook(hook_);
+}
+
+bool DistributedDataParallelBase::has_other_parameters() const {
+  const auto now = with_gradient(to_list(module_->named_parameters(), options_.ignored_names()));
+  return !std::equal(now.begin(), now.end(), hooked_.begin(), hooked_.end(),
+                     [](const auto& a, const torch::Tensor& b) { return a.second.is_same(b); });
+}
+
+void DistributedDataParallelBase::begin_forward(std::int64_t samples) {
+  forward_begin_ = Clock::now();
+  if (!reducer_ || !at::GradMode::is_enabled()) return;
+  if (has_other_parameters()) compare_and_hook();
+  reducer_->note_forward(samples);
+}
+
+void DistributedDataParallelBase::end_forward() {
+  const auto time = Clock::now() - forward_begin_;
+  const std::uint64_t step = reducer_ ? reducer_->steps() : 0;
+  if (step != forward_step_) forward_ = {};
+  forward_step_ = step;
+  forward_ += time;
+  forward_total_ += time;
+}
 
 std::vector<torch::Tensor> DistributedDataParallelBase::parameters(bool recurse) const {
   return module_->parameters(recurse);
@@ -107,8 +143,53 @@ void DistributedDataParallelBase::load(torch::serialize::InputArchive& archive) 
   module_->load(archive);
 }
 
+void DistributedDataParallelBase::join(const std::function<void()>& step) {
+  TORCH_CHECK(!options_.static_graph(),
+              "join: this model was wrapped with static_graph, so that ranks do not say whether "
+              "they have data; leave that option out");
+  if (!reducer_) return;
+  while (reducer_->shadow()) {
+    // Averages that this rank steps by, or else must not find in its next epoch.
+    step ? step() : module_->zero_grad();
+  }
+  // All ranks made the same cycles, so that they agree on this.
+  if (!reducer_->take_had_shadows() || step) return;
+  NamedTensors state = to_list(module_->named_parameters(), options_.ignored_names());
+  for (auto& buffer : to_list(module_->named_buffers(), options_.ignored_names())) {
+    state.push_back(std::move(buffer));
+  }
+  broadcast_tensors(*group_, state, reducer_->first_active_rank());
+}
+
+void DistributedDataParallelBase::set_samples(std::int64_t samples) {
+  TORCH_CHECK(samples > 0, "set_samples: ", samples, " samples; a rank without any calls join");
+  if (reducer_) reducer_->set_samples(samples);
+}
+
+void DistributedDataParallelBase::register_communication_hook(CommunicationHook hook) {
+  hook_ = std::move(hook);
+  if (reducer_) reducer_->set_hook(hook_);
+}
+
 void DistributedDataParallelBase::broadcast_buffers(int root) {
-  broadcast_tensors(*group_, to_list(module_->named_buffers()), root);
+  broadcast_tensors(*group_, to_list(module_->named_buffers(), options_.ignored_names()), root);
+}
+
+void DistributedDataParallelBase::average_buffers() {
+  average_tensors(*group_, to_list(module_->named_buffers(), options_.ignored_names()), true, 0);
+}
+
+void DistributedDataParallelBase::rebind() {
+  if (reducer_) reducer_->hook_parameters();
+}
+
+DistributedDataParallelStatistics DistributedDataParallelBase::statistics() const {
+  DistributedDataParallelStatistics result;
+  if (reducer_) result = reducer_->statistics();
+  add(result, before_);
+  result.last.forward = forward_;
+  result.total.forward = forward_total_;
+  return result;
 }
 
 std::vector<std::size_t> DistributedDataParallelBase::bucket_bytes() const {
@@ -117,10 +198,6 @@ std::vector<std::size_t> DistributedDataParallelBase::bucket_bytes() const {
 
 void DistributedDataParallelBase::watch(const torch::Tensor& output) {
   if (reducer_) reducer_->watch(output);
-}
-
-void DistributedDataParallelBase::watch(const std::vector<torch::Tensor>& outputs) {
-  for (const auto& output : outputs) watch(output);
 }
 
 }  // namespace lockstep

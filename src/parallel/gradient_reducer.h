@@ -3,17 +3,23 @@
 
 #include <ATen/core/Tensor.h>
 #include <lockstep/comm/process_group.h>
+#include <lockstep/parallel/communication_hook.h>
 #include <lockstep/parallel/distributed_data_parallel_options.h>
+#include <lockstep/parallel/statistics.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/variable.h>
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
-#include <string>
 #include <utility>
 #include <vector>
 
+#include "parallel/module_state.h"
+
 namespace lockstep {
+
+class ReducerState;
 
 /// Averages gradients over the ranks while backward runs.
 ///
@@ -25,27 +31,46 @@ namespace lockstep {
 /// group.
 class GradientReducer {
  public:
-  using NamedParameter = std::pair<std::string, at::Tensor>;
-
-  /// `parameters`: those that need gradients, without repetition, in registration order.
+  /// `parameters`: those that need gradients, without repetition, in registration order. `buffers`:
+  /// those that `BufferSync` is about. `pauses`: while it is not 0, gradients add up on this rank.
   /// Collective.
-  GradientReducer(std::shared_ptr<ProcessGroup> group, std::vector<NamedParameter> parameters,
-                  const DistributedDataParallelOptions& options);
+  GradientReducer(std::shared_ptr<ProcessGroup> group, NamedTensors parameters,
+                  NamedTensors buffers, const DistributedDataParallelOptions& options,
+                  std::shared_ptr<const std::atomic<int>> pauses);
   ~GradientReducer();
   GradientReducer(const GradientReducer&) = delete;
   GradientReducer& operator=(const GradientReducer&) = delete;
 
   /// A backward that reaches `output` will be taken as one with everything that runs inside it.
   void watch(const at::Tensor& output);
+  /// A forward of so many samples begins, whose outputs may get a backward.
+  void note_forward(std::int64_t samples);
+  /// What this rank counts in the next average by samples.
+  void set_samples(std::int64_t samples);
+  void set_hook(CommunicationHook hook);
+  /// Takes part in a backward of the others without gradients of its own. Returns false, and has
+  /// done nothing, when no rank had any. Collective. Blocks.
+  [[nodiscard]] bool shadow();
+  /// The first rank that took part with data in the latest backward.
+  [[nodiscard]] int first_active_rank() const;
+  /// Whether some rank took part without since this was last asked.
+  [[nodiscard]] bool take_had_shadows();
+  /// Hooks the parameters on the stream that is current now.
+  void hook_parameters();
 
   [[nodiscard]] std::vector<std::size_t> bucket_bytes() const;
+  [[nodiscard]] std::uint64_t steps() const;
+  /// Without the times of forward.
+  [[nodiscard]] DistributedDataParallelStatistics statistics() const;
 
  private:
-  class State;
   // LibTorch changes what an owning pointer to a node is.
   using Node = decltype(torch::autograd::impl::grad_accumulator(std::declval<at::Tensor>()));
 
-  std::shared_ptr<State> state_;  // hooks hold it weakly: one may still run when the reducer goes
+  void drop_hooks();
+
+  std::shared_ptr<ReducerState> state_;  // hooks hold it weakly: one may still run when this goes
+  std::vector<at::Tensor> parameters_;
   std::vector<std::pair<Node, std::uintptr_t>> hooks_;
 };
 

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "parallel/module_state.h"
 
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
 #include <lockstep/core/error.h>
 
@@ -82,6 +84,31 @@ void check_same_on_all_ranks(ProcessGroup& group, const std::string& settings,
                             std::to_string(rank) + " has " + line_or_nothing(found, line),
                         "all ranks must wrap the same model with the same options");
   }
+}
+
+void average_tensors(ProcessGroup& group, const NamedTensors& tensors, bool counts, int root) {
+  const at::NoGradGuard no_grad;
+  NamedTensors whole;
+  std::vector<at::Tensor> parts{at::full({1}, counts ? 1.0 : 0.0, at::kDouble)};
+  for (const auto& [name, tensor] : tensors) {
+    if (!at::isFloatingType(tensor.scalar_type())) {
+      whole.emplace_back(name, tensor);
+    } else if (counts) {
+      parts.push_back(tensor.detach().to(at::kCPU, at::kDouble).flatten());
+    } else {
+      parts.push_back(at::zeros({tensor.numel()}, at::kDouble));
+    }
+  }
+  const at::Tensor sums = at::cat(parts);
+  group.all_reduce(sums).wait();
+  sums.div_(sums[0].item<double>());
+  std::int64_t offset = 1;
+  for (const auto& [name, tensor] : tensors) {
+    if (!at::isFloatingType(tensor.scalar_type())) continue;
+    tensor.detach().copy_(sums.narrow(0, offset, tensor.numel()).view(tensor.sizes()));
+    offset += tensor.numel();
+  }
+  broadcast_tensors(group, whole, root);
 }
 
 void broadcast_tensors(ProcessGroup& group, const NamedTensors& tensors, int root) {

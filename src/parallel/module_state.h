@@ -25,4 +25,9 @@ void check_same_on_all_ranks(ProcessGroup& group, const std::string& settings,
 /// Collective. Blocks: the calling thread.
 void broadcast_tensors(ProcessGroup& group, const NamedTensors& tensors, int root);
 
+/// The mean over those ranks that count, on all ranks; whole numbers are copied from rank `root`.
+///
+/// Collective. Blocks: the calling thread.
+void average_tensors(ProcessGroup& group, const NamedTensors& tensors, bool counts, int root);
+
 }  // namespace lockstep

@@ -600,10 +600,44 @@ inline void check_long_tensors(ProcessGroup& group) {
   }
 }
 
+/// An all_reduce of which each rank's own share lies in tensors of its own.
+inline void check_own_share(ProcessGroup& group) {
+  for (const std::int64_t length : {0, 1, 16, 1000, 100003}) {
+    const auto own = values_of_rank(group.rank(), length, at::kFloat);
+    const auto expected = own.clone();
+    group.all_reduce(expected, ReduceOp::Avg).wait();
+    const auto tensor = group.allocate({length}, torch::kFloat).copy_(own);
+    const ProcessGroup::Share share = group.own_share(tensor);
+    std::vector<ProcessGroup::Part> parts;
+    if (share.count > 0) {
+      // Two parts, with some of the share left in the tensor before, between and behind.
+      const auto third = share.count / 3;
+      for (const auto& [start, count] :
+           {std::pair(share.start + third / 2, third), std::pair(share.start + 2 * third, third)}) {
+        parts.push_back({start, count, own.clone(), start});
+        tensor.narrow(0, start, count).fill_(1e9);  // nobody may read it
+      }
+    }
+    group.all_reduce(tensor, parts, ReduceOp::Avg).wait();
+    EXPECT_TRUE(torch::equal(tensor, expected)) << length;
+    if (share.count == 0) continue;
+    const auto call = [&](ProcessGroup::Part part) {
+      static_cast<void>(group.all_reduce(tensor, {std::move(part)}));
+    };
+    EXPECT_THROW(call({share.start + share.count, 1, own, 0}), c10::Error) << "not its share";
+    EXPECT_THROW(call({share.start, 1, own, length}), c10::Error) << "no such values";
+    EXPECT_THROW(call({share.start, 1, own.to(at::kDouble), 0}), c10::Error) << "another dtype";
+    EXPECT_THROW(call({share.start, 1, at::Tensor(), 0}), c10::Error) << "no tensor";
+  }
+  const auto ordinary = torch::ones({1000});
+  EXPECT_EQ(group.own_share(ordinary).count, 0);
+}
+
 inline void check_everything(ProcessGroup& group) {
   check_all_reduce(group);
   check_not_a_number(group);
   check_group_memory(group);
+  check_own_share(group);
   check_pipelining(group);
   check_reduce(group);
   check_reduce_scatter(group);

@@ -3,19 +3,44 @@
 
 #include <lockstep/comm/process_group.h>
 #include <lockstep/core/export.h>
+#include <lockstep/parallel/communication_hook.h>
+#include <lockstep/parallel/detail/watch_outputs.h>
 #include <lockstep/parallel/distributed_data_parallel_options.h>
+#include <lockstep/parallel/statistics.h>
 #include <torch/nn/module.h>
 #include <torch/nn/pimpl.h>
 
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
-#include <tuple>
 #include <utility>
 #include <vector>
 
 namespace lockstep {
 
 class GradientReducer;  // src/parallel/gradient_reducer.h
+
+/// While one lives, backwards of its model add up gradients on this rank and communicate nothing.
+/// The next backward without one averages the sums, once. What counts is when backward runs, not
+/// when forward ran. Guards nest; the model may end first.
+class [[nodiscard]] NoSyncGuard {
+ public:
+  explicit NoSyncGuard(std::shared_ptr<std::atomic<int>> pauses) : pauses_(std::move(pauses)) {
+    ++*pauses_;
+  }
+  ~NoSyncGuard() {
+    if (pauses_) --*pauses_;
+  }
+  NoSyncGuard(NoSyncGuard&&) = default;  // for std::optional and std::unique_ptr
+  NoSyncGuard(const NoSyncGuard&) = delete;
+  NoSyncGuard& operator=(const NoSyncGuard&) = delete;
+
+ private:
+  std::shared_ptr<std::atomic<int>> pauses_;
+};
 
 /// The part of `DistributedDataParallelImpl` that does not depend on the wrapped type.
 class LOCKSTEP_API DistributedDataParallelBase : public torch::nn::Module {
@@ -35,12 +60,45 @@ class LOCKSTEP_API DistributedDataParallelBase : public torch::nn::Module {
   void save(torch::serialize::OutputArchive& archive) const override;
   void load(torch::serialize::InputArchive& archive) override;
 
+  /// Gradients add up on this rank while the guard lives: accumulation over several batches.
+  [[nodiscard]] NoSyncGuard no_sync() { return NoSyncGuard(pauses_); }
+
+  /// Says that this rank has no data left, and takes part in the backwards of those that have,
+  /// until none has. Every rank calls it when its loop is over, in the same place of the program.
+  ///
+  /// `step` runs after each backward of the others: with the optimizer's step in it, this rank's
+  /// parameters and optimizer stay equal to theirs. Without it, a rank that joined before others has
+  /// no gradients afterwards, and parameters and buffers are copied at the end from the first rank
+  /// that worked longest; the optimizer's state is not. All ranks give one, or none does.
+  ///
+  /// Collective. Blocks: the calling thread, until all ranks have joined. Nothing but the gradients
+  /// is averaged: a forward that communicates itself (SyncBatchNorm) needs all ranks to have data.
+  /// Throws: `c10::Error` with `static_graph`. Source: PyTorch's Join.
+  void join(const std::function<void()>& step = nullptr);
+
+  /// How many samples this rank counts in the next average, with `GradientAveraging::Samples`.
+  /// Otherwise forward adds up the sizes of the first dimension of its first argument.
+  void set_samples(std::int64_t samples);
+
+  /// Replaces the all-reduce of each bucket, from the next backward on; null brings it back. The
+  /// same on all ranks. Does nothing in a world of one.
+  void register_communication_hook(CommunicationHook hook);
+
   /// Copies the buffers (running statistics of batch norm) of rank `root` to all ranks. Call it
   /// before an evaluation whose result must not depend on the rank, and before saving.
   ///
   /// Collective. Blocks: the calling thread.
   void broadcast_buffers(int root = 0);
+  /// The same with their mean over the ranks; whole numbers come from rank 0.
+  void average_buffers();
 
+  /// Hooks the parameters anew on the stream that is current now. For programs that train on
+  /// another stream than the one on which the model was wrapped: gradients belong to that one. No
+  /// backward is under way.
+  void rebind();
+
+  /// What happened so far, on this rank.
+  [[nodiscard]] DistributedDataParallelStatistics statistics() const;
   /// How the gradients travel: bytes of each bucket, in the order of their all-reduce.
   [[nodiscard]] std::vector<std::size_t> bucket_bytes() const;
 
@@ -49,47 +107,54 @@ class LOCKSTEP_API DistributedDataParallelBase : public torch::nn::Module {
                               std::shared_ptr<ProcessGroup> group,
                               const DistributedDataParallelOptions& options);
 
+  /// Comes before each forward of so many samples. Where parameters were replaced, frozen or thawed
+  /// since, all ranks divide them into buckets anew. Collective in that case.
+  void begin_forward(std::int64_t samples);
+  void end_forward();
   /// Makes the backward that reaches `output` finish the reduction when its outermost graph is
   /// done, also where parts of the model run a backward of their own (checkpointing).
   void watch(const torch::Tensor& output);
-  void watch(const std::vector<torch::Tensor>& outputs);
-  template <typename... Outputs>
-  void watch(const std::tuple<Outputs...>& outputs) {
-    std::apply([this](const auto&... output) { (watch(output), ...); }, outputs);
-  }
-  template <typename First, typename Second>
-  void watch(const std::pair<First, Second>& outputs) {
-    watch(outputs.first);
-    watch(outputs.second);
-  }
-  /// Outputs of another type are complete when the backward that reaches the first parameter is.
-  template <typename Other>
-  void watch(const Other&) {}
 
  private:
+  using Clock = std::chrono::steady_clock;
+
+  [[nodiscard]] bool has_other_parameters() const;
+  /// Collective.
+  void compare_and_hook();
+
   std::shared_ptr<torch::nn::Module> module_;
   std::shared_ptr<ProcessGroup> group_;
+  DistributedDataParallelOptions options_;
+  std::shared_ptr<std::atomic<int>> pauses_ = std::make_shared<std::atomic<int>>(0);
+  CommunicationHook hook_;
+  std::vector<torch::Tensor> hooked_;  // the parameters that the reducer knows
   std::unique_ptr<GradientReducer> reducer_;
+  DistributedDataParallelStatistics before_;  // of reducers that were replaced
+  Clock::time_point forward_begin_;
+  Clock::duration forward_ = {}, forward_total_ = {};
+  std::uint64_t forward_step_ = 0;  // of `forward_`
 };
 
 /// A module whose gradients are averaged over all ranks when `backward()` returns.
 ///
 /// Construct it with `DistributedDataParallel<Net>` below. Every rank wraps the same module and
-/// calls forward and backward equally often. Buckets of gradients are all-reduced in a fixed order
-/// while backward still runs; afterwards every parameter's `grad()` is the average, bitwise equal
-/// on all ranks.
+/// calls forward and backward equally often (or `join`s). Buckets of gradients are all-reduced in a
+/// fixed order while backward still runs; afterwards every parameter's `grad()` is the average,
+/// bitwise equal on all ranks.
 ///
-/// A parameter that no rank used keeps an undefined gradient; one that only some ranks used counts
-/// as zero on the others. The gradients stay in the buckets: `grad()` is a view of one, until
-/// `zero_grad()` drops it.
+/// A parameter that no rank used keeps the gradient it had, undefined as a rule; one that only some
+/// ranks used counts as zero on the others. A part of the model may run several times in one
+/// backward, as recomputed activations do. Sparse gradients of embeddings stay sparse. The
+/// gradients stay in the buckets: `grad()` is a view of one, until `zero_grad()` drops it.
 ///
-/// Collective: construction, backward, `broadcast_buffers`. Construction compares names, shapes and
-/// dtypes over the ranks, then copies parameters and buffers of rank 0 to all others.
-/// Thread-safety: one thread at a time, which must also be the only one to use the group meanwhile.
-/// Owns: hooks on the parameters' gradient accumulators, removed on destruction, and the buckets.
-/// Throws: `MismatchError` naming the first parameter or buffer that differs; from `backward()`
-/// what a collective throws. Source: Li et al., "PyTorch Distributed: Experiences on Accelerating
-/// Data Parallel Training", VLDB 2020.
+/// Collective: construction, backward (without a `NoSyncGuard`), `join`, and what says so.
+/// Construction compares names, shapes and dtypes over the ranks, then copies parameters and
+/// buffers of rank 0 to all others. Thread-safety: one thread at a time, which must also be the
+/// only one to use the group meanwhile. Owns: hooks on the parameters' gradient accumulators,
+/// removed on destruction, and the buckets. Throws: `MismatchError` naming the first parameter or
+/// buffer that differs; from `backward()` what a collective throws, and `c10::Error` for
+/// `create_graph`. Source: Li et al., "PyTorch Distributed: Experiences on Accelerating Data
+/// Parallel Training", VLDB 2020.
 template <typename Net>
 class DistributedDataParallelImpl : public DistributedDataParallelBase {
  public:
@@ -97,10 +162,15 @@ class DistributedDataParallelImpl : public DistributedDataParallelBase {
                               const DistributedDataParallelOptions& options = {})
       : DistributedDataParallelBase(net.ptr(), std::move(group), options), net_(std::move(net)) {}
 
+  /// As the wrapped module's. Outputs may be tensors, and containers, tuples, optionals and pairs
+  /// of them to any depth; a type of the program's own is looked into if it has `template <typename
+  /// F> void for_each_tensor(F f) const`.
   template <typename... Arguments>
   auto forward(Arguments&&... arguments) {
+    begin_forward(detail::samples_of(arguments...));
     auto output = net_->forward(std::forward<Arguments>(arguments)...);
-    watch(output);
+    end_forward();
+    detail::for_each_tensor(output, [this](const torch::Tensor& tensor) { watch(tensor); });
     return output;
   }
 

@@ -1,12 +1,33 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include <c10/core/ScalarType.h>
 #include <torch/arg.h>
 
 #include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
 
 namespace lockstep {
 
+/// What gradients are divided by where ranks have had different amounts of data.
+enum class GradientAveraging : std::uint8_t {
+  ActiveRanks,  ///< the ranks that still have data (all of them, unless some have joined)
+  AllRanks,     ///< the world size, also when some have joined; PyTorch's default
+  Samples,      ///< each rank counts by its samples: the mean over all samples of the step
+};
+
+/// What happens to buffers (running statistics of batch norm) at the end of each backward, never
+/// inside a forward.
+enum class BufferSync : std::uint8_t {
+  Local,      ///< nothing; see `synchronize_buffers`
+  Broadcast,  ///< those of rank 0, or of the first rank that still has data
+  Average,    ///< the mean over the ranks that still have data; whole numbers as Broadcast
+};
+
+/// The same on all ranks, which is checked.
 struct DistributedDataParallelOptions {
   /// Gradients travel in buckets of at most this many bytes; a parameter larger than that has a
   /// bucket of its own.
@@ -14,9 +35,33 @@ struct DistributedDataParallelOptions {
   /// Cap of the first bucket to be complete. Small, so that communication starts early. At most
   /// `bucket_cap_bytes`.
   TORCH_ARG(std::size_t, first_bucket_cap_bytes) = std::size_t{1} << 20;
+  /// Caps of the first, second, ... bucket instead of the two above; the last one serves all
+  /// further buckets.
+  TORCH_ARG(std::vector<std::size_t>, bucket_caps_bytes) = {};
+  /// Whether buckets are planned anew after the first backward, in the order in which its gradients
+  /// came on rank 0. Until then: reverse order of registration.
+  TORCH_ARG(bool, learn_order) = true;
+  /// After this many backwards, bucket boundaries are chosen anew, so that by the times measured
+  /// till then the ranks wait least at the end of backward. 0: never. Results do not depend on it.
+  TORCH_ARG(std::size_t, tune_buckets_after) = 0;
+
   /// Whether parameters and buffers start as those of rank 0. Without it the caller makes them
-  /// equal.
+  /// equal. PyTorch calls it init_sync.
   TORCH_ARG(bool, broadcast_at_start) = true;
+  /// Names of parameters and buffers that are no concern of Lockstep: neither compared, nor made
+  /// equal, nor averaged.
+  TORCH_ARG(std::vector<std::string>, ignored_names) = {};
+
+  TORCH_ARG(GradientAveraging, averaging) = GradientAveraging::ActiveRanks;
+  TORCH_ARG(BufferSync, buffer_sync) = BufferSync::Local;
+  /// Gradients of Float and Double parameters travel and are added in this dtype (Half, BFloat16 or
+  /// Float) where it is smaller than theirs.
+  TORCH_ARG(std::optional<at::ScalarType>, reduce_dtype) = std::nullopt;
+  /// A promise: each backward gives every parameter as many gradients as the first one did, on
+  /// every rank. Saves the last, small exchange of each step. Ranks cannot `join` then, and
+  /// averaging by samples is refused.
+  TORCH_ARG(bool, static_graph) = false;
+
   /// Tells glibc, for the whole process, to keep freed memory instead of returning it to the
   /// system: the gradients that every step allocates and frees would be faulted in again each time.
   /// CPU training only; does nothing with another C library's allocator or where the user set

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <lockstep/comm/future.h>
+#include <lockstep/comm/process_group.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <utility>
+#include <vector>
+
+namespace lockstep {
+
+/// One bucket as a communication hook gets it: this rank's gradients of some parameters, side by
+/// side. Valid until the hook's future has been waited for.
+class GradientBucketView {
+ public:
+  GradientBucketView(std::size_t index, bool is_last, std::uint64_t plan, at::Tensor buffer,
+                     std::vector<at::Tensor> gradients, std::vector<at::Tensor> parameters)
+      : index_(index),
+        is_last_(is_last),
+        plan_(plan),
+        buffer_(std::move(buffer)),
+        gradients_(std::move(gradients)),
+        parameters_(std::move(parameters)) {}
+
+  /// Place in the order in which buckets are reduced; the same on all ranks.
+  [[nodiscard]] std::size_t index() const noexcept { return index_; }
+  [[nodiscard]] bool is_last() const noexcept { return is_last_; }
+  /// Which division of the parameters into buckets this belongs to: 1, 2, ... State that a hook
+  /// keeps by `index()` is worthless when this number changes; state kept by parameter is not.
+  [[nodiscard]] std::uint64_t plan() const noexcept { return plan_; }
+  /// Shapes: one dimension, contiguous, in the memory that the group reduces fastest. Between two
+  /// gradients there may be a few zeros.
+  [[nodiscard]] const at::Tensor& buffer() const noexcept { return buffer_; }
+  /// The same memory, one tensor a parameter, in the parameters' shapes.
+  [[nodiscard]] const std::vector<at::Tensor>& gradients() const noexcept { return gradients_; }
+  [[nodiscard]] const std::vector<at::Tensor>& parameters() const noexcept { return parameters_; }
+
+ private:
+  std::size_t index_;
+  bool is_last_;
+  std::uint64_t plan_;
+  at::Tensor buffer_;
+  std::vector<at::Tensor> gradients_;
+  std::vector<at::Tensor> parameters_;
+};
+
+/// Takes the place of the all-reduce of a bucket. Returns the future of a tensor like `buffer()`
+/// that holds the average over the ranks; `buffer()` itself may be used and returned.
+///
+/// It is called once a bucket and step, in bucket order, the same on all ranks, and starts
+/// collectives of the group without waiting for them; what follows a collective goes into
+/// `Work::then`. Futures are waited for in bucket order when backward ends. On a rank that has no
+/// data left (`join`), the gradients are zeros. Source: PyTorch's DDP communication hooks.
+using CommunicationHook =
+    std::function<Future<at::Tensor>(ProcessGroup&, const GradientBucketView&)>;
+
+}  // namespace lockstep

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace lockstep {
+
+/// What a `DistributedDataParallel` has done so far, on this rank. Times are the host's: of work on
+/// a GPU they tell when it was enqueued. In a world of one, buckets and communication are empty.
+struct DistributedDataParallelStatistics {
+  using Seconds = std::chrono::duration<double>;
+  struct Times {
+    Seconds forward{};        ///< of the wrapped module, all calls since the backward before
+    Seconds backward{};       ///< from the first sign of it to the last gradient
+    Seconds communication{};  ///< from the first bucket's start to the last one's end
+    Seconds exposed{};        ///< the part of it for which backward had to wait at its end
+  };
+
+  std::uint64_t steps = 0;  ///< backwards that ended with averaged gradients
+  Times last;
+  Times total;
+
+  struct Bucket {
+    std::size_t bytes = 0;
+    std::vector<std::string> parameters;  ///< names, in the order of their places
+  };
+  std::vector<Bucket> buckets;  ///< in the order in which they are reduced
+  std::uint64_t plan = 0;       ///< how often parameters were divided into buckets
+  std::string plan_reason;      ///< why they are divided like that
+
+  /// Parameters that no rank used in the last backward; those that this rank did not use.
+  std::vector<std::string> unused_parameters;
+  std::vector<std::string> locally_unused_parameters;
+  /// Parameters that got gradients after their bucket had been reduced, and were reduced once more.
+  std::vector<std::string> late_parameters;
+};
+
+}  // namespace lockstep

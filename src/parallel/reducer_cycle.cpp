@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The end of a cycle: what is left to be reduced, the average, and what ranks learn of one another.
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/zeros_like.h>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "parallel/reducer_state.h"
+#include "parallel/sparse_gradients.h"
+
+namespace lockstep {
+
+void ReducerState::finish() {
+  const std::lock_guard lock(mutex_);
+  const at::NoGradGuard no_grad;
+  try {
+    static_cast<void>(complete_cycle());
+  } catch (...) {
+    reset();
+    throw;
+  }
+}
+
+bool ReducerState::shadow() {
+  const std::lock_guard lock(mutex_);
+  const at::NoGradGuard no_grad;
+  if (is_in_cycle_) recover();
+  try {
+    begin_cycle(0);
+    // Whatever gradients this rank still has belong to no data of this cycle.
+    for (Parameter& parameter : parameters_) {
+      parameter.is_used = false;
+      keep(parameter);
+      bucket_of(parameter).take_nothing(parameter.place);
+    }
+    return complete_cycle();
+  } catch (...) {
+    reset();
+    throw;
+  }
+}
+
+bool ReducerState::complete_cycle() {
+  const auto end_of_backward = Clock::now();
+  for (Parameter& parameter : parameters_) {
+    if (!bucket_of(parameter).has_taken(parameter.place)) take(parameter);
+  }
+  launch_complete_buckets();
+  if (has_summary()) launch_summary();
+  const auto wait_begin = Clock::now();
+  wait_for_buckets();
+  if (has_summary()) summary_->wait(*group_);
+  const auto wait_end = Clock::now();
+
+  const bool has_data = summary_->active_ranks() > 0 || !has_summary();
+  if (has_data) {
+    if (has_summary()) add_late_gradients();
+    give_all(factor());
+    synchronize_buffers();
+    learn();
+    statistics_.last = {
+        {}, end_of_backward - cycle_begin_, wait_end - first_launch_, wait_end - wait_begin};
+    statistics_.total.backward += statistics_.last.backward;
+    statistics_.total.communication += statistics_.last.communication;
+    statistics_.total.exposed += statistics_.last.exposed;
+    ++statistics_.steps;
+  } else {
+    for (Parameter& parameter : parameters_) parameter.tensor.mutable_grad() = parameter.kept;
+  }
+  reset();
+  return has_data;
+}
+
+bool ReducerState::has_summary() const {
+  return !options_.static_graph() || cycles_ == 0;
+}
+
+void ReducerState::launch_summary() {
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    if (parameters_[i].is_used) summary_->add_used(i);
+    if (parameters_[i].is_late) summary_->add_late(i);
+    if (parameters_[i].is_sparse) summary_->add_sparse(i);
+  }
+  summary_->launch(*group_);
+}
+
+void ReducerState::wait_for_buckets() {
+  auto begin = first_launch_;
+  for (GradientBucket& bucket : buckets_) {
+    bucket.wait();
+    if (!learner_.is_measuring()) continue;
+    const auto end = Clock::now();
+    learner_.note_reduced(bucket.flat().nbytes(), begin, end);
+    begin = end;
+  }
+}
+
+double ReducerState::factor() {
+  if (!has_summary()) return 1;
+  const int active = summary_->active_ranks();
+  const auto ranks = static_cast<double>(group_->size());
+  first_active_rank_ = summary_->first_active_rank();
+  had_shadows_ = had_shadows_ || active < group_->size();
+  if (options_.averaging() == GradientAveraging::ActiveRanks) return ranks / active;
+  if (options_.averaging() == GradientAveraging::AllRanks) return 1;
+  const auto total = static_cast<double>(summary_->total_samples());
+  const double factor = ranks * static_cast<double>(nominal_) / total;
+  nominal_ = std::max<std::int64_t>(1, std::llround(total / active));
+  return factor;
+}
+
+void ReducerState::add_late_gradients() {
+  statistics_.late_parameters.clear();
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    if (summary_->late(i) == 0) continue;
+    Parameter& parameter = parameters_[i];
+    statistics_.late_parameters.push_back(parameter.name);
+    const at::Tensor& view = bucket_of(parameter).view(parameter.place);
+    // In memory order, as the view's: ordinary memory, since this is rare.
+    const at::Tensor late = at::zeros_like(view);
+    if (parameter.is_late) late.add_(parameter.tensor.grad(), scale_);
+    const auto scope = group_->with(CallOptions().name("late gradient"));
+    group_->all_reduce(late, ReduceOp::Avg).wait();
+    view.add_(late);
+  }
+}
+
+void ReducerState::give_all(double factor) {
+  if (factor != 1) {
+    for (GradientBucket& bucket : buckets_) bucket.flat().mul_(factor);
+  }
+  statistics_.unused_parameters.clear();
+  statistics_.locally_unused_parameters.clear();
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    Parameter& parameter = parameters_[i];
+    if (has_summary()) parameter.was_used = summary_->used(i) > 0;
+    if (!parameter.is_used) statistics_.locally_unused_parameters.push_back(parameter.name);
+    if (parameter.count > 0) parameter.expected = parameter.count;
+    if (!parameter.was_used) {
+      // Stays as it is, undefined as a rule, so that no optimizer moves it.
+      statistics_.unused_parameters.push_back(parameter.name);
+      parameter.tensor.mutable_grad() = parameter.kept;
+    } else if (has_summary() ? summary_->sparse(i) > 0 : parameter.is_sparse) {
+      give_sparse(parameter, factor);
+    } else {
+      bucket_of(parameter).give(parameter.place, parameter.tensor);
+    }
+  }
+}
+
+void ReducerState::give_sparse(Parameter& parameter, double factor) {
+  const auto index = static_cast<std::size_t>(&parameter - parameters_.data());
+  const at::Tensor local = parameter.is_sparse ? parameter.tensor.grad() : at::Tensor();
+  at::Tensor average = average_sparse(*group_, local, parameter.tensor, scale_);
+  if (factor != 1) average = average.mul(factor);
+  const bool is_dense_somewhere = has_summary() && summary_->used(index) > summary_->sparse(index);
+  if (is_dense_somewhere) {
+    average = bucket_of(parameter).view(parameter.place).to(average.scalar_type()).add(average);
+  }
+  parameter.tensor.mutable_grad() = average;
+}
+
+void ReducerState::synchronize_buffers() {
+  if (buffers_.empty() || options_.buffer_sync() == BufferSync::Local) return;
+  if (options_.buffer_sync() == BufferSync::Broadcast) {
+    return broadcast_tensors(*group_, buffers_, first_active_rank_);
+  }
+  const bool is_active = !has_summary() || summary_->samples_of(group_->rank()) > 0;
+  average_tensors(*group_, buffers_, is_active, first_active_rank_);
+}
+
+void ReducerState::learn() {
+  ++cycles_;
+  proposal_ = learner_.end_cycle(*group_, first_active_rank_);
+}
+
+}  // namespace lockstep

@@ -1,0 +1,304 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "parallel/reducer_state.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/full.h>
+#include <torch/csrc/autograd/engine.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace lockstep {
+namespace {
+
+// Gradients of this parameter travel in this dtype.
+at::ScalarType travelling_dtype(const at::Tensor& parameter,
+                                const DistributedDataParallelOptions& options) {
+  const at::ScalarType own = parameter.scalar_type();
+  const auto wanted = options.reduce_dtype();
+  const bool is_smaller =
+      wanted && at::isFloatingType(own) && c10::elementSize(*wanted) < c10::elementSize(own);
+  return is_smaller ? *wanted : own;
+}
+
+PlanLearner::Settings settings_of(const DistributedDataParallelOptions& options) {
+  PlanLearner::Settings settings;
+  settings.caps = options.bucket_caps_bytes();
+  if (settings.caps.empty()) {
+    settings.caps = {std::min(options.first_bucket_cap_bytes(), options.bucket_cap_bytes()),
+                     options.bucket_cap_bytes()};
+  }
+  settings.learns_order = options.learn_order();
+  settings.tune_after = options.tune_buckets_after();
+  return settings;
+}
+
+std::vector<GradientShape> shapes_of(const NamedTensors& parameters,
+                                     const DistributedDataParallelOptions& options) {
+  std::vector<GradientShape> shapes;
+  for (const auto& [name, tensor] : parameters) {
+    shapes.push_back({static_cast<std::size_t>(tensor.numel()), travelling_dtype(tensor, options),
+                      tensor.device()});
+  }
+  return shapes;
+}
+
+}  // namespace
+
+ReducerState::ReducerState(std::shared_ptr<ProcessGroup> group, NamedTensors parameters,
+                           NamedTensors buffers, const DistributedDataParallelOptions& options,
+                           std::shared_ptr<const std::atomic<int>> pauses)
+    : group_(std::move(group)),
+      buffers_(std::move(buffers)),
+      options_(options),
+      pauses_(std::move(pauses)),
+      shapes_(shapes_of(parameters, options)),
+      learner_(shapes_, settings_of(options)) {
+  for (auto& [name, tensor] : parameters) {
+    parameters_.emplace_back();
+    parameters_.back().name = std::move(name);
+    parameters_.back().tensor = std::move(tensor);
+  }
+  allocate();
+  summary_.emplace(*group_, parameters_.size());
+  const auto proposal = learner_.first();
+  divide(proposal.plans, proposal.reason);
+}
+
+void ReducerState::allocate() {
+  // How much there is of each kind depends on no plan: every gradient begins on a cache line.
+  std::vector<BucketPlan> kinds;
+  for (std::size_t i = 0; i < shapes_.size(); ++i) {
+    const auto is_alike = [&](const BucketPlan& kind) {
+      return kind.dtype == shapes_[i].dtype && kind.device == shapes_[i].device;
+    };
+    auto kind = std::find_if(kinds.begin(), kinds.end(), is_alike);
+    if (kind == kinds.end()) {
+      kind = kinds.insert(kinds.end(), BucketPlan{{}, shapes_[i].dtype, shapes_[i].device});
+    }
+    kind->parameters.push_back(i);
+  }
+  for (const BucketPlan& kind : kinds) {
+    const auto elements = GradientBucket::elements_for(kind, shapes_);
+    arenas_.push_back(group_->allocate({static_cast<std::int64_t>(elements)},
+                                       at::TensorOptions(kind.dtype).device(kind.device)));
+  }
+}
+
+void ReducerState::divide(const std::vector<BucketPlan>& plans, const std::string& reason) {
+  const at::NoGradGuard no_grad;
+  std::vector<at::Tensor> tensors;
+  for (Parameter& parameter : parameters_) {
+    // Gradients that lie in the arenas would be written over.
+    auto& gradient = parameter.tensor.mutable_grad();
+    if (!buckets_.empty() && gradient.defined() && gradient.layout() == at::kStrided &&
+        bucket_of(parameter).is_view(parameter.place, gradient)) {
+      gradient = gradient.clone();
+    }
+    tensors.push_back(parameter.tensor);
+  }
+  buckets_.clear();
+  statistics_.buckets.clear();
+  std::vector<std::int64_t> used(arenas_.size(), 0);
+  for (const BucketPlan& plan : plans) {
+    std::size_t kind = 0;
+    while (arenas_[kind].scalar_type() != plan.dtype || arenas_[kind].device() != plan.device) {
+      ++kind;
+    }
+    const auto elements = static_cast<std::int64_t>(GradientBucket::elements_for(plan, shapes_));
+    const at::Tensor flat = arenas_[kind].narrow(0, used[kind], elements);
+    used[kind] += elements;
+    flat.zero_();  // also between the gradients
+    const std::size_t index = buckets_.size();
+    buckets_.emplace_back(
+        plan, flat, group_->own_share(flat), tensors,
+        "bucket " + std::to_string(index + 1) + " of " + std::to_string(plans.size()));
+    auto& described = statistics_.buckets.emplace_back();
+    described.bytes = flat.nbytes();
+    for (std::size_t place = 0; place < plan.parameters.size(); ++place) {
+      Parameter& parameter = parameters_[plan.parameters[place]];
+      parameter.bucket = index;
+      parameter.place = place;
+      described.parameters.push_back(parameter.name);
+    }
+  }
+  ++statistics_.plan;
+  statistics_.plan_reason = reason;
+}
+
+void ReducerState::begin() {
+  const std::lock_guard lock(mutex_);
+  if (!is_paused()) begin_locked();
+}
+
+void ReducerState::begin_locked() {
+  if (is_in_cycle_ && !backward_.expired()) return;
+  if (is_in_cycle_) recover();
+  TORCH_CHECK(options_.averaging() != GradientAveraging::Samples || samples_ > 0,
+              "DistributedDataParallel: averaging by samples, but forward's first argument is no "
+              "tensor of samples; call set_samples before backward");
+  // Runs when the graph that is being worked on now is done: the outermost one, if an output's hook
+  // came first. A graph that throws drops the callback unrun, and with it the token.
+  const auto token = std::make_shared<bool>(true);
+  backward_ = token;
+  begin_cycle(options_.averaging() == GradientAveraging::Samples ? samples_ : 1);
+  torch::autograd::Engine::get_default_engine().queue_callback([weak = weak_from_this(), token] {
+    if (const auto self = weak.lock()) self->finish();
+  });
+}
+
+void ReducerState::begin_cycle(std::int64_t samples) {
+  const at::NoGradGuard no_grad;
+  is_in_cycle_ = true;
+  cycle_begin_ = Clock::now();
+  if (const auto proposal = std::exchange(proposal_, std::nullopt)) {
+    divide(proposal->plans, proposal->reason);
+  }
+  learner_.begin_cycle();
+  scale_ = 1;
+  if (options_.averaging() == GradientAveraging::Samples) {
+    if (nominal_ == 0) {
+      const auto most = at::full({1}, samples, at::kLong);
+      group_->all_reduce(most, ReduceOp::Max).wait();
+      nominal_ = std::max<std::int64_t>(1, most.item<std::int64_t>());
+    }
+    scale_ = static_cast<double>(samples) / static_cast<double>(nominal_);
+  }
+  summary_->clear();
+  summary_->set_samples(samples);
+}
+
+void ReducerState::on_gradient(std::size_t index) {
+  const std::lock_guard lock(mutex_);
+  const at::NoGradGuard no_grad;
+  Parameter& parameter = parameters_[index];
+  const at::Tensor& gradient = parameter.tensor.grad();
+  TORCH_CHECK(!gradient.defined() || !gradient.requires_grad(),
+              "DistributedDataParallel: the gradient of parameter '", parameter.name,
+              "' has a graph of its own (backward with create_graph); averages cannot be "
+              "differentiated. Use torch::autograd::grad for the inner derivative");
+  if (!is_paused()) begin_locked();
+  if (gradient.defined()) parameter.is_used = true;
+  if (is_paused()) return;
+  ++parameter.count;
+  if (bucket_of(parameter).is_launched()) {
+    // Another gradient after those of earlier backwards: a part of the model runs several times
+    // within this one. It is reduced once more, at the end.
+    parameter.is_late = gradient.defined() && !parameter.is_sparse;
+    TORCH_CHECK(!parameter.is_late || has_summary(), "DistributedDataParallel: parameter '",
+                parameter.name,
+                "' got more gradients than in the first backward, which static_graph excludes");
+  } else if (parameter.count >= parameter.expected) {
+    take(parameter);
+    learner_.note_ready(index);
+    launch_complete_buckets();
+  }
+  group_->progress();
+  while (let_go_ < launched_ && buckets_[let_go_].is_reduced()) buckets_[let_go_++].let_go();
+}
+
+void ReducerState::take(Parameter& parameter) {
+  const at::Tensor& gradient = parameter.tensor.grad();
+  GradientBucket& bucket = bucket_of(parameter);
+  if (parameter.is_sparse || (gradient.defined() && gradient.layout() != at::kStrided)) {
+    parameter.is_sparse = true;
+    return bucket.take_nothing(parameter.place);
+  }
+  if (!parameter.is_used) keep(parameter);
+  bucket.take(parameter.place, parameter.tensor, scale_);
+}
+
+void ReducerState::keep(Parameter& parameter) {
+  const at::Tensor& gradient = parameter.tensor.grad();
+  const bool is_view = gradient.defined() && gradient.layout() == at::kStrided &&
+                       bucket_of(parameter).is_view(parameter.place, gradient);
+  parameter.kept = is_view ? gradient.clone() : gradient;
+}
+
+void ReducerState::launch_complete_buckets() {
+  while (launched_ < buckets_.size() && buckets_[launched_].is_complete()) {
+    if (launched_ == 0) first_launch_ = Clock::now();
+    launch(buckets_[launched_]);
+    ++launched_;
+  }
+}
+
+void ReducerState::launch(GradientBucket& bucket) {
+  if (!hook_) return bucket.launch(*group_);
+  std::vector<at::Tensor> tensors;
+  for (const std::size_t index : bucket.parameters()) tensors.push_back(parameters_[index].tensor);
+  bucket.launch(*group_, hook_,
+                GradientBucketView(launched_, launched_ + 1 == buckets_.size(), statistics_.plan,
+                                   bucket.flat(), bucket.views(), std::move(tensors)));
+}
+
+void ReducerState::recover() {
+  for (GradientBucket& bucket : buckets_) {
+    if (bucket.is_launched()) bucket.wait();
+  }
+  const std::int64_t samples = samples_;  // the same outputs may get another backward
+  reset();
+  samples_ = samples;
+}
+
+void ReducerState::reset() noexcept {
+  for (GradientBucket& bucket : buckets_) bucket.reset();
+  for (Parameter& parameter : parameters_) {
+    parameter.count = 0;
+    parameter.is_sparse = parameter.is_late = parameter.is_used = false;
+    parameter.kept.reset();
+  }
+  launched_ = let_go_ = 0;
+  samples_ = 0;
+  is_in_cycle_ = false;
+}
+
+void ReducerState::note_forward(std::int64_t samples) {
+  const std::lock_guard lock(mutex_);
+  if (is_in_cycle_ && backward_.expired()) {
+    recover();
+    samples_ = 0;
+  }
+  samples_ += samples;
+}
+
+void ReducerState::set_samples(std::int64_t samples) {
+  const std::lock_guard lock(mutex_);
+  samples_ = samples;
+}
+
+void ReducerState::set_hook(CommunicationHook hook) {
+  const std::lock_guard lock(mutex_);
+  TORCH_CHECK(!is_in_cycle_ || backward_.expired(),
+              "DistributedDataParallel: a communication hook cannot change during backward");
+  hook_ = std::move(hook);
+}
+
+int ReducerState::first_active_rank() {
+  const std::lock_guard lock(mutex_);
+  return first_active_rank_;
+}
+
+bool ReducerState::take_had_shadows() {
+  const std::lock_guard lock(mutex_);
+  return std::exchange(had_shadows_, false);
+}
+
+std::vector<std::size_t> ReducerState::bucket_bytes() {
+  const std::lock_guard lock(mutex_);
+  std::vector<std::size_t> bytes;
+  for (const GradientBucket& bucket : buckets_) bytes.push_back(bucket.flat().nbytes());
+  return bytes;
+}
+
+std::uint64_t ReducerState::steps() {
+  const std::lock_guard lock(mutex_);
+  return statistics_.steps;
+}
+
+DistributedDataParallelStatistics ReducerState::statistics() {
+  const std::lock_guard lock(mutex_);
+  return statistics_;
+}
+
+}  // namespace lockstep

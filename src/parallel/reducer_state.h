@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <lockstep/comm/process_group.h>
+#include <lockstep/parallel/communication_hook.h>
+#include <lockstep/parallel/distributed_data_parallel_options.h>
+#include <lockstep/parallel/statistics.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "parallel/bucket_planner.h"
+#include "parallel/gradient_bucket.h"
+#include "parallel/module_state.h"
+#include "parallel/plan_learner.h"
+#include "parallel/reduction_summary.h"
+
+namespace lockstep {
+
+/// What the reducer knows of its parameters and of the backward under way: its hooks lead here.
+///
+/// A *cycle* is what all ranks do together for one backward: the all-reduce of every bucket in
+/// order, then the summary. A rank without data makes a cycle of zeros.
+class ReducerState : public std::enable_shared_from_this<ReducerState> {
+ public:
+  /// `pauses`: while it is not 0, backwards average nothing.
+  ReducerState(std::shared_ptr<ProcessGroup> group, NamedTensors parameters, NamedTensors buffers,
+               const DistributedDataParallelOptions& options,
+               std::shared_ptr<const std::atomic<int>> pauses);
+
+  // --- from autograd's hooks ---
+  /// Some backward has begun, as far as this model is concerned.
+  void begin();
+  void on_gradient(std::size_t index);
+
+  // --- from the program ---
+  /// A forward whose outputs may get a backward begins.
+  void note_forward(std::int64_t samples);
+  void set_samples(std::int64_t samples);
+  void set_hook(CommunicationHook hook);
+  [[nodiscard]] bool shadow();
+  [[nodiscard]] int first_active_rank();
+  /// Whether some rank has made a cycle of zeros since this was last asked.
+  [[nodiscard]] bool take_had_shadows();
+  [[nodiscard]] std::vector<std::size_t> bucket_bytes();
+  [[nodiscard]] std::uint64_t steps();
+  [[nodiscard]] DistributedDataParallelStatistics statistics();
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  struct Parameter {
+    std::string name;
+    at::Tensor tensor;
+    std::size_t bucket = 0;
+    std::size_t place = 0;
+    int expected = 1;  // gradients in a backward; how many the one before had
+    // In this backward:
+    int count = 0;
+    bool is_sparse = false;
+    bool is_late = false;  // has a gradient that its bucket did not take
+    at::Tensor kept;       // its gradient if no rank used it
+    // Since the last average:
+    bool is_used = false;
+    // On any rank, in the last cycle with a summary:
+    bool was_used = true;
+  };
+
+  [[nodiscard]] GradientBucket& bucket_of(const Parameter& parameter) {
+    return buckets_[parameter.bucket];
+  }
+
+  // reducer_state.cpp
+  void allocate();
+  void divide(const std::vector<BucketPlan>& plans, const std::string& reason);
+  [[nodiscard]] bool is_paused() const { return *pauses_ != 0; }
+  void begin_locked();
+  void begin_cycle(std::int64_t samples);
+  void take(Parameter& parameter);
+  /// Keeps what gradient a parameter has, for when no rank used it.
+  void keep(Parameter& parameter);
+  void launch_complete_buckets();
+  void launch(GradientBucket& bucket);
+  /// A backward that threw left its buckets half filled; what it had started is finished first.
+  void recover();
+  void reset() noexcept;
+
+  // reducer_cycle.cpp
+  void finish();
+  /// Returns whether any rank had data.
+  bool complete_cycle();
+  void wait_for_buckets();
+  [[nodiscard]] bool has_summary() const;
+  void launch_summary();
+  [[nodiscard]] double factor();
+  void add_late_gradients();
+  void give_all(double factor);
+  void give_sparse(Parameter& parameter, double factor);
+  void synchronize_buffers();
+  void learn();
+
+  std::shared_ptr<ProcessGroup> group_;
+  NamedTensors buffers_;
+  DistributedDataParallelOptions options_;
+  std::shared_ptr<const std::atomic<int>> pauses_;
+  std::vector<GradientShape> shapes_;
+
+  std::mutex mutex_;  // guards what follows
+  std::vector<Parameter> parameters_;
+  std::vector<at::Tensor> arenas_;  // one a dtype and device; buckets are pieces of them
+  std::vector<GradientBucket> buckets_;
+  std::optional<ReductionSummary> summary_;
+  PlanLearner learner_;
+  std::optional<PlanLearner::Proposal> proposal_;  // for the next backward
+  CommunicationHook hook_;
+  std::int64_t samples_ = 0;  // of forwards since the last average
+  std::int64_t nominal_ = 0;  // samples that a rank usually has; 0: not known yet
+
+  bool is_in_cycle_ = false;
+  std::weak_ptr<bool> backward_;  // lives as long as the backward under way
+  std::size_t launched_ = 0;      // buckets, in their order
+  std::size_t let_go_ = 0;        // of these, known to be reduced
+  double scale_ = 1;              // of this rank's gradients in this cycle
+  std::uint64_t cycles_ = 0;
+  int first_active_rank_ = 0;
+  bool had_shadows_ = false;
+
+  Clock::time_point cycle_begin_, first_launch_;
+  DistributedDataParallelStatistics statistics_;
+};
+
+}  // namespace lockstep

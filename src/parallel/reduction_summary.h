@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <lockstep/comm/process_group.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+
+namespace lockstep {
+
+/// What all ranks must know of one another at the end of a backward, as whole numbers that are
+/// added up: each rank's samples, and for each parameter how many ranks used it, have a gradient
+/// that came too late for its bucket, or have a sparse one.
+///
+/// Travels behind the last bucket, in group memory of the CPU: a few hundred bytes. Thread-safety:
+/// guarded by the reducer's lock.
+class ReductionSummary {
+ public:
+  /// Collective: allocates.
+  ReductionSummary(ProcessGroup& group, std::size_t parameters);
+
+  /// Ready to be written.
+  void clear();
+  void set_samples(std::int64_t samples);
+  void add_used(std::size_t parameter) { entry(parameter) += kUsed; }
+  void add_late(std::size_t parameter) { entry(parameter) += kLate; }
+  void add_sparse(std::size_t parameter) { entry(parameter) += kSparse; }
+
+  void launch(ProcessGroup& group);
+  [[nodiscard]] bool is_launched() const noexcept { return work_.has_value(); }
+  /// Blocks: until the sums are there, since this thread reads them.
+  void wait(ProcessGroup& group) { work_->wait(group.timeout()); }
+
+  // --- after `wait`: sums over the ranks ---
+  [[nodiscard]] std::int64_t samples_of(int rank) const { return words_[rank]; }
+  [[nodiscard]] std::int64_t total_samples() const;
+  [[nodiscard]] int active_ranks() const;
+  /// The first rank with samples; 0 where none has any.
+  [[nodiscard]] int first_active_rank() const;
+  [[nodiscard]] std::int64_t used(std::size_t parameter) const { return entry(parameter) % kLate; }
+  [[nodiscard]] std::int64_t late(std::size_t parameter) const {
+    return entry(parameter) / kLate % kField;
+  }
+  [[nodiscard]] std::int64_t sparse(std::size_t parameter) const {
+    return entry(parameter) / kSparse;
+  }
+
+ private:
+  // Three counts of ranks in one word.
+  static constexpr std::int64_t kField = std::int64_t{1} << 21;
+  static constexpr std::int64_t kUsed = 1;
+  static constexpr std::int64_t kLate = kField;
+  static constexpr std::int64_t kSparse = kField * kField;
+
+  [[nodiscard]] std::int64_t& entry(std::size_t parameter) const {
+    return words_[static_cast<std::size_t>(world_size_) + parameter];
+  }
+
+  int rank_;
+  int world_size_;
+  at::Tensor tensor_;
+  std::int64_t* words_;
+  std::optional<Work> work_;
+};
+
+}  // namespace lockstep
