@@ -23,3 +23,5 @@
 #include <lockstep/parallel/distributed_data_parallel.h>
 #include <lockstep/parallel/distributed_data_parallel_options.h>
 #include <lockstep/parallel/statistics.h>
+#include <lockstep/parallel/sync_batch_norm.h>
+#include <lockstep/training/activation_checkpoint.h>
