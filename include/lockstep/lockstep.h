@@ -22,6 +22,10 @@
 #include <lockstep/parallel/communication_hook.h>
 #include <lockstep/parallel/distributed_data_parallel.h>
 #include <lockstep/parallel/distributed_data_parallel_options.h>
+#include <lockstep/parallel/hooks/compress.h>
+#include <lockstep/parallel/hooks/int8_error_feedback.h>
+#include <lockstep/parallel/hooks/post_local_sgd.h>
+#include <lockstep/parallel/hooks/power_sgd.h>
 #include <lockstep/parallel/statistics.h>
 #include <lockstep/parallel/sync_batch_norm.h>
 #include <lockstep/training/activation_checkpoint.h>

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <lockstep/core/export.h>
+#include <lockstep/parallel/communication_hook.h>
+#include <torch/arg.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+namespace lockstep::hooks {
+
+/// The same on all ranks, but for `subgroup`.
+struct PostLocalSgdOptions {
+  /// Backwards before this one average their gradients over all ranks.
+  TORCH_ARG(std::uint64_t, start_iteration) = 0;
+  /// From then on gradients are averaged over these ranks, of which this one is one; null: over
+  /// none. The ranks of one host: `group->split(host_number)`.
+  TORCH_ARG(std::shared_ptr<ProcessGroup>, subgroup) = nullptr;
+};
+
+/// Lets ranks, or subgroups, train for themselves between two averages of the parameters: together
+/// with `PeriodicModelAverager`.
+///
+/// A communication hook; copies share their state. One for each model and rank. From
+/// `start_iteration` on, gradients and parameters are not the same on all ranks any more, until the
+/// averager has made the parameters equal.
+///
+/// Shapes: buckets of every dtype that ReduceOp::Avg takes. Sends, a bucket of N bytes: an
+/// all-reduce of N bytes among all ranks, later among those of the subgroup, or nothing. Blocks:
+/// nothing. Thread-safety: one thread at a time, also for the subgroup. Owns: a share of the
+/// subgroup, which is not closed. Throws: from backward what the groups throw.
+///
+/// With ranks that `join`, wrap the model with `GradientAveraging::AllRanks`: the others'
+/// gradients, which are no averages over all ranks, would be scaled as if they were. Source: Lin et
+/// al., "Don't Use Large Mini-Batches, Use Local SGD", ICLR 2020 (arXiv 1808.07217); PyTorch's
+/// post_localSGD_hook.
+class LOCKSTEP_API PostLocalSgd {
+ public:
+  explicit PostLocalSgd(const PostLocalSgdOptions& options = {});
+
+  Future<at::Tensor> operator()(ProcessGroup& group, const GradientBucketView& bucket) const;
+
+  /// Backwards so far.
+  [[nodiscard]] std::uint64_t steps() const noexcept;
+
+ private:
+  struct State;
+
+  std::shared_ptr<State> state_;
+};
+
+/// Averages parameters over the ranks now and then. Call it in every step, on all ranks, after the
+/// optimizer's `step()` and before `zero_grad()`.
+///
+/// Of the calls 0, 1, 2, ... it averages in `warmup_steps`, `warmup_steps + period`, and so on.
+/// Parameters without a gradient were not moved by the optimizer, and are left out, as in PyTorch:
+/// which have one must be the same on all ranks, as it is after a backward of
+/// DistributedDataParallel.
+///
+/// Sends: in such a step, an all-reduce of the parameters' bytes for each of their dtypes and
+/// devices. Thread-safety: as the group's. Source: PyTorch's PeriodicModelAverager.
+class LOCKSTEP_API PeriodicModelAverager {
+ public:
+  /// Throws: `c10::Error` for no group, a period below 1, or less than no warm-up.
+  PeriodicModelAverager(std::shared_ptr<ProcessGroup> group, std::int64_t period,
+                        std::int64_t warmup_steps = 0);
+
+  /// Returns whether this step was one of those that average.
+  ///
+  /// Collective. Blocks: the calling thread, in such a step. Throws: `c10::Error` if no parameter
+  /// has a gradient in such a step; `MismatchError` if ranks have them for different parameters.
+  bool average_parameters(const std::vector<at::Tensor>& parameters);
+
+  /// Calls so far.
+  [[nodiscard]] std::int64_t step() const noexcept { return step_; }
+
+ private:
+  std::shared_ptr<ProcessGroup> group_;
+  std::int64_t period_;
+  std::int64_t warmup_steps_;
+  std::int64_t step_ = 0;
+};
+
+}  // namespace lockstep::hooks

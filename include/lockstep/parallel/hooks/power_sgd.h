@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <lockstep/core/export.h>
+#include <lockstep/parallel/communication_hook.h>
+#include <torch/arg.h>
+
+#include <cstdint>
+#include <memory>
+
+namespace lockstep::hooks {
+
+/// The same on all ranks. Names and defaults are those of PyTorch's PowerSGDState.
+struct PowerSgdOptions {
+  /// How many columns the factors have; at most as many as the matrix has rows or columns. 1 to 4
+  /// is usual. At least 1.
+  TORCH_ARG(std::int64_t, matrix_approximation_rank) = 1;
+  /// Backwards before this one send their gradients whole. The beginning of a training is sensitive
+  /// to inexact gradients; a tenth of all steps is usual. At least 0; 0 and 1 are allowed with
+  /// error feedback and warm start, other than in PyTorch.
+  TORCH_ARG(std::uint64_t, start_iteration) = 1000;
+  /// A matrix of n x m is compressed if (n + m) * rank * this < n * m; otherwise it travels whole.
+  /// Positive.
+  TORCH_ARG(double, min_compression_rate) = 2;
+  /// Whether each rank adds what compression left out of its gradients to the next ones.
+  TORCH_ARG(bool, use_error_feedback) = true;
+  /// Whether a step begins with the factor of the one before, instead of a random one.
+  TORCH_ARG(bool, warm_start) = true;
+  /// Added to the length by which a column is divided. Columns of zeros need none: they stay zeros.
+  /// At least 0.
+  TORCH_ARG(double, orthogonalization_epsilon) = 0;
+  TORCH_ARG(std::uint64_t, random_seed) = 0;
+};
+
+/// Sends factors of low rank instead of gradients: M, a gradient as a matrix of its first dimension
+/// by all others, is replaced by P Q^T with P = the orthogonalised mean of M Q', Q = the mean of
+/// M^T P, and Q' the Q of the step before.
+///
+/// A communication hook; copies share their state. One for each model and rank. State belongs to
+/// parameters, so that it survives another division into buckets. Factors are computed in float
+/// (Double buckets: in double) and orthogonalised in double.
+///
+/// Shapes: buckets of Float, Double, Half, BFloat16. Sends, a bucket: one all-reduce of what is not
+/// compressed and the Ps, one of the Qs, both in the bucket's dtype: the sum of (n + m) * rank over
+/// its compressed matrices and of the sizes of its other gradients, in elements. A bucket with
+/// nothing to compress: one all-reduce where it lies. Blocks: nothing; the second half runs when
+/// the bucket is waited for. Thread-safety: one thread at a time. Owns: with error feedback one
+/// element, with warm start (m * rank) / (n * m) of one, for each compressed element; no parameter.
+/// Throws: `c10::Error` for options out of range, and from backward for buckets of other dtypes.
+///
+/// All ranks get the same bits if they compute alike: the same LibTorch, kind of processor, and
+/// number of threads. A gradient that is not finite makes the average not finite, and leaves no
+/// trace in the state.
+/// Source: Vogels et al., "PowerSGD: Practical Low-Rank Gradient Compression for Distributed
+/// Optimization", NeurIPS 2019 (arXiv 1905.13727); PyTorch's powerSGD_hook, except that columns
+/// that depend on others do no harm here.
+class LOCKSTEP_API PowerSgd {
+ public:
+  explicit PowerSgd(const PowerSgdOptions& options = {});
+
+  Future<at::Tensor> operator()(ProcessGroup& group, const GradientBucketView& bucket) const;
+
+  /// Backwards so far.
+  [[nodiscard]] std::uint64_t steps() const noexcept;
+  /// What this rank has still to send of the gradients of `parameter`, in its shape. Undefined if
+  /// nothing was left out yet.
+  [[nodiscard]] at::Tensor error_of(const at::Tensor& parameter) const;
+
+ private:
+  class State;
+
+  std::shared_ptr<State> state_;
+};
+
+/// The same with each bucket as one square matrix, filled up with zeros: fewer and larger products,
+/// worse approximations, since rows of different parameters have little in common. Try `PowerSgd`
+/// first.
+///
+/// As `PowerSgd` in everything else, with these differences. Sends, a bucket of N elements: 2 *
+/// rank * ceil(sqrt(N)) elements in two all-reduces; N in one where `min_compression_rate` is not
+/// reached. The factor of the step before belongs to the bucket's index, and is dropped when
+/// `plan()` or the bucket's parameters change; errors belong to parameters and stay.
+/// Source: PyTorch's batched_powerSGD_hook, which takes no notice of `min_compression_rate`.
+class LOCKSTEP_API BatchedPowerSgd {
+ public:
+  explicit BatchedPowerSgd(const PowerSgdOptions& options = {});
+
+  Future<at::Tensor> operator()(ProcessGroup& group, const GradientBucketView& bucket) const;
+
+  [[nodiscard]] std::uint64_t steps() const noexcept;
+  [[nodiscard]] at::Tensor error_of(const at::Tensor& parameter) const;
+
+ private:
+  class State;
+
+  std::shared_ptr<State> state_;
+};
+
+}  // namespace lockstep::hooks

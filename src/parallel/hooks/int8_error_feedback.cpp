@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros.h>
+#include <c10/util/Exception.h>
+#include <lockstep/parallel/hooks/int8_error_feedback.h>
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "parallel/hooks/bucket_layout.h"
+#include "parallel/hooks/error_feedback.h"
+
+namespace lockstep::hooks {
+namespace {
+
+constexpr std::int64_t kLargest = 127;
+constexpr std::int64_t kScaleBytes = 4;  // of a float, behind the numbers of its chunk
+constexpr std::int64_t kMaxChunkElements = std::int64_t{1} << 20;
+
+std::int64_t divided_up(std::int64_t elements, std::int64_t parts) {
+  return (elements + parts - 1) / parts;
+}
+
+// `packets`: the last dimension is a chunk's numbers and its scale.
+at::Tensor numbers_in(const at::Tensor& packets) {
+  return packets.narrow(-1, 0, packets.size(-1) - kScaleBytes);
+}
+
+at::Tensor scales_in(const at::Tensor& packets) {
+  return packets.narrow(-1, packets.size(-1) - kScaleBytes, kScaleBytes).view(at::kFloat);
+}
+
+at::Tensor quantized(const at::Tensor& chunks) {
+  auto sizes = chunks.sizes().vec();
+  sizes.back() += kScaleBytes;
+  const at::Tensor packets = at::empty(sizes, chunks.options().dtype(at::kChar));
+  const at::Tensor scales = scales_in(packets);
+  scales.copy_(chunks.abs().amax(-1, /*keepdim=*/true).div_(kLargest));
+  // A chunk of zeros divides zero by zero, one that is not finite has a scale that is not: numbers
+  // of no value, but defined ones. The scale says the rest.
+  numbers_in(packets).copy_(chunks.div(scales.to(chunks.scalar_type()))
+                                .round_()
+                                .nan_to_num_(0, 0, 0)
+                                .clamp_(-kLargest, kLargest));
+  return packets;
+}
+
+at::Tensor dequantized(const at::Tensor& packets, at::ScalarType dtype) {
+  return numbers_in(packets).to(dtype).mul_(scales_in(packets).to(dtype));
+}
+
+/// What is under way for one bucket.
+struct Exchange {
+  GradientBucketView bucket;
+  at::Tensor chunks;               // ranks x chunks x elements: the gradients and their errors
+  std::vector<at::Tensor> values;  // the gradients' places in it
+  at::Tensor sent;
+  at::Tensor received;
+};
+
+}  // namespace
+
+class Int8ErrorFeedback::State : public std::enable_shared_from_this<Int8ErrorFeedback::State> {
+ public:
+  explicit State(const Int8ErrorFeedbackOptions& options) : options_(options) {}
+
+  Future<at::Tensor> run(ProcessGroup& group, const GradientBucketView& bucket);
+  [[nodiscard]] at::Tensor error_of(const at::Tensor& parameter) const {
+    return errors_.of(parameter);
+  }
+
+ private:
+  std::shared_ptr<Exchange> begin(const GradientBucketView& bucket, std::int64_t ranks);
+  /// From the share of all ranks' gradients that came to what this rank makes of it.
+  static void average(Exchange& exchange, std::int64_t rank);
+  at::Tensor end(Exchange& exchange);
+
+  Int8ErrorFeedbackOptions options_;
+  ErrorFeedback errors_;
+};
+
+std::shared_ptr<Exchange> Int8ErrorFeedback::State::begin(const GradientBucketView& bucket,
+                                                          std::int64_t ranks) {
+  const at::Tensor& buffer = bucket.buffer();
+  const std::int64_t share = divided_up(divided_up(buffer.numel(), ranks), kScaleBytes) *
+                             kScaleBytes;  // scales lie on multiples of their size
+  const std::int64_t elements = std::min(options_.chunk_elements(), share);
+  const std::int64_t chunks = divided_up(share, elements);
+  const at::Tensor flat =
+      at::zeros({ranks * chunks * elements}, buffer.options().dtype(computing_dtype(bucket)));
+  flat.narrow(0, 0, buffer.numel()).copy_(buffer);
+  const auto exchange = std::make_shared<Exchange>(
+      Exchange{bucket, flat.view({ranks, chunks, elements}), views_in(flat, bucket), {}, {}});
+  if (options_.use_error_feedback()) {
+    for (std::size_t i = 0; i < exchange->values.size(); ++i) {
+      errors_.add(bucket.parameters()[i], exchange->values[i]);
+    }
+  }
+  exchange->sent = quantized(exchange->chunks);
+  exchange->received = at::empty_like(exchange->sent);
+  exchange->chunks.sub_(dequantized(exchange->sent, flat.scalar_type()));
+  return exchange;
+}
+
+void Int8ErrorFeedback::State::average(Exchange& exchange, std::int64_t rank) {
+  const at::ScalarType dtype = exchange.chunks.scalar_type();
+  const std::int64_t ranks = exchange.received.size(0);
+  at::Tensor mean = dequantized(exchange.received[0], dtype);
+  for (std::int64_t i = 1; i < ranks; ++i) mean.add_(dequantized(exchange.received[i], dtype));
+  mean.div_(ranks);
+  exchange.sent = quantized(mean);
+  // As it will lie in the bucket. This rank's gradients count as one part of `ranks`.
+  const at::Tensor given =
+      dequantized(exchange.sent, dtype).to(exchange.bucket.buffer().scalar_type());
+  exchange.chunks[rank].add_(mean.sub_(given), ranks);
+}
+
+at::Tensor Int8ErrorFeedback::State::end(Exchange& exchange) {
+  const at::Tensor flat = dequantized(exchange.received, exchange.chunks.scalar_type()).flatten();
+  const auto averages = views_in(flat, exchange.bucket);
+  for (std::size_t i = 0; i < averages.size(); ++i) {
+    // Not the zeros between the gradients: zero times infinity would stay there for ever.
+    exchange.bucket.gradients()[i].copy_(averages[i]);
+    if (options_.use_error_feedback()) {
+      errors_.keep(exchange.bucket.parameters()[i], exchange.values[i]);
+    }
+  }
+  return exchange.bucket.buffer();
+}
+
+Future<at::Tensor> Int8ErrorFeedback::State::run(ProcessGroup& group,
+                                                 const GradientBucketView& bucket) {
+  check_dtype("Int8ErrorFeedback", bucket);
+  const auto exchange = begin(bucket, group.size());
+  return group.all_to_all(exchange->received, exchange->sent)
+      .then([self = shared_from_this(), exchange, &group, name = name_of(bucket)] {
+        average(*exchange, group.rank());
+        const auto scope = group.with(CallOptions().name(name));
+        return group.all_gather(exchange->received, exchange->sent).then([self, exchange] {
+          return self->end(*exchange);
+        });
+      });
+}
+
+Int8ErrorFeedback::Int8ErrorFeedback(const Int8ErrorFeedbackOptions& options) {
+  const std::int64_t elements = options.chunk_elements();
+  TORCH_CHECK(elements >= 4 && elements <= kMaxChunkElements && elements % 4 == 0,
+              "Int8ErrorFeedback: chunk_elements is ", elements,
+              "; allowed are multiples of 4 from 4 to ", kMaxChunkElements);
+  state_ = std::make_shared<State>(options);
+}
+
+Future<at::Tensor> Int8ErrorFeedback::operator()(ProcessGroup& group,
+                                                 const GradientBucketView& bucket) const {
+  return state_->run(group, bucket);
+}
+
+at::Tensor Int8ErrorFeedback::error_of(const at::Tensor& parameter) const {
+  const at::Tensor error = state_->error_of(parameter);
+  return error.defined() ? error.clone() : error;
+}
+
+}  // namespace lockstep::hooks

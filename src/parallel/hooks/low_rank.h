@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <ATen/core/Generator.h>
+#include <ATen/core/Tensor.h>
+#include <c10/core/DispatchKeySet.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <lockstep/parallel/hooks/power_sgd.h>
+
+#include <cstdint>
+
+namespace lockstep::hooks {
+
+/// Throws: `c10::Error` naming the option and what is allowed.
+void check_options(const char* hook, const PowerSgdOptions& options);
+
+/// Whether factors of so many columns are enough smaller than the matrix.
+[[nodiscard]] bool is_worth_compressing(std::int64_t rows, std::int64_t columns, std::int64_t rank,
+                                        double min_compression_rate);
+
+/// Columns of length 1 at right angles that span what those of `matrix` span, in its dtype.
+///
+/// A column that depends on those before it becomes zero; with `spare`, of the same shape, it and
+/// one that is not finite are replaced by what is new in the spare's column. Without, what is not
+/// finite stays so. Uses no random numbers, and asks a GPU for nothing.
+[[nodiscard]] at::Tensor orthogonalized(const at::Tensor& matrix, double epsilon,
+                                        const at::Tensor& spare = {});
+
+/// While one lives, this thread multiplies in the dtypes that it is given: a backward may run where
+/// autocast is on, which would round the factors.
+class WithoutAutocast {
+ private:
+  c10::impl::ExcludeDispatchKeyGuard guard_{c10::autocast_dispatch_keyset};
+};
+
+/// Where the factor Q of one matrix begins each step.
+class StartingFactor {
+ public:
+  /// For a product with `matrix`. All ranks draw the same numbers in the same order.
+  [[nodiscard]] at::Tensor next(const at::Tensor& matrix, std::int64_t rank,
+                                const PowerSgdOptions& options, at::Generator& generator);
+  /// What the step ended with, for the next one.
+  void remember(const at::Tensor& factor) { last_ = factor; }
+
+ private:
+  [[nodiscard]] bool fits(const at::Tensor& matrix, std::int64_t rank) const;
+
+  at::Tensor random_;  // replaces columns of `last_` that became useless
+  at::Tensor last_;
+};
+
+}  // namespace lockstep::hooks
