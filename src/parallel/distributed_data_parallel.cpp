@@ -149,8 +149,7 @@ void DistributedDataParallelBase::join(const std::function<void()>& step) {
               "they have data; leave that option out");
   if (!reducer_) return;
   while (reducer_->shadow()) {
-    // Averages that this rank steps by, or else must not find in its next epoch.
-    step ? step() : module_->zero_grad();
+    if (step) step();
   }
   // All ranks made the same cycles, so that they agree on this.
   if (!reducer_->take_had_shadows() || step) return;

@@ -29,10 +29,11 @@ bool ReducerState::shadow() {
   if (is_in_cycle_) recover();
   try {
     begin_cycle(0);
-    // Whatever gradients this rank still has belong to no data of this cycle.
+    // Whatever gradients this rank still has belong to no data of this cycle. They are dropped, so
+    // that a step cannot take one that the others no longer have.
     for (Parameter& parameter : parameters_) {
       parameter.is_used = false;
-      keep(parameter);
+      parameter.kept.reset();
       bucket_of(parameter).take_nothing(parameter.place);
     }
     return complete_cycle();
@@ -67,7 +68,8 @@ bool ReducerState::complete_cycle() {
     statistics_.total.exposed += statistics_.last.exposed;
     ++statistics_.steps;
   } else {
-    for (Parameter& parameter : parameters_) parameter.tensor.mutable_grad() = parameter.kept;
+    // What is left of the last cycle's lies in buckets that are zeros now.
+    for (Parameter& parameter : parameters_) parameter.tensor.mutable_grad().reset();
   }
   reset();
   return has_data;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The snippets of docs/ddp.md, as parts of programs that run in a world of one. check_snippets.py
-// compares each `// [name]` part with the page.
+// The snippets of the pages about DistributedDataParallel, as parts of programs that run in a world
+// of one. check_snippets.py compares each `// [name]` part with the pages.
 #include <gtest/gtest.h>
 #include <lockstep/lockstep.h>
 #include <torch/torch.h>
@@ -111,6 +111,73 @@ TEST(DdpPage, TellsWhatHappened) {
             << " s waited in the last one; buckets by " << statistics.plan_reason << '\n';
   for (const auto& name : statistics.unused_parameters) std::cout << name << " was not used\n";
   // [statistics]
+}
+
+TEST(HookPages, HaveHooksThatAreMadeReady) {
+  Setting setting;
+  auto& [group, net, model, optimizer, batches] = setting;
+  // [bf16]
+  model->register_communication_hook(lockstep::hooks::bf16_compress());
+  // [bf16]
+  // [power_sgd]
+  lockstep::hooks::PowerSgd hook(lockstep::hooks::PowerSgdOptions()
+                                     .matrix_approximation_rank(2)
+                                     .start_iteration(500));
+  model->register_communication_hook(hook);  // a copy, which shares its state
+  const auto owed = hook.error_of(model->parameters()[0]);  // what this rank has still to send of it
+  // [power_sgd]
+  {
+    // [around]
+    using namespace lockstep::hooks;
+    model->register_communication_hook(compress(at::kBFloat16, PowerSgd(PowerSgdOptions())));
+    // [around]
+  }
+  loss_of(model, batches[0]).backward();
+  // [local]
+  auto host = group->split(group->rank() / group->local_size());
+  model->register_communication_hook(lockstep::hooks::PostLocalSgd(
+      lockstep::hooks::PostLocalSgdOptions().start_iteration(1000).subgroup(host)));
+  lockstep::hooks::PeriodicModelAverager averager(group, 4, 1000);
+  // ... and in the loop, before zero_grad: parameters without a gradient are left out
+  optimizer.step();
+  averager.average_parameters(model->parameters());
+  // [local]
+  host->close();
+}
+
+// [sync_batch_norm]
+struct NetImpl : torch::nn::Module {
+  explicit NetImpl(const std::shared_ptr<lockstep::ProcessGroup>& group) {
+    conv = register_module("conv", torch::nn::Conv2d(3, 64, 3));
+    bn = register_module("bn", lockstep::nn::SyncBatchNorm(64, group));
+  }
+  torch::Tensor forward(const torch::Tensor& x) { return torch::relu(bn(conv(x))); }
+  torch::nn::Conv2d conv{nullptr};
+  lockstep::nn::SyncBatchNorm bn{nullptr};
+};
+// [sync_batch_norm]
+
+TEST(BatchNormPage, NormalisesOverAllRanks) {
+  Setting setting;
+  EXPECT_EQ(NetImpl(setting.group).forward(torch::randn({2, 3, 5, 5})).size(1), 64);
+  torch::nn::Sequential net{torch::nn::Conv2d(3, 4, 3), torch::nn::BatchNorm2d(4)};
+  const auto& group = setting.group;
+  // [convert]
+  lockstep::nn::convert_sync_batchnorm(net, group);   // returns how many it changed
+  // [convert]
+  EXPECT_NE(net[1]->as<lockstep::nn::SyncBatchNorm>(), nullptr);
+}
+
+TEST(CheckpointPage, RunsBlocksAgain) {
+  std::vector<Linear> blocks{Linear(4, 4), Linear(4, 4)};
+  auto x = torch::ones({2, 4});
+  // [checkpoint]
+  for (auto& block : blocks) {
+    x = lockstep::checkpoint([block](const torch::Tensor& y) mutable { return block(y); }, x);
+  }
+  // [checkpoint]
+  x.sum().backward();
+  EXPECT_TRUE(blocks[0]->weight.grad().defined());
 }
 
 }  // namespace

@@ -8,7 +8,9 @@ else()
 endif()
 
 lockstep_test_program(ddp_python_parity_test
-  SOURCES ddp_python_parity_test.cpp "${PROJECT_SOURCE_DIR}/tests/support/rank_main.cpp")
+  SOURCES parity/comparison.cpp parity/graphs_test.cpp parity/nets.cpp parity/networks_test.cpp parity/optimizers.cpp
+          parity/parity_run.cpp parity/steps_test.cpp parity/tensor_file.cpp parity/training_test.cpp
+          "${PROJECT_SOURCE_DIR}/tests/support/rank_main.cpp")
 foreach(ranks IN ITEMS 1 2 3)
   set(test ddp_python_parity_test.ranks_${ranks})
   if(parity_python)
@@ -21,6 +23,6 @@ foreach(ranks IN ITEMS 1 2 3)
     add_test(NAME ${test} COMMAND "${CMAKE_COMMAND}" -E echo "skipped: no Python interpreter")
     set_tests_properties(${test} PROPERTIES SKIP_REGULAR_EXPRESSION "^skipped")
   endif()
-  _lockstep_test_properties(${test} 180 "multirank;python" ${ranks})
+  _lockstep_test_properties(${test} 300 "multirank;python" ${ranks})
   set_tests_properties(${test} PROPERTIES SKIP_RETURN_CODE 77)
 endforeach()

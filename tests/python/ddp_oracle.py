@@ -1,142 +1,121 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""One rank of PyTorch's DDP on gloo: writes what Lockstep's DDP must reproduce, as raw little-endian float32.
+"""One rank of PyTorch's DDP on gloo: trains all cases and writes what Lockstep's DDP must reproduce.
 
-FOLDER/CASE/ holds
-  rankR.inputs, rankR.labels   what rank R trains on, step after step
-  initial/NAME                 parameters before training
-  gradients/NAME               averaged gradients of the first step; no file where DDP left the gradient undefined
-  magnitudes/NAME              mean over the ranks of the absolute value of their own gradients of the first step
-  parameters/NAME              parameters after STEPS steps
+FOLDER/cases lists them. FOLDER/CASE/rankR holds tensors, each a line "NAME LAYOUT SIZE SIZE ..." and its elements as
+little-endian float64, in which every dtype here is exact; complex numbers are pairs of them:
+  data/NAME                what rank R trains on: [steps, batches of a step, ...]
+  initial/NAME             parameters before training
+  STEP/own/NAME            gradient of rank R's own data in that step, before any average
+  STEP/gradient/NAME       gradient after DDP's average; none where DDP left it undefined
+  final/NAME, buffer/NAME  parameters and buffers after the last step
 
-The networks and constants here and in tests/multirank/ddp_python_parity_test.cpp are the same.
 Started by ddp_parity_driver.py with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set.
 """
 
+import contextlib
+import copy
 import os
 import sys
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from ddp_cases import CASES, STEPS
 from torch.nn.parallel import DistributedDataParallel
 
-STEPS = 5
-BATCH = 6
-CLASSES = 10
-LEARNING_RATE = 0.05
-MOMENTUM = 0.9
+
+def write(path, tensors):
+    with open(path, "wb") as file:
+        for name, tensor in tensors.items():
+            layout = "sparse" if tensor.is_sparse else "complex" if tensor.is_complex() else "dense"
+            values = tensor.detach().to_dense() if tensor.is_sparse else tensor.detach()
+            values = torch.view_as_real(values) if values.is_complex() else values
+            file.write(" ".join([name, layout, *map(str, values.shape)]).encode() + b"\n")
+            file.write(values.double().contiguous().numpy().astype("<f8").tobytes())
 
 
-def mlp():
-    return nn.Sequential(
-        nn.Linear(20, 64), nn.Tanh(), nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, CLASSES)
-    )
+class Run:
+    """A case on this rank, and what is written of it."""
 
+    def __init__(self, number, case):
+        self.case = case
+        self.found = {}
+        torch.manual_seed(100 + number)
+        self.module = case.net()
+        if case.dtype != torch.float32:
+            self.module.to(case.dtype)
+        if case.channels_last:
+            self.module.to(memory_format=torch.channels_last)
+        self.steps = STEPS if case.join is None else 5 + 2 * dist.get_rank()
+        generator = torch.Generator().manual_seed(1000 * number + dist.get_rank())
+        data = case.data(generator, (self.steps, case.batches))
+        self.data = {name: t.to(case.dtype) if t.is_floating_point() else t for name, t in data.items()}
+        self.note("data", self.data.items())
+        self.note("initial", self.module.named_parameters())
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.module, case.ignored)
+        self.model = DistributedDataParallel(self.module, **case.ddp)
+        if case.hook is not None:
+            self.model.register_comm_hook(None, case.hook)
 
-def convolutional():
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3, 1, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(256, CLASSES)
-    )
-
-
-def batch_norm():
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3, 1, 1, bias=False),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.Conv2d(8, 16, 3, 2, 1, bias=False),
-        nn.BatchNorm2d(16),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(256, CLASSES),
-    )
-
-
-class Branches(nn.Module):
-    """Even ranks use `left`, odd ranks use `right`, nobody uses `never`."""
-
-    def __init__(self):
-        super().__init__()
-        self.left = nn.Linear(20, 16)
-        self.right = nn.Linear(20, 16)
-        self.never = nn.Linear(20, 16)
-        self.head = nn.Linear(16, CLASSES)
-
-    def forward(self, x):
-        return self.head(torch.tanh(self.right(x) if dist.get_rank() % 2 else self.left(x)))
-
-
-# Case -> how to build it, shape of one sample.
-CASES = {
-    "mlp": (mlp, (20,)),
-    "convolutional": (convolutional, (3, 8, 8)),
-    "batch_norm": (batch_norm, (3, 8, 8)),
-    "branches": (Branches, (20,)),
-}
-
-
-def write(folder, name, tensor):
-    os.makedirs(folder, exist_ok=True)
-    with open(os.path.join(folder, name), "wb") as file:
-        file.write(tensor.detach().contiguous().float().numpy().astype("<f4").tobytes())
-
-
-def write_all(folder, named_tensors):
-    if dist.get_rank() == 0:
-        for name, tensor in named_tensors:
+    def note(self, kind, named):
+        for name, tensor in named:
             if tensor is not None:
-                write(folder, name, tensor)
+                self.found[f"{kind}/{name}"] = tensor.detach().clone()
 
+    def note_gradients(self, kind, module):
+        self.note(kind, [(name, parameter.grad) for name, parameter in module.named_parameters()])
 
-def magnitudes(model, state, loss_of):
-    """Mean over the ranks of |own gradient|. Runs before DDP wraps the model, which then starts from `state` again."""
-    loss_of(model).backward()
-    result = []
-    for name, parameter in model.named_parameters():
-        magnitude = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.abs()
-        dist.all_reduce(magnitude)
-        result.append((name, magnitude / dist.get_world_size()))
-        parameter.grad = None
-    model.load_state_dict(state)
-    return result
+    def backward(self, model, step, index):
+        batch = {name: tensor[step, index] for name, tensor in self.data.items()}
+        if self.case.channels_last:
+            batch["inputs"] = batch["inputs"].contiguous(memory_format=torch.channels_last)
+        self.case.loss(model, batch).backward()
 
+    def note_own_gradients(self, step):
+        """Of a copy, so that nothing is communicated."""
+        alone = copy.deepcopy(self.module)
+        alone.zero_grad()
+        for index in range(self.case.batches):
+            self.backward(alone, step, index)
+        self.note_gradients(f"{step}/own", alone)
 
-def make_data(folder, shape, seed):
-    generator = torch.Generator().manual_seed(seed)
-    inputs = torch.randn(STEPS, BATCH, *shape, generator=generator)
-    labels = torch.randint(CLASSES, (STEPS, BATCH), generator=generator)
-    write(folder, f"rank{dist.get_rank()}.inputs", inputs)
-    write(folder, f"rank{dist.get_rank()}.labels", labels)
-    return inputs, labels
-
-
-def run_case(folder, number, build, shape):
-    torch.manual_seed(100 + number)
-    model = build()
-    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    inputs, labels = make_data(folder, shape, seed=1000 * number + dist.get_rank())
-    write_all(os.path.join(folder, "initial"), model.named_parameters())
-
-    def loss_of(network, step=0):
-        return nn.functional.cross_entropy(network(inputs[step]), labels[step])
-
-    write_all(os.path.join(folder, "magnitudes"), magnitudes(model, state, loss_of))
-    wrapped = DistributedDataParallel(model, find_unused_parameters=build is Branches)
-    optimizer = torch.optim.SGD(wrapped.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
-    for step in range(STEPS):
+    def train_step(self, optimizer, step):
+        if step in self.case.recorded:
+            self.note_own_gradients(step)
         optimizer.zero_grad()
-        loss_of(wrapped, step).backward()
-        if step == 0:
-            write_all(os.path.join(folder, "gradients"), [(n, p.grad) for n, p in model.named_parameters()])
+        for index in range(self.case.batches):
+            is_last = index + 1 == self.case.batches
+            with contextlib.nullcontext() if is_last or not self.case.accumulates else self.model.no_sync():
+                self.backward(self.model, step, index)
+        if step in self.case.recorded:
+            self.note_gradients(f"{step}/gradient", self.module)
+        if self.case.max_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.case.max_norm)
         optimizer.step()
-    write_all(os.path.join(folder, "parameters"), model.named_parameters())
+
+    def train(self):
+        optimizer = self.case.optimizer([p for p in self.module.parameters() if p.requires_grad])
+        join = contextlib.nullcontext()
+        if self.case.join is not None:
+            join = self.model.join(divide_by_initial_world_size=self.case.join)
+        with join:
+            for step in range(self.steps):
+                self.train_step(optimizer, step)
+        self.note("final", self.module.named_parameters())
+        self.note("buffer", self.module.named_buffers())
 
 
 def main(folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    for number, (case, (build, shape)) in enumerate(CASES.items()):
-        run_case(os.path.join(folder, case), number, build, shape)
+    for number, (name, case) in enumerate(CASES.items()):
+        run = Run(number, case)
+        run.train()
+        os.makedirs(os.path.join(folder, name), exist_ok=True)
+        write(os.path.join(folder, name, f"rank{dist.get_rank()}"), run.found)
+        dist.barrier()  # an error in the next case is then not one of this
+    if dist.get_rank() == 0:
+        with open(os.path.join(folder, "cases"), "w") as file:
+            file.write("".join(f"{name}\n" for name in CASES))
     dist.barrier()
     dist.destroy_process_group()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Lets PyTorch's DDP train a few small networks, then a C++ program that must arrive at the same numbers.
+"""Lets PyTorch's DDP train the cases of ddp_cases.py, then a C++ program that must arrive at the same numbers.
 
 Exit status: that of the C++ program; 77 (skipped) where this Python cannot import the torch that the program links.
 """
@@ -99,7 +99,7 @@ def main():
             [options.mpirun, str(options.ranks), options.program, "--expected-world-size", str(options.ranks)],
             env=dict(os.environ, OMP_NUM_THREADS="1", LOCKSTEP_PARITY_FOLDER=folder),
         )
-        status = run([program], 60, "the C++ program")
+        status = run([program], 120, "the C++ program")
         return 1 if status == SKIPPED else status
 
 
