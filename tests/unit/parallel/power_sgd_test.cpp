@@ -206,14 +206,17 @@ TEST_P(PowerSgdHook, WithoutErrorFeedbackKeepsNothing) {
 /// Warm starts make the same gradient's approximation better from step to step; a random start for
 /// each step does not.
 template <typename Hook>
-double distance_after(const Group& group, const Hook& hook, int steps, std::uint64_t last_plan) {
+double distance_after(const Group& group, const Hook& hook, int steps, std::uint64_t last_plan,
+                      bool ends_with_other_parameters = false) {
   HandMadeBucket bucket(make_parameters({{12, 12}}), torch::kDouble);
+  HandMadeBucket other(make_parameters({{12, 12}}), torch::kDouble);
   const auto values = [](int rank) { return wave({12, 12}, rank); };
   const auto mean = mean_over_ranks(group->size(), values);
   torch::Tensor average;
   for (int step = 0; step < steps; ++step) {
-    const std::uint64_t plan = step + 1 == steps ? last_plan : 1;
-    average = bucket.reduce(*group, hook, {values(group->rank())}, plan)[0];
+    const bool is_last = step + 1 == steps;
+    HandMadeBucket& reduced = is_last && ends_with_other_parameters ? other : bucket;
+    average = reduced.reduce(*group, hook, {values(group->rank())}, is_last ? last_plan : 1)[0];
   }
   return largest_difference(average, nearest(mean, 2));
 }
@@ -228,6 +231,9 @@ TEST_P(PowerSgdHook, StartsWarm) {
     // A new plan takes the factor of a bucket's index, not that of a parameter.
     EXPECT_LT(distance_after(group, PowerSgd(options), 150, 2), 1e-3);
     EXPECT_GT(distance_after(group, BatchedPowerSgd(options), 150, 2), 1e-2);
+    // So does a bucket of other parameters: a model that was hooked anew counts its plans from 1.
+    EXPECT_GT(distance_after(group, BatchedPowerSgd(options), 150, 1, true), 1e-2);
+    EXPECT_GT(distance_after(group, PowerSgd(options), 150, 1, true), 1e-2);
     group->close();
   });
 }

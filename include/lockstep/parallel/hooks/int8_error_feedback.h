@@ -34,9 +34,10 @@ struct Int8ErrorFeedbackOptions {
 /// chunk: a quarter of an all-reduce in Float. Gathering all ranks' numbers at once would take
 /// (W-1) N: the same for two ranks, more for all others. A bucket smaller than W chunks has smaller
 /// ones, and is filled up to a multiple of 4 W elements. Blocks: nothing; the second movement
-/// starts when the bucket is waited for. Thread-safety: one thread at a time. Owns: one element, in
-/// float, for each of the gradients'; no parameter. Throws: `c10::Error` for options out of range,
-/// and from backward for buckets of other dtypes.
+/// starts when the bucket is waited for. Collective: all ranks register one with the same options.
+/// Thread-safety: one thread at a time. Owns: a float (Double buckets: a double) for each element
+/// of the gradients; no parameter. Throws: `c10::Error` for options out of range, and from backward
+/// for buckets of other dtypes.
 ///
 /// All ranks get the same bytes, and so the same bits. A gradient that is not finite makes its
 /// chunk of the average not a number, and leaves no trace in the state.

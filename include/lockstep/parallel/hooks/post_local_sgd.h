@@ -30,8 +30,9 @@ struct PostLocalSgdOptions {
 ///
 /// Shapes: buckets of every dtype that ReduceOp::Avg takes. Sends, a bucket of N bytes: an
 /// all-reduce of N bytes among all ranks, later among those of the subgroup, or nothing. Blocks:
-/// nothing. Thread-safety: one thread at a time, also for the subgroup. Owns: a share of the
-/// subgroup, which is not closed. Throws: from backward what the groups throw.
+/// nothing. Collective: all ranks register one that starts at the same iteration. Thread-safety:
+/// one thread at a time, also for the subgroup. Owns: a share of the subgroup, which is not closed.
+/// Throws: from backward what the groups throw.
 ///
 /// With ranks that `join`, wrap the model with `GradientAveraging::AllRanks`: the others'
 /// gradients, which are no averages over all ranks, would be scaled as if they were. Source: Lin et

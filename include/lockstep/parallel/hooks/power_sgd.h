@@ -45,9 +45,10 @@ struct PowerSgdOptions {
 /// compressed and the Ps, one of the Qs, both in the bucket's dtype: the sum of (n + m) * rank over
 /// its compressed matrices and of the sizes of its other gradients, in elements. A bucket with
 /// nothing to compress: one all-reduce where it lies. Blocks: nothing; the second half runs when
-/// the bucket is waited for. Thread-safety: one thread at a time. Owns: with error feedback one
-/// element, with warm start (m * rank) / (n * m) of one, for each compressed element; no parameter.
-/// Throws: `c10::Error` for options out of range, and from backward for buckets of other dtypes.
+/// the bucket is waited for. Collective: all ranks register one with the same options.
+/// Thread-safety: one thread at a time. Owns: with error feedback as many elements as are
+/// compressed; twice the Q of each compressed matrix; no parameter. Throws: `c10::Error` for
+/// options out of range, and from backward for buckets of other dtypes.
 ///
 /// All ranks get the same bits if they compute alike: the same LibTorch, kind of processor, and
 /// number of threads. A gradient that is not finite makes the average not finite, and leaves no
