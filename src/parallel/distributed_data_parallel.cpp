@@ -29,6 +29,13 @@ NamedTensors to_list(const Items& items, const Names& ignored) {
   return list;
 }
 
+/// Parameters, then buffers.
+NamedTensors state_of(const torch::nn::Module& module, const Names& ignored) {
+  NamedTensors state = to_list(module.named_parameters(), ignored);
+  for (auto& buffer : to_list(module.named_buffers(), ignored)) state.push_back(std::move(buffer));
+  return state;
+}
+
 NamedTensors with_gradient(const NamedTensors& parameters) {
   NamedTensors list;
   std::set<const c10::TensorImpl*> seen;  // a parameter that two submodules share has one gradient
@@ -60,34 +67,27 @@ DistributedDataParallelBase::DistributedDataParallelBase(
   register_module("module", module_);
   compare_and_hook();
   if (group_->size() == 1 || !options_.broadcast_at_start()) return;
-  NamedTensors state = to_list(module_->named_parameters(), options_.ignored_names());
-  for (auto& buffer : to_list(module_->named_buffers(), options_.ignored_names())) {
-    state.push_back(std::move(buffer));
-  }
-  broadcast_tensors(*group_, state, 0);
+  broadcast_tensors(*group_, state_of(*module_, options_.ignored_names()), 0);
 }
 
 DistributedDataParallelBase::~DistributedDataParallelBase() = default;
 
 void DistributedDataParallelBase::compare_and_hook() {
-  const auto parameters = to_list(module_->named_parameters(), options_.ignored_names());
-  const auto buffers = to_list(module_->named_buffers(), options_.ignored_names());
-  auto hooked = with_gradient(parameters);
+  const Names& ignored = options_.ignored_names();
+  auto hooked = with_gradient(to_list(module_->named_parameters(), ignored));
   check_parameters(hooked);
   hooked_.clear();
   for (const auto& [name, tensor] : hooked) hooked_.push_back(tensor);
-  NamedTensors state = parameters;
-  state.insert(state.end(), buffers.begin(), buffers.end());
   {
     const auto scope = group_->with(CallOptions().name("parameters of the model"));
-    check_same_on_all_ranks(*group_, describe(options_), state);
+    check_same_on_all_ranks(*group_, describe(options_), state_of(*module_, ignored));
   }
   if (group_->size() == 1) return;  // gradients are their own average
   if (options_.retain_freed_memory()) native::retain_freed_memory();
   if (reducer_) add(before_, reducer_->statistics());
   reducer_.reset();  // before its successor takes memory
-  reducer_ =
-      std::make_unique<GradientReducer>(group_, std::move(hooked), buffers, options_, pauses_);
+  reducer_ = std::make_unique<GradientReducer>(
+      group_, std::move(hooked), to_list(module_->named_buffers(), ignored), options_, pauses_);
   reducer_->set_hook(hook_);
 }
 
@@ -153,11 +153,8 @@ void DistributedDataParallelBase::join(const std::function<void()>& step) {
   }
   // All ranks made the same cycles, so that they agree on this.
   if (!reducer_->take_had_shadows() || step) return;
-  NamedTensors state = to_list(module_->named_parameters(), options_.ignored_names());
-  for (auto& buffer : to_list(module_->named_buffers(), options_.ignored_names())) {
-    state.push_back(std::move(buffer));
-  }
-  broadcast_tensors(*group_, state, reducer_->first_active_rank());
+  broadcast_tensors(*group_, state_of(*module_, options_.ignored_names()),
+                    reducer_->first_active_rank());
 }
 
 void DistributedDataParallelBase::set_samples(std::int64_t samples) {
