@@ -206,7 +206,8 @@ Work ProcessGroup::all_reduce(const at::Tensor& tensor, const std::vector<Part>&
                 " elements from ", share.start, " on");
     TORCH_CHECK(part.values.defined() && part.values.device() == tensor.device() &&
                     part.values.scalar_type() == tensor.scalar_type() &&
-                    part.values.is_non_overlapping_and_dense() && part.offset >= 0 &&
+                    part.values.is_non_overlapping_and_dense() && !part.values.is_conj() &&
+                    !part.values.is_neg() && part.offset >= 0 &&
                     part.offset + part.count <= part.values.numel(),
                 "all_reduce: the values of a part are not ", part.count, " elements of ",
                 tensor.scalar_type(), " on ", tensor.device(), " side by side");

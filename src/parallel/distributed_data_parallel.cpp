@@ -46,14 +46,6 @@ NamedTensors with_gradient(const NamedTensors& parameters) {
   return list;
 }
 
-void add(DistributedDataParallelStatistics& sum, const DistributedDataParallelStatistics& more) {
-  sum.steps += more.steps;
-  sum.plan += more.plan;
-  sum.total.backward += more.total.backward;
-  sum.total.communication += more.total.communication;
-  sum.total.exposed += more.total.exposed;
-}
-
 }  // namespace
 
 DistributedDataParallelBase::DistributedDataParallelBase(
@@ -76,18 +68,19 @@ void DistributedDataParallelBase::compare_and_hook() {
   const Names& ignored = options_.ignored_names();
   auto hooked = with_gradient(to_list(module_->named_parameters(), ignored));
   check_parameters(hooked);
-  hooked_.clear();
-  for (const auto& [name, tensor] : hooked) hooked_.push_back(tensor);
   {
     const auto scope = group_->with(CallOptions().name("parameters of the model"));
     check_same_on_all_ranks(*group_, describe(options_), state_of(*module_, ignored));
   }
+  hooked_.clear();
+  for (const auto& [name, tensor] : hooked) hooked_.push_back(tensor);
   if (group_->size() == 1) return;  // gradients are their own average
   if (options_.retain_freed_memory()) native::retain_freed_memory();
-  if (reducer_) add(before_, reducer_->statistics());
+  if (reducer_) so_far_ = reducer_->statistics();
   reducer_.reset();  // before its successor takes memory
-  reducer_ = std::make_unique<GradientReducer>(
-      group_, std::move(hooked), to_list(module_->named_buffers(), ignored), options_, pauses_);
+  reducer_ = std::make_unique<GradientReducer>(group_, std::move(hooked),
+                                               to_list(module_->named_buffers(), ignored), options_,
+                                               pauses_, so_far_);
   reducer_->set_hook(hook_);
 }
 
@@ -99,8 +92,9 @@ bool DistributedDataParallelBase::has_other_parameters() const {
 
 void DistributedDataParallelBase::begin_forward(std::int64_t samples) {
   forward_begin_ = Clock::now();
-  if (!reducer_ || !at::GradMode::is_enabled()) return;
-  if (has_other_parameters()) compare_and_hook();
+  if (group_->size() == 1 || !at::GradMode::is_enabled()) return;
+  // No reducer: the last attempt to make one failed.
+  if (!reducer_ || has_other_parameters()) compare_and_hook();
   reducer_->note_forward(samples);
 }
 
@@ -180,9 +174,7 @@ void DistributedDataParallelBase::rebind() {
 }
 
 DistributedDataParallelStatistics DistributedDataParallelBase::statistics() const {
-  DistributedDataParallelStatistics result;
-  if (reducer_) result = reducer_->statistics();
-  add(result, before_);
+  DistributedDataParallelStatistics result = reducer_ ? reducer_->statistics() : so_far_;
   result.last.forward = forward_;
   result.total.forward = forward_total_;
   return result;

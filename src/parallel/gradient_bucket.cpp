@@ -62,7 +62,8 @@ GradientBucket::GradientBucket(const BucketPlan& plan, at::Tensor flat, ProcessG
 bool GradientBucket::is_view(std::size_t place, const at::Tensor& gradient) const {
   const at::Tensor& view = views_[place];
   return gradient.device() == view.device() && gradient.const_data_ptr() == view.const_data_ptr() &&
-         gradient.scalar_type() == view.scalar_type() && gradient.strides() == view.strides();
+         gradient.scalar_type() == view.scalar_type() && gradient.strides() == view.strides() &&
+         !gradient.is_conj() && !gradient.is_neg();
 }
 
 void GradientBucket::take(std::size_t place, const at::Tensor& parameter, double scale) {
@@ -77,7 +78,7 @@ void GradientBucket::take(std::size_t place, const at::Tensor& parameter, double
   } else if (is_view(place, gradient)) {
     if (scale != 1) view.mul_(scale);
   } else if (scale != 1) {
-    at::mul_out(const_cast<at::Tensor&>(view), gradient, at::scalar_tensor(scale));
+    at::mul_out(const_cast<at::Tensor&>(view), gradient, at::scalar_tensor(scale, at::kDouble));
   } else {
     copy(place, gradient);
   }
@@ -94,9 +95,9 @@ void GradientBucket::copy(std::size_t place, const at::Tensor& gradient) {
   const std::int64_t end = begin + view.numel();
   const std::int64_t own_begin = std::clamp(share_.start, begin, end);
   const std::int64_t own_end = std::clamp(share_.start + share_.count, begin, end);
-  const bool is_alike = gradient.scalar_type() == view.scalar_type() &&
-                        gradient.strides() == view.strides() &&
-                        gradient.is_non_overlapping_and_dense();
+  const bool is_alike =
+      gradient.scalar_type() == view.scalar_type() && gradient.strides() == view.strides() &&
+      gradient.is_non_overlapping_and_dense() && !gradient.is_conj() && !gradient.is_neg();
   if (!is_alike || own_begin == own_end) {
     view.copy_(gradient);
     return;
@@ -147,6 +148,7 @@ void GradientBucket::follow_stream() {
 
 void GradientBucket::launch(ProcessGroup& group) {
   const c10::OptionalStreamGuard guard(stream_);
+  launched_at_ = std::chrono::steady_clock::now();
   const auto scope = group.with(CallOptions().name(name_));
   work_ = group.all_reduce(flat_, parts_, ReduceOp::Avg);
 }
@@ -154,6 +156,7 @@ void GradientBucket::launch(ProcessGroup& group) {
 void GradientBucket::launch(ProcessGroup& group, const CommunicationHook& hook,
                             const GradientBucketView& view) {
   const c10::OptionalStreamGuard guard(stream_);
+  launched_at_ = std::chrono::steady_clock::now();
   gather();
   const auto scope = group.with(CallOptions().name(name_));
   result_ = hook(group, view);

@@ -6,6 +6,7 @@
 #include <lockstep/comm/process_group.h>
 #include <lockstep/parallel/communication_hook.h>
 
+#include <chrono>
 #include <cstddef>
 #include <optional>
 #include <string>
@@ -49,6 +50,7 @@ class GradientBucket {
 
   void launch(ProcessGroup& group);
   void launch(ProcessGroup& group, const CommunicationHook& hook, const GradientBucketView& view);
+  [[nodiscard]] std::chrono::steady_clock::time_point launched_at() const { return launched_at_; }
   [[nodiscard]] bool is_launched() const noexcept { return work_ || result_; }
   [[nodiscard]] bool is_reduced();
   void wait();
@@ -75,6 +77,7 @@ class GradientBucket {
   std::vector<bool> has_taken_;
   std::size_t missing_ = 0;
   std::optional<c10::Stream> stream_;
+  std::chrono::steady_clock::time_point launched_at_;
   std::optional<Work> work_;
   std::optional<Future<at::Tensor>> result_;
 };

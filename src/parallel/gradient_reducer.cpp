@@ -13,10 +13,12 @@ namespace lockstep {
 GradientReducer::GradientReducer(std::shared_ptr<ProcessGroup> group, NamedTensors parameters,
                                  NamedTensors buffers,
                                  const DistributedDataParallelOptions& options,
-                                 std::shared_ptr<const std::atomic<int>> pauses) {
+                                 std::shared_ptr<const std::atomic<int>> pauses,
+                                 DistributedDataParallelStatistics so_far) {
   for (const auto& [name, tensor] : parameters) parameters_.push_back(tensor);
-  state_ = std::make_shared<ReducerState>(std::move(group), std::move(parameters),
-                                          std::move(buffers), options, std::move(pauses));
+  state_ =
+      std::make_shared<ReducerState>(std::move(group), std::move(parameters), std::move(buffers),
+                                     options, std::move(pauses), std::move(so_far));
   hook_parameters();
 }
 
@@ -47,7 +49,8 @@ void GradientReducer::drop_hooks() {
 }
 
 void GradientReducer::watch(const at::Tensor& output) {
-  if (!output.defined() || !output.requires_grad() || !at::GradMode::is_enabled()) return;
+  // A leaf has hooks of its own, and would keep this one for ever.
+  if (!output.defined() || output.is_leaf() || !at::GradMode::is_enabled()) return;
   output.register_hook([weak = std::weak_ptr(state_)](const at::Tensor&) {
     // autograd::grad wants gradients for the program, not for the parameters: nothing to average.
     const auto* wanted = torch::autograd::get_current_graph_task_exec_info();

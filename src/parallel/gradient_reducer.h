@@ -33,10 +33,12 @@ class GradientReducer {
  public:
   /// `parameters`: those that need gradients, without repetition, in registration order. `buffers`:
   /// those that `BufferSync` is about. `pauses`: while it is not 0, gradients add up on this rank.
+  /// `so_far`: of a predecessor.
   /// Collective.
   GradientReducer(std::shared_ptr<ProcessGroup> group, NamedTensors parameters,
                   NamedTensors buffers, const DistributedDataParallelOptions& options,
-                  std::shared_ptr<const std::atomic<int>> pauses);
+                  std::shared_ptr<const std::atomic<int>> pauses,
+                  DistributedDataParallelStatistics so_far);
   ~GradientReducer();
   GradientReducer(const GradientReducer&) = delete;
   GradientReducer& operator=(const GradientReducer&) = delete;

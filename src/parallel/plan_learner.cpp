@@ -14,6 +14,11 @@ namespace {
 // The first cycles pay for memory and caches that later ones find ready.
 constexpr std::size_t kWarmUp = 2;
 
+/// In which cycle to tune; one at least is measured before.
+std::size_t tuning_cycle(std::size_t tune_after) {
+  return tune_after == 0 ? 0 : std::max(tune_after, kWarmUp + 1);
+}
+
 std::vector<double> sum_over_ranks(ProcessGroup& group, const std::vector<double>& values) {
   const auto tensor = at::tensor(values, at::kDouble);
   group.all_reduce(tensor).wait();
@@ -45,7 +50,7 @@ PlanLearner::Proposal PlanLearner::first() const {
 void PlanLearner::begin_cycle() {
   begin_ = Clock::now();
   arrivals_.clear();
-  is_measuring_ = settings_.tune_after > 0 && cycles_ >= kWarmUp && cycles_ < settings_.tune_after;
+  is_measuring_ = cycles_ >= kWarmUp && cycles_ < tuning_cycle(settings_.tune_after);
 }
 
 void PlanLearner::note_ready(std::size_t parameter) {
@@ -71,7 +76,7 @@ std::optional<PlanLearner::Proposal> PlanLearner::end_cycle(ProcessGroup& group,
     return Proposal{plan_buckets(shapes_, order_, settings_.caps),
                     "order of the first backward's gradients"};
   }
-  if (settings_.tune_after > 0 && cycles_ == std::max(settings_.tune_after, kWarmUp + 1)) {
+  if (cycles_ == tuning_cycle(settings_.tune_after)) {
     return tune(group);
   }
   return std::nullopt;

@@ -18,7 +18,7 @@ void ReducerState::finish() {
   try {
     static_cast<void>(complete_cycle());
   } catch (...) {
-    reset();
+    settle();
     throw;
   }
 }
@@ -38,7 +38,7 @@ bool ReducerState::shadow() {
     }
     return complete_cycle();
   } catch (...) {
-    reset();
+    settle();
     throw;
   }
 }
@@ -89,13 +89,9 @@ void ReducerState::launch_summary() {
 }
 
 void ReducerState::wait_for_buckets() {
-  auto begin = first_launch_;
   for (GradientBucket& bucket : buckets_) {
     bucket.wait();
-    if (!learner_.is_measuring()) continue;
-    const auto end = Clock::now();
-    learner_.note_reduced(bucket.flat().nbytes(), begin, end);
-    begin = end;
+    note_reduced();
   }
 }
 
@@ -137,14 +133,22 @@ void ReducerState::give_all(double factor) {
   statistics_.locally_unused_parameters.clear();
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& parameter = parameters_[i];
-    if (has_summary()) parameter.was_used = summary_->used(i) > 0;
+    if (has_summary()) {
+      parameter.was_used = summary_->used(i) > 0;
+      parameter.was_sparse = summary_->sparse(i) > 0;
+      parameter.was_dense = summary_->used(i) > summary_->sparse(i);
+    }
+    TORCH_CHECK(!parameter.is_used || parameter.was_used, "DistributedDataParallel: parameter '",
+                parameter.name,
+                "' has a gradient, and no rank had one in the first backward, which static_graph "
+                "excludes");
     if (!parameter.is_used) statistics_.locally_unused_parameters.push_back(parameter.name);
     if (parameter.count > 0) parameter.expected = parameter.count;
     if (!parameter.was_used) {
       // Stays as it is, undefined as a rule, so that no optimizer moves it.
       statistics_.unused_parameters.push_back(parameter.name);
       parameter.tensor.mutable_grad() = parameter.kept;
-    } else if (has_summary() ? summary_->sparse(i) > 0 : parameter.is_sparse) {
+    } else if (parameter.was_sparse) {
       give_sparse(parameter, factor);
     } else {
       bucket_of(parameter).give(parameter.place, parameter.tensor);
@@ -153,12 +157,10 @@ void ReducerState::give_all(double factor) {
 }
 
 void ReducerState::give_sparse(Parameter& parameter, double factor) {
-  const auto index = static_cast<std::size_t>(&parameter - parameters_.data());
   const at::Tensor local = parameter.is_sparse ? parameter.tensor.grad() : at::Tensor();
   at::Tensor average = average_sparse(*group_, local, parameter.tensor, scale_);
   if (factor != 1) average = average.mul(factor);
-  const bool is_dense_somewhere = has_summary() && summary_->used(index) > summary_->sparse(index);
-  if (is_dense_somewhere) {
+  if (parameter.was_dense) {
     average = bucket_of(parameter).view(parameter.place).to(average.scalar_type()).add(average);
   }
   parameter.tensor.mutable_grad() = average;

@@ -47,13 +47,15 @@ std::vector<GradientShape> shapes_of(const NamedTensors& parameters,
 
 ReducerState::ReducerState(std::shared_ptr<ProcessGroup> group, NamedTensors parameters,
                            NamedTensors buffers, const DistributedDataParallelOptions& options,
-                           std::shared_ptr<const std::atomic<int>> pauses)
+                           std::shared_ptr<const std::atomic<int>> pauses,
+                           DistributedDataParallelStatistics so_far)
     : group_(std::move(group)),
       buffers_(std::move(buffers)),
       options_(options),
       pauses_(std::move(pauses)),
       shapes_(shapes_of(parameters, options)),
-      learner_(shapes_, settings_of(options)) {
+      learner_(shapes_, settings_of(options)),
+      statistics_(std::move(so_far)) {
   for (auto& [name, tensor] : parameters) {
     parameters_.emplace_back();
     parameters_.back().name = std::move(name);
@@ -134,6 +136,9 @@ void ReducerState::begin() {
 void ReducerState::begin_locked() {
   if (is_in_cycle_ && !backward_.expired()) return;
   if (is_in_cycle_) recover();
+  // Another backward of the same outputs.
+  if (samples_ == 0) samples_ = last_samples_;
+  last_samples_ = samples_;
   TORCH_CHECK(options_.averaging() != GradientAveraging::Samples || samples_ > 0,
               "DistributedDataParallel: averaging by samples, but forward's first argument is no "
               "tensor of samples; call set_samples before backward");
@@ -194,7 +199,20 @@ void ReducerState::on_gradient(std::size_t index) {
     launch_complete_buckets();
   }
   group_->progress();
-  while (let_go_ < launched_ && buckets_[let_go_].is_reduced()) buckets_[let_go_++].let_go();
+  note_reduced();
+}
+
+void ReducerState::note_reduced() {
+  for (; let_go_ < launched_ && buckets_[let_go_].is_reduced(); ++let_go_) {
+    GradientBucket& bucket = buckets_[let_go_];
+    bucket.let_go();
+    const auto now = Clock::now();
+    if (learner_.is_measuring()) {
+      learner_.note_reduced(bucket.flat().nbytes(), std::max(bucket.launched_at(), last_reduced_),
+                            now);
+    }
+    last_reduced_ = now;
+  }
 }
 
 void ReducerState::take(Parameter& parameter) {
@@ -237,8 +255,10 @@ void ReducerState::recover() {
     if (bucket.is_launched()) bucket.wait();
   }
   const std::int64_t samples = samples_;  // the same outputs may get another backward
+  const bool are_said = are_samples_said_;
   reset();
   samples_ = samples;
+  are_samples_said_ = are_said;
 }
 
 void ReducerState::reset() noexcept {
@@ -250,7 +270,22 @@ void ReducerState::reset() noexcept {
   }
   launched_ = let_go_ = 0;
   samples_ = 0;
+  are_samples_said_ = false;
   is_in_cycle_ = false;
+}
+
+void ReducerState::settle() noexcept {
+  const auto end = [](const auto& wait) {
+    try {
+      wait();
+    } catch (...) {  // the first error is on its way
+    }
+  };
+  for (GradientBucket& bucket : buckets_) {
+    if (bucket.is_launched()) end([&] { bucket.wait(); });
+  }
+  if (summary_->is_launched()) end([&] { summary_->wait(*group_); });
+  reset();
 }
 
 void ReducerState::note_forward(std::int64_t samples) {
@@ -258,13 +293,15 @@ void ReducerState::note_forward(std::int64_t samples) {
   if (is_in_cycle_ && backward_.expired()) {
     recover();
     samples_ = 0;
+    are_samples_said_ = false;
   }
-  samples_ += samples;
+  if (!are_samples_said_) samples_ += samples;
 }
 
 void ReducerState::set_samples(std::int64_t samples) {
   const std::lock_guard lock(mutex_);
   samples_ = samples;
+  are_samples_said_ = true;
 }
 
 void ReducerState::set_hook(CommunicationHook hook) {

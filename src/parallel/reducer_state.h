@@ -30,10 +30,11 @@ namespace lockstep {
 /// order, then the summary. A rank without data makes a cycle of zeros.
 class ReducerState : public std::enable_shared_from_this<ReducerState> {
  public:
-  /// `pauses`: while it is not 0, backwards average nothing.
+  /// `pauses`: while it is not 0, backwards average nothing. `so_far`: of a predecessor.
   ReducerState(std::shared_ptr<ProcessGroup> group, NamedTensors parameters, NamedTensors buffers,
                const DistributedDataParallelOptions& options,
-               std::shared_ptr<const std::atomic<int>> pauses);
+               std::shared_ptr<const std::atomic<int>> pauses,
+               DistributedDataParallelStatistics so_far);
 
   // --- from autograd's hooks ---
   /// Some backward has begun, as far as this model is concerned.
@@ -71,6 +72,8 @@ class ReducerState : public std::enable_shared_from_this<ReducerState> {
     bool is_used = false;
     // On any rank, in the last cycle with a summary:
     bool was_used = true;
+    bool was_sparse = false;
+    bool was_dense = true;
   };
 
   [[nodiscard]] GradientBucket& bucket_of(const Parameter& parameter) {
@@ -91,6 +94,10 @@ class ReducerState : public std::enable_shared_from_this<ReducerState> {
   /// A backward that threw left its buckets half filled; what it had started is finished first.
   void recover();
   void reset() noexcept;
+  /// After an error: waits for what is under way in the buckets' memory.
+  void settle() noexcept;
+  /// Buckets that have been reduced meanwhile, in their order.
+  void note_reduced();
 
   // reducer_cycle.cpp
   void finish();
@@ -120,8 +127,10 @@ class ReducerState : public std::enable_shared_from_this<ReducerState> {
   PlanLearner learner_;
   std::optional<PlanLearner::Proposal> proposal_;  // for the next backward
   CommunicationHook hook_;
-  std::int64_t samples_ = 0;  // of forwards since the last average
-  std::int64_t nominal_ = 0;  // samples that a rank usually has; 0: not known yet
+  std::int64_t samples_ = 0;       // of forwards since the last average
+  bool are_samples_said_ = false;  // by the program
+  std::int64_t last_samples_ = 0;  // of the backward before
+  std::int64_t nominal_ = 0;       // samples that a rank usually has; 0: not known yet
 
   bool is_in_cycle_ = false;
   std::weak_ptr<bool> backward_;  // lives as long as the backward under way
@@ -132,7 +141,7 @@ class ReducerState : public std::enable_shared_from_this<ReducerState> {
   int first_active_rank_ = 0;
   bool had_shadows_ = false;
 
-  Clock::time_point cycle_begin_, first_launch_;
+  Clock::time_point cycle_begin_, first_launch_, last_reduced_;
   DistributedDataParallelStatistics statistics_;
 };
 

@@ -46,12 +46,13 @@ at::Tensor average_sparse(ProcessGroup& group, const at::Tensor& local, const at
   std::int64_t dimensions = 0;
   for (std::size_t i = 0; i < numbers.size(); i += 2) {
     entries.push_back(numbers[i]);
+    // 0: that rank has no gradient. All ranks look at all, so that all find the same.
+    TORCH_CHECK(numbers[i + 1] == 0 || dimensions == 0 || numbers[i + 1] == dimensions,
+                "DistributedDataParallel: the sparse gradients of one parameter have ",
+                numbers[i + 1], " sparse dimensions on rank ", i / 2, " and ", dimensions,
+                " on another; they must be alike");
     dimensions = std::max(dimensions, numbers[i + 1]);
   }
-  TORCH_CHECK(!own.defined() || own.sparse_dim() == dimensions,
-              "DistributedDataParallel: the sparse gradients of one parameter have ",
-              own.defined() ? own.sparse_dim() : 0, " sparse dimensions on rank ", group.rank(),
-              " and ", dimensions, " on another; they must be alike");
   auto value_sizes = parameter.sizes().slice(static_cast<std::size_t>(dimensions)).vec();
   value_sizes.insert(value_sizes.begin(), 0);
   const auto indices = own.defined()

@@ -134,7 +134,7 @@ TEST(HookPages, HaveHooksThatAreMadeReady) {
   }
   loss_of(model, batches[0]).backward();
   // [local]
-  auto host = group->split(group->rank() / group->local_size());
+  auto host = group->split(group->rank() / group->local_size());  // hosts full, ranks host by host
   model->register_communication_hook(lockstep::hooks::PostLocalSgd(
       lockstep::hooks::PostLocalSgdOptions().start_iteration(1000).subgroup(host)));
   lockstep::hooks::PeriodicModelAverager averager(group, 4, 1000);

@@ -53,7 +53,7 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   ///
   /// Shapes: any, the same number of elements everywhere; zero elements are allowed.
   /// Blocks: nothing; see `Work`.
-  /// Throws: `c10::Error` for a tensor that is not a defined, dense CPU tensor without gaps between
+  /// Throws: `c10::Error` for a tensor that is not a defined, dense tensor without gaps between
   /// its elements, for a dtype that `op` does not take, or for a closed group. Strides are the same
   /// everywhere.
   Work all_reduce(const at::Tensor& tensor, ReduceOp op = ReduceOp::Sum);
@@ -81,7 +81,7 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   Work all_reduce(const at::Tensor& tensor, const std::vector<Part>& parts,
                   ReduceOp op = ReduceOp::Sum);
 
-  /// The same, for rank `root` alone; the tensors of the others stay as they are.
+  /// `all_reduce` for rank `root` alone; the tensors of the others stay as they are.
   Work reduce(const at::Tensor& tensor, int root = 0, ReduceOp op = ReduceOp::Sum);
 
   /// Combines all ranks' `input`, of which rank r gets part r.

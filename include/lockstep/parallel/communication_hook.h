@@ -54,7 +54,8 @@ class GradientBucketView {
 /// It is called once a bucket and step, in bucket order, the same on all ranks, and starts
 /// collectives of the group without waiting for them; what follows a collective goes into
 /// `Work::then`. Futures are waited for in bucket order when backward ends. On a rank that has no
-/// data left (`join`), the gradients are zeros. Source: PyTorch's DDP communication hooks.
+/// data left (`join`), the gradients are zeros. It must not ask or change its own model
+/// (`statistics`, `set_samples`), which waits for it. Source: PyTorch's DDP communication hooks.
 using CommunicationHook =
     std::function<Future<at::Tensor>(ProcessGroup&, const GradientBucketView&)>;
 

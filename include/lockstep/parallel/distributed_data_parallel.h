@@ -129,7 +129,7 @@ class LOCKSTEP_API DistributedDataParallelBase : public torch::nn::Module {
   CommunicationHook hook_;
   std::vector<torch::Tensor> hooked_;  // the parameters that the reducer knows
   std::unique_ptr<GradientReducer> reducer_;
-  DistributedDataParallelStatistics before_;  // of reducers that were replaced
+  DistributedDataParallelStatistics so_far_;  // of reducers that were replaced
   Clock::time_point forward_begin_;
   Clock::duration forward_ = {}, forward_total_ = {};
   std::uint64_t forward_step_ = 0;  // of `forward_`

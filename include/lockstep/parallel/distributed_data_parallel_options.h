@@ -22,7 +22,7 @@ enum class GradientAveraging : std::uint8_t {
 /// What happens to buffers (running statistics of batch norm) at the end of each backward, never
 /// inside a forward.
 enum class BufferSync : std::uint8_t {
-  Local,      ///< nothing; see `synchronize_buffers`
+  Local,      ///< nothing; see `broadcast_buffers` and `average_buffers`
   Broadcast,  ///< those of rank 0, or of the first rank that still has data
   Average,    ///< the mean over the ranks that still have data; whole numbers as Broadcast
 };

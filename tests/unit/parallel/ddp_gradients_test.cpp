@@ -109,6 +109,55 @@ TEST_P(DdpGradients, OfComplexScalarAndEmptyParameters) {
   });
 }
 
+// Autograd keeps such a gradient as a view that only says that it is conjugated.
+TEST_P(DdpGradients, OfAConjugatedParameter) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    Sequential net;
+    const auto wave = net->register_parameter("wave", torch::ones({40}, torch::kComplexDouble));
+    DistributedDataParallel<Sequential> model(net, group);
+    const c10::complex<double> factor(1, group->rank());
+    torch::real(wave.conj() * factor).sum().backward();
+    const auto mean_rank = static_cast<double>(group->size() - 1) / 2;
+    EXPECT_TRUE(torch::allclose(
+        wave.grad(), torch::full({40}, c10::complex<double>(1, mean_rank), torch::kComplexDouble)))
+        << wave.grad();
+    group->close();
+  });
+}
+
+TEST_P(DdpGradients, OfAStaticGraphMayBeSparseOnSomeRanks) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    auto net = embedding(5);
+    const auto other = net->register_parameter("other", torch::ones({1}));
+    DistributedDataParallel<Sequential> model(net, group,
+                                              DistributedDataParallelOptions().static_graph(true));
+    for (int step = 0; step < 3; ++step) {
+      model->zero_grad();
+      auto loss = other.sum();
+      if (group->rank() == 0) loss = loss + model->forward(torch::tensor({3})).sum();
+      loss.backward();
+      EXPECT_FLOAT_EQ(weight_of(net).grad().to_dense()[3][1].item<float>(),
+                      1.0F / static_cast<float>(group->size()));
+    }
+    group->close();
+  });
+}
+
+TEST_P(DdpGradients, ThatAStaticGraphExcludesAreRefusedByName) {
+  if (GetParam() == 1) return;
+  const auto errors = run_ranks(GetParam(), [](const Group& group) {
+    Sequential net(torch::nn::Linear(3, 1));
+    const auto extra = net->register_parameter("extra", torch::ones({1}));
+    DistributedDataParallel<Sequential> model(net, group,
+                                              DistributedDataParallelOptions().static_graph(true));
+    const auto x = torch::ones({1, 3});
+    model->forward(x).sum().backward();
+    (model->forward(x).sum() + extra.sum()).backward();
+  });
+  for (const auto& error : errors)
+    expect_error<c10::Error>(error, "parameter 'extra' has a gradient");
+}
+
 TEST_P(DdpGradients, WithAGraphOfTheirOwnAreRefusedByName) {
   if (GetParam() == 1) return;
   const auto errors = run_ranks(GetParam(), [](const Group& group) {

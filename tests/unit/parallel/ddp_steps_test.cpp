@@ -191,10 +191,11 @@ TEST_P(DdpSteps, SamplesAreSaidWhereForwardDoesNotShowThem) {
   run_ranks_or_throw(GetParam(), [](const Group& group) {
     DistributedDataParallel<Sum> model(Sum(), group,
                                        Options().averaging(GradientAveraging::Samples));
-    for (int step = 0; step < 3; ++step) {  // the first one learns what is usual
+    for (int step = 0; step < 4; ++step) {  // the first one learns what is usual
       model->zero_grad();
+      if (step % 2 == 0) model->set_samples(group->rank() + 1);  // before or after forward
       const auto loss = model->forward(rows(1, static_cast<float>(group->rank())));
-      model->set_samples(group->rank() + 1);
+      if (step % 2 != 0) model->set_samples(group->rank() + 1);
       loss.backward();
       float sum = 0;
       float samples = 0;
@@ -205,6 +206,32 @@ TEST_P(DdpSteps, SamplesAreSaidWhereForwardDoesNotShowThem) {
       EXPECT_FLOAT_EQ(gradient_of(model), sum / samples);
     }
     EXPECT_THROW(model->set_samples(0), c10::Error);
+    group->close();
+  });
+}
+
+TEST_P(DdpSteps, SamplesWeighExactlyAndCountForEveryBackwardOfAForward) {
+  if (GetParam() == 1) return;
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    Sum net;
+    net->to(torch::kDouble);
+    DistributedDataParallel<Sum> model(net, group, Options().averaging(GradientAveraging::Samples));
+    const int rank = group->rank();
+    for (int step = 0; step < 2; ++step) {
+      model->zero_grad();
+      const auto x = torch::full({rank + 2, 3}, rank + 0.1, torch::kDouble) / (rank + 2);
+      const auto loss = model->forward(x);
+      loss.backward({}, /*keep_graph=*/true);
+      model->zero_grad();
+      loss.backward();
+      double sum = 0;
+      double samples = 0;
+      for (int other = 0; other < group->size(); ++other) {
+        sum += (other + 2) * (other + 0.1);
+        samples += other + 2;
+      }
+      EXPECT_NEAR(net->weight.grad()[1].item<double>(), sum / samples, 1e-14);
+    }
     group->close();
   });
 }
@@ -337,6 +364,43 @@ TEST_P(DdpSteps, AHookTakesThePlaceOfTheAllReduce) {
     seen.clear();
     model->forward(share(input, group->rank(), group->size())).mean().backward();
     EXPECT_TRUE(seen.empty());
+    group->close();
+  });
+}
+
+TEST_P(DdpSteps, WhatIsUnderWayWhenAHooksFutureThrowsIsFinishedFirst) {
+  if (GetParam() == 1) return;
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    ConvNet net;
+    fill_parameters(*net);
+    DistributedDataParallel<ConvNet> model(
+        net, group, Options().bucket_cap_bytes(600).first_bucket_cap_bytes(100));
+    bool fails = true;
+    model->register_communication_hook([&](ProcessGroup& ranks, const GradientBucketView& bucket) {
+      const bool throws = fails && bucket.index() == 1;
+      return ranks.all_reduce(bucket.buffer(), ReduceOp::Avg).then([=] {
+        if (throws) throw std::runtime_error("no future");
+        return bucket.buffer();
+      });
+    });
+    const auto input = make_input(0, 12);
+    const auto backward = [&] {
+      model->zero_grad();
+      model->forward(share(input, group->rank(), group->size())).mean().backward();
+    };
+    for (int step = 0; step < 5; ++step) {
+      fails = step % 2 == 0;
+      if (fails) {
+        EXPECT_THROW(backward(), std::runtime_error);
+        continue;
+      }
+      backward();
+      ConvNet reference;
+      fill_parameters(*reference);
+      reference->forward(input).mean().backward();
+      EXPECT_TRUE(
+          torch::allclose(net->fc->weight.grad(), reference->fc->weight.grad(), 1e-4, 1e-6));
+    }
     group->close();
   });
 }
