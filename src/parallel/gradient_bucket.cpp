@@ -61,7 +61,8 @@ GradientBucket::GradientBucket(const BucketPlan& plan, at::Tensor flat, ProcessG
 
 bool GradientBucket::is_view(std::size_t place, const at::Tensor& gradient) const {
   const at::Tensor& view = views_[place];
-  return gradient.device() == view.device() && gradient.const_data_ptr() == view.const_data_ptr() &&
+  return gradient.defined() && gradient.layout() == at::kStrided &&
+         gradient.device() == view.device() && gradient.const_data_ptr() == view.const_data_ptr() &&
          gradient.scalar_type() == view.scalar_type() && gradient.strides() == view.strides() &&
          !gradient.is_conj() && !gradient.is_neg();
 }

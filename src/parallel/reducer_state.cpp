@@ -93,8 +93,7 @@ void ReducerState::divide(const std::vector<BucketPlan>& plans, const std::strin
   for (Parameter& parameter : parameters_) {
     // Gradients that lie in the arenas would be written over.
     auto& gradient = parameter.tensor.mutable_grad();
-    if (!buckets_.empty() && gradient.defined() && gradient.layout() == at::kStrided &&
-        bucket_of(parameter).is_view(parameter.place, gradient)) {
+    if (!buckets_.empty() && bucket_of(parameter).is_view(parameter.place, gradient)) {
       gradient = gradient.clone();
     }
     tensors.push_back(parameter.tensor);
@@ -228,8 +227,7 @@ void ReducerState::take(Parameter& parameter) {
 
 void ReducerState::keep(Parameter& parameter) {
   const at::Tensor& gradient = parameter.tensor.grad();
-  const bool is_view = gradient.defined() && gradient.layout() == at::kStrided &&
-                       bucket_of(parameter).is_view(parameter.place, gradient);
+  const bool is_view = bucket_of(parameter).is_view(parameter.place, gradient);
   parameter.kept = is_view ? gradient.clone() : gradient;
 }
 
