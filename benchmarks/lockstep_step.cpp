@@ -28,6 +28,7 @@ Extras extras_of(const lockstep::DistributedDataParallelStatistics& before,
   return {{"exposed_ms", mean(&Times::exposed)},
           {"communication_ms", mean(&Times::communication)},
           {"gradient_mib", bytes / (1 << 20)},
+          {"copied_mib", static_cast<double>(after.copied_bytes) / (1 << 20)},
           {"buckets", static_cast<double>(after.buckets.size())}};
 }
 

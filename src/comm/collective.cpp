@@ -34,6 +34,7 @@ std::uint64_t details_of(const Collective& call) {
     }
   }
   if (call.has_own_sizes) hash = mix(hash, 1);
+  for (const auto count : call.piece_counts) hash = mix(hash, static_cast<std::uint64_t>(count));
   if (call.reduce_op.kind() == ReduceOp::Kind::PreMulSum) {
     hash = mix(hash, std::bit_cast<std::uint64_t>(call.reduce_op.factor()));
   }
@@ -57,7 +58,8 @@ std::uint64_t elements_of(const Collective& call) {
       if (!call.has_own_sizes) elements = call.inputs.front().numel();
       break;
     default:
-      elements = call.tensor().numel();
+      if (!call.places.defined()) elements = call.tensor().numel();
+      for (const auto count : call.piece_counts) elements += count;
   }
   return static_cast<std::uint64_t>(elements);
 }

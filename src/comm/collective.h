@@ -36,9 +36,10 @@ struct Collective {
   /// AllToAll: this rank's pieces may differ in size, and only this rank knows them.
   bool has_own_sizes = false;
   CallName name{};
-  /// AllReduce in group memory: this rank's input where it is not in the tensor, within what
-  /// `ProcessGroup::own_share` gives, in ascending order.
-  std::vector<ProcessGroup::Part> elsewhere{};
+  /// AllReduce of pieces of the tensor, which is a tensor of group memory: see
+  /// `ProcessGroup::Pieces`.
+  at::Tensor places{};
+  std::vector<std::int64_t> piece_counts{};
 
   [[nodiscard]] const at::Tensor& tensor() const {
     return inputs.empty() ? outputs.front() : inputs.front();

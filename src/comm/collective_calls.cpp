@@ -186,38 +186,39 @@ Work ProcessGroup::all_reduce(const at::Tensor& tensor, ReduceOp op) {
       {.op = CollectiveOp::AllReduce, .reduce_op = op, .inputs = {tensor}, .outputs = {tensor}});
 }
 
-ProcessGroup::Share ProcessGroup::own_share(const at::Tensor& tensor) {
-  check_open("own_share");
-  check_tensor(tensor, "own_share", "the tensor");
-  return carrier_of(tensor.device().type()).share_of(tensor);
+bool ProcessGroup::can_reduce_pieces(const at::Tensor& memory) {
+  return memory.device().is_cpu() &&
+         carrier_of(c10::kCPU).shares_memory(memory.const_data_ptr(), memory.nbytes());
 }
 
-Work ProcessGroup::all_reduce(const at::Tensor& tensor, const std::vector<Part>& parts,
-                              ReduceOp op) {
-  if (parts.empty()) return all_reduce(tensor, op);
-  const Share share = own_share(tensor);
-  check_reduction(tensor.scalar_type(), op, "all_reduce");
-  std::int64_t end = share.start;
-  for (const Part& part : parts) {
-    TORCH_CHECK(part.count >= 0 && part.start >= end &&
-                    part.start + part.count <= share.start + share.count,
-                "all_reduce: a part of ", part.count, " elements from ", part.start,
-                " on is not behind the one before and within this rank's share, ", share.count,
-                " elements from ", share.start, " on");
-    TORCH_CHECK(part.values.defined() && part.values.device() == tensor.device() &&
-                    part.values.scalar_type() == tensor.scalar_type() &&
-                    part.values.is_non_overlapping_and_dense() && !part.values.is_conj() &&
-                    !part.values.is_neg() && part.offset >= 0 &&
-                    part.offset + part.count <= part.values.numel(),
-                "all_reduce: the values of a part are not ", part.count, " elements of ",
-                tensor.scalar_type(), " on ", tensor.device(), " side by side");
-    end = part.start + part.count;
+Work ProcessGroup::all_reduce(const Pieces& pieces, ReduceOp op) {
+  check_open("all_reduce");
+  const auto& [memory, places, counts] = pieces;
+  check_tensor(memory, "all_reduce", "the memory of the pieces");
+  check_tensor(places, "all_reduce", "the places of the pieces");
+  check_reduction(memory.scalar_type(), op, "all_reduce");
+  TORCH_CHECK(
+      can_reduce_pieces(memory) && can_reduce_pieces(places),
+      "all_reduce: pieces and their places must lie in tensors of allocate on the CPU, of a "
+      "group whose ranks share memory");
+  TORCH_CHECK(places.scalar_type() == at::kLong &&
+                  places.numel() == static_cast<std::int64_t>(counts.size()),
+              "all_reduce: ", counts.size(),
+              " pieces need as many places of dtype Long; there are ", places.numel(), " of dtype ",
+              places.scalar_type());
+  const auto* begins = places.const_data_ptr<std::int64_t>();
+  for (std::size_t i = 0; i < counts.size(); ++i) {
+    TORCH_CHECK(counts[i] >= 0 && begins[i] >= 0 && begins[i] <= memory.numel() &&
+                    counts[i] <= memory.numel() - begins[i],
+                "all_reduce: piece ", i, ", ", counts[i], " elements from ", begins[i],
+                " on, does not lie in the memory, which has ", memory.numel(), " elements");
   }
   return start({.op = CollectiveOp::AllReduce,
                 .reduce_op = op,
-                .inputs = {tensor},
-                .outputs = {tensor},
-                .elsewhere = parts});
+                .inputs = {memory},
+                .outputs = {memory},
+                .places = places,
+                .piece_counts = counts});
 }
 
 Work ProcessGroup::reduce(const at::Tensor& tensor, int root, ReduceOp op) {

@@ -23,10 +23,6 @@ namespace lockstep {
 [[nodiscard]] std::unique_ptr<Operation> make_shared_memory_reduction(
     SharedMemoryTransport& transport, Collective call);
 
-/// What this rank reduces of a tensor in an all_reduce in group memory; nothing elsewhere.
-[[nodiscard]] ProcessGroup::Share share_of_reduction(const SharedMemoryTransport& transport,
-                                                     const at::Tensor& tensor);
-
 /// reduce_scatter: every rank reduces what it wants. Of group memory it reads all ranks' blocks
 /// where they are; other tensors pass through the slots, a chunk of every piece at a time.
 /// 1 meeting a chunk, in group memory 2 in all.

@@ -22,6 +22,7 @@ SharedMemoryProcessGroup::SharedMemoryProcessGroup(const LaunchEnvironment& envi
         SharedMemoryRounds(memory, 0, size()).leave(SharedMemoryRounds::RankState::Left, reason);
       });
   control->close_descriptor();
+  control->populate();
   transport_ = std::make_unique<SharedMemoryTransport>(std::move(control), rank(), size());
   transport_->rounds().watch_peers();
 }
@@ -73,8 +74,8 @@ ProcessGroup::Memory SharedMemoryProcessGroup::allocate_bytes(std::size_t bytes)
   return {own, std::move(memory)};
 }
 
-ProcessGroup::Share SharedMemoryProcessGroup::share_of(const at::Tensor& tensor) const {
-  return share_of_reduction(*transport_, tensor);
+bool SharedMemoryProcessGroup::shares_memory(const void* data, std::size_t bytes) const {
+  return transport_->find(data, bytes).has_value();
 }
 
 std::function<std::string()> SharedMemoryProcessGroup::peer_watch() {

@@ -74,35 +74,81 @@ class InPlaceReduction final : public SharedMemoryOperation {
   }
 
   void act(std::uint64_t) override {
-    const Range share =
-        share_of(static_cast<std::size_t>(call_.tensor().numel()), element_bytes(call_.tensor()),
-                 transport().rank(), transport().world_size());
-    std::size_t done = share.start;
-    for (const ProcessGroup::Part& part : call_.elsewhere) {
-      const Range range{static_cast<std::size_t>(part.start), static_cast<std::size_t>(part.count)};
-      reduce({done, range.start - done}, nullptr);
-      reduce(range, static_cast<const std::byte*>(part.values.const_data_ptr()) +
-                        static_cast<std::size_t>(part.offset) * element_bytes(part.values));
-      done = range.start + range.count;
+    const std::size_t element = element_bytes(call_.tensor());
+    const Range share = share_of(static_cast<std::size_t>(call_.tensor().numel()), element,
+                                 transport().rank(), transport().world_size());
+    c10::SmallVector<const void*, 16> inputs;
+    c10::SmallVector<void*, 16> outputs;
+    for (int rank = 0; rank < transport().world_size(); ++rank) {
+      std::byte* block = place_.of(rank) + share.start * element;
+      inputs.push_back(block);
+      if (call_.op == CollectiveOp::AllReduce || rank == call_.root) outputs.push_back(block);
     }
-    reduce({done, share.start + share.count - done}, nullptr);
+    reduce_ranks(call_.dtype(), call_.reduce_op, inputs, outputs, share.count);
   }
 
-  /// `own`: this rank's values, where they are not in its block.
-  void reduce(Range range, const std::byte* own) {
+  Collective call_;
+  SharedMemoryTransport::Place place_;
+};
+
+/// Of pieces that lie elsewhere on each rank: as if they stood in a row, each beginning on a cache
+/// line.
+class PiecesReduction final : public SharedMemoryOperation {
+ public:
+  PiecesReduction(SharedMemoryTransport& transport, Collective call,
+                  SharedMemoryTransport::Place memory, SharedMemoryTransport::Place places)
+      : SharedMemoryOperation(transport, fingerprint_of_pieces(call, memory, places),
+                              {.rounds = 1, .is_staged = false, .is_two_phase = true}),
+        call_(std::move(call)),
+        memory_(std::move(memory)),
+        places_(std::move(places)) {}
+
+ private:
+  static Fingerprint fingerprint_of_pieces(const Collective& call,
+                                           const SharedMemoryTransport::Place& memory,
+                                           const SharedMemoryTransport::Place& places) {
+    Fingerprint print = lockstep::fingerprint_of(call);
+    print.is_in_group_memory = 1;
+    print.place = memory.number;
+    print.details = mix(print.details, places.number);
+    return print;
+  }
+
+  void act(std::uint64_t) override {
+    const std::size_t step = std::max<std::size_t>(1, kCacheLine / element_bytes(call_.tensor()));
+    const auto in_lines = [step](std::size_t count) { return (count + step - 1) / step * step; };
+    std::size_t all = 0;
+    for (const auto count : call_.piece_counts) all += in_lines(static_cast<std::size_t>(count));
+    const Range share =
+        share_of(all, element_bytes(call_.tensor()), transport().rank(), transport().world_size());
+    std::size_t begin = 0;  // of the piece, in the row
+    for (std::size_t piece = 0; piece < call_.piece_counts.size(); ++piece) {
+      const auto count = static_cast<std::size_t>(call_.piece_counts[piece]);
+      const std::size_t first = std::max(begin, share.start);
+      const std::size_t last = std::min(begin + count, share.start + share.count);
+      if (first < last) reduce(piece, {first - begin, last - first});
+      begin += in_lines(count);
+    }
+  }
+
+  /// `range`: of that piece.
+  void reduce(std::size_t piece, Range range) {
     const std::size_t element = element_bytes(call_.tensor());
     c10::SmallVector<const void*, 16> inputs;
     c10::SmallVector<void*, 16> outputs;
     for (int rank = 0; rank < transport().world_size(); ++rank) {
-      std::byte* block = place_.of(rank) + range.start * element;
-      inputs.push_back(own != nullptr && rank == transport().rank() ? own : block);
-      if (call_.op == CollectiveOp::AllReduce || rank == call_.root) outputs.push_back(block);
+      const auto begin = reinterpret_cast<const std::int64_t*>(places_.of(rank))[piece];
+      std::byte* values =
+          memory_.of(rank) + (static_cast<std::size_t>(begin) + range.start) * element;
+      inputs.push_back(values);
+      outputs.push_back(values);
     }
     reduce_ranks(call_.dtype(), call_.reduce_op, inputs, outputs, range.count);
   }
 
   Collective call_;
-  SharedMemoryTransport::Place place_;
+  SharedMemoryTransport::Place memory_;
+  SharedMemoryTransport::Place places_;
 };
 
 class StagedReduction final : public SharedMemoryOperation {
@@ -159,16 +205,15 @@ class StagedReduction final : public SharedMemoryOperation {
 
 }  // namespace
 
-ProcessGroup::Share share_of_reduction(const SharedMemoryTransport& transport,
-                                       const at::Tensor& tensor) {
-  if (!transport.find(tensor.const_data_ptr(), tensor.nbytes())) return {};
-  const Range share = share_of(static_cast<std::size_t>(tensor.numel()), element_bytes(tensor),
-                               transport.rank(), transport.world_size());
-  return {static_cast<std::int64_t>(share.start), static_cast<std::int64_t>(share.count)};
-}
-
 std::unique_ptr<Operation> make_shared_memory_reduction(SharedMemoryTransport& transport,
                                                         Collective call) {
+  if (call.places.defined()) {
+    auto memory = transport.find(call.tensor().const_data_ptr(), call.tensor().nbytes());
+    auto places = transport.find(call.places.const_data_ptr(), call.places.nbytes());
+    TORCH_INTERNAL_ASSERT(memory && places);
+    return std::make_unique<PiecesReduction>(transport, std::move(call), std::move(*memory),
+                                             std::move(*places));
+  }
   if (auto place = transport.find(call.tensor().const_data_ptr(), call.tensor().nbytes())) {
     return std::make_unique<InPlaceReduction>(transport, std::move(call), std::move(*place));
   }

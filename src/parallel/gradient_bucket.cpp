@@ -2,6 +2,7 @@
 #include "parallel/gradient_bucket.h"
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_strided.h>
 #include <ATen/ops/mul.h>
 #include <c10/core/Event.h>
 #include <c10/core/StreamGuard.h>
@@ -21,12 +22,17 @@ std::size_t round_up(std::size_t elements, at::ScalarType dtype) {
 }
 
 // As autograd lays gradients out: strides of a dense parameter are kept (channels_last), others
-// become contiguous. Not a view in autograd's sense: LibTorch's optimizers detach gradients in
-// place, which views refuse.
-at::Tensor make_view(const at::Tensor& flat, const at::Tensor& parameter, std::size_t offset) {
-  const at::Tensor shape = parameter.is_non_overlapping_and_dense()
-                               ? parameter
-                               : at::empty(parameter.sizes(), flat.options());
+// become contiguous.
+at::Tensor shape_of(const at::Tensor& parameter, at::ScalarType dtype) {
+  const auto options = at::TensorOptions(dtype).device(at::kMeta);
+  return parameter.is_non_overlapping_and_dense()
+             ? at::empty_strided(parameter.sizes(), parameter.strides(), options)
+             : at::empty(parameter.sizes(), options);
+}
+
+// Not a view in autograd's sense: LibTorch's optimizers detach gradients in place, which views
+// refuse.
+at::Tensor make_view(const at::Tensor& flat, const at::Tensor& shape, std::size_t offset) {
   return at::empty({0}, flat.options())
       .set_(flat.storage(), flat.storage_offset() + static_cast<std::int64_t>(offset),
             shape.sizes(), shape.strides());
@@ -43,89 +49,120 @@ std::size_t GradientBucket::elements_for(const BucketPlan& plan,
   return elements;
 }
 
-GradientBucket::GradientBucket(const BucketPlan& plan, at::Tensor flat, ProcessGroup::Share share,
+GradientBucket::GradientBucket(const BucketPlan& plan, at::Tensor flat,
                                const std::vector<at::Tensor>& parameters, std::string name)
     : parameters_(plan.parameters),
+      dtype_(plan.dtype),
+      device_(plan.device),
       flat_(std::move(flat)),
+      bytes_(flat_.nbytes()),
       name_(std::move(name)),
-      share_(share),
       has_taken_(plan.parameters.size(), false),
       missing_(plan.parameters.size()) {
   std::size_t offset = 0;
   for (const std::size_t index : parameters_) {
-    views_.push_back(make_view(flat_, parameters[index], offset));
-    offsets_.push_back(static_cast<std::int64_t>(offset));
+    views_.push_back(make_view(flat_, shape_of(parameters[index], dtype_), offset));
     offset += round_up(static_cast<std::size_t>(parameters[index].numel()), plan.dtype);
   }
 }
 
+GradientBucket::GradientBucket(const BucketPlan& plan, std::shared_ptr<GradientArena> arena,
+                               std::vector<std::size_t> numbers, at::Tensor places,
+                               const std::vector<at::Tensor>& parameters, std::string name)
+    : parameters_(plan.parameters),
+      dtype_(plan.dtype),
+      device_(plan.device),
+      arena_(std::move(arena)),
+      numbers_(std::move(numbers)),
+      places_(std::move(places)),
+      name_(std::move(name)),
+      views_(plan.parameters.size()),
+      has_taken_(plan.parameters.size(), false),
+      missing_(plan.parameters.size()) {
+  for (const std::size_t index : parameters_) {
+    shapes_.push_back(shape_of(parameters[index], dtype_));
+    bytes_ += round_up(static_cast<std::size_t>(parameters[index].numel()), dtype_) *
+              c10::elementSize(dtype_);
+  }
+}
+
+bool GradientBucket::is_laid_out_as(const at::Tensor& shape, const at::Tensor& gradient) const {
+  return gradient.defined() && gradient.layout() == at::kStrided && gradient.device() == device_ &&
+         gradient.scalar_type() == dtype_ && gradient.sizes() == shape.sizes() &&
+         gradient.strides() == shape.strides() && !gradient.is_conj() && !gradient.is_neg();
+}
+
 bool GradientBucket::is_view(std::size_t place, const at::Tensor& gradient) const {
+  if (arena_) {
+    return gradient.defined() && gradient.layout() == at::kStrided &&
+           gradient.device() == device_ && arena_->place_of(gradient);
+  }
   const at::Tensor& view = views_[place];
-  return gradient.defined() && gradient.layout() == at::kStrided &&
-         gradient.device() == view.device() && gradient.const_data_ptr() == view.const_data_ptr() &&
-         gradient.scalar_type() == view.scalar_type() && gradient.strides() == view.strides() &&
-         !gradient.is_conj() && !gradient.is_neg();
+  return is_laid_out_as(view, gradient) && gradient.const_data_ptr() == view.const_data_ptr();
 }
 
 void GradientBucket::take(std::size_t place, const at::Tensor& parameter, double scale) {
   follow_stream();
-  const at::Tensor& view = views_[place];
   const at::Tensor& gradient = parameter.grad();
   if (has_taken_[place]) {
-    gather();
-    if (gradient.defined()) view.add_(gradient, scale);
-  } else if (!gradient.defined()) {
-    view.zero_();
-  } else if (is_view(place, gradient)) {
-    if (scale != 1) view.mul_(scale);
-  } else if (scale != 1) {
-    at::mul_out(const_cast<at::Tensor&>(view), gradient, at::scalar_tensor(scale, at::kDouble));
+    if (gradient.defined()) views_[place].add_(gradient, scale);
   } else {
-    copy(place, gradient);
+    if (arena_) settle_in_arena(place, gradient);
+    const at::Tensor& view = views_[place];
+    if (!gradient.defined()) {
+      view.zero_();
+    } else if (is_laid_out_as(view, gradient) &&
+               gradient.const_data_ptr() == view.const_data_ptr()) {
+      if (scale != 1) view.mul_(scale);
+    } else {
+      copied_bytes_ += view.nbytes();
+      if (scale == 1) {
+        view.copy_(gradient);
+      } else {
+        at::mul_out(const_cast<at::Tensor&>(view), gradient,
+                    at::scalar_tensor(scale, at::kDouble));
+      }
+    }
   }
   // Also frees what autograd allocated while it is still warm in the cache; the next gradient gets
   // that memory.
   parameter.mutable_grad().reset();
+  count_as_taken(place);
+}
+
+void GradientBucket::settle_in_arena(std::size_t place, const at::Tensor& gradient) {
+  const at::Tensor& shape = shapes_[place];
+  if (is_laid_out_as(shape, gradient) && arena_->take(numbers_[place], gradient)) {
+    views_[place] = gradient;
+  } else {
+    views_[place] = arena_->make(numbers_[place], shape);
+  }
+}
+
+void GradientBucket::note_waiting(std::size_t place, const at::Tensor& gradient) {
+  if (arena_ && is_laid_out_as(shapes_[place], gradient)) {
+    arena_->adopt(numbers_[place], gradient);
+  }
+}
+
+void GradientBucket::count_as_taken(std::size_t place) {
   if (!has_taken_[place]) --missing_;
   has_taken_[place] = true;
-}
-
-void GradientBucket::copy(std::size_t place, const at::Tensor& gradient) {
-  const at::Tensor& view = views_[place];
-  const std::int64_t begin = offsets_[place];
-  const std::int64_t end = begin + view.numel();
-  const std::int64_t own_begin = std::clamp(share_.start, begin, end);
-  const std::int64_t own_end = std::clamp(share_.start + share_.count, begin, end);
-  const bool is_alike =
-      gradient.scalar_type() == view.scalar_type() && gradient.strides() == view.strides() &&
-      gradient.is_non_overlapping_and_dense() && !gradient.is_conj() && !gradient.is_neg();
-  if (!is_alike || own_begin == own_end) {
-    view.copy_(gradient);
-    return;
-  }
-  const at::Tensor values = gradient.as_strided({gradient.numel()}, {1});
-  for (const auto& [from, to] : {std::pair(begin, own_begin), std::pair(own_end, end)}) {
-    if (from == to) continue;
-    flat_.narrow(0, from, to - from).copy_(values.narrow(0, from - begin, to - from));
-  }
-  const ProcessGroup::Part part{own_begin, own_end - own_begin, gradient, own_begin - begin};
-  const auto is_behind = [&](const ProcessGroup::Part& other) { return other.start > own_begin; };
-  parts_.insert(std::find_if(parts_.begin(), parts_.end(), is_behind), part);
-}
-
-void GradientBucket::gather() {
-  for (const ProcessGroup::Part& part : parts_) {
-    const at::Tensor values = part.values.as_strided({part.values.numel()}, {1});
-    flat_.narrow(0, part.start, part.count).copy_(values.narrow(0, part.offset, part.count));
-  }
-  parts_.clear();
 }
 
 void GradientBucket::take_nothing(std::size_t place) {
   follow_stream();
+  if (arena_ && !has_taken_[place]) settle_in_arena(place, {});
   views_[place].zero_();
-  if (!has_taken_[place]) --missing_;
-  has_taken_[place] = true;
+  count_as_taken(place);
+}
+
+void GradientBucket::multiply(double factor) {
+  if (flat_.defined()) {
+    flat_.mul_(factor);
+  } else {
+    for (const at::Tensor& view : views_) view.mul_(factor);
+  }
 }
 
 void GradientBucket::give(std::size_t place, const at::Tensor& parameter) const {
@@ -135,12 +172,11 @@ void GradientBucket::give(std::size_t place, const at::Tensor& parameter) const 
 }
 
 void GradientBucket::follow_stream() {
-  const c10::Device device = flat_.device();
-  if (device.is_cpu()) return;
-  const c10::impl::VirtualGuardImpl backend(device.type());
-  const c10::Stream current = backend.getStream(device);
+  if (device_.is_cpu()) return;
+  const c10::impl::VirtualGuardImpl backend(device_.type());
+  const c10::Stream current = backend.getStream(device_);
   if (stream_ && *stream_ != current) {
-    c10::Event event(device.type());
+    c10::Event event(device_.type());
     event.record(*stream_);
     event.block(current);
   }
@@ -151,14 +187,23 @@ void GradientBucket::launch(ProcessGroup& group) {
   const c10::OptionalStreamGuard guard(stream_);
   launched_at_ = std::chrono::steady_clock::now();
   const auto scope = group.with(CallOptions().name(name_));
-  work_ = group.all_reduce(flat_, parts_, ReduceOp::Avg);
+  if (!arena_) {
+    work_ = group.all_reduce(flat_, ReduceOp::Avg);
+    return;
+  }
+  auto* const places = places_.mutable_data_ptr<std::int64_t>();
+  ProcessGroup::Pieces pieces{arena_->memory(), places_, {}};
+  for (std::size_t place = 0; place < views_.size(); ++place) {
+    places[place] = *arena_->place_of(views_[place]);
+    pieces.counts.push_back(views_[place].numel());
+  }
+  work_ = group.all_reduce(pieces, ReduceOp::Avg);
 }
 
 void GradientBucket::launch(ProcessGroup& group, const CommunicationHook& hook,
                             const GradientBucketView& view) {
   const c10::OptionalStreamGuard guard(stream_);
   launched_at_ = std::chrono::steady_clock::now();
-  gather();
   const auto scope = group.with(CallOptions().name(name_));
   result_ = hook(group, view);
 }
@@ -184,7 +229,9 @@ void GradientBucket::reset() {
   work_.reset();
   result_.reset();
   stream_.reset();
-  parts_.clear();
+  copied_bytes_ = 0;
+  if (!arena_) return;
+  std::fill(views_.begin(), views_.end(), at::Tensor());
 }
 
 }  // namespace lockstep

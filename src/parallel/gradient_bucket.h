@@ -8,56 +8,67 @@
 
 #include <chrono>
 #include <cstddef>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "parallel/bucket_planner.h"
+#include "parallel/gradient_arena.h"
 
 namespace lockstep {
 
-/// The gradients of some parameters side by side in the group's memory, and how far they are in
-/// this backward.
+/// The gradients of some parameters in the group's memory, and how far they are in this backward.
 ///
 /// Step 3 of the gradient path. The all-reduce works on this memory in place, and afterwards the
-/// gradients are views of it. From `take` to `give` a parameter has no gradient, so that autograd
-/// writes nothing to memory that is being reduced. Thread-safety: guarded by the reducer's lock.
+/// gradients lie in it. They are side by side, or, with an arena, wherever in it autograd put them.
+/// From `take` to `give` a parameter has no gradient, so that autograd writes nothing to memory
+/// that is being reduced. Thread-safety: guarded by the reducer's lock.
 class GradientBucket {
  public:
-  /// How many elements the bucket needs. Gradients begin on cache lines.
+  /// How many elements a bucket needs whose gradients are side by side. They begin on cache lines.
   [[nodiscard]] static std::size_t elements_for(const BucketPlan& plan,
                                                 const std::vector<GradientShape>& shapes);
-  /// `flat`: that many elements of group memory. `share`: what of it this rank reduces itself.
-  GradientBucket(const BucketPlan& plan, at::Tensor flat, ProcessGroup::Share share,
+  /// `flat`: that many elements of group memory.
+  GradientBucket(const BucketPlan& plan, at::Tensor flat, const std::vector<at::Tensor>& parameters,
+                 std::string name);
+  /// `numbers`: of the parameters in the arena. `places`: group memory that says where they lie,
+  /// one number a gradient.
+  GradientBucket(const BucketPlan& plan, std::shared_ptr<GradientArena> arena,
+                 std::vector<std::size_t> numbers, at::Tensor places,
                  const std::vector<at::Tensor>& parameters, std::string name);
 
   /// Takes in the gradient of this place, times `scale`; once more: adds it. Without one: zero.
-  /// What falls into this rank's own share is left where autograd put it, since no other rank reads
-  /// it: half of all copies are saved with two ranks.
+  /// Copies it, unless it lies in the arena.
   void take(std::size_t place, const at::Tensor& parameter, double scale);
   /// Counts as taken, as zero; the parameter keeps its gradient.
   void take_nothing(std::size_t place);
   /// After the all-reduce: makes the average the parameter's gradient.
   void give(std::size_t place, const at::Tensor& parameter) const;
+  /// A gradient that waits for a later backward.
+  void note_waiting(std::size_t place, const at::Tensor& gradient);
 
   [[nodiscard]] bool has_taken(std::size_t place) const { return has_taken_[place]; }
   [[nodiscard]] bool is_complete() const noexcept { return missing_ == 0; }
   [[nodiscard]] const std::vector<std::size_t>& parameters() const noexcept { return parameters_; }
   [[nodiscard]] const at::Tensor& view(std::size_t place) const { return views_[place]; }
   [[nodiscard]] const std::vector<at::Tensor>& views() const noexcept { return views_; }
+  /// Undefined with an arena.
   [[nodiscard]] const at::Tensor& flat() const noexcept { return flat_; }
+  [[nodiscard]] std::size_t bytes() const noexcept { return bytes_; }
+  /// Of gradients, in this cycle.
+  [[nodiscard]] std::size_t copied_bytes() const noexcept { return copied_bytes_; }
+  /// Whether this tensor lies where this bucket's gradient of that place does or did.
   [[nodiscard]] bool is_view(std::size_t place, const at::Tensor& gradient) const;
+  void multiply(double factor);
 
   void launch(ProcessGroup& group);
+  /// Not with an arena.
   void launch(ProcessGroup& group, const CommunicationHook& hook, const GradientBucketView& view);
   [[nodiscard]] std::chrono::steady_clock::time_point launched_at() const { return launched_at_; }
   [[nodiscard]] bool is_launched() const noexcept { return work_ || result_; }
   [[nodiscard]] bool is_reduced();
   void wait();
-  /// Lets go of gradients that were left where they are, once they have been reduced.
-  void let_go() noexcept { parts_.clear(); }
-  /// Copies them after all, for whoever wants the whole bucket.
-  void gather();
   /// Ready for the next backward.
   void reset();
 
@@ -65,15 +76,23 @@ class GradientBucket {
   /// The stream on which everything that was taken is ready. Gradients come on several streams
   /// where parts of the model run on several.
   void follow_stream();
-  void copy(std::size_t place, const at::Tensor& gradient);
+  /// Makes the view of this place what the gradient is, or memory for it.
+  void settle_in_arena(std::size_t place, const at::Tensor& gradient);
+  [[nodiscard]] bool is_laid_out_as(const at::Tensor& shape, const at::Tensor& gradient) const;
+  void count_as_taken(std::size_t place);
 
   std::vector<std::size_t> parameters_;
+  at::ScalarType dtype_;
+  c10::Device device_;
   at::Tensor flat_;
+  std::shared_ptr<GradientArena> arena_;
+  std::vector<std::size_t> numbers_;
+  at::Tensor places_;
+  std::vector<at::Tensor> shapes_;  // meta tensors, with an arena: its views come and go
+  std::size_t bytes_ = 0;
+  std::size_t copied_bytes_ = 0;
   std::string name_;
   std::vector<at::Tensor> views_;
-  std::vector<std::int64_t> offsets_;
-  ProcessGroup::Share share_;
-  std::vector<ProcessGroup::Part> parts_;  // of the share, left where autograd put them
   std::vector<bool> has_taken_;
   std::size_t missing_ = 0;
   std::optional<c10::Stream> stream_;

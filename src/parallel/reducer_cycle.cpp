@@ -67,6 +67,10 @@ bool ReducerState::complete_cycle() {
     statistics_.total.communication += statistics_.last.communication;
     statistics_.total.exposed += statistics_.last.exposed;
     ++statistics_.steps;
+    statistics_.copied_bytes = 0;
+    for (const GradientBucket& bucket : buckets_) {
+      statistics_.copied_bytes += bucket.copied_bytes();
+    }
   } else {
     // What is left of the last cycle's lies in buckets that are zeros now.
     for (Parameter& parameter : parameters_) parameter.tensor.mutable_grad().reset();
@@ -127,7 +131,7 @@ void ReducerState::add_late_gradients() {
 
 void ReducerState::give_all(double factor) {
   if (factor != 1) {
-    for (GradientBucket& bucket : buckets_) bucket.flat().mul_(factor);
+    for (GradientBucket& bucket : buckets_) bucket.multiply(factor);
   }
   statistics_.unused_parameters.clear();
   statistics_.locally_unused_parameters.clear();
@@ -177,7 +181,7 @@ void ReducerState::synchronize_buffers() {
 
 void ReducerState::learn() {
   ++cycles_;
-  proposal_ = learner_.end_cycle(*group_, first_active_rank_);
+  proposal_ = learner_->end_cycle(*group_, first_active_rank_);
 }
 
 }  // namespace lockstep

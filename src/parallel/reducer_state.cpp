@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "parallel/lending_allocator.h"
+
 namespace lockstep {
 namespace {
 
@@ -21,12 +23,17 @@ at::ScalarType travelling_dtype(const at::Tensor& parameter,
   return is_smaller ? *wanted : own;
 }
 
-PlanLearner::Settings settings_of(const DistributedDataParallelOptions& options) {
+// Of buckets that are reduced where they are: the last one of a backward is waited for, and the
+// smaller it is, the shorter.
+constexpr std::size_t kInPlaceCap = std::size_t{8} << 20;
+
+PlanLearner::Settings settings_of(const DistributedDataParallelOptions& options, bool is_in_place) {
   PlanLearner::Settings settings;
   settings.caps = options.bucket_caps_bytes();
   if (settings.caps.empty()) {
-    settings.caps = {std::min(options.first_bucket_cap_bytes(), options.bucket_cap_bytes()),
-                     options.bucket_cap_bytes()};
+    const std::size_t cap = is_in_place ? std::min(options.bucket_cap_bytes(), kInPlaceCap)
+                                        : options.bucket_cap_bytes();
+    settings.caps = {std::min(options.first_bucket_cap_bytes(), cap), cap};
   }
   settings.learns_order = options.learn_order();
   settings.tune_after = options.tune_buckets_after();
@@ -54,7 +61,6 @@ ReducerState::ReducerState(std::shared_ptr<ProcessGroup> group, NamedTensors par
       options_(options),
       pauses_(std::move(pauses)),
       shapes_(shapes_of(parameters, options)),
-      learner_(shapes_, settings_of(options)),
       statistics_(std::move(so_far)) {
   for (auto& [name, tensor] : parameters) {
     parameters_.emplace_back();
@@ -63,73 +69,149 @@ ReducerState::ReducerState(std::shared_ptr<ProcessGroup> group, NamedTensors par
   }
   allocate();
   summary_.emplace(*group_, parameters_.size());
-  const auto proposal = learner_.first();
-  divide(proposal.plans, proposal.reason);
+  learner_.emplace(shapes_, settings_of(options_, has_arena()));
+  plan_ = learner_->first();
+  divide();
 }
 
 void ReducerState::allocate() {
-  // How much there is of each kind depends on no plan: every gradient begins on a cache line.
-  std::vector<BucketPlan> kinds;
   for (std::size_t i = 0; i < shapes_.size(); ++i) {
-    const auto is_alike = [&](const BucketPlan& kind) {
-      return kind.dtype == shapes_[i].dtype && kind.device == shapes_[i].device;
+    const auto is_alike = [&](const Memory& memory) {
+      return memory.dtype == shapes_[i].dtype && memory.device == shapes_[i].device;
     };
-    auto kind = std::find_if(kinds.begin(), kinds.end(), is_alike);
-    if (kind == kinds.end()) {
-      kind = kinds.insert(kinds.end(), BucketPlan{{}, shapes_[i].dtype, shapes_[i].device});
+    auto memory = std::find_if(memories_.begin(), memories_.end(), is_alike);
+    if (memory == memories_.end()) {
+      memory = memories_.emplace(memories_.end());
+      memory->dtype = shapes_[i].dtype;
+      memory->device = shapes_[i].device;
     }
-    kind->parameters.push_back(i);
+    memory->parameters.push_back(i);
   }
-  for (const BucketPlan& kind : kinds) {
-    const auto elements = GradientBucket::elements_for(kind, shapes_);
-    arenas_.push_back(group_->allocate({static_cast<std::int64_t>(elements)},
-                                       at::TensorOptions(kind.dtype).device(kind.device)));
+  for (Memory& memory : memories_) {
+    if (!allocate_arena(memory)) allocate_flat(memory);
   }
 }
 
-void ReducerState::divide(const std::vector<BucketPlan>& plans, const std::string& reason) {
+bool ReducerState::allocate_arena(Memory& memory) {
+  const auto travels_as_it_is = [&](std::size_t i) {
+    return parameters_[i].tensor.scalar_type() == memory.dtype;
+  };
+  if (!options_.gradients_in_group_memory() || !memory.device.is_cpu() ||
+      !std::all_of(memory.parameters.begin(), memory.parameters.end(), travels_as_it_is)) {
+    return false;
+  }
+  memory.places = group_->allocate({static_cast<std::int64_t>(memory.parameters.size())},
+                                   at::TensorOptions(at::kLong));
+  if (!group_->can_reduce_pieces(memory.places)) {
+    memory.places.reset();
+    return false;
+  }
+  std::vector<std::size_t> gradients;
+  memory.numbers.resize(parameters_.size());
+  for (const std::size_t i : memory.parameters) {
+    memory.numbers[i] = gradients.size();
+    gradients.push_back(shapes_[i].bytes());
+  }
+  const auto division = GradientArena::divide(gradients);
+  const std::size_t element = c10::elementSize(memory.dtype);
+  const auto elements = static_cast<std::int64_t>((division.bytes + element - 1) / element);
+  memory.arena = GradientArena::create(
+      group_->allocate({elements}, at::TensorOptions(memory.dtype)), division);
+  return true;
+}
+
+void ReducerState::allocate_flat(Memory& memory) {
+  // How much that is depends on no plan: every gradient begins on a cache line.
+  const BucketPlan all{memory.parameters, memory.dtype, memory.device};
+  const auto elements = static_cast<std::int64_t>(GradientBucket::elements_for(all, shapes_));
+  memory.flat = group_->allocate({elements}, at::TensorOptions(memory.dtype).device(memory.device));
+}
+
+bool ReducerState::has_arena() const {
+  return std::any_of(memories_.begin(), memories_.end(),
+                     [](const Memory& memory) { return memory.arena != nullptr; });
+}
+
+void ReducerState::use_flat_memory() {
+  for (Memory& memory : memories_) {
+    if (!memory.arena) continue;
+    memory.arena->close();
+    memory.arena.reset();
+    memory.places.reset();
+    allocate_flat(memory);
+  }
+  divide();
+}
+
+void ReducerState::divide() {
   const at::NoGradGuard no_grad;
   std::vector<at::Tensor> tensors;
   for (Parameter& parameter : parameters_) {
-    // Gradients that lie in the arenas would be written over.
+    // Gradients that lie side by side would be written over.
     auto& gradient = parameter.tensor.mutable_grad();
-    if (!buckets_.empty() && bucket_of(parameter).is_view(parameter.place, gradient)) {
+    if (!buckets_.empty() && bucket_of(parameter).flat().defined() &&
+        bucket_of(parameter).is_view(parameter.place, gradient)) {
       gradient = gradient.clone();
     }
     tensors.push_back(parameter.tensor);
   }
   buckets_.clear();
   statistics_.buckets.clear();
-  std::vector<std::int64_t> used(arenas_.size(), 0);
-  for (const BucketPlan& plan : plans) {
-    std::size_t kind = 0;
-    while (arenas_[kind].scalar_type() != plan.dtype || arenas_[kind].device() != plan.device) {
-      ++kind;
-    }
-    const auto elements = static_cast<std::int64_t>(GradientBucket::elements_for(plan, shapes_));
-    const at::Tensor flat = arenas_[kind].narrow(0, used[kind], elements);
-    used[kind] += elements;
-    flat.zero_();  // also between the gradients
-    const std::size_t index = buckets_.size();
-    buckets_.emplace_back(
-        plan, flat, group_->own_share(flat), tensors,
-        "bucket " + std::to_string(index + 1) + " of " + std::to_string(plans.size()));
+  std::vector<std::int64_t> used(memories_.size(), 0);
+  for (const BucketPlan& plan : plan_.plans) {
+    buckets_.push_back(make_bucket(plan, used, tensors));
     auto& described = statistics_.buckets.emplace_back();
-    described.bytes = flat.nbytes();
+    described.bytes = buckets_.back().bytes();
     for (std::size_t place = 0; place < plan.parameters.size(); ++place) {
       Parameter& parameter = parameters_[plan.parameters[place]];
-      parameter.bucket = index;
+      parameter.bucket = buckets_.size() - 1;
       parameter.place = place;
       described.parameters.push_back(parameter.name);
     }
   }
   ++statistics_.plan;
-  statistics_.plan_reason = reason;
+  statistics_.plan_reason = plan_.reason;
+}
+
+/// `used`: of each memory, what the buckets before have: elements, or places in an arena.
+GradientBucket ReducerState::make_bucket(const BucketPlan& plan, std::vector<std::int64_t>& used,
+                                         const std::vector<at::Tensor>& tensors) {
+  std::size_t kind = 0;
+  while (memories_[kind].dtype != plan.dtype || memories_[kind].device != plan.device) ++kind;
+  const Memory& memory = memories_[kind];
+  const std::string name =
+      "bucket " + std::to_string(buckets_.size() + 1) + " of " + std::to_string(plan_.plans.size());
+  if (memory.arena) {
+    std::vector<std::size_t> numbers;
+    for (const std::size_t index : plan.parameters) numbers.push_back(memory.numbers[index]);
+    const auto places = static_cast<std::int64_t>(numbers.size());
+    const auto first = std::exchange(used[kind], used[kind] + places);
+    return {plan,    memory.arena, std::move(numbers), memory.places.narrow(0, first, places),
+            tensors, name};
+  }
+  const auto elements = static_cast<std::int64_t>(GradientBucket::elements_for(plan, shapes_));
+  const auto first = std::exchange(used[kind], used[kind] + elements);
+  const at::Tensor flat = memory.flat.narrow(0, first, elements);
+  flat.zero_();  // also between the gradients
+  return {plan, flat, tensors, name};
+}
+
+void ReducerState::open_arenas() {
+  for (const Memory& memory : memories_) {
+    if (memory.arena) lend_to_this_thread(memory.arena);
+  }
+}
+
+void ReducerState::close_arenas() noexcept {
+  for (const Memory& memory : memories_) {
+    if (memory.arena) memory.arena->close();
+  }
 }
 
 void ReducerState::begin() {
   const std::lock_guard lock(mutex_);
-  if (!is_paused()) begin_locked();
+  if (is_paused()) return open_arenas();
+  begin_locked();
 }
 
 void ReducerState::begin_locked() {
@@ -146,6 +228,7 @@ void ReducerState::begin_locked() {
   const auto token = std::make_shared<bool>(true);
   backward_ = token;
   begin_cycle(options_.averaging() == GradientAveraging::Samples ? samples_ : 1);
+  open_arenas();
   torch::autograd::Engine::get_default_engine().queue_callback([weak = weak_from_this(), token] {
     if (const auto self = weak.lock()) self->finish();
   });
@@ -155,10 +238,12 @@ void ReducerState::begin_cycle(std::int64_t samples) {
   const at::NoGradGuard no_grad;
   is_in_cycle_ = true;
   cycle_begin_ = Clock::now();
-  if (const auto proposal = std::exchange(proposal_, std::nullopt)) {
-    divide(proposal->plans, proposal->reason);
+  if (auto proposal = std::exchange(proposal_, std::nullopt)) {
+    plan_ = std::move(*proposal);
+    divide();
   }
-  learner_.begin_cycle();
+  if (hook_ && has_arena()) use_flat_memory();
+  learner_->begin_cycle();
   scale_ = 1;
   if (options_.averaging() == GradientAveraging::Samples) {
     if (nominal_ == 0) {
@@ -183,7 +268,10 @@ void ReducerState::on_gradient(std::size_t index) {
               "differentiated. Use torch::autograd::grad for the inner derivative");
   if (!is_paused()) begin_locked();
   if (gradient.defined()) parameter.is_used = true;
-  if (is_paused()) return;
+  if (is_paused()) {
+    if (gradient.defined()) bucket_of(parameter).note_waiting(parameter.place, gradient);
+    return;
+  }
   ++parameter.count;
   if (bucket_of(parameter).is_launched()) {
     // Another gradient after those of earlier backwards: a part of the model runs several times
@@ -194,7 +282,7 @@ void ReducerState::on_gradient(std::size_t index) {
                 "' got more gradients than in the first backward, which static_graph excludes");
   } else if (parameter.count >= parameter.expected) {
     take(parameter);
-    learner_.note_ready(index);
+    learner_->note_ready(index);
     launch_complete_buckets();
   }
   group_->progress();
@@ -204,11 +292,9 @@ void ReducerState::on_gradient(std::size_t index) {
 void ReducerState::note_reduced() {
   for (; let_go_ < launched_ && buckets_[let_go_].is_reduced(); ++let_go_) {
     GradientBucket& bucket = buckets_[let_go_];
-    bucket.let_go();
     const auto now = Clock::now();
-    if (learner_.is_measuring()) {
-      learner_.note_reduced(bucket.flat().nbytes(), std::max(bucket.launched_at(), last_reduced_),
-                            now);
+    if (learner_->is_measuring()) {
+      learner_->note_reduced(bucket.bytes(), std::max(bucket.launched_at(), last_reduced_), now);
     }
     last_reduced_ = now;
   }
@@ -260,7 +346,11 @@ void ReducerState::recover() {
 }
 
 void ReducerState::reset() noexcept {
+  close_arenas();
   for (GradientBucket& bucket : buckets_) bucket.reset();
+  for (const Memory& memory : memories_) {
+    if (memory.arena) memory.arena->end_cycle();
+  }
   for (Parameter& parameter : parameters_) {
     parameter.count = 0;
     parameter.is_sparse = parameter.is_late = parameter.is_used = false;
@@ -288,6 +378,7 @@ void ReducerState::settle() noexcept {
 
 void ReducerState::note_forward(std::int64_t samples) {
   const std::lock_guard lock(mutex_);
+  if (!is_in_cycle_) close_arenas();  // after a backward that averaged nothing
   if (is_in_cycle_ && backward_.expired()) {
     recover();
     samples_ = 0;
@@ -322,7 +413,7 @@ bool ReducerState::take_had_shadows() {
 std::vector<std::size_t> ReducerState::bucket_bytes() {
   const std::lock_guard lock(mutex_);
   std::vector<std::size_t> bytes;
-  for (const GradientBucket& bucket : buckets_) bytes.push_back(bucket.flat().nbytes());
+  for (const GradientBucket& bucket : buckets_) bytes.push_back(bucket.bytes());
   return bytes;
 }
 

@@ -76,13 +76,35 @@ class ReducerState : public std::enable_shared_from_this<ReducerState> {
     bool was_dense = true;
   };
 
+  /// Group memory for the gradients of one dtype and device.
+  struct Memory {
+    at::ScalarType dtype = at::kFloat;
+    c10::Device device = c10::kCPU;
+    std::vector<std::size_t> parameters;
+    at::Tensor flat;                       // buckets are parts of it; or:
+    std::shared_ptr<GradientArena> arena;  // gradients lie anywhere in it
+    at::Tensor places;                     // where
+    std::vector<std::size_t> numbers;      // in the arena, of all parameters
+  };
+
   [[nodiscard]] GradientBucket& bucket_of(const Parameter& parameter) {
     return buckets_[parameter.bucket];
   }
 
   // reducer_state.cpp
   void allocate();
-  void divide(const std::vector<BucketPlan>& plans, const std::string& reason);
+  /// Whether gradients of this kind can lie wherever autograd puts them.
+  [[nodiscard]] bool allocate_arena(Memory& memory);
+  void allocate_flat(Memory& memory);
+  [[nodiscard]] bool has_arena() const;
+  /// A communication hook wants whole buckets. Collective.
+  void use_flat_memory();
+  void divide();
+  [[nodiscard]] GradientBucket make_bucket(const BucketPlan& plan, std::vector<std::int64_t>& used,
+                                           const std::vector<at::Tensor>& tensors);
+  /// Autograd, which runs in this thread, may put gradients into the arenas, until `close_arenas`.
+  void open_arenas();
+  void close_arenas() noexcept;
   [[nodiscard]] bool is_paused() const { return *pauses_ != 0; }
   void begin_locked();
   void begin_cycle(std::int64_t samples);
@@ -121,10 +143,11 @@ class ReducerState : public std::enable_shared_from_this<ReducerState> {
 
   std::mutex mutex_;  // guards what follows
   std::vector<Parameter> parameters_;
-  std::vector<at::Tensor> arenas_;  // one a dtype and device; buckets are pieces of them
+  std::vector<Memory> memories_;
   std::vector<GradientBucket> buckets_;
   std::optional<ReductionSummary> summary_;
-  PlanLearner learner_;
+  std::optional<PlanLearner> learner_;
+  PlanLearner::Proposal plan_;
   std::optional<PlanLearner::Proposal> proposal_;  // for the next backward
   CommunicationHook hook_;
   std::int64_t samples_ = 0;       // of forwards since the last average

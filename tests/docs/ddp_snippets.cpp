@@ -5,7 +5,11 @@
 #include <lockstep/lockstep.h>
 #include <torch/torch.h>
 
+#include <unistd.h>
+
+#include <filesystem>
 #include <iostream>
+#include <string>
 
 namespace {
 
@@ -34,6 +38,135 @@ TEST(DdpPage, Wraps) {
       lockstep::DistributedDataParallelOptions().bucket_cap_bytes(25 << 20));
   // [wrap]
   loss_of(model, batches[0]).backward();
+}
+
+TEST(DdpPage, PlansBuckets) {
+  Setting setting;
+  auto& [group, net, unused, optimizer, batches] = setting;
+  // [plan]
+  lockstep::DistributedDataParallel<Net> model(net, group,
+      lockstep::DistributedDataParallelOptions()
+          .bucket_caps_bytes({1 << 20, 4 << 20, 16 << 20})  // first, second, all further buckets
+          .tune_buckets_after(20));
+  // [plan]
+  loss_of(model, batches[0]).backward();
+}
+
+struct TwoHeadsImpl : torch::nn::Module {
+  TwoHeadsImpl() {
+    register_module("first", first);
+    register_module("second", second);
+  }
+  torch::Tensor forward(const torch::Tensor& x, bool uses_first) {
+    return uses_first ? first(x) : second(x);
+  }
+  Linear first{4, 2}, second{4, 2};
+};
+TORCH_MODULE(TwoHeads);
+
+TEST(DdpPage, LeavesParametersUnused) {
+  Setting setting;
+  auto& [group, net, unused, optimizer, batches] = setting;
+  const auto batch = batches[0];
+  // [unused]
+  lockstep::DistributedDataParallel<TwoHeads> model(TwoHeads(), group);
+  const bool first = group->rank() == 0;       // each rank may use another head, or all the same one
+  model->forward(batch, first).sum().backward();
+  for (const auto& name : model->statistics().unused_parameters) {
+    std::cout << "no rank used " << name << '\n';
+  }
+  // [unused]
+  EXPECT_FALSE(model->module()->second->weight.grad().defined());
+}
+
+TEST(DdpPage, GoesForwardAndBackwardSeveralTimes) {
+  Setting setting;
+  auto& [group, net, model, optimizer, batches] = setting;
+  // [several]
+  auto both = loss_of(model, batches[0]) + loss_of(model, batches[1]);  // two forwards, one backward
+  both.backward({}, /*retain_graph=*/true);
+  both.backward();                             // adds to the averages, and averages the sum
+  // [several]
+  EXPECT_EQ(net->bias.grad()[0].item<float>(), 8);
+}
+
+TEST(DdpPage, HasSparseGradients) {
+  Setting setting;
+  auto& [group, net, unused, optimizer, batches] = setting;
+  // [sparse]
+  torch::nn::Embedding words(torch::nn::EmbeddingOptions(1000, 16).sparse(true));
+  lockstep::DistributedDataParallel<torch::nn::Embedding> embedding(words, group);
+  embedding->forward(torch::tensor({3, 7, 3})).sum().backward();
+  torch::Tensor gradient = words->weight.grad();  // sparse; rows 3 and 7, and those of other ranks
+  // [sparse]
+  EXPECT_TRUE(gradient.is_sparse());
+}
+
+TEST(DdpPage, FollowsParametersThatChange) {
+  Setting setting;
+  auto& [group, net, model, optimizer, batches] = setting;
+  Net other(4, 2);
+  // [change]
+  net->bias.set_requires_grad(false);          // on all ranks; seen by the next forward
+  lockstep::DistributedDataParallel<Net> own_bias(other, group,
+      lockstep::DistributedDataParallelOptions().ignored_names({"bias"}));  // each rank's own
+  // [change]
+  loss_of(model, batches[0]).backward();
+  EXPECT_FALSE(net->bias.grad().defined());
+}
+
+// [outputs]
+struct Prediction {
+  torch::Tensor boxes, scores;
+  template <typename F>
+  void for_each_tensor(F f) const {
+    f(boxes);
+    f(scores);
+  }
+};
+// [outputs]
+
+struct DetectorImpl : torch::nn::Module {
+  DetectorImpl() { register_module("net", net); }
+  Prediction forward(const torch::Tensor& x) { return {net(x), net(x).sum(1)}; }
+  Linear net{4, 2};
+};
+TORCH_MODULE(Detector);
+
+TEST(DdpPage, HasOutputsOfAnyStructure) {
+  Setting setting;
+  auto& [group, net, unused, optimizer, batches] = setting;
+  lockstep::DistributedDataParallel<Detector> model(Detector(), group);
+  model->forward(batches[0]).scores.sum().backward();
+  EXPECT_TRUE(model->module()->net->weight.grad().defined());
+}
+
+TEST(DdpPage, PromisesAStaticGraph) {
+  Setting setting;
+  auto& [group, net, unused, optimizer, batches] = setting;
+  // [static]
+  lockstep::DistributedDataParallel<Net> model(net, group,
+      lockstep::DistributedDataParallelOptions().static_graph(true).reduce_dtype(torch::kBFloat16));
+  // [static]
+  loss_of(model, batches[0]).backward();
+}
+
+TEST(DdpPage, SavesAndLoads) {
+  const auto old = std::filesystem::current_path();
+  const auto folder = std::filesystem::temp_directory_path() / ("ddp_page" + std::to_string(::getpid()));
+  std::filesystem::create_directory(folder);
+  std::filesystem::current_path(folder);
+  Setting setting;
+  auto& [group, net, model, optimizer, batches] = setting;
+  Net other(4, 2);
+  // [state]
+  if (group->rank() == 0) torch::save(model, "model.pt");
+  group->barrier();                            // nobody reads what is half written
+  torch::load(other, "model.pt");              // a Net that nobody has wrapped
+  // [state]
+  EXPECT_TRUE(torch::equal(other->weight, net->weight));
+  std::filesystem::current_path(old);
+  std::filesystem::remove_all(folder);
 }
 
 TEST(DdpPage, Accumulates) {

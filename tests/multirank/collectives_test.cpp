@@ -148,5 +148,17 @@ TEST(Collectives, MismatchIsAnErrorOnEveryRank) {
   }
 }
 
+TEST(Collectives, PiecesOfDifferentSizesAreAnErrorOnEveryRank) {
+  if (LaunchEnvironment::detect().world_size == 1) return;
+  const auto group = init_process_group(
+      ProcessGroupOptions().backend(Backend::SharedMemory).timeout(std::chrono::seconds(30)));
+  const auto memory = group->allocate({100}, torch::kFloat).fill_(1);
+  const auto places = group->allocate({2}, torch::kLong);
+  places[1] = 50;
+  const std::vector<std::int64_t> counts{group->rank() == 1 ? 9 : 10, group->rank() == 1 ? 21 : 20};
+  EXPECT_THROW(group->all_reduce({memory, places, counts}).wait(), MismatchError);
+  EXPECT_TRUE(torch::all(memory == 1).item<bool>()) << "the memory was touched";
+}
+
 }  // namespace
 }  // namespace lockstep::testing

@@ -600,44 +600,54 @@ inline void check_long_tensors(ProcessGroup& group) {
   }
 }
 
-/// An all_reduce of which each rank's own share lies in tensors of its own.
-inline void check_own_share(ProcessGroup& group) {
-  for (const std::int64_t length : {0, 1, 16, 1000, 100003}) {
-    const auto own = values_of_rank(group.rank(), length, at::kFloat);
-    const auto expected = own.clone();
-    group.all_reduce(expected, ReduceOp::Avg).wait();
-    const auto tensor = group.allocate({length}, torch::kFloat).copy_(own);
-    const ProcessGroup::Share share = group.own_share(tensor);
-    std::vector<ProcessGroup::Part> parts;
-    if (share.count > 0) {
-      // Two parts, with some of the share left in the tensor before, between and behind.
-      const auto third = share.count / 3;
-      for (const auto& [start, count] :
-           {std::pair(share.start + third / 2, third), std::pair(share.start + 2 * third, third)}) {
-        parts.push_back({start, count, own.clone(), start});
-        tensor.narrow(0, start, count).fill_(1e9);  // nobody may read it
-      }
-    }
-    group.all_reduce(tensor, parts, ReduceOp::Avg).wait();
-    EXPECT_TRUE(torch::equal(tensor, expected)) << length;
-    if (share.count == 0) continue;
-    const auto call = [&](ProcessGroup::Part part) {
-      static_cast<void>(group.all_reduce(tensor, {std::move(part)}));
-    };
-    EXPECT_THROW(call({share.start + share.count, 1, own, 0}), c10::Error) << "not its share";
-    EXPECT_THROW(call({share.start, 1, own, length}), c10::Error) << "no such values";
-    EXPECT_THROW(call({share.start, 1, own.to(at::kDouble), 0}), c10::Error) << "another dtype";
-    EXPECT_THROW(call({share.start, 1, at::Tensor(), 0}), c10::Error) << "no tensor";
+/// An all_reduce of pieces that lie in another order and with other gaps on each rank.
+inline void check_pieces(ProcessGroup& group) {
+  const std::vector<std::int64_t> counts{5, 0, 1000, 16, 70001, 3};
+  const auto memory = group.allocate({200000}, at::kFloat);
+  if (!group.can_reduce_pieces(memory)) return;
+  const auto places = group.allocate({static_cast<std::int64_t>(counts.size())}, at::kLong);
+  memory.fill_(-1);
+  std::vector<torch::Tensor> pieces, expected;
+  auto* begins = places.mutable_data_ptr<std::int64_t>();
+  std::int64_t next = 64 * group.rank();
+  for (std::size_t turn = 0; turn < counts.size(); ++turn) {
+    const auto i = (turn + static_cast<std::size_t>(group.rank())) % counts.size();
+    begins[i] = next;
+    next += counts[i] + 7;
   }
-  const auto ordinary = torch::ones({1000});
-  EXPECT_EQ(group.own_share(ordinary).count, 0);
+  for (std::size_t i = 0; i < counts.size(); ++i) {
+    const auto values = values_of_rank(group.rank(), counts[i], at::kFloat);
+    pieces.push_back(memory.narrow(0, begins[i], counts[i]).copy_(values));
+    expected.push_back(values.clone());
+    group.all_reduce(expected.back(), ReduceOp::Avg).wait();
+  }
+  const ProcessGroup::Pieces call{memory, places, counts};
+  group.all_reduce(call, ReduceOp::Avg).wait();
+  for (std::size_t i = 0; i < counts.size(); ++i) {
+    EXPECT_TRUE(torch::equal(pieces[i], expected[i])) << "piece " << i;
+    pieces[i].fill_(-1);
+  }
+  EXPECT_TRUE(torch::all(memory == -1).item<bool>()) << "something between the pieces has changed";
+
+  const auto ordinary = torch::zeros({10});
+  EXPECT_FALSE(group.can_reduce_pieces(ordinary));
+  EXPECT_THROW(group.all_reduce({ordinary, places, counts}), c10::Error) << "ordinary memory";
+  EXPECT_THROW(group.all_reduce({memory, places.clone(), counts}), c10::Error)
+      << "places that the others do not see";
+  EXPECT_THROW(group.all_reduce({memory, places, {5}}), c10::Error) << "fewer counts than places";
+  EXPECT_THROW(group.all_reduce({memory, memory.narrow(0, 0, 6), counts}), c10::Error)
+      << "places of another dtype";
+  begins[0] = memory.numel() - 4;
+  EXPECT_THROW(group.all_reduce(call), c10::Error) << "a piece that ends behind the memory";
+  begins[0] = -1;
+  EXPECT_THROW(group.all_reduce(call), c10::Error) << "a piece that begins before the memory";
 }
 
 inline void check_everything(ProcessGroup& group) {
   check_all_reduce(group);
   check_not_a_number(group);
   check_group_memory(group);
-  check_own_share(group);
+  check_pieces(group);
   check_pipelining(group);
   check_reduce(group);
   check_reduce_scatter(group);

@@ -58,28 +58,21 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   /// everywhere.
   Work all_reduce(const at::Tensor& tensor, ReduceOp op = ReduceOp::Sum);
 
-  /// What of `tensor` this rank combines itself in an `all_reduce`: first element and number of
-  /// elements, in memory order. None where nobody else reads its input for that part alone: a
-  /// tensor that is not in group memory, another backend.
-  struct Share {
-    std::int64_t start = 0;
-    std::int64_t count = 0;
+  /// Pieces of one tensor of group memory, which may lie elsewhere on each rank.
+  struct Pieces {
+    at::Tensor memory;  ///< a whole tensor of `allocate`, one dimension
+    at::Tensor places;  ///< where each piece begins in this rank's `memory`, in elements: int64, of
+                        ///< `allocate` or a part of it, the same part on all ranks
+    std::vector<std::int64_t> counts;  ///< elements of each piece, the same on all ranks
   };
-  [[nodiscard]] Share own_share(const at::Tensor& tensor);
-  /// As `all_reduce`, but this rank's values of its own share, or of parts of it, lie in other
-  /// tensors, so that nobody need copy them into `tensor` first; the result is there all the same.
+  /// Whether this group can combine pieces of that tensor: on the CPU, in shared memory.
+  [[nodiscard]] bool can_reduce_pieces(const at::Tensor& memory);
+  /// `all_reduce` of all pieces as one call, in place: for values that the program made where they
+  /// are. Ranks read each other's `places`; they stay as they are until the work is complete.
   ///
-  /// `values` has the same dtype, and `count` elements from `offset` on that are contiguous; parts
-  /// are in ascending order and do not overlap. They belong to the group until the work is
-  /// complete. Throws: as `all_reduce`; `c10::Error` for a part outside of the share.
-  struct Part {
-    std::int64_t start = 0;
-    std::int64_t count = 0;
-    at::Tensor values;
-    std::int64_t offset = 0;
-  };
-  Work all_reduce(const at::Tensor& tensor, const std::vector<Part>& parts,
-                  ReduceOp op = ReduceOp::Sum);
+  /// Throws: as `all_reduce`; `c10::Error` where `can_reduce_pieces` says no, or for a piece that
+  /// does not lie in `memory`.
+  Work all_reduce(const Pieces& pieces, ReduceOp op = ReduceOp::Sum);
 
   /// `all_reduce` for rank `root` alone; the tensors of the others stay as they are.
   Work reduce(const at::Tensor& tensor, int root = 0, ReduceOp op = ReduceOp::Sum);
@@ -231,8 +224,10 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   virtual Memory allocate_on(c10::Device /*device*/, std::size_t bytes) {
     return allocate_bytes(bytes);
   }
-  /// See the public one; on this group itself.
-  [[nodiscard]] virtual Share share_of(const at::Tensor& /*tensor*/) const { return {}; }
+  /// Whether this rank's part of group memory is seen by all ranks, and holds these bytes.
+  [[nodiscard]] virtual bool shares_memory(const void* /*data*/, std::size_t /*bytes*/) const {
+    return false;
+  }
   /// Around the calls of `coalesced`: the backend may start them as one. The end comes also after
   /// an error.
   virtual void begin_coalescing() {}

@@ -67,9 +67,9 @@ class LOCKSTEP_API DistributedDataParallelBase : public torch::nn::Module {
   /// until none has. Every rank calls it when its loop is over, in the same place of the program.
   ///
   /// `step` runs after each backward of the others: with the optimizer's step in it, this rank's
-  /// parameters and optimizer stay equal to theirs. Without it, parameters and buffers are copied at
-  /// the end from the first rank that worked longest; the optimizer's state is not. All ranks give
-  /// one, or none does. Afterwards no parameter has a gradient.
+  /// parameters and optimizer stay equal to theirs. Without it, parameters and buffers are copied
+  /// at the end from the first rank that worked longest; the optimizer's state is not. All ranks
+  /// give one, or none does. Afterwards no parameter has a gradient.
   ///
   /// Collective. Blocks: the calling thread, until all ranks have joined. Nothing but the gradients
   /// is averaged: a forward that communicates itself (SyncBatchNorm) needs all ranks to have data.

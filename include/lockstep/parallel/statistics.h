@@ -32,6 +32,10 @@ struct DistributedDataParallelStatistics {
   std::uint64_t plan = 0;       ///< how often parameters were divided into buckets
   std::string plan_reason;      ///< why they are divided like that
 
+  /// Of gradients in the last backward that had to be copied into group memory, since autograd had
+  /// not put them there.
+  std::size_t copied_bytes = 0;
+
   /// Parameters that no rank used in the last backward; those that this rank did not use.
   std::vector<std::string> unused_parameters;
   std::vector<std::string> locally_unused_parameters;

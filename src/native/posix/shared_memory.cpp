@@ -58,10 +58,11 @@ SharedMemory::SharedMemory(FileDescriptor descriptor, std::size_t bytes)
   // Children (data workers, a user's fork) have no business here, and must not keep the memory
   // alive.
   ::madvise(address, bytes, MADV_DONTFORK);
+}
+
+void SharedMemory::populate() noexcept {
 #ifdef MADV_POPULATE_WRITE
-  // Pays for the page table now instead of with one fault a page in the first steps. Only a hint:
-  // old kernels refuse.
-  ::madvise(address, bytes, MADV_POPULATE_WRITE);
+  ::madvise(data_, size_, MADV_POPULATE_WRITE);  // old kernels refuse
 #endif
 }
 

@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Gradients that autograd makes in group memory, with ranks as threads.
+#include <gtest/gtest.h>
+#include <lockstep/parallel/distributed_data_parallel.h>
+
+#include "support/in_process_ranks.h"
+#include "support/small_nets.h"
+
+namespace lockstep::testing {
+namespace {
+
+using Group = std::shared_ptr<ProcessGroup>;
+using Options = DistributedDataParallelOptions;
+using torch::nn::Linear;
+using torch::nn::Sequential;
+
+constexpr std::int64_t kWidth = 64;  // weights of 16 KiB, biases of 256 bytes
+
+Sequential make_net() {
+  Sequential net(Linear(kWidth, kWidth), torch::nn::Tanh(), Linear(kWidth, kWidth),
+                 torch::nn::Tanh(), Linear(kWidth, kWidth));
+  fill_parameters(*net);
+  return net;
+}
+
+torch::Tensor input(int rank, int step, std::int64_t samples = 5) {
+  const auto places = torch::arange(samples * kWidth, torch::kFloat);
+  return torch::sin(places * 0.13F + static_cast<float>(7 * step + 3 * rank))
+      .view({samples, kWidth});
+}
+
+class DdpInPlace : public ::testing::TestWithParam<int> {
+ protected:
+  /// Runs `steps` of both models, one whose gradients lie in group memory and one whose are copied
+  /// into it, and compares all parameters' bits after each.
+  template <typename Step>
+  static void compare(const Group& group, const Step& step, int steps = 4,
+                      const Options& options = {}) {
+    DistributedDataParallel<Sequential> in_place(make_net(), group, options);
+    auto copying_options = options;
+    DistributedDataParallel<Sequential> copying(make_net(), group,
+                                                copying_options.gradients_in_group_memory(false));
+    for (int number = 0; number < steps; ++number) {
+      for (auto* model : {&in_place, &copying}) step(*model, number);
+      const auto own = in_place->parameters();
+      const auto others = copying->parameters();
+      for (std::size_t i = 0; i < own.size(); ++i) {
+        EXPECT_TRUE(torch::equal(own[i], others[i])) << "parameter " << i << ", step " << number;
+        EXPECT_EQ(own[i].grad().defined(), others[i].grad().defined());
+      }
+    }
+  }
+
+  static void descend(DistributedDataParallel<Sequential>& model) {
+    const torch::NoGradGuard no_grad;
+    for (auto& parameter : model->parameters()) {
+      if (parameter.grad().defined()) parameter.sub_(parameter.grad(), 0.1);
+    }
+  }
+};
+INSTANTIATE_TEST_SUITE_P(WorldSizes, DdpInPlace, ::testing::Values(2, 3));
+
+TEST_P(DdpInPlace, NothingIsCopied) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    DistributedDataParallel<Sequential> model(make_net(), group);
+    std::vector<const void*> places;
+    for (int step = 0; step < 3; ++step) {
+      model->zero_grad();
+      model->forward(input(group->rank(), step)).pow(2).sum().backward();
+      EXPECT_EQ(model->statistics().copied_bytes, 0u) << "step " << step;
+      places.push_back(model->parameters()[0].grad().data_ptr());
+    }
+    EXPECT_EQ(places[1], places[2]) << "memory is used again";
+    DistributedDataParallel<Sequential> copying(make_net(), group,
+                                                Options().gradients_in_group_memory(false));
+    copying->forward(input(group->rank(), 0)).pow(2).sum().backward();
+    EXPECT_GT(copying->statistics().copied_bytes, 3u * kWidth * kWidth * 4);
+    group->close();
+  });
+}
+
+TEST_P(DdpInPlace, GivesTheBitsOfCopies) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    compare(group, [&](auto& model, int number) {
+      model->zero_grad();
+      model->forward(input(group->rank(), number)).pow(2).sum().backward();
+      descend(model);
+    });
+    group->close();
+  });
+}
+
+TEST_P(DdpInPlace, LeavesAloneWhatHooksOfTheProgramKeep) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    // As many samples as a weight has rows: tensors of backward are as large as weights' gradients.
+    std::vector<torch::Tensor> kept, copies;
+    compare(
+        group,
+        [&](auto& model, int number) {
+          model->zero_grad();
+          const auto x = input(group->rank(), number, kWidth).requires_grad_(true);
+          const auto y = model->forward(x);
+          const auto keep = [&](const torch::Tensor& gradient) {
+            kept.push_back(gradient);
+            copies.push_back(gradient.clone());
+          };
+          const auto z = torch::tanh(y);
+          z.register_hook(keep);
+          y.register_hook(keep);
+          x.register_hook(keep);
+          z.pow(2).sum().backward();
+          descend(model);
+        },
+        6);
+    ASSERT_EQ(kept.size(), 36u);
+    for (std::size_t i = 0; i < kept.size(); ++i) {
+      EXPECT_TRUE(torch::equal(kept[i], copies[i])) << "tensor " << i;
+    }
+    group->close();
+  });
+}
+
+TEST_P(DdpInPlace, AccumulatesThere) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    const auto accumulate = [&](auto& model, int number) {
+      model->zero_grad(/*set_to_none=*/number % 2 == 0);
+      {
+        const auto guard = model->no_sync();
+        for (int i = 0; i < 2 + group->rank(); ++i) {
+          model->forward(input(group->rank(), 10 * number + i)).pow(2).sum().backward();
+        }
+      }
+      model->forward(input(group->rank(), number)).pow(2).sum().backward();
+      descend(model);
+    };
+    compare(group, accumulate);
+    DistributedDataParallel<Sequential> model(make_net(), group);
+    for (int number = 0; number < 4; ++number) {
+      accumulate(model, number);
+      EXPECT_EQ(model->statistics().copied_bytes, 0u) << "step " << number;
+    }
+    group->close();
+  });
+}
+
+TEST_P(DdpInPlace, GradientsThatTheProgramKeepsDoNotStopIt) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    std::vector<torch::Tensor> kept;
+    compare(
+        group,
+        [&](auto& model, int number) {
+          model->zero_grad();
+          model->forward(input(group->rank(), number)).pow(2).sum().backward();
+          for (const auto& parameter : model->parameters()) kept.push_back(parameter.grad());
+          descend(model);
+        },
+        6);
+    group->close();
+  });
+}
+
+TEST_P(DdpInPlace, GoesOnAfterAnException) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    compare(group, [&](auto& model, int number) {
+      model->zero_grad();
+      const auto y = model->forward(input(group->rank(), number));
+      if (number % 2 == 0) {
+        const auto handle = y.register_hook(
+            [](const torch::Tensor&) { throw std::runtime_error("a hook of the program"); });
+        EXPECT_THROW(y.pow(2).sum().backward(), std::runtime_error);
+        y.remove_hook(handle);
+      }
+      model->zero_grad();
+      model->forward(input(group->rank(), number)).pow(2).sum().backward();
+      descend(model);
+    });
+    group->close();
+  });
+}
+
+TEST_P(DdpInPlace, UnusedAndLateGradients) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    compare(group, [&](auto& model, int number) {
+      model->zero_grad();
+      // On rank 0 the net runs twice in some backwards, and its last part not at all in others.
+      const auto x = input(group->rank(), number);
+      auto y = model->forward(x);
+      if (group->rank() == 0 && number >= 2) y = model->forward(torch::tanh(y));
+      y.pow(2).sum().backward();
+      descend(model);
+    });
+    group->close();
+  });
+}
+
+TEST_P(DdpInPlace, EndsWithACommunicationHookWhichGetsWholeBuckets) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    compare(group, [&](auto& model, int number) {
+      if (number == 2) {
+        model->register_communication_hook([](ProcessGroup& ranks,
+                                              const GradientBucketView& bucket) {
+          return ranks.all_reduce(bucket.buffer(), ReduceOp::Avg).then([buffer = bucket.buffer()] {
+            return buffer;
+          });
+        });
+      }
+      // Once with a gradient from before the change, which is added to.
+      if (number != 2) model->zero_grad();
+      model->forward(input(group->rank(), number)).pow(2).sum().backward();
+      descend(model);
+      if (number == 3) {
+        EXPECT_GT(model->statistics().copied_bytes, 0u);
+      }
+    });
+    group->close();
+  });
+}
+
+TEST_P(DdpInPlace, TwoModelsInOneBackward) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    DistributedDataParallel<Sequential> first(make_net(), group);
+    DistributedDataParallel<Sequential> second(make_net(), group);
+    auto alone = make_net();
+    for (int step = 0; step < 3; ++step) {
+      for (auto* model : {&first, &second}) (*model)->zero_grad();
+      alone->zero_grad();
+      (second->forward(first->forward(input(group->rank(), step)))).pow(2).sum().backward();
+    }
+    // The joined batch, each half of the chain by itself.
+    std::vector<torch::Tensor> all;
+    for (int rank = 0; rank < group->size(); ++rank) all.push_back(input(rank, 2));
+    auto twin = make_net();
+    (twin->forward(alone->forward(torch::cat(all)))).pow(2).sum().div(group->size()).backward();
+    for (std::size_t i = 0; i < alone->parameters().size(); ++i) {
+      EXPECT_TRUE(torch::allclose(first->parameters()[i].grad(), alone->parameters()[i].grad(),
+                                  1e-4, 1e-5));
+      EXPECT_TRUE(torch::allclose(second->parameters()[i].grad(), twin->parameters()[i].grad(),
+                                  1e-4, 1e-5));
+    }
+    group->close();
+  });
+}
+
+TEST_P(DdpInPlace, GradientsOutliveTheModelAndItsGroup) {
+  std::vector<torch::Tensor> kept(static_cast<std::size_t>(GetParam()));
+  run_ranks_or_throw(GetParam(), [&](const Group& group) {
+    DistributedDataParallel<Sequential> model(make_net(), group);
+    model->forward(input(0, 0)).pow(2).sum().backward();
+    kept[static_cast<std::size_t>(group->rank())] = model->parameters()[0].grad();
+    group->close();
+  });
+  for (const auto& gradient : kept) EXPECT_TRUE(torch::equal(gradient, kept[0]));
+  EXPECT_GT(kept[0].abs().sum().item<float>(), 0);
+}
+
+}  // namespace
+}  // namespace lockstep::testing
