@@ -74,6 +74,8 @@ int main(int argc, char** argv) {
   app.add_option("--warmup", settings.warmup, "Steps before the timed ones")
       ->check(CLI::NonNegativeNumber);
   app.add_option("--steps", settings.steps, "Timed steps")->check(CLI::PositiveNumber);
+  app.add_option("--accumulate", settings.accumulate, "Backwards a step")
+      ->check(CLI::PositiveNumber);
   app.add_option("--output", settings.output, "Folder for the figures")
       ->check(CLI::ExistingDirectory);
   try {

@@ -72,6 +72,7 @@ def parse(arguments):
     )
     parser.add_argument("--bucket-cap-mib", type=positive, help="Lockstep's bucket_cap_bytes, in MiB")
     parser.add_argument("--tune-after", type=positive, help="Lockstep's tune_buckets_after; at most --warmup")
+    parser.add_argument("--accumulate", type=positive, default=1, help="backwards a step (default 1); the last one averages")
     parser.add_argument("--tuned-pytorch", action="store_true", help="also run PyTorch's DDP with its fastest options")
     parser.add_argument("--no-record", action="store_true", help="append nothing to benchmarks/records")
     # For run.sh:
@@ -104,6 +105,7 @@ def rank_environments(options):
 def make_job(options, variant, batch, steps, output):
     arguments = ["--variant", variant, "--arch", options.arch, "--batch", str(batch)]
     arguments += ["--warmup", str(options.warmup), "--steps", str(steps), "--output", output]
+    arguments += ["--accumulate", str(options.accumulate)]
     if variant == "lockstep":
         arguments += ["--bucket-cap-mib", str(options.bucket_cap_mib or 0), "--tune-after", str(options.tune_after or 0)]
     if variant.startswith("pytorch"):
@@ -228,6 +230,7 @@ def append_record(options, versions, command, batch, steps, raw, extras, medians
         "arch": options.arch,
         "batch": batch,
         "warmup": options.warmup,
+        "accumulate": options.accumulate,
         "steps": steps,
         "unit": "milliseconds a step; raw: variant -> round -> rank",
         "raw": raw,

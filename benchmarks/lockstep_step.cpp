@@ -44,7 +44,8 @@ void run_lockstep(const Settings& settings) {
         [&] {
           before = model->statistics();
           group->barrier();
-        });
+        },
+        [&] { return model->no_sync(); });
     write_figures(settings, group->rank(), figures, extras_of(before, model->statistics()));
   });
   group->close();
@@ -54,7 +55,7 @@ void run_alone(const Settings& settings) {
   auto group = lockstep::init_process_group();
   with_model(settings.arch, [&](auto net) {
     const auto figures = measure(
-        settings, group->rank(), net, [] {}, [&] { group->barrier(); });
+        settings, group->rank(), net, [] {}, [&] { group->barrier(); }, NoPause());
     write_figures(settings, group->rank(), figures);
   });
   group->close();

@@ -41,7 +41,7 @@ void run_plain_mpi(const Settings& settings) {
     }
     const auto figures = measure(
         settings, rank, model, [&] { average_gradients(parameters, size); },
-        [] { MPI_Barrier(MPI_COMM_WORLD); });
+        [] { MPI_Barrier(MPI_COMM_WORLD); }, NoPause());
     write_figures(settings, rank, figures);
   });
   MPI_Finalize();

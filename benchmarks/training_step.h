@@ -24,6 +24,7 @@ struct Settings {
   std::int64_t batch = 32;
   int warmup = 5;
   int steps = 20;
+  int accumulate = 1;              ///< backwards a step; all but the last communicate nothing
   std::size_t bucket_cap_mib = 0;  ///< 0: the default
   std::size_t tune_after = 0;
   std::filesystem::path output;  ///< folder for the figures
@@ -31,10 +32,10 @@ struct Settings {
 
 /// Trains and returns the milliseconds of each timed step. `after_backward` runs between backward
 /// and the optimizer, `barrier` before the first timed step, so that all ranks are timed while all
-/// of them work.
-template <typename Model, typename AfterBackward, typename Barrier>
+/// of them work. While what `pause` returns lives, backward communicates nothing.
+template <typename Model, typename AfterBackward, typename Barrier, typename Pause>
 std::vector<double> measure(const Settings& settings, int rank, Model& model,
-                            AfterBackward&& after_backward, Barrier&& barrier) {
+                            AfterBackward&& after_backward, Barrier&& barrier, Pause&& pause) {
   const Batch batch = make_batch(settings.arch, settings.batch, rank);
   torch::optim::SGD optimizer(model->parameters(), torch::optim::SGDOptions(0.1).momentum(0.9));
   std::vector<double> milliseconds;
@@ -42,8 +43,14 @@ std::vector<double> measure(const Settings& settings, int rank, Model& model,
     if (step == settings.warmup) barrier();
     const auto start = std::chrono::steady_clock::now();
     optimizer.zero_grad();
-    auto loss = torch::nn::functional::cross_entropy(model->forward(batch.data), batch.labels);
-    loss.backward();
+    const auto backward = [&] {
+      torch::nn::functional::cross_entropy(model->forward(batch.data), batch.labels).backward();
+    };
+    for (int i = 1; i < settings.accumulate; ++i) {
+      [[maybe_unused]] const auto guard = pause();
+      backward();
+    }
+    backward();
     after_backward();
     optimizer.step();
     const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - start;
@@ -51,6 +58,11 @@ std::vector<double> measure(const Settings& settings, int rank, Model& model,
   }
   return milliseconds;
 }
+
+/// For variants that never communicate in backward.
+struct NoPause {
+  int operator()() const { return 0; }
+};
 
 /// Largest resident memory so far, as the kernel counts it: pages that ranks share count in each.
 inline double peak_mib() {
