@@ -2,19 +2,25 @@
 #pragma once
 
 #include <lockstep/core/export.h>
+#include <lockstep/data/epoch_sampler.h>
+#include <lockstep/data/keyed_permutation.h>
 #include <torch/arg.h>
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
+#include <memory>
+#include <optional>
 
 namespace lockstep::data {
 
-/// What happens when the samples cannot be shared out evenly.
-enum class Remainder {
-  Pad,    ///< the first indices of the epoch are repeated, so that every rank has the same number
-  Drop,   ///< the last indices of the epoch are left out, so that every rank has the same number
-  Exact,  ///< every index goes to exactly one rank; numbers differ by at most one (for evaluation)
+namespace detail {
+class LazyOrder;
+}
+
+/// Who makes the order of an epoch.
+enum class ShuffleOrder {
+  PyTorch,  ///< Python's order, index for index; takes 8 bytes a sample, made once an epoch
+  Keyed,    ///< `KeyedPermutation`: no memory, no time, at any size
 };
 
 struct LOCKSTEP_API DistributedSamplerOptions {
@@ -23,6 +29,7 @@ struct LOCKSTEP_API DistributedSamplerOptions {
   /// Together with the epoch it decides the order. The same on all ranks.
   TORCH_ARG(std::uint64_t, seed) = 0;
   TORCH_ARG(Remainder, remainder) = Remainder::Pad;
+  TORCH_ARG(ShuffleOrder, order) = ShuffleOrder::PyTorch;
 };
 
 /// Which samples one rank sees in one epoch: every `world_size`-th of the epoch's order, from
@@ -30,38 +37,23 @@ struct LOCKSTEP_API DistributedSamplerOptions {
 ///
 /// The order depends on the seed and the epoch only, so ranks need not talk to each other.
 ///
-/// Thread-safety: a value; const members may be called from several threads.
+/// Thread-safety: as `EpochSampler`.
 /// Source: `torch.utils.data.DistributedSampler` of PyTorch 2.11, index for index (`Pad` is its
-/// `drop_last=False`, `Drop` its `drop_last=True`; `Exact` has no counterpart there).
-class LOCKSTEP_API DistributedSampler {
+/// `drop_last=False`, `Drop` its `drop_last=True`; `Exact` and `Keyed` have no counterpart there).
+class LOCKSTEP_API DistributedSampler final : public EpochSampler {
  public:
   /// Throws: `c10::Error` when the dataset is empty, the world has no ranks, or `rank` lies outside
   /// of it.
   DistributedSampler(std::size_t dataset_size, int world_size, int rank,
                      DistributedSamplerOptions options = {});
 
-  /// Throws: `c10::Error` when `epoch` is negative.
-  void set_epoch(std::int64_t epoch);
-  [[nodiscard]] std::int64_t epoch() const noexcept { return epoch_; }
-
-  /// How many indices this rank has in an epoch; 0 is possible with `Drop` and `Exact` on a dataset
-  /// smaller than the world.
-  [[nodiscard]] std::size_t size() const noexcept;
-  [[nodiscard]] std::size_t dataset_size() const noexcept { return dataset_size_; }
-
-  /// This rank's indices of the current epoch, in order; each below `dataset_size()`.
-  [[nodiscard]] std::vector<std::int64_t> indices() const;
-
  private:
-  // Positions of the epoch's order that are shared out, beyond dataset_size_ where padding repeats
-  // the first ones.
-  [[nodiscard]] std::size_t total_size() const noexcept;
+  [[nodiscard]] std::int64_t at(std::uint64_t position) const override;
+  void epoch_changed() override;
 
-  std::size_t dataset_size_;
-  std::size_t world_size_;
-  std::size_t rank_;
   DistributedSamplerOptions options_;
-  std::int64_t epoch_ = 0;
+  std::shared_ptr<const detail::LazyOrder> pytorch_;  // what decides the order: one of these two,
+  std::optional<KeyedPermutation> keyed_;             // or neither without shuffle
 };
 
 }  // namespace lockstep::data

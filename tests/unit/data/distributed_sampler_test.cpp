@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdio>
 #include <memory>
+#include <random>
 #include <sstream>
 
 #include "unit/data/loader_test_support.h"
@@ -67,6 +68,13 @@ TEST(DistributedSampler, EqualsPythonIndexForIndex) {
     }
   }
   cases.push_back({60000, 2, 1, true, 7, 2, false});
+  std::mt19937 random(20);
+  for (int i = 0; i < 1000; ++i) {
+    const int world = 1 + static_cast<int>(random() % 9);
+    const int rank = static_cast<int>(random() % static_cast<unsigned>(world));
+    cases.push_back({1 + random() % 120, world, rank, random() % 8 != 0, random() % 100000,
+                     static_cast<std::int64_t>(random() % 1000), random() % 2 == 0});
+  }
   std::ostringstream program;
   program << "from torch.utils.data import DistributedSampler as S\n"
           << "print(\"ready\")\nfor n,w,r,sh,seed,e,d in [";
@@ -128,6 +136,48 @@ TEST(DistributedSampler, OrderChangesWithEpochAndSeedOnly) {
   EXPECT_NE(DistributedSampler(100, 2, 0, DistributedSamplerOptions().seed(4)).indices(), first);
 }
 
+TEST(DistributedSampler, KeyedHasTheSameOrderForEveryWorld) {
+  const auto options =
+      DistributedSamplerOptions().seed(3).order(ShuffleOrder::Keyed).remainder(Remainder::Exact);
+  DistributedSampler alone(103, 1, 0, options);
+  alone.set_epoch(2);
+  const auto order = alone.indices();
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    EXPECT_EQ(order[i], static_cast<std::int64_t>(KeyedPermutation(103, 3, 2)(i)));
+  }
+  for (int world = 2; world <= 5; ++world) {
+    for (int rank = 0; rank < world; ++rank) {
+      DistributedSampler sampler(103, world, rank, options);
+      sampler.set_epoch(2);
+      const auto mine = sampler.indices();
+      for (std::size_t i = 0; i < mine.size(); ++i) {
+        const auto place = static_cast<std::size_t>(rank) + i * static_cast<std::size_t>(world);
+        EXPECT_EQ(mine[i], order[place]);
+        EXPECT_EQ(sampler.index(i), mine[i]);
+      }
+    }
+  }
+  const auto of = [](const DistributedSamplerOptions& o) {
+    return DistributedSampler(103, 2, 1, o).indices();
+  };
+  EXPECT_NE(of(options), of(DistributedSamplerOptions(options).seed(4)));
+  EXPECT_NE(of(options), of(DistributedSamplerOptions(options).order(ShuffleOrder::PyTorch)));
+}
+
+TEST(DistributedSampler, FingerprintTellsOrdersApart) {
+  const auto of = [](std::size_t size, int world, const DistributedSamplerOptions& options) {
+    return DistributedSampler(size, world, 0, options).fingerprint();
+  };
+  const DistributedSamplerOptions python;
+  const auto keyed = DistributedSamplerOptions().order(ShuffleOrder::Keyed);
+  const auto sequential = DistributedSamplerOptions().shuffle(false);
+  EXPECT_EQ(of(10, 1, python), of(10, 3, DistributedSamplerOptions(python).seed(9)));
+  EXPECT_EQ(of(10, 1, sequential), of(10, 1, DistributedSamplerOptions(keyed).shuffle(false)));
+  EXPECT_NE(of(10, 1, python), of(11, 1, python));
+  EXPECT_NE(of(10, 1, python), of(10, 1, keyed));
+  EXPECT_NE(of(10, 1, python), of(10, 1, sequential));
+}
+
 TEST(DistributedSampler, RefusesBadArguments) {
   const auto message = [](std::size_t size, int world, int rank) {
     return message_of([=] { DistributedSampler(size, world, rank); });
@@ -138,6 +188,11 @@ TEST(DistributedSampler, RefusesBadArguments) {
   EXPECT_NE(message(5, 2, -1).find("rank is -1"), std::string::npos);
   DistributedSampler sampler(5, 1, 0);
   EXPECT_NE(message_of([&] { sampler.set_epoch(-1); }).find("epoch is -1"), std::string::npos);
+  EXPECT_NE(message_of([&] { sampler.start_at(6); }).find("cannot start at position 6"),
+            std::string::npos);
+  EXPECT_NE(
+      message_of([&] { static_cast<void>(sampler.index(5)); }).find("position 5 is not below"),
+      std::string::npos);
 }
 
 }  // namespace

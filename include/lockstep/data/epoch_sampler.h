@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <lockstep/core/export.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace lockstep::data {
+
+/// What happens when the samples cannot be shared out evenly.
+enum class Remainder {
+  Pad,    ///< the first indices of the epoch are repeated, so that every rank has the same number
+  Drop,   ///< the last indices of the epoch are left out, so that every rank has the same number
+  Exact,  ///< every index goes to exactly one rank; numbers differ by at most one (for evaluation)
+};
+
+/// What all samplers have in common. An epoch has one order of indices, which seed and epoch decide
+/// and the world does not; rank r of W ranks takes its positions r, r + W, r + 2W, ...
+///
+/// So an epoch can be broken off on one world and continued on another: `global_position` says how
+/// much of the order all ranks have consumed together, `start_at` goes on from there. With ranks in
+/// step nothing is lost and nothing repeated, but for what `Remainder` says about the end.
+///
+/// Thread-safety: a value; const members may be called from several threads.
+class LOCKSTEP_API EpochSampler {
+ public:
+  virtual ~EpochSampler() = default;
+
+  /// Another epoch begins at its start; `start_at` is forgotten. The epoch that is set already
+  /// stays as it is.
+  /// Throws: `c10::Error` when `epoch` is negative.
+  void set_epoch(std::int64_t epoch);
+  [[nodiscard]] std::int64_t epoch() const noexcept { return epoch_; }
+
+  /// How many indices this rank has from `start_at` on; 0 is possible.
+  [[nodiscard]] std::size_t size() const noexcept { return size_from(start_); }
+  /// How many it has in a whole epoch: the largest `size()`.
+  [[nodiscard]] std::size_t epoch_size() const noexcept { return size_from(0); }
+  /// Every index is below it.
+  [[nodiscard]] std::size_t dataset_size() const noexcept { return dataset_size_; }
+  /// Length of the epoch's order, over all ranks.
+  [[nodiscard]] std::uint64_t order_size() const noexcept { return order_size_; }
+  [[nodiscard]] int world_size() const noexcept { return static_cast<int>(world_size_); }
+  [[nodiscard]] int rank() const noexcept { return static_cast<int>(rank_); }
+  [[nodiscard]] std::uint64_t seed() const noexcept { return seed_; }
+
+  /// This rank's index number `position` from `start_at` on.
+  /// Throws: `c10::Error` when `position` is not below `size()`.
+  [[nodiscard]] std::int64_t index(std::size_t position) const;
+  /// All `size()` of them.
+  [[nodiscard]] std::vector<std::int64_t> indices() const;
+
+  /// From now on this epoch begins at this position of its order, on all ranks alike.
+  /// Throws: `c10::Error` when it lies behind the order's end.
+  void start_at(std::uint64_t global_position);
+  /// Where `start_at` set the start; 0 as a rule.
+  [[nodiscard]] std::uint64_t start() const noexcept { return start_; }
+  /// How much of the epoch's order the world has consumed when each rank has consumed
+  /// `local_samples` since `start()`, or all that it had: at most `order_size()`.
+  [[nodiscard]] std::uint64_t global_position(std::size_t local_samples) const noexcept;
+
+  /// Differs where the same seed and epoch give another order. Says nothing about the world.
+  [[nodiscard]] std::uint64_t fingerprint() const noexcept { return fingerprint_; }
+
+ protected:
+  struct Facts {
+    const char* name;  // in messages; not owned
+    std::size_t dataset_size;
+    std::uint64_t order_size;
+    int world_size;
+    int rank;
+    std::uint64_t seed;
+    Remainder remainder;
+  };
+
+  /// Throws: `c10::Error` when the dataset or the order is empty or absurdly large, the world has
+  /// no ranks, or `rank` lies outside of it.
+  explicit EpochSampler(const Facts& facts);
+  EpochSampler(const EpochSampler&) = default;
+  EpochSampler(EpochSampler&&) = default;
+  EpochSampler& operator=(const EpochSampler&) = default;
+  EpochSampler& operator=(EpochSampler&&) = default;
+
+  /// What stands at `position`, below `order_size()`, of the current epoch's order.
+  [[nodiscard]] virtual std::int64_t at(std::uint64_t position) const = 0;
+  /// The epoch is another one now.
+  virtual void epoch_changed() {}
+  void set_fingerprint(std::uint64_t value) noexcept { fingerprint_ = value; }
+
+ private:
+  // Positions that are shared out from `start` on, beyond the order's end where padding repeats.
+  [[nodiscard]] std::uint64_t shared_from(std::uint64_t start) const noexcept;
+  [[nodiscard]] std::size_t size_from(std::uint64_t start) const noexcept;
+  [[nodiscard]] std::int64_t index_unchecked(std::uint64_t position) const;
+
+  const char* name_;
+  std::size_t dataset_size_;
+  std::uint64_t order_size_;
+  std::uint64_t world_size_;
+  std::uint64_t rank_;
+  std::uint64_t seed_;
+  Remainder remainder_;
+  std::int64_t epoch_ = 0;
+  std::uint64_t start_ = 0;
+  std::uint64_t fingerprint_ = 0;
+};
+
+}  // namespace lockstep::data

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <lockstep/core/export.h>
+#include <lockstep/data/epoch_sampler.h>
+#include <lockstep/data/keyed_permutation.h>
+#include <torch/arg.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace lockstep::data {
+
+struct LOCKSTEP_API RandomSamplerOptions {
+  /// Whether each draw is from all samples, as if none had been drawn before.
+  TORCH_ARG(bool, replacement) = false;
+  /// Draws of an epoch, over all ranks; 0 = as many as the dataset has samples. More than that
+  /// without replacement goes through the dataset again, in another order.
+  TORCH_ARG(std::uint64_t, num_samples) = 0;
+  /// Together with the epoch it decides the order. The same on all ranks.
+  TORCH_ARG(std::uint64_t, seed) = 0;
+  TORCH_ARG(Remainder, remainder) = Remainder::Pad;
+};
+
+/// Samples at random, each as likely as the others. Every position can be asked for by itself, at
+/// any size, without memory.
+///
+/// Thread-safety: as `EpochSampler`.
+/// Source: the contract of `torch.utils.data.RandomSampler` of PyTorch 2.11; the orders are
+/// `KeyedPermutation`'s and `SampleRandom`'s.
+class LOCKSTEP_API RandomSampler final : public EpochSampler {
+ public:
+  /// Throws: `c10::Error` as `EpochSampler`.
+  explicit RandomSampler(std::size_t dataset_size, int world_size = 1, int rank = 0,
+                         const RandomSamplerOptions& options = {});
+
+ private:
+  [[nodiscard]] std::int64_t at(std::uint64_t position) const override;
+  void epoch_changed() override;
+
+  bool replacement_;
+  KeyedPermutation first_;  // of the first time through the dataset
+};
+
+}  // namespace lockstep::data
