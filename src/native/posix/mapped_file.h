@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+
+namespace lockstep::native {
+
+/// An ordinary file as read-only memory. Processes that map the same file share its pages.
+///
+/// Whoever makes the file shorter while it is mapped ends the processes that read what is gone
+/// (SIGBUS); replacing it by another of the same name does no harm.
+///
+/// Thread-safety: immutable after construction.
+/// Owns: the mapping; no descriptor is kept.
+class MappedFile {
+ public:
+  /// Throws: `std::system_error` naming the file when it cannot be opened or mapped, or is no
+  /// ordinary file.
+  explicit MappedFile(const std::string& path);
+  ~MappedFile();
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  [[nodiscard]] std::span<const std::byte> bytes() const noexcept { return {data_, size_}; }
+  /// When its content was last changed, in nanoseconds since 1970.
+  [[nodiscard]] std::int64_t modified_ns() const noexcept { return modified_ns_; }
+
+ private:
+  const std::byte* data_ = nullptr;
+  std::size_t size_ = 0;
+  std::int64_t modified_ns_ = 0;
+};
+
+}  // namespace lockstep::native
