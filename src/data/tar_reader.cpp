@@ -131,51 +131,68 @@ std::optional<TarMember> TarReader::next() {
       expect_only_zeros();
       return std::nullopt;
     }
-    if (!checksum_fits(header)) {
-      const bool is_gzip = header[0] == std::byte{0x1F} && header[1] == std::byte{0x8B};
-      archive_.fail(start + kChecksumAt, "the checksum of a tar header",
-                    is_gzip && start == 0 ? "gzip; only uncompressed archives can be read here"
-                                          : "another; this is no tar header, or a damaged one");
-    }
-    const auto written = number(header.subspan(kSizeAt, kSizeBytes));
-    if (!written) {
-      archive_.fail(start + kSizeAt, "a size",
-                    in_quotes(text_of(header.subspan(kSizeAt, kSizeBytes))));
-    }
-    position_ += kBlock;
+    const auto size = checked_size(start, header);
     const char type = static_cast<char>(header[kTypeAt]);
-    if (type == 'L') {
-      const auto content = text_of(read_content(*written, "a long name"));
-      extended_.name = std::string(content.substr(0, std::min(content.find('\0'), content.size())));
-      continue;
-    }
-    if (type == 'K') {  // the target of a link, which will be refused
-      static_cast<void>(read_content(*written, "a long name"));
-      continue;
-    }
-    if (type == 'x' || type == 'g') {
-      read_pax(*written, type == 'g');
-      continue;
-    }
+    position_ += kBlock;
+    if (read_extension(type, size)) continue;
     const auto about = std::exchange(extended_, {});
-    const auto raw_name = about.name.value_or(name_of(header));
-    const auto name = without_dots(raw_name);
-    check_name(start, name);
-    const bool is_file = type == '0' || type == '\0' || type == '7';
-    if (!is_file && type != '5') {
-      archive_.fail(start + kTypeAt, "an ordinary file or a folder",
-                    std::string(description(type)) + ", " + in_quotes(raw_name));
-    }
-    const auto size = about.size.value_or(*written);
-    const bool is_folder = type == '5' || name.empty() || name.back() == '/';
-    if (is_folder && size != 0) {
-      archive_.fail(start + kSizeAt, "no content of the folder " + in_quotes(raw_name),
-                    std::to_string(size) + " bytes");
-    }
-    const auto content = position_;
-    position_ += padded(size, "the content of " + in_quotes(name));
-    if (!is_folder) return TarMember{name, content, size};
+    auto member =
+        read_member(start, type, about.name.value_or(name_of(header)), about.size.value_or(size));
+    if (member) return member;
   }
+}
+
+// What the header itself says of the size, if it is a header.
+std::uint64_t TarReader::checked_size(std::uint64_t start, Bytes header) const {
+  if (!checksum_fits(header)) {
+    const bool is_gzip = header[0] == std::byte{0x1F} && header[1] == std::byte{0x8B};
+    archive_.fail(start + kChecksumAt, "the checksum of a tar header",
+                  is_gzip && start == 0 ? "gzip; only uncompressed archives can be read here"
+                                        : "another; this is no tar header, or a damaged one");
+  }
+  const auto raw = header.subspan(kSizeAt, kSizeBytes);
+  const auto size = number(raw);
+  if (!size) archive_.fail(start + kSizeAt, "a size", in_quotes(text_of(raw)));
+  return *size;
+}
+
+// True where the header was only about the one behind it.
+bool TarReader::read_extension(char type, std::uint64_t size) {
+  if (type == 'L') {
+    const auto content = text_of(read_content(size, "a long name"));
+    extended_.name = std::string(content.substr(0, std::min(content.find('\0'), content.size())));
+    return true;
+  }
+  if (type == 'K') {  // the target of a link, which will be refused
+    static_cast<void>(read_content(size, "a long name"));
+    return true;
+  }
+  if (type == 'x' || type == 'g') {
+    read_pax(size, type == 'g');
+    return true;
+  }
+  return false;
+}
+
+// Nothing for a folder.
+std::optional<TarMember> TarReader::read_member(std::uint64_t start, char type,
+                                                const std::string& raw_name, std::uint64_t size) {
+  const auto name = without_dots(raw_name);
+  check_name(start, name);
+  const bool is_file = type == '0' || type == '\0' || type == '7';
+  if (!is_file && type != '5') {
+    archive_.fail(start + kTypeAt, "an ordinary file or a folder",
+                  std::string(description(type)) + ", " + in_quotes(raw_name));
+  }
+  const bool is_folder = type == '5' || name.empty() || name.back() == '/';
+  if (is_folder && size != 0) {
+    archive_.fail(start + kSizeAt, "no content of the folder " + in_quotes(raw_name),
+                  std::to_string(size) + " bytes");
+  }
+  const auto content = position_;
+  position_ += padded(size, "the content of " + in_quotes(name));
+  if (is_folder) return std::nullopt;
+  return TarMember{name, content, size};
 }
 
 void TarReader::expect_only_zeros() const {

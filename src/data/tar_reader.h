@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 
 #include "data/bounded_view.h"
@@ -37,6 +38,12 @@ class TarReader {
     std::optional<std::uint64_t> size;
   };
 
+  [[nodiscard]] std::uint64_t checked_size(std::uint64_t start,
+                                           std::span<const std::byte> header) const;
+  [[nodiscard]] bool read_extension(char type, std::uint64_t size);
+  [[nodiscard]] std::optional<TarMember> read_member(std::uint64_t start, char type,
+                                                     const std::string& raw_name,
+                                                     std::uint64_t size);
   void expect_only_zeros() const;
   [[nodiscard]] std::span<const std::byte> read_content(std::uint64_t size, const char* what);
   void read_pax(std::uint64_t size, bool is_global);

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace lockstep::fuzz {
+
+using Bytes = std::vector<std::uint8_t>;
+
+/// Something that takes bytes from outside.
+struct FuzzTarget {
+  std::string name;
+  /// Inputs that are accepted; all others are made of these.
+  std::vector<Bytes> seeds;
+  /// Uses the input as a program would. May throw `c10::Error`, and nothing else.
+  std::function<void(const Bytes& input)> run;
+  /// Makes checksums right again, so that what they guard is reached as well. May be empty.
+  std::function<void(Bytes& input)> repair;
+};
+
+/// The driver's `main` takes its targets from here.
+std::vector<FuzzTarget> fuzz_targets();
+
+/// One after the other: the last input as an ordinary file that has no name outside of this
+/// process. Returns its path.
+std::string as_file(const Bytes& input);
+
+}  // namespace lockstep::fuzz
