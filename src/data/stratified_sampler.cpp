@@ -86,6 +86,10 @@ std::uint64_t order_size(std::size_t labels, const StratifiedSamplerOptions& opt
   TORCH_CHECK(labels <= std::numeric_limits<std::uint32_t>::max(), kName, ": ", labels,
               " labels are given; at most ", std::numeric_limits<std::uint32_t>::max(),
               " are possible");
+  // Leaves room for the streams of all windows and of all times through a class.
+  constexpr auto kMostDraws = std::uint64_t{1} << 60;
+  TORCH_CHECK(options.num_samples() <= kMostDraws, kName, ": num_samples is ",
+              options.num_samples(), "; it must be at most ", kMostDraws);
   TORCH_CHECK(options.balance() == ClassBalance::Balanced || options.num_samples() == 0, kName,
               ": num_samples is ", options.num_samples(),
               "; with Proportional it must be 0, as each sample comes once");

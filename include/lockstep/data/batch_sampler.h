@@ -43,7 +43,10 @@ class BatchSampler {
     const auto samples = sampler_.size();
     return samples / batch_size_ + (!drop_last_ && samples % batch_size_ != 0 ? 1 : 0);
   }
-  [[nodiscard]] std::size_t largest_batch() const noexcept { return batch_size_; }
+  /// No batch of any epoch has more.
+  [[nodiscard]] std::size_t largest_batch() const noexcept {
+    return std::min(batch_size_, sampler_.epoch_size());
+  }
 
   /// Throws: `c10::Error` when `number` is not below `size()`.
   [[nodiscard]] std::vector<std::int64_t> batch(std::size_t number) const {

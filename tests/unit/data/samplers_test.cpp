@@ -271,6 +271,8 @@ TEST(BatchSampler, CutsAnySampler) {
   const auto most = std::numeric_limits<std::size_t>::max();
   EXPECT_EQ(BatchSampler(SequentialSampler(3), most).batches(), (std::vector<Indices>{{0, 1, 2}}));
   EXPECT_EQ(batches.global_position(most), 10U);
+  EXPECT_EQ(batches.largest_batch(), 4U);
+  EXPECT_EQ(BatchSampler(SequentialSampler(3), most).largest_batch(), 3U);
   // Ranks of an uneven end agree on where they are.
   const auto shared = [](int rank) { return BatchSampler(SequentialSampler(7, 2, rank), 2); };
   for (std::size_t count = 0; count < 4; ++count) {
@@ -397,6 +399,16 @@ TEST(Samplers, RefuseAbsurdArguments) {
         "dataset_size is 0");
   fails([] { StratifiedSampler({1}, 1, 0, StratifiedSamplerOptions().window(2).num_samples(5)); },
         "num_samples is 5; with Proportional it must be 0");
+  const auto balanced = StratifiedSamplerOptions().window(1).balance(ClassBalance::Balanced);
+  fails(
+      [&] {
+        StratifiedSampler({1}, 1, 0, StratifiedSamplerOptions(balanced).num_samples(1ULL << 61));
+      },
+      "num_samples is 2305843009213693952; it must be at most");
+  // The largest one still draws to its end.
+  const StratifiedSampler large({1, 2, 2}, 1, 0,
+                                StratifiedSamplerOptions(balanced).num_samples(1ULL << 60));
+  EXPECT_LT(large.index((1ULL << 60) - 1), 3);
   const auto buckets = [](const Indices& lengths, int world, int rank,
                           const LengthBucketSamplerOptions& options) {
     return [=] { LengthBucketSampler(lengths, world, rank, options); };
