@@ -242,6 +242,14 @@ TEST_F(Packed, NamesWhatIsWrongAndWhere) {
   expect_error(put(20, 9, 4), {"at byte 20", "at most 8 dimensions", "found 9"});
   expect_error(put(24, 1ULL << 63, 8), {"at byte 24", "below 2^63"});
   expect_error(put(32, 1ULL << 62, 8), {"at byte 32", "below 2^63", "4611686018427387904"});
+  expect_error(opens([](Bytes& b) {
+                 // Each fits by itself; their product does not.
+                 for (const auto at : {24, 32}) {
+                   const auto size = little(1ULL << 40, 8);
+                   std::copy(size.begin(), size.end(), b.begin() + at);
+                 }
+               }),
+               {"at byte 32", "below 2^63", "1099511627776"});
   expect_error(put(40, 1, 8), {"at byte 40", "0 behind the last dimension", "found 1"});
   expect_error(put(160, 0, 8), {"at byte 160", "1 record or more"});
   expect_error(put(160, 1ULL << 61, 8), {"at byte 160", "less than 2^63 bytes in all"});
