@@ -191,6 +191,14 @@ bool ProcessGroup::can_reduce_pieces(const at::Tensor& memory) {
          carrier_of(c10::kCPU).shares_memory(memory.const_data_ptr(), memory.nbytes());
 }
 
+void ProcessGroup::keep_for_pieces(const at::Tensor& memory) {
+  check_open("keep_for_pieces");
+  TORCH_CHECK(can_reduce_pieces(memory),
+              "keep_for_pieces: the tensor is none of allocate on the CPU, of a group whose ranks "
+              "share memory");
+  carrier_of(c10::kCPU).keep_for_pieces(memory.const_data_ptr());
+}
+
 Work ProcessGroup::all_reduce(const Pieces& pieces, ReduceOp op) {
   check_open("all_reduce");
   const auto& [memory, places, counts] = pieces;

@@ -75,7 +75,11 @@ ProcessGroup::Memory SharedMemoryProcessGroup::allocate_bytes(std::size_t bytes)
 }
 
 bool SharedMemoryProcessGroup::shares_memory(const void* data, std::size_t bytes) const {
-  return transport_->find(data, bytes).has_value();
+  return transport_->find(data, bytes, SharedMemoryTransport::Places::Free).has_value();
+}
+
+void SharedMemoryProcessGroup::keep_for_pieces(const void* data) {
+  transport_->mark_places_as_free(data);
 }
 
 std::function<std::string()> SharedMemoryProcessGroup::peer_watch() {

@@ -33,6 +33,7 @@ class SharedMemoryProcessGroup final : public ProcessGroup {
   std::shared_ptr<ProcessGroup> make_group(LaunchEnvironment environment,
                                            const std::vector<int>& members) override;
   Memory allocate_bytes(std::size_t bytes) override;
+  void keep_for_pieces(const void* data) override;
   [[nodiscard]] bool shares_memory(const void* data, std::size_t bytes) const override;
   [[nodiscard]] std::function<std::string()> peer_watch() override;
   void release() override;

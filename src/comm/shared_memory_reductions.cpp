@@ -208,7 +208,8 @@ class StagedReduction final : public SharedMemoryOperation {
 std::unique_ptr<Operation> make_shared_memory_reduction(SharedMemoryTransport& transport,
                                                         Collective call) {
   if (call.places.defined()) {
-    auto memory = transport.find(call.tensor().const_data_ptr(), call.tensor().nbytes());
+    auto memory = transport.find(call.tensor().const_data_ptr(), call.tensor().nbytes(),
+                                 SharedMemoryTransport::Places::Free);
     auto places = transport.find(call.places.const_data_ptr(), call.places.nbytes());
     TORCH_INTERNAL_ASSERT(memory && places);
     return std::make_unique<PiecesReduction>(transport, std::move(call), std::move(*memory),

@@ -55,14 +55,20 @@ std::byte* SharedMemoryTransport::add_group_memory(std::shared_ptr<native::Share
                                                    std::size_t block_bytes) {
   std::byte* own = memory->data() + static_cast<std::size_t>(rank()) * block_bytes;
   std::erase_if(pieces_, [](const Piece& piece) { return piece.memory.expired(); });
-  pieces_.push_back({memory, own, block_bytes, ++made_pieces_});
+  pieces_.push_back({memory, own, block_bytes, ++made_pieces_, false});
   return own;
 }
 
+void SharedMemoryTransport::mark_places_as_free(const void* data) {
+  for (Piece& piece : pieces_) piece.are_places_free |= piece.own_block == data;
+}
+
 std::optional<SharedMemoryTransport::Place> SharedMemoryTransport::find(const void* start,
-                                                                        std::size_t bytes) const {
+                                                                        std::size_t bytes,
+                                                                        Places places) const {
   const auto* data = static_cast<const std::byte*>(start);
   for (const Piece& piece : pieces_) {
+    if (piece.are_places_free && places == Places::SameOnAllRanks) continue;
     if (data < piece.own_block || data + bytes > piece.own_block + piece.block_bytes) continue;
     auto memory = piece.memory.lock();
     if (!memory) continue;  // an address may serve again after its piece was let go

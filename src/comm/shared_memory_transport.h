@@ -56,8 +56,13 @@ class SharedMemoryTransport {
   /// governs.
   [[nodiscard]] std::byte* add_group_memory(std::shared_ptr<native::SharedMemory> memory,
                                             std::size_t block_bytes);
-  /// Where these bytes lie, when they lie in this rank's block of a piece.
-  [[nodiscard]] std::optional<Place> find(const void* data, std::size_t bytes) const;
+  /// What lies in there may lie elsewhere on other ranks, and does so on purpose.
+  void mark_places_as_free(const void* data);
+  enum class Places { SameOnAllRanks, Free };
+  /// Where these bytes lie, when they lie in this rank's block of a piece. Of a piece whose places
+  /// are free only if the caller says that it can take them so.
+  [[nodiscard]] std::optional<Place> find(const void* data, std::size_t bytes,
+                                          Places places = Places::SameOnAllRanks) const;
   /// The share of a slot that goes to one rank, where a slot holds something for each.
   [[nodiscard]] std::size_t part_bytes() const noexcept {
     return slot_bytes_ / static_cast<std::size_t>(world_size()) / 16 * 16;
@@ -69,6 +74,7 @@ class SharedMemoryTransport {
     std::byte* own_block;
     std::size_t block_bytes;
     std::uint64_t number;
+    bool are_places_free = false;
   };
 
   std::shared_ptr<native::SharedMemory> control_;

@@ -91,6 +91,7 @@ c10::DataPtr GradientArena::lend(std::size_t bytes) {
   if (size == division_.sizes.end()) return {};
   const auto number = static_cast<std::size_t>(size - division_.sizes.begin());
   const std::lock_guard lock(mutex_);
+  if (counts_[number].taken == size->blocks) return {};
   if (has_too_few(number) && !cut_spare(number)) return {};
   const auto block = find_free(number);
   if (!block) return {};
@@ -114,18 +115,22 @@ bool GradientArena::take(std::size_t parameter, const at::Tensor& gradient) {
 }
 
 at::Tensor GradientArena::make(std::size_t parameter, const at::Tensor& like) {
-  const std::lock_guard lock(mutex_);
   const std::size_t size = division_.size_of[parameter];
-  auto block = owned_[parameter];
-  if (!block) {
-    block = find_free(size);
-    TORCH_INTERNAL_ASSERT(block, "gradient arena: no block of ", division_.sizes[size].bytes,
-                          " bytes is left");
-    --counts_[size].free;
+  c10::DataPtr data;
+  {
+    const std::lock_guard lock(mutex_);
+    auto block = owned_[parameter];
+    if (!block) {
+      block = find_free(size);
+      TORCH_INTERNAL_ASSERT(block, "gradient arena: no block of ", division_.sizes[size].bytes,
+                            " bytes is left");
+      --counts_[size].free;
+    }
+    set_owner(*block, parameter, State::Taken);
+    data = lease(*block);
   }
-  set_owner(*block, parameter, State::Taken);
   const c10::Storage storage(c10::Storage::use_byte_size_t(), division_.sizes[size].bytes,
-                             lease(*block), /*allocator=*/nullptr, /*resizable=*/false);
+                             std::move(data), /*allocator=*/nullptr, /*resizable=*/false);
   return at::empty({0}, memory_.options()).set_(storage, 0, like.sizes(), like.strides());
 }
 
@@ -145,6 +150,7 @@ void GradientArena::end_cycle() {
   for (const auto& block : owned_) {
     if (block) blocks_[*block].state = State::Given;
   }
+  for (Count& count : counts_) count.taken = 0;
 }
 
 std::byte* GradientArena::begin() const noexcept {
@@ -241,6 +247,7 @@ void GradientArena::set_owner(std::size_t block, std::size_t parameter, State st
     if (!owned_[parameter]) ++count.owned;
     owned_[parameter] = block;
   }
+  if (state == State::Taken && blocks_[block].state != State::Taken) ++count.taken;
   blocks_[block].state = state;
   blocks_[block].parameter = parameter;
   return_spare(blocks_[block].size);
@@ -265,6 +272,7 @@ std::shared_ptr<GradientArena> GradientArena::end_lease(void* data) noexcept {
   Block& block = blocks_[*block_at(data)];
   if (--block.leases == 0) {
     Count& count = counts_[block.size];
+    if (block.state == State::Taken) --count.taken;
     if (block.state == State::Given || block.state == State::Taken) {
       owned_[block.parameter].reset();
       --count.owned;

@@ -20,8 +20,8 @@ namespace lockstep {
 /// Who asks for memory does not say what for, only how much. So a block is lent to whoever wants
 /// just as many bytes as some gradient has, but never one that a gradient might need: there are as
 /// many blocks as parameters, and where one lent would leave too few, another one is cut from spare
-/// memory first, or nothing is lent. So `make` always finds a block, whatever got the others, and
-/// however long it keeps them.
+/// memory first, or nothing is lent; nor where this cycle has all gradients of that size. So `make`
+/// always finds a block, whatever got the others, and however long it keeps them.
 ///
 /// A block is free once the last tensor in it is gone; the arena lives as long as such tensors.
 /// Thread-safety: lending and giving back from any thread; the rest is the reducer's.
@@ -94,6 +94,7 @@ class GradientArena : public std::enable_shared_from_this<GradientArena> {
   struct Count {  // of one size
     std::size_t free = 0;
     std::size_t owned = 0;  // Taken and Given: each by another parameter
+    std::size_t taken = 0;
   };
 
   GradientArena(at::Tensor memory, Division division);

@@ -6,9 +6,13 @@
 #include <ATen/ops/mul.h>
 #include <c10/core/Event.h>
 #include <c10/core/StreamGuard.h>
+#include <c10/core/impl/COW.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
+#include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
+#include <map>
+#include <set>
 
 namespace lockstep {
 namespace {
@@ -36,6 +40,55 @@ at::Tensor make_view(const at::Tensor& flat, const at::Tensor& shape, std::size_
   return at::empty({0}, flat.options())
       .set_(flat.storage(), flat.storage_offset() + static_cast<std::int64_t>(offset),
             shape.sizes(), shape.strides());
+}
+
+// Where there is only one place along a dimension, its stride means nothing.
+bool have_same_strides(const at::Tensor& a, const at::Tensor& b) {
+  for (std::int64_t i = 0; i < a.dim(); ++i) {
+    if (a.size(i) > 1 && a.stride(i) != b.stride(i)) return false;
+  }
+  return true;
+}
+
+/// The tensors that are known to look at a gradient's memory.
+class Onlookers {
+ public:
+  void add(const at::Tensor& tensor) {
+    tensors_.insert(tensor.unsafeGetTensorImpl());
+    const auto* view = torch::autograd::impl::get_view_autograd_meta(tensor);
+    if (view == nullptr) return;
+    if (view->has_bw_view()) ++bases_[view->get_backward_view().base_.unsafeGetTensorImpl()];
+    if (view->has_fw_view() && !view->shared_view_info()) {
+      ++bases_[view->get_forward_view().base_.unsafeGetTensorImpl()];
+    }
+  }
+  /// Whether these, and what they are views of, are all there are.
+  [[nodiscard]] bool are_all(const c10::Storage& storage) const {
+    std::size_t count = tensors_.size();
+    for (const auto& [base, references] : bases_) {
+      if (tensors_.count(base) != 0) continue;
+      if (!base->has_storage() || !base->storage().is_alias_of(storage)) continue;
+      if (c10::raw::intrusive_ptr::use_count(base) != references) return false;
+      ++count;
+    }
+    return storage.use_count() == count;
+  }
+
+ private:
+  std::set<c10::TensorImpl*> tensors_;
+  std::map<c10::TensorImpl*, std::size_t> bases_;
+};
+
+// Autograd makes a parameter's gradient of a tensor that nobody else holds, but others may look at
+// the same memory: the gradient may be a view of one that is still to be read.
+bool has_memory_of_its_own(const at::Tensor& gradient, const at::Tensor& incoming) {
+  if (c10::impl::cow::is_cow_data_ptr(gradient.storage().data_ptr())) return false;
+  Onlookers onlookers;
+  onlookers.add(gradient);
+  const bool is_same = incoming.defined() && incoming.has_storage() &&
+                       incoming.storage().is_alias_of(gradient.storage());
+  if (is_same) onlookers.add(incoming);
+  return onlookers.are_all(gradient.storage());
 }
 
 }  // namespace
@@ -89,7 +142,7 @@ GradientBucket::GradientBucket(const BucketPlan& plan, std::shared_ptr<GradientA
 bool GradientBucket::is_laid_out_as(const at::Tensor& shape, const at::Tensor& gradient) const {
   return gradient.defined() && gradient.layout() == at::kStrided && gradient.device() == device_ &&
          gradient.scalar_type() == dtype_ && gradient.sizes() == shape.sizes() &&
-         gradient.strides() == shape.strides() && !gradient.is_conj() && !gradient.is_neg();
+         have_same_strides(gradient, shape) && !gradient.is_conj() && !gradient.is_neg();
 }
 
 bool GradientBucket::is_view(std::size_t place, const at::Tensor& gradient) const {
@@ -101,13 +154,14 @@ bool GradientBucket::is_view(std::size_t place, const at::Tensor& gradient) cons
   return is_laid_out_as(view, gradient) && gradient.const_data_ptr() == view.const_data_ptr();
 }
 
-void GradientBucket::take(std::size_t place, const at::Tensor& parameter, double scale) {
+void GradientBucket::take(std::size_t place, const at::Tensor& parameter, double scale,
+                          const at::Tensor& incoming) {
   follow_stream();
   const at::Tensor& gradient = parameter.grad();
   if (has_taken_[place]) {
     if (gradient.defined()) views_[place].add_(gradient, scale);
   } else {
-    if (arena_) settle_in_arena(place, gradient);
+    if (arena_) settle_in_arena(place, gradient, incoming);
     const at::Tensor& view = views_[place];
     if (!gradient.defined()) {
       view.zero_();
@@ -116,11 +170,14 @@ void GradientBucket::take(std::size_t place, const at::Tensor& parameter, double
       if (scale != 1) view.mul_(scale);
     } else {
       copied_bytes_ += view.nbytes();
+      // The parameter's last gradient in another order lies where the new one goes.
+      const bool is_in_the_way =
+          arena_ && is_view(place, gradient) && gradient.storage().data() == view.storage().data();
+      const at::Tensor source = is_in_the_way ? gradient.clone() : gradient;
       if (scale == 1) {
-        view.copy_(gradient);
+        view.copy_(source);
       } else {
-        at::mul_out(const_cast<at::Tensor&>(view), gradient,
-                    at::scalar_tensor(scale, at::kDouble));
+        at::mul_out(const_cast<at::Tensor&>(view), source, at::scalar_tensor(scale, at::kDouble));
       }
     }
   }
@@ -130,17 +187,21 @@ void GradientBucket::take(std::size_t place, const at::Tensor& parameter, double
   count_as_taken(place);
 }
 
-void GradientBucket::settle_in_arena(std::size_t place, const at::Tensor& gradient) {
+void GradientBucket::settle_in_arena(std::size_t place, const at::Tensor& gradient,
+                                     const at::Tensor& incoming) {
   const at::Tensor& shape = shapes_[place];
-  if (is_laid_out_as(shape, gradient) && arena_->take(numbers_[place], gradient)) {
+  if (is_laid_out_as(shape, gradient) && has_memory_of_its_own(gradient, incoming) &&
+      arena_->take(numbers_[place], gradient)) {
     views_[place] = gradient;
   } else {
     views_[place] = arena_->make(numbers_[place], shape);
   }
 }
 
-void GradientBucket::note_waiting(std::size_t place, const at::Tensor& gradient) {
-  if (arena_ && is_laid_out_as(shapes_[place], gradient)) {
+void GradientBucket::note_waiting(std::size_t place, const at::Tensor& gradient,
+                                  const at::Tensor& incoming) {
+  if (arena_ && is_laid_out_as(shapes_[place], gradient) &&
+      has_memory_of_its_own(gradient, incoming)) {
     arena_->adopt(numbers_[place], gradient);
   }
 }
@@ -152,7 +213,7 @@ void GradientBucket::count_as_taken(std::size_t place) {
 
 void GradientBucket::take_nothing(std::size_t place) {
   follow_stream();
-  if (arena_ && !has_taken_[place]) settle_in_arena(place, {});
+  if (arena_ && !has_taken_[place]) settle_in_arena(place, {}, {});
   views_[place].zero_();
   count_as_taken(place);
 }

@@ -39,14 +39,16 @@ class GradientBucket {
                  const std::vector<at::Tensor>& parameters, std::string name);
 
   /// Takes in the gradient of this place, times `scale`; once more: adds it. Without one: zero.
-  /// Copies it, unless it lies in the arena.
-  void take(std::size_t place, const at::Tensor& parameter, double scale);
+  /// Copies it, unless it lies in the arena and nothing else lies there. `incoming`: what autograd
+  /// made the gradient of, if it still holds it.
+  void take(std::size_t place, const at::Tensor& parameter, double scale,
+            const at::Tensor& incoming = {});
   /// Counts as taken, as zero; the parameter keeps its gradient.
   void take_nothing(std::size_t place);
   /// After the all-reduce: makes the average the parameter's gradient.
   void give(std::size_t place, const at::Tensor& parameter) const;
-  /// A gradient that waits for a later backward.
-  void note_waiting(std::size_t place, const at::Tensor& gradient);
+  /// A gradient that waits for a later backward. `incoming`: as of `take`.
+  void note_waiting(std::size_t place, const at::Tensor& gradient, const at::Tensor& incoming);
 
   [[nodiscard]] bool has_taken(std::size_t place) const { return has_taken_[place]; }
   [[nodiscard]] bool is_complete() const noexcept { return missing_ == 0; }
@@ -77,7 +79,7 @@ class GradientBucket {
   /// where parts of the model run on several.
   void follow_stream();
   /// Makes the view of this place what the gradient is, or memory for it.
-  void settle_in_arena(std::size_t place, const at::Tensor& gradient);
+  void settle_in_arena(std::size_t place, const at::Tensor& gradient, const at::Tensor& incoming);
   [[nodiscard]] bool is_laid_out_as(const at::Tensor& shape, const at::Tensor& gradient) const;
   void count_as_taken(std::size_t place);
 

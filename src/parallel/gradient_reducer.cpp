@@ -35,8 +35,10 @@ void GradientReducer::hook_parameters() {
     auto node = torch::autograd::impl::grad_accumulator(parameters_[i]);
     const auto key = node->add_post_hook(std::make_unique<torch::autograd::utils::LambdaPostHook>(
         [weak = std::weak_ptr(state_), i](const torch::autograd::variable_list& outputs,
-                                          const torch::autograd::variable_list&) {
-          if (const auto state = weak.lock()) state->on_gradient(i);
+                                          const torch::autograd::variable_list& inputs) {
+          if (const auto state = weak.lock()) {
+            state->on_gradient(i, inputs.empty() ? at::Tensor() : inputs.front());
+          }
           return outputs;
         }));
     hooks_.emplace_back(std::move(node), key);

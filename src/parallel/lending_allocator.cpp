@@ -73,7 +73,9 @@ class LendingAllocator final : public c10::Allocator {
   }
 };
 
-void install() {
+}  // namespace
+
+void install_lending_allocator() {
   // Never destroyed: tensors that outlive everything refer to it.
   static auto* const allocator = [] {
     underlying = c10::GetCPUAllocator();
@@ -84,10 +86,8 @@ void install() {
   static_cast<void>(allocator);
 }
 
-}  // namespace
-
 void lend_to_this_thread(const std::shared_ptr<GradientArena>& arena) {
-  install();
+  install_lending_allocator();
   tidy();
   arena->open();
   auto& arenas = lenders_of_this_thread().arenas;

@@ -45,6 +45,7 @@ bool ReducerState::shadow() {
 
 bool ReducerState::complete_cycle() {
   const auto end_of_backward = Clock::now();
+  close_arenas();
   for (Parameter& parameter : parameters_) {
     if (!bucket_of(parameter).has_taken(parameter.place)) take(parameter);
   }

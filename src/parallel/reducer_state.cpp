@@ -3,6 +3,8 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/full.h>
+#include <lockstep/core/error.h>
+#include <lockstep/core/logging.h>
 #include <torch/csrc/autograd/engine.h>
 
 #include <algorithm>
@@ -115,8 +117,20 @@ bool ReducerState::allocate_arena(Memory& memory) {
   const auto division = GradientArena::divide(gradients);
   const std::size_t element = c10::elementSize(memory.dtype);
   const auto elements = static_cast<std::int64_t>((division.bytes + element - 1) / element);
-  memory.arena = GradientArena::create(
-      group_->allocate({elements}, at::TensorOptions(memory.dtype)), division);
+  try {
+    const at::Tensor all = group_->allocate({elements}, at::TensorOptions(memory.dtype));
+    group_->keep_for_pieces(all);
+    memory.arena = GradientArena::create(all, division);
+  } catch (const CommError& error) {
+    // Buckets need less, and all ranks see this error.
+    logging::warning(
+        "DistributedDataParallel: gradients will be copied, since there is no memory to make them "
+        "in, with some to spare: " +
+        std::string(error.what()));
+    memory.places.reset();
+    return false;
+  }
+  install_lending_allocator();
   return true;
 }
 
@@ -133,12 +147,14 @@ bool ReducerState::has_arena() const {
 }
 
 void ReducerState::use_flat_memory() {
+  close_arenas();
+  // All or nothing: an error leaves everything as it was.
   for (Memory& memory : memories_) {
-    if (!memory.arena) continue;
-    memory.arena->close();
+    if (memory.arena) allocate_flat(memory);
+  }
+  for (Memory& memory : memories_) {
     memory.arena.reset();
     memory.places.reset();
-    allocate_flat(memory);
   }
   divide();
 }
@@ -197,9 +213,18 @@ GradientBucket ReducerState::make_bucket(const BucketPlan& plan, std::vector<std
 }
 
 void ReducerState::open_arenas() {
+  if (!has_arena() || has_failed_ || !open_arenas_.expired()) return;
+  std::vector<std::shared_ptr<GradientArena>> arenas;
   for (const Memory& memory : memories_) {
-    if (memory.arena) lend_to_this_thread(memory.arena);
+    if (!memory.arena) continue;
+    lend_to_this_thread(memory.arena);
+    arenas.push_back(memory.arena);
   }
+  const std::shared_ptr<void> guard(nullptr, [arenas = std::move(arenas)](void*) {
+    for (const auto& arena : arenas) arena->close();
+  });
+  open_arenas_ = guard;
+  torch::autograd::Engine::get_default_engine().queue_callback([guard] {});
 }
 
 void ReducerState::close_arenas() noexcept {
@@ -257,7 +282,7 @@ void ReducerState::begin_cycle(std::int64_t samples) {
   summary_->set_samples(samples);
 }
 
-void ReducerState::on_gradient(std::size_t index) {
+void ReducerState::on_gradient(std::size_t index, const at::Tensor& incoming) {
   const std::lock_guard lock(mutex_);
   const at::NoGradGuard no_grad;
   Parameter& parameter = parameters_[index];
@@ -269,7 +294,9 @@ void ReducerState::on_gradient(std::size_t index) {
   if (!is_paused()) begin_locked();
   if (gradient.defined()) parameter.is_used = true;
   if (is_paused()) {
-    if (gradient.defined()) bucket_of(parameter).note_waiting(parameter.place, gradient);
+    if (gradient.defined()) {
+      bucket_of(parameter).note_waiting(parameter.place, gradient, incoming);
+    }
     return;
   }
   ++parameter.count;
@@ -281,7 +308,7 @@ void ReducerState::on_gradient(std::size_t index) {
                 parameter.name,
                 "' got more gradients than in the first backward, which static_graph excludes");
   } else if (parameter.count >= parameter.expected) {
-    take(parameter);
+    take(parameter, incoming);
     learner_->note_ready(index);
     launch_complete_buckets();
   }
@@ -300,7 +327,7 @@ void ReducerState::note_reduced() {
   }
 }
 
-void ReducerState::take(Parameter& parameter) {
+void ReducerState::take(Parameter& parameter, const at::Tensor& incoming) {
   const at::Tensor& gradient = parameter.tensor.grad();
   GradientBucket& bucket = bucket_of(parameter);
   if (parameter.is_sparse || (gradient.defined() && gradient.layout() != at::kStrided)) {
@@ -308,7 +335,7 @@ void ReducerState::take(Parameter& parameter) {
     return bucket.take_nothing(parameter.place);
   }
   if (!parameter.is_used) keep(parameter);
-  bucket.take(parameter.place, parameter.tensor, scale_);
+  bucket.take(parameter.place, parameter.tensor, scale_, incoming);
 }
 
 void ReducerState::keep(Parameter& parameter) {
@@ -363,10 +390,11 @@ void ReducerState::reset() noexcept {
 }
 
 void ReducerState::settle() noexcept {
-  const auto end = [](const auto& wait) {
+  const auto end = [this](const auto& wait) {
     try {
       wait();
     } catch (...) {  // the first error is on its way
+      has_failed_ = true;
     }
   };
   for (GradientBucket& bucket : buckets_) {
@@ -378,7 +406,6 @@ void ReducerState::settle() noexcept {
 
 void ReducerState::note_forward(std::int64_t samples) {
   const std::lock_guard lock(mutex_);
-  if (!is_in_cycle_) close_arenas();  // after a backward that averaged nothing
   if (is_in_cycle_ && backward_.expired()) {
     recover();
     samples_ = 0;

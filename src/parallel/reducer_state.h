@@ -39,7 +39,8 @@ class ReducerState : public std::enable_shared_from_this<ReducerState> {
   // --- from autograd's hooks ---
   /// Some backward has begun, as far as this model is concerned.
   void begin();
-  void on_gradient(std::size_t index);
+  /// `incoming`: what autograd made the gradient of.
+  void on_gradient(std::size_t index, const at::Tensor& incoming);
 
   // --- from the program ---
   /// A forward whose outputs may get a backward begins.
@@ -102,13 +103,14 @@ class ReducerState : public std::enable_shared_from_this<ReducerState> {
   void divide();
   [[nodiscard]] GradientBucket make_bucket(const BucketPlan& plan, std::vector<std::int64_t>& used,
                                            const std::vector<at::Tensor>& tensors);
-  /// Autograd, which runs in this thread, may put gradients into the arenas, until `close_arenas`.
+  /// Autograd, which runs in this thread, may put gradients into the arenas, until the graph that
+  /// is being worked on is done or dropped, or `close_arenas`.
   void open_arenas();
   void close_arenas() noexcept;
   [[nodiscard]] bool is_paused() const { return *pauses_ != 0; }
   void begin_locked();
   void begin_cycle(std::int64_t samples);
-  void take(Parameter& parameter);
+  void take(Parameter& parameter, const at::Tensor& incoming = {});
   /// Keeps what gradient a parameter has, for when no rank used it.
   void keep(Parameter& parameter);
   void launch_complete_buckets();
@@ -156,10 +158,12 @@ class ReducerState : public std::enable_shared_from_this<ReducerState> {
   std::int64_t nominal_ = 0;       // samples that a rank usually has; 0: not known yet
 
   bool is_in_cycle_ = false;
-  std::weak_ptr<bool> backward_;  // lives as long as the backward under way
-  std::size_t launched_ = 0;      // buckets, in their order
-  std::size_t let_go_ = 0;        // of these, known to be reduced
-  double scale_ = 1;              // of this rank's gradients in this cycle
+  std::weak_ptr<bool> backward_;     // lives as long as the backward under way
+  std::weak_ptr<void> open_arenas_;  // as long as the arenas are open for one
+  bool has_failed_ = false;          // others may still write to what was in buckets
+  std::size_t launched_ = 0;         // buckets, in their order
+  std::size_t let_go_ = 0;           // of these, known to be reduced
+  double scale_ = 1;                 // of this rank's gradients in this cycle
   std::uint64_t cycles_ = 0;
   int first_active_rank_ = 0;
   bool had_shadows_ = false;

@@ -629,7 +629,15 @@ inline void check_pieces(ProcessGroup& group) {
   }
   EXPECT_TRUE(torch::all(memory == -1).item<bool>()) << "something between the pieces has changed";
 
+  // Kept for pieces, it is ordinary memory to all other calls.
+  group.keep_for_pieces(memory);
+  const auto part = memory.narrow(0, 64 * group.rank(), 16).fill_(group.rank() + 1);
+  group.all_reduce(part).wait();
+  EXPECT_EQ(part[3].item<float>(), static_cast<float>(group.size() * (group.size() + 1)) / 2);
+  group.all_reduce(call).wait();
+
   const auto ordinary = torch::zeros({10});
+  EXPECT_THROW(group.keep_for_pieces(ordinary), c10::Error);
   EXPECT_FALSE(group.can_reduce_pieces(ordinary));
   EXPECT_THROW(group.all_reduce({ordinary, places, counts}), c10::Error) << "ordinary memory";
   EXPECT_THROW(group.all_reduce({memory, places.clone(), counts}), c10::Error)

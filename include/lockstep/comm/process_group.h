@@ -67,8 +67,13 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   };
   /// Whether this group can combine pieces of that tensor: on the CPU, in shared memory.
   [[nodiscard]] bool can_reduce_pieces(const at::Tensor& memory);
+  /// A tensor of `allocate` for pieces alone: every other call takes what lies in it as it takes
+  /// ordinary tensors, which need not lie at the same place on all ranks. Throws: `c10::Error`
+  /// where `can_reduce_pieces` says no.
+  void keep_for_pieces(const at::Tensor& memory);
   /// `all_reduce` of all pieces as one call, in place: for values that the program made where they
   /// are. Ranks read each other's `places`; they stay as they are until the work is complete.
+  /// Pieces must not overlap.
   ///
   /// Throws: as `all_reduce`; `c10::Error` where `can_reduce_pieces` says no, or for a piece that
   /// does not lie in `memory`.
@@ -228,6 +233,7 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   [[nodiscard]] virtual bool shares_memory(const void* /*data*/, std::size_t /*bytes*/) const {
     return false;
   }
+  virtual void keep_for_pieces(const void* /*data*/) {}
   /// Around the calls of `coalesced`: the backend may start them as one. The end comes also after
   /// an error.
   virtual void begin_coalescing() {}

@@ -216,6 +216,175 @@ TEST_P(DdpInPlace, EndsWithACommunicationHookWhichGetsWholeBuckets) {
   });
 }
 
+/// A table of positions whose gradient is a view of what the layers below still have to read.
+struct PositionsImpl : torch::nn::Module {
+  PositionsImpl() {
+    register_module("first", first);
+    register_module("last", last);
+    positions = register_parameter("positions", torch::zeros({kWidth, kWidth}));
+    more_positions = register_parameter("more_positions", torch::zeros({kWidth * kWidth}));
+    fill_parameters(*this);
+  }
+  torch::Tensor forward(const torch::Tensor& x) {
+    const auto y =
+        torch::tanh(first(x)) + positions.unsqueeze(0) + more_positions.view({1, kWidth, kWidth});
+    return last(torch::tanh(y));
+  }
+  Linear first{kWidth, kWidth}, last{kWidth, kWidth};
+  torch::Tensor positions, more_positions;
+};
+TORCH_MODULE(Positions);
+
+TEST_P(DdpInPlace, LeavesAloneMemoryThatOthersLookAt) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    for (const auto averaging : {GradientAveraging::ActiveRanks, GradientAveraging::Samples}) {
+      const auto options =
+          Options().bucket_caps_bytes({1024}).averaging(averaging).learn_order(false);
+      DistributedDataParallel<Positions> in_place(Positions(), group, options);
+      auto copying_options = options;
+      DistributedDataParallel<Positions> copying(Positions(), group,
+                                                 copying_options.gradients_in_group_memory(false));
+      for (int step = 0; step < 4; ++step) {
+        for (auto* model : {&in_place, &copying}) {
+          (*model)->zero_grad();
+          const auto x = input(group->rank(), step, kWidth).unsqueeze(0);
+          (*model)->set_samples(group->rank() + 1);
+          (*model)->forward(x).pow(2).sum().backward();
+        }
+        for (std::size_t i = 0; i < in_place->parameters().size(); ++i) {
+          EXPECT_TRUE(
+              torch::equal(in_place->parameters()[i].grad(), copying->parameters()[i].grad()))
+              << "parameter " << i << ", step " << step;
+        }
+      }
+      EXPECT_GT(in_place->statistics().copied_bytes, 0u);
+      EXPECT_LT(in_place->statistics().copied_bytes, copying->statistics().copied_bytes);
+    }
+    group->close();
+  });
+}
+
+/// Its middle part gets gradients of further backwards within the backward, as often as asked.
+struct RepeatedImpl : torch::nn::Module {
+  RepeatedImpl() {
+    register_module("first", first);
+    register_module("middle", middle);
+    fill_parameters(*this);
+  }
+  torch::Tensor forward(const torch::Tensor& x, int times) {
+    const auto hidden = first(x);
+    for (int i = 1; i < times; ++i) {
+      hidden.register_hook([this, x](const torch::Tensor&) {
+        const torch::AutoGradMode with_gradients(true);
+        torch::tanh(middle(x)).sum().backward();
+      });
+    }
+    return torch::tanh(middle(hidden));
+  }
+  Linear first{kWidth, kWidth}, middle{kWidth, kWidth};
+};
+TORCH_MODULE(Repeated);
+
+TEST_P(DdpInPlace, LateGradientsOfSomeRanks) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    const auto options = Options().bucket_caps_bytes({1024});
+    DistributedDataParallel<Repeated> in_place(Repeated(), group, options);
+    auto copying_options = options;
+    DistributedDataParallel<Repeated> copying(Repeated(), group,
+                                              copying_options.gradients_in_group_memory(false));
+    for (int step = 0; step < 3; ++step) {
+      const int times = group->rank() == 0 ? 2 + step : 1;
+      for (auto* model : {&in_place, &copying}) {
+        (*model)->zero_grad();
+        (*model)->forward(input(group->rank(), step), times).pow(2).sum().backward();
+        EXPECT_FALSE((*model)->statistics().late_parameters.empty()) << step;
+      }
+      for (std::size_t i = 0; i < in_place->parameters().size(); ++i) {
+        EXPECT_TRUE(torch::equal(in_place->parameters()[i].grad(), copying->parameters()[i].grad()))
+            << "parameter " << i << ", step " << step;
+      }
+    }
+    group->close();
+  });
+}
+
+TEST_P(DdpInPlace, TheProgramsOwnCollectivesTakeGradientsAsOrdinaryTensors) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    DistributedDataParallel<Sequential> model(make_net(), group);
+    // In this order they lie elsewhere on each rank.
+    std::vector<torch::Tensor> kept;
+    for (int i = 0; i <= group->rank(); ++i) {
+      const auto guard = model->no_sync();
+      model->zero_grad();
+      model->forward(input(group->rank(), 0)).pow(2).sum().backward();
+      if (i < group->rank()) kept.push_back(model->parameters()[0].grad());
+    }
+    auto expected = model->parameters()[0].grad().clone();
+    group->all_reduce(expected, ReduceOp::Max).wait();
+    group->all_reduce(model->parameters()[0].grad(), ReduceOp::Max).wait();
+    EXPECT_TRUE(torch::equal(model->parameters()[0].grad(), expected));
+    group->close();
+  });
+}
+
+TEST_P(DdpInPlace, NothingIsLentWhenBackwardIsOver) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    DistributedDataParallel<Sequential> model(make_net(), group);
+    std::vector<torch::Tensor> states;  // as an optimizer makes them at its first step
+    {
+      const auto guard = model->no_sync();
+      model->forward(input(group->rank(), 0)).pow(2).sum().backward();
+      for (const auto& parameter : model->parameters())
+        states.push_back(torch::zeros_like(parameter));
+    }
+    const auto y = model->forward(input(group->rank(), 0));
+    y.register_hook(
+        [](const torch::Tensor&) { throw std::runtime_error("a hook of the program"); });
+    EXPECT_THROW(y.pow(2).sum().backward(), std::runtime_error);
+    for (const auto& parameter : model->parameters())
+      states.push_back(torch::zeros_like(parameter));
+    for (int step = 0; step < 2; ++step) {
+      model->zero_grad();
+      model->forward(input(group->rank(), step)).pow(2).sum().backward();
+      EXPECT_EQ(model->statistics().copied_bytes, 0u);
+    }
+    for (const auto& state : states) EXPECT_EQ(state.abs().sum().item<float>(), 0);
+    group->close();
+  });
+}
+
+TEST_P(DdpInPlace, GoesOnAfterAnExceptionInTheMiddleAndMayJoinThen) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    compare(
+        group,
+        [&](auto& model, int number) {
+          const auto parameter = model->parameters()[1];  // when most buckets are on their way
+          if (number % 2 == 0) {
+            const auto handle = parameter.register_hook([](const torch::Tensor&) -> void {
+              throw std::runtime_error("a hook of the program");
+            });
+            EXPECT_THROW(model->forward(input(group->rank(), number)).pow(2).sum().backward(),
+                         std::runtime_error);
+            parameter.remove_hook(handle);
+          }
+          model->zero_grad();
+          model->forward(input(group->rank(), number)).pow(2).sum().backward();
+          descend(model);
+        },
+        4, Options().bucket_caps_bytes({1024}));
+    DistributedDataParallel<Sequential> model(make_net(), group,
+                                              Options().bucket_caps_bytes({1024}));
+    const auto parameter = model->parameters()[1];
+    const auto handle = parameter.register_hook(
+        [](const torch::Tensor&) -> void { throw std::runtime_error("a hook of the program"); });
+    EXPECT_THROW(model->forward(input(0, 0)).pow(2).sum().backward(), std::runtime_error);
+    parameter.remove_hook(handle);
+    model->join();  // nobody has more
+    model->forward(input(0, 0)).pow(2).sum().backward();
+    group->close();
+  });
+}
+
 TEST_P(DdpInPlace, TwoModelsInOneBackward) {
   run_ranks_or_throw(GetParam(), [](const Group& group) {
     DistributedDataParallel<Sequential> first(make_net(), group);
@@ -226,6 +395,8 @@ TEST_P(DdpInPlace, TwoModelsInOneBackward) {
       alone->zero_grad();
       (second->forward(first->forward(input(group->rank(), step)))).pow(2).sum().backward();
     }
+    EXPECT_EQ(first->statistics().copied_bytes, 0u);
+    EXPECT_EQ(second->statistics().copied_bytes, 0u);
     // The joined batch, each half of the chain by itself.
     std::vector<torch::Tensor> all;
     for (int rank = 0; rank < group->size(); ++rank) all.push_back(input(rank, 2));
