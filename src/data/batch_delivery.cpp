@@ -4,7 +4,9 @@
 #include <ATen/ops/from_blob.h>
 #include <lockstep/core/logging.h>
 
+#include <atomic>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -17,47 +19,78 @@ namespace {
 
 using workers::SharedMemoryChannel;
 
-// Gives a slot back when the last tensor that lies in it is gone, in whatever thread, even after
-// the loader is gone.
-struct SlotLease {
-  std::shared_ptr<SharedMemoryChannel> channel;
-  std::size_t slot;
+// Counts the tensors that lie in a piece of memory, and gives it back when the last of them is
+// gone, in whatever thread, even after the loader is gone. Each tensor's storage has the lease
+// itself as its context, so a delivery allocates one lease and nothing more of its own.
+class Lease {
+ public:
+  virtual ~Lease() = default;
+  Lease(const Lease&) = delete;
+  Lease& operator=(const Lease&) = delete;
 
-  SlotLease(std::shared_ptr<SharedMemoryChannel> owner, std::size_t number)
-      : channel(std::move(owner)), slot(number) {}
-  ~SlotLease() { channel->release(slot); }
-  SlotLease(const SlotLease&) = delete;
-  SlotLease& operator=(const SlotLease&) = delete;
-};
-
-// The same for a batch that has memory of its own.
-struct PieceLease {
-  std::shared_ptr<SharedMemoryChannel> channel;
-  std::size_t payload;
-  std::size_t offset;
-  std::size_t bytes;
-  std::byte* memory;
-
-  PieceLease(std::shared_ptr<SharedMemoryChannel> owner, std::size_t payload_bytes,
-             std::size_t piece_offset, std::size_t piece_bytes)
-      : channel(std::move(owner)),
-        payload(payload_bytes),
-        offset(piece_offset),
-        bytes(piece_bytes),
-        memory(channel->ring().map_piece(payload, offset, bytes)) {}
-  ~PieceLease() {
-    native::MemoryRing::unmap_piece(memory, bytes);
-    channel->ring().free_piece(payload, offset, bytes);
+  static void drop(void* lease) {
+    auto* self = static_cast<Lease*>(lease);
+    if (self->holders_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete self;
   }
-  PieceLease(const PieceLease&) = delete;
-  PieceLease& operator=(const PieceLease&) = delete;
+  at::Tensor tensor(std::byte* place, at::IntArrayRef sizes, at::ScalarType dtype) {
+    holders_.fetch_add(1, std::memory_order_relaxed);
+    return at::for_blob(place, sizes)
+        .context(this, &Lease::drop)
+        .options(at::TensorOptions(dtype))
+        .make_tensor();
+  }
+
+ protected:
+  explicit Lease(std::shared_ptr<SharedMemoryChannel> owner) : channel(std::move(owner)) {}
+
+  std::shared_ptr<SharedMemoryChannel> channel;
+
+ private:
+  std::atomic<std::size_t> holders_{1};  // whoever makes the tensors
 };
 
-template <class Lease>
-MakeTensor tensors_of(std::shared_ptr<Lease> lease) {
-  return [lease](std::byte* place, at::IntArrayRef sizes, at::ScalarType dtype) {
-    return at::from_blob(
-        place, sizes, [lease](void*) {}, at::TensorOptions(dtype));
+class SlotLease : public Lease {
+ public:
+  SlotLease(std::shared_ptr<SharedMemoryChannel> owner, std::size_t slot)
+      : Lease(std::move(owner)), slot_(slot) {}
+  ~SlotLease() override { channel->release(slot_); }
+
+ private:
+  std::size_t slot_;
+};
+
+// For a batch that has memory of its own.
+class PieceLease : public Lease {
+ public:
+  PieceLease(std::shared_ptr<SharedMemoryChannel> owner, std::size_t payload, std::size_t offset,
+             std::size_t bytes)
+      : Lease(std::move(owner)),
+        payload_(payload),
+        offset_(offset),
+        bytes_(bytes),
+        memory_(channel->ring().map_piece(payload, offset, bytes)) {}
+  ~PieceLease() override {
+    native::MemoryRing::unmap_piece(memory_, bytes_);
+    channel->ring().free_piece(payload_, offset_, bytes_);
+  }
+  [[nodiscard]] std::byte* memory() const { return memory_; }
+
+ private:
+  std::size_t payload_;
+  std::size_t offset_;
+  std::size_t bytes_;
+  std::byte* memory_;
+};
+
+struct Drop {
+  void operator()(Lease* lease) const { Lease::drop(lease); }
+};
+template <class T>
+using Held = std::unique_ptr<T, Drop>;
+
+MakeTensor tensors_of(Lease& lease) {
+  return [&lease](std::byte* place, at::IntArrayRef sizes, at::ScalarType dtype) {
+    return lease.tensor(place, sizes, dtype);
   };
 }
 
@@ -132,8 +165,8 @@ Value WorkerSource::open_rows(std::size_t slot, bool& was_copied) {
   const auto rows = skips_poison_ ? rows_of(slot) : std::vector<std::int64_t>();
   channel_->hold(slot);
   slots_[slot].use = Use::None;
-  const auto lease = std::make_shared<SlotLease>(channel_, slot);
-  auto batch = read_rows(*layout_, memory, items, tensors_of(lease));
+  const Held<SlotLease> lease(new SlotLease(channel_, slot));
+  auto batch = read_rows(*layout_, memory, items, tensors_of(*lease));
   if (!skips_poison_ || rows.size() == items) return batch;
   statistics_.skipped_samples += items - rows.size();
   ++statistics_.copies;
@@ -151,17 +184,17 @@ Value WorkerSource::open_whole(std::size_t slot, bool& was_copied) {
     std::byte* memory = slot_memory(slot);
     channel_->hold(slot);
     slots_[slot].use = Use::None;
-    const auto lease = std::make_shared<SlotLease>(channel_, slot);
-    return read_batch(memory, common.slot_bytes, tensors_of(lease));
+    const Held<SlotLease> lease(new SlotLease(channel_, slot));
+    return read_batch(memory, common.slot_bytes, tensors_of(*lease));
   }
   const auto offset = static_cast<std::size_t>(channel_->result(slot, kPiece));
   slots_[slot].use = Use::None;
   channel_->release(slot);
   ++statistics_.oversize;
   was_copied = true;  // nothing is gained by a copy: the slot is free
-  const auto lease =
-      std::make_shared<PieceLease>(channel_, common.payload_bytes(slots_.size()), offset, bytes);
-  return read_batch(lease->memory, bytes, tensors_of(lease));
+  const Held<PieceLease> lease(
+      new PieceLease(channel_, common.payload_bytes(slots_.size()), offset, bytes));
+  return read_batch(lease->memory(), bytes, tensors_of(*lease));
 }
 
 }  // namespace lockstep::data::detail

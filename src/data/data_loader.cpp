@@ -115,20 +115,17 @@ LoaderEngine::LoaderEngine(SampleSource source, const SamplerFacts& sampler,
 
 LoaderEngine::~LoaderEngine() = default;
 
-PassPlan LoaderEngine::cut(std::int64_t epoch, std::size_t samples,
-                           std::function<std::int64_t(std::size_t position)> index) const {
+PassPlan LoaderEngine::cut(std::int64_t epoch, std::size_t samples, AppendIndices append) const {
   TORCH_CHECK(samples <= sampler_.size, "DataLoader: the sampler gave ", samples,
               " indices, but promised at most ", sampler_.size);
   PassPlan plan;
   plan.epoch = epoch;
   plan.samples = samples;
   plan.batches = batches(samples);
-  plan.items = [index = std::move(index), samples, size = batch_size_](
+  plan.items = [append = std::move(append), samples, size = batch_size_](
                    std::size_t batch, std::vector<std::int64_t>& items) {
     const auto first = batch * size;
-    const auto count = std::min(size, samples - first);
-    items.reserve(count);
-    for (std::size_t at = 0; at < count; ++at) items.push_back(index(first + at));
+    append(first, std::min(size, samples - first), items);
   };
   return plan;
 }
@@ -167,6 +164,10 @@ std::size_t LoaderEngine::batches(std::size_t samples) const noexcept {
 
 std::size_t LoaderEngine::consumed() const {
   return std::min(source_->passed() * batch_size_, pass_samples_);
+}
+
+std::size_t LoaderEngine::passed() const {
+  return source_->passed();
 }
 
 LoaderStatistics LoaderEngine::statistics() const {

@@ -93,8 +93,10 @@ WorkerJob read_job(std::shared_ptr<workers::SharedMemoryChannel> channel,
   job.facts = words.facts;
   job.seed = words.seed;
   job.cpus.resize(words.cpus);
-  std::memcpy(job.cpus.data(), text + words.name_bytes + words.config_bytes,
-              words.cpus * sizeof(int));
+  if (!job.cpus.empty()) {
+    std::memcpy(job.cpus.data(), text + words.name_bytes + words.config_bytes,
+                words.cpus * sizeof(int));
+  }
   job.source = registry.make(name, config);
   return job;
 }

@@ -22,7 +22,7 @@ void copy_text(std::span<char> target, std::string_view text) {
 std::optional<Claim> SharedMemoryChannel::claim_unit(std::size_t slot, std::size_t worker) {
   Slot& target = at(slot);
   auto hint = target.hint.load(std::memory_order_acquire);
-  const auto units = target.units;
+  const std::size_t units = target.units.load(std::memory_order_relaxed);
   for (auto unit = static_cast<std::size_t>(hint & 0xffff'ffffU); unit < units; ++unit) {
     auto& word = units_of(slot)[unit];
     auto value = word.load(std::memory_order_relaxed);
@@ -134,7 +134,7 @@ void SharedMemoryChannel::write_failure(std::size_t slot, const Failure& failure
 
 void SharedMemoryChannel::conclude(std::size_t slot, std::size_t unit, std::uint32_t state) {
   Slot& target = at(slot);
-  const auto units = target.units;
+  const auto units = target.units.load(std::memory_order_relaxed);
   units_of(slot)[unit].store(state, std::memory_order_seq_cst);
   // From here on the slot may belong to somebody else at any time, if this was not its last unit.
   const auto finished = target.finished.fetch_add(1, std::memory_order_seq_cst) + 1;
@@ -148,7 +148,8 @@ void SharedMemoryChannel::complete_if_all_done(std::size_t slot) {
   auto seen = target.state.load(std::memory_order_seq_cst);
   if (slot_state(seen) != SlotState::Filling) return;
   const auto done_sequence = target.sequence.load(std::memory_order_relaxed);
-  for (std::size_t unit = 0; unit < target.units; ++unit) {
+  const auto units = target.units.load(std::memory_order_relaxed);
+  for (std::size_t unit = 0; unit < units; ++unit) {
     if (!is_final(units_of(slot)[unit].load(std::memory_order_seq_cst))) return;
   }
   if (!target.state.compare_exchange_strong(seen, with_state(seen, SlotState::Ready),

@@ -37,9 +37,10 @@ struct SharedMemoryChannel::Slot {
   std::atomic<std::uint64_t> state;  // SlotState, and above kStateBits a number a task
   std::atomic<std::uint32_t> withdrawn;
   std::atomic<std::uint64_t> sequence;
-  std::uint32_t count;
-  std::uint32_t items_per_unit;
-  std::uint32_t units;
+  // Atomic because a worker may still look at the task before; what it claims is of this one.
+  std::atomic<std::uint32_t> count;
+  std::atomic<std::uint32_t> items_per_unit;
+  std::atomic<std::uint32_t> units;
   std::atomic<std::int32_t> worker;
   std::atomic<std::uint64_t> hint;  // version, and the first unit that may be open
   std::atomic<std::uint32_t> finished;

@@ -23,8 +23,8 @@ bool SharedMemoryChannel::withdraw(std::size_t slot) {
 }
 
 void SharedMemoryChannel::repair(std::size_t worker, bool skip_poison) {
+  // Whatever the slot's state: a task may be claimed from in the moment before it is Filling.
   for (std::size_t slot = 0; slot < shape_.slots; ++slot) {
-    if (state(slot) != SlotState::Filling) continue;
     Slot& target = at(slot);
     // Whoever finishes a unit after this looks at all of them, and so does this process below: one
     // of both finds the last.

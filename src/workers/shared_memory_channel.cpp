@@ -136,10 +136,11 @@ std::optional<std::size_t> SharedMemoryChannel::first_failed(std::size_t slot) c
 void SharedMemoryChannel::assign(std::size_t slot, const Task& task) {
   Slot& target = at(slot);
   std::copy(task.items.begin(), task.items.end(), items_of(slot));
-  target.count = static_cast<std::uint32_t>(task.items.size());
-  target.items_per_unit = static_cast<std::uint32_t>(task.items_per_unit);
-  target.units = static_cast<std::uint32_t>((task.items.size() + task.items_per_unit - 1) /
-                                            task.items_per_unit);
+  const auto units = (task.items.size() + task.items_per_unit - 1) / task.items_per_unit;
+  target.count.store(static_cast<std::uint32_t>(task.items.size()), std::memory_order_relaxed);
+  target.items_per_unit.store(static_cast<std::uint32_t>(task.items_per_unit),
+                              std::memory_order_relaxed);
+  target.units.store(static_cast<std::uint32_t>(units), std::memory_order_relaxed);
   target.words = task.words;
   target.poisoned = 0;
   for (auto& result : target.results) result.store(0, std::memory_order_relaxed);
@@ -151,12 +152,12 @@ void SharedMemoryChannel::assign(std::size_t slot, const Task& task) {
   target.items_done.store(0, std::memory_order_relaxed);
   target.areas_taken.store(0, std::memory_order_relaxed);
   target.first_failed.store(Slot::kNoFailure, std::memory_order_relaxed);
-  restart_hint(target.hint);
   // A worker that still looks at the task before this one may claim a unit as soon as its word says
   // so; it finds all of the above written then.
-  for (std::size_t unit = 0; unit < target.units; ++unit) {
+  for (std::size_t unit = 0; unit < units; ++unit) {
     units_of(slot)[unit].store(unit_word(UnitState::Open), std::memory_order_release);
   }
+  restart_hint(target.hint);  // after that: who found nothing open before does not say so now
   // A new number, so that nobody completes this task who looked at the one before it.
   const auto number = (target.state.load(std::memory_order_relaxed) >> kStateBits) + 1;
   target.state.store(with_state(number << kStateBits, SlotState::Filling),

@@ -88,7 +88,7 @@ requires(MapStyleDataset<Dataset>&& AnySampler<Sampler>) ||
 
   /// Batches in an epoch; in what is left of it, after `load_state`.
   [[nodiscard]] std::size_t size() const requires(!kIsIterable) {
-    if constexpr (BatchSampler<Sampler>) {
+    if constexpr (GivesBatches<Sampler>) {
       return static_cast<std::size_t>(sampler_.size());
     } else {
       return engine_->batches(static_cast<std::size_t>(sampler_.size()));
@@ -111,7 +111,7 @@ requires(MapStyleDataset<Dataset>&& AnySampler<Sampler>) ||
     LoaderState state;
     state.seed = sampler_.seed();
     state.epoch = sampler_.epoch();
-    state.position = sampler_.global_position(has_begun_ ? engine_->consumed() : 0);
+    state.position = sampler_.global_position(has_begun_ ? received() : 0);
     state.dataset_size = sampler_.dataset_size();
     state.fingerprint = sampler_.fingerprint();
     return state;
@@ -180,13 +180,18 @@ requires(MapStyleDataset<Dataset>&& AnySampler<Sampler>) ||
     }
   }
 
+  // What a sampler counts: its batches, or else samples.
+  std::size_t received() const {
+    return GivesBatches<Sampler> ? engine_->passed() : engine_->consumed();
+  }
+
   // What the plan uses is its own: the sampler may go on to another epoch.
   detail::PassPlan plan() const {
     detail::PassPlan plan;
     plan.epoch = epoch();
     if constexpr (kIsIterable) {
       return plan;
-    } else if constexpr (BatchSampler<Sampler>) {
+    } else if constexpr (GivesBatches<Sampler>) {
       plan.batches = static_cast<std::size_t>(sampler_.size());
       if constexpr (BatchAccessSampler<Sampler>) {
         plan.items = [sampler = std::make_shared<const Sampler>(sampler_)](
@@ -204,13 +209,20 @@ requires(MapStyleDataset<Dataset>&& AnySampler<Sampler>) ||
     } else if constexpr (RandomAccessSampler<Sampler>) {
       return engine_->cut(plan.epoch, static_cast<std::size_t>(sampler_.size()),
                           [sampler = std::make_shared<const Sampler>(sampler_)](
-                              std::size_t position) { return sampler->index(position); });
+                              std::size_t first, std::size_t count, auto& items) {
+                            for (std::size_t at = first; at < first + count; ++at) {
+                              items.push_back(sampler->index(at));
+                            }
+                          });
     } else {
       auto indices = std::make_shared<const std::vector<std::int64_t>>(sampler_.indices());
-      const auto count = indices->size();
-      return engine_->cut(plan.epoch, count, [indices = std::move(indices)](std::size_t position) {
-        return (*indices)[position];
-      });
+      const auto size = indices->size();
+      return engine_->cut(
+          plan.epoch, size,
+          [indices = std::move(indices)](std::size_t first, std::size_t count, auto& items) {
+            const auto begin = indices->begin() + static_cast<std::ptrdiff_t>(first);
+            items.insert(items.end(), begin, begin + static_cast<std::ptrdiff_t>(count));
+          });
     }
   }
 

@@ -152,8 +152,13 @@ TEST_F(DataVarietyTest, ThreadsHaveADatasetEach) {
 }
 
 TEST_F(DataVarietyTest, AllWorkersFillTheFirstBatch) {
+  SharedCounters begun;
   Numbers dataset{8};
-  dataset.before = [](std::size_t) { std::this_thread::sleep_for(std::chrono::milliseconds(5)); };
+  dataset.before = [&](std::size_t index) {
+    ++begun.words[0];
+    // The first sample is not over before another of its batch has begun, in the other worker.
+    if (index == 0) eventually([&] { return begun.words[0] > 1; });
+  };
   struct Pids : Numbers {
     torch::data::Example<> get(std::size_t index) {
       auto sample = Numbers::get(index);
@@ -269,13 +274,20 @@ TEST_F(DataVarietyTest, ReadyBatchCostsNoSystemCall) {
 }
 
 TEST_F(DataVarietyTest, OutOfOrderGivesEveryBatchOnce) {
+  SharedCounters received;
+  std::atomic<int>& is_second_pass = received.words[1];
   Numbers dataset{80};
-  dataset.before = [](std::size_t index) {
-    if (index == 0) std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  dataset.before = [&](std::size_t index) {  // the first sample waits for another batch's delivery
+    if (index == 0 && is_second_pass) eventually([&] { return received.words[0] > 0; });
   };
   DataLoader loader(dataset, in_order(80), options_with(2).in_order(false));
+  for (auto& batch : loader) static_cast<void>(batch);  // what samples look like is known now
+  is_second_pass = 1;
   std::vector<std::int64_t> firsts;
-  for (auto& batch : loader) firsts.push_back(batch.target[0].item<std::int64_t>());
+  for (auto& batch : loader) {
+    firsts.push_back(batch.target[0].item<std::int64_t>());
+    ++received.words[0];
+  }
   ASSERT_EQ(firsts.size(), 20U);
   EXPECT_NE(firsts[0], 0);  // the slow one did not hold up the others
   EXPECT_EQ(std::set<std::int64_t>(firsts.begin(), firsts.end()).size(), 20U);

@@ -2,6 +2,10 @@
 // A program of its own, because its workers are the same program again.
 #include <lockstep/data/dataset_registry.h>
 
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <array>
 #include <csignal>
 #include <cstdlib>
 #include <sstream>
@@ -88,6 +92,32 @@ TEST_F(SpawnedWorkerTest, WorkersAreNoRanks) {
   EXPECT_TRUE(native::is_launch_variable("WORLD_SIZE=3"));
   EXPECT_FALSE(native::is_launch_variable("PATH=/bin"));
   EXPECT_FALSE(native::is_launch_variable("WORLD_SIZES=3"));
+}
+
+// The rank is a child of this test.
+TEST_F(SpawnedWorkerTest, WorkersDieWithAKilledRank) {
+  std::array<int, 2> pipe{};
+  ASSERT_EQ(::pipe(pipe.data()), 0);
+  const pid_t rank = ::fork();
+  if (rank == 0) {
+    DataLoader loader(Configured("10"), spawned(2, "10"));
+    static_cast<void>(*loader.begin());
+    const auto pids = descendants(::getpid());
+    const auto bytes = pids.size() * sizeof(int);
+    if (::write(pipe[1], pids.data(), bytes) != static_cast<ssize_t>(bytes)) ::_exit(1);
+    for (;;) ::pause();
+  }
+  std::array<int, 8> pids{};
+  const auto got = ::read(pipe[0], pids.data(), sizeof(pids));
+  EXPECT_EQ(got, static_cast<ssize_t>(3 * sizeof(int)));  // a nursery and two workers
+  ::kill(rank, SIGKILL);
+  EXPECT_TRUE(eventually([&] {
+    return std::all_of(pids.begin(), pids.begin() + got / static_cast<ssize_t>(sizeof(int)),
+                       is_gone);
+  }));
+  ::waitpid(rank, nullptr, 0);
+  ::close(pipe[0]);
+  ::close(pipe[1]);
 }
 
 TEST_F(SpawnedWorkerTest, WhatGoesWrongAtTheStartArrives) {

@@ -77,7 +77,8 @@ TEST(WorkerChannel, LowestFailureIsReported) {
   channel.fail(*a, failure);
   EXPECT_TRUE(channel.is_futile(*b));  // what comes after a failure is of no use
   EXPECT_EQ(channel.state(0), SlotState::Filling);
-  channel.finish(*b);
+  failure.position = 1;
+  channel.fail(*b, failure);
   ASSERT_EQ(channel.state(0), SlotState::Ready);
   const auto found = channel.failure(0);
   EXPECT_EQ(found->position, 0U);

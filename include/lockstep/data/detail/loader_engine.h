@@ -80,9 +80,12 @@ class LOCKSTEP_API LoaderEngine {
   LoaderEngine(const LoaderEngine&) = delete;
   LoaderEngine& operator=(const LoaderEngine&) = delete;
 
+  /// Appends `count` indices of the epoch's order, from position `first` on.
+  using AppendIndices =
+      std::function<void(std::size_t first, std::size_t count, std::vector<std::int64_t>& items)>;
+
   /// A plan that cuts `samples` indices into batches.
-  [[nodiscard]] PassPlan cut(std::int64_t epoch, std::size_t samples,
-                             std::function<std::int64_t(std::size_t position)> index) const;
+  [[nodiscard]] PassPlan cut(std::int64_t epoch, std::size_t samples, AppendIndices append) const;
 
   /// Starts over with this plan. Returns the number of this pass.
   std::uint64_t start(PassPlan plan);
@@ -97,6 +100,8 @@ class LOCKSTEP_API LoaderEngine {
   [[nodiscard]] std::size_t batches(std::size_t samples) const noexcept;
   /// Samples of this pass in the batches that were delivered or lost so far.
   [[nodiscard]] std::size_t consumed() const;
+  /// And how many batches those are.
+  [[nodiscard]] std::size_t passed() const;
   [[nodiscard]] LoaderStatistics statistics() const;
 
  private:

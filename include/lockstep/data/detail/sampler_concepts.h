@@ -41,12 +41,14 @@ concept BatchListSampler = EpochOrder<T> && requires(const T& view) {
   { view.batches() } -> std::convertible_to<std::vector<std::vector<std::int64_t>>>;
 };
 template <class T>
-concept BatchSampler = BatchAccessSampler<T> || BatchListSampler<T>;
+concept GivesBatches = BatchAccessSampler<T> || BatchListSampler<T>;
 
 template <class T>
-concept AnySampler = IndexSampler<T> || RandomAccessSampler<T> || BatchSampler<T>;
+concept AnySampler = IndexSampler<T> || RandomAccessSampler<T> || GivesBatches<T>;
 
-/// Can say where all ranks together stand in an epoch, and go on from there.
+/// Can say where all ranks together stand in an epoch, and go on from there. `global_position` is
+/// asked with the samples that this rank has consumed since the start; with its batches, where the
+/// sampler gives batches.
 template <class T>
 concept ResumableSampler = requires(T& sampler, const T& view, std::uint64_t position) {
   sampler.start_at(position);
@@ -73,7 +75,7 @@ std::size_t epoch_size(const Sampler& sampler) {
 
 template <class Sampler>
 std::size_t largest_batch(const Sampler& sampler) {
-  if constexpr (!BatchSampler<Sampler>) {
+  if constexpr (!GivesBatches<Sampler>) {
     return 0;
   } else if constexpr (requires { sampler.largest_batch(); }) {
     return static_cast<std::size_t>(sampler.largest_batch());

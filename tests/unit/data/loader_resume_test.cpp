@@ -8,7 +8,7 @@
 namespace lockstep::data {
 namespace {
 
-using LoaderStateTest = NothingLeftBehind;
+using LoaderResumeTest = NothingLeftBehind;
 
 // Position p of epoch e is sample (7 p + e) mod 60; ranks take every world-th position.
 class Turning {
@@ -50,7 +50,7 @@ std::vector<std::int64_t> row_targets(const torch::data::Example<>& batch) {
   return {first, first + batch.target.size(0)};
 }
 
-TEST_F(LoaderStateTest, GoesOnWithAnotherWorldAndOtherWorkers) {
+TEST_F(LoaderResumeTest, GoesOnWithAnotherWorldAndOtherWorkers) {
   // Two ranks receive three batches each, in epoch 4.
   std::vector<std::int64_t> seen;
   std::vector<LoaderState> states;
@@ -95,7 +95,7 @@ TEST_F(LoaderStateTest, GoesOnWithAnotherWorldAndOtherWorkers) {
   EXPECT_EQ(seen, all);
 }
 
-TEST_F(LoaderStateTest, CountsWhatTheProgramHasAndLostBatchesToo) {
+TEST_F(LoaderResumeTest, CountsWhatTheProgramHasAndLostBatchesToo) {
   Numbers dataset{60};
   dataset.before = [](std::size_t index) { TORCH_CHECK(index != 35, "bad"); };  // position 5
   for (const int workers : {0, 3}) {
@@ -112,7 +112,46 @@ TEST_F(LoaderStateTest, CountsWhatTheProgramHasAndLostBatchesToo) {
   }
 }
 
-TEST_F(LoaderStateTest, StatesOfOthersAreRefused) {
+// Batches of 4, of which the position counts the samples.
+class TurningInFours {
+ public:
+  std::size_t size() const { return sampler_.size() / 4; }
+  std::size_t largest_batch() const { return 4; }
+  std::size_t dataset_size() const { return 60; }
+  std::vector<std::int64_t> batch(std::size_t number) const {
+    std::vector<std::int64_t> items;
+    for (std::size_t i = 0; i < 4; ++i) items.push_back(sampler_.index(4 * number + i));
+    return items;
+  }
+  void set_epoch(std::int64_t epoch) { sampler_.set_epoch(epoch); }
+  std::int64_t epoch() const { return sampler_.epoch(); }
+  void start_at(std::uint64_t position) { sampler_.start_at(position); }
+  std::uint64_t global_position(std::size_t batches) const {
+    return sampler_.global_position(4 * batches);
+  }
+  std::uint64_t seed() const { return 5; }
+  std::uint64_t fingerprint() const { return 98; }
+
+ private:
+  Turning sampler_{1, 0};
+};
+
+TEST_F(LoaderResumeTest, SamplersOfBatchesCountBatches) {
+  LoaderState state;
+  {
+    DataLoader loader(Numbers{60}, TurningInFours{}, options_with(2));
+    auto it = loader.begin();
+    for (int i = 0; i < 3; ++i) ++it;
+    state = loader.state();
+    EXPECT_EQ(state.position, 12U);
+  }
+  DataLoader loader(Numbers{60}, TurningInFours{}, options_with(1));
+  loader.load_state(state);
+  EXPECT_EQ(loader.begin()->target[0].item<std::int64_t>(), 7 * 12 % 60);
+  EXPECT_EQ(loader.begin()->target[0].item<std::int64_t>(), 0);
+}
+
+TEST_F(LoaderResumeTest, StatesOfOthersAreRefused) {
   DataLoader loader(Numbers{60}, Turning(1, 0), options_with(0));
   const auto message = [&](auto change) {
     auto state = loader.state();
