@@ -29,7 +29,7 @@ BANNED = [
     (r"\bcuda[A-Z]\w*", "CUDA", r"src/native/(cuda/|nccl/nccl_library\.cpp)"),  # NCCL takes CUDA's streams
     (r"\bstd::c(out|err)\b|\bprintf\(", "printing", r"$^"),
     (r"(?<![\w_])(exit|abort)\(", "ending the process", r"src/native/posix/|src/workers/"),
-    (r"\.detach\(\);", "a detached thread", r"src/parallel/"),
+    (r"\.detach\(\);", "a detached thread", r"src/(parallel/|workers/thread_workers\.cpp)"),
     (r"\bpthread_(cond|mutex)_|\bcondition_variable\b|\bsem_wait\b|FUTEX_WAIT\b", "a wait without a deadline of ours", r"futex\.cpp$"),
 ]
 

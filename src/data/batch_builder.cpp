@@ -1,49 +1,36 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Step 6 of the way of a sample: it becomes a row of its batch. Used by workers and by workers(0)
-// alike.
 #include "data/batch_builder.h"
 
-#include <ATen/ops/from_blob.h>
+#include <c10/util/Exception.h>
+#include <c10/util/Type.h>
+#include <cxxabi.h>
 
-#include <cstring>
 #include <exception>
 
 namespace lockstep::data::detail {
-namespace {
 
-void copy_tensor(const at::Tensor& tensor, const TensorLayout& layout, std::byte* row) {
-  if (!layout.is_present()) return;
-  const auto bytes = layout.bytes();
-  if (bytes == 0) return;
-  if (tensor.is_contiguous() && !tensor.is_conj() && !tensor.is_neg()) {
-    std::memcpy(row, tensor.const_data_ptr(), bytes);
-  } else {
-    at::from_blob(row, layout.shape(), at::TensorOptions(layout.dtype())).copy_(tensor.detach());
-  }
-}
-
-}  // namespace
-
-void write_row(const torch::data::Example<>& sample, const SampleLayout& layout,
-               const BatchRows& rows, std::size_t row) {
-  const auto found = SampleLayout::of(sample);
-  TORCH_CHECK(found == layout, "the sample's data is ", found.data.describe(), " and its target ",
-              found.target.describe(), "; the first sample had data ", layout.data.describe(),
-              " and target ", layout.target.describe(), ", and all samples must be alike");
-  copy_tensor(sample.data, layout.data, rows.data + row * layout.data.bytes());
-  copy_tensor(sample.target, layout.target, rows.target + row * layout.target.bytes());
-}
-
-void fetch_row(const SampleSource& source, std::size_t index, const SampleLayout& layout,
-               const BatchRows& rows, std::size_t row) {
+void fetch_row(const SampleSource& source, std::uint64_t seed, std::int64_t epoch,
+               std::int64_t index, const ValueLayout& layout, std::byte* memory, std::size_t row) {
+  SampleRandom random(seed, epoch, index);
+  const auto number = static_cast<std::size_t>(index);
   if (!source.get_into) {
-    write_row(source.get(index), layout, rows, row);
+    write_row(source.get(number, random), layout, memory, row);
     return;
   }
-  const auto data_bytes = layout.data.bytes();
-  const auto target_bytes = layout.target.bytes();
-  source.get_into(index, {rows.data + row * data_bytes, data_bytes},
-                  {rows.target + row * target_bytes, target_bytes});
+  const auto row_of = [&](const ValueLayout& leaf) {
+    return std::span(memory + leaf.offset + row * leaf.bytes, leaf.bytes);
+  };
+  source.get_into(number, row_of(layout.children[0]), row_of(layout.children[1]), random);
+}
+
+Value fetch(const SampleSource& source, std::uint64_t seed, std::int64_t epoch,
+            std::int64_t index) {
+  SampleRandom random(seed, epoch, index);
+  return source.get(static_cast<std::size_t>(index), random);
+}
+
+Value collate(const SampleSource& source, std::vector<Value> samples) {
+  return source.collate ? source.collate(std::move(samples)) : stack(std::move(samples));
 }
 
 std::string current_exception_message() {
@@ -56,6 +43,11 @@ std::string current_exception_message() {
   } catch (...) {
     return "an exception of unknown type";
   }
+}
+
+std::string current_exception_type() {
+  const std::type_info* type = abi::__cxa_current_exception_type();
+  return type != nullptr ? c10::demangle(type->name()) : std::string();
 }
 
 }  // namespace lockstep::data::detail

@@ -6,33 +6,67 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <span>
-#include <utility>
 #include <vector>
 
 namespace lockstep::data::detail {
 
-/// The batches of one pass and how far it has come.
-class BatchPlan {
- public:
-  BatchPlan() = default;
-  BatchPlan(std::vector<std::int64_t> indices, std::size_t batch_size, std::size_t batches)
-      : indices_(std::move(indices)), batch_size_(batch_size), batches_(batches) {}
+/// What a source needs to know beside the dataset.
+struct BatchFacts {
+  std::size_t batch_size = 1;
+  std::size_t largest_batch = 1;
+  std::size_t shards = 0;       ///< of an iterable dataset that are this loader's
+  std::size_t all_shards = 0;   ///< of all ranks together
+  std::size_t first_shard = 0;  ///< this loader's are this one and every `shard_step`-th
+  std::size_t shard_step = 1;
+  bool drop_last = false;
 
-  [[nodiscard]] std::size_t batches() const noexcept { return batches_; }
-  /// Dataset indices of batch `batch`.
-  [[nodiscard]] std::span<const std::int64_t> items(std::size_t batch) const {
-    const auto first = batch * batch_size_;
-    return std::span(indices_).subspan(first, std::min(batch_size_, indices_.size() - first));
+  [[nodiscard]] std::size_t shard(std::size_t number) const {
+    return first_shard + number * shard_step;
+  }
+};
+
+/// Which shard gives the next batch: one after the other, those that have ended left out.
+class ShardRound {
+ public:
+  void start(std::size_t shards) {
+    has_ended_.assign(shards, false);
+    last_.assign(shards, 0);
+    batches_.assign(shards, 0);
+    next_ = 0;
+  }
+  [[nodiscard]] bool is_over() const {
+    return std::all_of(has_ended_.begin(), has_ended_.end(), [](bool ended) { return ended; });
+  }
+  struct Turn {
+    std::size_t shard = 0;
+    std::size_t batch = 0;  ///< number of the batch within its shard
+  };
+  /// Only when it is not over.
+  [[nodiscard]] Turn take() {
+    while (has_ended_[next_]) next_ = (next_ + 1) % has_ended_.size();
+    const auto shard = next_;
+    next_ = (next_ + 1) % has_ended_.size();
+    return {shard, batches_[shard]++};
+  }
+  /// Batch `last` of the shard is its last one.
+  void end(std::size_t shard, std::size_t last) {
+    if (has_ended_[shard]) return;
+    has_ended_[shard] = true;
+    last_[shard] = last;
+  }
+  /// Whether the shard ended before this batch.
+  [[nodiscard]] bool is_beyond(const Turn& turn) const {
+    return has_ended_[turn.shard] && turn.batch > last_[turn.shard];
   }
 
  private:
-  std::vector<std::int64_t> indices_;
-  std::size_t batch_size_ = 1;
-  std::size_t batches_ = 0;
+  std::vector<bool> has_ended_;
+  std::vector<std::size_t> last_;
+  std::vector<std::size_t> batches_;
+  std::size_t next_ = 0;
 };
 
-/// Where batches come from: this thread (`InlineSource`) or worker processes (`ProcessSource`).
+/// Where batches come from: this thread (`InlineSource`) or workers (`WorkerSource`).
 class BatchSource {
  public:
   BatchSource() = default;
@@ -40,9 +74,12 @@ class BatchSource {
   BatchSource(const BatchSource&) = delete;
   BatchSource& operator=(const BatchSource&) = delete;
 
-  virtual void start(BatchPlan plan) = 0;
-  [[nodiscard]] virtual std::size_t remaining() const = 0;
-  [[nodiscard]] virtual Batch next() = 0;
+  virtual void start(PassPlan plan) = 0;
+  [[nodiscard]] virtual bool has_next() = 0;
+  [[nodiscard]] virtual Value next() = 0;
+  /// Batches of this pass that were delivered or lost.
+  [[nodiscard]] virtual std::size_t passed() const = 0;
+  [[nodiscard]] virtual LoaderStatistics statistics() const = 0;
 };
 
 }  // namespace lockstep::data::detail

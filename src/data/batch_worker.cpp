@@ -1,103 +1,294 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Step 5 of the way of a sample, in a worker process: a whole batch is built in its slot. Before
-// it: shared_memory_channel brought the indices. After it: batch_builder writes each sample,
-// process_source hands the slot out.
+// Step 5 of the way of a sample, in a worker: samples are fetched and written into the slot of
+// their batch. Before it: shared_memory_channel brought the indices. After it: sample_layout writes
+// each sample, worker_source hands the slot out.
 #include "data/batch_worker.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
+#include <unistd.h>
 
-#include <chrono>
+#include <cstring>
 #include <stdexcept>
+#include <utility>
+
+#include "data/batch_builder.h"
+#include "native/posix/thread_clock.h"
+#include "workers/unit_word.h"
 
 namespace lockstep::data::detail {
+namespace {
 
-void BatchWorker::run(std::size_t worker) {
+using workers::Claim;
+
+constexpr std::chrono::milliseconds kSlice{100};
+// Batches that are built as a whole may be somewhat larger than the first.
+constexpr std::size_t kHeadroom = 4;  // a quarter
+constexpr std::size_t kLine = 64;
+
+std::uint64_t nanoseconds(std::chrono::steady_clock::duration time) {
+  return static_cast<std::uint64_t>(std::chrono::nanoseconds(time).count());
+}
+
+}  // namespace
+
+void BatchWorker::run() {
   // A thread pool that the rank had started does not exist after a fork; with one thread it is
   // never asked for. Not in the nursery: the call may start a thread, and who forks must have one
   // only.
-  at::set_num_threads(1);
+  if (job_.is_own_process) at::set_num_threads(1);
+  if (!job_.cpus.empty()) native::pin_to_cpu(job_.cpus[worker_ % job_.cpus.size()]);
   const at::NoGradGuard no_grad;
-  worker_ = worker;
-  auto& record = channel_.board().workers[worker];
+  auto& record = channel_.board().workers[worker_];
   try {
-    if (init_) init_(worker);
+    if (job_.init) job_.init(worker_);
   } catch (...) {
     throw std::runtime_error("worker_init failed: " + current_exception_message());
   }
   record.state.store(workers::WorkerState::Running, std::memory_order_release);
-  while (const auto slot = channel_.claim(worker)) build(*slot);
+  since_ = clocks_read_ = Clock::now();
+  while (const auto claim = channel_.claim(worker_)) {
+    count_idle();
+    work(*claim);
+    count_busy();
+  }
 }
 
-void BatchWorker::build(std::size_t slot) {
-  const auto items = channel_.items(slot);
-  std::size_t row = 0;
+void BatchWorker::work(const Claim& claim) {
+  std::size_t at = 0;
   try {
-    std::optional<torch::data::Example<>> first;
-    if (layout_ || learn_layout(slot, first)) {
-      const auto memory = rows(slot);
-      if (first) {
-        write_row(*first, layout_->sample, memory, row);
-        channel_.set_progress(slot, ++row);
-      }
-      while (row < items.size() && !channel_.is_cancelled(slot) && !channel_.is_stopping()) {
-        fetch_row(source_, static_cast<std::size_t>(items[row]), layout_->sample, memory, row);
-        channel_.set_progress(slot, ++row);
-      }
+    if (job_.source.has_rows) {
+      fill_rows(claim, at);
+    } else {
+      build_whole(claim, at);
     }
   } catch (...) {
-    channel_.fail(slot, row, current_exception_message());
+    fail(claim, at);
+    channel_.end_item(worker_);
     return;
   }
-  channel_.finish(slot);
+  channel_.end_item(worker_);
+  channel_.finish(claim);
 }
 
-bool BatchWorker::learn_layout(std::size_t slot, std::optional<torch::data::Example<>>& first) {
-  const auto sequence = channel_.sequence(slot);
-  while (!channel_.is_cancelled(slot) && !channel_.is_stopping()) {
+void BatchWorker::fail(const Claim& claim, std::size_t at) {
+  workers::Failure failure;
+  failure.position = claim.first + std::min(at, claim.items.size() - 1);
+  failure.worker = worker_;
+  failure.pid = ::getpid();
+  failure.type = current_exception_type();
+  failure.message = current_exception_message();
+  channel_.fail(claim, failure);
+}
+
+void BatchWorker::fill_rows(const Claim& claim, std::size_t& at) {
+  const auto epoch = static_cast<std::int64_t>(channel_.word(claim.slot, kEpoch));
+  for (; at < claim.items.size(); ++at) {
+    if (channel_.is_futile(claim) || channel_.is_stopping()) return;
+    const auto item = claim.items[at];
+    if (item == workers::kLeftOut) continue;
+    const auto row = claim.first + at;
+    channel_.begin_item(worker_, claim.slot, row);
+    if (!layout_ && shared().turn.load(std::memory_order_acquire) == SharedLayout::kSettled) {
+      learn_layout();
+    }
+    if (layout_) {
+      fetch_row(job_.source, job_.seed, epoch, item, *layout_, slot_memory(claim.slot), row);
+      channel_.end_item(worker_);
+      continue;
+    }
+    const Value sample = fetch(job_.source, job_.seed, epoch, item);
+    channel_.end_item(worker_);
+    while (!layout_) {
+      const auto is_ours = await_turn(claim, row);
+      if (!is_ours) return;
+      if (*is_ours) {
+        std::size_t bytes = 0;
+        const auto form = ValueLayout::of_rows(sample, job_.facts.largest_batch, bytes);
+        if (!settle(claim, form.to_bytes(), bytes)) continue;
+      }
+      learn_layout();
+    }
+    write_row(sample, *layout_, slot_memory(claim.slot), row);
+  }
+}
+
+void BatchWorker::build_whole(const Claim& claim, std::size_t& at) {
+  std::vector<Value> samples;
+  if (job_.source.open) {
+    channel_.begin_item(worker_, claim.slot, 0);
+    auto read = read_stream(claim);
+    if (!read) return;
+    samples = std::move(*read);
+  } else {
+    const auto epoch = static_cast<std::int64_t>(channel_.word(claim.slot, kEpoch));
+    for (; at < claim.items.size(); ++at) {
+      if (channel_.is_futile(claim) || channel_.is_stopping()) return;
+      if (claim.items[at] == workers::kLeftOut) continue;
+      channel_.begin_item(worker_, claim.slot, at);
+      samples.push_back(fetch(job_.source, job_.seed, epoch, claim.items[at]));
+      channel_.end_item(worker_);
+    }
+  }
+  at = 0;  // what goes wrong now is nobody's sample; the first stands for all
+  channel_.set_result(claim.slot, kRows, samples.size());
+  if (samples.empty() ||
+      (job_.source.open && job_.facts.drop_last && samples.size() < job_.facts.batch_size)) {
+    return;
+  }
+  channel_.begin_item(worker_, claim.slot, 0);
+  put_whole(claim, collate(job_.source, std::move(samples)));
+}
+
+void BatchWorker::put_whole(const Claim& claim, const Value& batch) {
+  WholeHeader header;
+  std::size_t leaves = 0;
+  const auto layout = ValueLayout::of_whole(batch, leaves);
+  const auto form = layout.to_bytes();
+  header.form_bytes = form.size();
+  header.leaves_offset = (sizeof(header) + form.size() + kLine - 1) / kLine * kLine;
+  header.leaves_bytes = leaves;
+  const auto bytes = static_cast<std::size_t>(header.leaves_offset) + leaves;
+  for (;;) {
+    const auto is_ours = await_turn(claim, 0);
+    if (!is_ours) return;
+    if (!*is_ours || settle(claim, "", bytes + bytes / kHeadroom)) break;
+  }
+  channel_.begin_item(worker_, claim.slot, 0);
+  auto& common = shared();
+  const auto payload = common.payload_bytes(channel_.slots());
+  std::byte* memory = nullptr;
+  std::size_t piece_bytes = 0;
+  if (bytes <= common.slot_bytes) {
+    memory = slot_memory(claim.slot);
+  } else {
+    // Of a worker that died here before this one.
+    channel_.ring().free_piece(payload, channel_.result(claim.slot, kPiece),
+                               channel_.result(claim.slot, kPieceBytes));
+    piece_bytes = native::MemoryRing::round_up_to_page(bytes);
+    const auto offset = common.pieces_end.fetch_add(piece_bytes, std::memory_order_relaxed);
+    // Said before there is memory, so that it can be given back if this worker dies here.
+    channel_.set_result(claim.slot, kPiece, offset);
+    channel_.set_result(claim.slot, kPieceBytes, piece_bytes);
+    channel_.ring().reserve_piece(payload, offset, piece_bytes);
+    memory = channel_.ring().map_piece(payload, offset, piece_bytes);
+  }
+  std::memcpy(memory, &header, sizeof(header));
+  std::memcpy(memory + sizeof(header), form.data(), form.size());
+  write_whole(batch, layout, memory + header.leaves_offset);
+  if (piece_bytes != 0) native::MemoryRing::unmap_piece(memory, piece_bytes);
+}
+
+// A shard that another worker was at begins anew, and what has been delivered of it is passed over.
+std::optional<std::vector<Value>> BatchWorker::read_stream(const Claim& claim) {
+  const auto epoch = static_cast<std::int64_t>(channel_.word(claim.slot, kEpoch));
+  const auto word = channel_.word(claim.slot, kShard);
+  const auto shard = static_cast<std::size_t>(word & ((1U << 20) - 1));
+  const auto number = static_cast<std::uint64_t>(claim.items[0]);
+  auto& state = streams_[shard];
+  if (!state.stream || state.word != word || state.next > number) {
+    state.stream = job_.source.open();
+    state.stream->reset(job_.facts.shard(shard), job_.facts.all_shards, epoch);
+    state.word = word;
+    state.next = 0;
+  }
+  std::vector<Value> samples;
+  for (; state.next <= number; ++state.next) {
+    samples.clear();
+    while (samples.size() < job_.facts.batch_size) {
+      if (channel_.is_futile(claim) || channel_.is_stopping()) {
+        state.stream.reset();
+        return std::nullopt;
+      }
+      channel_.begin_item(worker_, claim.slot, 0);
+      auto sample = state.stream->next();
+      if (!sample) break;
+      samples.push_back(std::move(*sample));
+    }
+  }
+  return samples;
+}
+
+std::optional<bool> BatchWorker::await_turn(const Claim& claim, std::size_t position) {
+  const auto sequence = channel_.sequence(claim.slot);
+  const auto is_first = [&] {
+    for (std::size_t before = 0; before < position; ++before) {
+      if (!channel_.is_skipped(claim.slot, before)) return false;
+    }
+    return true;
+  };
+  while (!channel_.is_futile(claim) && !channel_.is_stopping()) {
     const auto seen = channel_.work_count();
     const auto turn = shared().turn.load(std::memory_order_acquire);
-    if (turn == SharedLayout::kSettled) {
-      layout_.emplace(shared().sample, largest_batch_);
-      return true;
-    }
-    if (turn == sequence) {
-      if (!first) first = source_.get(static_cast<std::size_t>(channel_.items(slot)[0]));
-      if (!publish_layout(sequence, SampleLayout::of(*first))) continue;
-    } else {
-      channel_.wait_work(seen, std::chrono::milliseconds(100));
-    }
+    if (turn == SharedLayout::kSettled) return false;
+    if (turn == sequence && is_first()) return true;
+    channel_.end_item(worker_);  // waiting is not hanging
+    channel_.wait_work(worker_, seen, kSlice);
   }
-  return false;
+  return std::nullopt;
 }
 
-// The compare-and-swap keeps a cancelled batch's worker from deciding beside the one whose turn it
+// The compare-and-swap keeps a withdrawn batch's worker from deciding beside the one whose turn it
 // is now.
-bool BatchWorker::publish_layout(std::uint64_t sequence, const SampleLayout& sample) {
-  const BatchLayout layout(sample, largest_batch_);
-  auto& turn = shared().turn;
-  auto expected = sequence;
-  if (!turn.compare_exchange_strong(expected, SharedLayout::kSettling | worker_)) return false;
+bool BatchWorker::settle(const Claim& claim, const std::string& form, std::size_t slot_bytes) {
+  auto& common = shared();
+  auto expected = channel_.sequence(claim.slot);
+  const auto sequence = expected;
+  if (!common.turn.compare_exchange_strong(expected, SharedLayout::kSettling | worker_)) {
+    return false;
+  }
   try {
-    channel_.ring().reserve_payload(layout.bytes * channel_.slots());
+    common.layout_bytes = form.size();
+    common.slot_bytes = native::MemoryRing::round_up_to_page(slot_bytes);
+    TORCH_CHECK(common.slot_bytes < (std::size_t{1} << 56) / channel_.slots(), "a batch of ",
+                slot_bytes, " bytes is too large");
+    const auto payload = common.payload_bytes(channel_.slots());
+    channel_.ring().reserve_payload(payload);
+    if (!form.empty()) std::memcpy(channel_.ring().payload(payload), form.data(), form.size());
   } catch (...) {
-    turn.store(sequence, std::memory_order_release);
+    common.turn.store(sequence, std::memory_order_release);
     throw;
   }
-  shared().sample = sample;
-  turn.store(SharedLayout::kSettled, std::memory_order_release);
+  common.turn.store(SharedLayout::kSettled, std::memory_order_release);
   channel_.wake_workers();
   return true;
 }
 
-BatchRows BatchWorker::rows(std::size_t slot) {
-  std::byte* batch =
-      channel_.ring().payload(layout_->bytes * channel_.slots()) + slot * layout_->bytes;
-  return {batch, batch + layout_->target_offset};
+void BatchWorker::learn_layout() {
+  const auto& common = shared();
+  const auto* payload = channel_.ring().payload(common.payload_bytes(channel_.slots()));
+  layout_ = ValueLayout::from_bytes({payload, common.layout_bytes}, common.slot_bytes);
 }
 
-SharedLayout& BatchWorker::shared() const {
-  return *reinterpret_cast<SharedLayout*>(channel_.user_area());
+std::byte* BatchWorker::slot_memory(std::size_t slot) {
+  const auto& common = shared();
+  return channel_.ring().payload(common.payload_bytes(channel_.slots())) + common.slots_offset() +
+         slot * common.slot_bytes;
+}
+
+void BatchWorker::count_idle() {
+  const auto now = Clock::now();
+  auto& idle = channel_.board().workers[worker_].idle;
+  idle.store(idle.load(std::memory_order_relaxed) + nanoseconds(now - since_),
+             std::memory_order_relaxed);
+  since_ = now;
+}
+
+void BatchWorker::count_busy() {
+  const auto now = Clock::now();
+  auto& record = channel_.board().workers[worker_];
+  record.busy.store(record.busy.load(std::memory_order_relaxed) + nanoseconds(now - since_),
+                    std::memory_order_relaxed);
+  since_ = now;
+  if (now - clocks_read_ < kSlice) return;  // asking costs system calls
+  clocks_read_ = now;
+  const auto clock = native::thread_clock();
+  record.on_cpu.store(record.on_cpu.load(std::memory_order_relaxed) + clock.on_cpu -
+                          std::exchange(on_cpu_, clock.on_cpu),
+                      std::memory_order_relaxed);
+  record.delayed.store(record.delayed.load(std::memory_order_relaxed) + clock.delayed -
+                           std::exchange(delayed_, clock.delayed),
+                       std::memory_order_relaxed);
 }
 
 }  // namespace lockstep::data::detail

@@ -4,12 +4,16 @@
 #include <lockstep/data/detail/loader_engine.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
+#include <memory>
 #include <optional>
+#include <vector>
 
-#include "data/batch_builder.h"
+#include "data/batch_source.h"
 #include "data/sample_layout.h"
 #include "workers/shared_memory_channel.h"
 
@@ -22,45 +26,107 @@ namespace lockstep::data::detail {
 /// it: a dataset that crashes must not take the rank along. `turn` says whose first sample decides:
 /// the batch with this sequence, then `kSettled`. So the decision does not depend on which worker
 /// is faster.
+///
+/// The payload then begins with the form of a sample (`layout_bytes`, 0 where batches are built as
+/// a whole), and the slots follow on a page of their own.
 struct SharedLayout {
+  static constexpr std::uint64_t kNobody = 0;
   static constexpr std::uint64_t kSettled = ~std::uint64_t{0};
   static constexpr std::uint64_t kSettling = std::uint64_t{1}
                                              << 63;  // plus the worker that is at it
 
   std::atomic<std::uint64_t> turn;
-  SampleLayout sample;  // valid once `turn` is kSettled
+  std::atomic<std::uint64_t> pieces_end;  // where the next piece behind the payload begins
+  std::uint64_t layout_bytes;             // valid once `turn` is kSettled, as all that follows
+  std::uint64_t slot_bytes;
+  std::uint64_t job_bytes;  // of what a spawned worker must know, behind this
+
+  [[nodiscard]] static SharedLayout& of(const workers::SharedMemoryChannel& channel) {
+    return *reinterpret_cast<SharedLayout*>(channel.user_area());
+  }
+  [[nodiscard]] std::size_t slots_offset() const {
+    return native::MemoryRing::round_up_to_page(layout_bytes);
+  }
+  [[nodiscard]] std::size_t payload_bytes(std::size_t slots) const {
+    return slots_offset() + slots * slot_bytes;
+  }
 };
 
-static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
+/// A task's words, and a batch's results, where batches are built as a whole.
+enum TaskWord : std::size_t { kEpoch, kShard };
+enum BatchResult : std::size_t { kRows, kPiece, kPieceBytes };
 
-/// The loop of one worker process: claim a slot, fetch its samples, write them where the rank will
-/// read them.
+/// `kShard` holds the pass too: each opens its shards again.
+[[nodiscard]] constexpr std::uint64_t shard_word(std::uint64_t pass, std::size_t shard) {
+  return pass << 20 | shard;
+}
+
+/// How the memory of a batch that is built as a whole begins; the form, then the leaves follow.
+struct WholeHeader {
+  std::uint64_t form_bytes = 0;
+  std::uint64_t leaves_offset = 0;
+  std::uint64_t leaves_bytes = 0;
+};
+
+/// What one worker needs. Threads that are stuck keep it alive.
+struct WorkerJob {
+  std::shared_ptr<workers::SharedMemoryChannel> channel;
+  SampleSource source;
+  BatchFacts facts;
+  std::uint64_t seed = 0;
+  std::function<void(std::size_t)> init;
+  std::vector<int> cpus;
+  bool is_own_process = true;
+};
+
+/// The loop of one worker: claim samples, fetch them, write them where the rank will read them.
 ///
 /// Runs in the worker only. Touches no CUDA, MPI or autograd.
 class BatchWorker {
  public:
-  BatchWorker(workers::SharedMemoryChannel& channel, const SampleSource& source,
-              std::size_t largest_batch, std::function<void(std::size_t)> init)
-      : channel_(channel), source_(source), largest_batch_(largest_batch), init_(std::move(init)) {}
+  BatchWorker(const WorkerJob& job, std::size_t worker)
+      : job_(job), channel_(*job.channel), worker_(worker) {}
 
   /// Blocks: until the pool stops.
   /// Throws: what the user's init function throws.
-  void run(std::size_t worker);
+  void run();
 
  private:
-  void build(std::size_t slot);
-  // Makes layout_ known; false when the batch was cancelled or the pool stops meanwhile.
-  bool learn_layout(std::size_t slot, std::optional<torch::data::Example<>>& first);
-  bool publish_layout(std::uint64_t sequence, const SampleLayout& sample);
-  [[nodiscard]] BatchRows rows(std::size_t slot);
-  [[nodiscard]] SharedLayout& shared() const;
+  using Clock = std::chrono::steady_clock;
+  struct Stream {
+    std::uint64_t word = 0;
+    std::uint64_t next = 0;
+    std::unique_ptr<SampleStream> stream;
+  };
 
+  void work(const workers::Claim& claim);
+  void fill_rows(const workers::Claim& claim, std::size_t& at);
+  void build_whole(const workers::Claim& claim, std::size_t& at);
+  void put_whole(const workers::Claim& claim, const Value& batch);
+  [[nodiscard]] std::optional<std::vector<Value>> read_stream(const workers::Claim& claim);
+  void fail(const workers::Claim& claim, std::size_t at);
+
+  // True when this claim's first sample shall decide; false when somebody else's has. Nothing when
+  // the claim has become futile meanwhile.
+  [[nodiscard]] std::optional<bool> await_turn(const workers::Claim& claim, std::size_t position);
+  [[nodiscard]] bool settle(const workers::Claim& claim, const std::string& form,
+                            std::size_t slot_bytes);
+  void learn_layout();
+  [[nodiscard]] std::byte* slot_memory(std::size_t slot);
+  [[nodiscard]] SharedLayout& shared() const { return SharedLayout::of(channel_); }
+
+  void count_idle();
+  void count_busy();
+
+  const WorkerJob& job_;
   workers::SharedMemoryChannel& channel_;
-  const SampleSource& source_;
-  std::size_t largest_batch_;
-  std::function<void(std::size_t)> init_;
-  std::size_t worker_ = 0;
-  std::optional<BatchLayout> layout_;
+  std::size_t worker_;
+  std::optional<ValueLayout> layout_;
+  std::map<std::size_t, Stream> streams_;
+  Clock::time_point since_;
+  Clock::time_point clocks_read_;
+  std::uint64_t on_cpu_ = 0;
+  std::uint64_t delayed_ = 0;
 };
 
 }  // namespace lockstep::data::detail

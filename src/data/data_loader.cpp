@@ -1,16 +1,21 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Step 2 of the way of a sample: an epoch's indices are cut into batches. Before it:
-// distributed_sampler. After it: process_source has workers build them, inline_source builds them
+// distributed_sampler. After it: worker_source has workers build them, inline_source builds them
 // here.
-#include <lockstep/data/data_loader.h>
+#include <c10/util/Exception.h>
+#include <lockstep/data/data_loader_options.h>
+#include <lockstep/data/detail/loader_engine.h>
+#include <sched.h>
 
 #include <algorithm>
+#include <chrono>
 #include <system_error>
 #include <utility>
 
 #include "data/batch_source.h"
 #include "data/inline_source.h"
-#include "data/process_source.h"
+#include "data/spawned_worker.h"
+#include "data/worker_source.h"
 
 namespace lockstep::data::detail {
 namespace {
@@ -31,13 +36,46 @@ void check(const DataLoaderOptions& options) {
   TORCH_CHECK(options.timeout().count() > 0 && options.timeout() <= kMaxTimeout,
               "DataLoaderOptions: timeout is ", options.timeout().count(),
               " ms; it must be from 1 to ", kMaxTimeout.count(), " ms");
+  TORCH_CHECK(options.worker_memory_limit() >= 0, "DataLoaderOptions: worker_memory_limit is ",
+              options.worker_memory_limit(), "; it must not be negative");
+  for (const int cpu : options.worker_cpus()) {
+    TORCH_CHECK(cpu >= 0 && cpu < CPU_SETSIZE, "DataLoaderOptions: worker_cpus names the core ",
+                cpu, "; it must be from 0 to ", CPU_SETSIZE - 1);
+  }
 }
 
-std::unique_ptr<BatchSource> make_source(SampleSource source, std::size_t largest_batch,
+void check_spawn(const DataLoaderOptions& options) {
+  TORCH_CHECK(
+      !is_spawned_worker(),
+      "DataLoader: this process was started as a data worker, but its main() does not begin "
+      "with maybe_worker_main()");
+  if (options.kind() != WorkerKind::Spawn) return;
+  TORCH_CHECK(
+      !options.spawn_name().empty(),
+      "DataLoaderOptions: kind is Spawn, but no dataset is named; call spawn(name, config)");
+  TORCH_CHECK(!options.worker_init(),
+              "DataLoaderOptions: worker_init cannot reach workers of the kind Spawn; do it in the "
+              "dataset's factory");
+}
+
+void check_shards(const DataLoaderOptions& options) {
+  TORCH_CHECK(
+      options.world_size() > 0 && options.rank() >= 0 && options.rank() < options.world_size(),
+      "DataLoaderOptions: rank is ", options.rank(), " and world_size is ", options.world_size(),
+      "; rank must be from 0 to world_size - 1");
+  TORCH_CHECK(
+      options.shards() >= options.world_size() && options.shards() <= DataLoaderOptions::kMaxShards,
+      "DataLoaderOptions: shards is ", options.shards(), "; it must be from world_size, ",
+      options.world_size(), ", to ", DataLoaderOptions::kMaxShards);
+}
+
+std::unique_ptr<BatchSource> make_source(SampleSource source, const BatchFacts& facts,
                                          const DataLoaderOptions& options) {
-  if (options.workers() == 0) return std::make_unique<InlineSource>(std::move(source));
+  if (options.workers() == 0) {
+    return std::make_unique<InlineSource>(std::move(source), facts, options.seed());
+  }
   try {
-    return std::make_unique<ProcessSource>(std::move(source), largest_batch, options);
+    return std::make_unique<WorkerSource>(std::move(source), facts, options);
   } catch (const std::system_error& error) {
     TORCH_CHECK(false, "DataLoader: ", error.what());
   }
@@ -49,34 +87,73 @@ LoaderEngine::LoaderEngine(SampleSource source, const SamplerFacts& sampler,
                            const DataLoaderOptions& options)
     : batch_size_(static_cast<std::size_t>(options.batch_size())),
       drop_last_(options.drop_last()),
-      samples_limit_(sampler.size) {
+      sampler_(sampler) {
   check(options);
+  check_spawn(options);
   TORCH_CHECK(!source.size || *source.size > 0,
               "DataLoader: the dataset is empty; it must hold at least 1 sample");
   TORCH_CHECK(!source.size || sampler.dataset_size <= *source.size,
               "DataLoader: the sampler is for ", sampler.dataset_size,
               " samples, the dataset holds ", *source.size);
-  // A batch is never larger than an epoch, whatever batch_size says.
-  const auto largest = std::max<std::size_t>(1, std::min(batch_size_, sampler.size));
-  source_ = make_source(std::move(source), largest, options);
+  BatchFacts facts;
+  facts.batch_size = batch_size_;
+  facts.drop_last = drop_last_;
+  if (source.open) {
+    check_shards(options);
+    facts.all_shards = static_cast<std::size_t>(options.shards());
+    facts.first_shard = static_cast<std::size_t>(options.rank());
+    facts.shard_step = static_cast<std::size_t>(options.world_size());
+    facts.shards = (facts.all_shards - facts.first_shard + facts.shard_step - 1) / facts.shard_step;
+  } else {
+    // A batch is never larger than an epoch, whatever batch_size says.
+    const auto largest =
+        sampler.largest_batch != 0 ? sampler.largest_batch : std::min(batch_size_, sampler.size);
+    facts.largest_batch = std::max<std::size_t>(1, largest);
+  }
+  source_ = make_source(std::move(source), facts, options);
 }
 
 LoaderEngine::~LoaderEngine() = default;
 
-std::uint64_t LoaderEngine::start(std::vector<std::int64_t> indices) {
-  TORCH_CHECK(indices.size() <= samples_limit_, "DataLoader: the sampler gave ", indices.size(),
-              " indices, but promised at most ", samples_limit_);
-  const auto count = batches(indices.size());
-  source_->start(BatchPlan(std::move(indices), batch_size_, count));
+PassPlan LoaderEngine::cut(std::int64_t epoch, std::size_t samples, AppendIndices append) const {
+  TORCH_CHECK(samples <= sampler_.size, "DataLoader: the sampler gave ", samples,
+              " indices, but promised at most ", sampler_.size);
+  PassPlan plan;
+  plan.epoch = epoch;
+  plan.samples = samples;
+  plan.batches = batches(samples);
+  plan.items = [append = std::move(append), samples, size = batch_size_](
+                   std::size_t batch, std::vector<std::int64_t>& items) {
+    const auto first = batch * size;
+    append(first, std::min(size, samples - first), items);
+  };
+  return plan;
+}
+
+std::uint64_t LoaderEngine::start(PassPlan plan) {
+  if (plan.items) {
+    plan.items = [items = std::move(plan.items), limit = sampler_.dataset_size](
+                     std::size_t batch, std::vector<std::int64_t>& result) {
+      items(batch, result);
+      TORCH_CHECK(!result.empty(), "DataLoader: batch ", batch, " of the sampler is empty");
+      for (const auto index : result) {
+        TORCH_CHECK(index >= 0 && (limit == 0 || static_cast<std::size_t>(index) < limit),
+                    "DataLoader: the sampler gave the index ", index, " in batch ", batch,
+                    "; it must be from 0 to ", limit, " - 1");
+      }
+    };
+  }
+  pass_samples_ = plan.samples;
+  source_->start(std::move(plan));
   return ++pass_;
 }
 
-std::size_t LoaderEngine::remaining() const {
-  return source_->remaining();
+bool LoaderEngine::has_next() {
+  return source_->has_next();
 }
 
-Batch LoaderEngine::next() {
-  TORCH_CHECK(remaining() > 0, "DataLoader: there are no more batches in this epoch");
+Value LoaderEngine::next() {
+  TORCH_CHECK(has_next(), "DataLoader: there are no more batches in this epoch");
   return source_->next();
 }
 
@@ -85,33 +162,16 @@ std::size_t LoaderEngine::batches(std::size_t samples) const noexcept {
   return full + (!drop_last_ && samples % batch_size_ != 0 ? 1 : 0);
 }
 
-void BatchIterator::check_pass() const {
-  TORCH_CHECK(pass_ == engine_->pass(),
-              "DataLoader: this iterator is of an earlier pass; the newest begin() ended it");
+std::size_t LoaderEngine::consumed() const {
+  return std::min(source_->passed() * batch_size_, pass_samples_);
 }
 
-Batch& BatchIterator::operator*() {
-  if (!current_) {
-    check_pass();
-    has_failed_ = true;
-    current_ = engine_->next();
-    has_failed_ = false;
-  }
-  return *current_;
+std::size_t LoaderEngine::passed() const {
+  return source_->passed();
 }
 
-BatchIterator& BatchIterator::operator++() {
-  // Over a batch that nobody looked at: it is fetched all the same, so that its errors are seen.
-  if (!current_ && !has_failed_) static_cast<void>(**this);
-  has_failed_ = false;
-  current_.reset();  // gives the memory back before the next batch is asked for
-  return *this;
-}
-
-bool BatchIterator::is_at_end() const {
-  if (current_) return false;
-  check_pass();
-  return engine_->remaining() == 0;
+LoaderStatistics LoaderEngine::statistics() const {
+  return source_->statistics();
 }
 
 }  // namespace lockstep::data::detail

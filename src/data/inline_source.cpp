@@ -3,59 +3,149 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
 #include <lockstep/data/worker_error.h>
 #include <unistd.h>
 
+#include <utility>
+
 #include "data/batch_builder.h"
+#include "data/worker_failure.h"
 
 namespace lockstep::data::detail {
-namespace {
 
-at::Tensor allocate(const TensorLayout& layout, std::size_t rows) {
-  if (!layout.is_present()) return {};
-  at::DimVector sizes{static_cast<std::int64_t>(rows)};
-  sizes.append(layout.shape().begin(), layout.shape().end());
-  return at::empty(sizes, at::TensorOptions(layout.dtype()));
-}
-
-std::byte* bytes_of(const at::Tensor& tensor) {
-  return tensor.defined() ? static_cast<std::byte*>(tensor.mutable_data_ptr()) : nullptr;
-}
-
-}  // namespace
-
-void InlineSource::start(BatchPlan plan) {
+void InlineSource::start(PassPlan plan) {
   plan_ = std::move(plan);
   next_ = 0;
+  pass_start_ = Clock::now();
+  if (!source_.open) return;
+  round_.start(facts_.shards);
+  streams_.clear();
+  streams_.resize(facts_.shards);
+  ahead_.clear();
+  error_ahead_ = nullptr;
 }
 
-Batch InlineSource::next() {
+bool InlineSource::has_next() {
+  if (!source_.open) return next_ < plan_.batches;
+  look_ahead();
+  return !ahead_.empty() || error_ahead_ != nullptr;
+}
+
+Value InlineSource::next() {
   const at::NoGradGuard no_grad;
-  const auto number = next_++;
-  const auto items = plan_.items(number);
-  Batch batch;
+  const auto start = Clock::now();
   std::size_t row = 0;
-  try {
-    std::optional<torch::data::Example<>> first;
-    if (!layout_) {
-      first = source_.get(static_cast<std::size_t>(items[0]));
-      layout_ = SampleLayout::of(*first);
+  Value batch;
+  if (source_.open) {
+    look_ahead();
+    ++next_;
+    ++statistics_.batches;
+    if (error_ahead_) std::rethrow_exception(std::exchange(error_ahead_, nullptr));
+    statistics_.samples += ahead_.size();
+    try {
+      batch = collate(source_, std::exchange(ahead_, {}));
+    } catch (...) {
+      throw_error(0, std::nullopt);
     }
-    batch = {allocate(layout_->data, items.size()), allocate(layout_->target, items.size())};
-    const BatchRows rows{bytes_of(batch.data), bytes_of(batch.target)};
-    if (first) write_row(*first, *layout_, rows, row++);
-    for (; row < items.size(); ++row) {
-      fetch_row(source_, static_cast<std::size_t>(items[row]), *layout_, rows, row);
+  } else {
+    items_.clear();
+    plan_.items(next_, items_);
+    ++next_;
+    try {
+      batch = source_.has_rows ? build_rows(row) : build_whole(row);
+    } catch (...) {
+      ++statistics_.lost_batches;
+      throw_error(row, items_[std::min(row, items_.size() - 1)]);
     }
-  } catch (...) {
-    WorkerError::Context context;
-    context.pid = ::getpid();
-    context.batch = static_cast<std::int64_t>(number);
-    context.sample = items[row];
-    context.message = current_exception_message();
-    throw WorkerError(std::move(context));
+    ++statistics_.batches;
+    statistics_.samples += items_.size();
   }
+  statistics_.stall_seconds += std::chrono::duration<double>(Clock::now() - start).count();
+  statistics_.busy_seconds = statistics_.compute_seconds = statistics_.stall_seconds;
+  statistics_.seconds += std::chrono::duration<double>(Clock::now() - pass_start_).count();
+  pass_start_ = Clock::now();
   return batch;
+}
+
+Value InlineSource::build_rows(std::size_t& row) {
+  std::optional<Value> first;
+  if (!layout_) {
+    first = fetch(source_, seed_, plan_.epoch, items_[0]);
+    layout_ = ValueLayout::of_rows(*first, facts_.largest_batch, layout_bytes_);
+  }
+  const auto memory = at::empty({static_cast<std::int64_t>(layout_bytes_)}, at::kByte);
+  auto* place = static_cast<std::byte*>(memory.mutable_data_ptr());
+  if (first) write_row(*first, *layout_, place, row++);
+  for (; row < items_.size(); ++row) {
+    fetch_row(source_, seed_, plan_.epoch, items_[row], *layout_, place, row);
+  }
+  return read_rows(*layout_, place, items_.size(),
+                   [&](std::byte* data, at::IntArrayRef sizes, at::ScalarType dtype) {
+                     return at::from_blob(
+                         data, sizes, [memory](void*) {}, at::TensorOptions(dtype));
+                   });
+}
+
+Value InlineSource::build_whole(std::size_t& row) {
+  std::vector<Value> samples;
+  samples.reserve(items_.size());
+  for (; row < items_.size(); ++row) {
+    samples.push_back(fetch(source_, seed_, plan_.epoch, items_[row]));
+  }
+  row = 0;  // what goes wrong now is nobody's sample; the first stands for all
+  return collate(source_, std::move(samples));
+}
+
+void InlineSource::look_ahead() {
+  while (ahead_.empty() && error_ahead_ == nullptr && !round_.is_over()) {
+    const auto turn = round_.take();
+    try {
+      ahead_ = read_stream(turn.shard);
+    } catch (...) {
+      round_.end(turn.shard, turn.batch);
+      try {
+        throw_error(0, std::nullopt);
+      } catch (const WorkerError&) {
+        error_ahead_ = std::current_exception();
+      }
+      return;
+    }
+    if (ahead_.size() == facts_.batch_size) continue;
+    round_.end(turn.shard, turn.batch);
+    if (facts_.drop_last) ahead_.clear();
+  }
+}
+
+std::vector<Value> InlineSource::read_stream(std::size_t shard) {
+  const at::NoGradGuard no_grad;
+  auto& stream = streams_[shard];
+  if (!stream) {
+    stream = source_.open();
+    stream->reset(facts_.shard(shard), facts_.all_shards, plan_.epoch);
+  }
+  std::vector<Value> samples;
+  while (samples.size() < facts_.batch_size) {
+    auto sample = stream->next();
+    if (!sample) break;
+    samples.push_back(std::move(*sample));
+  }
+  return samples;
+}
+
+void InlineSource::throw_error(std::size_t, std::optional<std::int64_t> sample) {
+  WorkerError::Context context;
+  context.pid = ::getpid();
+  context.batch = static_cast<std::int64_t>(source_.open ? passed() : next_ - 1);
+  context.sample = sample;
+  context.exception_type = current_exception_type();
+  context.message = current_exception_message();
+  name_sample(context, source_);
+  throw WorkerError(std::move(context));
+}
+
+LoaderStatistics InlineSource::statistics() const {
+  return statistics_;
 }
 
 }  // namespace lockstep::data::detail

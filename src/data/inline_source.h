@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include <chrono>
 #include <optional>
+#include <vector>
 
 #include "data/batch_source.h"
 #include "data/sample_layout.h"
@@ -11,17 +13,39 @@ namespace lockstep::data::detail {
 /// Builds batches in the calling thread: `workers(0)`, and the oracle for everything else.
 class InlineSource : public BatchSource {
  public:
-  explicit InlineSource(SampleSource source) : source_(std::move(source)) {}
+  InlineSource(SampleSource source, const BatchFacts& facts, std::uint64_t seed)
+      : source_(std::move(source)), facts_(facts), seed_(seed) {}
 
-  void start(BatchPlan plan) override;
-  [[nodiscard]] std::size_t remaining() const override { return plan_.batches() - next_; }
-  [[nodiscard]] Batch next() override;
+  void start(PassPlan plan) override;
+  [[nodiscard]] bool has_next() override;
+  [[nodiscard]] Value next() override;
+  [[nodiscard]] std::size_t passed() const override { return next_; }
+  [[nodiscard]] LoaderStatistics statistics() const override;
 
  private:
+  using Clock = std::chrono::steady_clock;
+
+  [[nodiscard]] Value build_rows(std::size_t& row);
+  [[nodiscard]] Value build_whole(std::size_t& row);
+  void look_ahead();
+  [[nodiscard]] std::vector<Value> read_stream(std::size_t shard);
+  [[noreturn]] void throw_error(std::size_t row, std::optional<std::int64_t> sample);
+
   SampleSource source_;
-  BatchPlan plan_;
+  BatchFacts facts_;
+  std::uint64_t seed_;
+  PassPlan plan_;
+  std::vector<std::int64_t> items_;
   std::size_t next_ = 0;
-  std::optional<SampleLayout> layout_;
+  std::optional<ValueLayout> layout_;
+  std::size_t layout_bytes_ = 0;
+  // Iterable datasets only.
+  ShardRound round_;
+  std::vector<std::unique_ptr<SampleStream>> streams_;
+  std::vector<Value> ahead_;
+  std::exception_ptr error_ahead_;
+  LoaderStatistics statistics_;
+  Clock::time_point pass_start_;
 };
 
 }  // namespace lockstep::data::detail

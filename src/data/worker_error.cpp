@@ -19,8 +19,13 @@ std::string describe(const WorkerError::Context& context) {
   else
     text << ' ' << context.message;
   if (context.sample) text << " at sample " << *context.sample;
+  if (!context.path.empty()) text << " (" << context.path << ")";
   if (context.batch) text << (context.sample ? " of batch " : " at batch ") << *context.batch;
-  if (context.failure == WorkerFailure::Exception) text << ": " << context.message;
+  if (context.failure == WorkerFailure::Exception) {
+    text << ": ";
+    if (!context.exception_type.empty()) text << context.exception_type << ": ";
+    text << context.message;
+  }
   return std::move(text).str();
 }
 

@@ -5,11 +5,11 @@
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <csignal>
 #include <cstring>
-#include <exception>
 #include <string>
 #include <system_error>
 
@@ -17,36 +17,33 @@
 #include "native/posix/child_process.h"
 #include "native/posix/file_descriptor.h"
 #include "native/posix/futex.h"
+#include "native/posix/process_memory.h"
+#include "workers/run_worker.h"
 
 namespace lockstep::workers {
 namespace {
 
-constexpr std::chrono::milliseconds kSlice{500};
-// Time for the sample in hand. The owner waits longer than this before it kills the nursery itself.
-constexpr std::chrono::milliseconds kGrace{400};
+using std::chrono::milliseconds;
+
+constexpr milliseconds kSlice{500};
+constexpr milliseconds kMemorySlice{50};
+// Time for the item in hand. The owner waits longer than this before it kills the nursery itself.
+constexpr milliseconds kGrace{400};
+// So often a worker may end before it takes its first item.
+constexpr int kAttempts = 3;
 
 void tell_owner(const WorkerBoard& board) {
   board.header->done.fetch_add(1, std::memory_order_release);
   native::futex_wake_all(board.header->done);
 }
 
-int run_worker(const WorkerBoard& board, const WorkerProgram& program, std::size_t worker) {
-  WorkerRecord& record = board.workers[worker];
-  try {
-    program.run(worker);
-    return 0;
-  } catch (const std::exception& error) {
-    std::strncpy(record.message, error.what(), WorkerRecord::kMessageBytes - 1);
-  } catch (...) {
-    std::strncpy(record.message, "an exception of unknown type", WorkerRecord::kMessageBytes - 1);
-  }
-  return 1;
-}
-
 class Nursery {
  public:
   Nursery(const WorkerBoard& board, const WorkerProgram& program, int owner_socket)
-      : board_(board), program_(program), owner_socket_(owner_socket) {
+      : board_(board),
+        program_(program),
+        owner_socket_(owner_socket),
+        watches_(board.workers.size()) {
     sigset_t mask;
     ::sigemptyset(&mask);
     ::sigaddset(&mask, SIGCHLD);
@@ -56,29 +53,53 @@ class Nursery {
   }
 
   void serve() {
-    while (!poll_once(kSlice)) {
+    // Often enough that a worker without progress is noticed within a quarter of the limit.
+    auto slice = std::clamp(program_.timeout / 4, milliseconds(5), kSlice);
+    if (program_.memory_limit != 0) slice = std::min(slice, kMemorySlice);
+    while (!poll_once(slice)) {
+      for (std::size_t worker = 0; worker < watches_.size(); ++worker) {
+        look_for_progress(worker);
+        look_at_memory(worker);
+      }
     }
+    is_stopping_ = true;
     wake_workers();
-    const auto grace = Deadline::after(owner_is_alive_ ? kGrace : std::chrono::milliseconds(0));
+    const auto grace = Deadline::after(owner_is_alive_ ? kGrace : milliseconds(0));
     while (running_ > 0 && !grace.has_passed()) {
-      wait_for_child(std::chrono::duration_cast<std::chrono::milliseconds>(grace.remaining()));
+      wait_for_child(std::chrono::duration_cast<milliseconds>(grace.remaining()));
     }
     kill_workers();
     const auto end = Deadline::after(kSlice);  // killed processes go at once
-    while (running_ > 0 && !end.has_passed()) wait_for_child(std::chrono::milliseconds(50));
+    while (running_ > 0 && !end.has_passed()) wait_for_child(milliseconds(50));
   }
 
  private:
+  // What this process alone knows of a worker.
+  struct Watch {
+    pid_t pid = 0;  // 0: nobody runs under this number
+    int failed_starts = 0;
+    std::uint64_t beats = 0;
+    Deadline::Clock::time_point since;
+  };
+
   void start(std::size_t worker) {
     WorkerRecord& record = board_.workers[worker];
+    Watch& watch = watches_[worker];
+    record.order.store(EndOrder::None, std::memory_order_relaxed);
+    record.retire.store(0, std::memory_order_relaxed);
+    record.in_hand.store(WorkerRecord::kNothing, std::memory_order_relaxed);
+    record.message[0] = '\0';
+    record.state.store(WorkerState::Starting, std::memory_order_release);
+    watch.beats = record.beats.load(std::memory_order_relaxed);
+    watch.since = Deadline::Clock::now();
     try {
       const auto name = "lockstep-w" + std::to_string(worker);
-      const pid_t pid = native::fork_child(name.c_str(), [this, worker] {
+      watch.pid = native::fork_child(name.c_str(), [this, worker] {
         ::close(owner_socket_);
         child_ended_.reset();
-        return run_worker(board_, program_, worker);
+        return run_worker(board_.workers[worker], program_, worker);
       });
-      record.pid.store(pid, std::memory_order_release);
+      record.pid.store(watch.pid, std::memory_order_release);
       ++running_;
     } catch (const std::system_error& error) {
       record.wait_status.store(error.code().value(), std::memory_order_relaxed);
@@ -88,17 +109,19 @@ class Nursery {
   }
 
   // True when the owner asked for the end, or is gone.
-  bool poll_once(std::chrono::milliseconds limit) {
+  bool poll_once(milliseconds limit) {
     std::array<pollfd, 2> entries{{{owner_socket_, POLLIN, 0}, {child_ended_.get(), POLLIN, 0}}};
     ::poll(entries.data(), entries.size(), static_cast<int>(limit.count()));
+    if (entries[0].revents != 0) {
+      char order = 0;
+      owner_is_alive_ = ::read(owner_socket_, &order, 1) == 1;
+      return true;
+    }
     reap();  // whatever woke us: a lost signal costs no more than one slice
-    if (entries[0].revents == 0) return false;
-    char order = 0;
-    owner_is_alive_ = ::read(owner_socket_, &order, 1) == 1;
-    return true;
+    return false;
   }
 
-  void wait_for_child(std::chrono::milliseconds limit) {
+  void wait_for_child(milliseconds limit) {
     pollfd entry{child_ended_.get(), POLLIN, 0};
     ::poll(&entry, 1, static_cast<int>(limit.count()) + 1);
     reap();
@@ -110,14 +133,70 @@ class Nursery {
     }
     int status = 0;
     for (pid_t pid = 0; (pid = ::waitpid(-1, &status, WNOHANG)) > 0;) {
-      for (WorkerRecord& record : board_.workers) {
-        if (record.pid.load(std::memory_order_relaxed) != pid) continue;
-        record.wait_status.store(status, std::memory_order_relaxed);
-        record.state.store(WorkerState::Ended, std::memory_order_release);
-        --running_;
+      for (std::size_t worker = 0; worker < watches_.size(); ++worker) {
+        if (watches_[worker].pid == pid) has_ended(worker, status);
       }
-      tell_owner(board_);
     }
+  }
+
+  void has_ended(std::size_t worker, int status) {
+    WorkerRecord& record = board_.workers[worker];
+    Watch& watch = watches_[worker];
+    --running_;
+    watch.pid = 0;
+    if (is_stopping_) return;
+    record.wait_status.store(status, std::memory_order_relaxed);
+    // A sleeper that was killed is still counted as one.
+    if (record.sleeps.exchange(0, std::memory_order_relaxed) != 0) {
+      board_.header->sleepers.fetch_sub(1, std::memory_order_seq_cst);
+    }
+    const bool never_worked = record.state.load(std::memory_order_acquire) == WorkerState::Starting;
+    program_.repair(worker);
+    watch.failed_starts = never_worked ? watch.failed_starts + 1 : 0;
+    if (watch.failed_starts == kAttempts) {
+      record.state.store(WorkerState::GivenUp, std::memory_order_release);
+    } else {
+      record.restarts.fetch_add(1, std::memory_order_relaxed);
+      start(worker);
+    }
+    board_.header->work.fetch_add(1, std::memory_order_release);
+    native::futex_wake_all(board_.header->work);  // for what it had in hand
+    tell_owner(board_);
+  }
+
+  void look_for_progress(std::size_t worker) {
+    WorkerRecord& record = board_.workers[worker];
+    Watch& watch = watches_[worker];
+    if (watch.pid == 0) return;
+    const auto beats = record.beats.load(std::memory_order_acquire);
+    const bool is_running = record.state.load(std::memory_order_acquire) == WorkerState::Running;
+    const bool is_idle =
+        is_running && record.in_hand.load(std::memory_order_acquire) == WorkerRecord::kNothing;
+    const auto now = Deadline::Clock::now();
+    if (beats != watch.beats || is_idle) {
+      watch.beats = beats;
+      watch.since = now;
+    } else if (now - watch.since > (is_running ? program_.timeout : program_.start_timeout)) {
+      end(worker, EndOrder::NoProgress);
+    }
+  }
+
+  void look_at_memory(std::size_t worker) {
+    if (program_.memory_limit == 0 || watches_[worker].pid == 0) return;
+    const auto bytes = native::anonymous_memory_of(watches_[worker].pid);
+    if (bytes > program_.memory_limit + program_.memory_limit / 2) {
+      end(worker, EndOrder::TooMuchMemory);
+    } else if (bytes > program_.memory_limit) {
+      board_.workers[worker].retire.store(1, std::memory_order_release);
+      board_.header->work.fetch_add(1, std::memory_order_release);
+      native::futex_wake_all(board_.header->work);
+    }
+  }
+
+  void end(std::size_t worker, EndOrder why) {
+    board_.workers[worker].order.store(why, std::memory_order_release);
+    ::kill(watches_[worker].pid, SIGKILL);
+    watches_[worker].since = Deadline::Clock::now();
   }
 
   void wake_workers() {
@@ -126,13 +205,10 @@ class Nursery {
     native::futex_wake_all(board_.header->work);
   }
 
+  // Only this process reaps them, so a pid that has not ended is still theirs.
   void kill_workers() {
-    for (const WorkerRecord& record : board_.workers) {
-      // Only this process reaps them, so a pid that has not ended is still theirs.
-      const auto state = record.state.load(std::memory_order_acquire);
-      if (state == WorkerState::Starting || state == WorkerState::Running) {
-        ::kill(record.pid.load(std::memory_order_relaxed), SIGKILL);
-      }
+    for (const Watch& watch : watches_) {
+      if (watch.pid != 0) ::kill(watch.pid, SIGKILL);
     }
   }
 
@@ -140,8 +216,10 @@ class Nursery {
   const WorkerProgram& program_;
   int owner_socket_;
   native::FileDescriptor child_ended_;
+  std::vector<Watch> watches_;
   std::size_t running_ = 0;
   bool owner_is_alive_ = true;
+  bool is_stopping_ = false;
 };
 
 }  // namespace

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Step 4 of the way of a sample: the words that the rank and its workers pass each other. Before
-// it: worker_pool starts the workers. After it: batch_worker builds the batches.
+// it: the worker host starts the workers. After it: batch_worker fetches the samples.
 #include "workers/shared_memory_channel.h"
 
 #include <algorithm>
@@ -11,81 +11,100 @@
 
 #include "native/posix/futex.h"
 #include "native/posix/posix_check.h"
+#include "workers/channel_layout.h"
 
 namespace lockstep::workers {
 namespace {
 
-constexpr std::size_t kLine = 64;
-constexpr std::uint32_t kStateBits = 8;
-constexpr std::uint32_t kStateMask = (1U << kStateBits) - 1;
-// How long a process may sleep before it looks around by itself: a lost wake-up costs no more than
-// this.
-constexpr std::chrono::milliseconds kSlice{100};
-
-constexpr std::size_t round_up(std::size_t bytes) {
-  return (bytes + kLine - 1) / kLine * kLine;
-}
-
-constexpr std::uint32_t word(SlotState state, std::size_t worker = 0) {
-  return static_cast<std::uint32_t>(state) | (static_cast<std::uint32_t>(worker) << kStateBits);
+template <std::size_t Size>
+std::string text_of(const std::array<char, Size>& area) {
+  return {area.data(), ::strnlen(area.data(), area.size())};
 }
 
 }  // namespace
-
-struct SharedMemoryChannel::Slot {
-  static constexpr std::size_t kMessageBytes = 3072;
-
-  std::atomic<std::uint32_t> state;  // SlotState, and the claimer above kStateBits
-  std::atomic<std::uint32_t> cancelled;
-  std::atomic<std::uint32_t> progress;
-  std::uint32_t count;
-  std::atomic<std::uint64_t> sequence;
-  std::uint64_t failed_position;
-  char message[kMessageBytes];
-};
-
-namespace {
-
-std::size_t stride_for(std::size_t slot_bytes, std::size_t items, std::size_t slots) {
-  constexpr std::size_t kLargest = std::size_t{1} << 56;
-  if (items > kLargest / sizeof(std::int64_t) / slots) {
-    native::throw_errno("shared memory for data workers: " + std::to_string(items) +
-                            " samples in a batch are too many",
-                        ENOMEM);
-  }
-  return round_up(slot_bytes) + round_up(items * sizeof(std::int64_t));
+std::size_t SharedMemoryChannel::areas() const noexcept {
+  return std::min({shape_.items_per_slot, shape_.workers + 2, kMaxAreas});
 }
-
-}  // namespace
 
 SharedMemoryChannel::SharedMemoryChannel(const Shape& shape)
     : shape_(shape),
-      slot_stride_(stride_for(sizeof(Slot), shape.items_per_slot, shape.slots)),
-      ring_(sizeof(BoardHeader) + round_up(shape.workers * sizeof(WorkerRecord)) +
-            round_up(shape.user_bytes) + shape.slots * slot_stride_) {
-  // Fresh pages of a memfd are zero, which is a valid first value of everything here.
-  std::byte* next = ring_.control();
-  board_.header = std::construct_at(reinterpret_cast<BoardHeader*>(next));
+      slot_stride_([&] {
+        constexpr std::size_t kLargest = std::size_t{1} << 56;
+        const auto per_item = sizeof(std::int64_t) + sizeof(std::atomic<std::uint32_t>);
+        if (shape.items_per_slot > kLargest / per_item / shape.slots) {
+          native::throw_errno(
+              "shared memory for data workers: " + std::to_string(shape.items_per_slot) +
+                  " samples in a batch are too many",
+              ENOMEM);
+        }
+        return round_up(sizeof(Slot)) + round_up(areas() * sizeof(Area)) +
+               round_up(shape.items_per_slot * sizeof(std::atomic<std::uint32_t>)) +
+               round_up(shape.items_per_slot * sizeof(std::int64_t));
+      }()),
+      ring_(round_up(sizeof(Header)) + sizeof(BoardHeader) +
+            round_up(shape.workers * sizeof(WorkerRecord)) + round_up(shape.user_bytes) +
+            shape.slots * slot_stride_) {
+  header_ = std::construct_at(reinterpret_cast<Header*>(ring_.control()));
+  header_->control_bytes = ring_.control_bytes();
+  header_->magic = Header::kMagic;
+  header_->shape = shape;
+  lay_out(true);
+}
+
+SharedMemoryChannel::SharedMemoryChannel(native::FileDescriptor descriptor)
+    : ring_(std::move(descriptor)) {
+  header_ = reinterpret_cast<Header*>(ring_.control());
+  if (ring_.control_bytes() < sizeof(Header) || header_->magic != Header::kMagic) {
+    native::throw_errno("shared memory for data workers: the rank runs another program", EPROTO);
+  }
+  shape_ = header_->shape;
+  slot_stride_ = round_up(sizeof(Slot)) + round_up(areas() * sizeof(Area)) +
+                 round_up(shape_.items_per_slot * sizeof(std::atomic<std::uint32_t>)) +
+                 round_up(shape_.items_per_slot * sizeof(std::int64_t));
+  lay_out(false);
+}
+
+// Fresh pages of a memfd are zero, which is a valid first value of everything here.
+void SharedMemoryChannel::lay_out(bool is_new) {
+  std::byte* next = ring_.control() + round_up(sizeof(Header));
+  board_.header = reinterpret_cast<BoardHeader*>(next);
   next += sizeof(BoardHeader);
   auto* records = reinterpret_cast<WorkerRecord*>(next);
-  std::uninitialized_value_construct_n(records, shape.workers);
-  board_.workers = {records, shape.workers};
-  next += round_up(shape.workers * sizeof(WorkerRecord));
+  board_.workers = {records, shape_.workers};
+  next += round_up(shape_.workers * sizeof(WorkerRecord));
   user_area_ = next;
-  slots_ = next + round_up(shape.user_bytes);
-  for (std::size_t slot = 0; slot < shape.slots; ++slot) std::construct_at(&at(slot));
+  slots_ = next + round_up(shape_.user_bytes);
+  if (!is_new) return;
+  std::construct_at(board_.header);
+  std::uninitialized_value_construct_n(records, shape_.workers);
+  for (std::size_t slot = 0; slot < shape_.slots; ++slot) {
+    std::construct_at(&at(slot));
+    std::uninitialized_value_construct_n(units_of(slot), shape_.items_per_slot);
+    std::uninitialized_value_construct_n(areas_of(slot), areas());
+  }
 }
 
 SharedMemoryChannel::Slot& SharedMemoryChannel::at(std::size_t slot) const noexcept {
   return *reinterpret_cast<Slot*>(slots_ + slot * slot_stride_);
 }
 
+SharedMemoryChannel::Area* SharedMemoryChannel::areas_of(std::size_t slot) const noexcept {
+  return reinterpret_cast<Area*>(slots_ + slot * slot_stride_ + round_up(sizeof(Slot)));
+}
+
+std::atomic<std::uint32_t>* SharedMemoryChannel::units_of(std::size_t slot) const noexcept {
+  return reinterpret_cast<std::atomic<std::uint32_t>*>(
+      reinterpret_cast<std::byte*>(areas_of(slot)) + round_up(areas() * sizeof(Area)));
+}
+
 std::int64_t* SharedMemoryChannel::items_of(std::size_t slot) const noexcept {
-  return reinterpret_cast<std::int64_t*>(slots_ + slot * slot_stride_ + round_up(sizeof(Slot)));
+  return reinterpret_cast<std::int64_t*>(
+      reinterpret_cast<std::byte*>(units_of(slot)) +
+      round_up(shape_.items_per_slot * sizeof(std::atomic<std::uint32_t>)));
 }
 
 SlotState SharedMemoryChannel::state(std::size_t slot) const {
-  return static_cast<SlotState>(at(slot).state.load(std::memory_order_acquire) & kStateMask);
+  return slot_state(at(slot).state.load(std::memory_order_acquire));
 }
 
 std::uint64_t SharedMemoryChannel::sequence(std::size_t slot) const {
@@ -96,127 +115,153 @@ std::span<const std::int64_t> SharedMemoryChannel::items(std::size_t slot) const
   return {items_of(slot), at(slot).count};
 }
 
-void SharedMemoryChannel::assign(std::size_t slot, std::uint64_t sequence,
-                                 std::span<const std::int64_t> items) {
+std::uint64_t SharedMemoryChannel::word(std::size_t slot, std::size_t number) const {
+  return at(slot).words[number];
+}
+
+std::uint64_t SharedMemoryChannel::result(std::size_t slot, std::size_t number) const {
+  return at(slot).results[number].load(std::memory_order_relaxed);
+}
+
+void SharedMemoryChannel::set_result(std::size_t slot, std::size_t number, std::uint64_t value) {
+  at(slot).results[number].store(value, std::memory_order_relaxed);
+}
+
+std::optional<std::size_t> SharedMemoryChannel::first_failed(std::size_t slot) const {
+  const auto position = at(slot).first_failed.load(std::memory_order_acquire);
+  if (position == Slot::kNoFailure) return std::nullopt;
+  return static_cast<std::size_t>(position);
+}
+
+void SharedMemoryChannel::assign(std::size_t slot, const Task& task) {
   Slot& target = at(slot);
-  std::copy(items.begin(), items.end(), items_of(slot));
-  target.count = static_cast<std::uint32_t>(items.size());
-  target.sequence.store(sequence, std::memory_order_relaxed);
-  target.cancelled.store(0, std::memory_order_relaxed);
-  target.progress.store(0, std::memory_order_relaxed);
-  target.state.store(word(SlotState::Assigned), std::memory_order_release);
-  wake_workers();
-}
-
-bool SharedMemoryChannel::withdraw(std::size_t slot) {
-  auto expected = word(SlotState::Assigned);
-  return at(slot).state.compare_exchange_strong(expected, word(SlotState::Free),
-                                                std::memory_order_acq_rel);
-}
-
-void SharedMemoryChannel::cancel(std::size_t slot) {
-  at(slot).cancelled.store(1, std::memory_order_relaxed);
+  std::copy(task.items.begin(), task.items.end(), items_of(slot));
+  const auto units = (task.items.size() + task.items_per_unit - 1) / task.items_per_unit;
+  target.count.store(static_cast<std::uint32_t>(task.items.size()), std::memory_order_relaxed);
+  target.items_per_unit.store(static_cast<std::uint32_t>(task.items_per_unit),
+                              std::memory_order_relaxed);
+  target.units.store(static_cast<std::uint32_t>(units), std::memory_order_relaxed);
+  target.words = task.words;
+  target.poisoned = 0;
+  for (auto& result : target.results) result.store(0, std::memory_order_relaxed);
+  target.worker.store(task.worker, std::memory_order_relaxed);
+  target.sequence.store(task.sequence, std::memory_order_relaxed);
+  target.withdrawn.store(0, std::memory_order_relaxed);
+  target.finished.store(0, std::memory_order_relaxed);
+  target.is_suspect.store(0, std::memory_order_relaxed);
+  target.items_done.store(0, std::memory_order_relaxed);
+  target.areas_taken.store(0, std::memory_order_relaxed);
+  target.first_failed.store(Slot::kNoFailure, std::memory_order_relaxed);
+  // A worker that still looks at the task before this one may claim a unit as soon as its word says
+  // so; it finds all of the above written then.
+  for (std::size_t unit = 0; unit < units; ++unit) {
+    units_of(slot)[unit].store(unit_word(UnitState::Open), std::memory_order_release);
+  }
+  restart_hint(target.hint);  // after that: who found nothing open before does not say so now
+  // A new number, so that nobody completes this task who looked at the one before it.
+  const auto number = (target.state.load(std::memory_order_relaxed) >> kStateBits) + 1;
+  target.state.store(with_state(number << kStateBits, SlotState::Filling),
+                     std::memory_order_seq_cst);
+  complete_if_all_done(slot);  // if somebody was as quick as that
 }
 
 void SharedMemoryChannel::hold(std::size_t slot) {
-  at(slot).state.store(word(SlotState::Held), std::memory_order_relaxed);
+  auto& word = at(slot).state;
+  word.store(with_state(word.load(std::memory_order_relaxed), SlotState::Held),
+             std::memory_order_relaxed);
 }
 
 void SharedMemoryChannel::release(std::size_t slot) noexcept {
-  at(slot).state.store(word(SlotState::Free), std::memory_order_release);
+  auto& word = at(slot).state;
+  word.store(with_state(word.load(std::memory_order_relaxed), SlotState::Free),
+             std::memory_order_release);
+}
+
+std::uint64_t SharedMemoryChannel::progress(std::size_t slot) const {
+  const Slot& target = at(slot);
+  return target.finished.load(std::memory_order_relaxed) +
+         std::uint64_t{target.items_done.load(std::memory_order_relaxed)};
 }
 
 std::optional<std::size_t> SharedMemoryChannel::claimer(std::size_t slot) const {
-  const auto value = at(slot).state.load(std::memory_order_acquire);
-  if (static_cast<SlotState>(value & kStateMask) != SlotState::Claimed) return std::nullopt;
-  return value >> kStateBits;
+  for (std::size_t unit = 0; unit < at(slot).units; ++unit) {
+    const auto value = units_of(slot)[unit].load(std::memory_order_acquire);
+    if (state_of(value) == UnitState::Claimed) return worker_of(value);
+  }
+  return std::nullopt;
 }
 
-std::size_t SharedMemoryChannel::finisher(std::size_t slot) const {
-  return at(slot).state.load(std::memory_order_relaxed) >> kStateBits;
+std::optional<Failure> SharedMemoryChannel::failure(std::size_t slot) const {
+  const auto position = first_failed(slot);
+  if (!position) return std::nullopt;
+  Failure failure;
+  failure.position = *position;
+  failure.message = "too many samples of this batch failed at once to keep what each of them said";
+  const auto taken =
+      std::min<std::size_t>(at(slot).areas_taken.load(std::memory_order_relaxed), areas());
+  for (std::size_t number = 0; number < taken; ++number) {
+    const Area& area = areas_of(slot)[number];
+    if (area.sequence.load(std::memory_order_acquire) != sequence(slot) + 1) continue;
+    if (area.position != *position) continue;
+    failure.kind = area.kind;
+    failure.worker = area.worker;
+    failure.pid = area.pid;
+    failure.wait_status = area.wait_status;
+    failure.type = text_of(area.type);
+    failure.message = text_of(area.message);
+  }
+  return failure;
 }
 
-std::size_t SharedMemoryChannel::progress(std::size_t slot) const {
-  return at(slot).progress.load(std::memory_order_relaxed);
-}
-
-SharedMemoryChannel::Failure SharedMemoryChannel::failure(std::size_t slot) const {
-  const Slot& failed = at(slot);
-  return {static_cast<std::size_t>(failed.failed_position),
-          std::string(failed.message, ::strnlen(failed.message, Slot::kMessageBytes))};
+bool SharedMemoryChannel::is_skipped(std::size_t slot, std::size_t position) const {
+  const auto unit = position / at(slot).items_per_unit;
+  return state_of(units_of(slot)[unit].load(std::memory_order_acquire)) == UnitState::Skipped;
 }
 
 std::uint32_t SharedMemoryChannel::done_count() const {
   return board_.header->done.load(std::memory_order_acquire);
 }
 
-void SharedMemoryChannel::wait_done(std::uint32_t seen, std::chrono::nanoseconds limit) const {
-  native::futex_wait(board_.header->done, seen, std::min<std::chrono::nanoseconds>(limit, kSlice));
-}
-
-std::optional<std::size_t> SharedMemoryChannel::try_claim(std::size_t worker) {
-  for (;;) {
-    std::optional<std::size_t> oldest;
-    for (std::size_t slot = 0; slot < shape_.slots; ++slot) {
-      if (state(slot) != SlotState::Assigned) continue;
-      if (!oldest || sequence(slot) < sequence(*oldest)) oldest = slot;
-    }
-    if (!oldest) return std::nullopt;
-    auto expected = word(SlotState::Assigned);
-    if (at(*oldest).state.compare_exchange_strong(expected, word(SlotState::Claimed, worker),
-                                                  std::memory_order_acq_rel)) {
-      return oldest;
-    }
+void SharedMemoryChannel::wait_done(std::uint32_t seen, std::uint64_t sequence,
+                                    std::chrono::nanoseconds limit) const {
+  // Whoever finishes the task later sees this, or counts `done` up before the futex looks at it.
+  board_.header->awaited.store(sequence + 1, std::memory_order_seq_cst);
+  if (board_.header->done.load(std::memory_order_seq_cst) == seen) {
+    native::futex_wait(board_.header->done, seen,
+                       std::min<std::chrono::nanoseconds>(limit, kSlice));
   }
+  board_.header->awaited.store(BoardHeader::kNobodyWaits, std::memory_order_relaxed);
 }
 
-std::optional<std::size_t> SharedMemoryChannel::claim(std::size_t worker) {
-  while (!is_stopping()) {
-    const auto seen = work_count();
-    if (auto slot = try_claim(worker)) return slot;
-    wait_work(seen, kSlice);
-  }
-  return std::nullopt;
-}
-
-bool SharedMemoryChannel::is_cancelled(std::size_t slot) const {
-  return at(slot).cancelled.load(std::memory_order_relaxed) != 0;
+bool SharedMemoryChannel::has_sleepers() const {
+  return board_.header->sleepers.load(std::memory_order_seq_cst) != 0;
 }
 
 bool SharedMemoryChannel::is_stopping() const {
   return board_.header->stop.load(std::memory_order_acquire) != 0;
 }
 
-void SharedMemoryChannel::set_progress(std::size_t slot, std::size_t items_done) {
-  at(slot).progress.store(static_cast<std::uint32_t>(items_done), std::memory_order_relaxed);
-}
-
-void SharedMemoryChannel::finish(std::size_t slot) {
-  at(slot).state.store(word(SlotState::Ready, finisher(slot)), std::memory_order_release);
-  wake_owner();
-}
-
-void SharedMemoryChannel::fail(std::size_t slot, std::size_t position, std::string_view message) {
-  Slot& failed = at(slot);
-  failed.failed_position = position;
-  const auto length = std::min(message.size(), Slot::kMessageBytes - 1);
-  std::memcpy(failed.message, message.data(), length);
-  failed.message[length] = '\0';
-  failed.state.store(word(SlotState::Failed, finisher(slot)), std::memory_order_release);
-  wake_owner();
-}
-
 std::uint32_t SharedMemoryChannel::work_count() const {
   return board_.header->work.load(std::memory_order_acquire);
 }
 
-void SharedMemoryChannel::wait_work(std::uint32_t seen, std::chrono::nanoseconds limit) const {
-  native::futex_wait(board_.header->work, seen, std::min<std::chrono::nanoseconds>(limit, kSlice));
+void SharedMemoryChannel::wait_work(std::size_t worker, std::uint32_t seen,
+                                    std::chrono::nanoseconds limit) const {
+  WorkerRecord& record = board_.workers[worker];
+  // In this order, so that a death in between leaves the count too large and never too small.
+  board_.header->sleepers.fetch_add(1, std::memory_order_seq_cst);
+  record.sleeps.store(1, std::memory_order_relaxed);
+  if (board_.header->work.load(std::memory_order_seq_cst) == seen) {
+    native::futex_wait(board_.header->work, seen,
+                       std::min<std::chrono::nanoseconds>(limit, kSlice));
+  }
+  record.sleeps.store(0, std::memory_order_relaxed);
+  board_.header->sleepers.fetch_sub(1, std::memory_order_seq_cst);
 }
 
 void SharedMemoryChannel::wake_workers() {
-  board_.header->work.fetch_add(1, std::memory_order_release);
-  native::futex_wake_all(board_.header->work);
+  board_.header->work.fetch_add(1, std::memory_order_seq_cst);
+  if (has_sleepers()) native::futex_wake_all(board_.header->work);
 }
 
 void SharedMemoryChannel::wake_owner() {

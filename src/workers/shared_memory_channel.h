@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstddef>
@@ -15,20 +16,54 @@
 
 namespace lockstep::workers {
 
-/// A slot's way: Free -> Assigned (owner) -> Claimed (worker) -> Ready or Failed (worker) -> Held
-/// (owner) -> Free. The owner also takes Assigned, Ready and Failed slots back to Free, and Claimed
-/// ones of dead workers.
-enum class SlotState : std::uint32_t { Free, Assigned, Claimed, Ready, Failed, Held };
+/// A slot's way: Free -> Filling (owner) -> Ready (whoever finishes the last unit) -> Held (owner)
+/// -> Free. The owner also takes Ready slots straight back to Free.
+enum class SlotState : std::uint32_t { Free, Filling, Ready, Held };
+
+/// A task: items, cut into units that are claimed one by one.
+struct Task {
+  static constexpr std::int32_t kAnybody = -1;
+
+  std::uint64_t sequence = 0;  ///< never used again; workers take the lowest first
+  std::span<const std::int64_t> items;
+  std::size_t items_per_unit = 1;
+  std::int32_t worker = kAnybody;        ///< the only one that may claim it
+  std::array<std::uint64_t, 2> words{};  ///< the caller's own
+};
+
+/// What a worker has claimed: `items` of slot `slot`, from `first` on.
+struct Claim {
+  std::size_t slot = 0;
+  std::size_t unit = 0;
+  std::size_t first = 0;
+  std::span<const std::int64_t> items;
+};
+
+/// How an item came to nothing.
+enum class FailureKind : std::uint32_t { Exception, Ended, NoProgress, TooMuchMemory };
+
+struct Failure {
+  FailureKind kind = FailureKind::Exception;
+  std::size_t position = 0;  ///< of the item within the task
+  std::size_t worker = 0;
+  int pid = 0;
+  int wait_status = 0;  ///< of a worker that ended
+  std::string type;     ///< of the exception
+  std::string message;
+};
 
 /// Hands tasks (lists of item numbers) to workers and brings word back, through a memory ring that
-/// all processes map.
+/// all processes map. All workers work at the oldest task together, unit by unit.
 ///
-/// There is no lock in shared memory: a claim is one compare-and-swap of the slot's state word,
-/// which names the claimer, so there is no moment at which a killed worker has taken something that
-/// nobody can see. Everything else in a slot belongs to whoever the state word says.
+/// There is no lock in shared memory: a claim is one compare-and-swap of the unit's word, which
+/// names the claimer, so there is no moment at which a killed worker has taken something that
+/// nobody can see. `repair` puts such a unit back. Counters are hints; what is true stands in the
+/// units' words.
 ///
-/// Thread-safety: one owner thread; `release` from any thread of the owner; any number of worker
-/// processes. Owns: the ring's control part while it lives; the memory itself belongs to the ring.
+/// Thread-safety: one owner thread; `release` from any thread of the owner; any number of workers,
+/// processes or threads; one process that repairs, after a worker has ended and before another
+/// takes its number. Owns: the ring's control part while it lives; the memory itself belongs to the
+/// ring.
 class SharedMemoryChannel {
  public:
   struct Shape {
@@ -37,66 +72,98 @@ class SharedMemoryChannel {
     std::size_t items_per_slot = 0;
     std::size_t user_bytes = 0;  ///< room for the caller's own words, 64-byte aligned, zeroed
   };
-  struct Failure {
-    std::size_t position = 0;  ///< of the item within the task
-    std::string message;
-  };
 
   /// Throws: `std::system_error` when the memory cannot be had.
   explicit SharedMemoryChannel(const Shape& shape);
+  /// Another process's channel, by its ring's descriptor.
+  /// Throws: `std::system_error` when there is no such channel behind it.
+  explicit SharedMemoryChannel(native::FileDescriptor descriptor);
 
   [[nodiscard]] native::MemoryRing& ring() noexcept { return ring_; }
   [[nodiscard]] std::byte* user_area() const noexcept { return user_area_; }
   [[nodiscard]] WorkerBoard board() const noexcept { return board_; }
   [[nodiscard]] std::size_t slots() const noexcept { return shape_.slots; }
+  [[nodiscard]] std::size_t workers() const noexcept { return shape_.workers; }
+  [[nodiscard]] std::size_t items_per_slot() const noexcept { return shape_.items_per_slot; }
 
   // Both sides.
   [[nodiscard]] SlotState state(std::size_t slot) const;
   [[nodiscard]] std::uint64_t sequence(std::size_t slot) const;
   [[nodiscard]] std::span<const std::int64_t> items(std::size_t slot) const;
+  [[nodiscard]] std::uint64_t word(std::size_t slot, std::size_t number) const;
+  /// The caller's word about the result; whoever has claimed the only unit may set it.
+  [[nodiscard]] std::uint64_t result(std::size_t slot, std::size_t number) const;
+  void set_result(std::size_t slot, std::size_t number, std::uint64_t value);
+  /// Position of the first item known to have failed.
+  [[nodiscard]] std::optional<std::size_t> first_failed(std::size_t slot) const;
 
   // The owner's side.
-  /// Fills a Free slot and wakes the workers. Of several Assigned slots they take the lowest
-  /// sequence first.
-  void assign(std::size_t slot, std::uint64_t sequence, std::span<const std::int64_t> items);
-  /// Takes back an Assigned slot; false when a worker was faster.
+  /// Fills a Free slot; `wake_workers` tells of it.
+  void assign(std::size_t slot, const Task& task);
+  /// Asks for no more work on a Filling slot; true when no worker is at it: it is Free then. Asked
+  /// again later otherwise.
   [[nodiscard]] bool withdraw(std::size_t slot);
-  /// Asks the claimer to finish early; what it delivers is of no use.
-  void cancel(std::size_t slot);
   void hold(std::size_t slot);
   void release(std::size_t slot) noexcept;
+  /// Units of a Filling slot that are finished, and items within them.
+  [[nodiscard]] std::uint64_t progress(std::size_t slot) const;
+  /// Worker that has claimed a unit of a Filling slot, the first if there are several.
   [[nodiscard]] std::optional<std::size_t> claimer(std::size_t slot) const;
-  /// Worker that made a slot Ready or Failed.
-  [[nodiscard]] std::size_t finisher(std::size_t slot) const;
-  [[nodiscard]] std::size_t progress(std::size_t slot) const;
-  [[nodiscard]] Failure failure(std::size_t slot) const;
+  /// Of a Ready slot: the failure with the lowest position.
+  [[nodiscard]] std::optional<Failure> failure(std::size_t slot) const;
+  /// Whether the unit of this item was left out (`repair`).
+  [[nodiscard]] bool is_skipped(std::size_t slot, std::size_t position) const;
   [[nodiscard]] std::uint32_t done_count() const;
-  /// Sleeps until `done_count()` is no longer `seen`. Blocks: at most `limit`.
-  void wait_done(std::uint32_t seen, std::chrono::nanoseconds limit) const;
+  /// Sleeps until `done_count()` is no longer `seen`, which it was when the owner found that the
+  /// task with number `sequence` (BoardHeader::kAny - 1: any) was not finished. Blocks: at most
+  /// `limit`.
+  void wait_done(std::uint32_t seen, std::uint64_t sequence, std::chrono::nanoseconds limit) const;
+  [[nodiscard]] bool has_sleepers() const;
+  void wake_workers();
 
   // A worker's side.
-  /// Blocks: until there is something to do or the pool stops (nothing returned).
-  [[nodiscard]] std::optional<std::size_t> claim(std::size_t worker);
-  [[nodiscard]] bool is_cancelled(std::size_t slot) const;
+  /// Blocks: until there is something to do, or the worker shall end (nothing returned).
+  [[nodiscard]] std::optional<Claim> claim(std::size_t worker);
+  /// Whether what this claim gives is of no use: the task was withdrawn, or an earlier item failed.
+  [[nodiscard]] bool is_futile(const Claim& claim) const;
   [[nodiscard]] bool is_stopping() const;
-  void set_progress(std::size_t slot, std::size_t items_done);
-  void finish(std::size_t slot);
-  void fail(std::size_t slot, std::size_t position, std::string_view message);
+  /// Says which item the worker is at, from now on; nothing: none.
+  void begin_item(std::size_t worker, std::size_t slot, std::size_t position);
+  void end_item(std::size_t worker);
+  void finish(const Claim& claim);
+  void fail(const Claim& claim, const Failure& failure);
+  /// Sleeps until there is news for workers. Blocks: at most `limit`.
   [[nodiscard]] std::uint32_t work_count() const;
-  void wait_work(std::uint32_t seen, std::chrono::nanoseconds limit) const;
-  void wake_workers();
+  void wait_work(std::size_t worker, std::uint32_t seen, std::chrono::nanoseconds limit) const;
   void wake_owner();
 
- private:
-  struct Slot;
+  // The repairer's side.
+  /// Opens again what `worker`, which has ended, had claimed. An item that was in hand at the end
+  /// of two workers fails, or is left out when `skip_poison`.
+  void repair(std::size_t worker, bool skip_poison);
 
+ private:
+  struct Header;
+  struct Slot;
+  struct Area;
+
+  void lay_out(bool is_new);
   [[nodiscard]] Slot& at(std::size_t slot) const noexcept;
+  [[nodiscard]] std::atomic<std::uint32_t>* units_of(std::size_t slot) const noexcept;
   [[nodiscard]] std::int64_t* items_of(std::size_t slot) const noexcept;
-  [[nodiscard]] std::optional<std::size_t> try_claim(std::size_t worker);
+  [[nodiscard]] Area* areas_of(std::size_t slot) const noexcept;
+  [[nodiscard]] std::size_t areas() const noexcept;
+  [[nodiscard]] std::optional<Claim> try_claim(std::size_t worker);
+  [[nodiscard]] std::optional<Claim> claim_unit(std::size_t slot, std::size_t worker);
+  void conclude(std::size_t slot, std::size_t unit, std::uint32_t state);
+  void complete_if_all_done(std::size_t slot);
+  void write_failure(std::size_t slot, const Failure& failure);
+  void repair_unit(std::size_t slot, std::size_t unit, std::size_t worker, bool skip_poison);
 
   Shape shape_;
-  std::size_t slot_stride_;
+  std::size_t slot_stride_ = 0;
   native::MemoryRing ring_;
+  Header* header_ = nullptr;
   WorkerBoard board_;
   std::byte* slots_ = nullptr;
   std::byte* user_area_ = nullptr;

@@ -11,30 +11,58 @@ namespace lockstep::workers {
 enum class WorkerState : std::uint32_t {
   Starting,     ///< forked or about to be; has not taken work yet
   Running,      ///< its initialisation is over
-  Ended,        ///< reaped; `wait_status` holds what wait(2) said
+  GivenUp,      ///< ended again and again before it took work, and is not replaced any more
   StartFailed,  ///< fork failed; `wait_status` holds errno
 };
+
+/// Why the nursery ended a worker that did not end by itself.
+enum class EndOrder : std::uint32_t { None, NoProgress, TooMuchMemory };
 
 /// What everybody knows about one worker. Lies in shared memory, zeroed at first.
 struct WorkerRecord {
   static constexpr std::size_t kMessageBytes = 480;
+  static constexpr std::uint64_t kNothing = 0;
 
   std::atomic<WorkerState> state;  // written by the nursery, and by the worker itself for Running
-  std::atomic<std::int32_t> pid;   // written by the nursery
-  std::atomic<std::int32_t> wait_status;  // valid from Ended on
+  std::atomic<std::int32_t> pid;   // written by the nursery; 0 where workers are threads
+  std::atomic<std::int32_t> wait_status;  // of the last process that ended under this number
+  std::atomic<std::uint32_t> restarts;
+  std::atomic<EndOrder> order;         // written by the nursery
+  std::atomic<std::uint32_t> retire;   // 1: end between two items, somebody else takes over
+  std::atomic<std::uint32_t> sleeps;   // counted in BoardHeader::sleepers
+  std::atomic<std::uint64_t> in_hand;  // the item that the worker is at: `hand`, or kNothing
+  std::atomic<std::uint64_t> beats;    // changes with each item begun
+  // Nanoseconds since the first worker of this number started, for statistics.
+  std::atomic<std::uint64_t> busy;     // with items
+  std::atomic<std::uint64_t> on_cpu;   // of these, computing
+  std::atomic<std::uint64_t> delayed;  // ready to compute, but no core was free
+  std::atomic<std::uint64_t> idle;     // nothing to do
   char message[kMessageBytes];  // why the worker gave up, if it could say; written before it ended
 };
 
+/// The word in `WorkerRecord::in_hand`.
+[[nodiscard]] constexpr std::uint64_t hand(std::size_t slot, std::size_t position) {
+  return (static_cast<std::uint64_t>(slot) + 1) << 32 | static_cast<std::uint32_t>(position);
+}
+
 /// Words that all processes of one pool watch. Lies in shared memory, zeroed at first.
 struct BoardHeader {
-  alignas(64) std::atomic<std::uint32_t> stop;  // 1: workers end after the sample in hand
+  /// Values of `awaited`.
+  static constexpr std::uint64_t kNobodyWaits = 0;
+  static constexpr std::uint64_t kAny = ~std::uint64_t{0};
+
+  alignas(64) std::atomic<std::uint32_t> stop;  // 1: workers end after the item in hand
   alignas(64) std::atomic<std::uint32_t> work;  // futex of the workers: changes when there is
                                                 // something new to do
+  std::atomic<std::uint32_t> sleepers;          // workers asleep; may be too large, never too small
   alignas(64) std::atomic<std::uint32_t> done;  // futex of the owner: changes when a result or an
                                                 // end is there
+  std::atomic<std::uint64_t>
+      awaited;  // sequence + 1 that the owner sleeps for, or one of the above
 };
 
 static_assert(std::atomic<WorkerState>::is_always_lock_free);
+static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
 
 /// View of both.
 struct WorkerBoard {

@@ -1,47 +1,274 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "workers/worker_pool.h"
+// The same channel and hosts as the data loader's, for any function.
+#include <lockstep/workers/worker_pool.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
-#include <sys/socket.h>
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <sstream>
 
-#include <array>
+#include "native/posix/child_process.h"
+#include "workers/exception_text.h"
+#include "workers/forked_workers.h"
+#include "workers/shared_memory_channel.h"
+#include "workers/thread_workers.h"
 
-#include "native/posix/futex.h"
-#include "native/posix/posix_check.h"
-
-namespace lockstep::workers {
+namespace lockstep {
 namespace {
 
-// Longer than the time that the nursery gives its workers, and within the second that a destructor
-// may take.
-constexpr std::chrono::milliseconds kNurseryEnd{900};
+using workers::SharedMemoryChannel;
+using workers::SlotState;
+
+constexpr std::size_t kMaxWorkers = 1024;
+constexpr std::size_t kSlotsPerWorker = 4;
+// A result that is larger gets memory of its own.
+constexpr std::size_t kSlotBytes = std::size_t{16} << 10;
+constexpr std::chrono::milliseconds kSlice{100};
+
+enum ResultWord : std::size_t { kBytes, kPiece, kPieceBytes };
+
+using Function = std::function<std::string(std::size_t)>;
+using Take = std::function<void(std::size_t, std::string_view)>;
+
+// Where large results go; lies in the channel's user area.
+struct Pieces {
+  std::atomic<std::uint64_t> end;
+};
+
+Pieces& pieces_of(const SharedMemoryChannel& channel) {
+  return *reinterpret_cast<Pieces*>(channel.user_area());
+}
+
+std::size_t payload_bytes(const SharedMemoryChannel& channel) {
+  return channel.slots() * kSlotBytes;
+}
+
+void put_result(SharedMemoryChannel& channel, const workers::Claim& claim,
+                const std::string& bytes) {
+  channel.set_result(claim.slot, kBytes, bytes.size());
+  const auto payload = payload_bytes(channel);
+  if (bytes.size() <= kSlotBytes) {
+    std::memcpy(channel.ring().payload(payload) + claim.slot * kSlotBytes, bytes.data(),
+                bytes.size());
+    return;
+  }
+  const auto piece_bytes = native::MemoryRing::round_up_to_page(bytes.size());
+  const auto offset = pieces_of(channel).end.fetch_add(piece_bytes, std::memory_order_relaxed);
+  channel.set_result(claim.slot, kPiece, offset);
+  channel.set_result(claim.slot, kPieceBytes, piece_bytes);
+  channel.ring().reserve_piece(payload, offset, piece_bytes);
+  std::byte* piece = channel.ring().map_piece(payload, offset, piece_bytes);
+  std::memcpy(piece, bytes.data(), bytes.size());
+  native::MemoryRing::unmap_piece(piece, piece_bytes);
+}
+
+void work(SharedMemoryChannel& channel, const Function& function, std::size_t worker) {
+  channel.board().workers[worker].state.store(workers::WorkerState::Running,
+                                              std::memory_order_release);
+  while (const auto claim = channel.claim(worker)) {
+    try {
+      channel.begin_item(worker, claim->slot, 0);
+      put_result(channel, *claim, function(static_cast<std::size_t>(claim->items[0])));
+      channel.end_item(worker);
+      channel.finish(*claim);
+    } catch (...) {
+      workers::Failure failure;
+      failure.worker = worker;
+      failure.pid = ::getpid();
+      failure.type = workers::current_exception_type();
+      try {
+        throw;
+      } catch (const std::exception& error) {
+        failure.message = error.what();
+      } catch (...) {
+        failure.message = "an exception of unknown type";
+      }
+      channel.end_item(worker);
+      channel.fail(*claim, failure);
+    }
+  }
+}
+
+TaskError error_of(std::size_t item, const workers::Failure& failure) {
+  using workers::FailureKind;
+  if (failure.kind == FailureKind::Exception) {
+    return {item, std::nullopt, failure.type, failure.message};
+  }
+  std::optional<int> signal;
+  if (WIFSIGNALED(failure.wait_status)) signal = WTERMSIG(failure.wait_status);
+  const auto how = failure.kind == FailureKind::NoProgress
+                       ? std::string("took longer than the timeout and was killed")
+                       : native::describe_wait_status(failure.wait_status);
+  return {item, signal, "",
+          "worker " + std::to_string(failure.worker) + " (pid " + std::to_string(failure.pid) +
+              ") " + how + ", as one before it"};
+}
+
+// One call of map.
+class Run {
+ public:
+  Run(const WorkerPoolOptions& options, std::size_t count, const Function& function,
+      const Take& take, bool in_order)
+      : options_(options),
+        count_(count),
+        take_(take),
+        in_order_(in_order),
+        workers_(std::min(options.workers, count)),
+        channel_(std::make_shared<SharedMemoryChannel>(
+            SharedMemoryChannel::Shape{workers_ * kSlotsPerWorker, workers_, 1, sizeof(Pieces)})) {
+    std::construct_at(&pieces_of(*channel_));
+    channel_->ring().reserve_payload(payload_bytes(*channel_));
+    is_used_.assign(channel_->slots(), false);
+    workers::WorkerProgram program;
+    program.run = [channel = channel_, function](std::size_t worker) {
+      work(*channel, function, worker);
+    };
+    program.repair = [channel = channel_](std::size_t worker) { channel->repair(worker, false); };
+    program.keep_descriptors = {channel_->ring().descriptor()};
+    program.timeout = options.timeout;
+    if (options.kind == PoolKind::Thread) {
+      host_ = std::make_unique<workers::ThreadWorkers>(channel_->board(), program);
+    } else {
+      host_ = std::make_unique<workers::ForkedWorkers>(channel_->board(), program);
+    }
+  }
+
+  void finish() {
+    while (over_ < count_) {
+      const auto seen = channel_->done_count();
+      if (collect() | give_out()) continue;
+      check_supervisor();
+      channel_->wake_workers();
+      channel_->wait_done(seen, workers::BoardHeader::kAny - 1, kSlice);
+    }
+    host_.reset();
+    if (first_error_) throw TaskError(*first_error_);
+  }
+
+ private:
+  bool give_out() {
+    bool has_given = false;
+    for (std::size_t slot = 0; slot < is_used_.size() && given_ < count_; ++slot) {
+      if (is_used_[slot]) continue;
+      const auto item = static_cast<std::int64_t>(given_);
+      workers::Task task;
+      task.sequence = given_++;
+      task.items = {&item, 1};
+      channel_->assign(slot, task);
+      is_used_[slot] = has_given = true;
+    }
+    if (has_given) channel_->wake_workers();
+    return has_given;
+  }
+
+  bool collect() {
+    bool has_taken = false;
+    for (std::size_t slot = 0; slot < is_used_.size(); ++slot) {
+      if (!is_used_[slot] || channel_->state(slot) != SlotState::Ready) continue;
+      const auto item = static_cast<std::size_t>(channel_->sequence(slot));
+      if (const auto failure = channel_->failure(slot)) {
+        if (!first_error_ || item < first_error_->item()) first_error_ = error_of(item, *failure);
+        pass_on(item, std::nullopt);
+      } else {
+        pass_on(item, read_result(slot));
+      }
+      channel_->release(slot);
+      is_used_[slot] = false;
+      has_taken = true;
+      ++over_;
+      if (options_.progress) options_.progress(over_, count_);
+    }
+    return has_taken;
+  }
+
+  std::string read_result(std::size_t slot) {
+    auto& ring = channel_->ring();
+    const auto payload = payload_bytes(*channel_);
+    const auto bytes = static_cast<std::size_t>(channel_->result(slot, kBytes));
+    const auto piece_bytes = static_cast<std::size_t>(channel_->result(slot, kPieceBytes));
+    if (piece_bytes == 0) {
+      const auto* place = ring.payload(payload) + slot * kSlotBytes;
+      return {reinterpret_cast<const char*>(place), std::min(bytes, kSlotBytes)};
+    }
+    const auto offset = static_cast<std::size_t>(channel_->result(slot, kPiece));
+    std::byte* piece = ring.map_piece(payload, offset, piece_bytes);
+    std::string result(reinterpret_cast<const char*>(piece), std::min(bytes, piece_bytes));
+    native::MemoryRing::unmap_piece(piece, piece_bytes);
+    ring.free_piece(payload, offset, piece_bytes);
+    return result;
+  }
+
+  void pass_on(std::size_t item, std::optional<std::string> bytes) {
+    if (!in_order_) {
+      if (bytes) take_(item, *bytes);
+      return;
+    }
+    early_.emplace(item, std::move(bytes));
+    for (auto it = early_.begin(); it != early_.end() && it->first == next_;) {
+      if (it->second) take_(it->first, *it->second);
+      it = early_.erase(it);
+      ++next_;
+    }
+  }
+
+  void check_supervisor() {
+    if (const auto status = host_->supervisor_status()) {
+      throw std::runtime_error("WorkerPool: the workers' parent process " +
+                               native::describe_wait_status(*status));
+    }
+    for (const auto& record : channel_->board().workers) {
+      const auto state = record.state.load(std::memory_order_acquire);
+      if (state != workers::WorkerState::StartFailed) continue;
+      throw std::system_error(record.wait_status.load(), std::generic_category(),
+                              "WorkerPool: a worker could not be started");
+    }
+  }
+
+  const WorkerPoolOptions& options_;
+  std::size_t count_;
+  const Take& take_;
+  bool in_order_;
+  std::size_t workers_;
+  std::shared_ptr<SharedMemoryChannel> channel_;
+  std::vector<bool> is_used_;
+  std::map<std::size_t, std::optional<std::string>> early_;
+  std::size_t given_ = 0;
+  std::size_t over_ = 0;
+  std::size_t next_ = 0;
+  std::optional<TaskError> first_error_;
+  std::unique_ptr<workers::WorkerHost> host_;  // last: it runs on all of the above
+};
 
 }  // namespace
 
-WorkerPool::SocketPair::SocketPair() {
-  std::array<int, 2> ends{};
-  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()) != 0) {
-    native::throw_errno("socketpair for data workers failed");
+TaskError::TaskError(std::size_t item, std::optional<int> signal, std::string type,
+                     std::string message)
+    : std::runtime_error("item " + std::to_string(item) +
+                         " failed: " + (type.empty() ? "" : type + ": ") + message),
+      item_(item),
+      signal_(signal),
+      type_(std::move(type)),
+      message_(std::move(message)) {}
+
+WorkerPool::WorkerPool(WorkerPoolOptions options) : options_(std::move(options)) {
+  if (options_.workers == 0 || options_.workers > kMaxWorkers) {
+    throw std::invalid_argument("WorkerPool: workers is " + std::to_string(options_.workers) +
+                                "; it must be from 1 to " + std::to_string(kMaxWorkers));
   }
-  owner = native::FileDescriptor(ends[0]);
-  nursery = native::FileDescriptor(ends[1]);
+  if (options_.timeout.count() <= 0) {
+    throw std::invalid_argument("WorkerPool: timeout is " +
+                                std::to_string(options_.timeout.count()) +
+                                " ms; it must be at least 1 ms");
+  }
 }
 
-WorkerPool::WorkerPool(const WorkerBoard& board, const WorkerProgram& program)
-    : board_(board), nursery_("lockstep-nursry", [this, &program] {
-        return run_nursery(board_, program, sockets_.nursery.get());
-      }) {
-  sockets_.nursery.reset();
+void WorkerPool::apply(std::size_t count, const Function& function, const Take& take,
+                       bool in_order) {
+  if (count == 0) return;
+  Run(options_, count, function, take, in_order).finish();
 }
 
-WorkerPool::~WorkerPool() {
-  board_.header->stop.store(1, std::memory_order_release);
-  board_.header->work.fetch_add(1, std::memory_order_release);
-  native::futex_wake_all(board_.header->work);
-  // A byte, not only the end of file: a process that the program forked may hold a copy of this
-  // end.
-  const char order = 'q';
-  static_cast<void>(::send(sockets_.owner.get(), &order, 1, MSG_NOSIGNAL));
-  if (!nursery_.wait(kNurseryEnd)) nursery_.kill();
-}
-
-}  // namespace lockstep::workers
+}  // namespace lockstep

@@ -2,49 +2,28 @@
 #pragma once
 
 #include <lockstep/data/data_loader_options.h>
+#include <lockstep/data/detail/batch_iterator.h>
 #include <lockstep/data/detail/loader_engine.h>
+#include <lockstep/data/detail/sample_source.h>
+#include <lockstep/data/detail/sampler_concepts.h>
 #include <lockstep/data/distributed_sampler.h>
+#include <lockstep/data/loader_state.h>
+#include <lockstep/data/loader_statistics.h>
 #include <lockstep/data/worker_error.h>
-#include <torch/data/example.h>
 
-#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <iterator>
 #include <memory>
 #include <optional>
-#include <span>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 namespace lockstep::data {
 
-/// Any of LibTorch's map-style datasets, or a class of your own with these two members. `get` must
-/// depend on the index alone: what it draws at random it must seed from the index, or the batches
-/// depend on the number of workers.
-template <class T>
-concept MapStyleDataset = requires(T& dataset, std::size_t index) {
-  { dataset.get(index) } -> std::convertible_to<torch::data::Example<>>;
-  { dataset.size() } -> std::convertible_to<std::optional<std::size_t>>;
-};
-
-/// A dataset that can also write a sample where it belongs in the batch, without a tensor of its
-/// own. All its samples have the shapes and dtypes of the first.
-template <class T>
-concept WritesInPlace = requires(T& dataset, std::size_t index, std::span<std::byte> bytes) {
-  dataset.get_into(index, bytes, bytes);
-};
-
-template <class T>
-concept IndexSampler = requires(T& sampler, const T& view, std::int64_t epoch) {
-  { view.indices() } -> std::convertible_to<std::vector<std::int64_t>>;
-  { view.size() } -> std::convertible_to<std::size_t>;
-  { view.dataset_size() } -> std::convertible_to<std::size_t>;
-  sampler.set_epoch(epoch);
-};
-
-/// Batches of a dataset in the sampler's order, built by worker processes or in the calling thread;
-/// the same bits either way.
+/// Batches of a dataset in the sampler's order, built by workers or in the calling thread; the same
+/// bits either way.
 ///
 ///     for (auto& batch : loader) use(batch.data, batch.target);
 ///
@@ -52,69 +31,228 @@ concept IndexSampler = requires(T& sampler, const T& view, std::int64_t epoch) {
 /// may be kept: the memory stays valid, and is returned to the workers when the last tensor that
 /// shares it is gone. A program that keeps many gets copies.
 ///
-/// With workers, the dataset is copied into them (copy-on-write) when the loader is built: later
-/// changes to it are not seen, and ordinary files that it holds open share their position. Build
-/// the loader outside of parallel regions. Workers never outlive the program, however it ends.
+/// With worker processes, the dataset is copied into them (copy-on-write) when the loader is built:
+/// later changes to it are not seen, and ordinary files that it holds open share their position.
+/// Worker threads get a copy of the dataset each, where it can be copied. Build the loader outside
+/// of parallel regions. Workers never outlive the program, however it ends. A worker process that
+/// dies or hangs is replaced, and what it had in hand is done again.
+///
+/// `Collate`, where given, makes a batch of a `std::vector` of samples, in a worker; what it
+/// returns is the batch. Otherwise samples are stacked: a batch has the form of a sample, with a
+/// dimension in front of each tensor and a vector for each text.
 ///
 /// Shapes: data {n, ...sample}, target {n, ...sample}, n = `batch_size` except in a last batch.
-/// Blocks: the calling thread, until the next batch is there; `WorkerError` when it makes no
-/// progress for `timeout`. Thread-safety: none; one thread uses a loader. Batches may be used and
-/// dropped in any thread. Owns: the dataset, the sampler, the workers. The destructor ends the
-/// workers (Blocks: milliseconds, at most 2 s). Throws: `c10::Error` for bad options; `WorkerError`
-/// for what goes wrong with samples and workers. A worker that died is not replaced yet: the others
-/// go on without it. Source: the contract of `torch.utils.data.DataLoader` of PyTorch 2.11 for
-/// map-style datasets.
-template <MapStyleDataset Dataset, IndexSampler Sampler = DistributedSampler>
-class DataLoader {
- public:
-  using Batch = detail::Batch;
-  using Iterator = detail::BatchIterator;
+/// Blocks: the calling thread, until the next batch is there; `WorkerError` when that cannot be.
+/// Thread-safety: none; one thread uses a loader. Batches may be used and dropped in any thread.
+/// Owns: the dataset, the sampler, the workers. The destructor ends the workers (Blocks:
+/// milliseconds, at most 2 s). Throws: `c10::Error` for bad options; `WorkerError` for what goes
+/// wrong with samples and workers. Source: the contract of `torch.utils.data.DataLoader` of PyTorch
+/// 2.11.
+template <class Dataset, class Sampler = DistributedSampler, class Collate = StackSamples>
+requires(MapStyleDataset<Dataset>&& AnySampler<Sampler>) ||
+    (IterableDataset<Dataset> && std::is_same_v<Sampler, detail::NoSampler>)class DataLoader {
+  using Codec = detail::BatchOf<typename detail::SampleOf<Dataset>::Type, Collate>;
+  static constexpr bool kIsIterable = IterableDataset<Dataset>;
 
-  DataLoader(Dataset dataset, Sampler sampler, const DataLoaderOptions& options = {})
+ public:
+  using Batch = typename Codec::Type;
+  using Iterator = detail::BatchIterator<Codec>;
+
+  DataLoader(Dataset dataset, Sampler sampler, const DataLoaderOptions& options = {},
+             Collate collate = {})
       : dataset_(std::make_shared<Dataset>(std::move(dataset))),
         sampler_(std::move(sampler)),
-        engine_(std::make_unique<detail::LoaderEngine>(
-            source(dataset_),
-            detail::SamplerFacts{static_cast<std::size_t>(sampler_.size()),
-                                 static_cast<std::size_t>(sampler_.dataset_size())},
-            options)) {}
+        in_order_(options.in_order()),
+        engine_(std::make_unique<detail::LoaderEngine>(detail::source_of(dataset_, collate),
+                                                       facts(sampler_), options)) {}
+
+  /// The whole dataset, in order or with `options.shuffle()`; or an iterable dataset.
+  explicit DataLoader(Dataset dataset, const DataLoaderOptions& options = {},
+                      Collate collate = {}) requires std::is_same_v<Sampler, DistributedSampler> ||
+      std::is_same_v<Sampler, detail::NoSampler>
+      : DataLoader(std::move(dataset), Whole{}, options, std::move(collate)) {}
 
   /// From the next `begin()` on.
   /// Throws: `c10::Error` when `epoch` is negative.
-  void set_epoch(std::int64_t epoch) { sampler_.set_epoch(epoch); }
+  void set_epoch(std::int64_t epoch) {
+    if constexpr (kIsIterable) {
+      TORCH_CHECK(epoch >= 0, "DataLoader: epoch is ", epoch, "; it must not be negative");
+    } else {
+      sampler_.set_epoch(epoch);
+    }
+    if (epoch == epoch_) return;
+    epoch_ = epoch;
+    is_resumed_ = false;
+    has_begun_ = false;
+  }
 
-  /// Batches in an epoch.
-  [[nodiscard]] std::size_t size() const { return engine_->batches(sampler_.size()); }
+  /// Batches in an epoch; in what is left of it, after `load_state`.
+  [[nodiscard]] std::size_t size() const requires(!kIsIterable) {
+    if constexpr (GivesBatches<Sampler>) {
+      return static_cast<std::size_t>(sampler_.size());
+    } else {
+      return engine_->batches(static_cast<std::size_t>(sampler_.size()));
+    }
+  }
 
   [[nodiscard]] Iterator begin() {
-    const auto pass = engine_->start(sampler_.indices());
+    start_from_the_beginning_unless_resumed();
+    const auto pass = engine_->start(plan());
+    has_begun_ = true;
     return Iterator(engine_.get(), pass);
   }
   [[nodiscard]] std::default_sentinel_t end() const noexcept { return std::default_sentinel; }
+
+  /// What the program has received, never what was prepared ahead; the same on all ranks that have
+  /// received the same number of batches.
+  /// Throws: `c10::Error` with `in_order(false)`: then there is no such place.
+  [[nodiscard]] LoaderState state() const requires ResumableSampler<Sampler> {
+    TORCH_CHECK(in_order_, "DataLoader: there is no state with in_order(false)");
+    LoaderState state;
+    state.seed = sampler_.seed();
+    state.epoch = sampler_.epoch();
+    state.position = sampler_.global_position(has_begun_ ? received() : 0);
+    state.dataset_size = sampler_.dataset_size();
+    state.fingerprint = sampler_.fingerprint();
+    return state;
+  }
+
+  /// The next `begin()` goes on at that place, with whatever number of workers and ranks; the
+  /// epochs after it start from their beginning.
+  /// Throws: `c10::Error` when the state is of another dataset or sampler.
+  void load_state(const LoaderState& state) requires ResumableSampler<Sampler> {
+    TORCH_CHECK(state.dataset_size == sampler_.dataset_size(), "DataLoader: the state is of ",
+                state.dataset_size, " samples, the sampler is for ", sampler_.dataset_size());
+    TORCH_CHECK(state.seed == sampler_.seed(), "DataLoader: the state has the seed ", state.seed,
+                ", the sampler has ", sampler_.seed());
+    TORCH_CHECK(state.fingerprint == sampler_.fingerprint(),
+                "DataLoader: the state is of a sampler with other options");
+    set_epoch(state.epoch);
+    sampler_.start_at(state.position);
+    is_resumed_ = true;
+    has_begun_ = false;
+  }
+
+  [[nodiscard]] LoaderStatistics statistics() const { return engine_->statistics(); }
 
   /// This process's copy.
   [[nodiscard]] const Dataset& dataset() const noexcept { return *dataset_; }
   [[nodiscard]] const Sampler& sampler() const noexcept { return sampler_; }
 
  private:
-  static detail::SampleSource source(const std::shared_ptr<Dataset>& dataset) {
-    detail::SampleSource result;
-    result.get = [dataset](std::size_t index) -> torch::data::Example<> {
-      return dataset->get(index);
-    };
-    if constexpr (WritesInPlace<Dataset>) {
-      result.get_into = [dataset](std::size_t index, std::span<std::byte> data,
-                                  std::span<std::byte> target) {
-        dataset->get_into(index, data, target);
-      };
+  struct Whole {};
+
+  DataLoader(Dataset dataset, Whole, const DataLoaderOptions& options, Collate collate)
+      : dataset_(std::make_shared<Dataset>(std::move(dataset))),
+        sampler_(whole(*dataset_, options)),
+        in_order_(options.in_order()),
+        engine_(std::make_unique<detail::LoaderEngine>(detail::source_of(dataset_, collate),
+                                                       facts(sampler_), options)) {}
+
+  static Sampler whole([[maybe_unused]] Dataset& dataset,
+                       [[maybe_unused]] const DataLoaderOptions& options) {
+    if constexpr (kIsIterable) {
+      return {};
+    } else {
+      const std::optional<std::size_t> size = dataset.size();
+      TORCH_CHECK(size,
+                  "DataLoader: the dataset does not know its size; give the loader a sampler");
+      return Sampler(*size, 1, 0,
+                     DistributedSamplerOptions().shuffle(options.shuffle()).seed(options.seed()));
     }
-    result.size = std::optional<std::size_t>(dataset->size());
-    return result;
+  }
+
+  static detail::SamplerFacts facts([[maybe_unused]] const Sampler& sampler) {
+    detail::SamplerFacts facts;
+    if constexpr (!kIsIterable) {
+      facts.size = detail::epoch_size(sampler);
+      facts.dataset_size = static_cast<std::size_t>(sampler.dataset_size());
+      facts.largest_batch = detail::largest_batch(sampler);
+    }
+    return facts;
+  }
+
+  void start_from_the_beginning_unless_resumed() {
+    if constexpr (ResumableSampler<Sampler>) {
+      if (!is_resumed_ && was_resumed_) sampler_.start_at(0);
+      was_resumed_ = is_resumed_;
+      is_resumed_ = false;
+    }
+  }
+
+  // What a sampler counts: its batches, or else samples.
+  std::size_t received() const {
+    return GivesBatches<Sampler> ? engine_->passed() : engine_->consumed();
+  }
+
+  // What the plan uses is its own: the sampler may go on to another epoch.
+  detail::PassPlan plan() const {
+    detail::PassPlan plan;
+    plan.epoch = epoch();
+    if constexpr (kIsIterable) {
+      return plan;
+    } else if constexpr (GivesBatches<Sampler>) {
+      plan.batches = static_cast<std::size_t>(sampler_.size());
+      if constexpr (BatchAccessSampler<Sampler>) {
+        plan.items = [sampler = std::make_shared<const Sampler>(sampler_)](
+                         std::size_t batch, std::vector<std::int64_t>& items) {
+          items = sampler->batch(batch);
+        };
+      } else {
+        plan.items = [batches = std::make_shared<std::vector<std::vector<std::int64_t>>>(
+                          sampler_.batches())](std::size_t batch,
+                                               std::vector<std::int64_t>& items) {
+          items = batches->at(batch);
+        };
+      }
+      return plan;
+    } else if constexpr (RandomAccessSampler<Sampler>) {
+      return engine_->cut(plan.epoch, static_cast<std::size_t>(sampler_.size()),
+                          [sampler = std::make_shared<const Sampler>(sampler_)](
+                              std::size_t first, std::size_t count, auto& items) {
+                            for (std::size_t at = first; at < first + count; ++at) {
+                              items.push_back(sampler->index(at));
+                            }
+                          });
+    } else {
+      auto indices = std::make_shared<const std::vector<std::int64_t>>(sampler_.indices());
+      const auto size = indices->size();
+      return engine_->cut(
+          plan.epoch, size,
+          [indices = std::move(indices)](std::size_t first, std::size_t count, auto& items) {
+            const auto begin = indices->begin() + static_cast<std::ptrdiff_t>(first);
+            items.insert(items.end(), begin, begin + static_cast<std::ptrdiff_t>(count));
+          });
+    }
+  }
+
+  std::int64_t epoch() const {
+    if constexpr (requires { sampler_.epoch(); }) {
+      return sampler_.epoch();
+    } else {
+      return epoch_;
+    }
   }
 
   std::shared_ptr<Dataset> dataset_;
   Sampler sampler_;
+  bool in_order_;
   std::unique_ptr<detail::LoaderEngine> engine_;
+  std::int64_t epoch_ = 0;    // that the program has set
+  bool is_resumed_ = false;   // load_state is for the next begin()
+  bool was_resumed_ = false;  // the last begin() went on somewhere
+  bool has_begun_ = false;    // what the engine has consumed is of this epoch
 };
+
+template <IterableDataset Dataset>
+DataLoader(Dataset, DataLoaderOptions) -> DataLoader<Dataset, detail::NoSampler>;
+template <IterableDataset Dataset, class Collate>
+DataLoader(Dataset, DataLoaderOptions, Collate) -> DataLoader<Dataset, detail::NoSampler, Collate>;
+template <MapStyleDataset Dataset>
+DataLoader(Dataset) -> DataLoader<Dataset, DistributedSampler>;
+template <MapStyleDataset Dataset>
+DataLoader(Dataset, DataLoaderOptions) -> DataLoader<Dataset, DistributedSampler>;
+template <MapStyleDataset Dataset, class Collate>
+DataLoader(Dataset, DataLoaderOptions, Collate) -> DataLoader<Dataset, DistributedSampler, Collate>;
 
 }  // namespace lockstep::data

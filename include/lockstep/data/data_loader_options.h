@@ -8,27 +8,82 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <string>
+#include <utility>
+#include <vector>
 
 namespace lockstep::data {
 
+/// Where a loader's batches are built, when not in the calling thread. The bits are the same.
+enum class WorkerKind {
+  Process,  ///< forked from a nursery: a crash costs a sample's time, the dataset is not copied
+  Thread,   ///< in this process: nothing to fork; a crash or a hang is the program's own
+  Spawn,    ///< a fresh run of the program, for libraries that do not live through a fork; needs
+            ///< `spawn` and `maybe_worker_main`
+};
+
+/// What becomes of a sample that has killed two workers, one after the other.
+enum class PoisonPolicy {
+  Error,  ///< its batch is a `WorkerError` that names it
+  Skip,   ///< its batch comes without it
+};
+
 struct LOCKSTEP_API DataLoaderOptions {
   static constexpr std::int64_t kMaxWorkers = 1024;
+  static constexpr std::int64_t kMaxShards = 65536;
 
   /// Samples in a batch; at least 1. The last batch of an epoch may have fewer.
   TORCH_ARG(std::int64_t, batch_size) = 1;
-  /// Worker processes, 0 to `kMaxWorkers`; 0 builds the batches in the calling thread. All numbers
-  /// give the same bits.
+  /// Workers, 0 to `kMaxWorkers`; 0 builds the batches in the calling thread. All numbers give the
+  /// same bits.
   TORCH_ARG(std::int64_t, workers) = 0;
+  TORCH_ARG(WorkerKind, kind) = WorkerKind::Process;
+
+ public:
+  /// For `WorkerKind::Spawn`: the dataset's name in the `DatasetRegistry`, and what its factory is
+  /// given.
+  DataLoaderOptions& spawn(std::string name, std::string config = {}) {
+    spawn_name_ = std::move(name);
+    spawn_config_ = std::move(config);
+    return *this;
+  }
+  [[nodiscard]] const std::string& spawn_name() const noexcept { return spawn_name_; }
+  [[nodiscard]] const std::string& spawn_config() const noexcept { return spawn_config_; }
   /// Leaves out a last batch that is not full.
   TORCH_ARG(bool, drop_last) = false;
+  /// An order of its own for each epoch; only where the loader is given no sampler.
+  TORCH_ARG(bool, shuffle) = false;
+  /// Decides what datasets draw from `SampleRandom`, together with epoch and index; and the order,
+  /// with `shuffle`. The same on all ranks.
+  TORCH_ARG(std::uint64_t, seed) = 0;
   /// Batches that are prepared ahead for each worker, 1 to 64.
   TORCH_ARG(std::int64_t, prefetch_batches) = 2;
-  /// How long a batch may make no progress before its turn ends in a `WorkerError`. The next sample
-  /// restarts the clock.
+  /// False: whichever batch is ready comes first, which gives up that every run is the same.
+  TORCH_ARG(bool, in_order) = true;
+  /// How long a worker may be at one sample. One that takes longer is killed and replaced, where it
+  /// is a process, and the sample done again; where it is a thread, the batch's turn ends in a
+  /// `WorkerError`.
   TORCH_ARG(std::chrono::milliseconds, timeout) = std::chrono::seconds(60);
-  /// Runs in each worker process, before its first sample, with the worker's number. Not called for
+  TORCH_ARG(PoisonPolicy, on_poison_sample) = PoisonPolicy::Error;
+  /// Anonymous memory of a worker process in bytes, with what it has in common with this process. A
+  /// worker that has more is replaced between two samples; one that has half as much again is
+  /// killed. 0: no limit.
+  TORCH_ARG(std::int64_t, worker_memory_limit) = 0;
+  /// Cores of the workers, by turns; empty: wherever the system puts them.
+  TORCH_ARG(std::vector<int>, worker_cpus);
+  /// Runs in each worker, before its first sample, with the worker's number. Not called for
   /// `workers(0)`.
   TORCH_ARG(std::function<void(std::size_t worker)>, worker_init);
+  /// Iterable datasets: parts into which all ranks' data is cut, at least one a rank. They decide
+  /// what comes in which order; workers do not.
+  TORCH_ARG(std::int64_t, shards) = 1;
+  /// Iterable datasets: this loader takes the shards `rank`, `rank + world_size`, ...
+  TORCH_ARG(std::int64_t, rank) = 0;
+  TORCH_ARG(std::int64_t, world_size) = 1;
+
+ private:
+  std::string spawn_name_;
+  std::string spawn_config_;
 };
 
 }  // namespace lockstep::data

@@ -12,15 +12,17 @@ namespace lockstep::data {
 
 /// What became of the worker that a `WorkerError` speaks of.
 enum class WorkerFailure {
-  Exception,  ///< the dataset threw; the worker lives
-  Exited,     ///< the process ended by itself; `exit_status()` is set
-  Killed,     ///< a signal ended the process; `signal()` is set
-  TimedOut,   ///< no progress within the loader's timeout; the process lives
-  NotStarted  ///< the process could not be forked
+  Exception,    ///< the dataset threw; the worker lives
+  Exited,       ///< the process ended by itself; `exit_status()` is set
+  Killed,       ///< a signal ended the process; `signal()` is set
+  TimedOut,     ///< no progress within the loader's timeout
+  OutOfMemory,  ///< the process grew beyond `worker_memory_limit`
+  NotStarted    ///< the process could not be forked
 };
 
 /// A sample or a batch could not be had. The loader stays usable: the next call goes on with the
-/// next batch.
+/// next batch. A worker that dies is replaced, and what it had in hand is done again; so it is an
+/// error only when the same sample has ended two of them.
 ///
 /// Carries no C++ backtrace: it would show the rank's stack, and what failed is elsewhere.
 class LOCKSTEP_API WorkerError : public c10::Error {
@@ -34,6 +36,8 @@ class LOCKSTEP_API WorkerError : public c10::Error {
     std::optional<std::int64_t> batch;
     std::optional<std::int64_t> sample;
     std::string message;
+    std::string exception_type;
+    std::string path;
   };
 
   /// `what()` becomes "data worker 1 (pid 4711) ...: MESSAGE", one line as far as MESSAGE is one.
@@ -52,6 +56,12 @@ class LOCKSTEP_API WorkerError : public c10::Error {
   /// Index into the dataset of the sample in hand.
   [[nodiscard]] std::optional<std::int64_t> sample_index() const noexcept {
     return context_.sample;
+  }
+  /// Where the dataset says that this sample comes from (`describe(index)`); empty where it cannot.
+  [[nodiscard]] const std::string& sample_path() const noexcept { return context_.path; }
+  /// Type of the dataset's exception, as "std::runtime_error"; empty where there was none.
+  [[nodiscard]] const std::string& exception_type() const noexcept {
+    return context_.exception_type;
   }
   /// What the dataset's exception said, or how the process ended.
   [[nodiscard]] const std::string& original_message() const noexcept { return context_.message; }

@@ -3,24 +3,18 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 
 #include <fstream>
 #include <limits>
 #include <string>
+#include <utility>
 
 #include "native/posix/posix_check.h"
 
 namespace lockstep::native {
 namespace {
-
-std::size_t round_up_to_page(std::size_t bytes) {
-  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
-  if (bytes > std::numeric_limits<std::size_t>::max() - page) {
-    throw_errno("shared memory for data workers: the size does not fit", ENOMEM);
-  }
-  return (bytes + page - 1) / page * page;
-}
 
 // What the kernel could hand out now; "no limit known" where it does not say.
 std::size_t available_bytes() {
@@ -44,11 +38,8 @@ std::string describe(const char* call, std::size_t bytes) {
 // processes instead.
 void reserve(int fd, std::size_t offset, std::size_t bytes) {
   if (bytes > available_bytes()) throw_errno(describe("reservation", bytes), ENOMEM);
-  if (::ftruncate(fd, static_cast<off_t>(offset + bytes)) != 0) {
-    throw_errno(describe("ftruncate", bytes));
-  }
   int result = 0;
-  do {
+  do {  // makes the file longer where needed, and never shorter
     result = ::fallocate(fd, 0, static_cast<off_t>(offset), static_cast<off_t>(bytes));
   } while (result != 0 && errno == EINTR);
   if (result != 0) throw_errno(describe("fallocate", bytes));
@@ -65,15 +56,36 @@ std::byte* map(int fd, std::size_t offset, std::size_t bytes) {
 
 MemoryRing::MemoryRing(std::size_t control_bytes)
     : memory_(::memfd_create("lockstep-data", MFD_CLOEXEC)),
-      control_bytes_(round_up_to_page(control_bytes)) {
+      control_bytes_(MemoryRing::round_up_to_page(control_bytes)) {
   if (!memory_.is_open()) throw_errno(describe("memfd_create", control_bytes_));
   reserve(memory_.get(), 0, control_bytes_);
   control_ = map(memory_.get(), 0, control_bytes_);
 }
 
+MemoryRing::MemoryRing(FileDescriptor descriptor) : memory_(std::move(descriptor)) {
+  struct stat info {};
+  std::uint64_t bytes = 0;
+  if (::fstat(memory_.get(), &info) != 0) throw_errno("shared memory for data workers: fstat");
+  if (::pread(memory_.get(), &bytes, sizeof(bytes), 0) != sizeof(bytes) || bytes < sizeof(bytes) ||
+      bytes > static_cast<std::uint64_t>(info.st_size)) {
+    throw_errno("shared memory for data workers: the inherited descriptor is something else",
+                EPROTO);
+  }
+  control_bytes_ = round_up_to_page(bytes);
+  control_ = map(memory_.get(), 0, control_bytes_);
+}
+
 MemoryRing::~MemoryRing() {
-  if (payload_ != nullptr) ::munmap(payload_, payload_bytes_);
+  if (std::byte* payload = payload_) ::munmap(payload, payload_bytes_);
   if (control_ != nullptr) ::munmap(control_, control_bytes_);
+}
+
+std::size_t MemoryRing::round_up_to_page(std::size_t bytes) {
+  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  if (bytes > std::numeric_limits<std::size_t>::max() - page) {
+    throw_errno("shared memory for data workers: the size does not fit", ENOMEM);
+  }
+  return (bytes + page - 1) / page * page;
 }
 
 void MemoryRing::reserve_payload(std::size_t bytes) {
@@ -81,12 +93,37 @@ void MemoryRing::reserve_payload(std::size_t bytes) {
 }
 
 std::byte* MemoryRing::payload(std::size_t bytes) {
-  if (payload_ == nullptr) {
-    const auto size = round_up_to_page(bytes);
-    payload_ = map(memory_.get(), control_bytes_, size);
+  if (std::byte* known = payload_) return known;
+  const auto size = round_up_to_page(bytes);
+  std::byte* fresh = map(memory_.get(), control_bytes_, size);
+  std::byte* other = nullptr;
+  if (payload_.compare_exchange_strong(other, fresh)) {
     payload_bytes_ = size;
+    return fresh;
   }
-  return payload_;
+  ::munmap(fresh, size);  // another thread of this process was faster
+  return other;
+}
+
+void MemoryRing::reserve_piece(std::size_t payload_bytes, std::size_t offset, std::size_t bytes) {
+  reserve(memory_.get(), control_bytes_ + round_up_to_page(payload_bytes) + offset,
+          round_up_to_page(bytes));
+}
+
+std::byte* MemoryRing::map_piece(std::size_t payload_bytes, std::size_t offset, std::size_t bytes) {
+  return map(memory_.get(), control_bytes_ + round_up_to_page(payload_bytes) + offset,
+             round_up_to_page(bytes));
+}
+
+void MemoryRing::unmap_piece(std::byte* piece, std::size_t bytes) noexcept {
+  ::munmap(piece, bytes);  // the kernel rounds up
+}
+
+void MemoryRing::free_piece(std::size_t payload_bytes, std::size_t offset,
+                            std::size_t bytes) noexcept {
+  ::fallocate(memory_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+              static_cast<off_t>(control_bytes_ + round_up_to_page(payload_bytes) + offset),
+              static_cast<off_t>(round_up_to_page(bytes)));
 }
 
 }  // namespace lockstep::native

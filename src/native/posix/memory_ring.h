@@ -1,24 +1,30 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include <atomic>
 #include <cstddef>
+#include <cstdint>
 
 #include "native/posix/file_descriptor.h"
 
 namespace lockstep::native {
 
 /// Anonymous memory that a process shares with the children it forks: one memfd with a control part
-/// of fixed size, and a payload whose size is learned later, by whichever process learns it first.
+/// of fixed size, a payload whose size is learned later, by whichever process learns it first, and
+/// behind it pieces for what does not fit into the payload.
 ///
 /// Memory is reserved before it is touched, so that a lack of it is an exception and not a SIGBUS.
 ///
-/// Thread-safety: none; each process uses its own copy of the object.
-/// Owns: the descriptor and this process's mappings. The memory lives as long as any process has a
-/// mapping or descriptor.
+/// Thread-safety: `payload`, `reserve_payload` and the pieces may be used by several threads at a
+/// time; each process uses its own copy of the object. Owns: the descriptor and this process's
+/// mappings. The memory lives as long as any process has a mapping or descriptor.
 class MemoryRing {
  public:
   /// Throws: `std::system_error` with the bytes wanted and the bytes free.
   explicit MemoryRing(std::size_t control_bytes);
+  /// Another process's ring; the control part is as long as its first word, a `std::uint64_t`,
+  /// says. Throws: `std::system_error` when that cannot be.
+  explicit MemoryRing(FileDescriptor descriptor);
   ~MemoryRing();
   MemoryRing(const MemoryRing&) = delete;
   MemoryRing& operator=(const MemoryRing&) = delete;
@@ -34,15 +40,28 @@ class MemoryRing {
   /// Throws: `std::system_error`.
   [[nodiscard]] std::byte* payload(std::size_t bytes);
 
+  /// Reserves a piece at `offset`, which nobody else has and which is a multiple of the page size,
+  /// counted from the end of a payload of `payload_bytes`.
+  /// Throws: `std::system_error` as the constructor does.
+  void reserve_piece(std::size_t payload_bytes, std::size_t offset, std::size_t bytes);
+  [[nodiscard]] std::byte* map_piece(std::size_t payload_bytes, std::size_t offset,
+                                     std::size_t bytes);
+  /// Unmaps it, where it was mapped.
+  static void unmap_piece(std::byte* piece, std::size_t bytes) noexcept;
+  /// Gives its memory back to the system.
+  void free_piece(std::size_t payload_bytes, std::size_t offset, std::size_t bytes) noexcept;
+
+  [[nodiscard]] static std::size_t round_up_to_page(std::size_t bytes);
+
   [[nodiscard]] int descriptor() const noexcept { return memory_.get(); }
-  /// Mappings stay valid; `reserve_payload` and a first `payload` are no longer possible.
+  /// Mappings stay valid; nothing more can be reserved, or mapped for the first time.
   void close_descriptor() noexcept { memory_.reset(); }
 
  private:
   FileDescriptor memory_;
   std::byte* control_ = nullptr;
   std::size_t control_bytes_ = 0;
-  std::byte* payload_ = nullptr;
+  std::atomic<std::byte*> payload_{nullptr};
   std::size_t payload_bytes_ = 0;
 };
 

@@ -114,6 +114,7 @@ TEST_F(DataLoaderTest, ProgramMayKeepEveryBatch) {
     }
     EXPECT_EQ(kept.size(), 100U);
     EXPECT_EQ(warnings, 1);
+    EXPECT_GT(loader.statistics().copies, 90U);
   }
   logging::set_sink({});
   // The loader is gone, the memory is not.

@@ -4,8 +4,10 @@
 #include <gtest/gtest.h>
 #include <lockstep/data/data_loader.h>
 #include <lockstep/data/idx_dataset.h>
+#include <sys/mman.h>
 #include <torch/torch.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
@@ -75,6 +77,19 @@ inline bool eventually(const std::function<bool()>& condition,
   }
   return true;
 }
+
+/// Words that all processes of a test see.
+struct SharedCounters {
+  SharedCounters()
+      : words(static_cast<std::atomic<int>*>(
+            ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0))) {}
+  ~SharedCounters() { ::munmap(static_cast<void*>(words), kBytes); }
+  SharedCounters(const SharedCounters&) = delete;
+  SharedCounters& operator=(const SharedCounters&) = delete;
+
+  static constexpr std::size_t kBytes = 1 << 16;
+  std::atomic<int>* words;
+};
 
 struct ProcessLine {
   char state = '?';

@@ -3,41 +3,72 @@
 
 #include <lockstep/core/export.h>
 #include <lockstep/data/data_loader_options.h>
-#include <torch/data/example.h>
+#include <lockstep/data/loader_statistics.h>
+#include <lockstep/data/sample_random.h>
+#include <lockstep/data/value.h>
 
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <functional>
-#include <iterator>
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 /// What `DataLoader` delegates to; programs do not use it.
 namespace lockstep::data::detail {
 
-using Batch = torch::data::Example<>;
+/// A shard of an iterable dataset with its type forgotten.
+class SampleStream {
+ public:
+  virtual ~SampleStream() = default;
+  virtual void reset(std::size_t shard, std::size_t shards, std::int64_t epoch) = 0;
+  [[nodiscard]] virtual std::optional<Value> next() = 0;
+};
 
 /// A dataset with its type forgotten.
 struct SampleSource {
-  std::function<torch::data::Example<>(std::size_t index)> get;
+  std::function<Value(std::size_t index, SampleRandom& random)> get;
   /// Empty where the dataset has none.
-  std::function<void(std::size_t index, std::span<std::byte> data, std::span<std::byte> target)>
+  std::function<void(std::size_t index, std::span<std::byte> data, std::span<std::byte> target,
+                     SampleRandom& random)>
       get_into;
+  /// Makes a batch of samples; empty: they are stacked.
+  std::function<Value(std::vector<Value> samples)> collate;
+  /// Each sample can be written into its row of the batch alone.
+  bool has_rows = false;
   /// Nothing where the dataset does not know.
   std::optional<std::size_t> size;
+  /// Where the sample comes from, for messages. Empty where the dataset cannot say.
+  std::function<std::string(std::size_t index)> describe;
+  /// For iterable datasets, instead of all of the above but `collate`.
+  std::function<std::unique_ptr<SampleStream>()> open;
+  /// A source over a copy of the dataset; empty where it cannot be copied.
+  std::function<SampleSource()> copy;
 };
 
 /// What a loader needs to know about its sampler before the first epoch.
 struct SamplerFacts {
-  std::size_t size = 0;          ///< indices in an epoch
-  std::size_t dataset_size = 0;  ///< every index is below this; 0 = not known
+  std::size_t size = 0;           ///< indices in an epoch
+  std::size_t dataset_size = 0;   ///< every index is below this; 0 = not known
+  std::size_t largest_batch = 0;  ///< of a sampler of batches; 0: batches have `batch_size`
+};
+
+/// The batches of one pass.
+struct PassPlan {
+  std::int64_t epoch = 0;
+  std::size_t batches = 0;
+  std::size_t samples = 0;
+  /// Dataset indices of a batch, into an empty vector. Called for 0, 1, 2, ... when a batch is
+  /// given out. Empty for iterable datasets, whose batches are as many as come.
+  std::function<void(std::size_t batch, std::vector<std::int64_t>& items)> items;
 };
 
 class BatchSource;
 
-/// Cuts an epoch's indices into batches and has them built, here or by workers.
+/// Has the batches of passes built, here or by workers.
 ///
 /// Thread-safety: none.
 class LOCKSTEP_API LoaderEngine {
@@ -49,54 +80,37 @@ class LOCKSTEP_API LoaderEngine {
   LoaderEngine(const LoaderEngine&) = delete;
   LoaderEngine& operator=(const LoaderEngine&) = delete;
 
-  /// Starts over with these indices. Returns the number of this pass.
-  std::uint64_t start(std::vector<std::int64_t> indices);
+  /// Appends `count` indices of the epoch's order, from position `first` on.
+  using AppendIndices =
+      std::function<void(std::size_t first, std::size_t count, std::vector<std::int64_t>& items)>;
+
+  /// A plan that cuts `samples` indices into batches.
+  [[nodiscard]] PassPlan cut(std::int64_t epoch, std::size_t samples, AppendIndices append) const;
+
+  /// Starts over with this plan. Returns the number of this pass.
+  std::uint64_t start(PassPlan plan);
   [[nodiscard]] std::uint64_t pass() const noexcept { return pass_; }
-  /// Batches of this pass that `next` has not delivered, nor reported as lost.
-  [[nodiscard]] std::size_t remaining() const;
+  /// Whether this pass has batches that `next` has neither delivered nor reported as lost.
+  /// Blocks: as `next`, for an iterable dataset.
+  [[nodiscard]] bool has_next();
   /// Blocks: the calling thread, for at most the loader's timeout after a sign of progress.
   /// Throws: `WorkerError`.
-  [[nodiscard]] Batch next();
+  [[nodiscard]] Value next();
   /// Batches in `samples` samples.
   [[nodiscard]] std::size_t batches(std::size_t samples) const noexcept;
+  /// Samples of this pass in the batches that were delivered or lost so far.
+  [[nodiscard]] std::size_t consumed() const;
+  /// And how many batches those are.
+  [[nodiscard]] std::size_t passed() const;
+  [[nodiscard]] LoaderStatistics statistics() const;
 
  private:
   std::size_t batch_size_;
   bool drop_last_;
-  std::size_t samples_limit_;
+  SamplerFacts sampler_;
   std::uint64_t pass_ = 0;
+  std::size_t pass_samples_ = 0;
   std::unique_ptr<BatchSource> source_;
-};
-
-/// Walks over the batches of one pass. A batch is fetched when it is looked at, and given back by
-/// `++`.
-class LOCKSTEP_API BatchIterator {
- public:
-  using iterator_category = std::input_iterator_tag;
-  using value_type = Batch;
-  using difference_type = std::ptrdiff_t;
-  using pointer = Batch*;
-  using reference = Batch&;
-
-  BatchIterator(LoaderEngine* engine, std::uint64_t pass) : engine_(engine), pass_(pass) {}
-
-  /// Throws: `WorkerError` when this batch could not be had; looking again, or after `++`, gives
-  /// the next one.
-  Batch& operator*();
-  Batch* operator->() { return &**this; }
-  BatchIterator& operator++();
-  void operator++(int) { ++*this; }
-
-  [[nodiscard]] bool operator==(std::default_sentinel_t) const { return is_at_end(); }
-
- private:
-  [[nodiscard]] bool is_at_end() const;
-  void check_pass() const;
-
-  LoaderEngine* engine_;
-  std::uint64_t pass_;
-  std::optional<Batch> current_;
-  bool has_failed_ = false;  // the batch of this position is lost
 };
 
 }  // namespace lockstep::data::detail

@@ -7,31 +7,29 @@
 
 #include "native/posix/child_process.h"
 #include "native/posix/file_descriptor.h"
-#include "workers/nursery.h"
 #include "workers/worker_board.h"
+#include "workers/worker_host.h"
 
 namespace lockstep::workers {
 
 /// Worker processes that run one function over shared memory, started through a nursery.
 ///
-/// Workers die with the process that built the pool, however it ends.
+/// Workers die with the process that built the host, however it ends.
 ///
-/// Thread-safety: none; one thread owns a pool.
+/// Thread-safety: none; one thread owns it.
 /// Owns: the nursery, which owns the workers.
-class WorkerPool {
+class ForkedWorkers : public WorkerHost {
  public:
-  /// Forks the nursery; the workers start in the background. `board` must outlive the pool.
+  /// Forks the nursery; the workers start in the background. `board` must outlive this object.
   /// Throws: `std::system_error` when the nursery cannot be forked.
-  WorkerPool(const WorkerBoard& board, const WorkerProgram& program);
-  /// Stops all workers: those that do not end with the sample in hand are killed.
+  ForkedWorkers(const WorkerBoard& board, const WorkerProgram& program);
+  /// Those that do not end with the item in hand are killed.
   /// Blocks: at most 2 s, a few milliseconds as a rule.
-  ~WorkerPool();
-  WorkerPool(const WorkerPool&) = delete;
-  WorkerPool& operator=(const WorkerPool&) = delete;
+  ~ForkedWorkers() override;
 
-  [[nodiscard]] pid_t nursery_pid() const noexcept { return nursery_.pid(); }
-  /// How the nursery ended, if it did; its workers are dead then too.
-  [[nodiscard]] std::optional<int> nursery_status() noexcept {
+  [[nodiscard]] bool replaces_workers() const noexcept override { return true; }
+  [[nodiscard]] int supervisor_pid() const noexcept override { return nursery_.pid(); }
+  [[nodiscard]] std::optional<int> supervisor_status() noexcept override {
     return nursery_.wait(std::chrono::milliseconds(0));
   }
 

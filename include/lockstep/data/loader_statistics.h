@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <lockstep/core/export.h>
+
+#include <cstdint>
+#include <string>
+
+namespace lockstep::data {
+
+/// What a loader has done since it was built. Units: seconds, and counts.
+struct LOCKSTEP_API LoaderStatistics {
+  double seconds = 0;        ///< in passes, from `begin()` to the last batch that was taken
+  double stall_seconds = 0;  ///< of these, the program waited for a batch
+  std::uint64_t batches = 0;
+  std::uint64_t samples = 0;
+  std::uint64_t lost_batches = 0;     ///< that ended in a `WorkerError`
+  std::uint64_t skipped_samples = 0;  ///< left out, because each killed two workers
+  std::uint64_t copies = 0;    ///< batches that were copied: the program kept too many, or samples
+                               ///< were left out
+  std::uint64_t oversize = 0;  ///< batches that did not fit their slot and got memory of their own
+  std::uint64_t restarts = 0;  ///< workers that were replaced
+  double ready_depth = 0;      ///< batches that were ready when one was asked for, on average
+  /// Of the workers' time: getting samples, of that computing, of that without a core, and idle.
+  double busy_seconds = 0;
+  double compute_seconds = 0;
+  double delayed_seconds = 0;
+  double idle_seconds = 0;
+
+  [[nodiscard]] double stall_share() const { return seconds > 0 ? stall_seconds / seconds : 0; }
+  [[nodiscard]] double samples_per_second() const {
+    return seconds > 0 ? static_cast<double>(samples) / seconds : 0;
+  }
+  /// One sentence: who holds up the training - consumer, storage, decode, or transport - why, and
+  /// what helps.
+  [[nodiscard]] std::string bottleneck() const;
+};
+
+}  // namespace lockstep::data

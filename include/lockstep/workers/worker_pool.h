@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <lockstep/core/export.h>
+#include <lockstep/workers/detail/result_codec.h>
+
+#include <chrono>
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace lockstep {
+
+enum class PoolKind {
+  Process,  ///< forked for each call: a crash costs one item
+  Thread,   ///< in this process
+};
+
+struct LOCKSTEP_API WorkerPoolOptions {
+  std::size_t workers = 2;  ///< from 1 to 1024
+  PoolKind kind = PoolKind::Process;
+  /// A worker process that is at one item for longer is killed, and the item is tried once more.
+  std::chrono::milliseconds timeout = std::chrono::minutes(10);
+  /// Called in the calling thread after each item, with those that are over and all of them.
+  std::function<void(std::size_t done, std::size_t total)> progress = nullptr;
+};
+
+/// An item for which there is no result: the function threw, or the item ended two workers.
+class LOCKSTEP_API TaskError : public std::runtime_error {
+ public:
+  TaskError(std::size_t item, std::optional<int> signal, std::string type, std::string message);
+
+  /// Number of the item, from 0.
+  [[nodiscard]] std::size_t item() const noexcept { return item_; }
+  /// That ended the workers, if one did.
+  [[nodiscard]] std::optional<int> signal() const noexcept { return signal_; }
+  /// Type of the exception; empty where there was none.
+  [[nodiscard]] const std::string& exception_type() const noexcept { return type_; }
+  [[nodiscard]] const std::string& original_message() const noexcept { return message_; }
+
+ private:
+  std::size_t item_;
+  std::optional<int> signal_;
+  std::string type_;
+  std::string message_;
+};
+
+/// Applies a function to many items in worker processes or threads: for preprocessing outside of a
+/// loader.
+///
+///     lockstep::WorkerPool pool({.workers = 4});
+///     std::vector<std::uint64_t> sizes = pool.map(paths, [](const std::string& path) {
+///       return shrink(path);
+///     });
+///
+/// Workers are made for each call, so the function sees everything as it is at that moment; what it
+/// changes in a worker process stays there. Worker threads share one function. Results are numbers
+/// and other trivially copyable types, `std::string`, vectors of these, or nothing. Build and call
+/// it outside of parallel regions.
+///
+/// Blocks: the calling thread, until all items are over. Thread-safety: none.
+/// Throws: `std::invalid_argument` for bad options; `std::system_error` when memory or processes
+/// cannot be had; `TaskError` for the first item that failed, after all others are over.
+class LOCKSTEP_API WorkerPool {
+ public:
+  explicit WorkerPool(WorkerPoolOptions options);
+
+  /// Results in the order of the items.
+  template <class Item, class Function>
+  auto map(const std::vector<Item>& items, Function function) {
+    using Result = ResultOf<Function, Item>;
+    if constexpr (std::is_void_v<Result>) {
+      run<Result>(items, function, [](std::size_t) {});
+    } else {
+      std::vector<std::optional<Result>> found(items.size());
+      run<Result>(items, function,
+                  [&](std::size_t item, Result result) { found[item] = std::move(result); });
+      std::vector<Result> results;
+      results.reserve(found.size());
+      for (auto& result : found) results.push_back(*std::move(result));
+      return results;
+    }
+  }
+
+  /// Gives each result to `take(item, result)` in the calling thread, in the order of the items as
+  /// soon as those before it are over. Items that failed are left out, and thrown at the end.
+  template <class Item, class Function, class Take>
+  void map_in_order(const std::vector<Item>& items, Function function, Take take) {
+    run<ResultOf<Function, Item>>(items, function, take, true);
+  }
+
+  /// The same in the order in which they are finished.
+  template <class Item, class Function, class Take>
+  void map_unordered(const std::vector<Item>& items, Function function, Take take) {
+    run<ResultOf<Function, Item>>(items, function, take);
+  }
+
+ private:
+  template <class Function, class Item>
+  using ResultOf = std::remove_cvref_t<std::invoke_result_t<Function&, const Item&>>;
+
+  template <class Result, class Item, class Function, class Take>
+  void run(const std::vector<Item>& items, Function& function, Take&& take, bool in_order = false) {
+    // The workers' own: a thread may be at an item still when `take` has thrown.
+    struct Task {
+      std::vector<Item> items;
+      Function function;
+    };
+    const auto task = std::make_shared<Task>(Task{items, function});
+    if constexpr (std::is_void_v<Result>) {
+      apply(
+          items.size(),
+          [task](std::size_t item) {
+            task->function(task->items[item]);
+            return std::string();
+          },
+          [&](std::size_t item, std::string_view) { take(item); }, in_order);
+    } else {
+      apply(
+          items.size(),
+          [task](std::size_t item) {
+            return workers::ResultCodec<Result>::to_bytes(task->function(task->items[item]));
+          },
+          [&](std::size_t item, std::string_view bytes) {
+            take(item, workers::ResultCodec<Result>::from_bytes(bytes));
+          },
+          in_order);
+    }
+  }
+
+  void apply(std::size_t count, const std::function<std::string(std::size_t)>& function,
+             const std::function<void(std::size_t, std::string_view)>& take, bool in_order);
+
+  WorkerPoolOptions options_;
+};
+
+}  // namespace lockstep

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The last step of the way of a sample: a slot that is full becomes tensors that lie in it. Before
+// it: worker_source found it ready.
+#include <ATen/ops/from_blob.h>
+#include <lockstep/core/logging.h>
+
+#include <atomic>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <system_error>
+#include <utility>
+
+#include "data/worker_source.h"
+#include "workers/unit_word.h"
+
+namespace lockstep::data::detail {
+namespace {
+
+using workers::SharedMemoryChannel;
+
+// Counts the tensors that lie in a piece of memory, and gives it back when the last of them is
+// gone, in whatever thread, even after the loader is gone. Each tensor's storage has the lease
+// itself as its context, so a delivery allocates one lease and nothing more of its own.
+class Lease {
+ public:
+  virtual ~Lease() = default;
+  Lease(const Lease&) = delete;
+  Lease& operator=(const Lease&) = delete;
+
+  static void drop(void* lease) {
+    auto* self = static_cast<Lease*>(lease);
+    if (self->holders_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete self;
+  }
+  at::Tensor tensor(std::byte* place, at::IntArrayRef sizes, at::ScalarType dtype) {
+    holders_.fetch_add(1, std::memory_order_relaxed);
+    return at::for_blob(place, sizes)
+        .context(this, &Lease::drop)
+        .options(at::TensorOptions(dtype))
+        .make_tensor();
+  }
+
+ protected:
+  explicit Lease(std::shared_ptr<SharedMemoryChannel> owner) : channel(std::move(owner)) {}
+
+  std::shared_ptr<SharedMemoryChannel> channel;
+
+ private:
+  std::atomic<std::size_t> holders_{1};  // whoever makes the tensors
+};
+
+class SlotLease : public Lease {
+ public:
+  SlotLease(std::shared_ptr<SharedMemoryChannel> owner, std::size_t slot)
+      : Lease(std::move(owner)), slot_(slot) {}
+  ~SlotLease() override { channel->release(slot_); }
+
+ private:
+  std::size_t slot_;
+};
+
+// For a batch that has memory of its own.
+class PieceLease : public Lease {
+ public:
+  PieceLease(std::shared_ptr<SharedMemoryChannel> owner, std::size_t payload, std::size_t offset,
+             std::size_t bytes)
+      : Lease(std::move(owner)),
+        payload_(payload),
+        offset_(offset),
+        bytes_(bytes),
+        memory_(channel->ring().map_piece(payload, offset, bytes)) {}
+  ~PieceLease() override {
+    native::MemoryRing::unmap_piece(memory_, bytes_);
+    channel->ring().free_piece(payload_, offset_, bytes_);
+  }
+  [[nodiscard]] std::byte* memory() const { return memory_; }
+
+ private:
+  std::size_t payload_;
+  std::size_t offset_;
+  std::size_t bytes_;
+  std::byte* memory_;
+};
+
+struct Drop {
+  void operator()(Lease* lease) const { Lease::drop(lease); }
+};
+template <class T>
+using Held = std::unique_ptr<T, Drop>;
+
+MakeTensor tensors_of(Lease& lease) {
+  return [&lease](std::byte* place, at::IntArrayRef sizes, at::ScalarType dtype) {
+    return lease.tensor(place, sizes, dtype);
+  };
+}
+
+Value read_batch(std::byte* memory, std::size_t bytes, const MakeTensor& make) {
+  WholeHeader header;
+  std::memcpy(&header, memory, sizeof(header));
+  TORCH_CHECK(header.leaves_offset <= bytes &&
+                  header.leaves_bytes <= bytes - header.leaves_offset &&
+                  header.form_bytes <= header.leaves_offset - sizeof(header),
+              "DataLoader: the batch that a worker wrote does not fit its memory");
+  const auto layout =
+      ValueLayout::from_bytes({memory + sizeof(header), header.form_bytes}, header.leaves_bytes);
+  return read_whole(layout, memory + header.leaves_offset, make);
+}
+
+}  // namespace
+
+std::byte* WorkerSource::slot_memory(std::size_t slot) {
+  const auto& common = SharedLayout::of(*channel_);
+  try {
+    return channel_->ring().payload(common.payload_bytes(slots_.size())) + common.slots_offset() +
+           slot * common.slot_bytes;
+  } catch (const std::system_error& error) {
+    TORCH_CHECK(false, "DataLoader: ", error.what());
+  }
+}
+
+Value WorkerSource::deliver(std::size_t slot) {
+  const bool keep_a_copy = circulating() - 1 < workers_ + 1;
+  const auto items = channel_->items(slot).size();
+  bool was_copied = false;
+  const auto samples =
+      job_->source.open ? static_cast<std::size_t>(channel_->result(slot, kRows)) : items;
+  Value batch = job_->source.has_rows ? open_rows(slot, was_copied) : open_whole(slot, was_copied);
+  ++next_;
+  ++statistics_.batches;
+  statistics_.samples += samples;
+  const auto now = Clock::now();
+  statistics_.seconds += std::chrono::duration<double>(now - last_taken_).count();
+  last_taken_ = now;
+  if (!keep_a_copy || was_copied) return batch;
+  ++statistics_.copies;
+  if (!std::exchange(has_warned_, true)) {
+    logging::warning("data loader: the program keeps " +
+                     std::to_string(slots_.size() - circulating() - 1) +
+                     " batches, so further ones are copied; let go of batches earlier, or raise "
+                     "prefetch_batches");
+  }
+  return clone(batch);
+}
+
+// Those that were not left out.
+std::vector<std::int64_t> WorkerSource::rows_of(std::size_t slot) const {
+  const auto items = channel_->items(slot);
+  std::vector<std::int64_t> rows;
+  for (std::size_t row = 0; row < items.size(); ++row) {
+    if (items[row] != workers::kLeftOut && !channel_->is_skipped(slot, row)) {
+      rows.push_back(static_cast<std::int64_t>(row));
+    }
+  }
+  return rows;
+}
+
+Value WorkerSource::open_rows(std::size_t slot, bool& was_copied) {
+  if (!layout_) {
+    const auto& common = SharedLayout::of(*channel_);
+    const auto* payload = slot_memory(0) - common.slots_offset();
+    layout_ = ValueLayout::from_bytes({payload, common.layout_bytes}, common.slot_bytes);
+  }
+  std::byte* memory = slot_memory(slot);
+  const auto items = channel_->items(slot).size();
+  const auto rows = skips_poison_ ? rows_of(slot) : std::vector<std::int64_t>();
+  channel_->hold(slot);
+  slots_[slot].use = Use::None;
+  const Held<SlotLease> lease(new SlotLease(channel_, slot));
+  auto batch = read_rows(*layout_, memory, items, tensors_of(*lease));
+  if (!skips_poison_ || rows.size() == items) return batch;
+  statistics_.skipped_samples += items - rows.size();
+  ++statistics_.copies;
+  was_copied = true;
+  return select_rows(batch, rows);
+}
+
+Value WorkerSource::open_whole(std::size_t slot, bool& was_copied) {
+  const auto& common = SharedLayout::of(*channel_);
+  for (const auto item : channel_->items(slot)) {
+    statistics_.skipped_samples += item == workers::kLeftOut;
+  }
+  const auto bytes = static_cast<std::size_t>(channel_->result(slot, kPieceBytes));
+  if (bytes == 0) {
+    std::byte* memory = slot_memory(slot);
+    channel_->hold(slot);
+    slots_[slot].use = Use::None;
+    const Held<SlotLease> lease(new SlotLease(channel_, slot));
+    return read_batch(memory, common.slot_bytes, tensors_of(*lease));
+  }
+  const auto offset = static_cast<std::size_t>(channel_->result(slot, kPiece));
+  slots_[slot].use = Use::None;
+  channel_->release(slot);
+  ++statistics_.oversize;
+  was_copied = true;  // nothing is gained by a copy: the slot is free
+  const Held<PieceLease> lease(
+      new PieceLease(channel_, common.payload_bytes(slots_.size()), offset, bytes));
+  return read_batch(lease->memory(), bytes, tensors_of(*lease));
+}
+
+}  // namespace lockstep::data::detail

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include <ATen/ops/stack.h>
+#include <ATen/ops/tensor.h>
+#include <lockstep/data/value.h>
+
+#include <sstream>
+
+namespace lockstep::data {
+namespace {
+
+template <class T, class Content>
+const T& get(const Content& content, const Value& value, const char* wanted) {
+  const T* found = std::get_if<T>(&content);
+  TORCH_CHECK(found != nullptr, "this part of the sample is ", value.describe(), ", not ", wanted);
+  return *found;
+}
+
+std::string joined(const std::string& where, const std::string& part) {
+  return where.empty() ? part : where + "." + part;
+}
+
+std::string named(const std::string& where) {
+  return where.empty() ? "the sample" : "the sample's " + where;
+}
+
+Value stack_at(std::vector<Value> samples, const std::string& where);
+
+[[noreturn]] void refuse(const std::string& where, const Value& first, const Value& other) {
+  TORCH_CHECK(false, named(where), " is ", other.describe(), "; in the first of the batch it is ",
+              first.describe(),
+              ", and samples must be alike to be stacked (or give the loader a collate function)");
+}
+
+Value stack_tensors(const std::vector<Value>& samples, const std::string& where) {
+  std::vector<at::Tensor> tensors;
+  for (const auto& sample : samples) {
+    if (!sample.is_tensor() || sample.tensor().sizes() != samples[0].tensor().sizes() ||
+        sample.tensor().scalar_type() != samples[0].tensor().scalar_type()) {
+      refuse(where, samples[0], sample);
+    }
+    tensors.push_back(sample.tensor());
+  }
+  return at::stack(tensors);
+}
+
+Value stack_lists(std::vector<Value>& samples, const std::string& where) {
+  Value::List result;
+  const auto count = samples[0].list().size();
+  for (const auto& sample : samples) {
+    if (!sample.is_list() || sample.list().size() != count) refuse(where, samples[0], sample);
+  }
+  for (std::size_t child = 0; child < count; ++child) {
+    std::vector<Value> column;
+    for (auto& sample : samples) column.push_back(std::move(sample.list()[child]));
+    result.push_back(stack_at(std::move(column), joined(where, std::to_string(child))));
+  }
+  return result;
+}
+
+Value stack_maps(std::vector<Value>& samples, const std::string& where) {
+  Value::Map result;
+  for (const auto& sample : samples) {
+    const bool is_alike = sample.is_map() && sample.map().size() == samples[0].map().size();
+    if (!is_alike) refuse(where, samples[0], sample);
+    for (const auto& entry : samples[0].map()) {
+      if (sample.map().count(entry.first) == 0) refuse(where, samples[0], sample);
+    }
+  }
+  for (const auto& entry : samples[0].map()) {
+    std::vector<Value> column;
+    for (const auto& sample : samples) column.push_back(sample.map().at(entry.first));
+    result.emplace(entry.first, stack_at(std::move(column), joined(where, entry.first)));
+  }
+  return result;
+}
+
+Value stack_at(std::vector<Value> samples, const std::string& where) {
+  const Value& first = samples[0];
+  if (first.is_tensor()) return stack_tensors(samples, where);
+  if (first.is_list()) return stack_lists(samples, where);
+  if (first.is_map()) return stack_maps(samples, where);
+  for (const auto& sample : samples) {
+    const bool is_alike = sample.is_nothing() == first.is_nothing() &&
+                          sample.is_text() == first.is_text() &&
+                          sample.is_bytes() == first.is_bytes();
+    if (!is_alike) refuse(where, first, sample);
+  }
+  if (first.is_nothing()) return {};
+  return Value::List(std::make_move_iterator(samples.begin()),
+                     std::make_move_iterator(samples.end()));
+}
+
+}  // namespace
+
+at::Tensor Value::tensor() const {
+  if (is_nothing()) return {};
+  return get<at::Tensor>(content_, *this, "a tensor");
+}
+
+const std::string& Value::text() const {
+  return get<std::string>(content_, *this, "a text");
+}
+
+const Bytes& Value::bytes() const {
+  return get<Bytes>(content_, *this, "bytes");
+}
+
+const Value::List& Value::list() const {
+  return get<List>(content_, *this, "a list");
+}
+
+Value::List& Value::list() {
+  return const_cast<List&>(std::as_const(*this).list());
+}
+
+const Value::Map& Value::map() const {
+  return get<Map>(content_, *this, "a map");
+}
+
+Value::Map& Value::map() {
+  return const_cast<Map&>(std::as_const(*this).map());
+}
+
+const Value& Value::operator[](const std::string& key) const {
+  const auto found = map().find(key);
+  TORCH_CHECK(found != map().end(), "this part of the sample has no '", key, "'; it is ",
+              describe());
+  return found->second;
+}
+
+const Value& Value::operator[](std::size_t number) const {
+  TORCH_CHECK(number < list().size(), "this part of the sample has no number ", number, "; it is ",
+              describe());
+  return list()[number];
+}
+
+std::string Value::describe() const {
+  std::ostringstream text;
+  if (is_tensor()) {
+    const auto& content = std::get<at::Tensor>(content_);
+    text << content.scalar_type() << ' ' << content.sizes();
+  } else if (is_text()) {
+    text << "a text";
+  } else if (is_bytes()) {
+    text << "bytes";
+  } else if (is_list()) {
+    text << "a list of " << list().size();
+  } else if (is_map()) {
+    text << "a map with";
+    for (const auto& entry : map()) text << " '" << entry.first << "'";
+  } else {
+    text << "nothing";
+  }
+  return std::move(text).str();
+}
+
+Value stack(std::vector<Value> samples) {
+  if (samples.empty()) return {};
+  return stack_at(std::move(samples), "");
+}
+
+Value clone(const Value& value) {
+  if (value.is_tensor()) return value.tensor().clone();
+  if (value.is_list()) {
+    Value::List result;
+    for (const auto& child : value.list()) result.push_back(clone(child));
+    return result;
+  }
+  if (value.is_map()) {
+    Value::Map result;
+    for (const auto& [key, child] : value.map()) result.emplace(key, clone(child));
+    return result;
+  }
+  return value;
+}
+
+Value select_rows(const Value& batch, const std::vector<std::int64_t>& rows) {
+  if (batch.is_tensor()) return batch.tensor().index_select(0, at::tensor(rows));
+  if (batch.is_map()) {
+    Value::Map result;
+    for (const auto& [key, child] : batch.map()) result.emplace(key, select_rows(child, rows));
+    return result;
+  }
+  if (!batch.is_list()) return batch;
+  Value::List result;
+  const auto& list = batch.list();
+  const bool is_leaf = !list.empty() && (list[0].is_text() || list[0].is_bytes());
+  if (is_leaf) {
+    for (const auto row : rows) result.push_back(list.at(static_cast<std::size_t>(row)));
+  } else {
+    for (const auto& child : list) result.push_back(select_rows(child, rows));
+  }
+  return result;
+}
+
+}  // namespace lockstep::data

@@ -1,0 +1,360 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Step 3 of the way of a sample: batches are given out to workers, and waited for. Before it:
+// data_loader. In between: the worker host, shared_memory_channel, batch_worker. After it:
+// batch_delivery makes tensors of what lies in the workers' memory.
+#include "data/worker_source.h"
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "data/spawned_worker.h"
+#include "workers/forked_workers.h"
+#include "workers/thread_workers.h"
+
+namespace lockstep::data::detail {
+namespace {
+
+using workers::SharedMemoryChannel;
+using workers::SlotState;
+
+// Slots beyond those that are being filled: what a training step holds until its backward pass is
+// over.
+constexpr std::size_t kSpareSlots = 3;
+constexpr std::chrono::milliseconds kSlice{100};
+// A program may take this long to come to maybe_worker_main.
+constexpr std::chrono::milliseconds kProgramStart{120'000};
+// Samples that take less than this are claimed several at a time: a claim costs a part of a
+// microsecond.
+constexpr std::uint64_t kWorthAClaim = 20'000;  // ns
+
+workers::WorkerProgram program_of(const std::shared_ptr<WorkerJob>& job, bool as_threads,
+                                  const DataLoaderOptions& options) {
+  // A dataset need not be safe to use in several threads: each has its own, where it can be copied.
+  std::vector<std::shared_ptr<WorkerJob>> jobs(job->channel->workers(), job);
+  if (as_threads && job->source.copy) {
+    for (auto& own : jobs) {
+      own = std::make_shared<WorkerJob>(*job);
+      own->source = job->source.copy();
+    }
+  }
+  workers::WorkerProgram program;
+  if (options.kind() == WorkerKind::Spawn) {
+    program.run = [channel = job->channel](std::size_t worker) {
+      become_worker(*channel, channel->ring().descriptor(), worker);
+    };
+    program.start_timeout = std::max(options.timeout(), kProgramStart);
+  } else {
+    program.run = [jobs](std::size_t worker) { BatchWorker(*jobs[worker], worker).run(); };
+    program.start_timeout = options.timeout();
+  }
+  program.repair = [channel = job->channel,
+                    skip = options.on_poison_sample() == PoisonPolicy::Skip](std::size_t worker) {
+    channel->repair(worker, skip);
+    auto& turn = SharedLayout::of(*channel).turn;
+    auto settling = SharedLayout::kSettling | worker;
+    turn.compare_exchange_strong(settling, SharedLayout::kNobody);
+  };
+  program.keep_descriptors = {job->channel->ring().descriptor()};
+  program.timeout = options.timeout();
+  program.memory_limit = static_cast<std::size_t>(options.worker_memory_limit());
+  return program;
+}
+
+}  // namespace
+
+WorkerSource::WorkerSource(SampleSource source, const BatchFacts& facts,
+                           const DataLoaderOptions& options)
+    : facts_(facts),
+      workers_(static_cast<std::size_t>(options.workers())),
+      timeout_(options.timeout()),
+      in_order_(options.in_order()),
+      skips_poison_(options.on_poison_sample() == PoisonPolicy::Skip),
+      job_(std::make_shared<WorkerJob>()) {
+  const auto slots = workers_ * static_cast<std::size_t>(options.prefetch_batches()) + kSpareSlots;
+  slots_.resize(slots);
+  reported_.assign(workers_, false);
+  const bool as_threads = options.kind() == WorkerKind::Thread;
+  job_->source = std::move(source);
+  job_->facts = facts;
+  job_->seed = options.seed();
+  job_->init = options.worker_init();
+  job_->cpus = options.worker_cpus();
+  job_->is_own_process = !as_threads;
+  std::string spawned;
+  if (options.kind() == WorkerKind::Spawn) {
+    spawned = describe_job(*job_, options.spawn_name(), options.spawn_config());
+  }
+  channel_ = std::make_shared<SharedMemoryChannel>(SharedMemoryChannel::Shape{
+      slots, workers_, facts.largest_batch, sizeof(SharedLayout) + spawned.size()});
+  job_->channel = channel_;
+  auto* common = std::construct_at(&SharedLayout::of(*channel_));
+  common->job_bytes = spawned.size();
+  std::memcpy(channel_->user_area() + sizeof(SharedLayout), spawned.data(), spawned.size());
+  const auto program = program_of(job_, as_threads, options);
+  if (as_threads) {
+    host_ = std::make_unique<workers::ThreadWorkers>(channel_->board(), program);
+  } else {
+    host_ = std::make_unique<workers::ForkedWorkers>(channel_->board(), program);
+  }
+}
+
+WorkerSource::~WorkerSource() {
+  const bool are_threads = !host_->replaces_workers();
+  host_.reset();
+  // Batches that are still held need the mapping only; a thread that is stuck may need more.
+  if (!are_threads) channel_->ring().close_descriptor();
+}
+
+void WorkerSource::start(PassPlan plan) {
+  for (std::size_t slot = 0; slot < slots_.size(); ++slot) {
+    if (slots_[slot].use == Use::Live) slots_[slot].use = Use::Stale;
+  }
+  base_ += assigned_;
+  ++pass_;
+  plan_ = std::move(plan);
+  next_ = 0;
+  assigned_ = 0;
+  if (job_->source.open) round_.start(facts_.shards);
+  last_taken_ = Clock::now();
+  move_layout_turn();
+  give_out_work();
+  channel_->wake_workers();
+}
+
+bool WorkerSource::has_next() {
+  if (!job_->source.open) return next_ < plan_.batches;
+  // Only when all that was given out has come back is it known that there is no more.
+  for (;;) {
+    give_out_work();
+    const auto slot = slot_of_next();
+    if (!slot) return !round_.is_over();
+    if (channel_->state(*slot) == SlotState::Ready) {
+      if (!passes_over(*slot)) return true;
+      continue;
+    }
+    // A failure is a batch too: its error is for `next`.
+    auto deadline = Deadline::after(2 * timeout_ + std::chrono::seconds(1));
+    auto progress = signs_of_progress(slot);
+    while (channel_->state(*slot) == SlotState::Filling) {
+      const auto seen = channel_->done_count();
+      if (supervisor_is_dead_ || deadline.has_passed()) return true;
+      if (host_->supervisor_status()) return true;
+      if (signs_of_progress(slot) != progress) {
+        progress = signs_of_progress(slot);
+        deadline = Deadline::after(2 * timeout_ + std::chrono::seconds(1));
+      }
+      if (channel_->state(*slot) != SlotState::Filling) break;
+      channel_->wait_done(seen, channel_->sequence(*slot), kSlice);
+      move_layout_turn();
+    }
+  }
+}
+
+Value WorkerSource::next() {
+  ++asked_;
+  for (const auto& slot : slots_) {
+    depth_sum_ +=
+        slot.use == Use::Live &&
+        channel_->state(static_cast<std::size_t>(&slot - slots_.data())) == SlotState::Ready;
+  }
+  for (;;) {
+    give_out_work();
+    auto slot = slot_of_next();
+    if (!slot || channel_->state(*slot) != SlotState::Ready) slot = await();
+    TORCH_CHECK(slot, "DataLoader: there are no more batches in this epoch");
+    check_failed(*slot);
+    if (passes_over(*slot)) continue;
+    return deliver(*slot);
+  }
+}
+
+std::optional<std::size_t> WorkerSource::await() {
+  const auto start = Clock::now();
+  const auto stop_clock = [&] {
+    statistics_.stall_seconds += std::chrono::duration<double>(Clock::now() - start).count();
+  };
+  // The host kills what hangs; this is for when the host hangs, and for threads.
+  const auto patience =
+      host_->replaces_workers() ? 2 * timeout_ + std::chrono::seconds(1) : timeout_;
+  auto deadline = Deadline::after(patience);
+  std::uint64_t progress = 0;
+  for (;;) {
+    const auto seen = channel_->done_count();
+    move_layout_turn();
+    give_out_work();
+    const auto slot = slot_of_next();
+    if (!slot && job_->source.open && round_.is_over()) return std::nullopt;
+    try {
+      check_workers();
+      if (slot && channel_->state(*slot) == SlotState::Ready) {
+        stop_clock();
+        return slot;
+      }
+      check_anyone_left(slot);
+      if (const auto now = signs_of_progress(slot); now != progress) {
+        progress = now;
+        deadline = Deadline::after(patience);
+      }
+      if (deadline.has_passed()) throw_timeout(slot, deadline.elapsed().count());
+    } catch (...) {
+      stop_clock();
+      throw;
+    }
+    channel_->wake_workers();
+    const auto awaited =
+        slot && in_order_ ? channel_->sequence(*slot) : workers::BoardHeader::kAny - 1;
+    channel_->wait_done(seen, awaited,
+                        std::min<std::chrono::nanoseconds>(deadline.remaining(), kSlice));
+  }
+}
+
+std::uint64_t WorkerSource::signs_of_progress(std::optional<std::size_t> slot) const {
+  std::uint64_t signs = slot ? channel_->progress(*slot) : 0;
+  for (const auto& record : channel_->board().workers) {
+    signs += record.restarts.load(std::memory_order_relaxed);
+    // A shard's samples are not counted in the slot.
+    if (job_->source.open) signs += record.beats.load(std::memory_order_relaxed);
+  }
+  return signs;
+}
+
+// The slot of the batch that comes next, or in any order of the oldest that is ready.
+std::optional<std::size_t> WorkerSource::slot_of_next() const {
+  std::optional<std::size_t> oldest;
+  bool is_ready = false;
+  for (std::size_t slot = 0; slot < slots_.size(); ++slot) {
+    if (slots_[slot].use != Use::Live) continue;
+    const bool ready = !in_order_ && channel_->state(slot) == SlotState::Ready;
+    const bool is_older = !oldest || slots_[slot].batch < slots_[*oldest].batch;
+    if (ready > is_ready || (ready == is_ready && is_older)) oldest = slot;
+    is_ready = is_ready || ready;
+  }
+  return oldest;
+}
+
+bool WorkerSource::may_assign() const {
+  if (supervisor_is_dead_) return false;
+  return job_->source.open ? !round_.is_over() : assigned_ < plan_.batches;
+}
+
+void WorkerSource::give_out_work() {
+  std::size_t open = 0;
+  std::size_t ready = 0;
+  bool is_new = false;
+  for (std::size_t slot = 0; slot < slots_.size(); ++slot) {
+    auto& mine = slots_[slot];
+    auto state = channel_->state(slot);
+    // Prepared before it was known that its shard is over.
+    if (job_->source.open && mine.use == Use::Live && round_.is_beyond(mine.turn)) {
+      mine.use = Use::Stale;
+    }
+    if (mine.use == Use::Stale) {
+      if (state == SlotState::Ready) take_back(slot);
+      if (state == SlotState::Filling && channel_->withdraw(slot)) mine.use = Use::None;
+      state = channel_->state(slot);
+    }
+    if (mine.use == Use::None && state == SlotState::Free && may_assign()) {
+      assign(slot);
+      is_new = true;
+    }
+    if (mine.use == Use::Live) ++(channel_->state(slot) == SlotState::Ready ? ready : open);
+  }
+  // Workers that had nothing to do are woken for some work at a time, not for each batch: a batch
+  // that is ready then costs the program no system call. Whoever waits wakes them anyway.
+  if (is_new && open >= ready && channel_->has_sleepers()) channel_->wake_workers();
+}
+
+void WorkerSource::assign(std::size_t slot) {
+  auto& mine = slots_[slot];
+  workers::Task task;
+  task.sequence = base_ + assigned_;
+  task.words[kEpoch] = static_cast<std::uint64_t>(plan_.epoch);
+  items_.clear();
+  if (job_->source.open) {
+    const auto turn = round_.take();
+    mine.turn = turn;
+    items_.push_back(static_cast<std::int64_t>(turn.batch));
+    task.words[kShard] = shard_word(pass_, turn.shard);
+    task.worker = static_cast<std::int32_t>(turn.shard % workers_);
+  } else {
+    plan_.items(assigned_, items_);
+    TORCH_CHECK(items_.size() <= channel_->items_per_slot(), "DataLoader: batch ", assigned_,
+                " of the sampler has ", items_.size(), " samples, but it promised at most ",
+                channel_->items_per_slot());
+  }
+  task.items = items_;
+  task.items_per_unit = job_->source.has_rows ? items_per_unit(items_.size())
+                                              : std::max<std::size_t>(items_.size(), 1);
+  channel_->assign(slot, task);
+  mine.use = Use::Live;
+  mine.batch = assigned_++;
+}
+
+// Decides who does what, never what comes out.
+std::size_t WorkerSource::items_per_unit(std::size_t items) const {
+  std::uint64_t busy = 0;
+  std::uint64_t fetched = 0;
+  for (const auto& record : channel_->board().workers) {
+    busy += record.busy.load(std::memory_order_relaxed);
+    fetched += record.beats.load(std::memory_order_relaxed);
+  }
+  const auto each = busy / std::max<std::uint64_t>(fetched, 1);
+  if (fetched < items || each >= kWorthAClaim) return 1;
+  const auto largest = std::max<std::size_t>(items / workers_, 1);
+  return std::min<std::size_t>(kWorthAClaim / std::max<std::uint64_t>(each, 1), largest);
+}
+
+void WorkerSource::take_back(std::size_t slot) {
+  const auto bytes = static_cast<std::size_t>(channel_->result(slot, kPieceBytes));
+  if (bytes != 0) {
+    channel_->ring().free_piece(SharedLayout::of(*channel_).payload_bytes(slots_.size()),
+                                static_cast<std::size_t>(channel_->result(slot, kPiece)), bytes);
+  }
+  slots_[slot].use = Use::None;
+  channel_->release(slot);
+}
+
+std::size_t WorkerSource::circulating() const {
+  std::size_t count = 0;
+  for (std::size_t slot = 0; slot < slots_.size(); ++slot) {
+    if (channel_->state(slot) != SlotState::Held) ++count;
+  }
+  return count;
+}
+
+// Whether there is nothing in it for the program: the end of a shard, or nothing but poison.
+bool WorkerSource::passes_over(std::size_t slot) {
+  if (channel_->first_failed(slot)) return false;
+  const auto items = channel_->items(slot).size();
+  if (job_->source.open) {
+    const auto rows = static_cast<std::size_t>(channel_->result(slot, kRows));
+    if (rows == facts_.batch_size) return false;
+    round_.end(slots_[slot].turn.shard, slots_[slot].turn.batch);
+    if (rows != 0 && !facts_.drop_last) return false;
+  } else {
+    if (!skips_poison_ || !rows_of(slot).empty()) return false;
+    statistics_.skipped_samples += items;
+    ++next_;
+  }
+  take_back(slot);
+  return true;
+}
+
+// Until the layout is known, the batch that the rank waits for decides it.
+void WorkerSource::move_layout_turn() {
+  if (layout_) return;
+  auto& turn = SharedLayout::of(*channel_).turn;
+  const auto slot = slot_of_next();
+  const auto decides = slot ? channel_->sequence(*slot) : sequence();
+  auto value = turn.load(std::memory_order_acquire);
+  if (value == SharedLayout::kSettled || value == decides) return;
+  if ((value & SharedLayout::kSettling) != 0) return;  // its worker's repair ends that
+  if (turn.compare_exchange_strong(value, decides, std::memory_order_acq_rel)) {
+    channel_->wake_workers();
+  }
+}
+
+}  // namespace lockstep::data::detail

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <lockstep/data/worker_error.h>
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "concurrency/deadline.h"
+#include "data/batch_source.h"
+#include "data/batch_worker.h"
+#include "workers/shared_memory_channel.h"
+#include "workers/worker_host.h"
+
+namespace lockstep::data::detail {
+
+/// Has workers build the batches, and hands their slots out as tensors, in order.
+///
+/// Each batch of a pass has a sequence number that is never used again, so results of an abandoned
+/// pass cannot be mistaken for anything else. A slot is given to the oldest batch that has none, so
+/// the batch that is waited for always owns one; when the program keeps so many that fewer than
+/// workers + 1 would circulate, it gets a copy instead.
+///
+/// Owns: the workers, and the ring together with the batches that the program still holds.
+class WorkerSource : public BatchSource {
+ public:
+  /// Throws: `std::system_error` when memory, processes or threads cannot be had.
+  WorkerSource(SampleSource source, const BatchFacts& facts, const DataLoaderOptions& options);
+  ~WorkerSource() override;
+
+  void start(PassPlan plan) override;
+  [[nodiscard]] bool has_next() override;
+  [[nodiscard]] Value next() override;
+  [[nodiscard]] std::size_t passed() const override { return next_; }
+  [[nodiscard]] LoaderStatistics statistics() const override;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  // What the rank remembers of a slot that it has given away.
+  enum class Use { None, Live, Stale };
+  struct Slot {
+    Use use = Use::None;
+    std::size_t batch = 0;  // within the pass
+    ShardRound::Turn turn;  // of an iterable dataset
+  };
+
+  [[nodiscard]] std::uint64_t sequence() const { return base_ + next_; }
+  [[nodiscard]] bool may_assign() const;
+  void give_out_work();
+  void assign(std::size_t slot);
+  [[nodiscard]] std::size_t items_per_unit(std::size_t items) const;
+  void take_back(std::size_t slot);
+  [[nodiscard]] std::optional<std::size_t> slot_of_next() const;
+  [[nodiscard]] std::size_t circulating() const;
+
+  // Waits for a batch that is there, nothing at the end of an iterable dataset.
+  [[nodiscard]] std::optional<std::size_t> await();
+  [[nodiscard]] bool passes_over(std::size_t slot);
+  void check_failed(std::size_t slot);
+  [[nodiscard]] bool is_lost(std::size_t worker) const;
+  void check_workers();
+  void check_anyone_left(std::optional<std::size_t> slot);
+  [[noreturn]] void throw_timeout(std::optional<std::size_t> slot, double seconds);
+  [[noreturn]] void give_up_batch(std::optional<std::size_t> slot, WorkerError::Context context);
+  void name_culprit(WorkerError::Context& context, std::optional<std::size_t> slot) const;
+  [[nodiscard]] std::uint64_t signs_of_progress(std::optional<std::size_t> slot) const;
+  void move_layout_turn();
+
+  [[nodiscard]] Value deliver(std::size_t slot);
+  [[nodiscard]] std::vector<std::int64_t> rows_of(std::size_t slot) const;
+  [[nodiscard]] Value open_rows(std::size_t slot, bool& was_copied);
+  [[nodiscard]] Value open_whole(std::size_t slot, bool& was_copied);
+  [[nodiscard]] std::byte* slot_memory(std::size_t slot);
+
+  BatchFacts facts_;
+  std::size_t workers_;
+  std::chrono::milliseconds timeout_;
+  bool in_order_;
+  bool skips_poison_;
+  std::shared_ptr<WorkerJob> job_;
+  std::shared_ptr<workers::SharedMemoryChannel> channel_;  // shared with the batches handed out
+  std::vector<Slot> slots_;
+  std::vector<bool> reported_;  // by worker: its end has been thrown
+  std::optional<ValueLayout> layout_;
+  PassPlan plan_;
+  ShardRound round_;
+  std::vector<std::int64_t> items_;
+  std::uint64_t pass_ = 0;
+  std::uint64_t base_ = 1;    // sequence of this pass's batch 0
+  std::size_t next_ = 0;      // batches of this pass that were delivered, lost or passed over
+  std::size_t assigned_ = 0;  // batches of this pass that got a slot
+  bool has_warned_ = false;
+  bool supervisor_is_dead_ = false;
+  LoaderStatistics statistics_;
+  std::uint64_t depth_sum_ = 0;
+  std::uint64_t asked_ = 0;
+  Clock::time_point last_taken_;
+  std::unique_ptr<workers::WorkerHost> host_;  // last: it runs on all of the above
+};
+
+}  // namespace lockstep::data::detail

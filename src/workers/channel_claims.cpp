@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The channel's side of the workers: units are claimed, and finished or failed.
+#include <algorithm>
+#include <cstring>
+#include <span>
+
+#include "native/posix/futex.h"
+#include "workers/channel_layout.h"
+#include "workers/shared_memory_channel.h"
+
+namespace lockstep::workers {
+namespace {
+
+void copy_text(std::span<char> target, std::string_view text) {
+  const auto length = std::min(text.size(), target.size() - 1);
+  std::memcpy(target.data(), text.data(), length);
+  target[length] = '\0';
+}
+
+}  // namespace
+
+std::optional<Claim> SharedMemoryChannel::claim_unit(std::size_t slot, std::size_t worker) {
+  Slot& target = at(slot);
+  auto hint = target.hint.load(std::memory_order_acquire);
+  const std::size_t units = target.units.load(std::memory_order_relaxed);
+  for (auto unit = static_cast<std::size_t>(hint & 0xffff'ffffU); unit < units; ++unit) {
+    auto& word = units_of(slot)[unit];
+    auto value = word.load(std::memory_order_relaxed);
+    if (state_of(value) != UnitState::Open) continue;
+    if (!word.compare_exchange_strong(value, claimed_by(value, worker),
+                                      std::memory_order_seq_cst)) {
+      continue;
+    }
+    // Only as long as nobody has opened a unit again: then the version is another.
+    target.hint.compare_exchange_strong(hint, (hint >> 32 << 32) | (unit + 1),
+                                        std::memory_order_acq_rel);
+    // What is read from here on belongs to the task of this unit: it cannot end without it.
+    const auto only = target.worker.load(std::memory_order_relaxed);
+    if (only != Task::kAnybody && static_cast<std::size_t>(only) != worker) {  // a newer task
+      word.store(value, std::memory_order_seq_cst);
+      restart_hint(target.hint);
+      wake_workers();
+      return std::nullopt;
+    }
+    Claim claim;
+    claim.slot = slot;
+    claim.unit = unit;
+    claim.first = unit * target.items_per_unit;
+    const auto count = std::min<std::size_t>(target.items_per_unit, target.count - claim.first);
+    claim.items = {items_of(slot) + claim.first, count};
+    return claim;
+  }
+  target.hint.compare_exchange_strong(hint, (hint >> 32 << 32) | units, std::memory_order_acq_rel);
+  return std::nullopt;
+}
+
+std::optional<Claim> SharedMemoryChannel::try_claim(std::size_t worker) {
+  for (;;) {
+    std::optional<std::size_t> oldest;
+    for (std::size_t slot = 0; slot < shape_.slots; ++slot) {
+      if (state(slot) != SlotState::Filling) continue;
+      const Slot& target = at(slot);
+      const auto only = target.worker.load(std::memory_order_relaxed);
+      if (only != Task::kAnybody && static_cast<std::size_t>(only) != worker) continue;
+      if ((target.hint.load(std::memory_order_acquire) & 0xffff'ffffU) >= target.units) continue;
+      if (!oldest || sequence(slot) < sequence(*oldest)) oldest = slot;
+    }
+    if (!oldest) return std::nullopt;
+    if (auto claim = claim_unit(*oldest, worker)) return claim;
+  }
+}
+
+std::optional<Claim> SharedMemoryChannel::claim(std::size_t worker) {
+  const WorkerRecord& record = board_.workers[worker];
+  while (!is_stopping() && record.retire.load(std::memory_order_acquire) == 0) {
+    const auto seen = work_count();
+    if (auto claim = try_claim(worker)) return claim;
+    wait_work(worker, seen, kSlice);
+  }
+  return std::nullopt;
+}
+
+bool SharedMemoryChannel::is_futile(const Claim& claim) const {
+  const Slot& target = at(claim.slot);
+  return target.withdrawn.load(std::memory_order_relaxed) != 0 ||
+         target.first_failed.load(std::memory_order_relaxed) < claim.first;
+}
+
+void SharedMemoryChannel::begin_item(std::size_t worker, std::size_t slot, std::size_t position) {
+  WorkerRecord& record = board_.workers[worker];
+  record.beats.store(record.beats.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+  record.in_hand.store(hand(slot, position), std::memory_order_release);
+}
+
+void SharedMemoryChannel::end_item(std::size_t worker) {
+  WorkerRecord& record = board_.workers[worker];
+  const auto value = record.in_hand.load(std::memory_order_relaxed);
+  if (value == WorkerRecord::kNothing) return;
+  record.in_hand.store(WorkerRecord::kNothing, std::memory_order_release);
+  Slot& target = at((value >> 32) - 1);
+  if (target.items_per_unit > 1) target.items_done.fetch_add(1, std::memory_order_relaxed);
+}
+
+void SharedMemoryChannel::finish(const Claim& claim) {
+  conclude(claim.slot, claim.unit, unit_word(UnitState::Done));
+}
+
+void SharedMemoryChannel::fail(const Claim& claim, const Failure& failure) {
+  write_failure(claim.slot, failure);
+  conclude(claim.slot, claim.unit, unit_word(UnitState::Failed));
+}
+
+// Of a worker that dies in here only an area is lost: its unit is still claimed.
+void SharedMemoryChannel::write_failure(std::size_t slot, const Failure& failure) {
+  Slot& target = at(slot);
+  const auto number = target.areas_taken.fetch_add(1, std::memory_order_relaxed);
+  if (number < areas()) {
+    Area& area = areas_of(slot)[number];
+    area.sequence.store(0, std::memory_order_relaxed);
+    area.kind = failure.kind;
+    area.worker = static_cast<std::uint32_t>(failure.worker);
+    area.pid = failure.pid;
+    area.wait_status = failure.wait_status;
+    area.position = failure.position;
+    copy_text(area.type, failure.type);
+    copy_text(area.message, failure.message);
+    area.sequence.store(sequence(slot) + 1, std::memory_order_release);
+  }
+  auto first = target.first_failed.load(std::memory_order_relaxed);
+  while (failure.position < first && !target.first_failed.compare_exchange_weak(
+                                         first, failure.position, std::memory_order_release)) {
+  }
+}
+
+void SharedMemoryChannel::conclude(std::size_t slot, std::size_t unit, std::uint32_t state) {
+  Slot& target = at(slot);
+  const auto units = target.units.load(std::memory_order_relaxed);
+  units_of(slot)[unit].store(state, std::memory_order_seq_cst);
+  // From here on the slot may belong to somebody else at any time, if this was not its last unit.
+  const auto finished = target.finished.fetch_add(1, std::memory_order_seq_cst) + 1;
+  if (finished >= units || target.is_suspect.load(std::memory_order_seq_cst) != 0) {
+    complete_if_all_done(slot);
+  }
+}
+
+void SharedMemoryChannel::complete_if_all_done(std::size_t slot) {
+  Slot& target = at(slot);
+  auto seen = target.state.load(std::memory_order_seq_cst);
+  if (slot_state(seen) != SlotState::Filling) return;
+  const auto done_sequence = target.sequence.load(std::memory_order_relaxed);
+  const auto units = target.units.load(std::memory_order_relaxed);
+  for (std::size_t unit = 0; unit < units; ++unit) {
+    if (!is_final(units_of(slot)[unit].load(std::memory_order_seq_cst))) return;
+  }
+  if (!target.state.compare_exchange_strong(seen, with_state(seen, SlotState::Ready),
+                                            std::memory_order_seq_cst)) {
+    return;
+  }
+  board_.header->done.fetch_add(1, std::memory_order_seq_cst);
+  const auto awaited = board_.header->awaited.load(std::memory_order_seq_cst);
+  if (awaited == done_sequence + 1 || awaited == BoardHeader::kAny) {
+    native::futex_wake_all(board_.header->done);
+  }
+}
+
+}  // namespace lockstep::workers

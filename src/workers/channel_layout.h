@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+
+#include "workers/shared_memory_channel.h"
+#include "workers/unit_word.h"
+
+/// How a channel's control memory is laid out: a header, the board, the owner's own area, then the
+/// slots, each with its areas for failures, the words of its units, and its items. For the
+/// channel's own sources.
+namespace lockstep::workers {
+
+constexpr std::size_t kLine = 64;
+constexpr std::size_t kMaxAreas = 34;
+constexpr int kStateBits = 8;
+constexpr std::uint64_t kStateMask = (1U << kStateBits) - 1;
+// How long a process may sleep before it looks around by itself: a lost wake-up costs no more than
+// this.
+constexpr std::chrono::milliseconds kSlice{100};
+
+struct SharedMemoryChannel::Header {
+  static constexpr std::uint64_t kMagic = 0x4c53'4461'7461'3032;
+
+  std::uint64_t control_bytes;  // first: MemoryRing reads it
+  std::uint64_t magic;
+  Shape shape;
+};
+
+struct SharedMemoryChannel::Slot {
+  static constexpr std::uint64_t kNoFailure = ~std::uint64_t{0};
+
+  std::atomic<std::uint64_t> state;  // SlotState, and above kStateBits a number a task
+  std::atomic<std::uint32_t> withdrawn;
+  std::atomic<std::uint64_t> sequence;
+  // Atomic because a worker may still look at the task before; what it claims is of this one.
+  std::atomic<std::uint32_t> count;
+  std::atomic<std::uint32_t> items_per_unit;
+  std::atomic<std::uint32_t> units;
+  std::atomic<std::int32_t> worker;
+  std::atomic<std::uint64_t> hint;  // version, and the first unit that may be open
+  std::atomic<std::uint32_t> finished;
+  std::atomic<std::uint32_t> is_suspect;  // a worker died here: `finished` may be too small
+  std::atomic<std::uint32_t> items_done;
+  std::atomic<std::uint32_t> areas_taken;
+  std::atomic<std::uint64_t> first_failed;
+  std::uint64_t poisoned;  // written by the repairer: position + 1 that was in hand at an end
+  std::array<std::uint64_t, 2> words;
+  std::array<std::atomic<std::uint64_t>, 3> results;
+};
+
+struct SharedMemoryChannel::Area {
+  FailureKind kind;
+  std::uint32_t worker;
+  std::int32_t pid;
+  std::int32_t wait_status;
+  std::uint64_t position;
+  std::atomic<std::uint64_t> sequence;  // + 1: the task it belongs to
+  std::array<char, 192> type;
+  std::array<char, 1600> message;
+};
+
+[[nodiscard]] constexpr std::size_t round_up(std::size_t bytes) {
+  return (bytes + kLine - 1) / kLine * kLine;
+}
+
+[[nodiscard]] inline SlotState slot_state(std::uint64_t word) {
+  return static_cast<SlotState>(word & kStateMask);
+}
+
+[[nodiscard]] inline std::uint64_t with_state(std::uint64_t word, SlotState state) {
+  return (word & ~kStateMask) | static_cast<std::uint64_t>(state);
+}
+
+/// Moves the hint back to the first unit; the new version undoes what others are about to write.
+inline void restart_hint(std::atomic<std::uint64_t>& hint) {
+  auto value = hint.load(std::memory_order_relaxed);
+  while (!hint.compare_exchange_weak(value, ((value >> 32) + 1) << 32)) {
+  }
+}
+
+}  // namespace lockstep::workers

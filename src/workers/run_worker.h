@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <cstring>
+#include <exception>
+
+#include "workers/worker_board.h"
+#include "workers/worker_host.h"
+
+namespace lockstep::workers {
+
+/// Runs one worker to its end, in its process or thread. Returns the exit status: 0, or 1 when it
+/// threw and `record.message` says what.
+inline int run_worker(WorkerRecord& record, const WorkerProgram& program, std::size_t worker) {
+  try {
+    program.run(worker);
+    return 0;
+  } catch (const std::exception& error) {
+    std::strncpy(record.message, error.what(), WorkerRecord::kMessageBytes - 1);
+  } catch (...) {
+    std::strncpy(record.message, "an exception of unknown type", WorkerRecord::kMessageBytes - 1);
+  }
+  return 1;
+}
+
+}  // namespace lockstep::workers

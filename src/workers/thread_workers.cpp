@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "workers/thread_workers.h"
+
+#include <atomic>
+#include <chrono>
+#include <thread>
+#include <vector>
+
+#include "concurrency/deadline.h"
+#include "native/posix/futex.h"
+#include "workers/run_worker.h"
+
+namespace lockstep::workers {
+namespace {
+
+constexpr std::chrono::seconds kPatience{2};
+
+}  // namespace
+
+// Shared by the threads themselves: one that is stuck outlives the host.
+struct ThreadWorkers::Threads {
+  WorkerProgram program;
+  std::atomic<std::uint32_t> running{0};
+  std::vector<std::thread> threads;
+};
+
+ThreadWorkers::ThreadWorkers(const WorkerBoard& board, const WorkerProgram& program)
+    : board_(board), threads_(std::make_shared<Threads>()) {
+  threads_->program = program;
+  threads_->running = static_cast<std::uint32_t>(board.workers.size());
+  for (std::size_t worker = 0; worker < board.workers.size(); ++worker) {
+    threads_->threads.emplace_back([board, worker, shared = threads_] {
+      WorkerRecord& record = board.workers[worker];
+      if (run_worker(record, shared->program, worker) != 0) {
+        record.wait_status.store(1 << 8, std::memory_order_relaxed);  // as a process with status 1
+        record.state.store(WorkerState::GivenUp, std::memory_order_release);
+        board.header->done.fetch_add(1, std::memory_order_release);
+        native::futex_wake_all(board.header->done);
+      }
+      if (shared->running.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+        native::futex_wake_all(shared->running);
+      }
+    });
+  }
+}
+
+ThreadWorkers::~ThreadWorkers() {
+  board_.header->stop.store(1, std::memory_order_release);
+  board_.header->work.fetch_add(1, std::memory_order_release);
+  native::futex_wake_all(board_.header->work);
+  const auto deadline = Deadline::after(kPatience);
+  std::uint32_t running = 0;
+  while ((running = threads_->running.load(std::memory_order_acquire)) != 0 &&
+         !deadline.has_passed()) {
+    native::futex_wait(threads_->running, running, deadline.remaining());
+  }
+  for (auto& thread : threads_->threads) {
+    if (running == 0) {
+      thread.join();
+    } else {
+      thread.detach();
+    }
+  }
+}
+
+}  // namespace lockstep::workers

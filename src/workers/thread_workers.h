@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <unistd.h>
+
+#include <memory>
+#include <optional>
+
+#include "workers/worker_board.h"
+#include "workers/worker_host.h"
+
+namespace lockstep::workers {
+
+/// The same as `ForkedWorkers` with threads of this process. A thread that crashes takes the
+/// process along, and one that hangs cannot be ended.
+///
+/// Owns: the threads. `program` holds whatever they use: a thread that is stuck when the host goes
+/// keeps its copy.
+class ThreadWorkers : public WorkerHost {
+ public:
+  ThreadWorkers(const WorkerBoard& board, const WorkerProgram& program);
+  /// Blocks: for the items in hand, at most 2 s; then the threads that are stuck are left alone.
+  ~ThreadWorkers() override;
+
+  [[nodiscard]] bool replaces_workers() const noexcept override { return false; }
+  [[nodiscard]] int supervisor_pid() const noexcept override { return ::getpid(); }
+  [[nodiscard]] std::optional<int> supervisor_status() noexcept override { return std::nullopt; }
+
+ private:
+  struct Threads;
+
+  WorkerBoard board_;
+  std::shared_ptr<Threads> threads_;
+};
+
+}  // namespace lockstep::workers

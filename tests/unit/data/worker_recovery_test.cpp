@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Workers that die, hang or grow: they are replaced, and the stream stays what it was.
+#include <lockstep/data/worker_error.h>
+
+#include <atomic>
+#include <csignal>
+#include <random>
+#include <thread>
+
+#include "native/posix/process_memory.h"
+#include "unit/data/loader_test_support.h"
+
+namespace lockstep::data {
+namespace {
+
+using WorkerRecoveryTest = NothingLeftBehind;
+
+std::vector<int> workers_of_this_process() {
+  std::vector<int> workers;
+  for (const int pid : descendants(::getpid())) {
+    const auto line = process(pid);
+    if (line && line->parent != ::getpid() && !is_gone(pid)) workers.push_back(pid);
+  }
+  return workers;
+}
+
+torch::Tensor stream_of(std::int64_t workers, const std::function<void(std::size_t)>& before) {
+  Numbers dataset{600};
+  dataset.before = before;
+  DataLoader loader(dataset, DistributedSampler(600, 1, 0, DistributedSamplerOptions().seed(3)),
+                    options_with(workers, 7));
+  std::vector<torch::Tensor> all;
+  for (auto& batch : loader) all.push_back(torch::cat({batch.data.flatten(), batch.target}));
+  return torch::cat(all);
+}
+
+TEST_F(WorkerRecoveryTest, WorkersKilledAtRandomChangeNothing) {
+  const auto expected = stream_of(0, [](std::size_t) {});
+  SharedCounters begun;
+  std::atomic<int> kills{0};
+  torch::Tensor found;
+  {
+    const std::jthread killer([&](const std::stop_token& is_over) {
+      std::mt19937 random(11);
+      while (!is_over.stop_requested()) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(15));
+        const auto workers = workers_of_this_process();
+        if (workers.empty()) continue;
+        const int signal = std::array{SIGKILL, SIGSEGV, SIGTERM}[random() % 3];
+        kills += ::kill(workers[random() % workers.size()], signal) == 0;
+      }
+    });
+    // Quick when it is done again: two kills at the same sample would be the sample's fault.
+    found = stream_of(3, [&](std::size_t index) {
+      if (++begun.words[index] == 1) std::this_thread::sleep_for(std::chrono::microseconds(1500));
+    });
+  }
+  EXPECT_GE(kills, 3);
+  EXPECT_TRUE(torch::equal(found, expected));
+}
+
+TEST_F(WorkerRecoveryTest, SampleThatKillsOnceIsDoneAgain) {
+  SharedCounters seen;
+  for (const int signal : {SIGKILL, SIGSEGV, SIGABRT}) {
+    for (const std::size_t bad : {0U, 9U}) {
+      seen.words[bad] = 0;
+      Numbers dataset{20};
+      dataset.before = [&, signal, bad](std::size_t index) {
+        if (index != bad || ++seen.words[index] > 1) return;
+        ::signal(signal, SIG_DFL);
+        ::raise(signal);
+      };
+      DataLoader loader(dataset, in_order(20), options_with(2));
+      std::int64_t expected = 0;
+      for (auto& batch : loader) {
+        for (int row = 0; row < 4; ++row) {
+          EXPECT_EQ(batch.target[row].item<std::int64_t>(), expected++);
+        }
+      }
+      EXPECT_EQ(expected, 20);
+      EXPECT_EQ(seen.words[bad], 2);
+      EXPECT_EQ(loader.statistics().restarts, 1U);
+    }
+  }
+}
+
+TEST_F(WorkerRecoveryTest, PoisonSampleIsNamedAfterTwoWorkers) {
+  SharedCounters seen;
+  struct Named : Numbers {
+    std::string describe(std::size_t index) const {
+      return "/pictures/" + std::to_string(index) + ".jpg";
+    }
+  };
+  Named dataset;
+  dataset.before = [&](std::size_t index) {
+    if (index == 9 && ++seen.words[0] > 0) ::raise(SIGKILL);
+  };
+  DataLoader loader(dataset, in_order(20), options_with(2));
+  const auto error = error_of_pass(loader);
+  ASSERT_TRUE(error);
+  EXPECT_EQ(seen.words[0], 2);
+  EXPECT_EQ(error->signal(), SIGKILL);
+  EXPECT_EQ(error->sample_path(), "/pictures/9.jpg");
+  EXPECT_NE(std::string(error->what())
+                .find("was killed by signal 9 (Killed), as one before it, at sample 9 "
+                      "(/pictures/9.jpg) of batch 2"),
+            std::string::npos)
+      << error->what();
+}
+
+TEST_F(WorkerRecoveryTest, PoisonSamplesCanBeLeftOut) {
+  Numbers dataset{20};
+  dataset.before = [](std::size_t index) {
+    // One in a batch, the first of a batch, and a whole batch.
+    if (index == 1 || index == 4 || index / 4 == 3) ::raise(SIGKILL);
+  };
+  const auto rows = [](auto& loader) {
+    std::vector<std::vector<std::int64_t>> result;
+    for (auto& batch : loader) {
+      std::vector<std::int64_t> targets;
+      for (std::int64_t row = 0; row < batch.target.size(0); ++row) {
+        targets.push_back(batch.target[row].template item<std::int64_t>());
+        EXPECT_FLOAT_EQ(batch.data[row][0][0].template item<float>(),
+                        static_cast<float>(targets.back()) / 3);
+      }
+      result.push_back(targets);
+    }
+    return result;
+  };
+  const std::vector<std::vector<std::int64_t>> expected{
+      {0, 2, 3}, {5, 6, 7}, {8, 9, 10, 11}, {16, 17, 18, 19}};
+  const auto options = options_with(2).on_poison_sample(PoisonPolicy::Skip);
+  DataLoader stacked(dataset, in_order(20), options);
+  EXPECT_EQ(rows(stacked), expected);
+  EXPECT_EQ(stacked.statistics().skipped_samples, 6U);
+  // The same where a batch is built as a whole.
+  DataLoader collated(dataset, in_order(20), options,
+                      [](std::vector<torch::data::Example<>> samples) {
+                        return torch::data::transforms::Stack<>().apply_batch(std::move(samples));
+                      });
+  EXPECT_EQ(rows(collated), expected);
+  EXPECT_EQ(collated.statistics().skipped_samples, 6U);
+}
+
+TEST_F(WorkerRecoveryTest, HangingAndStoppedWorkersAreReplaced) {
+  SharedCounters seen;
+  for (const bool stopped : {false, true}) {
+    seen.words[0] = 0;
+    Numbers dataset{20};
+    dataset.before = [&](std::size_t index) {
+      if (index != 9 || ++seen.words[0] > 1) return;
+      if (stopped) ::raise(SIGSTOP);
+      std::this_thread::sleep_for(std::chrono::seconds(600));
+    };
+    DataLoader loader(dataset, in_order(20),
+                      options_with(2).timeout(std::chrono::milliseconds(200)));
+    std::int64_t expected = 0;
+    for (auto& batch : loader) {
+      for (int row = 0; row < 4; ++row) {
+        EXPECT_EQ(batch.target[row].item<std::int64_t>(), expected++);
+      }
+    }
+    EXPECT_EQ(expected, 20);
+  }
+}
+
+// A worker has as much as this process when it starts.
+std::int64_t own_memory() {
+  return static_cast<std::int64_t>(native::anonymous_memory_of(::getpid()));
+}
+
+TEST_F(WorkerRecoveryTest, WorkersThatGrowAreReplacedWithoutLoss) {
+  static std::vector<std::string> leak;  // each worker has its own
+  Numbers dataset{200};
+  dataset.before = [](std::size_t) {
+    leak.emplace_back(std::size_t{1} << 20, 'x');
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  };
+  DataLoader loader(dataset, in_order(200),
+                    options_with(2).worker_memory_limit(own_memory() + (std::int64_t{40} << 20)));
+  std::int64_t samples = 0;
+  for (auto& batch : loader) samples += batch.target.size(0);
+  EXPECT_EQ(samples, 200);
+  EXPECT_EQ(leak.size(), 0U);
+  EXPECT_GE(loader.statistics().restarts, 1U);
+  EXPECT_EQ(loader.statistics().lost_batches, 0U);
+}
+
+TEST_F(WorkerRecoveryTest, SampleThatIsTooLargeForTheLimitIsNamed) {
+  Numbers dataset{20};
+  dataset.before = [](std::size_t index) {
+    if (index != 5) return;
+    std::vector<std::string> hoard;
+    for (;;) {
+      hoard.emplace_back(std::size_t{8} << 20, 'x');
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  };
+  DataLoader loader(dataset, in_order(20),
+                    options_with(1).worker_memory_limit(own_memory() + (std::int64_t{64} << 20)));
+  const auto error = error_of_pass(loader);
+  ASSERT_TRUE(error);
+  EXPECT_EQ(error->failure(), WorkerFailure::OutOfMemory) << error->what();
+  EXPECT_EQ(error->sample_index(), 5);
+}
+
+TEST_F(WorkerRecoveryTest, IdleWorkersDeathCostsNothing) {
+  DataLoader loader(Numbers{400}, in_order(400), options_with(2));
+  auto it = loader.begin();
+  static_cast<void>(*it);
+  ASSERT_TRUE(eventually([&] { return workers_of_this_process().size() == 2; }));
+  const int victim = workers_of_this_process()[0];
+  ASSERT_EQ(::kill(victim, SIGKILL), 0);
+  ASSERT_TRUE(eventually([&] { return !process(victim); }));
+  ASSERT_TRUE(eventually([&] { return loader.statistics().restarts == 1; }));
+  int batches = 0;
+  for (; it != loader.end(); ++it) batches += it->data.defined();
+  EXPECT_EQ(batches, 100);
+}
+
+}  // namespace
+}  // namespace lockstep::data

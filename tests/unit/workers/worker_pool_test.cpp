@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include <gtest/gtest.h>
+#include <lockstep/workers/worker_pool.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <csignal>
+#include <numeric>
+#include <set>
+#include <thread>
+
+namespace lockstep {
+namespace {
+
+class WorkerPoolTest : public ::testing::TestWithParam<PoolKind> {
+ protected:
+  WorkerPoolOptions options(std::size_t workers = 3) {
+    WorkerPoolOptions result;
+    result.workers = workers;
+    result.kind = GetParam();
+    return result;
+  }
+};
+
+std::vector<int> numbers(int count) {
+  std::vector<int> items(static_cast<std::size_t>(count));
+  std::iota(items.begin(), items.end(), 0);
+  return items;
+}
+
+TEST_P(WorkerPoolTest, MapKeepsTheOrder) {
+  WorkerPool pool(options());
+  const auto squares = pool.map(numbers(200), [](int item) {
+    std::this_thread::sleep_for(std::chrono::microseconds(item % 7 * 100));
+    return item * item;
+  });
+  ASSERT_EQ(squares.size(), 200U);
+  for (int item = 0; item < 200; ++item)
+    EXPECT_EQ(squares[static_cast<std::size_t>(item)], item * item);
+  EXPECT_TRUE(pool.map(std::vector<int>(), [](int item) { return item; }).empty());
+}
+
+TEST_P(WorkerPoolTest, ResultsMayBeTextsVectorsLargeOrNothing) {
+  WorkerPool pool(options());
+  const auto texts = pool.map(numbers(20), [](int item) {
+    return std::string(static_cast<std::size_t>(item * 10'000), static_cast<char>('a' + item));
+  });
+  for (int item = 0; item < 20; ++item) {
+    EXPECT_EQ(texts[static_cast<std::size_t>(item)],
+              std::string(static_cast<std::size_t>(item * 10'000), static_cast<char>('a' + item)));
+  }
+  const auto lists = pool.map(numbers(3), [](int item) {
+    return std::vector<std::string>(static_cast<std::size_t>(item), "x");
+  });
+  EXPECT_EQ(lists[2], (std::vector<std::string>{"x", "x"}));
+  pool.map(numbers(3), [](int) {});
+}
+
+TEST_P(WorkerPoolTest, ResultsComeInOrderOrAsTheyAreFinished) {
+  WorkerPool pool(options());
+  const auto slow_start = [](int item) {
+    if (item == 0) std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    return item;
+  };
+  std::vector<std::size_t> order;
+  const auto take = [&](std::size_t item, int result) {
+    EXPECT_EQ(static_cast<int>(item), result);
+    order.push_back(item);
+  };
+  pool.map_in_order(numbers(30), slow_start, take);
+  EXPECT_TRUE(std::is_sorted(order.begin(), order.end()));
+  EXPECT_EQ(order.size(), 30U);
+  order.clear();
+  pool.map_unordered(numbers(30), slow_start, take);
+  EXPECT_NE(order[0], 0U);
+  EXPECT_EQ(std::set<std::size_t>(order.begin(), order.end()).size(), 30U);
+}
+
+TEST_P(WorkerPoolTest, ProgressCountsEachItem) {
+  std::vector<std::size_t> seen;
+  auto with_progress = options();
+  with_progress.progress = [&](std::size_t done, std::size_t total) {
+    EXPECT_EQ(total, 9U);
+    seen.push_back(done);
+  };
+  WorkerPool(with_progress).map(numbers(9), [](int) {});
+  EXPECT_EQ(seen, (std::vector<std::size_t>{1, 2, 3, 4, 5, 6, 7, 8, 9}));
+}
+
+TEST_P(WorkerPoolTest, FirstExceptionIsThrownAfterTheOthersAreOver) {
+  WorkerPool pool(options());
+  std::vector<std::size_t> done;
+  try {
+    pool.map_in_order(
+        numbers(20),
+        [](int item) {
+          if (item == 15 || item == 4) throw std::out_of_range("no " + std::to_string(item));
+          return item;
+        },
+        [&](std::size_t item, int) { done.push_back(item); });
+    FAIL();
+  } catch (const TaskError& error) {
+    EXPECT_EQ(error.item(), 4U);
+    EXPECT_EQ(error.exception_type(), "std::out_of_range");
+    EXPECT_EQ(error.original_message(), "no 4");
+    EXPECT_STREQ(error.what(), "item 4 failed: std::out_of_range: no 4");
+  }
+  EXPECT_EQ(done.size(), 18U);
+  // It goes on to work, also when the taker throws.
+  EXPECT_THROW(pool.map_unordered(
+                   numbers(5), [](int item) { return item; },
+                   [](std::size_t, int) { throw std::runtime_error("enough"); }),
+               std::runtime_error);
+  EXPECT_EQ(pool.map(numbers(2), [](int item) { return item; }).size(), 2U);
+}
+
+INSTANTIATE_TEST_SUITE_P(, WorkerPoolTest, ::testing::Values(PoolKind::Process, PoolKind::Thread),
+                         [](const auto& kind) {
+                           return kind.param == PoolKind::Process ? "Processes" : "Threads";
+                         });
+
+TEST(WorkerPoolProcesses, CrashCostsOneItem) {
+  WorkerPool pool({.workers = 2});
+  std::vector<int> results;
+  try {
+    pool.map_in_order(
+        numbers(20),
+        [](int item) {
+          if (item == 7) ::raise(SIGKILL);
+          return item;
+        },
+        [&](std::size_t, int result) { results.push_back(result); });
+    FAIL();
+  } catch (const TaskError& error) {
+    EXPECT_EQ(error.item(), 7U);
+    EXPECT_EQ(error.signal(), SIGKILL);
+    EXPECT_NE(error.original_message().find("was killed by signal 9 (Killed), as one before it"),
+              std::string::npos)
+        << error.what();
+  }
+  EXPECT_EQ(results.size(), 19U);
+}
+
+TEST(WorkerPoolProcesses, HangIsKilled) {
+  WorkerPool pool({.workers = 2, .timeout = std::chrono::milliseconds(150)});
+  try {
+    pool.map(numbers(6), [](int item) {
+      if (item == 3) std::this_thread::sleep_for(std::chrono::seconds(600));
+    });
+    FAIL();
+  } catch (const TaskError& error) {
+    EXPECT_EQ(error.item(), 3U);
+    EXPECT_NE(error.original_message().find("longer than the timeout"), std::string::npos);
+  }
+}
+
+TEST(WorkerPoolProcesses, SeesThingsAsTheyAreAtTheCall) {
+  WorkerPool pool({.workers = 2});
+  int offset = 1;
+  const auto add = [&](int item) { return item + offset; };
+  EXPECT_EQ(pool.map(numbers(3), add), (std::vector<int>{1, 2, 3}));
+  offset = 10;
+  EXPECT_EQ(pool.map(numbers(3), add), (std::vector<int>{10, 11, 12}));
+}
+
+TEST(WorkerPoolProcesses, RefusesBadOptions) {
+  EXPECT_THROW(WorkerPool({.workers = 0}), std::invalid_argument);
+  EXPECT_THROW(WorkerPool({.workers = 1025}), std::invalid_argument);
+  EXPECT_THROW(WorkerPool({.timeout = std::chrono::milliseconds(0)}), std::invalid_argument);
+}
+
+}  // namespace
+}  // namespace lockstep
