@@ -6,6 +6,8 @@ string(REGEX REPLACE ".*=" "" LOCKSTEP_TORCH_MINIMUM "${_minimum}")
 find_package(LibTorch ${LOCKSTEP_TORCH_MINIMUM} REQUIRED)
 find_package(Threads REQUIRED)
 find_package(ZLIB REQUIRED)
+find_package(JPEG REQUIRED)  # libjpeg-turbo; jpeg_decoder.cpp says so where it is another one
+find_package(PNG REQUIRED)
 
 set(LOCKSTEP_HAS_CUDA OFF)
 if(NOT LOCKSTEP_WITH_CUDA STREQUAL "OFF")

@@ -18,12 +18,17 @@
 #include <lockstep/data/cifar_dataset.h>
 #include <lockstep/data/data_loader.h>
 #include <lockstep/data/data_loader_options.h>
+#include <lockstep/data/dataset_registry.h>
 #include <lockstep/data/distributed_sampler.h>
 #include <lockstep/data/epoch_sampler.h>
 #include <lockstep/data/idx_dataset.h>
+#include <lockstep/data/image_folder.h>
+#include <lockstep/data/image_pipeline.h>
 #include <lockstep/data/keyed_permutation.h>
 #include <lockstep/data/length_bucket_sampler.h>
 #include <lockstep/data/loader_state.h>
+#include <lockstep/data/loader_statistics.h>
+#include <lockstep/data/mixup.h>
 #include <lockstep/data/packed_records.h>
 #include <lockstep/data/random_sampler.h>
 #include <lockstep/data/sample_random.h>
@@ -32,6 +37,8 @@
 #include <lockstep/data/subset_sampler.h>
 #include <lockstep/data/tar_shards.h>
 #include <lockstep/data/token_file.h>
+#include <lockstep/data/transforms.h>
+#include <lockstep/data/value.h>
 #include <lockstep/data/weighted_random_sampler.h>
 #include <lockstep/data/worker_error.h>
 #include <lockstep/parallel/communication_hook.h>
@@ -44,3 +51,4 @@
 #include <lockstep/parallel/statistics.h>
 #include <lockstep/parallel/sync_batch_norm.h>
 #include <lockstep/training/activation_checkpoint.h>
+#include <lockstep/workers/worker_pool.h>

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <lockstep/core/export.h>
+#include <lockstep/data/image.h>
+#include <torch/arg.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace lockstep::data {
+
+enum class ImageFormat : std::uint8_t { Jpeg, Png };
+
+/// What the first bytes of an encoded image say; the pixels may still be damaged.
+struct ImageHeader {
+  ImageFormat format = ImageFormat::Jpeg;
+  std::int64_t height = 0;
+  std::int64_t width = 0;
+};
+
+struct LOCKSTEP_API ImageDecoderOptions {
+  /// Images with more pixels are refused before memory is taken for them; 1 to `Image::kMaxPixels`.
+  TORCH_ARG(std::int64_t, max_pixels) = std::int64_t{1} << 27;
+  /// Files with more bytes are not read (`read_image` and datasets).
+  TORCH_ARG(std::int64_t, max_file_bytes) = std::int64_t{1} << 28;
+  /// Gives what can be decoded of a JPEG file that libjpeg warns about, such as one that ends too
+  /// early (the rest is grey) or has bytes that belong nowhere. Else that is an error.
+  TORCH_ARG(bool, tolerate_damage) = false;
+};
+
+/// Decodes one JPEG or PNG image; the format is told by the content. Whatever the file holds (grey,
+/// palette, CMYK, transparency, 16 bits) becomes red, green and blue of 8 bits, with the values
+/// that Pillow's `convert("RGB")` gives; transparency is dropped. Of 16 bits the upper 8 are kept,
+/// also of grey, where Pillow cuts off at 255. An EXIF orientation is left alone, as in
+/// torchvision.
+///
+/// Thread-safety: one thread uses a decoder; several decoders may work at the same time. Owns:
+/// nothing; `bytes` and `name` must outlive it. Throws: `c10::Error` naming `name` and what is
+/// wrong with the bytes; nothing leaks. Source: libjpeg-turbo (with its default "islow" transform
+/// and smooth upsampling, as Pillow) and libpng.
+class LOCKSTEP_API ImageDecoder {
+ public:
+  /// Reads the header.
+  /// Throws: when the bytes are no JPEG or PNG file, or say a size beyond `max_pixels`.
+  ImageDecoder(std::span<const std::byte> bytes, std::string_view name,
+               const ImageDecoderOptions& options = {});
+
+  [[nodiscard]] const ImageHeader& header() const noexcept { return header_; }
+
+  /// The whole image.
+  [[nodiscard]] Image decode() const;
+
+  /// A part of the image, resized as `resize` does it, with less work and memory than decoding the
+  /// whole takes: a JPEG file is decoded only where the part lies, and goes through the resize a
+  /// few rows at a time. What lies below the part is not looked at, so damage there is not seen.
+  ///
+  /// With `may_scale`, a JPEG file is decoded at 1/2, 1/4 or 1/8 of its size (it holds 8 x 8
+  /// frequencies of each block; 4 x 4, 2 x 2 or 1 of them are used) when the part then still has at
+  /// least `height` x `width` pixels. Without, the result is that of cropping and resizing the
+  /// whole image, bit for bit.
+  ///
+  /// Throws: also when the part is empty or not inside the image.
+  [[nodiscard]] Image decode_resized(const ImageBox& part, std::int64_t height, std::int64_t width,
+                                     bool may_scale) const;
+
+ private:
+  std::span<const std::byte> bytes_;
+  std::string_view name_;
+  ImageDecoderOptions options_;
+  ImageHeader header_;
+};
+
+/// Shapes: uint8 {3, H, W}, contiguous.
+/// Throws: `c10::Error` as `ImageDecoder`.
+[[nodiscard]] LOCKSTEP_API at::Tensor decode_image(std::span<const std::byte> bytes,
+                                                   std::string_view name = "image",
+                                                   const ImageDecoderOptions& options = {});
+
+/// Reads and decodes a file.
+/// Shapes: uint8 {3, H, W}, contiguous.
+/// Throws: `c10::Error` naming the file.
+[[nodiscard]] LOCKSTEP_API at::Tensor read_image(const std::string& path,
+                                                 const ImageDecoderOptions& options = {});
+
+}  // namespace lockstep::data

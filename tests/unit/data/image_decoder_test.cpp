@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include <lockstep/data/image_decoder.h>
+#include <zlib.h>
+
+#include "unit/data/image_test_support.h"
+#include "unit/data/loader_test_support.h"
+
+namespace lockstep::data {
+namespace {
+
+using Bytes = std::vector<std::byte>;
+
+std::string error_of(const Bytes& bytes, const ImageDecoderOptions& options = {}) {
+  return message_of([&] { static_cast<void>(ImageDecoder(bytes, "the.file", options).decode()); });
+}
+
+void put(Bytes& bytes, std::size_t at, std::uint64_t value, int count) {
+  for (int i = 0; i < count; ++i) {
+    bytes.at(at + static_cast<std::size_t>(i)) =
+        static_cast<std::byte>(value >> 8 * (count - 1 - i));
+  }
+}
+
+// Where the frame header of a JPEG file says the height, then the width.
+std::size_t jpeg_size_at(const Bytes& bytes) {
+  for (std::size_t i = 2; i + 9 < bytes.size();) {
+    const auto marker = static_cast<int>(bytes[i + 1]);
+    if (marker >= 0xC0 && marker <= 0xC2) return i + 5;
+    i += 2 + (static_cast<std::size_t>(bytes[i + 2]) << 8 | static_cast<std::size_t>(bytes[i + 3]));
+  }
+  ADD_FAILURE() << "no frame header";
+  return 0;
+}
+
+Bytes with_jpeg_size(Bytes bytes, std::uint64_t height, std::uint64_t width) {
+  const auto at = jpeg_size_at(bytes);
+  put(bytes, at, height, 2);
+  put(bytes, at + 2, width, 2);
+  return bytes;
+}
+
+Bytes with_png_size(Bytes bytes, std::uint64_t height, std::uint64_t width) {
+  put(bytes, 16, width, 4);
+  put(bytes, 20, height, 4);
+  put(bytes, 29, ::crc32(0, reinterpret_cast<const Bytef*>(bytes.data() + 12), 17), 4);
+  return bytes;
+}
+
+TEST(ImageDecoder, GivesPillowsPixels) {
+  for (const auto& each : cases("decode")) {
+    const auto expected = expected_image(each, each.number(2), each.number(3));
+    EXPECT_EQ(largest_difference(decoded(each.word(1)), expected), 0) << each.text();
+  }
+}
+
+TEST(ImageDecoder, KeepsTheUpperByteOf16BitsOfGrey) {
+  // Grey of 16 bits, 0x1234 and 0xFEDC; Pillow would give 255 for both.
+  const auto template_file = bytes_of(fixture("grey_2.png"));
+  Bytes file(template_file.begin(), template_file.begin() + 33);
+  put(file, 24, 16, 1);
+  file = with_png_size(std::move(file), 1, 2);
+  const std::vector<std::uint8_t> row{0, 0x12, 0x34, 0xFE, 0xDC};
+  std::vector<std::uint8_t> packed(64);
+  uLongf size = packed.size();
+  ASSERT_EQ(::compress(packed.data(), &size, row.data(), row.size()), Z_OK);
+  packed.resize(size);
+  const auto chunk = [&](const char* kind, const std::vector<std::uint8_t>& data) {
+    std::vector<std::uint8_t> body(kind, kind + 4);
+    body.insert(body.end(), data.begin(), data.end());
+    Bytes whole(8 + body.size());
+    put(whole, 0, data.size(), 4);
+    std::memcpy(whole.data() + 4, body.data(), body.size());
+    put(whole, 4 + body.size(), ::crc32(0, body.data(), static_cast<uInt>(body.size())), 4);
+    file.insert(file.end(), whole.begin(), whole.end());
+  };
+  chunk("IDAT", packed);
+  chunk("IEND", {});
+  const auto image = ImageDecoder(file, "grey16").decode();
+  EXPECT_EQ(image.row(0)[0], 0x12);
+  EXPECT_EQ(image.row(0)[6], 0xFE);
+}
+
+TEST(ImageDecoder, TellsTheHeaderWithoutDecoding) {
+  auto bytes = bytes_of(fixture("rgb_420.jpg"));
+  bytes.resize(bytes.size() / 2);
+  const ImageDecoder jpeg(bytes, "half");
+  EXPECT_EQ(jpeg.header().format, ImageFormat::Jpeg);
+  EXPECT_EQ(jpeg.header().height, 45);
+  EXPECT_EQ(jpeg.header().width, 61);
+  const auto png = bytes_of(fixture("rgb.png"));
+  EXPECT_EQ(ImageDecoder(png, "png").header().format, ImageFormat::Png);
+  EXPECT_EQ(ImageDecoder(png, "png").header().height, 13);
+}
+
+TEST(ImageDecoder, DecodesAnyPartAsCroppingTheWholeDoes) {
+  std::uint32_t state = 1;
+  const auto below = [&](std::int64_t limit) {
+    state = state * 1664525U + 1013904223U;
+    return static_cast<std::int64_t>(state >> 8) % limit;
+  };
+  for (const auto* name : {"rgb_420.jpg", "rgb_422.jpg", "rgb_444.jpg", "progressive.jpg",
+                           "grey.jpg", "cmyk.jpg", "rgb_alpha.png"}) {
+    const auto bytes = bytes_of(fixture(name));
+    const ImageDecoder decoder(bytes, name);
+    const auto whole = decoder.decode();
+    for (int i = 0; i < 60; ++i) {
+      const auto height = 1 + below(whole.height());
+      const auto width = 1 + below(whole.width());
+      const ImageBox part{below(whole.height() - height + 1), below(whole.width() - width + 1),
+                          height, width};
+      EXPECT_EQ(
+          largest_difference(decoder.decode_resized(part, height, width, false), crop(whole, part)),
+          0)
+          << name << ' ' << part.top << ' ' << part.left << ' ' << height << ' ' << width;
+      const auto small = resize(crop(whole, part), 5, 7);
+      EXPECT_EQ(largest_difference(decoder.decode_resized(part, 5, 7, false), small), 0) << name;
+    }
+  }
+}
+
+// The file's own frequencies against the same image resized. They differ at most where the content
+// is rough; it is smooth here but for noise of 5 in each direction.
+TEST(ImageDecoder, ScaledDecodingIsCloseAndKeepsThePart) {
+  for (const auto* name : {"rgb_420.jpg", "rgb_444.jpg", "grey.jpg"}) {
+    const auto bytes = bytes_of(fixture(name));
+    const ImageDecoder decoder(bytes, name);
+    const ImageBox part{5, 3, 39, 57};
+    for (const std::int64_t size : {4, 9, 19}) {
+      const auto exact = decoder.decode_resized(part, size, size, false);
+      const auto scaled = decoder.decode_resized(part, size, size, true);
+      const int difference = largest_difference(scaled, exact);
+      EXPECT_GT(difference, 0) << name << ": was not scaled to " << size;
+      EXPECT_LE(difference, 24) << name << ' ' << size;
+    }
+    EXPECT_EQ(largest_difference(decoder.decode_resized(part, 20, 20, true),
+                                 decoder.decode_resized(part, 20, 20, false)),
+              0)
+        << name << ": half of 39 rows is less than 20";
+  }
+}
+
+TEST(ImageDecoder, RefusesAPartThatIsNotInside) {
+  const auto bytes = bytes_of(fixture("rgb_420.jpg"));
+  const ImageDecoder decoder(bytes, "the.file");
+  for (const ImageBox& part : {ImageBox{0, 0, 46, 1}, ImageBox{-1, 0, 3, 3}, ImageBox{0, 0, 0, 5},
+                               ImageBox{0, 60, 1, 2}}) {
+    const auto message =
+        message_of([&] { static_cast<void>(decoder.decode_resized(part, 4, 4, true)); });
+    EXPECT_NE(message.find("the.file: the part of"), std::string::npos) << message;
+  }
+}
+
+TEST(ImageDecoder, EveryTruncationIsAnErrorThatNamesTheFile) {
+  for (const auto* name :
+       {"rgb_420.jpg", "progressive.jpg", "cmyk.jpg", "palette.png", "rgb.png", "interlaced.png"}) {
+    const auto whole = bytes_of(fixture(name));
+    for (std::size_t size = 0; size < whole.size(); ++size) {
+      const auto message =
+          error_of(Bytes(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(size)));
+      EXPECT_NE(message.find("the.file: "), std::string::npos) << name << ' ' << size << message;
+    }
+  }
+}
+
+TEST(ImageDecoder, SaysWhatIsDamaged) {
+  auto jpeg = bytes_of(fixture("rgb_420.jpg"));
+  jpeg.resize(jpeg.size() - 100);
+  EXPECT_NE(error_of(jpeg).find("Premature end of JPEG file"), std::string::npos) << error_of(jpeg);
+  auto png = bytes_of(fixture("rgb.png"));
+  png[60] ^= std::byte{0xFF};
+  EXPECT_NE(error_of(png).find("the.file: damaged or unsupported PNG data: "), std::string::npos)
+      << error_of(png);
+  png.resize(60);
+  EXPECT_NE(error_of(png).find("the file ends too early"), std::string::npos) << error_of(png);
+}
+
+TEST(ImageDecoder, ToleratesDamageWhenAsked) {
+  auto bytes = bytes_of(fixture("rgb_420.jpg"));
+  const auto whole = decoded("rgb_420.jpg");
+  bytes.resize(bytes.size() - 100);
+  const auto image =
+      ImageDecoder(bytes, "half", ImageDecoderOptions().tolerate_damage(true)).decode();
+  const ImageBox first_rows{0, 0, 8, 61};
+  EXPECT_EQ(largest_difference(crop(image, first_rows), crop(whole, first_rows)), 0);
+}
+
+TEST(ImageDecoder, RefusesWhatIsTooLargeBeforeItTakesMemory) {
+  const auto jpeg = with_jpeg_size(bytes_of(fixture("rgb_420.jpg")), 65500, 65500);
+  EXPECT_NE(error_of(jpeg).find("the.file: the header says 65500 x 65500 pixels"),
+            std::string::npos)
+      << error_of(jpeg);
+  const auto png = with_png_size(bytes_of(fixture("rgb.png")), 0x7FFFFFFF, 0x7FFFFFFF);
+  EXPECT_NE(error_of(png).find("the.file: the header says 2147483647 x 2147483647"),
+            std::string::npos)
+      << error_of(png);
+  const auto small = ImageDecoderOptions().max_pixels(45 * 61 - 1);
+  EXPECT_NE(error_of(bytes_of(fixture("rgb_420.jpg")), small).find("more than the 2744"),
+            std::string::npos);
+  EXPECT_NE(error_of(jpeg, ImageDecoderOptions().max_pixels(0)).find("max_pixels is 0"),
+            std::string::npos);
+  const auto none = with_png_size(bytes_of(fixture("rgb.png")), 0, 17);
+  EXPECT_NE(error_of(none).find("the.file: "), std::string::npos);
+}
+
+TEST(ImageDecoder, NamesOtherFormats) {
+  const auto error_for = [](const std::string& text) {
+    Bytes bytes(text.size());
+    std::transform(text.begin(), text.end(), bytes.begin(),
+                   [](char letter) { return static_cast<std::byte>(letter); });
+    return error_of(bytes);
+  };
+  EXPECT_NE(error_for("GIF89a....").find("found a GIF file"), std::string::npos);
+  EXPECT_NE(error_for("BM......").find("found a BMP file"), std::string::npos);
+  EXPECT_NE(error_for("RIFF....WEBPVP8").find("found a WebP file"), std::string::npos);
+  EXPECT_NE(error_for("II*.").find("found a TIFF file"), std::string::npos);
+  EXPECT_NE(error_for("P6 1 1").find("found a PPM"), std::string::npos);
+  EXPECT_NE(error_for("").find("an empty file"), std::string::npos);
+  EXPECT_NE(error_for("hello").find("something else"), std::string::npos);
+}
+
+TEST(ImageDecoder, ReadsFiles) {
+  const auto tensor = read_image(fixture("rgb_420.jpg").string());
+  EXPECT_EQ(tensor.sizes(), (std::vector<std::int64_t>{3, 45, 61}));
+  EXPECT_EQ(tensor.scalar_type(), torch::kByte);
+  EXPECT_EQ(largest_difference(Image::from_tensor(tensor), decoded("rgb_420.jpg")), 0);
+  const auto error = [](const std::string& path, const ImageDecoderOptions& options = {}) {
+    return message_of([&] { static_cast<void>(read_image(path, options)); });
+  };
+  EXPECT_NE(error("/nowhere/at.jpg").find("/nowhere/at.jpg: cannot be opened: No such file"),
+            std::string::npos);
+  EXPECT_NE(error("/tmp").find("/tmp: is not an ordinary file"), std::string::npos);
+  EXPECT_NE(error(fixture("rgb_420.jpg").string(), ImageDecoderOptions().max_file_bytes(100))
+                .find("more than the 100"),
+            std::string::npos);
+}
+
+TEST(Image, TakesTensorsOfAnyStridesAndNoOthers) {
+  const auto tensor = torch::arange(24, torch::kByte).view({3, 2, 4});
+  EXPECT_TRUE(torch::equal(Image::from_tensor(tensor).to_tensor(), tensor));
+  const auto turned = tensor.permute({0, 2, 1});
+  EXPECT_TRUE(torch::equal(Image::from_tensor(turned).to_tensor(), turned));
+  for (const auto& bad :
+       {torch::Tensor(), torch::zeros({3, 2, 4}), torch::zeros({1, 2, 4}, torch::kByte),
+        torch::zeros({3, 4}, torch::kByte)}) {
+    const auto message = message_of([&] { static_cast<void>(Image::from_tensor(bad)); });
+    EXPECT_NE(message.find("expected a dense uint8 {3, H, W}"), std::string::npos) << message;
+  }
+  EXPECT_NE(message_of([] { Image(0, 5); }).find("the size is 0 x 5"), std::string::npos);
+  EXPECT_NE(message_of([] { Image(1 << 20, 1 << 20); }).find("at most"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace lockstep::data
