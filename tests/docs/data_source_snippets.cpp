@@ -103,20 +103,20 @@ TEST(ReaderPage, Reads) {
   std::string pattern = (std::filesystem::temp_directory_path() / "page-XXXXXX").string();
   ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
   const std::string folder = pattern;
-  const auto write = [&](const std::string& name, const lockstep::data::Bytes& bytes) {
+  const auto write = [&](const std::string& name, const lockstep::data::ByteVector& bytes) {
     std::ofstream(folder + "/" + name, std::ios::binary)
         .write(reinterpret_cast<const char*>(bytes.data()),
                static_cast<std::streamsize>(bytes.size()));
   };
   for (int i = 1; i <= 5; ++i) {
-    write("data_batch_" + std::to_string(i) + ".bin", lockstep::data::Bytes(3073, 3));
+    write("data_batch_" + std::to_string(i) + ".bin", lockstep::data::ByteVector(3073, 3));
   }
   using lockstep::data::tar_member;
   const auto archive =
       lockstep::data::tar_of({tar_member("1.raw", "abc"), tar_member("1.cls", "7")});
   write("train-0000.tar", archive);
   write("train-0001.tar", archive);
-  lockstep::data::Bytes llmc;
+  lockstep::data::ByteVector llmc;
   for (const auto value : {20240520U, 1U, 9U}) {
     lockstep::data::append(llmc, lockstep::data::little(value, 4));
   }

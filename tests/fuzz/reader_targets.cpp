@@ -25,6 +25,7 @@ namespace lockstep::fuzz {
 namespace {
 
 using data::append;
+using data::ByteVector;
 using data::little;
 
 void require(bool claim, const char* what) {
@@ -45,11 +46,11 @@ void use(const Dataset& dataset) {
 }
 
 FuzzTarget idx_target() {
-  Bytes images{0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 2};
-  append(images, Bytes(12, 200));
-  Bytes wide{0, 0, 0x0E, 1, 0, 0, 0, 2};
-  append(wide, Bytes(16, 0x3F));
-  Bytes packed(200);
+  ByteVector images{0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 2};
+  append(images, ByteVector(12, 200));
+  ByteVector wide{0, 0, 0x0E, 1, 0, 0, 0, 2};
+  append(wide, ByteVector(16, 0x3F));
+  ByteVector packed(200);
   z_stream stream{};
   deflateInit2(&stream, 9, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY);
   stream.next_in = images.data();
@@ -61,7 +62,7 @@ FuzzTarget idx_target() {
   deflateEnd(&stream);
   return {"idx",
           {images, wide, packed},
-          [](const Bytes& input) {
+          [](const ByteVector& input) {
             const data::IdxFile file(as_file(input), std::uint64_t{1} << 26);
             static_cast<void>(file.values().sum().item<double>());
           },
@@ -69,15 +70,15 @@ FuzzTarget idx_target() {
 }
 
 FuzzTarget cifar_target() {
-  Bytes one(3073, 100);
+  ByteVector one(3073, 100);
   one[0] = 7;
-  Bytes two = one;
+  ByteVector two = one;
   append(two, one);
-  Bytes hundred(3074, 50);
+  ByteVector hundred(3074, 50);
   hundred[0] = 19;
   return {"cifar",
           {one, two, hundred},
-          [](const Bytes& input) {
+          [](const ByteVector& input) {
             const auto labels = input.size() % 3074 == 0 ? data::CifarLabels::Cifar100Fine
                                                          : data::CifarLabels::Cifar10;
             use(data::CifarDataset({as_file(input)}, labels));
@@ -87,16 +88,16 @@ FuzzTarget cifar_target() {
 
 FuzzTarget token_target() {
   const auto llmc = [](std::uint32_t magic, std::uint32_t version, std::uint32_t width) {
-    Bytes bytes;
+    ByteVector bytes;
     for (const auto value : {magic, version, std::uint32_t{20}}) append(bytes, little(value, 4));
     bytes.resize(1024);
-    append(bytes, Bytes(std::size_t{20} * width, 3));
+    append(bytes, ByteVector(std::size_t{20} * width, 3));
     return bytes;
   };
   return {
       "tokens",
       {llmc(20240520, 1, 2), llmc(20240801, 7, 4)},
-      [](const Bytes& input) {
+      [](const ByteVector& input) {
         const auto path = as_file(input);
         // Bare files have next to nothing that could be wrong, so they come along.
         for (const auto format : {data::TokenFormat::BareUInt16, data::TokenFormat::BareUInt32}) {
@@ -119,14 +120,14 @@ FuzzTarget packed_target() {
     for (int i = 0; i < 3; ++i) writer.add({sample + i, target + i});
     writer.finish();
     std::ifstream file(path, std::ios::binary);
-    Bytes bytes{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+    ByteVector bytes{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
     std::filesystem::remove(path);
     return bytes;
   };
   return {"packed",
           {packed(torch::arange(15, torch::kShort).view({3, 5}), torch::tensor({1, 2})),
            packed(torch::ones({2, 2}), torch::zeros({0, 4}))},
-          [](const Bytes& input) {
+          [](const ByteVector& input) {
             const data::PackedRecords records(as_file(input));
             use(records);
             try {
@@ -134,7 +135,7 @@ FuzzTarget packed_target() {
             } catch (const c10::Error&) {
             }
           },
-          [](Bytes& input) {
+          [](ByteVector& input) {
             if (input.size() < 256) return;
             const auto crc = little(::crc32(0, input.data(), 252), 4);
             std::copy(crc.begin(), crc.end(), input.begin() + 252);
@@ -161,7 +162,7 @@ void check_names(const data::TarShards& shards) {
   }
 }
 
-std::vector<Bytes> archives() {
+std::vector<ByteVector> archives() {
   using data::pax_record;
   using data::tar_member;
   const std::string far(150, 'n');
@@ -177,12 +178,12 @@ std::vector<Bytes> archives() {
 
 FuzzTarget tar_target() {
   return {"tar", archives(),
-          [](const Bytes& input) {
+          [](const ByteVector& input) {
             const data::TarShards shards({as_file(input)}, count_bytes);
             use(shards);
             check_names(shards);
           },
-          [](Bytes& input) {
+          [](ByteVector& input) {
             // Every block that could be a header.
             for (std::size_t at = 0; at + 512 <= input.size(); at += 512) {
               if (std::equal(input.begin() + static_cast<std::ptrdiff_t>(at) + 257,
@@ -204,7 +205,7 @@ FuzzTarget tar_index_target() {
     ~Folder() { std::filesystem::remove_all(path); }
     std::filesystem::path path;
   };
-  const auto write = [](const std::filesystem::path& path, const Bytes& bytes) {
+  const auto write = [](const std::filesystem::path& path, const ByteVector& bytes) {
     std::ofstream(path, std::ios::binary)
         .write(reinterpret_cast<const char*>(bytes.data()),
                static_cast<std::streamsize>(bytes.size()));
@@ -216,10 +217,10 @@ FuzzTarget tar_index_target() {
   const data::BoundedView view(archive.string());
   require(data::detail::TarIndex::of(view).save(view), "no index");
   std::ifstream file(index, std::ios::binary);
-  const Bytes good{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  const ByteVector good{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
   return {"tar_index",
           {good},
-          [=](const Bytes& input) {
+          [=](const ByteVector& input) {
             write(folder->path / "a.tar.lockstep-index", input);
             // One that is believed must be safe to use; one that is not is no error.
             const data::BoundedView opened((folder->path / "a.tar").string());
@@ -233,7 +234,7 @@ FuzzTarget tar_index_target() {
               }
             }
           },
-          [](Bytes& input) {
+          [](ByteVector& input) {
             if (input.size() < 4) return;
             const auto crc =
                 little(::crc32(0, input.data(), static_cast<unsigned>(input.size() - 4)), 4);
@@ -244,16 +245,16 @@ FuzzTarget tar_index_target() {
 FuzzTarget loader_state_target() {
   const auto seed = [](const data::LoaderState& state) {
     const auto text = state.to_bytes();
-    return Bytes(text.begin(), text.end());
+    return ByteVector(text.begin(), text.end());
   };
   return {"loader_state",
           {seed({1, 2, 3, 4, 5}), seed({~0ULL, 1, 0, ~0ULL, 7})},
-          [](const Bytes& input) {
+          [](const ByteVector& input) {
             const std::string text(input.begin(), input.end());
             require(data::LoaderState::from_bytes(text).to_bytes() == text,
                     "two texts for the same state");
           },
-          [](Bytes& input) {
+          [](ByteVector& input) {
             if (input.size() < 8) return;
             char digits[9];
             std::snprintf(digits, sizeof(digits), "%08lx",

@@ -13,8 +13,8 @@ using Cifar = ReaderTest;
 constexpr std::size_t kPixels = 3072;
 
 // Record `seed`: its labels, and pixels that tell it and their place apart.
-Bytes record(const Bytes& labels, unsigned seed) {
-  Bytes bytes = labels;
+ByteVector record(const ByteVector& labels, unsigned seed) {
+  ByteVector bytes = labels;
   for (unsigned i = 0; i < kPixels; ++i) {
     bytes.push_back(static_cast<std::uint8_t>((i * 7 + i / 1024 * 13 + seed * 31) % 256));
   }
@@ -29,7 +29,7 @@ torch::Tensor pixels_of(unsigned seed) {
 TEST_F(Cifar, ReadsTheFilesOfCifar10) {
   std::filesystem::create_directory(folder_ / "cifar-10-batches-bin");
   for (unsigned file = 0; file < 5; ++file) {
-    Bytes bytes;
+    ByteVector bytes;
     for (unsigned i = 0; i <= file; ++i) {
       append(bytes, record({static_cast<std::uint8_t>(i)}, file * 10 + i));
     }
@@ -58,7 +58,7 @@ TEST_F(Cifar, ReadsTheFilesOfCifar10) {
 }
 
 TEST_F(Cifar, ReadsBothLabelsOfCifar100) {
-  Bytes bytes = record({19, 99}, 1);
+  ByteVector bytes = record({19, 99}, 1);
   append(bytes, record({3, 42}, 2));
   write("train.bin", bytes);
   write("test.bin", record({0, 0}, 3));

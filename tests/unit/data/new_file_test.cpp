@@ -6,7 +6,7 @@
 namespace lockstep::native {
 namespace {
 
-using data::Bytes;
+using data::ByteVector;
 using data::text_bytes;
 
 class NewFileTest : public data::ReaderTest, public ::testing::WithParamInterface<NewFile::Kind> {

@@ -30,7 +30,7 @@ void write_all(const std::string& path, const std::vector<Example<>>& samples) {
 }
 
 // The header's checksum is made right again, so that what is behind it is looked at.
-void repair(Bytes& file) {
+void repair(ByteVector& file) {
   const auto crc = ::crc32(0, file.data(), 252);
   const auto bytes = little(crc, 4);
   std::copy(bytes.begin(), bytes.end(), file.begin() + 252);
@@ -80,7 +80,7 @@ TEST_F(Packed, TakesEveryDtypeShapeAndStride) {
 
 TEST_F(Packed, TheFormatIsPinned) {
   write_all(path("packed"), {{torch::tensor({1, 2, 3}, torch::kByte), torch::tensor(258)}});
-  Bytes expected = text_bytes("LSPACKED");
+  ByteVector expected = text_bytes("LSPACKED");
   append(expected, little(1, 4));
   append(expected, little(256, 4));
   append(expected, little(1, 4));  // uint8 {3}
@@ -91,7 +91,7 @@ TEST_F(Packed, TheFormatIsPinned) {
   expected.resize(expected.size() + 4 + 8 * 8);
   append(expected, little(1, 8));
   append(expected, little(16, 8));
-  const Bytes records{1, 2, 3, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
+  const ByteVector records{1, 2, 3, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
   append(expected, little(::crc32(0, records.data(), 16), 4));
   expected.resize(256);
   repair(expected);
@@ -216,7 +216,7 @@ TEST_F(Packed, NamesWhatIsWrongAndWhere) {
   write_all(path("good"), some_samples(4));
   const auto good = read("good");
   ASSERT_EQ(good.size(), 256U + 4 * 56);
-  const auto opens = [&](const std::function<void(Bytes&)>& change, bool is_repaired = true) {
+  const auto opens = [&](const std::function<void(ByteVector&)>& change, bool is_repaired = true) {
     auto bytes = good;
     change(bytes);
     if (is_repaired && bytes.size() >= 256) repair(bytes);
@@ -224,17 +224,18 @@ TEST_F(Packed, NamesWhatIsWrongAndWhere) {
     return [=] { PackedRecords{file}; };
   };
   const auto put = [&](std::size_t at, std::uint64_t value, std::size_t width) {
-    return opens([=](Bytes& bytes) {
+    return opens([=](ByteVector& bytes) {
       const auto number = little(value, width);
       std::copy(number.begin(), number.end(), bytes.begin() + static_cast<std::ptrdiff_t>(at));
     });
   };
   expect_error([this] { PackedRecords{path("missing")}; }, {"missing", "cannot be opened"});
-  expect_error(opens([](Bytes& b) { b.clear(); }), {"at byte 0", "LSPACKED", "end of the file"});
-  expect_error(opens([](Bytes& b) { b[0] = 'X'; }), {"at byte 0", "no file of packed records"});
-  expect_error(opens([](Bytes& b) { b.resize(200); }), {"at byte 200", "the header"});
+  expect_error(opens([](ByteVector& b) { b.clear(); }),
+               {"at byte 0", "LSPACKED", "end of the file"});
+  expect_error(opens([](ByteVector& b) { b[0] = 'X'; }), {"at byte 0", "no file of packed records"});
+  expect_error(opens([](ByteVector& b) { b.resize(200); }), {"at byte 200", "the header"});
   expect_error(put(8, 2, 4), {"at byte 8", "version 1", "found 2"});
-  expect_error(opens([](Bytes& b) { b[20] ^= 1; }, false),
+  expect_error(opens([](ByteVector& b) { b[20] ^= 1; }, false),
                {"at byte 252", "the checksum of the header"});
   expect_error(put(12, 512, 4), {"at byte 12", "a header of 256 bytes", "found 512"});
   expect_error(put(16, 0, 4), {"at byte 16", "a dtype from 1 to 9", "found 0"});
@@ -242,7 +243,7 @@ TEST_F(Packed, NamesWhatIsWrongAndWhere) {
   expect_error(put(20, 9, 4), {"at byte 20", "at most 8 dimensions", "found 9"});
   expect_error(put(24, 1ULL << 63, 8), {"at byte 24", "below 2^63"});
   expect_error(put(32, 1ULL << 62, 8), {"at byte 32", "below 2^63", "4611686018427387904"});
-  expect_error(opens([](Bytes& b) {
+  expect_error(opens([](ByteVector& b) {
                  // Each fits by itself; their product does not.
                  for (const auto at : {24, 32}) {
                    const auto size = little(1ULL << 40, 8);
@@ -257,10 +258,10 @@ TEST_F(Packed, NamesWhatIsWrongAndWhere) {
   expect_error(put(160, 3, 8), {"at byte 424", "the end of the file", "56 more bytes"});
   expect_error(put(168, 48, 8), {"at byte 168", "the bytes of one sample, 56", "found 48"});
   expect_error(put(200, 1, 1), {"at byte 200", "a zero"});
-  expect_error(opens([](Bytes& b) { b.pop_back(); }), {"at byte 479", "end of the file"});
-  expect_error(opens([](Bytes& b) { b.push_back(0); }), {"at byte 480", "1 more bytes"});
+  expect_error(opens([](ByteVector& b) { b.pop_back(); }), {"at byte 479", "end of the file"});
+  expect_error(opens([](ByteVector& b) { b.push_back(0); }), {"at byte 480", "1 more bytes"});
   // Both halves without bytes: any count would fit.
-  expect_error(opens([](Bytes& b) {
+  expect_error(opens([](ByteVector& b) {
                  std::fill(b.begin() + 24, b.begin() + 40, std::uint8_t{0});
                  std::fill(b.begin() + 96, b.begin() + 104, std::uint8_t{0});
                  std::fill(b.begin() + 168, b.begin() + 176, std::uint8_t{0});

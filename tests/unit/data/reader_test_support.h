@@ -13,10 +13,10 @@
 
 namespace lockstep::data {
 
-using Bytes = std::vector<std::uint8_t>;
+using ByteVector = std::vector<std::uint8_t>;
 
-inline Bytes little(std::uint64_t value, std::size_t bytes) {
-  Bytes result;
+inline ByteVector little(std::uint64_t value, std::size_t bytes) {
+  ByteVector result;
   for (std::size_t i = 0; i < bytes; ++i) {
     result.push_back(static_cast<std::uint8_t>(value));
     value >>= 8;
@@ -24,11 +24,11 @@ inline Bytes little(std::uint64_t value, std::size_t bytes) {
   return result;
 }
 
-inline void append(Bytes& to, const Bytes& more) {
+inline void append(ByteVector& to, const ByteVector& more) {
   to.insert(to.end(), more.begin(), more.end());
 }
 
-inline Bytes text_bytes(const std::string& text) {
+inline ByteVector text_bytes(const std::string& text) {
   return {text.begin(), text.end()};
 }
 
@@ -49,13 +49,13 @@ class ReaderTest : public ::testing::Test {
   [[nodiscard]] std::string path(const std::string& name) const {
     return (folder_ / name).string();
   }
-  std::string write(const std::string& name, const Bytes& bytes) const {
+  std::string write(const std::string& name, const ByteVector& bytes) const {
     std::ofstream(path(name), std::ios::binary)
         .write(reinterpret_cast<const char*>(bytes.data()),
                static_cast<std::streamsize>(bytes.size()));
     return path(name);
   }
-  [[nodiscard]] Bytes read(const std::string& name) const {
+  [[nodiscard]] ByteVector read(const std::string& name) const {
     std::ifstream file(path(name), std::ios::binary);
     return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
   }

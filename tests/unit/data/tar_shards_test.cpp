@@ -41,11 +41,11 @@ class Tar : public ReaderTest {
     }
     return all;
   }
-  std::string write_tar(const std::string& name, const std::vector<Bytes>& members) const {
+  std::string write_tar(const std::string& name, const std::vector<ByteVector>& members) const {
     return write(name, tar_of(members));
   }
   // Opening an archive of these members must fail, naming it and all of `parts`.
-  void expect_refused(const std::vector<Bytes>& members, std::vector<std::string> parts) const {
+  void expect_refused(const std::vector<ByteVector>& members, std::vector<std::string> parts) const {
     const auto file = write_tar("refused.tar", members);
     parts.push_back(file);
     expect_error([&] { TarShards({file}, decode); }, parts);
@@ -76,7 +76,7 @@ TEST_F(Tar, GroupsMembersAsWebDatasetDoes) {
 }
 
 TEST_F(Tar, DecodesInWorkers) {
-  std::vector<Bytes> members;
+  std::vector<ByteVector> members;
   for (int i = 0; i < 10; ++i) {
     members.push_back(tar_member(std::to_string(i) + ".bin", std::string(5, static_cast<char>(i))));
     members.push_back(tar_member(std::to_string(i) + ".cls", std::to_string(i * i)));
@@ -90,7 +90,7 @@ TEST_F(Tar, DecodesInWorkers) {
 
 TEST_F(Tar, ReadsEveryWayToWriteNamesAndSizes) {
   const std::string far(180, 'n');
-  std::vector<Bytes> members{
+  std::vector<ByteVector> members{
       tar_member("././@LongLink", "gnu/" + far + ".txt" + std::string(1, '\0'), 'L'),
       tar_member("gnu/nnn", "by GNU"),
       tar_member("PaxHeaders/x",
@@ -239,7 +239,7 @@ TEST_F(Tar, RefusesNamesThatLeadElsewhere) {
 }
 
 TEST_F(Tar, NamesWhatIsWrongAndWhere) {
-  const auto opens = [this](const Bytes& bytes) {
+  const auto opens = [this](const ByteVector& bytes) {
     const auto file = write("bad.tar", bytes);
     return [=] { TarShards({file}, decode); };
   };
@@ -253,16 +253,17 @@ TEST_F(Tar, NamesWhatIsWrongAndWhere) {
   expect_error([this] { TarShards({path("missing.tar")}, decode); },
                {"missing.tar", "cannot be opened"});
   expect_error(opens({}), {"at byte 0", "is it truncated?", "the end of the file"});
-  expect_error(opens(Bytes(good.begin(), good.begin() + 2048)), {"at byte 2048", "truncated"});
-  expect_error(opens(Bytes(good.begin(), good.begin() + 1500)), {"at byte 1500", "truncated"});
-  expect_error(opens(Bytes(good.begin(), good.begin() + 515)),
+  expect_error(opens(ByteVector(good.begin(), good.begin() + 2048)), {"at byte 2048", "truncated"});
+  expect_error(opens(ByteVector(good.begin(), good.begin() + 1500)), {"at byte 1500", "truncated"});
+  expect_error(opens(ByteVector(good.begin(), good.begin() + 515)),
                {"at byte 515", "the content of 'a.txt' (5 bytes from offset 512)"});
-  expect_error(opens(Bytes(good.begin(), good.begin() + 700)), {"at byte 700", "512 bytes from"});
+  expect_error(opens(ByteVector(good.begin(), good.begin() + 700)),
+               {"at byte 700", "512 bytes from"});
   auto damaged = good;
   damaged[1024] ^= 1;
   expect_error(opens(damaged), {"at byte 1172", "the checksum of a tar header", "a damaged one"});
   expect_error(opens(text_bytes(std::string(600, 'x'))), {"at byte 148", "no tar header"});
-  auto gzip = Bytes(600, 1);
+  auto gzip = ByteVector(600, 1);
   gzip[0] = 0x1F;
   gzip[1] = 0x8B;
   expect_error(opens(gzip), {"gzip; only uncompressed archives"});
@@ -379,7 +380,7 @@ TEST_F(TarSideIndex, DamageOnlyCostsTime) {
     ASSERT_EQ(samples_of(open()), expected) << "byte " << i;
     EXPECT_EQ(read("a.tar.lockstep-index"), good) << "the damaged index stays";
     write("a.tar.lockstep-index",
-          Bytes(good.begin(), good.begin() + static_cast<std::ptrdiff_t>(i)));
+          ByteVector(good.begin(), good.begin() + static_cast<std::ptrdiff_t>(i)));
     ASSERT_EQ(samples_of(open()), expected) << "cut at " << i;
   }
 }

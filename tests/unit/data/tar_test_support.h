@@ -10,7 +10,7 @@
 namespace lockstep::data {
 
 /// Makes the checksum of a 512-byte header right.
-inline void fix_tar_checksum(Bytes& archive, std::size_t header) {
+inline void fix_tar_checksum(ByteVector& archive, std::size_t header) {
   std::fill_n(archive.begin() + static_cast<std::ptrdiff_t>(header + 148), 8, std::uint8_t{' '});
   unsigned sum = 0;
   for (std::size_t i = 0; i < 512; ++i) sum += archive[header + i];
@@ -20,8 +20,9 @@ inline void fix_tar_checksum(Bytes& archive, std::size_t header) {
 }
 
 /// A ustar header and content, padded.
-inline Bytes tar_member(const std::string& name, const std::string& content = {}, char type = '0') {
-  Bytes bytes(512);
+inline ByteVector tar_member(const std::string& name, const std::string& content = {},
+                            char type = '0') {
+  ByteVector bytes(512);
   std::copy_n(name.begin(), std::min<std::size_t>(name.size(), 100), bytes.begin());
   const std::string mode = "0000644";
   std::copy(mode.begin(), mode.end(), bytes.begin() + 100);
@@ -44,8 +45,8 @@ inline std::string pax_record(const std::string& key, const std::string& value) 
   return std::to_string(length) + rest;
 }
 
-inline Bytes tar_of(const std::vector<Bytes>& members) {
-  Bytes archive;
+inline ByteVector tar_of(const std::vector<ByteVector>& members) {
+  ByteVector archive;
   for (const auto& member : members) append(archive, member);
   archive.resize(archive.size() + 1024);
   return archive;

@@ -8,20 +8,20 @@ namespace {
 
 using Tokens = ReaderTest;
 
-Bytes llmc(std::uint32_t magic, std::uint32_t version, std::uint32_t count) {
-  Bytes bytes;
+ByteVector llmc(std::uint32_t magic, std::uint32_t version, std::uint32_t count) {
+  ByteVector bytes;
   for (const auto value : {magic, version, count}) append(bytes, little(value, 4));
   bytes.resize(1024);
   return bytes;
 }
 
-Bytes tokens(std::uint64_t count, std::size_t width, std::uint64_t factor = 3) {
-  Bytes bytes;
+ByteVector tokens(std::uint64_t count, std::size_t width, std::uint64_t factor = 3) {
+  ByteVector bytes;
   for (std::uint64_t i = 0; i < count; ++i) append(bytes, little(i * factor, width));
   return bytes;
 }
 
-Bytes joined(Bytes first, const Bytes& second) {
+ByteVector joined(ByteVector first, const ByteVector& second) {
   append(first, second);
   return first;
 }
@@ -66,7 +66,7 @@ TEST_F(Tokens, ReadsBareFiles) {
   EXPECT_EQ(longs.size(), 1U);
   EXPECT_TRUE(torch::equal(longs.get(0).target, range(1, 9, 400000000)));
   // The largest tokens are not negative.
-  const auto high = write("high", Bytes(16, 0xFF));
+  const auto high = write("high", ByteVector(16, 0xFF));
   EXPECT_EQ(TokenFile(high, block(1).format(TokenFormat::BareUInt16)).get(0).data.item<int64_t>(),
             65535);
   EXPECT_EQ(TokenFile(high, block(1).format(TokenFormat::BareUInt32)).get(0).data.item<int64_t>(),
@@ -90,13 +90,15 @@ TEST_F(Tokens, WindowsMayOverlapOrLeaveGaps) {
 }
 
 TEST_F(Tokens, NamesWhatIsWrongAndWhere) {
-  const auto opens = [this](const std::string& name, const Bytes& bytes, TokenFileOptions options) {
+  const auto opens = [this](const std::string& name, const ByteVector& bytes,
+                            TokenFileOptions options) {
     const auto file = write(name, bytes);
     return [=] { TokenFile(file, options); };
   };
   expect_error([this] { TokenFile(path("missing"), block(1)); }, {"missing", "cannot be opened"});
   expect_error(opens("empty", {}, block(1)), {"at byte 0", "llm.c's header", "end of the file"});
-  expect_error(opens("cut_header", Bytes(1000, 7), block(1)), {"at byte 1000", "llm.c's header"});
+  expect_error(opens("cut_header", ByteVector(1000, 7), block(1)),
+               {"at byte 1000", "llm.c's header"});
   expect_error(opens("magic", joined(llmc(5, 1, 4), tokens(4, 2)), block(1)),
                {"at byte 0", "20240520 or 20240801", "found 5"});
   expect_error(opens("version", joined(llmc(20240520, 7, 4), tokens(4, 2)), block(1)),
