@@ -90,11 +90,18 @@ void ReducerState::allocate() {
     memory->parameters.push_back(i);
   }
   for (Memory& memory : memories_) {
-    if (!allocate_arena(memory)) allocate_flat(memory);
+    std::string obstacle;
+    if (allocate_arena(memory, obstacle)) continue;
+    allocate_flat(memory);
+    if (obstacle.empty()) continue;
+    logging::warning(
+        "DistributedDataParallel: gradients will be copied, since there is no memory to make them "
+        "in, with some to spare: " +
+        obstacle);
   }
 }
 
-bool ReducerState::allocate_arena(Memory& memory) {
+bool ReducerState::allocate_arena(Memory& memory, std::string& obstacle) {
   const auto travels_as_it_is = [&](std::size_t i) {
     return parameters_[i].tensor.scalar_type() == memory.dtype;
   };
@@ -123,10 +130,7 @@ bool ReducerState::allocate_arena(Memory& memory) {
     memory.arena = GradientArena::create(all, division);
   } catch (const CommError& error) {
     // Buckets need less, and all ranks see this error.
-    logging::warning(
-        "DistributedDataParallel: gradients will be copied, since there is no memory to make them "
-        "in, with some to spare: " +
-        std::string(error.what()));
+    obstacle = error.what();
     memory.places.reset();
     return false;
   }

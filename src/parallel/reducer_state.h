@@ -94,8 +94,9 @@ class ReducerState : public std::enable_shared_from_this<ReducerState> {
 
   // reducer_state.cpp
   void allocate();
-  /// Whether gradients of this kind can lie wherever autograd puts them.
-  [[nodiscard]] bool allocate_arena(Memory& memory);
+  /// Whether gradients of this kind can lie wherever autograd puts them. `obstacle`: why they
+  /// cannot, if it is no choice.
+  [[nodiscard]] bool allocate_arena(Memory& memory, std::string& obstacle);
   void allocate_flat(Memory& memory);
   [[nodiscard]] bool has_arena() const;
   /// A communication hook wants whole buckets. Collective.
