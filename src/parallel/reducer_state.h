@@ -92,7 +92,7 @@ class ReducerState : public std::enable_shared_from_this<ReducerState> {
     return buckets_[parameter.bucket];
   }
 
-  // reducer_state.cpp
+  // reducer_memory.cpp
   void allocate();
   /// Whether gradients of this kind can lie wherever autograd puts them. `obstacle`: why they
   /// cannot, if it is no choice.
@@ -108,6 +108,8 @@ class ReducerState : public std::enable_shared_from_this<ReducerState> {
   /// is being worked on is done or dropped, or `close_arenas`.
   void open_arenas();
   void close_arenas() noexcept;
+
+  // reducer_state.cpp
   [[nodiscard]] bool is_paused() const { return *pauses_ != 0; }
   void begin_locked();
   void begin_cycle(std::int64_t samples);
