@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 namespace lockstep::data::detail {
@@ -75,6 +76,9 @@ class BatchSource {
   BatchSource& operator=(const BatchSource&) = delete;
 
   virtual void start(PassPlan plan) = 0;
+  /// What `LoaderEngine` asks for; a source that builds nothing ahead has nothing to prepare.
+  virtual void prepare(std::function<PassPlan()> /*plan*/) {}
+  [[nodiscard]] virtual bool start_prepared() { return false; }
   [[nodiscard]] virtual bool has_next() = 0;
   [[nodiscard]] virtual Value next() = 0;
   /// Batches of this pass that were delivered or lost.

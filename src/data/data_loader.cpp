@@ -130,22 +130,43 @@ PassPlan LoaderEngine::cut(std::int64_t epoch, std::size_t samples, AppendIndice
   return plan;
 }
 
-std::uint64_t LoaderEngine::start(PassPlan plan) {
-  if (plan.items) {
-    plan.items = [items = std::move(plan.items), limit = sampler_.dataset_size](
-                     std::size_t batch, std::vector<std::int64_t>& result) {
-      items(batch, result);
-      TORCH_CHECK(!result.empty(), "DataLoader: batch ", batch, " of the sampler is empty");
-      for (const auto index : result) {
-        TORCH_CHECK(index >= 0 && (limit == 0 || static_cast<std::size_t>(index) < limit),
-                    "DataLoader: the sampler gave the index ", index, " in batch ", batch,
-                    "; it must be from 0 to ", limit, " - 1");
-      }
-    };
-  }
+PassPlan LoaderEngine::checked(PassPlan plan) const {
+  if (!plan.items) return plan;
+  plan.items = [items = std::move(plan.items), limit = sampler_.dataset_size](
+                   std::size_t batch, std::vector<std::int64_t>& result) {
+    items(batch, result);
+    TORCH_CHECK(!result.empty(), "DataLoader: batch ", batch, " of the sampler is empty");
+    for (const auto index : result) {
+      TORCH_CHECK(index >= 0 && (limit == 0 || static_cast<std::size_t>(index) < limit),
+                  "DataLoader: the sampler gave the index ", index, " in batch ", batch,
+                  "; it must be from 0 to ", limit, " - 1");
+    }
+  };
+  return plan;
+}
+
+void LoaderEngine::start(PassPlan plan) {
+  prepared_epoch_ = -1;
   pass_samples_ = plan.samples;
-  source_->start(std::move(plan));
-  return ++pass_;
+  source_->start(checked(std::move(plan)));
+  ++pass_;
+}
+
+void LoaderEngine::prepare(std::int64_t epoch, std::function<PassPlan()> plan) {
+  prepared_epoch_ = epoch;
+  source_->prepare([this, plan = std::move(plan)] {
+    auto following = checked(plan());
+    prepared_samples_ = following.samples;
+    return following;
+  });
+}
+
+bool LoaderEngine::start_prepared(std::int64_t epoch) {
+  if (epoch != prepared_epoch_ || !source_->start_prepared()) return false;
+  prepared_epoch_ = -1;
+  pass_samples_ = prepared_samples_;
+  ++pass_;
+  return true;
 }
 
 bool LoaderEngine::has_next() {

@@ -109,14 +109,35 @@ WorkerSource::~WorkerSource() {
 }
 
 void WorkerSource::start(PassPlan plan) {
-  for (std::size_t slot = 0; slot < slots_.size(); ++slot) {
-    if (slots_[slot].use == Use::Live) slots_[slot].use = Use::Stale;
+  for (auto& slot : slots_) {
+    if (slot.use != Use::None) slot.use = Use::Stale;
   }
-  base_ += assigned_;
+  now_.base += now_.assigned + (ahead_ ? ahead_->assigned : 0);
+  now_.assigned = 0;
+  now_.plan = std::move(plan);
+  begin_pass();
+}
+
+void WorkerSource::prepare(std::function<PassPlan()> plan) {
+  if (!job_->source.open) prepare_ = std::move(plan);
+}
+
+bool WorkerSource::start_prepared() {
+  if (!ahead_ || ahead_->is_broken) return false;
+  for (auto& slot : slots_) {
+    if (slot.use == Use::Live) slot.use = Use::Stale;
+    if (slot.use == Use::Ahead) slot.use = Use::Live;
+  }
+  now_ = std::move(*ahead_);
+  begin_pass();
+  return true;
+}
+
+void WorkerSource::begin_pass() {
+  ahead_.reset();
+  prepare_ = nullptr;
   ++pass_;
-  plan_ = std::move(plan);
   next_ = 0;
-  assigned_ = 0;
   if (job_->source.open) round_.start(facts_.shards);
   last_taken_ = Clock::now();
   move_layout_turn();
@@ -125,7 +146,11 @@ void WorkerSource::start(PassPlan plan) {
 }
 
 bool WorkerSource::has_next() {
-  if (!job_->source.open) return next_ < plan_.batches;
+  if (!job_->source.open) {
+    if (next_ < now_.plan.batches) return true;
+    give_out_work();  // the last batch's slot is for what follows
+    return false;
+  }
   // Only when all that was given out has come back is it known that there is no more.
   for (;;) {
     give_out_work();
@@ -235,9 +260,26 @@ std::optional<std::size_t> WorkerSource::slot_of_next() const {
   return oldest;
 }
 
-bool WorkerSource::may_assign() const {
-  if (supervisor_is_dead_) return false;
-  return job_->source.open ? !round_.is_over() : assigned_ < plan_.batches;
+// The pass whose next batch is to be given out, null when there is nothing more to give out.
+WorkerSource::Pass* WorkerSource::pass_to_assign() {
+  if (supervisor_is_dead_) return nullptr;
+  if (job_->source.open) return round_.is_over() ? nullptr : &now_;
+  if (now_.assigned < now_.plan.batches) return &now_;
+  auto* ahead = pass_ahead();
+  return ahead != nullptr && ahead->assigned < ahead->plan.batches && !ahead->is_broken ? ahead
+                                                                                        : nullptr;
+}
+
+WorkerSource::Pass* WorkerSource::pass_ahead() {
+  if (ahead_) return &*ahead_;
+  if (!prepare_) return nullptr;
+  const auto plan = std::exchange(prepare_, nullptr);
+  try {
+    ahead_ = Pass{plan(), now_.base + now_.plan.batches, 0};
+  } catch (...) {
+    return nullptr;  // its own begin() will say so
+  }
+  return &*ahead_;
 }
 
 void WorkerSource::give_out_work() {
@@ -256,22 +298,34 @@ void WorkerSource::give_out_work() {
       if (state == SlotState::Filling && channel_->withdraw(slot)) mine.use = Use::None;
       state = channel_->state(slot);
     }
-    if (mine.use == Use::None && state == SlotState::Free && may_assign()) {
-      assign(slot);
-      is_new = true;
+    if (mine.use == Use::None && state == SlotState::Free) is_new = give_out(slot) || is_new;
+    if (mine.use == Use::Live || mine.use == Use::Ahead) {
+      ++(channel_->state(slot) == SlotState::Ready ? ready : open);
     }
-    if (mine.use == Use::Live) ++(channel_->state(slot) == SlotState::Ready ? ready : open);
   }
   // Workers that had nothing to do are woken for some work at a time, not for each batch: a batch
   // that is ready then costs the program no system call. Whoever waits wakes them anyway.
   if (is_new && open >= ready && channel_->has_sleepers()) channel_->wake_workers();
 }
 
-void WorkerSource::assign(std::size_t slot) {
+bool WorkerSource::give_out(std::size_t slot) {
+  auto* pass = pass_to_assign();
+  if (pass == nullptr) return false;
+  try {
+    assign(slot, *pass);
+  } catch (...) {
+    if (pass == &now_) throw;
+    pass->is_broken = true;  // when its turn comes, it begins anew and says why
+    return false;
+  }
+  return true;
+}
+
+void WorkerSource::assign(std::size_t slot, Pass& pass) {
   auto& mine = slots_[slot];
   workers::Task task;
-  task.sequence = base_ + assigned_;
-  task.words[kEpoch] = static_cast<std::uint64_t>(plan_.epoch);
+  task.sequence = pass.base + pass.assigned;
+  task.words[kEpoch] = static_cast<std::uint64_t>(pass.plan.epoch);
   items_.clear();
   if (job_->source.open) {
     const auto turn = round_.take();
@@ -280,8 +334,8 @@ void WorkerSource::assign(std::size_t slot) {
     task.words[kShard] = shard_word(pass_, turn.shard);
     task.worker = static_cast<std::int32_t>(turn.shard % workers_);
   } else {
-    plan_.items(assigned_, items_);
-    TORCH_CHECK(items_.size() <= channel_->items_per_slot(), "DataLoader: batch ", assigned_,
+    pass.plan.items(pass.assigned, items_);
+    TORCH_CHECK(items_.size() <= channel_->items_per_slot(), "DataLoader: batch ", pass.assigned,
                 " of the sampler has ", items_.size(), " samples, but it promised at most ",
                 channel_->items_per_slot());
   }
@@ -289,8 +343,8 @@ void WorkerSource::assign(std::size_t slot) {
   task.items_per_unit = job_->source.has_rows ? items_per_unit(items_.size())
                                               : std::max<std::size_t>(items_.size(), 1);
   channel_->assign(slot, task);
-  mine.use = Use::Live;
-  mine.batch = assigned_++;
+  mine.use = &pass == &now_ ? Use::Live : Use::Ahead;
+  mine.batch = pass.assigned++;
 }
 
 // Decides who does what, never what comes out.

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -33,6 +34,8 @@ class WorkerSource : public BatchSource {
   ~WorkerSource() override;
 
   void start(PassPlan plan) override;
+  void prepare(std::function<PassPlan()> plan) override;
+  [[nodiscard]] bool start_prepared() override;
   [[nodiscard]] bool has_next() override;
   [[nodiscard]] Value next() override;
   [[nodiscard]] std::size_t passed() const override { return next_; }
@@ -41,17 +44,28 @@ class WorkerSource : public BatchSource {
  private:
   using Clock = std::chrono::steady_clock;
   // What the rank remembers of a slot that it has given away.
-  enum class Use { None, Live, Stale };
+  enum class Use { None, Live, Ahead, Stale };  // Ahead: of the pass that may come next
   struct Slot {
     Use use = Use::None;
-    std::size_t batch = 0;  // within the pass
+    std::size_t batch = 0;  // within its pass
     ShardRound::Turn turn;  // of an iterable dataset
   };
 
-  [[nodiscard]] std::uint64_t sequence() const { return base_ + next_; }
-  [[nodiscard]] bool may_assign() const;
+  [[nodiscard]] std::uint64_t sequence() const { return now_.base + next_; }
+  // Batches of a pass are given out in order.
+  struct Pass {
+    PassPlan plan;
+    std::uint64_t base = 1;    // sequence of batch 0
+    std::size_t assigned = 0;  // batches that got a slot
+    bool is_broken = false;    // its plan cannot be had as a whole
+  };
+
+  void begin_pass();
   void give_out_work();
-  void assign(std::size_t slot);
+  [[nodiscard]] Pass* pass_to_assign();
+  [[nodiscard]] bool give_out(std::size_t slot);
+  void assign(std::size_t slot, Pass& pass);
+  [[nodiscard]] Pass* pass_ahead();
   [[nodiscard]] std::size_t items_per_unit(std::size_t items) const;
   void take_back(std::size_t slot);
   [[nodiscard]] std::optional<std::size_t> slot_of_next() const;
@@ -86,13 +100,13 @@ class WorkerSource : public BatchSource {
   std::vector<Slot> slots_;
   std::vector<bool> reported_;  // by worker: its end has been thrown
   std::optional<ValueLayout> layout_;
-  PassPlan plan_;
+  Pass now_;
+  std::optional<Pass> ahead_;          // what may follow, since all batches of `now_` are given out
+  std::function<PassPlan()> prepare_;  // makes its plan; empty: nothing follows
   ShardRound round_;
   std::vector<std::int64_t> items_;
   std::uint64_t pass_ = 0;
-  std::uint64_t base_ = 1;    // sequence of this pass's batch 0
-  std::size_t next_ = 0;      // batches of this pass that were delivered, lost or passed over
-  std::size_t assigned_ = 0;  // batches of this pass that got a slot
+  std::size_t next_ = 0;  // batches of this pass that were delivered, lost or passed over
   bool has_warned_ = false;
   bool supervisor_is_dead_ = false;
   LoaderStatistics statistics_;

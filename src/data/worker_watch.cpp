@@ -16,8 +16,8 @@ void WorkerSource::give_up_batch(std::optional<std::size_t> slot, WorkerError::C
   if (slot) {
     if (job_->source.open) round_.end(slots_[*slot].turn.shard, slots_[*slot].turn.batch);
     slots_[*slot].use = Use::Stale;
-  } else if (assigned_ == next_) {
-    ++assigned_;  // passed over without ever having had a slot
+  } else if (now_.assigned == next_) {
+    ++now_.assigned;  // passed over without ever having had a slot
     if (job_->source.open) round_.start(0);
   }
   ++next_;

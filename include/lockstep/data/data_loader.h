@@ -4,6 +4,7 @@
 #include <lockstep/data/data_loader_options.h>
 #include <lockstep/data/detail/batch_iterator.h>
 #include <lockstep/data/detail/loader_engine.h>
+#include <lockstep/data/detail/pass_plan.h>
 #include <lockstep/data/detail/sample_source.h>
 #include <lockstep/data/detail/sampler_concepts.h>
 #include <lockstep/data/distributed_sampler.h>
@@ -27,9 +28,11 @@ namespace lockstep::data {
 ///
 ///     for (auto& batch : loader) use(batch.data, batch.target);
 ///
-/// Each `begin()` starts the current epoch over; an earlier loop may have stopped anywhere. Batches
-/// may be kept: the memory stays valid, and is returned to the workers when the last tensor that
-/// shares it is gone. A program that keeps many gets copies.
+/// Each `begin()` starts the current epoch over; an earlier loop may have stopped anywhere. When
+/// all batches of a pass are given out, the workers go on with those of the epoch that comes next
+/// (`DataLoaderOptions::prepare_next_epoch`). Batches may be kept: the memory stays valid, and is
+/// returned to the workers when the last tensor that shares it is gone. A program that keeps many
+/// gets copies.
 ///
 /// With worker processes, the dataset is copied into them (copy-on-write) when the loader is built:
 /// later changes to it are not seen, and ordinary files that it holds open share their position.
@@ -63,6 +66,7 @@ requires(MapStyleDataset<Dataset>&& AnySampler<Sampler>) ||
       : dataset_(std::make_shared<Dataset>(std::move(dataset))),
         sampler_(std::move(sampler)),
         in_order_(options.in_order()),
+        prepares_next_epoch_(options.prepare_next_epoch()),
         engine_(std::make_unique<detail::LoaderEngine>(detail::source_of(dataset_, collate),
                                                        facts(sampler_), options)) {}
 
@@ -97,9 +101,10 @@ requires(MapStyleDataset<Dataset>&& AnySampler<Sampler>) ||
 
   [[nodiscard]] Iterator begin() {
     start_from_the_beginning_unless_resumed();
-    const auto pass = engine_->start(plan());
+    if (was_resumed_ || !engine_->start_prepared(epoch())) engine_->start(plan());
+    prepare_what_follows();
     has_begun_ = true;
-    return Iterator(engine_.get(), pass);
+    return Iterator(engine_.get(), engine_->pass());
   }
   [[nodiscard]] std::default_sentinel_t end() const noexcept { return std::default_sentinel; }
 
@@ -146,6 +151,7 @@ requires(MapStyleDataset<Dataset>&& AnySampler<Sampler>) ||
       : dataset_(std::make_shared<Dataset>(std::move(dataset))),
         sampler_(whole(*dataset_, options)),
         in_order_(options.in_order()),
+        prepares_next_epoch_(options.prepare_next_epoch()),
         engine_(std::make_unique<detail::LoaderEngine>(detail::source_of(dataset_, collate),
                                                        facts(sampler_), options)) {}
 
@@ -185,44 +191,30 @@ requires(MapStyleDataset<Dataset>&& AnySampler<Sampler>) ||
     return GivesBatches<Sampler> ? engine_->passed() : engine_->consumed();
   }
 
-  // What the plan uses is its own: the sampler may go on to another epoch.
+  // What the program is likely to ask for after this pass: the epoch that is as far from this one
+  // as this one is from the last. Workers go on with it when all batches of this pass are given
+  // out.
+  void prepare_what_follows() {
+    const auto step = last_begun_ ? epoch() - *last_begun_ : 1;
+    last_begun_ = epoch();
+    if constexpr (ResumableSampler<Sampler> && std::is_copy_constructible_v<Sampler>) {
+      const auto next = epoch() + step;
+      if (!prepares_next_epoch_ || next < 0) return;
+      engine_->prepare(next, [engine = engine_.get(), sampler = sampler_, next]() mutable {
+        sampler.start_at(0);
+        sampler.set_epoch(next);
+        return detail::plan_of(sampler, next, *engine);
+      });
+    }
+  }
+
   detail::PassPlan plan() const {
-    detail::PassPlan plan;
-    plan.epoch = epoch();
     if constexpr (kIsIterable) {
+      detail::PassPlan plan;
+      plan.epoch = epoch();
       return plan;
-    } else if constexpr (GivesBatches<Sampler>) {
-      plan.batches = static_cast<std::size_t>(sampler_.size());
-      if constexpr (BatchAccessSampler<Sampler>) {
-        plan.items = [sampler = std::make_shared<const Sampler>(sampler_)](
-                         std::size_t batch, std::vector<std::int64_t>& items) {
-          items = sampler->batch(batch);
-        };
-      } else {
-        plan.items = [batches = std::make_shared<std::vector<std::vector<std::int64_t>>>(
-                          sampler_.batches())](std::size_t batch,
-                                               std::vector<std::int64_t>& items) {
-          items = batches->at(batch);
-        };
-      }
-      return plan;
-    } else if constexpr (RandomAccessSampler<Sampler>) {
-      return engine_->cut(plan.epoch, static_cast<std::size_t>(sampler_.size()),
-                          [sampler = std::make_shared<const Sampler>(sampler_)](
-                              std::size_t first, std::size_t count, auto& items) {
-                            for (std::size_t at = first; at < first + count; ++at) {
-                              items.push_back(sampler->index(at));
-                            }
-                          });
     } else {
-      auto indices = std::make_shared<const std::vector<std::int64_t>>(sampler_.indices());
-      const auto size = indices->size();
-      return engine_->cut(
-          plan.epoch, size,
-          [indices = std::move(indices)](std::size_t first, std::size_t count, auto& items) {
-            const auto begin = indices->begin() + static_cast<std::ptrdiff_t>(first);
-            items.insert(items.end(), begin, begin + static_cast<std::ptrdiff_t>(count));
-          });
+      return detail::plan_of(sampler_, epoch(), *engine_);
     }
   }
 
@@ -237,8 +229,10 @@ requires(MapStyleDataset<Dataset>&& AnySampler<Sampler>) ||
   std::shared_ptr<Dataset> dataset_;
   Sampler sampler_;
   bool in_order_;
+  bool prepares_next_epoch_;
   std::unique_ptr<detail::LoaderEngine> engine_;
-  std::int64_t epoch_ = 0;    // that the program has set
+  std::int64_t epoch_ = 0;  // that the program has set
+  std::optional<std::int64_t> last_begun_;
   bool is_resumed_ = false;   // load_state is for the next begin()
   bool was_resumed_ = false;  // the last begin() went on somewhere
   bool has_begun_ = false;    // what the engine has consumed is of this epoch

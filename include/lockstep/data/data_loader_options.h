@@ -58,6 +58,11 @@ struct LOCKSTEP_API DataLoaderOptions {
   TORCH_ARG(std::uint64_t, seed) = 0;
   /// Batches that are prepared ahead for each worker, 1 to 64.
   TORCH_ARG(std::int64_t, prefetch_batches) = 2;
+  /// Workers that have built all batches of an epoch begin with the next one: epoch e + 1 after e,
+  /// or as far on as the program went from the epoch before to this one (again the same where it
+  /// never sets another). A wrong guess costs the work on at most `prefetch_batches` a worker.
+  /// Needs a sampler of this library, or one that can be resumed; not for iterable datasets.
+  TORCH_ARG(bool, prepare_next_epoch) = true;
   /// False: whichever batch is ready comes first, which gives up that every run is the same.
   TORCH_ARG(bool, in_order) = true;
   /// How long a worker may be at one sample. One that takes longer is killed and replaced, where it

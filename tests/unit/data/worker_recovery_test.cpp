@@ -70,7 +70,7 @@ TEST_F(WorkerRecoveryTest, SampleThatKillsOnceIsDoneAgain) {
         ::signal(signal, SIG_DFL);
         ::raise(signal);
       };
-      DataLoader loader(dataset, in_order(20), options_with(2));
+      DataLoader loader(dataset, in_order(20), options_with(2).prepare_next_epoch(false));
       std::int64_t expected = 0;
       for (auto& batch : loader) {
         for (int row = 0; row < 4; ++row) {
@@ -95,7 +95,7 @@ TEST_F(WorkerRecoveryTest, PoisonSampleIsNamedAfterTwoWorkers) {
   dataset.before = [&](std::size_t index) {
     if (index == 9 && ++seen.words[0] > 0) ::raise(SIGKILL);
   };
-  DataLoader loader(dataset, in_order(20), options_with(2));
+  DataLoader loader(dataset, in_order(20), options_with(2).prepare_next_epoch(false));
   const auto error = error_of_pass(loader);
   ASSERT_TRUE(error);
   EXPECT_EQ(seen.words[0], 2);

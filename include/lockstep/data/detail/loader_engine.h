@@ -56,7 +56,8 @@ struct SamplerFacts {
   std::size_t largest_batch = 0;  ///< of a sampler of batches; 0: batches have `batch_size`
 };
 
-/// The batches of one pass.
+/// The batches of one pass. What `items` uses is the plan's own: the sampler may go on to another
+/// epoch meanwhile.
 struct PassPlan {
   std::int64_t epoch = 0;
   std::size_t batches = 0;
@@ -87,8 +88,14 @@ class LOCKSTEP_API LoaderEngine {
   /// A plan that cuts `samples` indices into batches.
   [[nodiscard]] PassPlan cut(std::int64_t epoch, std::size_t samples, AppendIndices append) const;
 
-  /// Starts over with this plan. Returns the number of this pass.
-  std::uint64_t start(PassPlan plan);
+  /// Starts over with this plan.
+  void start(PassPlan plan);
+  /// For when all batches of this pass are given out: `plan`, which is asked for then, is of the
+  /// pass that is likely to come next, of this epoch.
+  void prepare(std::int64_t epoch, std::function<PassPlan()> plan);
+  /// Starts the pass that has been prepared, if it is of this epoch; else nothing happens.
+  [[nodiscard]] bool start_prepared(std::int64_t epoch);
+  /// Number of the pass that was started last.
   [[nodiscard]] std::uint64_t pass() const noexcept { return pass_; }
   /// Whether this pass has batches that `next` has neither delivered nor reported as lost.
   /// Blocks: as `next`, for an iterable dataset.
@@ -105,11 +112,15 @@ class LOCKSTEP_API LoaderEngine {
   [[nodiscard]] LoaderStatistics statistics() const;
 
  private:
+  [[nodiscard]] PassPlan checked(PassPlan plan) const;
+
   std::size_t batch_size_;
   bool drop_last_;
   SamplerFacts sampler_;
   std::uint64_t pass_ = 0;
   std::size_t pass_samples_ = 0;
+  std::int64_t prepared_epoch_ = -1;
+  std::size_t prepared_samples_ = 0;
   std::unique_ptr<BatchSource> source_;
 };
 
