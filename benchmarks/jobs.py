@@ -54,7 +54,8 @@ class Job:
             raise
 
     def wait(self, deadline_seconds):
-        """Returns when all processes ended well; the first that did not, or the deadline, raises JobError."""
+        """Returns what the first process printed when all ended well; the first that did not, or the deadline, raises
+        JobError."""
         end = time.monotonic() + deadline_seconds
         try:
             while True:
@@ -64,7 +65,7 @@ class Job:
                         self.stop()
                         raise JobError(f"exit code {code}{self._tail(index)}")
                 if all(code == 0 for code in codes):
-                    return
+                    return self._text(0)
                 if time.monotonic() > end:
                     self.stop()
                     raise JobError(f"still running after {deadline_seconds:.0f} s{self._tail(codes.index(None))}")
@@ -89,8 +90,11 @@ class Job:
         for process in self._processes:
             process.wait()
 
-    def _tail(self, index, lines=15):
+    def _text(self, index):
         output = self._outputs[index]
         output.seek(0)
-        text = output.read().decode("utf-8", "replace").rstrip()
+        return output.read().decode("utf-8", "replace").rstrip()
+
+    def _tail(self, index, lines=15):
+        text = self._text(index)
         return "\n  " + "\n  ".join(text.splitlines()[-lines:]) if text else ", and it printed nothing"

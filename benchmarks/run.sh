@@ -12,6 +12,7 @@ list() {
   echo "usage: benchmarks/run.sh NAME [ARGUMENT ...]"
   echo
   echo "  ddp_step   a training step with Lockstep, with plain MPI, with PyTorch's DDP, and without communication"
+  echo "  data_loader  the DataLoader against Python's: Fashion-MNIST, large samples, photographs"
   echo "  all_reduce, broadcast, all_gather, reduce_scatter, all_to_all"
   echo "             one collective from 1 KiB to 256 MiB with Lockstep, with MPI, and with c10d's gloo"
   echo
@@ -58,6 +59,15 @@ ddp_step() {
   exec python3 "$driver" "--program=$build_dir/release/benchmarks/ddp_step" "--python=$(python_with_torch)" "$@"
 }
 
+data_loader() {
+  local driver=$root/benchmarks/data_loader_driver.py
+  early_checks "$driver" "$@"
+  LOCKSTEP_WITH_TORCHVISION=1 "$root/tools/setup.sh"
+  build data_loader
+  exec python3 "$driver" "--program=$build_dir/release/benchmarks/data_loader" "--python=$(python_with_torch)" \
+    "--torchvision=$build_dir/torchvision" "$@"
+}
+
 # collective OP ARGUMENT ...
 collective() {
   local driver=$root/benchmarks/collectives_driver.py
@@ -70,7 +80,7 @@ collective() {
 case ${1:-} in
   '') list ;;
   -h | --help) list ;;
-  ddp_step) "$@" ;;
+  ddp_step | data_loader) "$@" ;;
   all_reduce | broadcast | all_gather | reduce_scatter | all_to_all) collective "$@" ;;
   *)
     echo "benchmark: there is no benchmark '$1'; benchmarks/run.sh lists them" >&2

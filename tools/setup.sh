@@ -4,6 +4,7 @@
 #
 #   LibTorch_ROOT=DIR        use the LibTorch (2.11 or newer) in DIR and install no wheel
 #   LOCKSTEP_WITH_TESTS=1    also what only the tests need (tests/run.sh sets it)
+#   LOCKSTEP_WITH_TORCHVISION=1  also what one benchmark compares with (benchmarks/run.sh sets it)
 #   LOCKSTEP_CPU_ONLY=1      install only what CPU training needs (about 0.6 GB to download instead of 2.5 GB)
 set -euo pipefail
 
@@ -75,9 +76,24 @@ install_libtorch() {
   echo "$want" >"$marker"
 }
 
+# In a folder of its own: neither the library nor its tests need it. A benchmark does without where it cannot be had.
+install_torchvision() {
+  local folder=$build_dir/torchvision
+  local marker=$folder/.lockstep-torchvision have=''
+  [[ -f $marker ]] && have=$(<"$marker")
+  [[ $have == "$LOCKSTEP_TORCHVISION_WHEELS" ]] && return 0
+  say "installing $LOCKSTEP_TORCHVISION_WHEELS into $folder"
+  rm -rf "$folder"
+  # shellcheck disable=SC2086  # a list of words on purpose
+  "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --target "$folder" $LOCKSTEP_TORCHVISION_WHEELS ||
+    fail "pip could not install $LOCKSTEP_TORCHVISION_WHEELS"
+  echo "$LOCKSTEP_TORCHVISION_WHEELS" >"$marker"
+}
+
 install_packages
 if [[ -n ${LibTorch_ROOT:-} ]]; then
   [[ -d $LibTorch_ROOT ]] || fail "LibTorch_ROOT is '$LibTorch_ROOT', which is no folder"
 else
   install_libtorch
 fi
+[[ ${LOCKSTEP_WITH_TORCHVISION:-0} != 1 || ! -x $venv/bin/pip ]] || install_torchvision
