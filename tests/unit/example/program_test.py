@@ -29,6 +29,8 @@ RESULT = re.compile(
 class Run:
     """One run of the program, with what it printed."""
 
+    name = "resnet"  # what its own lines on stderr begin with
+
     def __init__(self, context, ranks, arguments, launch=(), environment=None):
         self.arguments = arguments
         before = shared_memory_objects()
@@ -53,12 +55,12 @@ class Run:
 
     def check(self, holds, claim):
         if not holds:
-            raise AssertionError(f"{claim}\nresnet {' '.join(self.arguments)}\nexit code {self.code}, "
+            raise AssertionError(f"{claim}\n{self.name} {' '.join(self.arguments)}\nexit code {self.code}, "
                                  f"{self.seconds:.1f} s\nstdout: {self.stdout}\nstderr: {self.stderr}")
 
     def errors(self):
         """The program's own lines on stderr."""
-        return [line for line in self.stderr.splitlines() if line.startswith("resnet: ")]
+        return [line for line in self.stderr.splitlines() if line.startswith(self.name + ": ")]
 
     def noise(self):
         """Lines on stderr of neither the program nor mpirun's banners."""
@@ -68,7 +70,7 @@ class Run:
         for line in lines:
             if line.startswith("-----"):
                 banner = not banner
-            elif not banner and line.strip() and not line.startswith("resnet: "):
+            elif not banner and line.strip() and not line.startswith(self.name + ": "):
                 result.append(line)
         return result
 
