@@ -23,7 +23,7 @@ add_library(lockstep_warnings INTERFACE)
 target_compile_options(lockstep_warnings INTERFACE
   -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion -Wnon-virtual-dtor -Woverloaded-virtual
   # Nor does GCC follow initialisation through what sanitizers insert.
-  $<$<BOOL:${LOCKSTEP_SANITIZE}>:-Wno-maybe-uninitialized>
+  $<$<AND:$<BOOL:${LOCKSTEP_SANITIZE}>,$<CXX_COMPILER_ID:GNU>>:-Wno-maybe-uninitialized>
   $<$<CXX_COMPILER_ID:GNU>:-Wno-stringop-overflow> $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>
   $<$<BOOL:${LOCKSTEP_WARNINGS_AS_ERRORS}>:-Werror>)
 
@@ -33,8 +33,14 @@ if(LOCKSTEP_SANITIZE STREQUAL "address")
 elseif(LOCKSTEP_SANITIZE STREQUAL "thread")
   add_compile_options(-fsanitize=thread -fno-omit-frame-pointer)
   add_link_options(-fsanitize=thread)
+elseif(LOCKSTEP_SANITIZE STREQUAL "fuzzer")
+  if(NOT CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
+    message(FATAL_ERROR "LOCKSTEP_SANITIZE is fuzzer, which needs clang, but the compiler is ${CMAKE_CXX_COMPILER_ID}")
+  endif()
+  add_compile_options(-fsanitize=fuzzer-no-link,address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
+  add_link_options(-fsanitize=address,undefined)
 elseif(LOCKSTEP_SANITIZE)
-  message(FATAL_ERROR "LOCKSTEP_SANITIZE is '${LOCKSTEP_SANITIZE}'; it must be address, thread or empty")
+  message(FATAL_ERROR "LOCKSTEP_SANITIZE is '${LOCKSTEP_SANITIZE}'; it must be address, thread, fuzzer or empty")
 endif()
 
 # lockstep_use_precompiled_torch(TARGET): a program of this tree includes the library's precompiled torch/torch.h. It was

@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <utility>
 #include <variant>
 
@@ -41,19 +42,45 @@ class SyntheticImages : public torch::data::datasets::Dataset<SyntheticImages> {
   SyntheticOptions options_;
 };
 
+/// Files of an image folder: all of them, or some, as evenly spread over the classes as they are.
+class FolderImages {
+ public:
+  FolderImages(lockstep::data::ImageFolder files, std::size_t size)
+      : files_(std::move(files)), size_(size) {}
+
+  torch::data::Example<> get(std::size_t index, lockstep::data::SampleRandom& random) const;
+  void get_into(std::size_t index, std::span<std::byte> data, std::span<std::byte> target,
+                lockstep::data::SampleRandom& random) const;
+  [[nodiscard]] std::size_t size() const { return size_; }
+  [[nodiscard]] std::string describe(std::size_t index) const;
+
+ private:
+  [[nodiscard]] std::size_t file(std::size_t index) const { return index * files_.size() / size_; }
+
+  lockstep::data::ImageFolder files_;
+  std::size_t size_;
+};
+
 /// Whichever images the command line asked for.
 class ImageDataset : public torch::data::datasets::Dataset<ImageDataset> {
  public:
   /* implicit */ ImageDataset(lockstep::data::IdxDataset images) : images_(std::move(images)) {}
   /* implicit */ ImageDataset(SyntheticImages images) : images_(std::move(images)) {}
+  /* implicit */ ImageDataset(FolderImages images) : images_(std::move(images)) {}
 
+  /// As in epoch 0, with the seed 0.
   torch::data::Example<> get(std::size_t index) override;
+  /// What the loader takes: it gives each sample its own random numbers.
+  torch::data::Example<> get(std::size_t index, lockstep::data::SampleRandom& random);
   [[nodiscard]] torch::optional<std::size_t> size() const override;
-  /// Saves the loader a tensor a sample; see `lockstep::data::WritesInPlace`.
-  void get_into(std::size_t index, std::span<std::byte> data, std::span<std::byte> target);
+  /// Saves the loader a tensor a sample; see `lockstep::data::WritesInPlaceAtRandom`.
+  void get_into(std::size_t index, std::span<std::byte> data, std::span<std::byte> target,
+                lockstep::data::SampleRandom& random);
+  /// The file of a sample, for messages; nothing where a file holds many.
+  [[nodiscard]] std::string describe(std::size_t index) const;
 
  private:
-  std::variant<lockstep::data::IdxDataset, SyntheticImages> images_;
+  std::variant<lockstep::data::IdxDataset, SyntheticImages, FolderImages> images_;
 };
 
 /// The two sets, how many images of each to use, and what a model needs to know of them.
@@ -66,7 +93,8 @@ struct Datasets {
   int64_t classes;
 };
 
-/// Throws: `c10::Error` for a file that is missing or damaged, or a set without images.
+/// Throws: `c10::Error` for a file that is missing or damaged, a set without images, or folders
+/// whose classes differ.
 [[nodiscard]] Datasets open_datasets(const Options& options);
 
 }  // namespace example

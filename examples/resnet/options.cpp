@@ -14,6 +14,7 @@ namespace example {
 namespace {
 
 constexpr int64_t kMany = 1'000'000'000;
+constexpr int64_t kPhotographSize = 224;
 
 // CLI11's own validators let NaN pass and say "Number less or equal to 0" without the reason.
 CLI::Validator number_that(const std::string& claim, bool (*holds)(double)) {
@@ -95,16 +96,21 @@ struct EnumeratorNames {
 };
 
 void add_data_options(CLI::App& app, Options& options) {
-  app.add_option("--dataset", options.dataset, "fashion-mnist, or synthetic (made up, no files)")
+  app.add_option("--dataset", options.dataset,
+                 "fashion-mnist, image-folder (photographs), or synthetic (made up, no files)")
       ->type_name("NAME")
-      ->check(one_of({"fashion-mnist", "synthetic"}));
+      ->check(one_of({"fashion-mnist", "image-folder", "synthetic"}));
   app.add_option("--data", options.data,
-                 "Folder with train-images-idx3-ubyte and so on, plain or .gz")
+                 "Folder with train-images-idx3-ubyte and so on, plain or .gz; or an image folder: "
+                 "train/CLASS/*.jpg and val/CLASS/*.jpg")
       ->type_name("FOLDER");
-  app.add_option("--limit", options.limit, "Use only the first N images of each set")
+  app.add_option("--limit", options.limit, "Use only N images of each set")
       ->type_name("N")
       ->check(whole_number(1, kMany));
-  app.add_option("--image-size", options.image_size, "Height and width of synthetic images")
+  app.add_option(
+         "--image-size", options.image_size,
+         "Height and width of synthetic images, or of the parts taken from photographs (224 "
+         "for these)")
       ->type_name("PIXELS")
       ->check(whole_number(1, 4096));
   app.add_option("--channels", options.channels, "Channels of synthetic images")
@@ -121,7 +127,8 @@ void add_data_options(CLI::App& app, Options& options) {
 
 void add_training_options(CLI::App& app, Options& options) {
   app.add_option("--arch", options.arch,
-                 "resnet8, resnet14, resnet20 (small images), resnet18, resnet34, resnet50")
+                 "resnet8, resnet14, resnet20 (small images), resnet18, resnet34, resnet50 (18 for "
+                 "an image folder)")
       ->type_name("NAME")
       ->check(one_of(resnet_architectures()));
   app.add_option("--epochs", options.epochs, "Passes over the training images")
@@ -190,6 +197,16 @@ void add_testing_options(CLI::App& app, Options& options) {
   for (const auto* name : {"--fail-at", "--fail-rank"}) app.get_option(name)->group("Testing");
 }
 
+// What photographs need, where the command line does not say otherwise: the defaults are for
+// Fashion-MNIST.
+std::string adapt_to_folder(const CLI::App& app, Options& options) {
+  if (options.dataset != "image-folder") return "";
+  if (app.count("--data") == 0) return "--data: must name the image folder";
+  if (app.count("--image-size") == 0) options.image_size = kPhotographSize;
+  if (app.count("--arch") == 0) options.arch = "resnet18";
+  return "";
+}
+
 // CLI11 spreads some messages over lines.
 std::string one_line(std::string text) {
   std::replace(text.begin(), text.end(), '\n', ' ');
@@ -223,6 +240,10 @@ ParsedOptions parse_options(int argc, const char* const* argv) {
   if (options.warmup_epochs > options.epochs) {
     return {std::nullopt, "resnet: --warmup: must not exceed --epochs (--help lists the options)\n",
             kUsageError};
+  }
+  const auto mistake = adapt_to_folder(app, options);
+  if (!mistake.empty()) {
+    return {std::nullopt, "resnet: " + mistake + " (--help lists the options)\n", kUsageError};
   }
   options.backend = backends().at(names.backend);
   options.progress = progress_styles().at(names.progress);

@@ -19,11 +19,11 @@ struct Options {
   std::string dataset = "fashion-mnist";
   std::string data = "/usr/share/datasets/fashion-mnist";
   std::optional<int64_t> limit;  // of training images, and of test images
-  int64_t image_size = 28;       // synthetic only, as the next two
-  int64_t channels = 1;
+  int64_t image_size = 28;       // synthetic; of an image folder 224, where nothing else is said
+  int64_t channels = 1;          // synthetic only, as the next
   int64_t classes = 10;
 
-  std::string arch = "resnet8";
+  std::string arch = "resnet8";  // of an image folder resnet18, where nothing else is said
   int epochs = 4;
   int64_t batch_size = 64;  // a rank
   double learning_rate = 0.4;

@@ -4,10 +4,6 @@
 // way the run is named, and `--first RUN --runs 1` repeats it.
 //
 //   PROGRAM [TARGET ...] [--runs N] [--seconds S] [--seed N] [--first N] [--keep FILE]
-#include <c10/util/Exception.h>
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -73,15 +69,6 @@ Arguments parse(int argc, char** argv) {
   return arguments;
 }
 
-bool is_accepted(const FuzzTarget& target, const Bytes& input) {
-  try {
-    target.run(input);
-    return true;
-  } catch (const c10::Error&) {
-    return false;
-  }
-}
-
 void keep(const std::string& file, const Bytes& input) {
   if (file.empty()) return;
   std::ofstream(file, std::ios::binary)
@@ -138,17 +125,6 @@ int run_all(const Arguments& arguments) {
 }
 
 }  // namespace
-
-std::string as_file(const Bytes& input) {
-  static const int file = ::memfd_create("fuzz", MFD_CLOEXEC);
-  const auto written = ::pwrite(file, input.data(), input.size(), 0);
-  if (file < 0 || written != static_cast<ssize_t>(input.size()) ||
-      ::ftruncate(file, static_cast<off_t>(input.size())) != 0) {
-    std::perror("fuzz: no file for the input");
-    std::exit(2);
-  }
-  return "/proc/self/fd/" + std::to_string(file);
-}
 
 }  // namespace lockstep::fuzz
 

@@ -21,8 +21,13 @@ struct FuzzTarget {
   std::function<void(Bytes& input)> repair;
 };
 
-/// The driver's `main` takes its targets from here.
+std::vector<FuzzTarget> reader_targets();
+std::vector<FuzzTarget> image_targets();
+/// All of them. Drivers take their targets from here.
 std::vector<FuzzTarget> fuzz_targets();
+
+/// False when the target throws `c10::Error`; anything else that it throws goes on.
+bool is_accepted(const FuzzTarget& target, const Bytes& input);
 
 /// One after the other: the last input as an ordinary file that has no name outside of this
 /// process. Returns its path.

@@ -265,7 +265,7 @@ FuzzTarget loader_state_target() {
 
 }  // namespace
 
-std::vector<FuzzTarget> fuzz_targets() {
+std::vector<FuzzTarget> reader_targets() {
   return {idx_target(), cifar_target(),     token_target(),       packed_target(),
           tar_target(), tar_index_target(), loader_state_target()};
 }

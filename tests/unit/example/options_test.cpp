@@ -54,6 +54,18 @@ TEST(Options, AreRead) {
   EXPECT_EQ(options.progress, ProgressStyle::Lines);
 }
 
+TEST(Options, ImageFolderHasDefaultsForPhotographs) {
+  const auto plain = parse({"--dataset", "image-folder", "--data", "/photographs"});
+  ASSERT_TRUE(plain.options.has_value()) << plain.text;
+  EXPECT_EQ(plain.options->arch, "resnet18");
+  EXPECT_EQ(plain.options->image_size, 224);
+  const auto chosen = parse({"--dataset", "image-folder", "--data", "/photographs", "--arch",
+                             "resnet8", "--image-size", "28"});
+  ASSERT_TRUE(chosen.options.has_value()) << chosen.text;
+  EXPECT_EQ(chosen.options->arch, "resnet8");
+  EXPECT_EQ(chosen.options->image_size, 28);
+}
+
 TEST(Options, HelpNamesEveryGroupAndDefaults) {
   const auto parsed = parse({"--help"});
   EXPECT_FALSE(parsed.options.has_value());
@@ -88,6 +100,7 @@ TEST(Options, AMistakeIsOneLineAndExitCodeTwo) {
       {{"--arch", "resnet9"}, "--arch", "resnet8, resnet14"},
       {{"--backend", "smoke-signals"}, "--backend", "shared-memory"},
       {{"--dataset", "cifar"}, "--dataset", "synthetic"},
+      {{"--dataset", "image-folder"}, "--data", "must name the image folder"},
       {{"--limit", "0"}, "--limit", "from 1"},
       {{"--workers", "-1"}, "--workers", "from 0"},
       {{"--epochs"}, "--epochs", "missing"},

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Runs the program of examples/resnet as people do: good runs end in the result line, bad input gets one line.
 
-    program_test.py --program RESNET --mpirun tests/support/mpirun.sh [--group training|usage|data|failure|memory]
+    program_test.py --program RESNET --draw DATA_LOADER --mpirun tests/support/mpirun.sh
+                    [--group training|usage|data|folder|failure|memory]
 
 After every run there must be no process and no shared-memory object that was not there before.
 """
@@ -12,6 +13,7 @@ import glob
 import gzip
 import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -28,6 +30,8 @@ RESULT = re.compile(
 
 class Run:
     """One run of the program, with what it printed."""
+
+    name = "resnet"  # what its own lines on stderr begin with
 
     def __init__(self, context, ranks, arguments, launch=(), environment=None):
         self.arguments = arguments
@@ -53,12 +57,12 @@ class Run:
 
     def check(self, holds, claim):
         if not holds:
-            raise AssertionError(f"{claim}\nresnet {' '.join(self.arguments)}\nexit code {self.code}, "
+            raise AssertionError(f"{claim}\n{self.name} {' '.join(self.arguments)}\nexit code {self.code}, "
                                  f"{self.seconds:.1f} s\nstdout: {self.stdout}\nstderr: {self.stderr}")
 
     def errors(self):
         """The program's own lines on stderr."""
-        return [line for line in self.stderr.splitlines() if line.startswith("resnet: ")]
+        return [line for line in self.stderr.splitlines() if line.startswith(self.name + ": ")]
 
     def noise(self):
         """Lines on stderr of neither the program nor mpirun's banners."""
@@ -68,7 +72,7 @@ class Run:
         for line in lines:
             if line.startswith("-----"):
                 banner = not banner
-            elif not banner and line.strip() and not line.startswith("resnet: "):
+            elif not banner and line.strip() and not line.startswith(self.name + ": "):
                 result.append(line)
         return result
 
@@ -147,6 +151,7 @@ def test_usage(context):
             (["--backend", "smoke-signals"], ["--backend", "shared-memory", "'smoke-signals'"]),
             (["--backend", "single"], ["--backend", "2 were started"]),
             (["--dataset", "imagenet"], ["--dataset", "fashion-mnist"]),
+            (["--dataset", "image-folder"], ["--data", "image folder"]),
             (["--lr", "nan"], ["--lr", "'nan'"]),
             (["--lr", "-1"], ["--lr", "positive"]),
             (["--what"], ["--what"])):
@@ -205,6 +210,50 @@ def test_data(context):
         Run(context, 2, arguments).check_error(1, "train-images-idx3-ubyte.gz")
 
 
+def test_folder(context):
+    """JPEG files in folders: trained on with the large stem; what is wrong with them gets their name."""
+    base = ["--dataset", "image-folder", "--image-size", "48", "--epochs", "1", "--warmup", "0", "--batch-size", "4",
+            "--threads", "1", "--timeout", "20", "--lr", "0.01"]
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = [*base, "--data", folder]
+        Run(context, 2, arguments).check_error(1, f"{folder}/train")
+        for part, count in (("train", "6"), ("val", "3")):
+            subprocess.run([context.draw, "--folder", f"{folder}/{part}", "--pictures", count, "--epochs", "0"],
+                           check=True, capture_output=True)
+        worked = Run(context, 2, arguments)
+        worked.check_result(2, "resnet18")
+        inline = Run(context, 2, [*arguments, "--workers", "0"])
+        inline.check_result(2, "resnet18")
+        losses = [run.stdout.split("loss ")[1].split(",")[0] for run in (worked, inline)]
+        assert losses[0] == losses[1], f"the workers change the pictures: {losses}"
+        Run(context, None, [*arguments, "--arch", "resnet8", "--limit", "8"]).check_result(1, "resnet8")
+        Run(context, None, [*arguments, "--limit", "3"]).check_error(1, "3 training images", "batch of 4")
+
+        # A damaged file is named by the rank that meets it; the other says whom it missed.
+        damaged = f"{folder}/train/rings/2.jpg"
+        whole = open(damaged, "rb").read()
+        write_idx(damaged, whole[:400], b"")
+        for workers in ("0", "2"):
+            run = Run(context, 2, [*arguments, "--workers", workers])
+            run.check(run.code == 1 and len(run.errors()) == 2, "both ranks end with a line")
+            run.check(sum(damaged in line and "JPEG" in line for line in run.errors()) == 1, "one names the file")
+        write_idx(damaged, whole, b"")
+
+        os.rename(f"{folder}/val/rings", f"{folder}/val/discs")
+        Run(context, 2, arguments).check_error(1, folder, "'rings' is only in train")
+        os.rename(f"{folder}/train/rings", f"{folder}/train/discs")
+        os.makedirs(f"{folder}/val/zebras")
+        shutil.copy(f"{folder}/val/discs/0.jpg", f"{folder}/val/zebras/0.jpg")
+        Run(context, 2, arguments).check_error(1, folder, "'zebras' is only in val")
+        for file in glob.glob(f"{folder}/train/discs/*"):
+            os.remove(file)
+        Run(context, 2, arguments).check_error(1, f"{folder}/train", "discs")
+        shutil.rmtree(f"{folder}/val")
+        os.makedirs(f"{folder}/val")
+        shutil.copytree(f"{folder}/train/checks", f"{folder}/train/discs", dirs_exist_ok=True)
+        Run(context, 2, arguments).check_error(1, f"{folder}/val", "one for each class")
+
+
 def test_failure(context):
     """A rank that fails ends the others within seconds; they say whom they missed."""
     for backend in ("shared-memory", "mpi") if context.mpi else ("shared-memory",):
@@ -245,10 +294,11 @@ def test_memory(context):
 
 
 def main():
-    groups = {"training": test_training, "usage": test_usage, "data": test_data, "failure": test_failure,
-              "memory": test_memory}
+    groups = {"training": test_training, "usage": test_usage, "data": test_data, "folder": test_folder,
+              "failure": test_failure, "memory": test_memory}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", required=True)
+    parser.add_argument("--draw", required=True, help="the program of examples/04_data_loader, which draws pictures")
     parser.add_argument("--mpirun", required=True)
     parser.add_argument("--group", choices=groups)
     parser.add_argument("--without-mpi", dest="mpi", action="store_false", help="the program was built without MPI")
