@@ -153,6 +153,15 @@ bool WorkerSource::has_next() {
   }
 }
 
+bool WorkerSource::is_ready() {
+  for (;;) {
+    give_out_work();
+    const auto slot = slot_of_next();
+    if (!slot || channel_->state(*slot) != SlotState::Ready) return false;
+    if (!passes_over(*slot)) return true;
+  }
+}
+
 Value WorkerSource::next() {
   ++asked_;
   for (const auto& slot : slots_) {
@@ -241,6 +250,7 @@ bool WorkerSource::may_assign() const {
 }
 
 void WorkerSource::give_out_work() {
+  if (parking_) parking_->look();
   std::size_t open = 0;
   std::size_t ready = 0;
   bool is_new = false;
