@@ -63,8 +63,8 @@ data_loader() {
   local driver=$root/benchmarks/data_loader_driver.py
   early_checks "$driver" "$@"
   LOCKSTEP_WITH_TORCHVISION=1 "$root/tools/setup.sh"
-  build data_loader
-  exec python3 "$driver" "--program=$build_dir/release/benchmarks/data_loader" "--python=$(python_with_torch)" \
+  build data_loader_benchmark
+  exec python3 "$driver" "--program=$build_dir/release/benchmarks/data_loader_benchmark" "--python=$(python_with_torch)" \
     "--torchvision=$build_dir/torchvision" "$@"
 }
 

@@ -10,6 +10,7 @@
 #include "progress.h"
 #include "resnet.h"
 
+#include <lockstep/data/device_prefetcher.h>
 #include <lockstep/lockstep.h>
 #include <torch/torch.h>
 
@@ -26,6 +27,7 @@ namespace {
 
 namespace functional = torch::nn::functional;
 using lockstep::data::DataLoaderOptions;
+using lockstep::data::DevicePrefetcher;
 using lockstep::data::DistributedSampler;
 using lockstep::data::DistributedSamplerOptions;
 using lockstep::data::Remainder;
@@ -33,14 +35,18 @@ using Loader = lockstep::data::DataLoader<ImageDataset>;
 using Model = lockstep::DistributedDataParallel<ResNet>;
 
 Loader make_train_loader(const Datasets& images, const Options& options,
-                         const lockstep::ProcessGroup& group) {
+                         const lockstep::ProcessGroup& group, c10::Device device) {
   // Only full batches: batch norm cannot work with a single left-over image.
   Loader loader(
       images.train,
       DistributedSampler(
           static_cast<std::size_t>(images.train_size), group.size(), group.rank(),
           DistributedSamplerOptions().shuffle(true).seed(options.seed).remainder(Remainder::Drop)),
-      DataLoaderOptions().batch_size(options.batch_size).workers(options.workers).drop_last(true));
+      DataLoaderOptions()
+          .batch_size(options.batch_size)
+          .workers(options.workers)
+          .drop_last(true)
+          .pin_memory(device.is_cuda()));
   TORCH_CHECK_VALUE(loader.size() > 0, images.train_size,
                     " training images do not fill a batch of ", options.batch_size, " on each of ",
                     group.size(), " ranks");
@@ -87,17 +93,16 @@ struct Trainer {
     const auto loss_options =
         functional::CrossEntropyFuncOptions().label_smoothing(options.label_smoothing);
     Totals totals;
-    for (auto& batch : loader) {
+    for (auto& batch : DevicePrefetcher(loader, device)) {
       fail_if_asked_to(options, group.rank(), step);
       set_learning_rate(optimizer, rate.at(step));
       optimizer.zero_grad();
-      const auto target = batch.target.to(device);
-      const auto scores = model->forward(batch.data.to(device));
-      const auto loss = functional::cross_entropy(scores, target, loss_options);
+      const auto scores = model->forward(batch.data);
+      const auto loss = functional::cross_entropy(scores, batch.target, loss_options);
       check_loss(loss.item<double>(), step);
       loss.backward();  // the gradients of all ranks are averaged here
       optimizer.step();
-      add_batch(totals, loss.item<double>(), scores, target);
+      add_batch(totals, loss.item<double>(), scores, batch.target);
       progress.step(times(totals, group.size()));
       ++step;
     }
@@ -115,7 +120,8 @@ void train(const Options& options, Progress::Clock::time_point start) {
   torch::manual_seed(options.seed);
 
   const auto images = together(*group, [&] { return open_datasets(options); });
-  auto train_loader = together(*group, [&] { return make_train_loader(images, options, *group); });
+  auto train_loader =
+      together(*group, [&] { return make_train_loader(images, options, *group, device); });
   auto test_loader = together(*group, [&] { return make_test_loader(images, options, *group); });
 
   ResNet net(ResNetOptions(options.arch).in_channels(images.channels).num_classes(images.classes));

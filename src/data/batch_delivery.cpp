@@ -11,6 +11,7 @@
 #include <system_error>
 #include <utility>
 
+#include "data/value_tensors.h"
 #include "data/worker_source.h"
 #include "workers/unit_word.h"
 
@@ -51,12 +52,21 @@ class Lease {
 
 class SlotLease : public Lease {
  public:
-  SlotLease(std::shared_ptr<SharedMemoryChannel> owner, std::size_t slot)
-      : Lease(std::move(owner)), slot_(slot) {}
-  ~SlotLease() override { channel->release(slot_); }
+  /// With `parking`, a device may read the slot when it is let go of.
+  SlotLease(std::shared_ptr<SharedMemoryChannel> owner, std::size_t slot,
+            std::shared_ptr<SlotParking> parking)
+      : Lease(std::move(owner)), slot_(slot), parking_(std::move(parking)) {}
+  ~SlotLease() override {
+    if (parking_) {
+      parking_->park(slot_);
+    } else {
+      channel->release(slot_);
+    }
+  }
 
  private:
   std::size_t slot_;
+  std::shared_ptr<SlotParking> parking_;
 };
 
 // For a batch that has memory of its own.
@@ -118,28 +128,50 @@ std::byte* WorkerSource::slot_memory(std::size_t slot) {
   }
 }
 
+// Where the size of the ring has just been learned.
+void WorkerSource::pin_ring(std::size_t slot) {
+  if (!pinning_ || parking_) return;
+  const auto& common = SharedLayout::of(*channel_);
+  try {
+    auto* payload = slot_memory(0) - common.slots_offset();
+    const auto bytes = native::MemoryRing::round_up_to_page(common.payload_bytes(slots_.size()));
+    parking_ = std::make_shared<SlotParking>(channel_, pinning_, payload, bytes);
+  } catch (...) {  // this batch is lost, so that a loop which goes on comes to an end
+    take_back(slot);
+    ++next_;
+    ++statistics_.lost_batches;
+    throw;
+  }
+}
+
 Value WorkerSource::deliver(std::size_t slot) {
+  pin_ring(slot);
   const bool keep_a_copy = circulating() - 1 < workers_ + 1;
   const auto items = channel_->items(slot).size();
   bool was_copied = false;
   const auto samples =
       job_->source.open ? static_cast<std::size_t>(channel_->result(slot, kRows)) : items;
-  Value batch = job_->source.has_rows ? open_rows(slot, was_copied) : open_whole(slot, was_copied);
+  Value batch = job_->source.has_rows ? open_rows(slot, keep_a_copy, was_copied)
+                                      : open_whole(slot, keep_a_copy, was_copied);
   ++next_;
   ++statistics_.batches;
   statistics_.samples += samples;
   const auto now = Clock::now();
   statistics_.seconds += std::chrono::duration<double>(now - last_taken_).count();
   last_taken_ = now;
-  if (!keep_a_copy || was_copied) return batch;
+  if (!keep_a_copy || was_copied) {
+    return pinning_ && was_copied ? clone_into_pinned_memory(batch) : batch;
+  }
   ++statistics_.copies;
   if (!std::exchange(has_warned_, true)) {
-    logging::warning("data loader: the program keeps " +
-                     std::to_string(slots_.size() - circulating() - 1) +
-                     " batches, so further ones are copied; let go of batches earlier, or raise "
-                     "prefetch_batches");
+    const auto parked = parking_ ? parking_->count() : 0;
+    logging::warning(
+        "data loader: the program keeps " + std::to_string(slots_.size() - circulating() - 1) +
+        " batches" +
+        (parked == 0 ? "" : ", " + std::to_string(parked) + " of them for copies to a device") +
+        ", so further ones are copied; let go of batches earlier, or raise prefetch_batches");
   }
-  return clone(batch);
+  return pinning_ ? clone_into_pinned_memory(batch) : clone(batch);
 }
 
 // Those that were not left out.
@@ -154,7 +186,7 @@ std::vector<std::int64_t> WorkerSource::rows_of(std::size_t slot) const {
   return rows;
 }
 
-Value WorkerSource::open_rows(std::size_t slot, bool& was_copied) {
+Value WorkerSource::open_rows(std::size_t slot, bool keep_a_copy, bool& was_copied) {
   if (!layout_) {
     const auto& common = SharedLayout::of(*channel_);
     const auto* payload = slot_memory(0) - common.slots_offset();
@@ -165,7 +197,7 @@ Value WorkerSource::open_rows(std::size_t slot, bool& was_copied) {
   const auto rows = skips_poison_ ? rows_of(slot) : std::vector<std::int64_t>();
   channel_->hold(slot);
   slots_[slot].use = Use::None;
-  const Held<SlotLease> lease(new SlotLease(channel_, slot));
+  const Held<SlotLease> lease(new SlotLease(channel_, slot, keep_a_copy ? nullptr : parking_));
   auto batch = read_rows(*layout_, memory, items, tensors_of(*lease));
   if (!skips_poison_ || rows.size() == items) return batch;
   statistics_.skipped_samples += items - rows.size();
@@ -174,7 +206,7 @@ Value WorkerSource::open_rows(std::size_t slot, bool& was_copied) {
   return select_rows(batch, rows);
 }
 
-Value WorkerSource::open_whole(std::size_t slot, bool& was_copied) {
+Value WorkerSource::open_whole(std::size_t slot, bool keep_a_copy, bool& was_copied) {
   const auto& common = SharedLayout::of(*channel_);
   for (const auto item : channel_->items(slot)) {
     statistics_.skipped_samples += item == workers::kLeftOut;
@@ -184,7 +216,7 @@ Value WorkerSource::open_whole(std::size_t slot, bool& was_copied) {
     std::byte* memory = slot_memory(slot);
     channel_->hold(slot);
     slots_[slot].use = Use::None;
-    const Held<SlotLease> lease(new SlotLease(channel_, slot));
+    const Held<SlotLease> lease(new SlotLease(channel_, slot, keep_a_copy ? nullptr : parking_));
     return read_batch(memory, common.slot_bytes, tensors_of(*lease));
   }
   const auto offset = static_cast<std::size_t>(channel_->result(slot, kPiece));

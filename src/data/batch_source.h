@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include <lockstep/data/data_loader_options.h>
 #include <lockstep/data/detail/loader_engine.h>
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <vector>
+
+#include "native/cuda/host_pinning.h"
 
 namespace lockstep::data::detail {
 
@@ -23,6 +27,17 @@ struct BatchFacts {
 
   [[nodiscard]] std::size_t shard(std::size_t number) const {
     return first_shard + number * shard_step;
+  }
+};
+
+/// Tests put a GPU of theirs in the place of the machine's.
+struct PinningOptions {
+  [[nodiscard]] static std::shared_ptr<native::HostPinning>& of(DataLoaderOptions& options) {
+    return options.host_pinning_;
+  }
+  [[nodiscard]] static std::shared_ptr<native::HostPinning> chosen(
+      const DataLoaderOptions& options) {
+    return options.host_pinning_ ? options.host_pinning_ : native::make_host_pinning();
   }
 };
 
@@ -75,12 +90,15 @@ class BatchSource {
   BatchSource(const BatchSource&) = delete;
   BatchSource& operator=(const BatchSource&) = delete;
 
+  /// From the next batch on, all tensors lie in pinned memory. Before the first `start`.
+  virtual void pin_batches(std::shared_ptr<native::HostPinning> pinning) = 0;
   virtual void start(PassPlan plan) = 0;
   /// What `LoaderEngine` asks for; a source that builds nothing ahead has nothing to prepare.
   virtual void prepare(std::function<PassPlan()> /*plan*/) {}
   [[nodiscard]] virtual bool start_prepared() { return false; }
   [[nodiscard]] virtual bool has_next() = 0;
   [[nodiscard]] virtual Value next() = 0;
+  [[nodiscard]] virtual bool is_ready() = 0;
   /// Batches of this pass that were delivered or lost.
   [[nodiscard]] virtual std::size_t passed() const = 0;
   [[nodiscard]] virtual LoaderStatistics statistics() const = 0;

@@ -2,7 +2,9 @@
 // Step 2 of the way of a sample: an epoch's indices are cut into batches. Before it:
 // distributed_sampler. After it: worker_source has workers build them, inline_source builds them
 // here.
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/Exception.h>
+#include <lockstep/core/logging.h>
 #include <lockstep/data/data_loader_options.h>
 #include <lockstep/data/detail/loader_engine.h>
 #include <sched.h>
@@ -111,6 +113,15 @@ LoaderEngine::LoaderEngine(SampleSource source, const SamplerFacts& sampler,
     facts.largest_batch = std::max<std::size_t>(1, largest);
   }
   source_ = make_source(std::move(source), facts, options);
+  if (!options.pin_memory()) return;
+  // Not before the workers are there: what CUDA begins in a process must not come to its children.
+  if (auto pinning = PinningOptions::chosen(options)) {
+    source_->pin_batches(std::move(pinning));
+  } else {
+    logging::warning(
+        "data loader: pin_memory is on, but there is no GPU, or no CUDA in this build of Lockstep; "
+        "batches lie in ordinary memory");
+  }
 }
 
 LoaderEngine::~LoaderEngine() = default;
@@ -148,6 +159,7 @@ PassPlan LoaderEngine::checked(PassPlan plan) const {
 void LoaderEngine::start(PassPlan plan) {
   prepared_epoch_ = -1;
   pass_samples_ = plan.samples;
+  received_.reset();
   source_->start(checked(std::move(plan)));
   ++pass_;
 }
@@ -164,6 +176,7 @@ void LoaderEngine::prepare(std::int64_t epoch, std::function<PassPlan()> plan) {
 bool LoaderEngine::start_prepared(std::int64_t epoch) {
   if (epoch != prepared_epoch_ || !source_->start_prepared()) return false;
   prepared_epoch_ = -1;
+  received_.reset();
   pass_samples_ = prepared_samples_;
   ++pass_;
   return true;
@@ -178,17 +191,32 @@ Value LoaderEngine::next() {
   return source_->next();
 }
 
+bool LoaderEngine::is_ready() {
+  return source_->is_ready();
+}
+
+void LoaderEngine::mark_received() {
+  received_ = source_->passed();
+}
+
+c10::Stream LoaderEngine::copy_stream(c10::Device device) {
+  if (!copy_stream_ || copy_stream_->device() != device) {
+    copy_stream_ = c10::impl::VirtualGuardImpl(device.type()).getStreamFromGlobalPool(device);
+  }
+  return *copy_stream_;
+}
+
 std::size_t LoaderEngine::batches(std::size_t samples) const noexcept {
   const auto full = samples / batch_size_;
   return full + (!drop_last_ && samples % batch_size_ != 0 ? 1 : 0);
 }
 
 std::size_t LoaderEngine::consumed() const {
-  return std::min(source_->passed() * batch_size_, pass_samples_);
+  return std::min(passed() * batch_size_, pass_samples_);
 }
 
 std::size_t LoaderEngine::passed() const {
-  return source_->passed();
+  return received_.value_or(source_->passed());
 }
 
 LoaderStatistics LoaderEngine::statistics() const {

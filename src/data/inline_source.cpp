@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "data/batch_builder.h"
+#include "data/value_tensors.h"
 #include "data/worker_failure.h"
 
 namespace lockstep::data::detail {
@@ -61,6 +62,7 @@ Value InlineSource::next() {
     ++statistics_.batches;
     statistics_.samples += items_.size();
   }
+  if (pins_) batch = clone_into_pinned_memory(batch);
   statistics_.stall_seconds += std::chrono::duration<double>(Clock::now() - start).count();
   statistics_.busy_seconds = statistics_.compute_seconds = statistics_.stall_seconds;
   statistics_.seconds += std::chrono::duration<double>(Clock::now() - pass_start_).count();

@@ -16,9 +16,11 @@ class InlineSource : public BatchSource {
   InlineSource(SampleSource source, const BatchFacts& facts, std::uint64_t seed)
       : source_(std::move(source)), facts_(facts), seed_(seed) {}
 
+  void pin_batches(std::shared_ptr<native::HostPinning>) override { pins_ = true; }
   void start(PassPlan plan) override;
   [[nodiscard]] bool has_next() override;
   [[nodiscard]] Value next() override;
+  [[nodiscard]] bool is_ready() override { return false; }  // to look is to build
   [[nodiscard]] std::size_t passed() const override { return next_; }
   [[nodiscard]] LoaderStatistics statistics() const override;
 
@@ -34,6 +36,7 @@ class InlineSource : public BatchSource {
   SampleSource source_;
   BatchFacts facts_;
   std::uint64_t seed_;
+  bool pins_ = false;
   PassPlan plan_;
   std::vector<std::int64_t> items_;
   std::size_t next_ = 0;

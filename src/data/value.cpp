@@ -5,6 +5,8 @@
 
 #include <sstream>
 
+#include "data/value_tensors.h"
+
 namespace lockstep::data {
 namespace {
 
@@ -160,18 +162,7 @@ Value stack(std::vector<Value> samples) {
 }
 
 Value clone(const Value& value) {
-  if (value.is_tensor()) return value.tensor().clone();
-  if (value.is_list()) {
-    Value::List result;
-    for (const auto& child : value.list()) result.push_back(clone(child));
-    return result;
-  }
-  if (value.is_map()) {
-    Value::Map result;
-    for (const auto& [key, child] : value.map()) result.emplace(key, clone(child));
-    return result;
-  }
-  return value;
+  return map_tensors(value, [](const at::Tensor& tensor) { return tensor.clone(); });
 }
 
 Value select_rows(const Value& batch, const std::vector<std::int64_t>& rows) {

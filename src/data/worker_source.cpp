@@ -178,6 +178,15 @@ bool WorkerSource::has_next() {
   }
 }
 
+bool WorkerSource::is_ready() {
+  for (;;) {
+    give_out_work();
+    const auto slot = slot_of_next();
+    if (!slot || channel_->state(*slot) != SlotState::Ready) return false;
+    if (!passes_over(*slot)) return true;
+  }
+}
+
 Value WorkerSource::next() {
   ++asked_;
   for (const auto& slot : slots_) {
@@ -283,6 +292,7 @@ WorkerSource::Pass* WorkerSource::pass_ahead() {
 }
 
 void WorkerSource::give_out_work() {
+  if (parking_) parking_->look();
   std::size_t open = 0;
   std::size_t ready = 0;
   bool is_new = false;

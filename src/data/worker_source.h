@@ -9,11 +9,13 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "concurrency/deadline.h"
 #include "data/batch_source.h"
 #include "data/batch_worker.h"
+#include "data/slot_parking.h"
 #include "workers/shared_memory_channel.h"
 #include "workers/worker_host.h"
 
@@ -33,11 +35,15 @@ class WorkerSource : public BatchSource {
   WorkerSource(SampleSource source, const BatchFacts& facts, const DataLoaderOptions& options);
   ~WorkerSource() override;
 
+  void pin_batches(std::shared_ptr<native::HostPinning> pinning) override {
+    pinning_ = std::move(pinning);
+  }
   void start(PassPlan plan) override;
   void prepare(std::function<PassPlan()> plan) override;
   [[nodiscard]] bool start_prepared() override;
   [[nodiscard]] bool has_next() override;
   [[nodiscard]] Value next() override;
+  [[nodiscard]] bool is_ready() override;
   [[nodiscard]] std::size_t passed() const override { return next_; }
   [[nodiscard]] LoaderStatistics statistics() const override;
 
@@ -86,8 +92,9 @@ class WorkerSource : public BatchSource {
 
   [[nodiscard]] Value deliver(std::size_t slot);
   [[nodiscard]] std::vector<std::int64_t> rows_of(std::size_t slot) const;
-  [[nodiscard]] Value open_rows(std::size_t slot, bool& was_copied);
-  [[nodiscard]] Value open_whole(std::size_t slot, bool& was_copied);
+  void pin_ring(std::size_t slot);
+  [[nodiscard]] Value open_rows(std::size_t slot, bool keep_a_copy, bool& was_copied);
+  [[nodiscard]] Value open_whole(std::size_t slot, bool keep_a_copy, bool& was_copied);
   [[nodiscard]] std::byte* slot_memory(std::size_t slot);
 
   BatchFacts facts_;
@@ -97,6 +104,8 @@ class WorkerSource : public BatchSource {
   bool skips_poison_;
   std::shared_ptr<WorkerJob> job_;
   std::shared_ptr<workers::SharedMemoryChannel> channel_;  // shared with the batches handed out
+  std::shared_ptr<native::HostPinning> pinning_;           // none: batches are not pinned
+  std::shared_ptr<SlotParking> parking_;  // of the ring once it is pinned, likewise shared
   std::vector<Slot> slots_;
   std::vector<bool> reported_;  // by worker: its end has been thrown
   std::optional<ValueLayout> layout_;

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <lockstep/data/data_loader.h>
 #include <lockstep/data/dataset_registry.h>
+#include <lockstep/data/device_prefetcher.h>
 #include <lockstep/workers/worker_pool.h>
 #include <torch/torch.h>
 
@@ -77,6 +78,20 @@ TEST(DataPage, DrawsAndWritesInPlace) {
   EXPECT_EQ(data::DataLoader(NoisyWaves(), options).begin()->data.size(0), 8);
   data::DataLoader loader(Counts(), options);
   EXPECT_EQ(loader.begin()->data[2][3].item<float>(), 5);
+}
+
+TEST(DataPage, Feeds) {
+  const c10::Device device(torch::cuda::is_available() ? torch::kCUDA : torch::kCPU);
+  // [feed]
+  data::DataLoader loader(Waves(), data::DataLoaderOptions().batch_size(64).workers(2)
+                                       .pin_memory(device.is_cuda()));
+  for (int epoch = 0; epoch < 2; ++epoch) {
+    loader.set_epoch(epoch);
+    for (auto& batch : data::DevicePrefetcher(loader, device)) use(batch.data, batch.target);
+  }
+  // [feed]
+  EXPECT_EQ(used[0].sizes(), (std::vector<std::int64_t>{1000 % 64, 64}));
+  EXPECT_EQ(used[1].device().type(), device.type());
 }
 
 // [tree]

@@ -23,6 +23,9 @@
 
 namespace lockstep::data {
 
+template <class Loader>
+class DevicePrefetcher;
+
 /// Batches of a dataset in the sampler's order, built by workers or in the calling thread; the same
 /// bits either way.
 ///
@@ -48,9 +51,9 @@ namespace lockstep::data {
 /// Blocks: the calling thread, until the next batch is there; `WorkerError` when that cannot be.
 /// Thread-safety: none; one thread uses a loader. Batches may be used and dropped in any thread.
 /// Owns: the dataset, the sampler, the workers. The destructor ends the workers (Blocks:
-/// milliseconds, at most 2 s). Throws: `c10::Error` for bad options; `WorkerError` for what goes
-/// wrong with samples and workers. Source: the contract of `torch.utils.data.DataLoader` of PyTorch
-/// 2.11.
+/// milliseconds, at most 2 s; with `pin_memory` also until no device reads a batch any more, at
+/// most 10 s). Throws: `c10::Error` for bad options; `WorkerError` for what goes wrong with samples
+/// and workers. Source: the contract of `torch.utils.data.DataLoader` of PyTorch 2.11.
 template <class Dataset, class Sampler = DistributedSampler, class Collate = StackSamples>
 requires(MapStyleDataset<Dataset>&& AnySampler<Sampler>) ||
     (IterableDataset<Dataset> && std::is_same_v<Sampler, detail::NoSampler>)class DataLoader {
@@ -100,17 +103,14 @@ requires(MapStyleDataset<Dataset>&& AnySampler<Sampler>) ||
   }
 
   [[nodiscard]] Iterator begin() {
-    start_from_the_beginning_unless_resumed();
-    if (was_resumed_ || !engine_->start_prepared(epoch())) engine_->start(plan());
-    prepare_what_follows();
-    has_begun_ = true;
-    return Iterator(engine_.get(), engine_->pass());
+    const auto pass = start_pass();
+    return Iterator(engine_.get(), pass);
   }
   [[nodiscard]] std::default_sentinel_t end() const noexcept { return std::default_sentinel; }
 
-  /// What the program has received, never what was prepared ahead; the same on all ranks that have
-  /// received the same number of batches.
-  /// Throws: `c10::Error` with `in_order(false)`: then there is no such place.
+  /// What the program has received, never what was prepared or copied ahead; the same on all ranks
+  /// that have received the same number of batches. Throws: `c10::Error` with `in_order(false)`:
+  /// then there is no such place.
   [[nodiscard]] LoaderState state() const requires ResumableSampler<Sampler> {
     TORCH_CHECK(in_order_, "DataLoader: there is no state with in_order(false)");
     LoaderState state;
@@ -145,6 +145,8 @@ requires(MapStyleDataset<Dataset>&& AnySampler<Sampler>) ||
   [[nodiscard]] const Sampler& sampler() const noexcept { return sampler_; }
 
  private:
+  template <class Loader>
+  friend class DevicePrefetcher;
   struct Whole {};
 
   DataLoader(Dataset dataset, Whole, const DataLoaderOptions& options, Collate collate)
@@ -176,6 +178,14 @@ requires(MapStyleDataset<Dataset>&& AnySampler<Sampler>) ||
       facts.largest_batch = detail::largest_batch(sampler);
     }
     return facts;
+  }
+
+  std::uint64_t start_pass() {
+    start_from_the_beginning_unless_resumed();
+    if (was_resumed_ || !engine_->start_prepared(epoch())) engine_->start(plan());
+    prepare_what_follows();
+    has_begun_ = true;
+    return engine_->pass();
   }
 
   void start_from_the_beginning_unless_resumed() {

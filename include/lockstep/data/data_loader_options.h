@@ -8,11 +8,20 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
+namespace lockstep::native {
+class HostPinning;
+}  // namespace lockstep::native
+
 namespace lockstep::data {
+
+namespace detail {
+struct PinningOptions;
+}  // namespace detail
 
 /// Where a loader's batches are built, when not in the calling thread. The bits are the same.
 enum class WorkerKind {
@@ -63,6 +72,12 @@ struct LOCKSTEP_API DataLoaderOptions {
   /// never sets another). A wrong guess costs the work on at most `prefetch_batches` a worker.
   /// Needs a sampler of this library, or one that can be resumed; not for iterable datasets.
   TORCH_ARG(bool, prepare_next_epoch) = true;
+  /// All tensors of all batches lie in pinned memory, which a GPU reads by itself while the program
+  /// goes on (`non_blocking`): the workers' memory is registered with CUDA at the first batch, and
+  /// what does not lie there is copied into pinned memory of LibTorch's. A batch may be let go of
+  /// while it is copied, by a thread whose current stream is the one that copies. Where there is no
+  /// GPU, or no CUDA in this build: a warning, and ordinary memory.
+  TORCH_ARG(bool, pin_memory) = false;
   /// False: whichever batch is ready comes first, which gives up that every run is the same.
   TORCH_ARG(bool, in_order) = true;
   /// How long a worker may be at one sample. One that takes longer is killed and replaced, where it
@@ -87,8 +102,10 @@ struct LOCKSTEP_API DataLoaderOptions {
   TORCH_ARG(std::int64_t, world_size) = 1;
 
  private:
+  friend struct detail::PinningOptions;
   std::string spawn_name_;
   std::string spawn_config_;
+  std::shared_ptr<native::HostPinning> host_pinning_;  // none: the machine's
 };
 
 }  // namespace lockstep::data

@@ -12,9 +12,9 @@
 
 namespace lockstep::data::detail {
 
-/// Walks over the batches of one pass. A batch is fetched when it is looked at, and given back by
-/// `++`.
-template <class Codec>
+/// Walks over the batches of one pass of an engine, or of a feed that has one. A batch is fetched
+/// when it is looked at, and given back by `++`.
+template <class Codec, class Feed = LoaderEngine>
 class BatchIterator {
  public:
   using Batch = typename Codec::Type;
@@ -24,7 +24,7 @@ class BatchIterator {
   using pointer = Batch*;
   using reference = Batch&;
 
-  BatchIterator(LoaderEngine* engine, std::uint64_t pass) : engine_(engine), pass_(pass) {}
+  BatchIterator(Feed* feed, std::uint64_t pass) : feed_(feed), pass_(pass) {}
 
   /// Throws: `WorkerError` when this batch could not be had; looking again, or after `++`, gives
   /// the next one.
@@ -32,7 +32,7 @@ class BatchIterator {
     if (!current_) {
       check_pass();
       has_failed_ = true;
-      current_ = Codec::from(engine_->next());
+      current_ = Codec::from(feed_->next());
       has_failed_ = false;
     }
     return *current_;
@@ -50,16 +50,16 @@ class BatchIterator {
   [[nodiscard]] bool operator==(std::default_sentinel_t) const {
     if (current_) return false;
     check_pass();
-    return !engine_->has_next();
+    return !feed_->has_next();
   }
 
  private:
   void check_pass() const {
-    TORCH_CHECK(pass_ == engine_->pass(),
+    TORCH_CHECK(pass_ == feed_->pass(),
                 "DataLoader: this iterator is of an earlier pass; the newest begin() ended it");
   }
 
-  LoaderEngine* engine_;
+  Feed* feed_;
   std::uint64_t pass_;
   std::optional<Batch> current_;
   bool has_failed_ = false;  // the batch of this position is lost

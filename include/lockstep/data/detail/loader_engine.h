@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include <c10/core/Stream.h>
 #include <lockstep/core/export.h>
 #include <lockstep/data/data_loader_options.h>
 #include <lockstep/data/loader_statistics.h>
@@ -103,9 +104,19 @@ class LOCKSTEP_API LoaderEngine {
   /// Blocks: the calling thread, for at most the loader's timeout after a sign of progress.
   /// Throws: `WorkerError`.
   [[nodiscard]] Value next();
+  /// Whether `next` would come back at once. Never for batches that are built in this thread.
+  /// Blocks: not at all.
+  [[nodiscard]] bool is_ready();
+  /// What has been taken by now is with the program; of what is taken after that, `consumed` and
+  /// `passed` know nothing until it is said again, or until the next pass.
+  void mark_received();
+  /// The stream for copies to `device`: one for the loader's life, since LibTorch keeps memory for
+  /// each.
+  [[nodiscard]] c10::Stream copy_stream(c10::Device device);
   /// Batches in `samples` samples.
   [[nodiscard]] std::size_t batches(std::size_t samples) const noexcept;
-  /// Samples of this pass in the batches that were delivered or lost so far.
+  /// Samples of this pass in the batches that were delivered or lost so far, to the program's
+  /// knowledge.
   [[nodiscard]] std::size_t consumed() const;
   /// And how many batches those are.
   [[nodiscard]] std::size_t passed() const;
@@ -121,6 +132,8 @@ class LOCKSTEP_API LoaderEngine {
   std::size_t pass_samples_ = 0;
   std::int64_t prepared_epoch_ = -1;
   std::size_t prepared_samples_ = 0;
+  std::optional<std::size_t> received_;  // batches, where fewer than were taken
+  std::optional<c10::Stream> copy_stream_;
   std::unique_ptr<BatchSource> source_;
 };
 

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <lockstep/data/value.h>
+
+#include <functional>
+
+namespace lockstep::data {
+
+/// The same tree with `change` applied to each tensor.
+[[nodiscard]] Value map_tensors(const Value& value,
+                                const std::function<at::Tensor(const at::Tensor&)>& change);
+
+/// The same tree with all tensors of the CPU cloned into pinned memory of LibTorch's, which takes
+/// care by itself that it is not reused during a copy. Only where there is an accelerator.
+[[nodiscard]] Value clone_into_pinned_memory(const Value& value);
+
+}  // namespace lockstep::data
