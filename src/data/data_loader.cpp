@@ -131,7 +131,6 @@ PassPlan LoaderEngine::cut(std::int64_t epoch, std::size_t samples, AppendIndice
               " indices, but promised at most ", sampler_.size);
   PassPlan plan;
   plan.epoch = epoch;
-  plan.samples = samples;
   plan.batches = batches(samples);
   plan.items = [append = std::move(append), samples, size = batch_size_](
                    std::size_t batch, std::vector<std::int64_t>& items) {
@@ -158,7 +157,6 @@ PassPlan LoaderEngine::checked(PassPlan plan) const {
 
 void LoaderEngine::start(PassPlan plan) {
   prepared_epoch_ = -1;
-  pass_samples_ = plan.samples;
   received_.reset();
   source_->start(checked(std::move(plan)));
   ++pass_;
@@ -166,18 +164,13 @@ void LoaderEngine::start(PassPlan plan) {
 
 void LoaderEngine::prepare(std::int64_t epoch, std::function<PassPlan()> plan) {
   prepared_epoch_ = epoch;
-  source_->prepare([this, plan = std::move(plan)] {
-    auto following = checked(plan());
-    prepared_samples_ = following.samples;
-    return following;
-  });
+  source_->prepare([this, plan = std::move(plan)] { return checked(plan()); });
 }
 
 bool LoaderEngine::start_prepared(std::int64_t epoch) {
   if (epoch != prepared_epoch_ || !source_->start_prepared()) return false;
   prepared_epoch_ = -1;
   received_.reset();
-  pass_samples_ = prepared_samples_;
   ++pass_;
   return true;
 }
@@ -212,7 +205,7 @@ std::size_t LoaderEngine::batches(std::size_t samples) const noexcept {
 }
 
 std::size_t LoaderEngine::consumed() const {
-  return std::min(passed() * batch_size_, pass_samples_);
+  return passed() * batch_size_;
 }
 
 std::size_t LoaderEngine::passed() const {

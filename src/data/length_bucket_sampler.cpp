@@ -101,25 +101,14 @@ namespace {
 
 constexpr const char* kName = "LengthBucketSampler";
 
-std::size_t remaining_of(std::uint64_t batches, std::size_t world_size, std::size_t rank,
-                         Remainder remainder) {
-  if (remainder == Remainder::Drop) return batches / world_size;
-  if (remainder == Remainder::Pad) return (batches + world_size - 1) / world_size;
-  return batches / world_size + (rank < batches % world_size ? 1 : 0);
-}
-
 }  // namespace
 
 LengthBucketSampler::LengthBucketSampler(std::vector<std::int64_t> lengths, int world_size,
                                          int rank, const LengthBucketSamplerOptions& options)
     : lengths_(std::make_shared<const std::vector<std::int64_t>>(std::move(lengths))),
-      world_size_(static_cast<std::size_t>(world_size)),
-      rank_(static_cast<std::size_t>(rank)),
+      share_(kName, world_size, rank, options.remainder()),
       options_(options) {
   TORCH_CHECK(!lengths_->empty(), kName, ": no lengths are given; at least 1 is needed");
-  TORCH_CHECK(world_size > 0, kName, ": world_size is ", world_size, "; it must be at least 1");
-  TORCH_CHECK(rank >= 0 && rank < world_size, kName, ": rank is ", rank, "; it must be from 0 to ",
-              world_size - 1, " in a world of ", world_size);
   TORCH_CHECK(options.batch_size() > 0, kName, ": batch_size is 0; it must be at least 1");
   TORCH_CHECK(options.pool_batches() > 0, kName, ": pool_batches is 0; it must be at least 1");
   TORCH_CHECK(options.max_elements() >= 0, kName, ": max_elements is ", options.max_elements(),
@@ -146,7 +135,7 @@ void LengthBucketSampler::set_epoch(std::int64_t epoch) {
   TORCH_CHECK(epoch >= 0, kName, ": epoch is ", epoch, "; it must not be negative");
   if (epoch == epoch_) return;
   epoch_ = epoch;
-  start_ = 0;
+  share_.start_at(0, 0);
   make_plan();
 }
 
@@ -155,13 +144,12 @@ void LengthBucketSampler::make_plan() {
 }
 
 std::size_t LengthBucketSampler::size() const {
-  return remaining_of(plan_->size() - start_, world_size_, rank_, options_.remainder());
+  return share_.size(plan_->size());
 }
 
 std::vector<std::int64_t> LengthBucketSampler::batch(std::size_t number) const {
   TORCH_CHECK(number < size(), kName, ": batch ", number, " is not below the size ", size());
-  const auto place = static_cast<std::size_t>(start_) + rank_ + number * world_size_;
-  const auto samples = plan_->batch(place % plan_->size());
+  const auto samples = plan_->batch(share_.place(number, plan_->size()));
   return {samples.begin(), samples.end()};
 }
 
@@ -172,15 +160,11 @@ std::vector<std::vector<std::int64_t>> LengthBucketSampler::batches() const {
 }
 
 void LengthBucketSampler::start_at(std::uint64_t global_position) {
-  TORCH_CHECK(global_position <= plan_->size(), kName, ": cannot start at batch ", global_position,
-              "; the epoch has ", plan_->size());
-  start_ = global_position;
+  share_.start_at(global_position, plan_->size());
 }
 
 std::uint64_t LengthBucketSampler::global_position(std::size_t local_batches) const {
-  const auto left = plan_->size() - start_;
-  if (local_batches >= left / world_size_ + 1) return plan_->size();
-  return std::min<std::uint64_t>(plan_->size(), start_ + local_batches * world_size_);
+  return share_.consumed(local_batches, plan_->size());
 }
 
 }  // namespace lockstep::data

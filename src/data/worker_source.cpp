@@ -194,6 +194,8 @@ Value WorkerSource::next() {
         slot.use == Use::Live &&
         channel_->state(static_cast<std::size_t>(&slot - slots_.data())) == SlotState::Ready;
   }
+  // Once a pass at least: a program that never has to wait hears of lost workers, too.
+  if (next_ == 0) check_workers();
   for (;;) {
     give_out_work();
     auto slot = slot_of_next();

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <lockstep/core/export.h>
+#include <lockstep/data/detail/rank_share.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -35,15 +36,15 @@ class LOCKSTEP_API EpochSampler {
   [[nodiscard]] std::int64_t epoch() const noexcept { return epoch_; }
 
   /// How many indices this rank has from `start_at` on; 0 is possible.
-  [[nodiscard]] std::size_t size() const noexcept { return size_from(start_); }
+  [[nodiscard]] std::size_t size() const noexcept { return share_.size(order_size_); }
   /// How many it has in a whole epoch: the largest `size()`.
-  [[nodiscard]] std::size_t epoch_size() const noexcept { return size_from(0); }
+  [[nodiscard]] std::size_t epoch_size() const noexcept { return share_.whole_size(order_size_); }
   /// Every index is below it.
   [[nodiscard]] std::size_t dataset_size() const noexcept { return dataset_size_; }
   /// Length of the epoch's order, over all ranks.
   [[nodiscard]] std::uint64_t order_size() const noexcept { return order_size_; }
-  [[nodiscard]] int world_size() const noexcept { return static_cast<int>(world_size_); }
-  [[nodiscard]] int rank() const noexcept { return static_cast<int>(rank_); }
+  [[nodiscard]] int world_size() const noexcept { return share_.world_size(); }
+  [[nodiscard]] int rank() const noexcept { return share_.rank(); }
   [[nodiscard]] std::uint64_t seed() const noexcept { return seed_; }
 
   /// This rank's index number `position` from `start_at` on.
@@ -56,7 +57,7 @@ class LOCKSTEP_API EpochSampler {
   /// Throws: `c10::Error` when it lies behind the order's end.
   void start_at(std::uint64_t global_position);
   /// Where `start_at` set the start; 0 as a rule.
-  [[nodiscard]] std::uint64_t start() const noexcept { return start_; }
+  [[nodiscard]] std::uint64_t start() const noexcept { return share_.start(); }
   /// How much of the epoch's order the world has consumed when each rank has consumed
   /// `local_samples` since `start()`, or all that it had: at most `order_size()`.
   [[nodiscard]] std::uint64_t global_position(std::size_t local_samples) const noexcept;
@@ -90,20 +91,14 @@ class LOCKSTEP_API EpochSampler {
   void set_fingerprint(std::uint64_t value) noexcept { fingerprint_ = value; }
 
  private:
-  // Positions that are shared out from `start` on, beyond the order's end where padding repeats.
-  [[nodiscard]] std::uint64_t shared_from(std::uint64_t start) const noexcept;
-  [[nodiscard]] std::size_t size_from(std::uint64_t start) const noexcept;
-  [[nodiscard]] std::int64_t index_unchecked(std::uint64_t position) const;
+  [[nodiscard]] std::int64_t index_unchecked(std::size_t position) const;
 
   const char* name_;
   std::size_t dataset_size_;
   std::uint64_t order_size_;
-  std::uint64_t world_size_;
-  std::uint64_t rank_;
+  detail::RankShare share_;
   std::uint64_t seed_;
-  Remainder remainder_;
   std::int64_t epoch_ = 0;
-  std::uint64_t start_ = 0;
   std::uint64_t fingerprint_ = 0;
 };
 

@@ -69,11 +69,9 @@ class LOCKSTEP_API LengthBucketSampler {
   void make_plan();
 
   std::shared_ptr<const std::vector<std::int64_t>> lengths_;
-  std::size_t world_size_;
-  std::size_t rank_;
+  detail::RankShare share_;
   LengthBucketSamplerOptions options_;
   std::int64_t epoch_ = 0;
-  std::uint64_t start_ = 0;
   std::uint64_t fingerprint_ = 0;
   std::shared_ptr<const detail::BucketPlan> plan_;
 };

@@ -83,22 +83,15 @@ TEST_F(DataVarietyTest, ThreadsReportExceptionsAndGoOn) {
   };
   for (const auto kind : {WorkerKind::Process, WorkerKind::Thread}) {
     DataLoader loader(dataset, in_order(20), options_with(2).kind(kind));
-    int batches = 0;
-    int errors = 0;
-    for (auto it = loader.begin(); it != loader.end(); ++it) {
-      try {
-        batches += it->data.defined();
-      } catch (const WorkerError& error) {
-        ++errors;
-        EXPECT_EQ(error.exception_type(), "std::out_of_range");
-        EXPECT_EQ(error.original_message(), "no such picture");
-        EXPECT_EQ(error.sample_index(), 9);
-        EXPECT_EQ(error.batch_index(), 2);
-        EXPECT_EQ(error.pid() == ::getpid(), kind == WorkerKind::Thread);
-      }
-    }
-    EXPECT_EQ(batches, 4);
-    EXPECT_EQ(errors, 1);
+    const auto pass = pass_over_errors(loader);
+    EXPECT_EQ(pass.batches, 4);
+    ASSERT_EQ(pass.errors.size(), 1U);
+    const auto& error = pass.errors[0];
+    EXPECT_EQ(error.exception_type(), "std::out_of_range");
+    EXPECT_EQ(error.original_message(), "no such picture");
+    EXPECT_EQ(error.sample_index(), 9);
+    EXPECT_EQ(error.batch_index(), 2);
+    EXPECT_EQ(error.pid() == ::getpid(), kind == WorkerKind::Thread);
   }
 }
 
@@ -115,19 +108,13 @@ TEST_F(DataVarietyTest, ThreadThatHangsIsNamedAndLeftAlone) {
     DataLoader loader(
         dataset, in_order(20),
         options_with(2).kind(WorkerKind::Thread).timeout(std::chrono::milliseconds(150)));
-    int errors = 0;
-    int batches = 0;
-    for (auto it = loader.begin(); it != loader.end(); ++it) {
-      try {
-        batches += it->data.defined();
-      } catch (const WorkerError& error) {
-        ++errors;
-        EXPECT_EQ(error.failure(), WorkerFailure::TimedOut);
-        EXPECT_EQ(error.sample_index(), 9);
-      }
+    const auto pass = pass_over_errors(loader);
+    EXPECT_EQ(pass.batches, 4);
+    EXPECT_EQ(pass.errors.size(), 1U);
+    for (const auto& error : pass.errors) {
+      EXPECT_EQ(error.failure(), WorkerFailure::TimedOut);
+      EXPECT_EQ(error.sample_index(), 9);
     }
-    EXPECT_EQ(errors, 1);
-    EXPECT_EQ(batches, 4);
     may_go = true;
   }
   EXPECT_TRUE(has_gone);

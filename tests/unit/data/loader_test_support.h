@@ -68,6 +68,26 @@ std::optional<WorkerError> error_of_pass(Loader& loader) {
   return std::nullopt;
 }
 
+/// A pass by a program that goes on after errors.
+struct WholePass {
+  int batches = 0;
+  std::vector<WorkerError> errors;
+};
+
+template <class Loader>
+WholePass pass_over_errors(Loader& loader) {
+  WholePass pass;
+  for (auto it = loader.begin(); it != loader.end(); ++it) {
+    try {
+      static_cast<void>(*it);
+      ++pass.batches;
+    } catch (const WorkerError& error) {
+      pass.errors.push_back(error);
+    }
+  }
+  return pass;
+}
+
 inline bool eventually(const std::function<bool()>& condition,
                        std::chrono::seconds limit = std::chrono::seconds(20)) {
   const auto end = std::chrono::steady_clock::now() + limit;

@@ -171,32 +171,17 @@ TEST_F(WorkerFailureTest, TheOthersGoOnAfterADeath) {
   DataLoader loader(numbers_that(
                         9, [] { ::_exit(3); }, 40),
                     in_order(40), options_with(2));
-  int batches = 0;
-  int errors = 0;
-  for (auto it = loader.begin(); it != loader.end(); ++it) {
-    try {
-      batches += it->data.defined();
-    } catch (const WorkerError&) {
-      ++errors;
-    }
-  }
-  EXPECT_EQ(errors, 1);
-  EXPECT_EQ(batches, 9);
+  const auto pass = pass_over_errors(loader);
+  EXPECT_EQ(pass.errors.size(), 1U);
+  EXPECT_EQ(pass.batches, 9);
 }
 
 TEST_F(WorkerFailureTest, NoWorkerLeftIsAnErrorForEachBatch) {
   DataLoader loader(Numbers{20}, in_order(20),
                     options_with(1).worker_init([](std::size_t) { ::_exit(3); }));
-  int errors = 0;
-  for (auto it = loader.begin(); it != loader.end(); ++it) {
-    try {
-      static_cast<void>(*it);
-    } catch (const WorkerError& error) {
-      ++errors;
-      EXPECT_EQ(error.exit_status(), 3) << error.what();
-    }
-  }
-  EXPECT_EQ(errors, 5);
+  const auto pass = pass_over_errors(loader);
+  EXPECT_EQ(pass.errors.size(), 5U);
+  for (const auto& error : pass.errors) EXPECT_EQ(error.exit_status(), 3) << error.what();
   EXPECT_TRUE(error_of_pass(loader).has_value());  // a new pass does not hang either
 }
 
@@ -228,21 +213,14 @@ TEST_F(WorkerFailureTest, StuckWorkerIsNamedAfterTheTimeout) {
     DataLoader loader(
         numbers_that(9, [] { std::this_thread::sleep_for(std::chrono::seconds(600)); }),
         in_order(20), options_with(2).timeout(std::chrono::milliseconds(300)));
-    int batches = 0;
-    int errors = 0;
-    for (auto it = loader.begin(); it != loader.end(); ++it) {
-      try {
-        batches += it->data.defined();
-      } catch (const WorkerError& error) {
-        ++errors;
-        EXPECT_EQ(error.failure(), WorkerFailure::TimedOut);
-        EXPECT_EQ(error.sample_index(), 9);
-        EXPECT_GE(error.worker(), 0);
-        EXPECT_NE(std::string(error.what()).find("no progress"), std::string::npos);
-      }
-    }
-    EXPECT_EQ(errors, 1);
-    EXPECT_EQ(batches, 4);
+    const auto pass = pass_over_errors(loader);
+    EXPECT_EQ(pass.batches, 4);
+    ASSERT_EQ(pass.errors.size(), 1U);
+    const auto& error = pass.errors[0];
+    EXPECT_EQ(error.failure(), WorkerFailure::TimedOut);
+    EXPECT_EQ(error.sample_index(), 9);
+    EXPECT_GE(error.worker(), 0);
+    EXPECT_NE(std::string(error.what()).find("no progress"), std::string::npos);
   }
   EXPECT_LT(Clock::now() - start, std::chrono::seconds(20));  // the destructor did not wait for it
 }

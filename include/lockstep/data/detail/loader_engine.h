@@ -62,7 +62,6 @@ struct SamplerFacts {
 struct PassPlan {
   std::int64_t epoch = 0;
   std::size_t batches = 0;
-  std::size_t samples = 0;
   /// Dataset indices of a batch, into an empty vector. Called for 0, 1, 2, ... when a batch is
   /// given out. Empty for iterable datasets, whose batches are as many as come.
   std::function<void(std::size_t batch, std::vector<std::int64_t>& items)> items;
@@ -116,7 +115,8 @@ class LOCKSTEP_API LoaderEngine {
   /// Batches in `samples` samples.
   [[nodiscard]] std::size_t batches(std::size_t samples) const noexcept;
   /// Samples of this pass in the batches that were delivered or lost so far, to the program's
-  /// knowledge.
+  /// knowledge, as if all were full: the last ones of two ranks may differ, and both ranks are at
+  /// the same place after them.
   [[nodiscard]] std::size_t consumed() const;
   /// And how many batches those are.
   [[nodiscard]] std::size_t passed() const;
@@ -129,9 +129,7 @@ class LOCKSTEP_API LoaderEngine {
   bool drop_last_;
   SamplerFacts sampler_;
   std::uint64_t pass_ = 0;
-  std::size_t pass_samples_ = 0;
   std::int64_t prepared_epoch_ = -1;
-  std::size_t prepared_samples_ = 0;
   std::optional<std::size_t> received_;  // batches, where fewer than were taken
   std::optional<c10::Stream> copy_stream_;
   std::unique_ptr<BatchSource> source_;

@@ -47,7 +47,8 @@ template <class T>
 concept AnySampler = IndexSampler<T> || RandomAccessSampler<T> || GivesBatches<T>;
 
 /// Can say where all ranks together stand in an epoch, and go on from there. `global_position` is
-/// asked with the samples that this rank has consumed since the start; with its batches, where the
+/// asked with the samples that this rank has consumed since the start, where a last batch that is
+/// not full counts as a full one, so perhaps with more than there are; with its batches, where the
 /// sampler gives batches.
 template <class T>
 concept ResumableSampler = requires(T& sampler, const T& view, std::uint64_t position) {
