@@ -3,6 +3,7 @@
 // it: worker_source found it ready.
 #include <ATen/ops/from_blob.h>
 #include <lockstep/core/logging.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cstring>
@@ -11,8 +12,10 @@
 #include <system_error>
 #include <utility>
 
+#include "data/batch_builder.h"
 #include "data/value_tensors.h"
 #include "data/worker_source.h"
+#include "native/posix/owning_process.h"
 #include "workers/unit_word.h"
 
 namespace lockstep::data::detail {
@@ -45,6 +48,7 @@ class Lease {
   explicit Lease(std::shared_ptr<SharedMemoryChannel> owner) : channel(std::move(owner)) {}
 
   std::shared_ptr<SharedMemoryChannel> channel;
+  native::OwningProcess process;  // one that the program forks gives nothing back
 
  private:
   std::atomic<std::size_t> holders_{1};  // whoever makes the tensors
@@ -57,6 +61,7 @@ class SlotLease : public Lease {
             std::shared_ptr<SlotParking> parking)
       : Lease(std::move(owner)), slot_(slot), parking_(std::move(parking)) {}
   ~SlotLease() override {
+    if (!process.is_current()) return;
     if (parking_) {
       parking_->park(slot_);
     } else {
@@ -75,19 +80,18 @@ class PieceLease : public Lease {
   PieceLease(std::shared_ptr<SharedMemoryChannel> owner, std::size_t payload, std::size_t offset,
              std::size_t bytes)
       : Lease(std::move(owner)),
-        payload_(payload),
-        offset_(offset),
         bytes_(bytes),
         memory_(channel->ring().map_piece(payload, offset, bytes)) {}
   ~PieceLease() override {
-    native::MemoryRing::unmap_piece(memory_, bytes_);
-    channel->ring().free_piece(payload_, offset_, bytes_);
+    if (process.is_current()) {
+      native::MemoryRing::drop_piece(memory_, bytes_);
+    } else {
+      native::MemoryRing::unmap_piece(memory_, bytes_);
+    }
   }
   [[nodiscard]] std::byte* memory() const { return memory_; }
 
  private:
-  std::size_t payload_;
-  std::size_t offset_;
   std::size_t bytes_;
   std::byte* memory_;
 };
@@ -107,7 +111,7 @@ MakeTensor tensors_of(Lease& lease) {
 Value read_batch(std::byte* memory, std::size_t bytes, const MakeTensor& make) {
   WholeHeader header;
   std::memcpy(&header, memory, sizeof(header));
-  TORCH_CHECK(header.leaves_offset <= bytes &&
+  TORCH_CHECK(header.leaves_offset >= sizeof(header) && header.leaves_offset <= bytes &&
                   header.leaves_bytes <= bytes - header.leaves_offset &&
                   header.form_bytes <= header.leaves_offset - sizeof(header),
               "DataLoader: the batch that a worker wrote does not fit its memory");
@@ -151,8 +155,7 @@ Value WorkerSource::deliver(std::size_t slot) {
   bool was_copied = false;
   const auto samples =
       job_->source.open ? static_cast<std::size_t>(channel_->result(slot, kRows)) : items;
-  Value batch = job_->source.has_rows ? open_rows(slot, keep_a_copy, was_copied)
-                                      : open_whole(slot, keep_a_copy, was_copied);
+  Value batch = open(slot, keep_a_copy, was_copied);
   ++next_;
   ++statistics_.batches;
   statistics_.samples += samples;
@@ -172,6 +175,22 @@ Value WorkerSource::deliver(std::size_t slot) {
         ", so further ones are copied; let go of batches earlier, or raise prefetch_batches");
   }
   return pinning_ ? clone_into_pinned_memory(batch) : clone(batch);
+}
+
+// Without memory a batch is lost, and the next ones come.
+Value WorkerSource::open(std::size_t slot, bool keep_a_copy, bool& was_copied) {
+  try {
+    return job_->source.has_rows ? open_rows(slot, keep_a_copy, was_copied)
+                                 : open_whole(slot, keep_a_copy, was_copied);
+  } catch (const std::exception& error) {
+    WorkerError::Context context;
+    context.pid = ::getpid();
+    context.exception_type = current_exception_type();
+    context.message = error.what();
+    // It may already be in a tensor's hands, which give it back.
+    const bool is_ours = slots_[slot].use == Use::Live;
+    give_up_batch(is_ours ? std::optional(slot) : std::nullopt, std::move(context));
+  }
 }
 
 // Those that were not left out.
@@ -195,9 +214,9 @@ Value WorkerSource::open_rows(std::size_t slot, bool keep_a_copy, bool& was_copi
   std::byte* memory = slot_memory(slot);
   const auto items = channel_->items(slot).size();
   const auto rows = skips_poison_ ? rows_of(slot) : std::vector<std::int64_t>();
+  const Held<SlotLease> lease(new SlotLease(channel_, slot, keep_a_copy ? nullptr : parking_));
   channel_->hold(slot);
   slots_[slot].use = Use::None;
-  const Held<SlotLease> lease(new SlotLease(channel_, slot, keep_a_copy ? nullptr : parking_));
   auto batch = read_rows(*layout_, memory, items, tensors_of(*lease));
   if (!skips_poison_ || rows.size() == items) return batch;
   statistics_.skipped_samples += items - rows.size();
@@ -214,18 +233,18 @@ Value WorkerSource::open_whole(std::size_t slot, bool keep_a_copy, bool& was_cop
   const auto bytes = static_cast<std::size_t>(channel_->result(slot, kPieceBytes));
   if (bytes == 0) {
     std::byte* memory = slot_memory(slot);
+    const Held<SlotLease> lease(new SlotLease(channel_, slot, keep_a_copy ? nullptr : parking_));
     channel_->hold(slot);
     slots_[slot].use = Use::None;
-    const Held<SlotLease> lease(new SlotLease(channel_, slot, keep_a_copy ? nullptr : parking_));
     return read_batch(memory, common.slot_bytes, tensors_of(*lease));
   }
   const auto offset = static_cast<std::size_t>(channel_->result(slot, kPiece));
+  const Held<PieceLease> lease(
+      new PieceLease(channel_, common.payload_bytes(slots_.size()), offset, bytes));
   slots_[slot].use = Use::None;
   channel_->release(slot);
   ++statistics_.oversize;
   was_copied = true;  // nothing is gained by a copy: the slot is free
-  const Held<PieceLease> lease(
-      new PieceLease(channel_, common.payload_bytes(slots_.size()), offset, bytes));
   return read_batch(lease->memory(), bytes, tensors_of(*lease));
 }
 

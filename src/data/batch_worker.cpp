@@ -68,7 +68,8 @@ void BatchWorker::work(const Claim& claim) {
     return;
   }
   channel_.end_item(worker_);
-  channel_.finish(claim);
+  // What was broken off is not finished.
+  if (!channel_.is_stopping()) channel_.finish(claim);
 }
 
 void BatchWorker::fail(const Claim& claim, std::size_t at) {
@@ -102,6 +103,8 @@ void BatchWorker::fill_rows(const Claim& claim, std::size_t& at) {
     while (!layout_) {
       const auto is_ours = await_turn(claim, row);
       if (!is_ours) return;
+      // A worker that ends here ends at something, and not again and again.
+      channel_.begin_item(worker_, claim.slot, workers::kNoItem);
       if (*is_ours) {
         std::size_t bytes = 0;
         const auto form = ValueLayout::of_rows(sample, job_.facts.largest_batch, bytes);
@@ -110,10 +113,12 @@ void BatchWorker::fill_rows(const Claim& claim, std::size_t& at) {
       learn_layout();
     }
     write_row(sample, *layout_, slot_memory(claim.slot), row);
+    channel_.end_item(worker_);
   }
 }
 
 void BatchWorker::build_whole(const Claim& claim, std::size_t& at) {
+  channel_.set_result(claim.slot, kRows, 0);
   std::vector<Value> samples;
   if (job_.source.open) {
     channel_.begin_item(worker_, claim.slot, 0);
@@ -136,7 +141,7 @@ void BatchWorker::build_whole(const Claim& claim, std::size_t& at) {
       (job_.source.open && job_.facts.drop_last && samples.size() < job_.facts.batch_size)) {
     return;
   }
-  channel_.begin_item(worker_, claim.slot, 0);
+  channel_.begin_item(worker_, claim.slot, workers::kNoItem);
   put_whole(claim, collate(job_.source, std::move(samples)));
 }
 
@@ -152,19 +157,17 @@ void BatchWorker::put_whole(const Claim& claim, const Value& batch) {
   for (;;) {
     const auto is_ours = await_turn(claim, 0);
     if (!is_ours) return;
+    channel_.begin_item(worker_, claim.slot, workers::kNoItem);
     if (!*is_ours || settle(claim, "", bytes + bytes / kHeadroom)) break;
   }
-  channel_.begin_item(worker_, claim.slot, 0);
   auto& common = shared();
   const auto payload = common.payload_bytes(channel_.slots());
+  drop_piece_of_the_dead(claim.slot, payload);
   std::byte* memory = nullptr;
   std::size_t piece_bytes = 0;
   if (bytes <= common.slot_bytes) {
     memory = slot_memory(claim.slot);
   } else {
-    // Of a worker that died here before this one.
-    channel_.ring().free_piece(payload, channel_.result(claim.slot, kPiece),
-                               channel_.result(claim.slot, kPieceBytes));
     piece_bytes = native::MemoryRing::round_up_to_page(bytes);
     const auto offset = common.pieces_end.fetch_add(piece_bytes, std::memory_order_relaxed);
     // Said before there is memory, so that it can be given back if this worker dies here.
@@ -177,6 +180,15 @@ void BatchWorker::put_whole(const Claim& claim, const Value& batch) {
   std::memcpy(memory + sizeof(header), form.data(), form.size());
   write_whole(batch, layout, memory + header.leaves_offset);
   if (piece_bytes != 0) native::MemoryRing::unmap_piece(memory, piece_bytes);
+}
+
+// Of a worker that died in `put_whole` before this one. What this one writes may fit the slot.
+void BatchWorker::drop_piece_of_the_dead(std::size_t slot, std::size_t payload) {
+  const auto bytes = static_cast<std::size_t>(channel_.result(slot, kPieceBytes));
+  if (bytes == 0) return;
+  const auto offset = static_cast<std::size_t>(channel_.result(slot, kPiece));
+  channel_.set_result(slot, kPieceBytes, 0);
+  channel_.ring().free_piece(payload, offset, bytes);
 }
 
 // A shard that another worker was at begins anew, and what has been delivered of it is passed over.
@@ -243,8 +255,11 @@ bool BatchWorker::settle(const Claim& claim, const std::string& form, std::size_
     TORCH_CHECK(common.slot_bytes < (std::size_t{1} << 56) / channel_.slots(), "a batch of ",
                 slot_bytes, " bytes is too large");
     const auto payload = common.payload_bytes(channel_.slots());
-    channel_.ring().reserve_payload(payload);
-    if (!form.empty()) std::memcpy(channel_.ring().payload(payload), form.data(), form.size());
+    // The slots follow when they are first written to: the first batch need not wait for all.
+    channel_.ring().announce_payload(payload);
+    auto* memory = channel_.ring().payload(payload);
+    channel_.ring().reserve_part(0, common.slots_offset());
+    if (!form.empty()) std::memcpy(memory, form.data(), form.size());
   } catch (...) {
     common.turn.store(sequence, std::memory_order_release);
     throw;
@@ -262,8 +277,21 @@ void BatchWorker::learn_layout() {
 
 std::byte* BatchWorker::slot_memory(std::size_t slot) {
   const auto& common = shared();
-  return channel_.ring().payload(common.payload_bytes(channel_.slots())) + common.slots_offset() +
-         slot * common.slot_bytes;
+  auto* payload = channel_.ring().payload(common.payload_bytes(channel_.slots()));
+  const auto offset = common.slots_offset() + slot * common.slot_bytes;
+  if (!has_slot_[slot]) {
+    reserve_slot(offset, common.slot_bytes);
+    has_slot_[slot] = true;
+  }
+  return payload + offset;
+}
+
+// Each worker begins at a place of its own: those that come to a new slot together share the work.
+void BatchWorker::reserve_slot(std::size_t offset, std::size_t bytes) {
+  const auto page = native::MemoryRing::round_up_to_page(1);
+  const auto start = bytes / page * worker_ / channel_.workers() * page;
+  channel_.ring().reserve_part(offset + start, bytes - start);
+  channel_.ring().reserve_part(offset, start);
 }
 
 void BatchWorker::count_idle() {

@@ -54,6 +54,7 @@ struct SharedLayout {
 
 /// A task's words, and a batch's results, where batches are built as a whole.
 enum TaskWord : std::size_t { kEpoch, kShard };
+/// Rows are known when all samples are there and not yet a batch.
 enum BatchResult : std::size_t { kRows, kPiece, kPieceBytes };
 
 /// `kShard` holds the pass too: each opens its shards again.
@@ -85,7 +86,7 @@ struct WorkerJob {
 class BatchWorker {
  public:
   BatchWorker(const WorkerJob& job, std::size_t worker)
-      : job_(job), channel_(*job.channel), worker_(worker) {}
+      : job_(job), channel_(*job.channel), worker_(worker), has_slot_(channel_.slots()) {}
 
   /// Blocks: until the pool stops.
   /// Throws: what the user's init function throws.
@@ -102,6 +103,7 @@ class BatchWorker {
   void work(const workers::Claim& claim);
   void fill_rows(const workers::Claim& claim, std::size_t& at);
   void build_whole(const workers::Claim& claim, std::size_t& at);
+  void drop_piece_of_the_dead(std::size_t slot, std::size_t payload);
   void put_whole(const workers::Claim& claim, const Value& batch);
   [[nodiscard]] std::optional<std::vector<Value>> read_stream(const workers::Claim& claim);
   void fail(const workers::Claim& claim, std::size_t at);
@@ -113,6 +115,7 @@ class BatchWorker {
                             std::size_t slot_bytes);
   void learn_layout();
   [[nodiscard]] std::byte* slot_memory(std::size_t slot);
+  void reserve_slot(std::size_t offset, std::size_t bytes);
   [[nodiscard]] SharedLayout& shared() const { return SharedLayout::of(channel_); }
 
   void count_idle();
@@ -122,6 +125,7 @@ class BatchWorker {
   workers::SharedMemoryChannel& channel_;
   std::size_t worker_;
   std::optional<ValueLayout> layout_;
+  std::vector<bool> has_slot_;  // slots whose memory this worker has reserved and mapped
   std::map<std::size_t, Stream> streams_;
   Clock::time_point since_;
   Clock::time_point clocks_read_;

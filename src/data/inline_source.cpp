@@ -29,7 +29,9 @@ void InlineSource::start(PassPlan plan) {
 
 bool InlineSource::has_next() {
   if (!source_.open) return next_ < plan_.batches;
+  const auto start = Clock::now();
   look_ahead();
+  count_work(start);
   return !ahead_.empty() || error_ahead_ != nullptr;
 }
 
@@ -41,14 +43,16 @@ Value InlineSource::next() {
   if (source_.open) {
     look_ahead();
     ++next_;
-    ++statistics_.batches;
-    if (error_ahead_) std::rethrow_exception(std::exchange(error_ahead_, nullptr));
-    statistics_.samples += ahead_.size();
+    const auto samples = ahead_.size();
     try {
+      if (error_ahead_) std::rethrow_exception(std::exchange(error_ahead_, nullptr));
       batch = collate(source_, std::exchange(ahead_, {}));
     } catch (...) {
-      throw_error(0, std::nullopt);
+      ++statistics_.lost_batches;
+      throw_error(next_ - 1, std::nullopt);
     }
+    ++statistics_.batches;
+    statistics_.samples += samples;
   } else {
     items_.clear();
     plan_.items(next_, items_);
@@ -57,17 +61,21 @@ Value InlineSource::next() {
       batch = source_.has_rows ? build_rows(row) : build_whole(row);
     } catch (...) {
       ++statistics_.lost_batches;
-      throw_error(row, items_[std::min(row, items_.size() - 1)]);
+      throw_error(next_ - 1, items_[std::min(row, items_.size() - 1)]);
     }
     ++statistics_.batches;
     statistics_.samples += items_.size();
   }
   if (pins_) batch = clone_into_pinned_memory(batch);
-  statistics_.stall_seconds += std::chrono::duration<double>(Clock::now() - start).count();
-  statistics_.busy_seconds = statistics_.compute_seconds = statistics_.stall_seconds;
+  count_work(start);
   statistics_.seconds += std::chrono::duration<double>(Clock::now() - pass_start_).count();
   pass_start_ = Clock::now();
   return batch;
+}
+
+void InlineSource::count_work(Clock::time_point since) {
+  statistics_.stall_seconds += std::chrono::duration<double>(Clock::now() - since).count();
+  statistics_.busy_seconds = statistics_.compute_seconds = statistics_.stall_seconds;
 }
 
 Value InlineSource::build_rows(std::size_t& row) {
@@ -106,11 +114,7 @@ void InlineSource::look_ahead() {
       ahead_ = read_stream(turn.shard);
     } catch (...) {
       round_.end(turn.shard, turn.batch);
-      try {
-        throw_error(0, std::nullopt);
-      } catch (const WorkerError&) {
-        error_ahead_ = std::current_exception();
-      }
+      error_ahead_ = std::current_exception();  // for its batch's turn
       return;
     }
     if (ahead_.size() == facts_.batch_size) continue;
@@ -135,10 +139,10 @@ std::vector<Value> InlineSource::read_stream(std::size_t shard) {
   return samples;
 }
 
-void InlineSource::throw_error(std::size_t, std::optional<std::int64_t> sample) {
+void InlineSource::throw_error(std::size_t batch, std::optional<std::int64_t> sample) {
   WorkerError::Context context;
   context.pid = ::getpid();
-  context.batch = static_cast<std::int64_t>(source_.open ? passed() : next_ - 1);
+  context.batch = static_cast<std::int64_t>(batch);
   context.sample = sample;
   context.exception_type = current_exception_type();
   context.message = current_exception_message();

@@ -30,8 +30,9 @@ class InlineSource : public BatchSource {
   [[nodiscard]] Value build_rows(std::size_t& row);
   [[nodiscard]] Value build_whole(std::size_t& row);
   void look_ahead();
+  void count_work(Clock::time_point since);
   [[nodiscard]] std::vector<Value> read_stream(std::size_t shard);
-  [[noreturn]] void throw_error(std::size_t row, std::optional<std::int64_t> sample);
+  [[noreturn]] void throw_error(std::size_t batch, std::optional<std::int64_t> sample);
 
   SampleSource source_;
   BatchFacts facts_;

@@ -64,7 +64,8 @@ WorkerError::Context context_of(const workers::Failure& failure,
   return context;
 }
 
-WorkerError::Context end_of(const workers::WorkerRecord& record, std::size_t worker) {
+WorkerError::Context end_of(const workers::WorkerRecord& record, std::size_t worker,
+                            std::chrono::milliseconds start_timeout) {
   WorkerError::Context context;
   context.worker = static_cast<int>(worker);
   context.pid = record.pid.load(std::memory_order_relaxed);
@@ -72,6 +73,12 @@ WorkerError::Context end_of(const workers::WorkerRecord& record, std::size_t wor
   if (record.state.load(std::memory_order_acquire) == workers::WorkerState::StartFailed) {
     context.failure = WorkerFailure::NotStarted;
     context.message = "could not be started: " + std::generic_category().message(status);
+    return context;
+  }
+  if (record.order.load(std::memory_order_acquire) == workers::EndOrder::NoProgress) {
+    context.failure = WorkerFailure::TimedOut;
+    context.message =
+        "was not ready for its first sample within " + seconds(start_timeout) + ", time after time";
     return context;
   }
   describe_end(context, status);

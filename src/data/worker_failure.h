@@ -18,7 +18,8 @@ void name_sample(WorkerError::Context& context, const SampleSource& source) noex
                                               std::chrono::milliseconds timeout);
 
 /// How worker `worker` ended, that is not replaced any more.
-[[nodiscard]] WorkerError::Context end_of(const workers::WorkerRecord& record, std::size_t worker);
+[[nodiscard]] WorkerError::Context end_of(const workers::WorkerRecord& record, std::size_t worker,
+                                          std::chrono::milliseconds start_timeout);
 
 /// How the process ended that watches over the workers.
 [[nodiscard]] WorkerError::Context end_of_supervisor(int pid, int wait_status);

@@ -30,6 +30,11 @@ constexpr std::chrono::milliseconds kProgramStart{120'000};
 // microsecond.
 constexpr std::uint64_t kWorthAClaim = 20'000;  // ns
 
+std::chrono::milliseconds start_timeout_of(const DataLoaderOptions& options) {
+  if (options.kind() != WorkerKind::Spawn) return options.timeout();
+  return std::max(options.timeout(), kProgramStart);
+}
+
 workers::WorkerProgram program_of(const std::shared_ptr<WorkerJob>& job, bool as_threads,
                                   const DataLoaderOptions& options) {
   // A dataset need not be safe to use in several threads: each has its own, where it can be copied.
@@ -45,13 +50,14 @@ workers::WorkerProgram program_of(const std::shared_ptr<WorkerJob>& job, bool as
     program.run = [channel = job->channel](std::size_t worker) {
       become_worker(*channel, channel->ring().descriptor(), worker);
     };
-    program.start_timeout = std::max(options.timeout(), kProgramStart);
   } else {
     program.run = [jobs](std::size_t worker) { BatchWorker(*jobs[worker], worker).run(); };
-    program.start_timeout = options.timeout();
   }
+  program.start_timeout = start_timeout_of(options);
+  // What a stream would have given next is not a sample that could be left out.
   program.repair = [channel = job->channel,
-                    skip = options.on_poison_sample() == PoisonPolicy::Skip](std::size_t worker) {
+                    skip = options.on_poison_sample() == PoisonPolicy::Skip &&
+                           !job->source.open](std::size_t worker) {
     channel->repair(worker, skip);
     auto& turn = SharedLayout::of(*channel).turn;
     auto settling = SharedLayout::kSettling | worker;
@@ -70,6 +76,7 @@ WorkerSource::WorkerSource(SampleSource source, const BatchFacts& facts,
     : facts_(facts),
       workers_(static_cast<std::size_t>(options.workers())),
       timeout_(options.timeout()),
+      start_timeout_(start_timeout_of(options)),
       in_order_(options.in_order()),
       skips_poison_(options.on_poison_sample() == PoisonPolicy::Skip),
       job_(std::make_shared<WorkerJob>()) {
@@ -114,6 +121,7 @@ void WorkerSource::start(PassPlan plan) {
   }
   now_.base += now_.assigned + (ahead_ ? ahead_->assigned : 0);
   now_.assigned = 0;
+  now_.error = nullptr;
   now_.plan = std::move(plan);
   begin_pass();
 }
@@ -123,7 +131,7 @@ void WorkerSource::prepare(std::function<PassPlan()> plan) {
 }
 
 bool WorkerSource::start_prepared() {
-  if (!ahead_ || ahead_->is_broken) return false;
+  if (!ahead_ || ahead_->error) return false;  // begun anew, it says why
   for (auto& slot : slots_) {
     if (slot.use == Use::Live) slot.use = Use::Stale;
     if (slot.use == Use::Ahead) slot.use = Use::Live;
@@ -160,22 +168,32 @@ bool WorkerSource::has_next() {
       if (!passes_over(*slot)) return true;
       continue;
     }
+    await_stream(*slot);
     // A failure is a batch too: its error is for `next`.
-    auto deadline = Deadline::after(2 * timeout_ + std::chrono::seconds(1));
-    auto progress = signs_of_progress(slot);
-    while (channel_->state(*slot) == SlotState::Filling) {
-      const auto seen = channel_->done_count();
-      if (supervisor_is_dead_ || deadline.has_passed()) return true;
-      if (host_->supervisor_status()) return true;
-      if (signs_of_progress(slot) != progress) {
-        progress = signs_of_progress(slot);
-        deadline = Deadline::after(2 * timeout_ + std::chrono::seconds(1));
-      }
-      if (channel_->state(*slot) != SlotState::Filling) break;
-      channel_->wait_done(seen, channel_->sequence(*slot), kSlice);
-      move_layout_turn();
-    }
+    if (channel_->state(*slot) == SlotState::Filling) return true;
   }
+}
+
+// Until the batch is there, or no longer to be expected.
+void WorkerSource::await_stream(std::size_t slot) {
+  const auto start = Clock::now();
+  auto since = start;
+  auto progress = signs_of_progress(slot);
+  while (channel_->state(slot) == SlotState::Filling) {
+    const auto seen = channel_->done_count();
+    if (supervisor_is_dead_ || host_->supervisor_status()) break;
+    if (is_lost(slots_[slot].turn.shard % workers_)) break;
+    if (const auto now = signs_of_progress(slot); now != progress) {
+      progress = now;
+      since = Clock::now();
+    }
+    if (Clock::now() - since > patience()) break;
+    if (channel_->state(slot) != SlotState::Filling) break;
+    channel_->wake_workers();
+    channel_->wait_done(seen, channel_->sequence(slot), kSlice);
+    move_layout_turn();
+  }
+  statistics_.stall_seconds += std::chrono::duration<double>(Clock::now() - start).count();
 }
 
 bool WorkerSource::is_ready() {
@@ -199,6 +217,7 @@ Value WorkerSource::next() {
   for (;;) {
     give_out_work();
     auto slot = slot_of_next();
+    if (!slot && now_.error && now_.assigned == next_) std::rethrow_exception(now_.error);
     if (!slot || channel_->state(*slot) != SlotState::Ready) slot = await();
     TORCH_CHECK(slot, "DataLoader: there are no more batches in this epoch");
     check_failed(*slot);
@@ -212,10 +231,7 @@ std::optional<std::size_t> WorkerSource::await() {
   const auto stop_clock = [&] {
     statistics_.stall_seconds += std::chrono::duration<double>(Clock::now() - start).count();
   };
-  // The host kills what hangs; this is for when the host hangs, and for threads.
-  const auto patience =
-      host_->replaces_workers() ? 2 * timeout_ + std::chrono::seconds(1) : timeout_;
-  auto deadline = Deadline::after(patience);
+  auto since = start;
   std::uint64_t progress = 0;
   for (;;) {
     const auto seen = channel_->done_count();
@@ -224,6 +240,7 @@ std::optional<std::size_t> WorkerSource::await() {
     const auto slot = slot_of_next();
     if (!slot && job_->source.open && round_.is_over()) return std::nullopt;
     try {
+      if (!slot && now_.error) std::rethrow_exception(now_.error);
       check_workers();
       if (slot && channel_->state(*slot) == SlotState::Ready) {
         stop_clock();
@@ -232,9 +249,11 @@ std::optional<std::size_t> WorkerSource::await() {
       check_anyone_left(slot);
       if (const auto now = signs_of_progress(slot); now != progress) {
         progress = now;
-        deadline = Deadline::after(patience);
+        since = Clock::now();
       }
-      if (deadline.has_passed()) throw_timeout(slot, deadline.elapsed().count());
+      if (const auto waited = Clock::now() - since; waited > patience()) {
+        throw_timeout(slot, std::chrono::duration<double>(waited).count());
+      }
     } catch (...) {
       stop_clock();
       throw;
@@ -242,17 +261,30 @@ std::optional<std::size_t> WorkerSource::await() {
     channel_->wake_workers();
     const auto awaited =
         slot && in_order_ ? channel_->sequence(*slot) : workers::BoardHeader::kAny - 1;
-    channel_->wait_done(seen, awaited,
-                        std::min<std::chrono::nanoseconds>(deadline.remaining(), kSlice));
+    const auto left = std::max<std::chrono::nanoseconds>(since + patience() - Clock::now(), {});
+    channel_->wait_done(seen, awaited, std::min<std::chrono::nanoseconds>(left, kSlice));
   }
+}
+
+// How long the rank waits for a sign of progress. The host kills what hangs; this is for when the
+// host hangs, and for threads.
+std::chrono::milliseconds WorkerSource::patience() const {
+  if (!host_->replaces_workers()) return timeout_;
+  const auto& workers = channel_->board().workers;
+  const bool is_starting = std::any_of(workers.begin(), workers.end(), [](const auto& record) {
+    return record.state.load(std::memory_order_relaxed) == workers::WorkerState::Starting;
+  });
+  return 2 * (is_starting ? start_timeout_ : timeout_) + std::chrono::seconds(1);
 }
 
 std::uint64_t WorkerSource::signs_of_progress(std::optional<std::size_t> slot) const {
   std::uint64_t signs = slot ? channel_->progress(*slot) : 0;
   for (const auto& record : channel_->board().workers) {
     signs += record.restarts.load(std::memory_order_relaxed);
-    // A shard's samples are not counted in the slot.
-    if (job_->source.open) signs += record.beats.load(std::memory_order_relaxed);
+    // A shard's samples are not counted in the slot. And a thread that is still at a sample of
+    // another pass is not hanging as long as it comes to an end.
+    if (job_->source.open || !host_->replaces_workers())
+      signs += record.beats.load(std::memory_order_relaxed);
   }
   return signs;
 }
@@ -275,10 +307,11 @@ std::optional<std::size_t> WorkerSource::slot_of_next() const {
 WorkerSource::Pass* WorkerSource::pass_to_assign() {
   if (supervisor_is_dead_) return nullptr;
   if (job_->source.open) return round_.is_over() ? nullptr : &now_;
+  if (now_.error) return nullptr;
   if (now_.assigned < now_.plan.batches) return &now_;
   auto* ahead = pass_ahead();
-  return ahead != nullptr && ahead->assigned < ahead->plan.batches && !ahead->is_broken ? ahead
-                                                                                        : nullptr;
+  return ahead != nullptr && ahead->assigned < ahead->plan.batches && !ahead->error ? ahead
+                                                                                    : nullptr;
 }
 
 WorkerSource::Pass* WorkerSource::pass_ahead() {
@@ -286,7 +319,7 @@ WorkerSource::Pass* WorkerSource::pass_ahead() {
   if (!prepare_) return nullptr;
   const auto plan = std::exchange(prepare_, nullptr);
   try {
-    ahead_ = Pass{plan(), now_.base + now_.plan.batches, 0};
+    ahead_ = Pass{plan(), now_.base + now_.plan.batches, 0, nullptr};
   } catch (...) {
     return nullptr;  // its own begin() will say so
   }
@@ -307,7 +340,10 @@ void WorkerSource::give_out_work() {
     }
     if (mine.use == Use::Stale) {
       if (state == SlotState::Ready) take_back(slot);
-      if (state == SlotState::Filling && channel_->withdraw(slot)) mine.use = Use::None;
+      if (state == SlotState::Filling && channel_->withdraw(slot)) {
+        free_piece_of(slot);
+        mine.use = Use::None;
+      }
       state = channel_->state(slot);
     }
     if (mine.use == Use::None && state == SlotState::Free) is_new = give_out(slot) || is_new;
@@ -326,8 +362,7 @@ bool WorkerSource::give_out(std::size_t slot) {
   try {
     assign(slot, *pass);
   } catch (...) {
-    if (pass == &now_) throw;
-    pass->is_broken = true;  // when its turn comes, it begins anew and says why
+    pass->error = std::current_exception();
     return false;
   }
   return true;
@@ -373,12 +408,16 @@ std::size_t WorkerSource::items_per_unit(std::size_t items) const {
   return std::min<std::size_t>(kWorthAClaim / std::max<std::uint64_t>(each, 1), largest);
 }
 
-void WorkerSource::take_back(std::size_t slot) {
+// Of a batch that will not be delivered.
+void WorkerSource::free_piece_of(std::size_t slot) {
   const auto bytes = static_cast<std::size_t>(channel_->result(slot, kPieceBytes));
-  if (bytes != 0) {
-    channel_->ring().free_piece(SharedLayout::of(*channel_).payload_bytes(slots_.size()),
-                                static_cast<std::size_t>(channel_->result(slot, kPiece)), bytes);
-  }
+  if (bytes == 0) return;
+  channel_->ring().free_piece(SharedLayout::of(*channel_).payload_bytes(slots_.size()),
+                              static_cast<std::size_t>(channel_->result(slot, kPiece)), bytes);
+}
+
+void WorkerSource::take_back(std::size_t slot) {
+  free_piece_of(slot);
   slots_[slot].use = Use::None;
   channel_->release(slot);
 }

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -63,7 +64,7 @@ class WorkerSource : public BatchSource {
     PassPlan plan;
     std::uint64_t base = 1;    // sequence of batch 0
     std::size_t assigned = 0;  // batches that got a slot
-    bool is_broken = false;    // its plan cannot be had as a whole
+    std::exception_ptr error;  // of its plan; for the turn of the batch after those
   };
 
   void begin_pass();
@@ -74,6 +75,7 @@ class WorkerSource : public BatchSource {
   [[nodiscard]] Pass* pass_ahead();
   [[nodiscard]] std::size_t items_per_unit(std::size_t items) const;
   void take_back(std::size_t slot);
+  void free_piece_of(std::size_t slot);
   [[nodiscard]] std::optional<std::size_t> slot_of_next() const;
   [[nodiscard]] std::size_t circulating() const;
 
@@ -82,6 +84,8 @@ class WorkerSource : public BatchSource {
   [[nodiscard]] bool passes_over(std::size_t slot);
   void check_failed(std::size_t slot);
   [[nodiscard]] bool is_lost(std::size_t worker) const;
+  [[nodiscard]] std::chrono::milliseconds patience() const;
+  void await_stream(std::size_t slot);
   void check_workers();
   void check_anyone_left(std::optional<std::size_t> slot);
   [[noreturn]] void throw_timeout(std::optional<std::size_t> slot, double seconds);
@@ -91,6 +95,7 @@ class WorkerSource : public BatchSource {
   void move_layout_turn();
 
   [[nodiscard]] Value deliver(std::size_t slot);
+  [[nodiscard]] Value open(std::size_t slot, bool keep_a_copy, bool& was_copied);
   [[nodiscard]] std::vector<std::int64_t> rows_of(std::size_t slot) const;
   void pin_ring(std::size_t slot);
   [[nodiscard]] Value open_rows(std::size_t slot, bool keep_a_copy, bool& was_copied);
@@ -100,6 +105,7 @@ class WorkerSource : public BatchSource {
   BatchFacts facts_;
   std::size_t workers_;
   std::chrono::milliseconds timeout_;
+  std::chrono::milliseconds start_timeout_;  // until a worker is ready for its first sample
   bool in_order_;
   bool skips_poison_;
   std::shared_ptr<WorkerJob> job_;

@@ -14,7 +14,10 @@ using workers::WorkerState;
 void WorkerSource::give_up_batch(std::optional<std::size_t> slot, WorkerError::Context context) {
   context.batch = static_cast<std::int64_t>(slot ? slots_[*slot].batch : next_);
   if (slot) {
-    if (job_->source.open) round_.end(slots_[*slot].turn.shard, slots_[*slot].turn.batch);
+    // Where all samples were there, only the batch could not be made of them.
+    if (job_->source.open && channel_->result(*slot, kRows) != facts_.batch_size) {
+      round_.end(slots_[*slot].turn.shard, slots_[*slot].turn.batch);
+    }
     slots_[*slot].use = Use::Stale;
   } else if (now_.assigned == next_) {
     ++now_.assigned;  // passed over without ever having had a slot
@@ -52,7 +55,7 @@ void WorkerSource::check_workers() {
   }
   if (!fresh || !is_anyone_left) return;  // without any, each batch is an error
   reported_[*fresh] = true;
-  throw WorkerError(end_of(channel_->board().workers[*fresh], *fresh));
+  throw WorkerError(end_of(channel_->board().workers[*fresh], *fresh, start_timeout_));
 }
 
 void WorkerSource::check_anyone_left(std::optional<std::size_t> slot) {
@@ -72,7 +75,7 @@ void WorkerSource::check_anyone_left(std::optional<std::size_t> slot) {
   }
   const auto blamed =
       slot && job_->source.open ? slots_[*slot].turn.shard % workers_ : workers_ - 1;
-  auto context = end_of(channel_->board().workers[blamed], blamed);
+  auto context = end_of(channel_->board().workers[blamed], blamed, start_timeout_);
   context.message += ", and no worker is left,";
   give_up_batch(slot, std::move(context));
 }

@@ -11,7 +11,8 @@
 #include "workers/unit_word.h"
 
 /// How a channel's control memory is laid out: a header, the board, the owner's own area, then the
-/// slots, each with its areas for failures, the words of its units, and its items. For the
+/// slots, each with its areas for failures, the words of its units, what was in hand when a worker
+/// ended at them, and its items. For the
 /// channel's own sources.
 namespace lockstep::workers {
 
@@ -48,7 +49,6 @@ struct SharedMemoryChannel::Slot {
   std::atomic<std::uint32_t> items_done;
   std::atomic<std::uint32_t> areas_taken;
   std::atomic<std::uint64_t> first_failed;
-  std::uint64_t poisoned;  // written by the repairer: position + 1 that was in hand at an end
   std::array<std::uint64_t, 2> words;
   std::array<std::atomic<std::uint64_t>, 3> results;
 };

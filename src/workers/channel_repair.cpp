@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The channel's exceptions: tasks that are of no use any more, and workers that have ended.
+#include <utility>
+
 #include "workers/channel_layout.h"
 #include "workers/shared_memory_channel.h"
 
@@ -54,20 +56,24 @@ void SharedMemoryChannel::repair_unit(std::size_t slot, std::size_t unit, std::s
   if (in_hand == WorkerRecord::kNothing || (in_hand >> 32) - 1 != slot) return reopen(attempts);
   const auto position = static_cast<std::size_t>(in_hand & 0xffff'ffffU);
   const auto one_item = target.items_per_unit == 1;
-  if (!one_item && target.poisoned != position + 1) attempts = 0;
-  target.poisoned = position + 1;
+  auto& end = ends_of(slot)[unit];
+  if (!one_item && std::exchange(end, static_cast<std::uint32_t>(position) + 1) !=
+                       static_cast<std::uint32_t>(position) + 1) {
+    attempts = 0;
+  }
   if (attempts == 0) return reopen(1);
-  if (skip_poison && !one_item) {
+  const bool is_at_item = position != kNoItem;
+  if (skip_poison && is_at_item && !one_item) {
     items_of(slot)[position] = kLeftOut;
     return reopen(0);
   }
-  if (skip_poison) return conclude(slot, unit, unit_word(UnitState::Skipped));
+  if (skip_poison && is_at_item) return conclude(slot, unit, unit_word(UnitState::Skipped));
   Failure failure;
   const auto order = record.order.load(std::memory_order_acquire);
   failure.kind = order == EndOrder::NoProgress      ? FailureKind::NoProgress
                  : order == EndOrder::TooMuchMemory ? FailureKind::TooMuchMemory
                                                     : FailureKind::Ended;
-  failure.position = position;
+  failure.position = is_at_item ? position : unit * target.items_per_unit;
   failure.worker = worker;
   failure.pid = record.pid.load(std::memory_order_relaxed);
   failure.wait_status = record.wait_status.load(std::memory_order_relaxed);

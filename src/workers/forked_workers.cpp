@@ -2,6 +2,7 @@
 #include "workers/forked_workers.h"
 
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <array>
 
@@ -28,13 +29,14 @@ ForkedWorkers::SocketPair::SocketPair() {
 }
 
 ForkedWorkers::ForkedWorkers(const WorkerBoard& board, const WorkerProgram& program)
-    : board_(board), nursery_("lockstep-nursry", [this, &program] {
-        return run_nursery(board_, program, sockets_.nursery.get());
+    : board_(board), nursery_("lockstep-nursry", [this, &program, owner = ::getpid()] {
+        return run_nursery(board_, program, {owner, sockets_.nursery.get()});
       }) {
   sockets_.nursery.reset();
 }
 
 ForkedWorkers::~ForkedWorkers() {
+  if (!owner_.is_current()) return;
   board_.header->stop.store(1, std::memory_order_release);
   board_.header->work.fetch_add(1, std::memory_order_release);
   native::futex_wake_all(board_.header->work);

@@ -23,7 +23,8 @@ class ForkedWorkers : public WorkerHost {
   /// Forks the nursery; the workers start in the background. `board` must outlive this object.
   /// Throws: `std::system_error` when the nursery cannot be forked.
   ForkedWorkers(const WorkerBoard& board, const WorkerProgram& program);
-  /// Those that do not end with the item in hand are killed.
+  /// Those that do not end with the item in hand are killed. In a copy of this object that a fork
+  /// of the program's took along nothing happens.
   /// Blocks: at most 2 s, a few milliseconds as a rule.
   ~ForkedWorkers() override;
 
@@ -41,6 +42,7 @@ class ForkedWorkers : public WorkerHost {
     native::FileDescriptor nursery;
   };
 
+  native::OwningProcess owner_;
   WorkerBoard board_;
   SocketPair sockets_;
   native::ChildProcess nursery_;

@@ -2,8 +2,11 @@
 #include "workers/nursery.h"
 
 #include <poll.h>
+#include <sched.h>
 #include <sys/signalfd.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -39,11 +42,14 @@ void tell_owner(const WorkerBoard& board) {
 
 class Nursery {
  public:
-  Nursery(const WorkerBoard& board, const WorkerProgram& program, int owner_socket)
+  Nursery(const WorkerBoard& board, const WorkerProgram& program, const Owner& owner)
       : board_(board),
         program_(program),
-        owner_socket_(owner_socket),
+        owner_socket_(owner.socket),
+        owner_(static_cast<int>(::syscall(SYS_pidfd_open, owner.pid, 0))),
         watches_(board.workers.size()) {
+    ::signal(SIGTERM, SIG_IGN);  // to a whole process group; whether to end is the owner's to say
+    owner_is_alive_ = ::getppid() == owner.pid;  // else the number may already be somebody else's
     sigset_t mask;
     ::sigemptyset(&mask);
     ::sigaddset(&mask, SIGCHLD);
@@ -96,11 +102,14 @@ class Nursery {
       const auto name = "lockstep-w" + std::to_string(worker);
       watch.pid = native::fork_child(name.c_str(), [this, worker] {
         ::close(owner_socket_);
+        owner_.reset();
         child_ended_.reset();
         return run_worker(board_.workers[worker], program_, worker);
       });
       record.pid.store(watch.pid, std::memory_order_release);
       ++running_;
+      // It may have been put on this core, where the next fork would keep it waiting.
+      ::sched_yield();
     } catch (const std::system_error& error) {
       record.wait_status.store(error.code().value(), std::memory_order_relaxed);
       record.state.store(WorkerState::StartFailed, std::memory_order_release);
@@ -110,8 +119,14 @@ class Nursery {
 
   // True when the owner asked for the end, or is gone.
   bool poll_once(milliseconds limit) {
-    std::array<pollfd, 2> entries{{{owner_socket_, POLLIN, 0}, {child_ended_.get(), POLLIN, 0}}};
+    if (!owner_is_alive_) return true;
+    std::array<pollfd, 3> entries{
+        {{owner_socket_, POLLIN, 0}, {child_ended_.get(), POLLIN, 0}, {owner_.get(), POLLIN, 0}}};
     ::poll(entries.data(), entries.size(), static_cast<int>(limit.count()));
+    if (entries[2].revents != 0) {
+      owner_is_alive_ = false;
+      return true;
+    }
     if (entries[0].revents != 0) {
       char order = 0;
       owner_is_alive_ = ::read(owner_socket_, &order, 1) == 1;
@@ -215,6 +230,7 @@ class Nursery {
   WorkerBoard board_;
   const WorkerProgram& program_;
   int owner_socket_;
+  native::FileDescriptor owner_;  // a pidfd
   native::FileDescriptor child_ended_;
   std::vector<Watch> watches_;
   std::size_t running_ = 0;
@@ -224,11 +240,11 @@ class Nursery {
 
 }  // namespace
 
-int run_nursery(const WorkerBoard& board, const WorkerProgram& program, int owner_socket) {
+int run_nursery(const WorkerBoard& board, const WorkerProgram& program, const Owner& owner) {
   std::vector<int> keep = program.keep_descriptors;
-  keep.push_back(owner_socket);
+  keep.push_back(owner.socket);
   native::close_inherited_descriptors(keep);
-  Nursery(board, program, owner_socket).serve();
+  Nursery(board, program, owner).serve();
   return 0;
 }
 

@@ -26,20 +26,26 @@ std::size_t SharedMemoryChannel::areas() const noexcept {
   return std::min({shape_.items_per_slot, shape_.workers + 2, kMaxAreas});
 }
 
+std::size_t SharedMemoryChannel::stride() const noexcept {
+  return round_up(sizeof(Slot)) + round_up(areas() * sizeof(Area)) +
+         round_up(shape_.items_per_slot * sizeof(std::atomic<std::uint32_t>)) +
+         round_up(shape_.items_per_slot * sizeof(std::uint32_t)) +
+         round_up(shape_.items_per_slot * sizeof(std::int64_t));
+}
+
 SharedMemoryChannel::SharedMemoryChannel(const Shape& shape)
     : shape_(shape),
       slot_stride_([&] {
         constexpr std::size_t kLargest = std::size_t{1} << 56;
-        const auto per_item = sizeof(std::int64_t) + sizeof(std::atomic<std::uint32_t>);
+        const auto per_item =
+            sizeof(std::int64_t) + sizeof(std::atomic<std::uint32_t>) + sizeof(std::uint32_t);
         if (shape.items_per_slot > kLargest / per_item / shape.slots) {
           native::throw_errno(
               "shared memory for data workers: " + std::to_string(shape.items_per_slot) +
                   " samples in a batch are too many",
               ENOMEM);
         }
-        return round_up(sizeof(Slot)) + round_up(areas() * sizeof(Area)) +
-               round_up(shape.items_per_slot * sizeof(std::atomic<std::uint32_t>)) +
-               round_up(shape.items_per_slot * sizeof(std::int64_t));
+        return stride();
       }()),
       ring_(round_up(sizeof(Header)) + sizeof(BoardHeader) +
             round_up(shape.workers * sizeof(WorkerRecord)) + round_up(shape.user_bytes) +
@@ -58,9 +64,7 @@ SharedMemoryChannel::SharedMemoryChannel(native::FileDescriptor descriptor)
     native::throw_errno("shared memory for data workers: the rank runs another program", EPROTO);
   }
   shape_ = header_->shape;
-  slot_stride_ = round_up(sizeof(Slot)) + round_up(areas() * sizeof(Area)) +
-                 round_up(shape_.items_per_slot * sizeof(std::atomic<std::uint32_t>)) +
-                 round_up(shape_.items_per_slot * sizeof(std::int64_t));
+  slot_stride_ = stride();
   lay_out(false);
 }
 
@@ -97,10 +101,15 @@ std::atomic<std::uint32_t>* SharedMemoryChannel::units_of(std::size_t slot) cons
       reinterpret_cast<std::byte*>(areas_of(slot)) + round_up(areas() * sizeof(Area)));
 }
 
-std::int64_t* SharedMemoryChannel::items_of(std::size_t slot) const noexcept {
-  return reinterpret_cast<std::int64_t*>(
+std::uint32_t* SharedMemoryChannel::ends_of(std::size_t slot) const noexcept {
+  return reinterpret_cast<std::uint32_t*>(
       reinterpret_cast<std::byte*>(units_of(slot)) +
       round_up(shape_.items_per_slot * sizeof(std::atomic<std::uint32_t>)));
+}
+
+std::int64_t* SharedMemoryChannel::items_of(std::size_t slot) const noexcept {
+  return reinterpret_cast<std::int64_t*>(reinterpret_cast<std::byte*>(ends_of(slot)) +
+                                         round_up(shape_.items_per_slot * sizeof(std::uint32_t)));
 }
 
 SlotState SharedMemoryChannel::state(std::size_t slot) const {
@@ -142,7 +151,7 @@ void SharedMemoryChannel::assign(std::size_t slot, const Task& task) {
                               std::memory_order_relaxed);
   target.units.store(static_cast<std::uint32_t>(units), std::memory_order_relaxed);
   target.words = task.words;
-  target.poisoned = 0;
+  std::fill_n(ends_of(slot), units, 0U);
   for (auto& result : target.results) result.store(0, std::memory_order_relaxed);
   target.worker.store(task.worker, std::memory_order_relaxed);
   target.sequence.store(task.sequence, std::memory_order_relaxed);

@@ -139,7 +139,8 @@ class SharedMemoryChannel {
 
   // The repairer's side.
   /// Opens again what `worker`, which has ended, had claimed. An item that was in hand at the end
-  /// of two workers fails, or is left out when `skip_poison`.
+  /// of two workers fails, or is left out when `skip_poison`; a task at which two ended while they
+  /// were at none of its items (`kNoItem`) fails.
   void repair(std::size_t worker, bool skip_poison);
 
  private:
@@ -150,9 +151,12 @@ class SharedMemoryChannel {
   void lay_out(bool is_new);
   [[nodiscard]] Slot& at(std::size_t slot) const noexcept;
   [[nodiscard]] std::atomic<std::uint32_t>* units_of(std::size_t slot) const noexcept;
+  // By unit: position + 1 of the item that was in hand when a worker ended; for the repairer.
+  [[nodiscard]] std::uint32_t* ends_of(std::size_t slot) const noexcept;
   [[nodiscard]] std::int64_t* items_of(std::size_t slot) const noexcept;
   [[nodiscard]] Area* areas_of(std::size_t slot) const noexcept;
   [[nodiscard]] std::size_t areas() const noexcept;
+  [[nodiscard]] std::size_t stride() const noexcept;
   [[nodiscard]] std::optional<Claim> try_claim(std::size_t worker);
   [[nodiscard]] std::optional<Claim> claim_unit(std::size_t slot, std::size_t worker);
   void conclude(std::size_t slot, std::size_t unit, std::uint32_t state);

@@ -27,9 +27,19 @@ struct ThreadWorkers::Threads {
 ThreadWorkers::ThreadWorkers(const WorkerBoard& board, const WorkerProgram& program)
     : board_(board), threads_(std::make_shared<Threads>()) {
   threads_->program = program;
-  threads_->running = static_cast<std::uint32_t>(board.workers.size());
-  for (std::size_t worker = 0; worker < board.workers.size(); ++worker) {
-    threads_->threads.emplace_back([board, worker, shared = threads_] {
+  try {
+    start_all();
+  } catch (...) {
+    threads_->running.fetch_sub(1, std::memory_order_relaxed);  // the one that is not there
+    stop();
+    throw;
+  }
+}
+
+void ThreadWorkers::start_all() {
+  for (std::size_t worker = 0; worker < board_.workers.size(); ++worker) {
+    threads_->running.fetch_add(1, std::memory_order_relaxed);
+    threads_->threads.emplace_back([board = board_, worker, shared = threads_] {
       WorkerRecord& record = board.workers[worker];
       if (run_worker(record, shared->program, worker) != 0) {
         record.wait_status.store(1 << 8, std::memory_order_relaxed);  // as a process with status 1
@@ -45,6 +55,15 @@ ThreadWorkers::ThreadWorkers(const WorkerBoard& board, const WorkerProgram& prog
 }
 
 ThreadWorkers::~ThreadWorkers() {
+  // There are no threads in a process that the program forked.
+  if (!owner_.is_current()) {
+    for (auto& thread : threads_->threads) thread.detach();
+  } else {
+    stop();
+  }
+}
+
+void ThreadWorkers::stop() {
   board_.header->stop.store(1, std::memory_order_release);
   board_.header->work.fetch_add(1, std::memory_order_release);
   native::futex_wake_all(board_.header->work);

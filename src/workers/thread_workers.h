@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 
+#include "native/posix/owning_process.h"
 #include "workers/worker_board.h"
 #include "workers/worker_host.h"
 
@@ -18,6 +19,7 @@ namespace lockstep::workers {
 /// keeps its copy.
 class ThreadWorkers : public WorkerHost {
  public:
+  /// Throws: `std::system_error` when a thread cannot be had; the others have ended then.
   ThreadWorkers(const WorkerBoard& board, const WorkerProgram& program);
   /// Blocks: for the items in hand, at most 2 s; then the threads that are stuck are left alone.
   ~ThreadWorkers() override;
@@ -29,6 +31,10 @@ class ThreadWorkers : public WorkerHost {
  private:
   struct Threads;
 
+  void start_all();
+  void stop();
+
+  native::OwningProcess owner_;
   WorkerBoard board_;
   std::shared_ptr<Threads> threads_;
 };

@@ -40,6 +40,9 @@ struct WorkerRecord {
   char message[kMessageBytes];  // why the worker gave up, if it could say; written before it ended
 };
 
+/// A position in `hand`: the worker is at the task, but at none of its items.
+constexpr std::size_t kNoItem = 0xffff'ffffU;
+
 /// The word in `WorkerRecord::in_hand`.
 [[nodiscard]] constexpr std::uint64_t hand(std::size_t slot, std::size_t position) {
   return (static_cast<std::uint64_t>(slot) + 1) << 32 | static_cast<std::uint32_t>(position);

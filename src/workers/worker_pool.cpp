@@ -48,8 +48,15 @@ std::size_t payload_bytes(const SharedMemoryChannel& channel) {
 
 void put_result(SharedMemoryChannel& channel, const workers::Claim& claim,
                 const std::string& bytes) {
-  channel.set_result(claim.slot, kBytes, bytes.size());
   const auto payload = payload_bytes(channel);
+  // Of a worker that died here before this one; this result may fit the slot.
+  const auto left = static_cast<std::size_t>(channel.result(claim.slot, kPieceBytes));
+  channel.set_result(claim.slot, kPieceBytes, 0);
+  if (left != 0) {
+    channel.ring().free_piece(payload, static_cast<std::size_t>(channel.result(claim.slot, kPiece)),
+                              left);
+  }
+  channel.set_result(claim.slot, kBytes, bytes.size());
   if (bytes.size() <= kSlotBytes) {
     std::memcpy(channel.ring().payload(payload) + claim.slot * kSlotBytes, bytes.data(),
                 bytes.size());
@@ -196,8 +203,7 @@ class Run {
     const auto offset = static_cast<std::size_t>(channel_->result(slot, kPiece));
     std::byte* piece = ring.map_piece(payload, offset, piece_bytes);
     std::string result(reinterpret_cast<const char*>(piece), std::min(bytes, piece_bytes));
-    native::MemoryRing::unmap_piece(piece, piece_bytes);
-    ring.free_piece(payload, offset, piece_bytes);
+    native::MemoryRing::drop_piece(piece, piece_bytes);
     return result;
   }
 
@@ -219,12 +225,19 @@ class Run {
       throw std::runtime_error("WorkerPool: the workers' parent process " +
                                native::describe_wait_status(*status));
     }
+    bool is_anyone_left = false;
     for (const auto& record : channel_->board().workers) {
       const auto state = record.state.load(std::memory_order_acquire);
+      is_anyone_left = is_anyone_left || state != workers::WorkerState::GivenUp;
       if (state != workers::WorkerState::StartFailed) continue;
       throw std::system_error(record.wait_status.load(), std::generic_category(),
                               "WorkerPool: a worker could not be started");
     }
+    if (is_anyone_left) return;
+    const auto status = channel_->board().workers[0].wait_status.load();
+    throw std::runtime_error(
+        "WorkerPool: all workers ended again and again before they took an item; the first " +
+        native::describe_wait_status(status));
   }
 
   const WorkerPoolOptions& options_;

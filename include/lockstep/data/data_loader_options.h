@@ -69,7 +69,8 @@ struct LOCKSTEP_API DataLoaderOptions {
   TORCH_ARG(std::int64_t, prefetch_batches) = 2;
   /// Workers that have built all batches of an epoch begin with the next one: epoch e + 1 after e,
   /// or as far on as the program went from the epoch before to this one (again the same where it
-  /// never sets another). A wrong guess costs the work on at most `prefetch_batches` a worker.
+  /// never sets another). A wrong guess costs the work on at most
+  /// `workers * prefetch_batches + 3` batches.
   /// Needs a sampler of this library, or one that can be resumed; not for iterable datasets.
   TORCH_ARG(bool, prepare_next_epoch) = true;
   /// All tensors of all batches lie in pinned memory, which a GPU reads by itself while the program

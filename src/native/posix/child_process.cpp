@@ -25,10 +25,30 @@ namespace {
 
 constexpr int kBodyThrew = 125;
 
+// Those that the parent alone answers, and what is an error of the call where it is ignored.
+bool shall_be_ignored(int number, const struct sigaction& inherited) {
+  switch (number) {
+    case SIGINT:
+    case SIGHUP:
+    case SIGUSR1:
+    case SIGUSR2:
+    case SIGXFSZ:
+      return true;
+    case SIGPIPE:
+      return inherited.sa_handler == SIG_IGN;
+    default:
+      return false;
+  }
+}
+
 void reset_signals() {
-  struct sigaction action {};
   for (int number = 1; number < NSIG; ++number) {
-    action.sa_handler = number == SIGINT ? SIG_IGN : SIG_DFL;
+    struct sigaction action {};
+    ::sigaction(number, nullptr, &action);
+    const auto handler = shall_be_ignored(number, action) ? SIG_IGN : SIG_DFL;
+    if (action.sa_handler == handler) continue;
+    action = {};
+    action.sa_handler = handler;
     ::sigaction(number, &action, nullptr);  // SIGKILL, SIGSTOP and libc's own refuse; that is fine
   }
   sigset_t none;
@@ -119,7 +139,7 @@ ChildProcess::ChildProcess(const char* name, const std::function<int()>& body)
 }
 
 ChildProcess::~ChildProcess() {
-  if (pid_ < 0 || status_) return;
+  if (pid_ < 0 || status_ || !owner_.is_current()) return;
   kill();
   static_cast<void>(wait(std::chrono::seconds(1)));
 }
@@ -127,7 +147,8 @@ ChildProcess::~ChildProcess() {
 ChildProcess::ChildProcess(ChildProcess&& other) noexcept
     : pid_(std::exchange(other.pid_, -1)),
       handle_(std::move(other.handle_)),
-      status_(std::exchange(other.status_, std::nullopt)) {}
+      status_(std::exchange(other.status_, std::nullopt)),
+      owner_(other.owner_) {}
 
 std::optional<int> ChildProcess::wait(std::chrono::milliseconds limit) noexcept {
   if (status_ || pid_ < 0) return status_;

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "native/posix/file_descriptor.h"
+#include "native/posix/owning_process.h"
 
 namespace lockstep::native {
 
@@ -19,10 +20,12 @@ namespace lockstep::native {
 /// Forks a child that runs `body` and then `_exit`s with its result (125 when it throws). No
 /// destructor, `atexit` handler or stdio flush of the parent ever runs in it.
 ///
-/// The child starts with default signal dispositions (SIGINT ignored: Ctrl-C is the parent's to
-/// handle), all signals unblocked, and the name `name` (15 characters). It gets SIGKILL when its
-/// parent dies, where the forking thread is its process's main thread; the kernel would send it at
-/// the end of any other thread, so such a child must watch for its parent in another way.
+/// The child starts with default signal dispositions, all signals unblocked, and the name `name`
+/// (15 characters). Ignored are SIGINT, SIGHUP, SIGUSR1 and SIGUSR2, which terminals and batch
+/// systems send to whole process groups and the parent answers, SIGXFSZ, so that a file that may
+/// not grow is an error of the call, and SIGPIPE where the parent ignores it. It gets SIGKILL when
+/// its parent dies, where the forking thread is its process's main thread; the kernel would send it
+/// at the end of any other thread, so such a child must watch for its parent in another way.
 ///
 /// Throws: `std::system_error` in the parent when fork fails.
 [[nodiscard]] pid_t fork_child(const char* name, const std::function<int()>& body);
@@ -35,7 +38,8 @@ void close_inherited_descriptors(std::span<const int> keep);
 /// One forked child. Move-only.
 ///
 /// Thread-safety: none.
-/// Owns: the child. The destructor kills and reaps it (Blocks: at most 1 s).
+/// Owns: the child. The destructor kills and reaps it (Blocks: at most 1 s); that of a copy which a
+/// fork took along does nothing.
 class ChildProcess {
  public:
   ChildProcess() = default;
@@ -58,6 +62,7 @@ class ChildProcess {
   pid_t pid_ = -1;
   FileDescriptor handle_;  // a pidfd: never names another process, and can be polled
   std::optional<int> status_;
+  OwningProcess owner_;
 };
 
 }  // namespace lockstep::native

@@ -6,38 +6,36 @@
 #include <sys/stat.h>
 #include <sys/types.h>
 
-#include <fstream>
+#include <algorithm>
+#include <cerrno>
 #include <limits>
 #include <string>
 #include <utility>
 
+#include "native/posix/available_memory.h"
 #include "native/posix/posix_check.h"
+
+#ifndef MADV_POPULATE_WRITE  // glibc before 2.35
+#define MADV_POPULATE_WRITE 23
+#endif
 
 namespace lockstep::native {
 namespace {
 
-// What the kernel could hand out now; "no limit known" where it does not say.
-std::size_t available_bytes() {
-  std::ifstream file("/proc/meminfo");
-  std::string key;
-  std::size_t kibibytes = 0;
-  std::string unit;
-  while (file >> key >> kibibytes) {
-    if (key == "MemAvailable:") return kibibytes * 1024;
-    std::getline(file, unit);
-  }
-  return std::numeric_limits<std::size_t>::max();
-}
-
 std::string describe(const char* call, std::size_t bytes) {
   return "shared memory for data workers: " + std::string(call) + " failed, wanted " +
-         std::to_string(bytes) + " bytes, " + std::to_string(available_bytes()) + " bytes are free";
+         std::to_string(bytes) + " bytes, " + std::to_string(available_memory()) +
+         " bytes are free";
 }
 
-// A memfd has no size limit of its own: without the first check the kernel would start killing
-// processes instead.
+// A memfd has no size limit of its own: without this the kernel would start killing processes
+// instead.
+void check_available(std::size_t bytes) {
+  if (bytes > available_memory()) throw_errno(describe("reservation", bytes), ENOMEM);
+}
+
 void reserve(int fd, std::size_t offset, std::size_t bytes) {
-  if (bytes > available_bytes()) throw_errno(describe("reservation", bytes), ENOMEM);
+  check_available(bytes);
   int result = 0;
   do {  // makes the file longer where needed, and never shorter
     result = ::fallocate(fd, 0, static_cast<off_t>(offset), static_cast<off_t>(bytes));
@@ -92,6 +90,21 @@ void MemoryRing::reserve_payload(std::size_t bytes) {
   reserve(memory_.get(), control_bytes_, round_up_to_page(bytes));
 }
 
+void MemoryRing::announce_payload(std::size_t bytes) {
+  const auto size = round_up_to_page(bytes);
+  check_available(size);
+  // A page at the end gives the file its size, whatever lies behind it.
+  const auto page = std::min(size, round_up_to_page(1));
+  reserve(memory_.get(), control_bytes_ + size - page, page);
+}
+
+void MemoryRing::reserve_part(std::size_t offset, std::size_t bytes) {
+  if (bytes == 0 || ::madvise(payload_ + offset, bytes, MADV_POPULATE_WRITE) == 0) return;
+  if (errno != EINVAL) throw_errno(describe("madvise", bytes));
+  // Before Linux 5.14 pages are mapped one by one as they are touched.
+  reserve(memory_.get(), control_bytes_ + offset, bytes);
+}
+
 std::byte* MemoryRing::payload(std::size_t bytes) {
   if (std::byte* known = payload_) return known;
   const auto size = round_up_to_page(bytes);
@@ -117,6 +130,11 @@ std::byte* MemoryRing::map_piece(std::size_t payload_bytes, std::size_t offset, 
 
 void MemoryRing::unmap_piece(std::byte* piece, std::size_t bytes) noexcept {
   ::munmap(piece, bytes);  // the kernel rounds up
+}
+
+void MemoryRing::drop_piece(std::byte* piece, std::size_t bytes) noexcept {
+  ::madvise(piece, round_up_to_page(bytes), MADV_REMOVE);
+  unmap_piece(piece, bytes);
 }
 
 void MemoryRing::free_piece(std::size_t payload_bytes, std::size_t offset,

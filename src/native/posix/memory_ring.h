@@ -36,6 +36,15 @@ class MemoryRing {
   /// Throws: `std::system_error` as the constructor does.
   void reserve_payload(std::size_t bytes);
 
+  /// As `reserve_payload`, for a payload whose memory is taken part by part: checks that there is
+  /// memory for all of it, and takes none.
+  void announce_payload(std::size_t bytes);
+  /// Takes memory for a part of the payload that this process has mapped, and maps every page of
+  /// it here, so that nothing in it costs a fault any more. Several processes may do so with the
+  /// same part. `offset` and `bytes` are multiples of the page size.
+  /// Throws: `std::system_error` as the constructor does.
+  void reserve_part(std::size_t offset, std::size_t bytes);
+
   /// Maps the payload into this process on the first call.
   /// Throws: `std::system_error`.
   [[nodiscard]] std::byte* payload(std::size_t bytes);
@@ -48,7 +57,9 @@ class MemoryRing {
                                      std::size_t bytes);
   /// Unmaps it, where it was mapped.
   static void unmap_piece(std::byte* piece, std::size_t bytes) noexcept;
-  /// Gives its memory back to the system.
+  /// Unmaps it and gives its memory back to the system, also after `close_descriptor`.
+  static void drop_piece(std::byte* piece, std::size_t bytes) noexcept;
+  /// Gives the memory of a piece that is not mapped here back to the system.
   void free_piece(std::size_t payload_bytes, std::size_t offset, std::size_t bytes) noexcept;
 
   [[nodiscard]] static std::size_t round_up_to_page(std::size_t bytes);

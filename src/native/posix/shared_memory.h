@@ -33,8 +33,8 @@ class SharedMemory {
   [[nodiscard]] std::byte* data() const noexcept { return data_; }
   [[nodiscard]] std::size_t size() const noexcept { return size_; }
   [[nodiscard]] int descriptor() const noexcept { return descriptor_.get(); }
-  /// Pays for this process's page table now instead of with a fault for each page at first use. Only
-  /// a hint; pages count as resident in this process from then on.
+  /// Pays for this process's page table now instead of with a fault for each page at first use.
+  /// Only a hint; pages count as resident in this process from then on.
   void populate() noexcept;
   /// Once every process has mapped the memory.
   void close_descriptor() noexcept { descriptor_.reset(); }

@@ -48,6 +48,10 @@ DatasetRegistry registry() {
         }
         return text;
       });
+  result.add("slow to come", [](const std::string& config) {
+    std::this_thread::sleep_for(std::chrono::seconds(3));
+    return Configured(config);
+  });
   return result;
 }
 
@@ -80,6 +84,16 @@ TEST_F(SpawnedWorkerTest, DeadlySampleIsNamed) {
   ASSERT_TRUE(error);
   EXPECT_EQ(error->sample_index(), 5);
   EXPECT_EQ(error->signal(), SIGKILL);
+}
+
+// The timeout is for samples.
+TEST_F(SpawnedWorkerTest, ProgramMayTakeLongerToStartThanASample) {
+  DataLoader loader(
+      Configured("6"),
+      spawned(1, "6").spawn("slow to come", "6").timeout(std::chrono::milliseconds(300)));
+  const auto pass = pass_over_errors(loader);
+  EXPECT_EQ(pass.batches, 2);
+  EXPECT_TRUE(pass.errors.empty()) << pass.errors[0].what();
 }
 
 TEST_F(SpawnedWorkerTest, WorkersAreNoRanks) {
@@ -128,7 +142,7 @@ TEST_F(SpawnedWorkerTest, WhatGoesWrongAtTheStartArrives) {
   };
   EXPECT_NE(text(spawned(1, "x")).find("the config is 'x'"), std::string::npos);
   EXPECT_NE(text(spawned(1, "10").spawn("unknown", ""))
-                .find("no dataset 'unknown', only: 'configured' 'texts'"),
+                .find("no dataset 'unknown', only: 'configured' 'slow to come' 'texts'"),
             std::string::npos);
   const auto message = [](const DataLoaderOptions& options) {
     return message_of([&] { DataLoader loader(Configured("10"), options); });
