@@ -11,7 +11,7 @@ import time
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-COMPUTING = 2e-3  # as loader_measurement.h
+COMPUTING, SETTING_UP = 2e-3, 0.2  # as loader_measurement.h
 
 
 def read_idx(path, header):
@@ -31,6 +31,14 @@ class FashionMnist(Dataset):
 
     def __len__(self):
         return len(self.labels)
+
+
+class BatchedFashionMnist(FashionMnist):
+    """A dataset that makes whole batches itself, which few do: one call of Python instead of one a sample."""
+
+    def __getitems__(self, indices):
+        picked = torch.as_tensor(indices)
+        return self.images[picked].float().div_(255), self.labels[picked]
 
 
 class SyntheticImages(Dataset):
@@ -61,7 +69,7 @@ def photographs(root, decoder):
 
 def make_dataset(options):
     if options.workload == "fmnist":
-        return FashionMnist(options.root)
+        return (BatchedFashionMnist if options.batched else FashionMnist)(options.root)
     if options.workload == "jpeg":
         return photographs(options.root, options.decoder)
     return SyntheticImages()
@@ -90,26 +98,37 @@ def private_mib(pid):
         return sum(int(line.split()[1]) for line in file if line.startswith("Private_")) / 1024
 
 
+def compute(seconds):
+    start = time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        pass
+
+
 def percentile(values, share):
     return sorted(values)[int(share * (len(values) - 1))] if values else 0
 
 
 class Measurement:
     def __init__(self, dataset, options, workers):
-        self.options, self.workers = options, workers
+        self.dataset, self.options, self.workers = dataset, options, workers
         self.before = time.perf_counter()
-        self.loader = DataLoader(
-            dataset,
-            batch_size=options.batch,
-            shuffle=True,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-        )
+        self.loader = self.make_loader()
         self.figures = {"workers": workers}
         self.samples, self.last = 0, self.before
 
+    def make_loader(self):
+        return DataLoader(
+            self.dataset,
+            batch_size=self.options.batch,
+            shuffle=True,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            collate_fn=(lambda batch: batch) if self.options.batched else None,
+        )
+
     def run(self):
         self.first_epoch()
+        self.first_batch_after_set_up()
         self.steady_epochs()
         if self.options.deliveries and self.workers:
             self.deliveries()
@@ -125,6 +144,14 @@ class Measurement:
             targets += float(target.sum())
             values += float(data.sum(dtype=torch.double))
         self.figures.update(target_sum=targets, data_sum=values)
+
+    def first_batch_after_set_up(self):
+        loader = self.make_loader()
+        compute(SETTING_UP)
+        start = time.perf_counter()
+        batches = iter(loader)
+        next(batches)
+        self.figures["first_batch_after_set_up_ms"] = 1e3 * (time.perf_counter() - start)
 
     def look(self, workers):
         rank = kernel_figures(os.getpid())
@@ -175,9 +202,7 @@ class Measurement:
                 batches = iter(self.loader)
                 batch = next(batches)
                 position = 1
-            start = time.perf_counter()
-            while time.perf_counter() - start < COMPUTING:
-                pass
+            compute(COMPUTING)
             del batch
             start = time.perf_counter()
             batch = next(batches)
@@ -191,6 +216,7 @@ def main():
     parser.add_argument("--workload", choices=["fmnist", "synthetic", "jpeg"], required=True)
     parser.add_argument("--root")
     parser.add_argument("--decoder", choices=["pillow", "io"], default="pillow")
+    parser.add_argument("--batched", action="store_true", help="fmnist: the dataset makes whole batches")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=2)
