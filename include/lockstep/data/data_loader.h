@@ -130,8 +130,11 @@ requires(MapStyleDataset<Dataset>&& AnySampler<Sampler>) ||
                 state.dataset_size, " samples, the sampler is for ", sampler_.dataset_size());
     TORCH_CHECK(state.seed == sampler_.seed(), "DataLoader: the state has the seed ", state.seed,
                 ", the sampler has ", sampler_.seed());
-    TORCH_CHECK(state.fingerprint == sampler_.fingerprint(),
-                "DataLoader: the state is of a sampler with other options");
+    TORCH_CHECK(
+        state.fingerprint == sampler_.fingerprint(),
+        "DataLoader: the state is of a sampler of another kind, with other options (such as "
+        "shuffle, num_samples, window or the size of its batches), or for other weights, "
+        "labels, lengths or indices. The number of ranks may differ, these may not");
     set_epoch(state.epoch);
     sampler_.start_at(state.position);
     is_resumed_ = true;
