@@ -20,7 +20,8 @@ struct Strata;
 /// How often a class comes.
 enum class ClassBalance {
   Proportional,  ///< as in the dataset; each sample comes once an epoch
-  Balanced,      ///< all alike; samples of rare classes come more often, of frequent ones less
+  Balanced,      ///< all alike; samples of rare classes come more often (each time with the same
+                 ///< `SampleRandom`), of frequent ones less
 };
 
 struct LOCKSTEP_API StratifiedSamplerOptions {
@@ -62,15 +63,15 @@ class LOCKSTEP_API StratifiedSampler final : public EpochSampler {
  private:
   [[nodiscard]] std::int64_t at(std::uint64_t position) const override;
   void epoch_changed() override;
-
   void vary_schedule();
+
   std::uint64_t window_;
   std::shared_ptr<const detail::Strata> strata_;
   std::vector<KeyedPermutation> orders_;  // of each class in this epoch
-};
   // Of this epoch, with `Proportional`: where in the schedule it begins, and which class has the
   // places of each.
   std::uint64_t turn_ = 0;
   std::vector<std::size_t> stand_ins_;
+};
 
 }  // namespace lockstep::data
