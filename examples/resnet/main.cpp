@@ -45,6 +45,7 @@ Loader make_train_loader(const Datasets& images, const Options& options,
       DataLoaderOptions()
           .batch_size(options.batch_size)
           .workers(options.workers)
+          .seed(options.seed)  // of what augmentation draws
           .drop_last(true)
           .pin_memory(device.is_cuda()));
   TORCH_CHECK_VALUE(loader.size() > 0, images.train_size,

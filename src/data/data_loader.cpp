@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <string>
 #include <system_error>
 #include <utility>
 
@@ -173,6 +174,14 @@ bool LoaderEngine::start_prepared(std::int64_t epoch) {
   received_.reset();
   ++pass_;
   return true;
+}
+
+void LoaderEngine::warn_of_repetition(std::int64_t epoch) {
+  if (has_warned_of_repetition_) return;
+  has_warned_of_repetition_ = true;
+  logging::warning("data loader: epoch " + std::to_string(epoch) +
+                   " begins once more after a whole pass over it, with the same order and the same "
+                   "random numbers; call set_epoch before each pass");
 }
 
 bool LoaderEngine::has_next() {

@@ -28,6 +28,7 @@ DistributedSampler::DistributedSampler(std::size_t dataset_size, int world_size,
     : EpochSampler({"DistributedSampler", dataset_size, dataset_size, world_size, rank,
                     options.seed(), options.remainder()}),
       options_(std::move(options)) {
+  set_shuffled(options_.shuffle());
   set_fingerprint(OrderFingerprint(options_.shuffle() ? "shuffled" : "sequential")
                       .add(options_.shuffle() ? static_cast<std::uint64_t>(options_.order()) : 0)
                       .add(dataset_size)

@@ -72,11 +72,16 @@ std::vector<Entry> entries_of(const std::string& path, bool follows_links) {
   return entries;
 }
 
-bool ends_in_one_of(const std::string& name, const std::vector<std::string>& extensions) {
-  std::string small = name;
-  for (char& letter : small) {
+std::string in_small_letters(std::string text) {
+  for (char& letter : text) {
     if (letter >= 'A' && letter <= 'Z') letter = static_cast<char>(letter - 'A' + 'a');
   }
+  return text;
+}
+
+// The extensions have small letters.
+bool ends_in_one_of(const std::string& name, const std::vector<std::string>& extensions) {
+  const auto small = in_small_letters(name);
   return std::any_of(extensions.begin(), extensions.end(),
                      [&](const std::string& end) { return small.ends_with(end); });
 }
@@ -115,7 +120,9 @@ FolderIdentity identity_of(const std::string& path) {
 }  // namespace
 
 FolderWalk::FolderWalk(std::string root, bool follows_links, std::vector<std::string> extensions)
-    : root_(std::move(root)), follows_links_(follows_links), extensions_(std::move(extensions)) {}
+    : root_(std::move(root)), follows_links_(follows_links), extensions_(std::move(extensions)) {
+  for (auto& extension : extensions_) extension = in_small_letters(std::move(extension));
+}
 
 std::vector<std::string> FolderWalk::folders() const {
   std::vector<std::string> names;

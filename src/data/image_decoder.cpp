@@ -16,6 +16,9 @@ namespace lockstep::data {
 namespace {
 
 constexpr std::array<std::uint8_t, 3> kJpegStart{0xFF, 0xD8, 0xFF};
+// What JPEG's header can say. Longer images are of no use to a model, and resizing one takes memory
+// for a part of its length.
+constexpr std::int64_t kMaxSide = 65535;
 constexpr std::array<std::uint8_t, 8> kPngStart{0x89, 'P', 'N', 'G', '\r', '\n', 0x1A, '\n'};
 
 template <std::size_t N>
@@ -61,6 +64,9 @@ ImageDecoder::ImageDecoder(std::span<const std::byte> bytes, std::string_view na
       header_.format == ImageFormat::Jpeg ? read_jpeg_header(encoded) : read_png_header(encoded);
   TORCH_CHECK(header_.height >= 1 && header_.width >= 1, name, ": the header says ", header_.height,
               " x ", header_.width, " pixels (height x width)");
+  TORCH_CHECK(header_.height <= kMaxSide && header_.width <= kMaxSide, name, ": the header says ",
+              header_.height, " x ", header_.width, " pixels (height x width); a side may have ",
+              kMaxSide, " at most");
   TORCH_CHECK(header_.height <= options.max_pixels() / header_.width, name, ": the header says ",
               header_.height, " x ", header_.width, " pixels (height x width), more than the ",
               options.max_pixels(), " that ImageDecoderOptions::max_pixels allows");
@@ -93,8 +99,8 @@ Image ImageDecoder::decode_resized(const ImageBox& part, std::int64_t height, st
   JpegReader reader({bytes_, name_, options_.tolerate_damage()}, part,
                     may_scale ? jpeg_scale(part, height, width) : 1);
   const auto& box = reader.part();
-  const ResizeAxis columns(reader.width(), box.left, box.width, width);
-  const ResizeAxis rows(reader.rows(), box.top, box.height, height);
+  const ResizeAxis columns(reader.width(), box.left, box.width, width, ResizeAxis::For::Columns);
+  const ResizeAxis rows(reader.rows(), box.top, box.height, height, ResizeAxis::For::Rows);
   RowResizer resizer(rows, columns, result);
   constexpr std::int64_t kRowsAtOnce = 16;
   Image strip(kRowsAtOnce, reader.width());

@@ -16,8 +16,8 @@ Image resize(const Image& image, const FractionalBox& box, std::int64_t height,
               "resize: the box of ", box.height, " x ", box.width, " at ", box.top, ", ", box.left,
               " is empty or not inside the image of ", image.height(), " x ", image.width());
   Image result(height, width);
-  const ResizeAxis columns(image.width(), box.left, box.width, width);
-  const ResizeAxis rows(image.height(), box.top, box.height, height);
+  const ResizeAxis columns(image.width(), box.left, box.width, width, ResizeAxis::For::Columns);
+  const ResizeAxis rows(image.height(), box.top, box.height, height, ResizeAxis::For::Rows);
   RowResizer resizer(rows, columns, result);
   for (auto y = rows.begin(); y < rows.end(); ++y) resizer.push(image.row(y));
   return result;

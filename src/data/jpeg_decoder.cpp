@@ -7,8 +7,10 @@
 #include <csetjmp>
 #include <cstdio>
 #include <utility>
-// libjpeg's header needs stdio's names.
+// libjpeg's headers need stdio's names.
 #include <jpeglib.h>
+// Needs the names of jpeglib.h.
+#include <jerror.h>
 #ifndef LIBJPEG_TURBO_VERSION
 #error "this needs libjpeg-turbo (Debian: libjpeg62-turbo-dev), not another libjpeg"
 #endif
@@ -35,9 +37,16 @@ struct Failure {
   std::longjmp(failure->escape, 1);
 }
 
-// Level -1 is a warning: the data is damaged. Higher levels are traces.
+// Warnings about what is beside the pixels, which are all there. Cameras and editors write such
+// files, and Pillow and torchvision take them.
+bool is_harmless(int warning) {
+  return warning == JWRN_EXTRANEOUS_DATA || warning == JWRN_JFIF_MAJOR ||
+         warning == JWRN_ADOBE_XFORM || warning == JWRN_BOGUS_ICC;
+}
+
+// Level -1 is a warning: as a rule the data is damaged. Higher levels are traces.
 void hear(j_common_ptr info, int level) {
-  if (level >= 0) return;
+  if (level >= 0 || is_harmless(info->err->msg_code)) return;
   ++info->err->num_warnings;
   if (!reinterpret_cast<Failure*>(info->err)->tolerate_damage) leave(info);
 }
@@ -123,6 +132,36 @@ void choose_output(Decompressor& decompressor, int scale) {
   info.scale_denom = static_cast<unsigned>(scale);
 }
 
+#if JPEG_LIB_VERSION >= 70
+int block_side(const jpeg_component_info& component) {
+  return component.DCT_h_scaled_size;
+}
+int block_side(const jpeg_decompress_struct& info) {
+  return info.min_DCT_h_scaled_size;
+}
+#else
+int block_side(const jpeg_component_info& component) {
+  return component.DCT_scaled_size;
+}
+int block_side(const jpeg_decompress_struct& info) {
+  return info.min_DCT_scaled_size;
+}
+#endif
+
+// When libjpeg-turbo leaves out columns, it takes all components for transformed at the same size.
+// One that is larger, so as to need less upsampling, and still needs some, is then upsampled over a
+// part of its columns only, and the rest of the row is whatever was in memory.
+bool can_leave_out_columns(const jpeg_decompress_struct& info) {
+  const int side = block_side(info);
+  return std::all_of(
+      info.comp_info, info.comp_info + info.num_components, [&](const jpeg_component_info& each) {
+        const int own = block_side(each);
+        const bool is_upsampled = each.h_samp_factor * own != info.max_h_samp_factor * side ||
+                                  each.v_samp_factor * own != info.max_v_samp_factor * side;
+        return own == side || !is_upsampled;
+      });
+}
+
 }  // namespace
 
 ImageHeader read_jpeg_header(const EncodedImage& encoded) {
@@ -161,8 +200,12 @@ JpegReader::JpegReader(const EncodedImage& encoded, const ImageBox& part, int sc
   };
   const auto top = begin_of(part.top);
   rows_ = end_of(part.top + part.height, height) - top;
-  auto left = static_cast<JDIMENSION>(begin_of(part.left));
-  auto columns = static_cast<JDIMENSION>(end_of(part.left + part.width, width)) - left;
+  JDIMENSION left = 0;
+  JDIMENSION columns = info.output_width;
+  if (can_leave_out_columns(info)) {
+    left = static_cast<JDIMENSION>(begin_of(part.left));
+    columns = static_cast<JDIMENSION>(end_of(part.left + part.width, width)) - left;
+  }
   state_->guarded([&] {
     // Moves the left side to where a block begins.
     if (columns < info.output_width) ::jpeg_crop_scanline(&info, &left, &columns);

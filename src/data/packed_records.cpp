@@ -30,10 +30,12 @@ std::span<const std::byte> bytes_of(const at::Tensor& tensor) {
 
 class PackedFileWriter {
  public:
-  explicit PackedFileWriter(const std::string& path) : file_(path) { buffer_.reserve(kBuffer); }
+  explicit PackedFileWriter(const std::string& path) : file_name_(path), file_(path) {
+    buffer_.reserve(kBuffer);
+  }
 
   void add(const torch::data::Example<>& sample) {
-    TORCH_CHECK(!is_finished_, "PackedRecordsWriter: finish() has been called");
+    check_usable();
     const auto data = packed_tensor_of(sample.data, "data");
     const auto target = packed_tensor_of(sample.target, "target");
     if (header_.count == 0) {
@@ -45,19 +47,26 @@ class PackedFileWriter {
     }
     check_same(data, header_.data, "data");
     check_same(target, header_.target, "target");
-    put(bytes_of(sample.data.cpu().contiguous()));
-    put(bytes_of(sample.target.cpu().contiguous()));
+    // Both before anything is written: getting at a tensor may fail, and half a record may not
+    // stay.
+    const auto data_values = sample.data.cpu().contiguous();
+    const auto target_values = sample.target.cpu().contiguous();
+    put(bytes_of(data_values));
+    put(bytes_of(target_values));
     const auto padding = header_.stride - data.bytes - target.bytes;
     put(std::span(kPadding).first(static_cast<std::size_t>(padding)));
     ++header_.count;
   }
 
   void finish() {
-    TORCH_CHECK(!is_finished_, "PackedRecordsWriter: finish() has been called");
+    check_usable();
     TORCH_CHECK(header_.count > 0, "PackedRecordsWriter: there is no sample to write");
     flush();
+    has_failed_ =
+        true;  // until all went well: what the disk has lost once it does not report twice
     file_.write(0, header_.to_bytes());
     file_.publish();
+    has_failed_ = false;
     is_finished_ = true;
   }
 
@@ -65,6 +74,12 @@ class PackedFileWriter {
 
  private:
   static constexpr std::array<std::byte, 8> kPadding{};
+
+  void check_usable() const {
+    TORCH_CHECK(!is_finished_, "PackedRecordsWriter: finish() has been called");
+    TORCH_CHECK(!has_failed_, "PackedRecordsWriter: ", file_name_,
+                ": writing has failed before; no such file can be made");
+  }
 
   void check_same(const PackedTensor& found, const PackedTensor& first, const char* which) const {
     TORCH_CHECK(found == first, "PackedRecordsWriter: the ", which, " of sample ", header_.count,
@@ -76,24 +91,32 @@ class PackedFileWriter {
     header_.checksum = crc32_of(bytes, header_.checksum);
     if (buffer_.size() + bytes.size() > kBuffer) flush();
     if (bytes.size() >= kBuffer) {
-      file_.write(end_, bytes);
-      end_ += bytes.size();
+      write(bytes);
     } else {
       buffer_.insert(buffer_.end(), bytes.begin(), bytes.end());
     }
   }
 
   void flush() {
-    file_.write(end_, buffer_);
-    end_ += buffer_.size();
+    write(buffer_);
     buffer_.clear();
   }
 
+  // One that fails may have cut a record in two.
+  void write(std::span<const std::byte> bytes) {
+    has_failed_ = true;
+    file_.write(end_, bytes);
+    has_failed_ = false;
+    end_ += bytes.size();
+  }
+
+  std::string file_name_;
   native::NewFile file_;
   PackedHeader header_;
   std::vector<std::byte> buffer_;
   std::uint64_t end_ = PackedHeader::kBytes;
   bool is_finished_ = false;
+  bool has_failed_ = false;
 };
 
 }  // namespace detail

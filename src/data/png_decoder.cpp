@@ -8,7 +8,6 @@
 #include <csetjmp>
 #include <cstdio>
 #include <cstring>
-#include <memory>
 #include <utility>
 
 namespace lockstep::data {
@@ -105,11 +104,6 @@ ImageHeader read_png_header(const EncodedImage& encoded) {
 Image decode_png(const EncodedImage& encoded, const ImageHeader& header) {
   PngReader reader(encoded);
   Image image(header.height, header.width);
-  auto rows = std::make_unique_for_overwrite<png_bytep[]>(static_cast<std::size_t>(header.height));
-  for (std::int64_t y = 0; y < header.height; ++y) {
-    rows[static_cast<std::size_t>(y)] = image.row(y);
-  }
-  auto* const targets = rows.get();
   reader.guarded([&] {
     auto* png = reader.png();
     ::png_set_palette_to_rgb(png);
@@ -121,12 +115,16 @@ Image decode_png(const EncodedImage& encoded, const ImageHeader& header) {
     ::png_set_strip_16(png);
     // Four bytes a pixel; where there is an alpha channel, that is the fourth.
     ::png_set_add_alpha(png, 0xFF, PNG_FILLER_AFTER);
+    // 7 where the image is interlaced: each one adds pixels to the rows, which stay where they are.
+    const int passes = ::png_set_interlace_handling(png);
     ::png_read_update_info(png, reader.info());
     if (::png_get_rowbytes(png, reader.info()) !=
         static_cast<std::size_t>(header.width * Image::kBytesPerPixel)) {
       ::png_error(png, "rows of an unexpected size");
     }
-    ::png_read_image(png, targets);
+    for (int pass = 0; pass < passes; ++pass) {
+      for (std::int64_t y = 0; y < header.height; ++y) ::png_read_row(png, image.row(y), nullptr);
+    }
     ::png_read_end(png, nullptr);
   });
   return image;

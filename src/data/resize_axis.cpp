@@ -26,7 +26,8 @@ void to_whole_numbers(const std::vector<double>& exact, std::int16_t* weights) {
 
 }  // namespace
 
-ResizeAxis::ResizeAxis(std::int64_t input, double start, double length, std::int64_t output)
+ResizeAxis::ResizeAxis(std::int64_t input, double start, double length, std::int64_t output,
+                       For use)
     : first_(static_cast<std::size_t>(output)) {
   const double ratio = length / static_cast<double>(output);
   const double reach = std::max(ratio, 1.0);
@@ -69,7 +70,7 @@ ResizeAxis::ResizeAxis(std::int64_t input, double start, double length, std::int
     begin_ = std::min(begin_, begin);
     end_ = std::max(end_, begin + taps_);
   }
-  fill_quad_weights();
+  if (use == For::Columns) fill_quad_weights();
 }
 
 void ResizeAxis::fill_quad_weights() {

@@ -15,8 +15,14 @@ class ResizeAxis {
  public:
   static constexpr int kBits = 14;
 
+  /// Which way the line lies.
+  enum class For : std::uint8_t {
+    Columns,  ///< along a row; with `quad_weights`, which take four times the weights' memory
+    Rows,
+  };
+
   /// From the part of `length` pixels at `start` of a line of `input` pixels to `output` pixels.
-  ResizeAxis(std::int64_t input, double start, double length, std::int64_t output);
+  ResizeAxis(std::int64_t input, double start, double length, std::int64_t output, For use);
 
   [[nodiscard]] std::int64_t size() const noexcept {
     return static_cast<std::int64_t>(first_.size());
@@ -35,7 +41,7 @@ class ResizeAxis {
   /// A quarter of the taps, rounded up.
   [[nodiscard]] int quads() const noexcept { return (taps_ + 3) / 4; }
   /// The weights once more as vector instructions take them: for each four the first two and then
-  /// the last two alternating, four times, 0 for those that are not there.
+  /// the last two alternating, four times, 0 for those that are not there. Of columns only.
   [[nodiscard]] const std::int16_t* quad_weights() const noexcept { return quad_weights_.data(); }
 
  private:

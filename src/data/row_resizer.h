@@ -32,7 +32,7 @@ class RowResizer {
   Image& result_;
   const ResizeKernels& kernels_;
   std::int64_t values_;    // of a row
-  std::int64_t capacity_;  // rows
+  std::int64_t capacity_;  // rows; grows with how much shorter the image becomes
   std::unique_ptr<std::int16_t[]> between_;
   std::int64_t first_;     // the row at the beginning of `between_`
   std::int64_t next_;      // the row that comes next

@@ -16,6 +16,7 @@ SequentialSampler::SequentialSampler(std::size_t dataset_size, int world_size, i
                                      Remainder remainder)
     : EpochSampler(
           {"SequentialSampler", dataset_size, dataset_size, world_size, rank, 0, remainder}) {
+  set_shuffled(false);
   set_fingerprint(OrderFingerprint("sequential").add(0).add(dataset_size).value());
 }
 
@@ -60,6 +61,7 @@ SubsetSampler::SubsetSampler(std::vector<std::int64_t> indices, std::size_t data
       indices_(std::make_shared<const std::vector<std::int64_t>>(std::move(indices))),
       shuffle_(options.shuffle()),
       order_(indices_->size(), options.seed(), 0) {
+  set_shuffled(shuffle_);
   OrderFingerprint fingerprint("subset");
   fingerprint.add(shuffle_ ? 1 : 0).add(dataset_size);
   for (std::size_t i = 0; i < indices_->size(); ++i) {

@@ -6,6 +6,7 @@
 #include <functional>
 #include <limits>
 #include <map>
+#include <numeric>
 #include <queue>
 #include <utility>
 
@@ -18,6 +19,7 @@ struct Strata {
   std::vector<std::int64_t> samples;    // those of the first class, then of the second, ...
   std::vector<std::uint64_t> starts;    // where each class begins in `samples`, and the end
   std::vector<std::uint64_t> schedule;  // Proportional: place in `samples`, before shuffling
+  std::vector<std::size_t> by_size;     // Proportional: the classes, the smallest first
 
   [[nodiscard]] std::size_t classes() const { return starts.size() - 1; }
   [[nodiscard]] std::uint64_t size_of(std::size_t c) const { return starts[c + 1] - starts[c]; }
@@ -28,6 +30,8 @@ struct Strata {
 namespace {
 
 constexpr const char* kName = "StratifiedSampler";
+// Part of the fingerprint: another way to turn the schedule makes other orders.
+constexpr std::uint64_t kScheduleVersion = 2;
 
 detail::Strata group_by_label(const std::vector<std::int64_t>& labels) {
   std::map<std::int64_t, std::uint64_t> counts;
@@ -81,6 +85,15 @@ std::vector<std::uint64_t> level_schedule(const detail::Strata& strata) {
   return schedule;
 }
 
+std::vector<std::size_t> classes_by_size(const detail::Strata& strata) {
+  std::vector<std::size_t> classes(strata.classes());
+  std::iota(classes.begin(), classes.end(), std::size_t{0});
+  std::stable_sort(classes.begin(), classes.end(), [&](std::size_t a, std::size_t b) {
+    return strata.size_of(a) < strata.size_of(b);
+  });
+  return classes;
+}
+
 std::uint64_t order_size(std::size_t labels, const StratifiedSamplerOptions& options) {
   TORCH_CHECK(options.window() > 0, kName, ": window is 0; it must be at least 1");
   TORCH_CHECK(labels <= std::numeric_limits<std::uint32_t>::max(), kName, ": ", labels,
@@ -104,12 +117,16 @@ StratifiedSampler::StratifiedSampler(const std::vector<std::int64_t>& labels, in
                     rank, options.seed(), options.remainder()}),
       window_(std::min(options.window(), EpochSampler::order_size())) {
   auto strata = group_by_label(labels);
-  if (options.balance() == ClassBalance::Proportional) strata.schedule = level_schedule(strata);
+  if (options.balance() == ClassBalance::Proportional) {
+    strata.schedule = level_schedule(strata);
+    strata.by_size = classes_by_size(strata);
+  }
   strata_ = std::make_shared<const detail::Strata>(std::move(strata));
   OrderFingerprint fingerprint("stratified");
   fingerprint.add(static_cast<std::uint64_t>(options.balance()))
       .add(window_)
       .add(EpochSampler::order_size());
+  if (options.balance() == ClassBalance::Proportional) fingerprint.add(kScheduleVersion);
   for (const auto label : labels) fingerprint.add(static_cast<std::uint64_t>(label));
   set_fingerprint(fingerprint.value());
   StratifiedSampler::epoch_changed();
@@ -120,11 +137,38 @@ void StratifiedSampler::epoch_changed() {
   for (std::size_t c = 0; c < strata_->classes(); ++c) {
     orders_.emplace_back(strata_->size_of(c), seed(), epoch(), c);
   }
+  if (!strata_->schedule.empty()) vary_schedule();
+}
+
+// The schedule is one for all epochs, and what it has at its end is what a loader that drops the
+// last batch never gives. So each epoch begins elsewhere in it, and classes of one size trade
+// places. Steps of what divides window and order leave windows whole where they were.
+void StratifiedSampler::vary_schedule() {
+  const auto size = EpochSampler::order_size();
+  const auto step = std::gcd(window_, size);
+  auto stream = strata_->classes() + size / window_ + 1;  // behind those of the windows
+  const auto draw = [&](std::uint64_t count) {
+    return KeyedPermutation(count, seed(), epoch(), stream++);
+  };
+  turn_ = step * draw(size / step)(0);
+
+  const auto& by_size = strata_->by_size;
+  stand_ins_.resize(by_size.size());
+  for (std::size_t first = 0, end = 0; first < by_size.size(); first = end) {
+    while (end < by_size.size() &&
+           strata_->size_of(by_size[end]) == strata_->size_of(by_size[first])) {
+      ++end;
+    }
+    const auto traded = draw(end - first);
+    for (std::size_t i = first; i < end; ++i) {
+      stand_ins_[by_size[i]] = by_size[first + static_cast<std::size_t>(traded(i - first))];
+    }
+  }
 }
 
 std::int64_t StratifiedSampler::at(std::uint64_t position) const {
   // Streams: classes have 0, 1, ...; windows come behind them; behind those, further times through
-  // a class.
+  // a class, or what varies the schedule.
   const std::uint64_t classes = strata_->classes();
   const auto window = position / window_;
   const auto begin = window * window_;
@@ -138,10 +182,12 @@ std::int64_t StratifiedSampler::at(std::uint64_t position) const {
     c = static_cast<std::size_t>(time % classes);
     number = time / classes;
   } else {
-    const auto place = strata_->schedule[static_cast<std::size_t>(time)];
+    const auto turned = (time + turn_) % EpochSampler::order_size();
+    const auto place = strata_->schedule[static_cast<std::size_t>(turned)];
     const auto behind = std::upper_bound(strata_->starts.begin(), strata_->starts.end(), place);
     c = static_cast<std::size_t>(behind - strata_->starts.begin()) - 1;
     number = place - strata_->starts[c];
+    c = stand_ins_[c];
   }
   const auto size = strata_->size_of(c);
   auto chosen = number % size;

@@ -15,6 +15,10 @@
 namespace lockstep::data::detail {
 namespace {
 
+// Real samples have a handful. Each new member is compared with the others of its sample, and
+// whoever asks for one looks through them.
+constexpr std::size_t kMaxMembers = 1000;
+
 constexpr std::string_view kMagic = "LSTARIX1";
 constexpr std::uint64_t kHeaderBytes = 8 * 7;  // magic, archive's size and time, four counts
 constexpr std::uint64_t kMemberBytes = 8 + 8 + 4;
@@ -52,7 +56,14 @@ class Builder {
     const auto [known, is_new] =
         numbers_.try_emplace(extension, static_cast<std::uint32_t>(index_.extensions.size()));
     if (is_new) index_.extensions.push_back(extension);
-    for (const auto& other : index_.members_of(index_.samples.size() - 1)) {
+    const auto others = index_.members_of(index_.samples.size() - 1);
+    if (others.size() >= kMaxMembers) {
+      archive_.fail(
+          member.offset,
+          "at most " + std::to_string(kMaxMembers) + " members in sample " + in_quotes(key),
+          "one more, " + in_quotes(member.name));
+    }
+    for (const auto& other : others) {
       if (other.extension == known->second) {
         archive_.fail(member.offset,
                       "one member with the extension " + in_quotes(extension) + " in sample " +

@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <fstream>
 #include <numeric>
+#include <stdexcept>
 
 namespace {
 
@@ -147,12 +148,19 @@ struct Lines {
     while (!std::getline(file, line)) {
       if (next_path >= paths.size()) return std::nullopt;
       file = std::ifstream(paths[next_path]);
+      if (!file) throw std::runtime_error(paths[next_path] + ": cannot be opened");
       next_path += step;
     }
     return line;
   }
 };
 // [iterable]
+
+struct World {
+  int own_rank;
+  int rank() const { return own_rank; }
+  int size() const { return 2; }
+};
 
 TEST(DataPage, Iterates) {
   const auto folder = std::filesystem::temp_directory_path() / "lockstep_data_page";
@@ -163,11 +171,17 @@ TEST(DataPage, Iterates) {
     std::ofstream(paths.back()) << name << "1\n" << name << "2\n";
   }
   std::size_t lines = 0;
-  // [use_iterable]
-  data::DataLoader loader(Lines(paths), data::DataLoaderOptions().batch_size(32).workers(2).shards(3));
-  for (std::vector<std::string>& batch : loader) lines += batch.size();
-  // [use_iterable]
+  for (const World& one : {World{0}, World{1}}) {
+    const auto* group = &one;
+    // [use_iterable]
+    data::DataLoader loader(Lines(paths), data::DataLoaderOptions().batch_size(32).workers(2).shards(4)
+                                              .rank(group->rank()).world_size(group->size()));
+    for (std::vector<std::string>& batch : loader) lines += batch.size();
+    // [use_iterable]
+  }
   EXPECT_EQ(lines, 6U);
+  data::DataLoader missing(Lines({folder / "missing"}), data::DataLoaderOptions());
+  EXPECT_THROW(static_cast<void>(*missing.begin()), data::WorkerError);
   std::filesystem::remove_all(folder);
 }
 

@@ -59,8 +59,11 @@ TEST(ImagePage, Trains) {
 
   DataLoader loader(images, DistributedSampler(images.size(), size, rank),
                     DataLoaderOptions().batch_size(64).workers(2));
-  for (auto& batch : loader) {
-    train(batch.data, batch.target);  // float {64, 3, 224, 224}, int64 {64}
+  for (int epoch = 0; epoch < 2; ++epoch) {
+    loader.set_epoch(epoch);            // another order, other crops; without it the same ones again
+    for (auto& batch : loader) {
+      train(batch.data, batch.target);  // float {64, 3, 224, 224}, int64 {64}
+    }
   }
   // [train]
   // [evaluate]

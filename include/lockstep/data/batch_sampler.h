@@ -75,6 +75,7 @@ class BatchSampler {
   }
   [[nodiscard]] std::size_t dataset_size() const noexcept { return sampler_.dataset_size(); }
   [[nodiscard]] std::uint64_t seed() const noexcept { return sampler_.seed(); }
+  [[nodiscard]] bool is_shuffled() const noexcept { return sampler_.is_shuffled(); }
   [[nodiscard]] std::uint64_t fingerprint() const noexcept { return sampler_.fingerprint(); }
   [[nodiscard]] const Sampler& sampler() const noexcept { return sampler_; }
 

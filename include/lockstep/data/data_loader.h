@@ -31,11 +31,14 @@ class DevicePrefetcher;
 ///
 ///     for (auto& batch : loader) use(batch.data, batch.target);
 ///
-/// Each `begin()` starts the current epoch over; an earlier loop may have stopped anywhere. When
-/// all batches of a pass are given out, the workers go on with those of the epoch that comes next
-/// (`DataLoaderOptions::prepare_next_epoch`). Batches may be kept: the memory stays valid, and is
-/// returned to the workers when the last tensor that shares it is gone. A program that keeps many
-/// gets copies.
+/// Each `begin()` starts the current epoch over; an earlier loop may have stopped anywhere. So a
+/// program that does not call `set_epoch` before each pass sees the same order and the same random
+/// numbers of samples, pass after pass, also with `shuffle`. A shuffled loader warns of it, once.
+///
+/// When all batches of a pass are given out, the workers go on with those of the epoch that comes
+/// next (`DataLoaderOptions::prepare_next_epoch`). Batches may be kept: the memory stays valid, and
+/// is returned to the workers when the last tensor that shares it is gone. A program that keeps
+/// many gets copies.
 ///
 /// With worker processes, the dataset is copied into them (copy-on-write) when the loader is built:
 /// later changes to it are not seen, and ordinary files that it holds open share their position.
@@ -79,7 +82,7 @@ requires(MapStyleDataset<Dataset>&& AnySampler<Sampler>) ||
       std::is_same_v<Sampler, detail::NoSampler>
       : DataLoader(std::move(dataset), Whole{}, options, std::move(collate)) {}
 
-  /// From the next `begin()` on.
+  /// From the next `begin()` on. For each pass, or all have the same order and random numbers.
   /// Throws: `c10::Error` when `epoch` is negative.
   void set_epoch(std::int64_t epoch) {
     if constexpr (kIsIterable) {
@@ -87,6 +90,7 @@ requires(MapStyleDataset<Dataset>&& AnySampler<Sampler>) ||
     } else {
       sampler_.set_epoch(epoch);
     }
+    is_epoch_chosen_ = true;
     if (epoch == epoch_) return;
     epoch_ = epoch;
     is_resumed_ = false;
@@ -130,8 +134,11 @@ requires(MapStyleDataset<Dataset>&& AnySampler<Sampler>) ||
                 state.dataset_size, " samples, the sampler is for ", sampler_.dataset_size());
     TORCH_CHECK(state.seed == sampler_.seed(), "DataLoader: the state has the seed ", state.seed,
                 ", the sampler has ", sampler_.seed());
-    TORCH_CHECK(state.fingerprint == sampler_.fingerprint(),
-                "DataLoader: the state is of a sampler with other options");
+    TORCH_CHECK(
+        state.fingerprint == sampler_.fingerprint(),
+        "DataLoader: the state is of a sampler of another kind, with other options (such as "
+        "shuffle, num_samples, window or the size of its batches), or for other weights, "
+        "labels, lengths or indices. The number of ranks may differ, these may not");
     set_epoch(state.epoch);
     sampler_.start_at(state.position);
     is_resumed_ = true;
@@ -181,6 +188,8 @@ requires(MapStyleDataset<Dataset>&& AnySampler<Sampler>) ||
   }
 
   std::uint64_t start_pass() {
+    if (repeats_an_epoch()) engine_->warn_of_repetition(epoch());
+    is_epoch_chosen_ = false;
     start_from_the_beginning_unless_resumed();
     if (was_resumed_ || !engine_->start_prepared(epoch())) engine_->start(plan());
     prepare_what_follows();
@@ -193,6 +202,17 @@ requires(MapStyleDataset<Dataset>&& AnySampler<Sampler>) ||
       if (!is_resumed_ && was_resumed_) sampler_.start_at(0);
       was_resumed_ = is_resumed_;
       is_resumed_ = false;
+    }
+  }
+
+  // Asked before a pass is started: whether the last one was a whole one over the same epoch, and
+  // nobody has chosen to have it again.
+  bool repeats_an_epoch() const {
+    if constexpr (requires { sampler_.is_shuffled(); }) {
+      return !is_epoch_chosen_ && !was_resumed_ && last_begun_ == epoch() &&
+             sampler_.is_shuffled() && engine_->passed() >= size();
+    } else {
+      return false;
     }
   }
 
@@ -243,9 +263,10 @@ requires(MapStyleDataset<Dataset>&& AnySampler<Sampler>) ||
   std::unique_ptr<detail::LoaderEngine> engine_;
   std::int64_t epoch_ = 0;  // that the program has set
   std::optional<std::int64_t> last_begun_;
-  bool is_resumed_ = false;   // load_state is for the next begin()
-  bool was_resumed_ = false;  // the last begin() went on somewhere
-  bool has_begun_ = false;    // what the engine has consumed is of this epoch
+  bool is_epoch_chosen_ = false;  // set_epoch or load_state are for the next begin()
+  bool is_resumed_ = false;       // load_state is for the next begin()
+  bool was_resumed_ = false;      // the last begin() went on somewhere
+  bool has_begun_ = false;        // what the engine has consumed is of this epoch
 };
 
 template <IterableDataset Dataset>

@@ -60,7 +60,8 @@ struct LOCKSTEP_API DataLoaderOptions {
   [[nodiscard]] const std::string& spawn_config() const noexcept { return spawn_config_; }
   /// Leaves out a last batch that is not full.
   TORCH_ARG(bool, drop_last) = false;
-  /// An order of its own for each epoch; only where the loader is given no sampler.
+  /// An order of its own for each epoch that `set_epoch` sets; only where the loader is given no
+  /// sampler. A pass without a `set_epoch` before it has the order of the pass before.
   TORCH_ARG(bool, shuffle) = false;
   /// Decides what datasets draw from `SampleRandom`, together with epoch and index; and the order,
   /// with `shuffle`. The same on all ranks.

@@ -62,6 +62,8 @@ class LOCKSTEP_API EpochSampler {
   /// `local_samples` since `start()`, or all that it had: at most `order_size()`.
   [[nodiscard]] std::uint64_t global_position(std::size_t local_samples) const noexcept;
 
+  /// Whether each epoch has an order of its own.
+  [[nodiscard]] bool is_shuffled() const noexcept { return is_shuffled_; }
   /// Differs where the same seed and epoch give another order. Says nothing about the world.
   [[nodiscard]] std::uint64_t fingerprint() const noexcept { return fingerprint_; }
 
@@ -89,6 +91,8 @@ class LOCKSTEP_API EpochSampler {
   /// The epoch is another one now.
   virtual void epoch_changed() {}
   void set_fingerprint(std::uint64_t value) noexcept { fingerprint_ = value; }
+  /// True unless it is said.
+  void set_shuffled(bool is_shuffled) noexcept { is_shuffled_ = is_shuffled; }
 
  private:
   [[nodiscard]] std::int64_t index_unchecked(std::size_t position) const;
@@ -100,6 +104,7 @@ class LOCKSTEP_API EpochSampler {
   std::uint64_t seed_;
   std::int64_t epoch_ = 0;
   std::uint64_t fingerprint_ = 0;
+  bool is_shuffled_ = true;
 };
 
 }  // namespace lockstep::data

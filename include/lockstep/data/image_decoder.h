@@ -24,11 +24,14 @@ struct ImageHeader {
 
 struct LOCKSTEP_API ImageDecoderOptions {
   /// Images with more pixels are refused before memory is taken for them; 1 to `Image::kMaxPixels`.
+  /// A PNG file takes 4 bytes a pixel while it is decoded, a progressive JPEG file up to 6 (8 with
+  /// four inks).
   TORCH_ARG(std::int64_t, max_pixels) = std::int64_t{1} << 27;
   /// Files with more bytes are not read (`read_image` and datasets).
   TORCH_ARG(std::int64_t, max_file_bytes) = std::int64_t{1} << 28;
-  /// Gives what can be decoded of a JPEG file that libjpeg warns about, such as one that ends too
-  /// early (the rest is grey) or has bytes that belong nowhere. Else that is an error.
+  /// Gives what can be decoded of a JPEG file that is damaged, such as one that ends too early (the
+  /// rest is grey) or has wrong codes. Else that is an error. Oddities beside the pixels never are,
+  /// such as bytes between two segments.
   TORCH_ARG(bool, tolerate_damage) = false;
 };
 
@@ -45,7 +48,8 @@ struct LOCKSTEP_API ImageDecoderOptions {
 class LOCKSTEP_API ImageDecoder {
  public:
   /// Reads the header.
-  /// Throws: when the bytes are no JPEG or PNG file, or say a size beyond `max_pixels`.
+  /// Throws: when the bytes are no JPEG or PNG file, or say a size beyond `max_pixels` or a side of
+  /// more than 65535 pixels.
   ImageDecoder(std::span<const std::byte> bytes, std::string_view name,
                const ImageDecoderOptions& options = {});
 
@@ -55,8 +59,10 @@ class LOCKSTEP_API ImageDecoder {
   [[nodiscard]] Image decode() const;
 
   /// A part of the image, resized as `resize` does it, with less work and memory than decoding the
-  /// whole takes: a JPEG file is decoded only where the part lies, and goes through the resize a
-  /// few rows at a time. What lies below the part is not looked at, so damage there is not seen.
+  /// whole takes: a baseline JPEG file is decoded only where the part lies, and goes through the
+  /// resize a few rows at a time. What lies below the part is not looked at, so damage there is not
+  /// seen. Of a progressive JPEG file all coefficients are read first, and a PNG file is decoded
+  /// whole.
   ///
   /// With `may_scale`, a JPEG file is decoded at 1/2, 1/4 or 1/8 of its size (it holds 8 x 8
   /// frequencies of each block; 4 x 4, 2 x 2 or 1 of them are used) when the part then still has at

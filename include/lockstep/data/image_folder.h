@@ -27,9 +27,9 @@ struct LOCKSTEP_API ImageFolderOptions {
   TORCH_ARG(SymbolicLinks, symbolic_links) = SymbolicLinks::Follow;
   /// Lets a class have no image; it keeps its number. Else that is an error.
   TORCH_ARG(bool, allow_empty) = false;
-  /// Ends of names, in small letters, of the files that are samples; others are passed over. Those
-  /// of torchvision, although only JPEG and PNG files can be decoded: a file's number depends on
-  /// them.
+  /// Ends of names, in large or small letters, of the files that are samples; others are passed
+  /// over. Those of torchvision, although only JPEG and PNG files can be decoded: a file's number
+  /// depends on them.
   TORCH_ARG(Extensions, extensions) = {".jpg", ".jpeg", ".png",  ".ppm", ".bmp",
                                        ".pgm", ".tif",  ".tiff", ".webp"};
   /// Limits, and what happens to damaged files.

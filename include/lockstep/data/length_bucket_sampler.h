@@ -63,6 +63,7 @@ class LOCKSTEP_API LengthBucketSampler {
   void start_at(std::uint64_t global_position);
   [[nodiscard]] std::uint64_t global_position(std::size_t local_batches) const;
   [[nodiscard]] std::uint64_t seed() const noexcept { return options_.seed(); }
+  [[nodiscard]] bool is_shuffled() const noexcept { return options_.shuffle(); }
   [[nodiscard]] std::uint64_t fingerprint() const noexcept { return fingerprint_; }
 
  private:

@@ -95,10 +95,12 @@ class LOCKSTEP_API PackedRecordsWriter {
 
   /// Tensors of any device and strides.
   /// Throws: `c10::Error` for a dtype that cannot be packed, more than 8 dimensions, and naming the
-  /// sample when it has another dtype or shape than the first; and when the disk is full.
+  /// sample when it has another dtype or shape than the first; all these leave the writer as it
+  /// was. When the disk is full; the writer is of no more use then.
   void add(const torch::data::Example<>& sample);
   /// Blocks: until the disk has it.
-  /// Throws: `c10::Error` when there is no sample, and when the file cannot be finished.
+  /// Throws: `c10::Error` when there is no sample, when writing has failed before, and when the
+  /// file cannot be finished.
   void finish();
   [[nodiscard]] std::size_t size() const noexcept;
 

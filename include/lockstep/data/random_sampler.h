@@ -12,7 +12,8 @@
 namespace lockstep::data {
 
 struct LOCKSTEP_API RandomSamplerOptions {
-  /// Whether each draw is from all samples, as if none had been drawn before.
+  /// Whether each draw is from all samples, as if none had been drawn before. A sample that comes
+  /// several times in an epoch has the same `SampleRandom` each time.
   TORCH_ARG(bool, replacement) = false;
   /// Draws of an epoch, over all ranks; 0 = as many as the dataset has samples. More than that
   /// without replacement goes through the dataset again, in another order.

@@ -14,6 +14,11 @@ namespace lockstep::data {
 /// what a dataset draws does not depend on the number of workers, nor on which of them a sample
 /// goes to.
 ///
+/// So a sample that a sampler draws several times in one epoch (`WeightedRandomSampler`,
+/// `RandomSampler` with replacement, `ClassBalance::Balanced`) gets the same numbers each time, and
+/// is augmented alike. For others each time, make epochs shorter: a smaller `num_samples`, and
+/// `set_epoch` before each pass.
+///
 /// Also a uniform random bit generator, for `<random>`; note that the distributions there differ
 /// between standard libraries, and those here do not.
 ///

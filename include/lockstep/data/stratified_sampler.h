@@ -20,12 +20,14 @@ struct Strata;
 /// How often a class comes.
 enum class ClassBalance {
   Proportional,  ///< as in the dataset; each sample comes once an epoch
-  Balanced,      ///< all alike; samples of rare classes come more often, of frequent ones less
+  Balanced,      ///< all alike; samples of rare classes come more often (each time with the same
+                 ///< `SampleRandom`), of frequent ones less
 };
 
 struct LOCKSTEP_API StratifiedSamplerOptions {
-  /// Samples of the epoch's order that make up one window; at least 1. A good choice is the batch
-  /// size times the world size, so that a window is what all ranks use in one step.
+  /// Samples of the epoch's order that make up one window; at least 1. A good choice is what all
+  /// ranks use in one step, as a number of its own: it decides the order, so a state can be loaded
+  /// in a world of another size only if the window has stayed the same.
   TORCH_ARG(std::uint64_t, window) = 0;
   TORCH_ARG(ClassBalance, balance) = ClassBalance::Proportional;
   /// Draws of an epoch over all ranks, with `Balanced`; 0 = as many as there are labels.
@@ -35,10 +37,13 @@ struct LOCKSTEP_API StratifiedSamplerOptions {
   TORCH_ARG(Remainder, remainder) = Remainder::Pad;
 };
 
-/// Samples such that each class has its due part of every window, not only of the epoch: among the
-/// first k windows together, each class has what it is due to within less than one sample, and
-/// exactly that where it is a whole number. Within a window the order is random, and which samples
-/// of a class it has is random.
+/// Samples such that each class has its due part of every window, not only of the epoch: any
+/// windows in a row have of each class what it is due to within less than two samples, and exactly
+/// that where every window is due a whole number; with `Balanced`, to within less than one. Within
+/// a window the order is random, and which samples of a class it has is random.
+///
+/// Which windows have more of a class than others is another matter in each epoch: what a loader
+/// leaves out at the end (`drop_last`) is as likely of a rare class as of any other.
 ///
 /// With one rank a window can be a batch. With several, the joined batch has each class's part; a
 /// single rank's batch has it on average.
@@ -58,10 +63,15 @@ class LOCKSTEP_API StratifiedSampler final : public EpochSampler {
  private:
   [[nodiscard]] std::int64_t at(std::uint64_t position) const override;
   void epoch_changed() override;
+  void vary_schedule();
 
   std::uint64_t window_;
   std::shared_ptr<const detail::Strata> strata_;
   std::vector<KeyedPermutation> orders_;  // of each class in this epoch
+  // Of this epoch, with `Proportional`: where in the schedule it begins, and which class has the
+  // places of each.
+  std::uint64_t turn_ = 0;
+  std::vector<std::size_t> stand_ins_;
 };
 
 }  // namespace lockstep::data

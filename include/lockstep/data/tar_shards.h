@@ -55,7 +55,8 @@ class LOCKSTEP_API TarShards {
   /// `decoder` makes an example of the bytes; it runs in the workers.
   /// Throws: `c10::Error` naming archive, byte, what was expected and what was found: for damaged,
   /// truncated, compressed or joined archives, links, devices, sparse files, absolute names, names
-  /// with "..", and two members of one sample with the same extension; when there is no sample.
+  /// with "..", two members of one sample with the same extension, and more than 1000 members of
+  /// one; when there is no sample.
   TarShards(const std::vector<std::string>& paths, Decoder decoder,
             const TarShardsOptions& options = {});
 

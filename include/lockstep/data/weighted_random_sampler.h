@@ -20,7 +20,8 @@ struct LOCKSTEP_API WeightedRandomSamplerOptions {
   /// Draws of an epoch, over all ranks; 0 = as many as there are weights, or, without replacement,
   /// weights above 0.
   TORCH_ARG(std::uint64_t, num_samples) = 0;
-  /// Whether a sample may be drawn several times in an epoch.
+  /// Whether a sample may be drawn several times in an epoch, with the same `SampleRandom` each
+  /// time.
   TORCH_ARG(bool, replacement) = true;
   /// Together with the epoch it decides the order. The same on all ranks.
   TORCH_ARG(std::uint64_t, seed) = 0;

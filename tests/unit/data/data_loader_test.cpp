@@ -1,10 +1,17 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <ATen/Parallel.h>
 #include <lockstep/core/logging.h>
+#include <lockstep/data/batch_sampler.h>
 #include <lockstep/data/data_loader.h>
+#include <lockstep/data/device_prefetcher.h>
+#include <lockstep/data/length_bucket_sampler.h>
+#include <lockstep/data/sequential_sampler.h>
+#include <lockstep/data/subset_sampler.h>
 
 #include <atomic>
 #include <limits>
+#include <string_view>
+#include <utility>
 
 #include "unit/data/loader_test_support.h"
 
@@ -122,6 +129,82 @@ TEST_F(DataLoaderTest, ProgramMayKeepEveryBatch) {
     EXPECT_EQ(kept[i].target[0].item<std::int64_t>(), static_cast<std::int64_t>(2 * i));
     EXPECT_FLOAT_EQ(rows[i][0][0].item<float>(), static_cast<float>(2 * i + 1) / 3);
   }
+}
+
+// Counts warnings that an epoch has begun again, while `use` is at a loader of this sampler.
+template <class Sampler, class Use>
+int repetitions(Sampler sampler, const Use& use) {
+  int warnings = 0;
+  logging::set_sink([&](logging::Level level, std::string_view message) {
+    if (level == logging::Level::Warning &&
+        message.find("call set_epoch before each pass") != std::string_view::npos) {
+      ++warnings;
+    }
+  });
+  {
+    DataLoader loader(Numbers{20}, std::move(sampler), options_with(2));
+    use(loader);
+  }
+  logging::set_sink({});
+  return warnings;
+}
+
+TEST_F(DataLoaderTest, WarnsOnceWhereAnEpochIsRepeatedUnasked) {
+  const DistributedSampler shuffled(20, 1, 0);
+  const auto pass = [](auto& loader) {
+    for (auto& batch : loader) static_cast<void>(batch);
+  };
+  const auto thrice = [&](auto& loader) {
+    for (int i = 0; i < 3; ++i) pass(loader);
+  };
+  EXPECT_EQ(repetitions(shuffled, thrice), 1);
+  EXPECT_EQ(repetitions(BatchSampler(shuffled, 4), thrice), 1);
+  EXPECT_EQ(repetitions(LengthBucketSampler(std::vector<std::int64_t>(20, 1), 1, 0,
+                                            LengthBucketSamplerOptions().batch_size(4)),
+                        thrice),
+            1);
+  EXPECT_EQ(repetitions(shuffled,
+                        [&](auto& loader) {
+                          DevicePrefetcher batches(loader, torch::kCPU);
+                          thrice(batches);
+                        }),
+            1);
+  EXPECT_EQ(repetitions(in_order(20), thrice), 0);
+  EXPECT_EQ(repetitions(SequentialSampler(20), thrice), 0);
+  const std::vector<std::int64_t> all{0, 1, 2};
+  EXPECT_EQ(repetitions(SubsetSampler(all, 20), thrice), 1);
+  EXPECT_EQ(
+      repetitions(SubsetSampler(all, 20, 1, 0, SubsetSamplerOptions().shuffle(false)), thrice), 0);
+}
+
+TEST_F(DataLoaderTest, DoesNotWarnOfAnEpochThatIsRepeatedOnPurpose) {
+  const DistributedSampler shuffled(20, 1, 0);
+  const auto pass = [](auto& loader) {
+    for (auto& batch : loader) static_cast<void>(batch);
+  };
+  EXPECT_EQ(repetitions(shuffled,
+                        [&](auto& loader) {
+                          for (const int epoch : {0, 1, 1, 0}) {
+                            loader.set_epoch(epoch);
+                            pass(loader);
+                          }
+                        }),
+            0);
+  EXPECT_EQ(repetitions(shuffled,
+                        [&](auto& loader) {
+                          const auto state = loader.state();
+                          pass(loader);
+                          loader.load_state(state);
+                          pass(loader);
+                        }),
+            0);
+  // One look at the first batch, as programs have it for its shape.
+  EXPECT_EQ(repetitions(shuffled,
+                        [&](auto& loader) {
+                          static_cast<void>(*loader.begin());
+                          pass(loader);
+                        }),
+            0);
 }
 
 TEST_F(DataLoaderTest, BatchIsTheWorkersMemory) {

@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <lockstep/data/image_decoder.h>
+#include <malloc.h>
 #include <zlib.h>
 
+#include <string_view>
+
+#include "data/jpeg_decoder.h"
 #include "unit/data/image_test_support.h"
+#include "unit/data/jpeg_test_support.h"
 #include "unit/data/loader_test_support.h"
 
 namespace lockstep::data {
@@ -53,31 +58,67 @@ TEST(ImageDecoder, GivesPillowsPixels) {
   }
 }
 
-TEST(ImageDecoder, KeepsTheUpperByteOf16BitsOfGrey) {
-  // Grey of 16 bits, 0x1234 and 0xFEDC; Pillow would give 255 for both.
+void append_chunk(Bytes& file, const char* kind, const std::vector<std::uint8_t>& data) {
+  std::vector<std::uint8_t> body(kind, kind + 4);
+  body.insert(body.end(), data.begin(), data.end());
+  Bytes whole(8 + body.size());
+  put(whole, 0, data.size(), 4);
+  std::memcpy(whole.data() + 4, body.data(), body.size());
+  put(whole, 4 + body.size(), ::crc32(0, body.data(), static_cast<uInt>(body.size())), 4);
+  file.insert(file.end(), whole.begin(), whole.end());
+}
+
+// `rows` as PNG has them, each with a byte for its filter in front.
+Bytes grey_png(std::uint64_t height, std::uint64_t width, std::uint64_t bits,
+               const std::vector<std::uint8_t>& rows) {
   const auto template_file = bytes_of(fixture("grey_2.png"));
   Bytes file(template_file.begin(), template_file.begin() + 33);
-  put(file, 24, 16, 1);
-  file = with_png_size(std::move(file), 1, 2);
-  const std::vector<std::uint8_t> row{0, 0x12, 0x34, 0xFE, 0xDC};
-  std::vector<std::uint8_t> packed(64);
+  put(file, 24, bits, 1);
+  file = with_png_size(std::move(file), height, width);
+  std::vector<std::uint8_t> packed(::compressBound(rows.size()));
   uLongf size = packed.size();
-  ASSERT_EQ(::compress(packed.data(), &size, row.data(), row.size()), Z_OK);
+  EXPECT_EQ(::compress(packed.data(), &size, rows.data(), rows.size()), Z_OK);
   packed.resize(size);
-  const auto chunk = [&](const char* kind, const std::vector<std::uint8_t>& data) {
-    std::vector<std::uint8_t> body(kind, kind + 4);
-    body.insert(body.end(), data.begin(), data.end());
-    Bytes whole(8 + body.size());
-    put(whole, 0, data.size(), 4);
-    std::memcpy(whole.data() + 4, body.data(), body.size());
-    put(whole, 4 + body.size(), ::crc32(0, body.data(), static_cast<uInt>(body.size())), 4);
-    file.insert(file.end(), whole.begin(), whole.end());
-  };
-  chunk("IDAT", packed);
-  chunk("IEND", {});
+  append_chunk(file, "IDAT", packed);
+  append_chunk(file, "IEND", {});
+  return file;
+}
+
+TEST(ImageDecoder, KeepsTheUpperByteOf16BitsOfGrey) {
+  // Grey of 16 bits, 0x1234 and 0xFEDC; Pillow would give 255 for both.
+  const auto file = grey_png(1, 2, 16, {0, 0x12, 0x34, 0xFE, 0xDC});
   const auto image = ImageDecoder(file, "grey16").decode();
   EXPECT_EQ(image.row(0)[0], 0x12);
   EXPECT_EQ(image.row(0)[6], 0xFE);
+}
+
+TEST(ImageDecoder, TakesSidesUpTo65535Pixels) {
+  constexpr std::int64_t kSide = 65535;
+  std::vector<std::uint8_t> column;
+  std::vector<std::uint8_t> line{0};
+  for (std::int64_t i = 0; i < kSide + 1; ++i) {
+    const auto value = static_cast<std::uint8_t>(i * 255 / kSide);
+    column.insert(column.end(), {0, value});
+    line.push_back(value);
+  }
+  const auto first = [](std::vector<std::uint8_t> bytes, std::size_t count) {
+    bytes.resize(count);
+    return bytes;
+  };
+  const auto tall = grey_png(kSide, 1, 8, first(column, 2 * kSide));
+  const auto wide = grey_png(1, kSide, 8, first(line, 1 + kSide));
+  const auto high = ImageDecoder(tall, "tall").decode_resized({0, 0, kSide, 1}, 3, 1, true);
+  const auto low = ImageDecoder(wide, "wide").decode_resized({0, 0, 1, kSide}, 1, 3, true);
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_NEAR(high.row(i)[0], 43 + 85 * i, 16) << i;
+    EXPECT_NEAR(low.row(0)[4 * i], high.row(i)[0], 1) << i;
+  }
+  for (const auto& [file, size] : {std::pair{grey_png(kSide + 1, 1, 8, column), "65536 x 1"},
+                                   std::pair{grey_png(1, kSide + 1, 8, line), "1 x 65536"}}) {
+    const auto expected = std::string("the.file: the header says ") + size +
+                          " pixels (height x width); a side may have 65535 at most";
+    EXPECT_NE(error_of(file).find(expected), std::string::npos) << error_of(file);
+  }
 }
 
 TEST(ImageDecoder, TellsTheHeaderWithoutDecoding) {
@@ -139,6 +180,61 @@ TEST(ImageDecoder, ScaledDecodingIsCloseAndKeepsThePart) {
   }
 }
 
+// The whole image at 1/`scale`, and then the part of it.
+Image part_of_scaled(const Bytes& bytes, const ImageHeader& header, const ImageBox& part,
+                     std::int64_t height, std::int64_t width) {
+  const int scale = jpeg_scale(part, height, width);
+  JpegReader reader({bytes, "whole"}, {0, 0, header.height, header.width}, scale);
+  Image whole(reader.rows(), reader.width());
+  reader.read(whole.row(0), reader.rows());
+  const double unit = scale;
+  const FractionalBox box{
+      static_cast<double>(part.top) / unit, static_cast<double>(part.left) / unit,
+      static_cast<double>(part.height) / unit, static_cast<double>(part.width) / unit};
+  return resize(whole, box, height, width);
+}
+
+// What fresh memory holds, where the allocator can be told.
+Image resized_over(int fill, const ImageDecoder& decoder, const ImageBox& part, std::int64_t height,
+                   std::int64_t width) {
+  ::mallopt(M_PERTURB, fill);
+  auto image = decoder.decode_resized(part, height, width, true);
+  ::mallopt(M_PERTURB, 0);
+  return image;
+}
+
+TEST(ImageDecoder, ScaledPartsAreThoseOfTheScaledWholeWhateverTheSampling) {
+  const std::vector<Sampling> plain{{1, 1}, {1, 1}, {1, 1}};
+  for (const auto& components :
+       std::vector<std::vector<Sampling>>{plain,
+                                          {{2, 2}, {1, 1}, {1, 1}},
+                                          {{2, 1}, {1, 1}, {1, 1}},
+                                          {{1, 2}, {1, 1}, {1, 1}},
+                                          {{4, 1}, {1, 1}, {1, 1}},
+                                          {{4, 2}, {1, 1}, {1, 1}},
+                                          {{2, 4}, {1, 1}, {1, 1}},
+                                          {{1, 1}, {1, 4}, {2, 1}},
+                                          {{1, 2}, {1, 4}, {4, 1}},
+                                          {{2, 2}, {1, 1}, {1, 1}, {1, 4}}}) {
+    JpegKind kind;
+    kind.components = components;
+    const auto bytes = encode_jpeg(kind);
+    const ImageDecoder decoder(bytes, "sampled");
+    for (const ImageBox& part :
+         {ImageBox{0, 0, 160, 200}, ImageBox{20, 31, 120, 130}, ImageBox{51, 96, 101, 104}}) {
+      for (const std::int64_t size : {12, 25, 50}) {
+        const auto image = resized_over(0x33, decoder, part, size, size);
+        const auto again = resized_over(0xCC, decoder, part, size, size);
+        EXPECT_EQ(largest_difference(image, again), 0)
+            << text_of(kind) << part.left << " to " << size;
+        const auto expected = part_of_scaled(bytes, decoder.header(), part, size, size);
+        EXPECT_LE(largest_difference(image, expected), 1)
+            << text_of(kind) << part.left << " to " << size;
+      }
+    }
+  }
+}
+
 TEST(ImageDecoder, RefusesAPartThatIsNotInside) {
   const auto bytes = bytes_of(fixture("rgb_420.jpg"));
   const ImageDecoder decoder(bytes, "the.file");
@@ -172,6 +268,51 @@ TEST(ImageDecoder, SaysWhatIsDamaged) {
       << error_of(png);
   png.resize(60);
   EXPECT_NE(error_of(png).find("the file ends too early"), std::string::npos) << error_of(png);
+}
+
+// What Pillow and torchvision load without a word.
+TEST(ImageDecoder, TakesOdditiesBesideThePixels) {
+  const auto plain = bytes_of(fixture("rgb_420.jpg"));
+  const auto whole = decoded("rgb_420.jpg");
+  ASSERT_EQ(plain.at(3), std::byte{0xE0}) << "no JFIF segment at the beginning";
+  auto version = plain;
+  version[11] = std::byte{3};
+  auto extraneous = plain;
+  extraneous.insert(extraneous.end() - 2, 7, std::byte{0x55});
+  // An unknown Adobe transform in the place of JFIF's segment.
+  const std::string_view adobe(
+      "\xFF\xEE\x00\x0E"
+      "Adobe\x00\x64\x00\x00\x00\x00\x07",
+      16);
+  Bytes transform(plain.begin(), plain.begin() + 2);
+  for (const char c : adobe) transform.push_back(static_cast<std::byte>(c));
+  transform.insert(transform.end(), plain.begin() + 20, plain.end());
+  for (const auto& bytes : {version, extraneous, transform}) {
+    EXPECT_EQ(largest_difference(ImageDecoder(bytes, "odd").decode(), whole), 0);
+  }
+}
+
+TEST(ImageDecoder, DamagedPixelsStayAnError) {
+  JpegKind kind;
+  kind.restart_interval = 5;
+  const auto good = encode_jpeg(kind);
+  EXPECT_NO_THROW(static_cast<void>(ImageDecoder(good, "good").decode()));
+  std::vector<std::size_t> restarts;
+  for (std::size_t i = 0; i + 1 < good.size(); ++i) {
+    const auto next = static_cast<int>(good[i + 1]);
+    if (good[i] == std::byte{0xFF} && next >= 0xD0 && next <= 0xD7) restarts.push_back(i);
+  }
+  ASSERT_GT(restarts.size(), 4U);
+  auto lost = good;
+  lost[restarts[2] + 1] = std::byte{0xD6};
+  EXPECT_NE(error_of(lost).find("found marker 0xd6 instead of RST2"), std::string::npos)
+      << error_of(lost);
+  auto code = good;
+  for (std::size_t i = restarts[1] + 2; i + 1 < restarts[2]; i += 2) {
+    code[i] = std::byte{0xFF};  // sixteen ones and more are no code
+    code[i + 1] = std::byte{0};
+  }
+  EXPECT_NE(error_of(code).find("bad Huffman code"), std::string::npos) << error_of(code);
 }
 
 TEST(ImageDecoder, ToleratesDamageWhenAsked) {

@@ -83,6 +83,9 @@ TEST_F(ImageFolderTest, NamesWhatItCannotUse) {
   const ImageFolder texts(root_.string(), {},
                           ImageFolderOptions().allow_empty(true).extensions({".txt"}));
   EXPECT_EQ(texts.size(), 2U);
+  const ImageFolder capitals(root_.string(), {},
+                             ImageFolderOptions().allow_empty(true).extensions({".TXT", ".Jpg"}));
+  EXPECT_EQ(capitals.size(), 3U);
   EXPECT_NE(error(ImageFolderOptions().extensions({})).find("no extensions"), std::string::npos);
 }
 

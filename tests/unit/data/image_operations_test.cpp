@@ -44,7 +44,7 @@ TEST(ImageResize, EveryMachineGivesTheSameBits) {
   for (const std::int64_t input : {1, 2, 3, 17, 64, 301}) {
     for (const std::int64_t output : {1, 2, 5, 16, 33, 300}) {
       const auto image = pattern(input, input);
-      const ResizeAxis axis(input, 0, static_cast<double>(input), output);
+      const ResizeAxis axis(input, 0, static_cast<double>(input), output, ResizeAxis::For::Columns);
       const auto values = static_cast<std::size_t>(output * 4);
       std::vector<std::int16_t> a(values * static_cast<std::size_t>(input));
       std::vector<std::int16_t> b(a.size());
@@ -81,12 +81,13 @@ TEST(ImageResize, OneColourStaysItself) {
 }
 
 TEST(ImageResize, WeightsAddUpHoweverManyThereAre) {
-  const ResizeAxis axis(100'000, 0, 100'000, 2);
+  const ResizeAxis axis(100'000, 0, 100'000, 2, ResizeAxis::For::Rows);
   for (std::int64_t pixel = 0; pixel < axis.size(); ++pixel) {
     std::int64_t sum = 0;
     for (int tap = 0; tap < axis.taps(); ++tap) sum += axis.weights(pixel)[tap];
     EXPECT_EQ(sum, 1 << ResizeAxis::kBits);
   }
+  EXPECT_EQ(axis.quad_weights(), nullptr) << "memory that only columns need";
 }
 
 TEST(ImageResize, FractionsOfPixelsCountByTheirShare) {

@@ -186,8 +186,27 @@ TEST_F(Packed, TheWriterRefusesWhatDoesNotFit) {
   PackedRecordsWriter onto_folder(path("taken"));
   onto_folder.add(samples[0]);
   expect_error([&] { onto_folder.finish(); }, {"taken: cannot be given its name"});
+  expect_error([&] { onto_folder.finish(); }, {"taken: writing has failed before"});
   expect_error([] { pack(std::vector<int>{}.empty() ? Numbers{0} : Numbers{}, "/dev/null/x"); },
                {"cannot be made", "Not a directory"});
+}
+
+// Its values cannot be had, which shows when they are copied, not before.
+TEST_F(Packed, ASampleIsAddedWholeOrNotAtAll) {
+  const auto samples = some_samples(2);
+  const auto lost = torch::empty({3}, torch::TensorOptions(torch::kMeta).dtype(torch::kLong));
+  PackedRecordsWriter writer(path("packed"));
+  EXPECT_ANY_THROW(writer.add({samples[0].data, lost}));
+  writer.add(samples[0]);
+  EXPECT_ANY_THROW(writer.add({samples[1].data, lost}));
+  writer.add(samples[1]);
+  writer.finish();
+  const PackedRecords packed(path("packed"), PackedRecordsOptions().verify(true));
+  ASSERT_EQ(packed.size(), 2U);
+  for (std::size_t i = 0; i < 2; ++i) {
+    EXPECT_TRUE(torch::equal(packed.get(i).data, samples[i].data));
+    EXPECT_TRUE(torch::equal(packed.get(i).target, samples[i].target));
+  }
 }
 
 TEST_F(Packed, AFullDiskLeavesNothing) {
@@ -204,6 +223,11 @@ TEST_F(Packed, AFullDiskLeavesNothing) {
       for (int i = 0; i < 40000; ++i) writer.add(samples[0]);
       writer.finish();
     });
+    // There is room again, but what has been written ends somewhere.
+    ::setrlimit(RLIMIT_FSIZE, &old);
+    const auto expected = path("packed") + ": writing has failed before";
+    expect_error([&] { writer.add(samples[0]); }, {expected});
+    expect_error([&] { writer.finish(); }, {expected});
   }
   ::setrlimit(RLIMIT_FSIZE, &old);
   std::signal(SIGXFSZ, handler);
@@ -232,7 +256,8 @@ TEST_F(Packed, NamesWhatIsWrongAndWhere) {
   expect_error([this] { PackedRecords{path("missing")}; }, {"missing", "cannot be opened"});
   expect_error(opens([](ByteVector& b) { b.clear(); }),
                {"at byte 0", "LSPACKED", "end of the file"});
-  expect_error(opens([](ByteVector& b) { b[0] = 'X'; }), {"at byte 0", "no file of packed records"});
+  expect_error(opens([](ByteVector& b) { b[0] = 'X'; }),
+               {"at byte 0", "no file of packed records"});
   expect_error(opens([](ByteVector& b) { b.resize(200); }), {"at byte 200", "the header"});
   expect_error(put(8, 2, 4), {"at byte 8", "version 1", "found 2"});
   expect_error(opens([](ByteVector& b) { b[20] ^= 1; }, false),

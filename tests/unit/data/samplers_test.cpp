@@ -191,25 +191,74 @@ TEST(StratifiedSampler, EveryWindowHasWholeParts) {
   }
 }
 
+// How far the classes come from what they are due to, when the order begins at `start` and goes
+// around.
+double largest_lag(const std::vector<std::size_t>& classes, const std::vector<int>& counts,
+                   std::size_t start) {
+  const auto size = classes.size();
+  std::vector<int> seen(counts.size(), 0);
+  double largest = 0;
+  for (std::size_t i = 0; i < size; ++i) {
+    ++seen[classes[(start + i) % size]];
+    for (std::size_t c = 0; c < counts.size(); ++c) {
+      const double due = static_cast<double>(i + 1) * counts[c] / static_cast<double>(size);
+      largest = std::max(largest, std::abs(seen[c] - due));
+    }
+    if (largest >= 2) break;
+  }
+  return largest;
+}
+
 TEST(StratifiedSampler, EachClassKeepsPaceWhateverTheCounts) {
   std::mt19937 random(17);
   for (int trial = 0; trial < 60; ++trial) {
     std::vector<int> counts(1 + random() % 9);
     for (auto& count : counts) count = 1 + static_cast<int>(random() % (trial % 2 == 0 ? 60 : 4));
     const auto labels = labels_of(counts);
-    const auto size = static_cast<double>(labels.size());
-    // Windows of 1: the schedule itself.
-    const StratifiedSampler sampler(labels, 1, 0, StratifiedSamplerOptions().window(1));
+    // Windows of 1: the schedule itself, from where this epoch begins in it.
+    StratifiedSampler sampler(labels, 1, 0, StratifiedSamplerOptions().window(1));
+    sampler.set_epoch(trial);
     const auto order = sampler.indices();
     ASSERT_EQ(sorted(order), numbers(static_cast<std::int64_t>(labels.size())));
+    std::vector<std::size_t> classes;
+    for (const auto index : order) {
+      classes.push_back(
+          static_cast<std::size_t>((labels[static_cast<std::size_t>(index)] + 3) / 7));
+    }
+    double smallest = largest_lag(classes, counts, 0);
+    ASSERT_LT(smallest, 2);
+    for (std::size_t start = 1; start < order.size() && smallest >= 1; ++start) {
+      smallest = std::min(smallest, largest_lag(classes, counts, start));
+    }
+    ASSERT_LT(smallest, 1) << "trial " << trial;
+  }
+}
+
+// A schedule that was one for all epochs would have the rarest class where the last batch is
+// dropped.
+TEST(StratifiedSampler, DroppingTheLastBatchDropsNoClassForGood) {
+  constexpr std::size_t kBatch = 64;
+  constexpr int kEpochs = 100;
+  const auto labels = labels_of({1000, 1, 1, 1});
+  for (const int world : {1, 2}) {
     std::map<std::int64_t, int> seen;
-    for (std::size_t i = 0; i < order.size(); ++i) {
-      ++seen[labels[static_cast<std::size_t>(order[i])]];
-      for (std::size_t c = 0; c < counts.size(); ++c) {
-        const double due = static_cast<double>(i + 1) * counts[c] / size;
-        ASSERT_LT(std::abs(seen[static_cast<std::int64_t>(c) * 7 - 3] - due), 1)
-            << "class " << c << " after " << i + 1 << " of " << size;
+    std::size_t taken = 0;
+    for (int rank = 0; rank < world; ++rank) {
+      StratifiedSampler sampler(labels, world, rank,
+                                StratifiedSamplerOptions().window(kBatch).seed(3));
+      for (int epoch = 0; epoch < kEpochs; ++epoch) {
+        sampler.set_epoch(epoch);
+        const auto full = sampler.size() / kBatch * kBatch;
+        taken += full;
+        for (std::size_t i = 0; i < full; ++i) {
+          ++seen[labels[static_cast<std::size_t>(sampler.index(i))]];
+        }
       }
+    }
+    const double share = static_cast<double>(taken) / (kEpochs * 1003.0);
+    const double sigma = std::sqrt(kEpochs * share * (1 - share));
+    for (const std::int64_t label : {4, 11, 18}) {
+      EXPECT_NEAR(seen[label], kEpochs * share, 4 * sigma) << "world " << world;
     }
   }
 }

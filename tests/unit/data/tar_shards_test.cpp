@@ -45,7 +45,8 @@ class Tar : public ReaderTest {
     return write(name, tar_of(members));
   }
   // Opening an archive of these members must fail, naming it and all of `parts`.
-  void expect_refused(const std::vector<ByteVector>& members, std::vector<std::string> parts) const {
+  void expect_refused(const std::vector<ByteVector>& members,
+                      std::vector<std::string> parts) const {
     const auto file = write_tar("refused.tar", members);
     parts.push_back(file);
     expect_error([&] { TarShards({file}, decode); }, parts);
@@ -307,6 +308,13 @@ TEST_F(Tar, NamesWhatIsWrongAndWhere) {
   expect_error(opens(tar_of({long_name})), {"at byte 124", "a long name of at most 1048576 bytes"});
   expect_refused({tar_member("a.txt", "1"), tar_member("a.TXT", "2")},
                  {"one member with the extension 'txt' in sample 'a'", "a second one, 'a.TXT'"});
+  std::vector<ByteVector> members;
+  for (int i = 0; i < 1000; ++i) members.push_back(tar_member("many." + std::to_string(i)));
+  const TarShards many({write_tar("many.tar", members)}, decode);
+  EXPECT_EQ(many.sample(0).members.size(), 1000U);
+  members.push_back(tar_member("many.last"));
+  expect_refused(members, {"at byte 512512", "at most 1000 members in sample 'many'",
+                           "one more, 'many.last'"});
 }
 
 TEST_F(Tar, RefusesBadArguments) {

@@ -95,6 +95,8 @@ class LOCKSTEP_API LoaderEngine {
   void prepare(std::int64_t epoch, std::function<PassPlan()> plan);
   /// Starts the pass that has been prepared, if it is of this epoch; else nothing happens.
   [[nodiscard]] bool start_prepared(std::int64_t epoch);
+  /// For a program that begins this epoch again after a whole pass of it, unasked. A warning, once.
+  void warn_of_repetition(std::int64_t epoch);
   /// Number of the pass that was started last.
   [[nodiscard]] std::uint64_t pass() const noexcept { return pass_; }
   /// Whether this pass has batches that `next` has neither delivered nor reported as lost.
@@ -130,6 +132,7 @@ class LOCKSTEP_API LoaderEngine {
   SamplerFacts sampler_;
   std::uint64_t pass_ = 0;
   std::int64_t prepared_epoch_ = -1;
+  bool has_warned_of_repetition_ = false;
   std::optional<std::size_t> received_;  // batches, where fewer than were taken
   std::optional<c10::Stream> copy_stream_;
   std::unique_ptr<BatchSource> source_;
