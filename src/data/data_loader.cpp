@@ -17,6 +17,7 @@
 
 #include "data/batch_source.h"
 #include "data/inline_source.h"
+#include "data/mix.h"
 #include "data/spawned_worker.h"
 #include "data/worker_source.h"
 
@@ -89,6 +90,7 @@ std::unique_ptr<BatchSource> make_source(SampleSource source, const BatchFacts& 
 LoaderEngine::LoaderEngine(SampleSource source, const SamplerFacts& sampler,
                            const DataLoaderOptions& options)
     : batch_size_(static_cast<std::size_t>(options.batch_size())),
+      seed_(options.seed()),
       drop_last_(options.drop_last()),
       sampler_(sampler) {
   check(options);
@@ -219,6 +221,10 @@ std::size_t LoaderEngine::consumed() const {
 
 std::size_t LoaderEngine::passed() const {
   return received_.value_or(source_->passed());
+}
+
+std::uint64_t LoaderEngine::fingerprint(std::uint64_t order) const noexcept {
+  return OrderFingerprint("loader").add(order).add(seed_).value();
 }
 
 LoaderStatistics LoaderEngine::statistics() const {

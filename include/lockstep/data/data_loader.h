@@ -122,7 +122,7 @@ requires(MapStyleDataset<Dataset>&& AnySampler<Sampler>) ||
     state.epoch = sampler_.epoch();
     state.position = sampler_.global_position(has_begun_ ? received() : 0);
     state.dataset_size = sampler_.dataset_size();
-    state.fingerprint = sampler_.fingerprint();
+    state.fingerprint = engine_->fingerprint(sampler_.fingerprint());
     return state;
   }
 
@@ -135,10 +135,11 @@ requires(MapStyleDataset<Dataset>&& AnySampler<Sampler>) ||
     TORCH_CHECK(state.seed == sampler_.seed(), "DataLoader: the state has the seed ", state.seed,
                 ", the sampler has ", sampler_.seed());
     TORCH_CHECK(
-        state.fingerprint == sampler_.fingerprint(),
+        state.fingerprint == engine_->fingerprint(sampler_.fingerprint()),
         "DataLoader: the state is of a sampler of another kind, with other options (such as "
         "shuffle, num_samples, window or the size of its batches), or for other weights, "
-        "labels, lengths or indices. The number of ranks may differ, these may not");
+        "labels, lengths or indices, or of a loader with another DataLoaderOptions::seed. The "
+        "number of ranks may differ, these may not");
     set_epoch(state.epoch);
     sampler_.start_at(state.position);
     is_resumed_ = true;

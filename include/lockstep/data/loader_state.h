@@ -21,7 +21,8 @@ struct LOCKSTEP_API LoaderState {
   std::int64_t epoch = 0;
   std::uint64_t position = 0;  ///< samples of the epoch's order that all ranks have consumed
   std::uint64_t dataset_size = 0;
-  std::uint64_t fingerprint = 0;  ///< `EpochSampler::fingerprint` of whoever made the order
+  /// Of what else decides the samples: how their order is made, and by which seed they draw.
+  std::uint64_t fingerprint = 0;
 
   /// One printable line of at most `kMaxBytes` characters without blanks or quotes, which fits into
   /// any text of a checkpoint: "lockstep-loader-1:", the five numbers in hexadecimal, ":", and a

@@ -162,6 +162,9 @@ TEST_F(LoaderResumeTest, StatesOfOthersAreRefused) {
   EXPECT_NE(message([](auto& s) { s.seed = 6; }).find("the seed 6"), std::string::npos);
   EXPECT_NE(message([](auto& s) { s.fingerprint = 1; }).find("other options"), std::string::npos);
   EXPECT_NE(message([](auto& s) { s.fingerprint = 1; }).find("window"), std::string::npos);
+  DataLoader other_draws(Numbers{60}, Turning(1, 0), options_with(0).seed(8));
+  EXPECT_NE(message([&](auto& s) { s = other_draws.state(); }).find("DataLoaderOptions::seed"),
+            std::string::npos);
   EXPECT_THROW(static_cast<void>(LoaderState::from_bytes("nonsense")), c10::Error);
   DataLoader unordered(Numbers{60}, Turning(1, 0), options_with(0).in_order(false));
   EXPECT_NE(message_of([&] { static_cast<void>(unordered.state()); }).find("in_order"),

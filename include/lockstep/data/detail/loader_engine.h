@@ -123,11 +123,15 @@ class LOCKSTEP_API LoaderEngine {
   /// And how many batches those are.
   [[nodiscard]] std::size_t passed() const;
   [[nodiscard]] LoaderStatistics statistics() const;
+  /// What decides the samples of an epoch: their order, which `order` stands for, and the seed by
+  /// which they draw.
+  [[nodiscard]] std::uint64_t fingerprint(std::uint64_t order) const noexcept;
 
  private:
   [[nodiscard]] PassPlan checked(PassPlan plan) const;
 
   std::size_t batch_size_;
+  std::uint64_t seed_;
   bool drop_last_;
   SamplerFacts sampler_;
   std::uint64_t pass_ = 0;
