@@ -4,21 +4,14 @@
 benchmarks/run.sh builds and calls it; benchmarks/README.md says what is measured and why this way.
 """
 
-import argparse
-import datetime
-import json
 import os
-import shlex
-import signal
 import statistics
 import sys
 import tempfile
 
-import machine
+from driver import Parser, append_record, main, positive, print_result
 from jobs import Job, JobError
 
-FOLDER = os.path.dirname(os.path.abspath(__file__))
-ROOT = os.path.dirname(FOLDER)
 OPS = ["all_reduce", "broadcast", "all_gather", "reduce_scatter", "all_to_all"]
 # What each side is called in the table; the order of the table.
 SIDES = {
@@ -34,38 +27,14 @@ LARGEST = 256 << 20
 LARGE = 1 << 20
 
 
-class UsageError(Exception):
-    pass
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise UsageError(message)
-
-
-def positive(text):
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
-
-
-positive.__name__ = "positive number"  # argparse names the type in its message
-
-
 def parse(arguments):
-    parser = Parser(prog="benchmarks/run.sh OP", allow_abbrev=False, description=__doc__.splitlines()[0])
+    parser = Parser("OP", __doc__, ("the run", 1200))
     parser.add_argument("op", choices=OPS, metavar="OP", help=", ".join(OPS))
     parser.add_argument("--ranks", type=positive, default=2, help="processes, one thread each (default 2)")
     parser.add_argument("--rounds", type=positive, default=5, help="turns of all sides for each size (default 5)")
     parser.add_argument("--smallest", type=positive, default=SMALLEST, help=f"bytes (default {SMALLEST})")
     parser.add_argument("--largest", type=positive, default=LARGEST, help=f"bytes (default {LARGEST})")
-    parser.add_argument("--deadline", type=positive, default=1200, help="seconds the run may take (default 1200)")
-    parser.add_argument("--no-record", action="store_true", help="append nothing to benchmarks/records")
-    # For run.sh:
-    parser.add_argument("--program", help=argparse.SUPPRESS)
-    parser.add_argument("--check-arguments", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
+    options = parser.parse(arguments)
     if options.smallest > options.largest:
         parser.error(f"--smallest {options.smallest} is more than --largest {options.largest}")
     return options
@@ -172,25 +141,8 @@ def ratios_of(medians, fingerprint):
     return ratios
 
 
-def append_record(options, command, times, medians, ratios, wrong):
-    record = {
-        "benchmark": options.op,
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        **machine.commit(ROOT),
-        "machine": machine.facts(),
-        "os": machine.operating_system(),
-        "command": command,
-        "ranks": options.ranks,
-        "unit": "microseconds a call of the slowest rank; raw: side -> bytes -> round",
-        "raw": times,
-        "medians": medians,
-        "wrong": wrong,
-        "ratios": ratios,
-    }
-    folder = os.path.join(FOLDER, "records")
-    os.makedirs(folder, exist_ok=True)
-    with open(os.path.join(folder, "collectives.jsonl"), "a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+def shown(name, value):
+    return "n/a" if value is None else format(value, ".4f" if "share" in name else ".2f")
 
 
 def run(options, command):
@@ -205,41 +157,22 @@ def run(options, command):
     ratios = ratios_of(medians, fingerprint)
     print_tables(options, medians, times, wrong)
     if not options.no_record:
-        append_record(options, command, times, medians, ratios, wrong)
-    shown = (f"{name}={'n/a' if value is None else format(value, '.4f' if 'share' in name else '.2f')}" for name, value in ratios.items())
-    print("result: " + " ".join(shown), flush=True)
+        append_record(
+            "collectives.jsonl",
+            options.op,
+            command,
+            ranks=options.ranks,
+            unit="microseconds a call of the slowest rank; raw: side -> bytes -> round",
+            raw=times,
+            medians=medians,
+            wrong=wrong,
+            ratios=ratios,
+        )
+    print_result({name: shown(name, value) for name, value in ratios.items()})
     errors = sum(sum(sizes.values()) for sizes in wrong.values())
     if errors:
         raise JobError(f"{errors} elements were wrong; the tables say of whom")
 
 
-def visible(arguments):
-    """The command as a person would type it, without what run.sh added."""
-    kept = [a for a in arguments if not a.startswith("--program=")]
-    return shlex.join(["benchmarks/run.sh", *kept])
-
-
-def main(arguments):
-    try:
-        options = parse(arguments)
-        if options.check_arguments:
-            return 0
-        if not options.program:
-            raise UsageError("start it through benchmarks/run.sh")
-    except UsageError as error:
-        print(f"benchmark: {error}", file=sys.stderr)
-        return 2
-    # So that the processes of a job are ended when this one is.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        run(options, visible(arguments))
-    except JobError as error:
-        print(f"{options.op}: error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main("", parse, run))

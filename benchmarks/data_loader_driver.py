@@ -4,22 +4,15 @@
 benchmarks/run.sh builds and calls it; benchmarks/README.md says what is measured and why this way.
 """
 
-import argparse
-import datetime
 import json
 import os
-import shlex
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 
-import machine
+from driver import FOLDER, Parser, append_record, main, output_of, positive, print_result, show_progress, versions_of
 from jobs import Job, JobError
 
-FOLDER = os.path.dirname(os.path.abspath(__file__))
-ROOT = os.path.dirname(FOLDER)
 WORKLOADS = ["fmnist", "synthetic", "jpeg"]
 WORKERS = [0, 1, 2]
 PHOTOGRAPHS = 640
@@ -40,27 +33,8 @@ COLUMNS = {
 }
 
 
-class UsageError(Exception):
-    pass
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise UsageError(message)
-
-
-def positive(text):
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
-
-
-positive.__name__ = "positive number"  # argparse names the type in its message
-
-
 def parse(arguments):
-    parser = Parser(prog="benchmarks/run.sh data_loader", allow_abbrev=False, description=__doc__.splitlines()[0])
+    parser = Parser("data_loader", __doc__, ("a start", 300))
     parser.add_argument("--workload", choices=WORKLOADS, action="append", help="only this one; may be given again")
     parser.add_argument("--rounds", type=positive, default=5, help="starts of each side (default 5)")
     parser.add_argument("--seconds", type=positive, default=2, help="timed for each number of workers (default 2)")
@@ -69,14 +43,7 @@ def parse(arguments):
     parser.add_argument("--photographs", type=positive, default=PHOTOGRAPHS, help=f"JPEG files (default {PHOTOGRAPHS})")
     parser.add_argument("--kind", choices=["process", "thread"], default="process", help="of Lockstep's workers")
     parser.add_argument("--fmnist", default="/usr/share/datasets/fashion-mnist", help="folder of Fashion-MNIST")
-    parser.add_argument("--deadline", type=positive, default=300, help="seconds a start may take (default 300)")
-    parser.add_argument("--no-record", action="store_true", help="append nothing to benchmarks/records")
-    # For run.sh:
-    parser.add_argument("--program", help=argparse.SUPPRESS)
-    parser.add_argument("--python", help=argparse.SUPPRESS)
-    parser.add_argument("--torchvision", default="", help=argparse.SUPPRESS)
-    parser.add_argument("--check-arguments", action="store_true", help=argparse.SUPPRESS)
-    return parser.parse_args(arguments)
+    return parser.parse(arguments)
 
 
 def environment(options):
@@ -100,12 +67,6 @@ def run_once(options, side, workload, root):
     """Figures of one start: a dictionary for each number of workers."""
     job = Job([command_of(options, side, workload, root)], [environment(options)])
     return json.loads(job.wait(options.deadline).splitlines()[-1])
-
-
-def show_progress(text):
-    """One line that changes, on a terminal only; logs get the table alone."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def check_alike(rounds, workload):
@@ -204,48 +165,14 @@ def summarize(all_medians):
     return {name: value if value is None else round(value, 3) for name, value in ratios.items()}
 
 
-def print_result(ratios):
+def shown(ratios):
     names = ["fmnist", "synthetic", "jpeg", "first_batch", "delivery_us_p50"]
     names += [name for name in ratios if name not in names]
-    shown = (f"{name}={ratios[name]:.2f}" if ratios.get(name) is not None else f"{name}=n/a" for name in names)
-    print("result: " + " ".join(shown), flush=True)
-
-
-def append_record(options, versions, command, file_bytes, raw, ratios):
-    record = {
-        "benchmark": "data_loader",
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        **machine.commit(ROOT),
-        "machine": machine.facts(),
-        "os": machine.operating_system(),
-        "versions": versions,
-        "command": command,
-        "batch": options.batch,
-        "kind": options.kind,
-        "photograph_bytes": file_bytes,
-        "unit": "raw: workload -> side -> round -> number of workers",
-        "raw": raw,
-        "ratios": ratios,
-    }
-    folder = os.path.join(FOLDER, "records")
-    os.makedirs(folder, exist_ok=True)
-    with open(os.path.join(folder, "data_loader.jsonl"), "a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
-
-
-def output_of(command, **arguments):
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **arguments)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return result.stdout.strip() if result.returncode == 0 else None
+    return {name: "n/a" if ratios.get(name) is None else f"{ratios[name]:.2f}" for name in names}
 
 
 def find_versions(options):
-    description = output_of([options.program, "--describe"])
-    if not description:
-        raise JobError(f"{os.path.basename(options.program)} --describe failed")
-    versions = dict(line.split(" ", 1) for line in description.splitlines())
+    versions = versions_of(options.program)
     for name, probe in [
         ("python_torch", "import torch; print(torch.__version__)"),
         ("torchvision", "import torchvision, PIL; print(torchvision.__version__, 'Pillow', PIL.__version__)"),
@@ -293,37 +220,20 @@ def run(options, command):
             print_table(options, workload, all_medians[workload], raw[workload])
     ratios = summarize(all_medians)
     if not options.no_record:
-        append_record(options, versions, command, file_bytes, raw, ratios)
-    print_result(ratios)
-
-
-def visible(arguments):
-    """The command as a person would type it, without what run.sh added."""
-    kept = [a for a in arguments if not a.startswith(("--program=", "--python=", "--torchvision="))]
-    return shlex.join(["benchmarks/run.sh", "data_loader", *kept])
-
-
-def main(arguments):
-    try:
-        options = parse(arguments)
-        if options.check_arguments:
-            return 0
-        if not options.program:
-            raise UsageError("start it through benchmarks/run.sh data_loader")
-    except UsageError as error:
-        print(f"data_loader: {error}", file=sys.stderr)
-        return 2
-    # So that the processes of a job are ended when this one is.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        run(options, visible(arguments))
-    except JobError as error:
-        print(f"data_loader: error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+        append_record(
+            "data_loader.jsonl",
+            "data_loader",
+            command,
+            versions=versions,
+            batch=options.batch,
+            kind=options.kind,
+            photograph_bytes=file_bytes,
+            unit="raw: workload -> side -> round -> number of workers",
+            raw=raw,
+            ratios=ratios,
+        )
+    print_result(shown(ratios))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main("data_loader", parse, run))

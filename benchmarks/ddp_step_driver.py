@@ -4,24 +4,16 @@
 benchmarks/run.sh builds and calls it; benchmarks/README.md says what is measured and why this way.
 """
 
-import argparse
-import datetime
-import json
 import os
-import shlex
 import shutil
-import signal
 import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 
-import machine
+from driver import FOLDER, Parser, append_record, main, output_of, positive, print_result, show_progress, versions_of
 from jobs import Job, JobError
 
-FOLDER = os.path.dirname(os.path.abspath(__file__))
-ROOT = os.path.dirname(FOLDER)
 ARCHITECTURES = ["resnet18", "resnet34", "resnet50", "transformer"]
 # Variant -> the variant without communication that it is compared with.
 OWN_ALONE = {
@@ -37,34 +29,14 @@ OWN_ALONE = {
 NOT_MEASURED = "n/a"
 
 
-class UsageError(Exception):
-    pass
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise UsageError(message)
-
-
-def positive(text):
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
-
-
-positive.__name__ = "positive number"  # argparse names the type in its message
-
-
 def parse(arguments):
-    parser = Parser(prog="benchmarks/run.sh ddp_step", allow_abbrev=False, description=__doc__.splitlines()[0])
+    parser = Parser("ddp_step", __doc__, ("a start", 300))
     parser.add_argument("--ranks", type=positive, default=2, help="processes, one thread each (default 2)")
     parser.add_argument("--arch", choices=ARCHITECTURES, default="resnet18", help="model (default resnet18)")
     parser.add_argument("--batch", type=positive, help="images a rank and step (default: 32, then 4)")
     parser.add_argument("--rounds", type=positive, default=5, help="starts of each variant (default 5)")
     parser.add_argument("--steps", type=positive, help="timed steps a start (default: 20, or 50 below batch 16)")
     parser.add_argument("--warmup", type=positive, default=5, help="steps before the timed ones (default 5)")
-    parser.add_argument("--deadline", type=positive, default=300, help="seconds a start may take (default 300)")
     parser.add_argument(
         "--retain-alone",
         action="store_true",
@@ -74,12 +46,7 @@ def parse(arguments):
     parser.add_argument("--tune-after", type=positive, help="Lockstep's tune_buckets_after; at most --warmup")
     parser.add_argument("--accumulate", type=positive, default=1, help="backwards a step (default 1); the last one averages")
     parser.add_argument("--tuned-pytorch", action="store_true", help="also run PyTorch's DDP with its fastest options")
-    parser.add_argument("--no-record", action="store_true", help="append nothing to benchmarks/records")
-    # For run.sh:
-    parser.add_argument("--program", help=argparse.SUPPRESS)
-    parser.add_argument("--python", help=argparse.SUPPRESS)
-    parser.add_argument("--check-arguments", action="store_true", help=argparse.SUPPRESS)
-    return parser.parse_args(arguments)
+    return parser.parse(arguments)
 
 
 def free_port():
@@ -140,12 +107,6 @@ def run_once(options, variant, batch, steps):
             medians.append(round(statistics.median(figures), 3))
             extras.append(read_extras(os.path.join(output, f"rank{rank}.extras")))
         return medians, extras
-
-
-def show_progress(text):
-    """One line that changes, on a terminal only; logs get the table alone."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def run_rounds(options, variants, batch, steps):
@@ -212,51 +173,8 @@ def print_table(options, batch, steps, rounds, medians, extras):
         print(f" {peak:>10.0f}" + (f" {exposed:>12.2f}" if exposed is not None else ""))
 
 
-def print_result(ratios):
-    shown = {name: NOT_MEASURED if value is None else f"{value:.2f}" for name, value in ratios.items()}
-    print("result: " + " ".join(f"{name}={value}" for name, value in shown.items()), flush=True)
-
-
-def append_record(options, versions, command, batch, steps, raw, extras, medians, ratios):
-    record = {
-        "benchmark": "ddp_step",
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        **machine.commit(ROOT),
-        "machine": machine.facts(),
-        "os": machine.operating_system(),
-        "versions": versions,
-        "command": command,
-        "ranks": options.ranks,
-        "arch": options.arch,
-        "batch": batch,
-        "warmup": options.warmup,
-        "accumulate": options.accumulate,
-        "steps": steps,
-        "unit": "milliseconds a step; raw: variant -> round -> rank",
-        "raw": raw,
-        "extras": extras,
-        "medians": medians,
-        "ratios": ratios,
-    }
-    folder = os.path.join(FOLDER, "records")
-    os.makedirs(folder, exist_ok=True)
-    with open(os.path.join(folder, "ddp_step.jsonl"), "a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
-
-
-def output_of(command):
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return result.stdout.strip() if result.returncode == 0 else None
-
-
 def find_versions(options):
-    description = output_of([options.program, "--describe"])
-    if not description:
-        raise JobError(f"{os.path.basename(options.program)} --describe failed")
-    versions = dict(line.split(" ", 1) for line in description.splitlines())
+    versions = versions_of(options.program)
     probe = "import torch, torch.distributed as d; assert d.is_gloo_available(); print(torch.__version__)"
     python_torch = options.python and output_of([options.python, "-c", probe])
     if python_torch:
@@ -291,37 +209,25 @@ def run(options, command):
         rounds, medians, ratios = summarize(raw, extras)
         print_table(options, batch, steps, rounds, medians, extras)
         if not options.no_record:
-            append_record(options, versions, command, batch, steps, raw, extras, medians, ratios)
-        print_result(ratios)
-
-
-def visible(arguments):
-    """The command as a person would type it, without what run.sh added."""
-    kept = [a for a in arguments if not a.startswith(("--program=", "--python="))]
-    return shlex.join(["benchmarks/run.sh", "ddp_step", *kept])
-
-
-def main(arguments):
-    try:
-        options = parse(arguments)
-        if options.check_arguments:
-            return 0
-        if not options.program:
-            raise UsageError("start it through benchmarks/run.sh ddp_step")
-    except UsageError as error:
-        print(f"ddp_step: {error}", file=sys.stderr)
-        return 2
-    # So that the processes of a job are ended when this one is.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        run(options, visible(arguments))
-    except JobError as error:
-        print(f"ddp_step: error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+            append_record(
+                "ddp_step.jsonl",
+                "ddp_step",
+                command,
+                versions=versions,
+                ranks=options.ranks,
+                arch=options.arch,
+                batch=batch,
+                warmup=options.warmup,
+                accumulate=options.accumulate,
+                steps=steps,
+                unit="milliseconds a step; raw: variant -> round -> rank",
+                raw=raw,
+                extras=extras,
+                medians=medians,
+                ratios=ratios,
+            )
+        print_result({name: NOT_MEASURED if value is None else f"{value:.2f}" for name, value in ratios.items()})
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main("ddp_step", parse, run))

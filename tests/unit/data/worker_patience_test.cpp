@@ -112,13 +112,14 @@ TEST_F(WorkerPatienceTest, MemoryOfABatchThatWasNeverFinishedIsNotRead) {
   const auto collate = [&](Samples samples) {
     const auto first = samples[0].target.item<std::int64_t>();
     if (first != 4 || ++deaths.words[0] > 1) return stack(std::move(samples));
+    // Long to copy: the worker dies over it.
+    const torch::data::Example<> large(torch::full({50'000'000}, 7.F),
+                                       torch::full({4}, static_cast<std::int64_t>(4)));
     std::thread([] {
-      std::this_thread::sleep_for(milliseconds(30));
+      std::this_thread::sleep_for(milliseconds(20));
       ::raise(SIGKILL);
     }).detach();
-    // Long to copy: the worker dies over it.
-    return torch::data::Example<>(torch::full({50'000'000}, 7.F),
-                                  torch::full({4}, static_cast<std::int64_t>(4)));
+    return large;
   };
   DataLoader loader(Numbers{12}, in_order(12), options_with(1).prepare_next_epoch(false), collate);
   std::int64_t samples = 0;
