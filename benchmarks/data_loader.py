@@ -11,7 +11,7 @@ import time
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-COMPUTING, SETTING_UP = 2e-3, 0.2  # as loader_measurement.h
+COMPUTING, AHEAD, ALL_COMPUTING, SETTING_UP = 2e-3, 1.5, 3, 0.2  # as loader_measurement.h
 
 
 def read_idx(path, header):
@@ -114,7 +114,7 @@ class Measurement:
         self.before = time.perf_counter()
         self.loader = self.make_loader()
         self.figures = {"workers": workers}
-        self.samples, self.last = 0, self.before
+        self.samples, self.last, self.batch_seconds = 0, self.before, 0
 
     def make_loader(self):
         return DataLoader(
@@ -169,6 +169,7 @@ class Measurement:
             seconds = time.perf_counter() - start
             if seconds >= self.options.seconds:
                 break
+        self.batch_seconds = seconds / batches
         after = self.look(workers)
         each = [(last - first) / batches for first, last in zip(before, after)]
         self.figures.update(
@@ -195,14 +196,15 @@ class Measurement:
     def deliveries(self):
         """Batches that have long been ready, asked for by a program that computes in between."""
         times = []
+        computing = max(COMPUTING, AHEAD * self.batch_seconds)
         size = len(self.loader)
         position = size
-        while len(times) < self.options.deliveries:
+        while len(times) < min(self.options.deliveries, int(ALL_COMPUTING / computing)):
             if position == size:
                 batches = iter(self.loader)
                 batch = next(batches)
                 position = 1
-            compute(COMPUTING)
+            compute(computing)
             del batch
             start = time.perf_counter()
             batch = next(batches)

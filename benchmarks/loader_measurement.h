@@ -59,7 +59,10 @@ template <class Dataset>
 class LoaderMeasurement {
   using Options = lockstep::data::DataLoaderOptions;
   using Kind = lockstep::data::WorkerKind;
-  static constexpr double kComputing = 2e-3;  // long enough for the workers to be a batch ahead
+  // Long enough for the workers to be a batch ahead, and so much longer than a batch takes.
+  static constexpr double kComputing = 2e-3;
+  static constexpr double kAhead = 1.5;
+  static constexpr double kAllComputing = 3;
   static constexpr double kSettingUp = 0.2;
 
  public:
@@ -157,6 +160,7 @@ class LoaderMeasurement {
     do batches += one_epoch(&gaps);
     while (seconds_since(start) < settings_.seconds);
     figures_["samples_per_second"] = static_cast<double>(samples_) / seconds_since(start);
+    batch_seconds_ = seconds_since(start) / static_cast<double>(batches);
     const auto after = look(workers);
     const auto each = [&](std::uint64_t first, std::uint64_t last) {
       return (static_cast<double>(last) - static_cast<double>(first)) /
@@ -189,12 +193,14 @@ class LoaderMeasurement {
 
   // Asks for a batch when the workers have long been done with it; the program computes meanwhile.
   template <class Action>
-  void over_ready_batches(int count, const Action& action) {
+  void over_ready_batches(const Action& action) {
+    const auto computing = std::max(kComputing, kAhead * batch_seconds_);
     const auto size = loader_.size();
+    int count = std::min(settings_.deliveries, static_cast<int>(kAllComputing / computing));
     auto batch = begin();
     for (std::size_t position = 0; count > 0; --count) {
       static_cast<void>(*batch);
-      compute(kComputing);
+      compute(computing);
       if (++position == size) {
         batch = begin();
         position = 0;
@@ -210,7 +216,7 @@ class LoaderMeasurement {
 
   void deliveries() {
     std::vector<double> times;
-    over_ready_batches(settings_.deliveries, [&](const auto& next) {
+    over_ready_batches([&](const auto& next) {
       const auto start = Clock::now();
       next();
       times.push_back(1e6 * seconds_since(start));
@@ -219,7 +225,7 @@ class LoaderMeasurement {
     figures_["delivery_us_p99"] = percentile(times, 0.99);
     std::vector<double> calls;
     if (lockstep::SystemCallCounter counter; counter.is_available()) {
-      over_ready_batches(settings_.deliveries, [&](const auto& next) {
+      over_ready_batches([&](const auto& next) {
         calls.push_back(static_cast<double>(counter.calls_of(next).size()));
       });
       figures_["delivery_system_calls_p50"] = percentile(calls, 0.5);
@@ -233,6 +239,7 @@ class LoaderMeasurement {
   lockstep::data::DataLoader<Dataset> loader_;
   std::int64_t epoch_ = 0;
   std::int64_t samples_ = 0;
+  double batch_seconds_ = 0;
   Clock::time_point last_;
   nlohmann::json figures_;
 };
