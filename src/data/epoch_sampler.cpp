@@ -46,9 +46,18 @@ std::int64_t EpochSampler::index(std::size_t position) const {
   return index_unchecked(position);
 }
 
+void EpochSampler::append_indices(std::size_t position, std::size_t count,
+                                  std::vector<std::int64_t>& indices) const {
+  const auto all = size();
+  TORCH_CHECK(position <= all && count <= all - position, name_, ": positions ", position, " to ",
+              position, " + ", count, " are not below the size ", all);
+  indices.reserve(indices.size() + count);
+  for (std::size_t i = 0; i < count; ++i) indices.push_back(index_unchecked(position + i));
+}
+
 std::vector<std::int64_t> EpochSampler::indices() const {
-  std::vector<std::int64_t> mine(size());
-  for (std::size_t i = 0; i < mine.size(); ++i) mine[i] = index_unchecked(i);
+  std::vector<std::int64_t> mine;
+  append_indices(0, size(), mine);
   return mine;
 }
 

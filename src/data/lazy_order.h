@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <mutex>
@@ -20,13 +21,20 @@ class LazyOrder {
   explicit LazyOrder(Make make) : make_(std::move(make)) {}
 
   [[nodiscard]] std::int64_t at(std::uint64_t position) const {
-    std::call_once(once_, [this] { order_ = make_(); });
+    // Dearer than a look, and asked once a sample.
+    if (!is_made_.load(std::memory_order_acquire)) std::call_once(once_, [this] { make_once(); });
     return order_[static_cast<std::size_t>(position)];
   }
 
  private:
+  void make_once() const {
+    order_ = make_();
+    is_made_.store(true, std::memory_order_release);
+  }
+
   Make make_;
   mutable std::once_flag once_;
+  mutable std::atomic<bool> is_made_{false};
   mutable std::vector<std::int64_t> order_;
 };
 

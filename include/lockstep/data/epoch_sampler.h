@@ -50,6 +50,10 @@ class LOCKSTEP_API EpochSampler {
   /// This rank's index number `position` from `start_at` on.
   /// Throws: `c10::Error` when `position` is not below `size()`.
   [[nodiscard]] std::int64_t index(std::size_t position) const;
+  /// Appends `count` of them, from number `position` on, to `indices`.
+  /// Throws: `c10::Error` when there are not so many, and appends nothing then.
+  void append_indices(std::size_t position, std::size_t count,
+                      std::vector<std::int64_t>& indices) const;
   /// All `size()` of them.
   [[nodiscard]] std::vector<std::int64_t> indices() const;
 

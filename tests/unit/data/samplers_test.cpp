@@ -160,6 +160,22 @@ TEST(SubsetSampler, GivesTheChosenOnes) {
   EXPECT_NE(fixed.fingerprint(), sampler.fingerprint());
 }
 
+TEST(EpochSampler, AppendsTheIndicesThatItGivesOneByOne) {
+  RandomSampler sampler(50, 3, 1);
+  sampler.start_at(9);
+  Indices expected{-7};
+  for (std::size_t position = 2; position < 8; ++position) {
+    expected.push_back(sampler.index(position));
+  }
+  Indices found{-7};
+  sampler.append_indices(2, 6, found);
+  EXPECT_EQ(found, expected);
+  sampler.append_indices(sampler.size(), 0, found);
+  EXPECT_THROW(sampler.append_indices(sampler.size() - 1, 2, found), c10::Error);
+  EXPECT_THROW(sampler.append_indices(2, ~std::size_t{0}, found), c10::Error);
+  EXPECT_EQ(found, expected);
+}
+
 Indices labels_of(const std::vector<int>& counts) {
   Indices labels;
   for (std::size_t c = 0; c < counts.size(); ++c) {

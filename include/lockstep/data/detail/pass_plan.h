@@ -39,8 +39,12 @@ requires(!GivesBatches<Sampler>) PassPlan
     return engine.cut(epoch, static_cast<std::size_t>(sampler.size()),
                       [own = std::make_shared<const Sampler>(sampler)](
                           std::size_t first, std::size_t count, auto& items) {
-                        for (std::size_t at = first; at < first + count; ++at) {
-                          items.push_back(own->index(at));
+                        if constexpr (requires { own->append_indices(first, count, items); }) {
+                          own->append_indices(first, count, items);
+                        } else {
+                          for (std::size_t at = first; at < first + count; ++at) {
+                            items.push_back(own->index(at));
+                          }
                         }
                       });
   } else {
