@@ -34,13 +34,17 @@ void check_available(std::size_t bytes) {
   if (bytes > available_memory()) throw_errno(describe("reservation", bytes), ENOMEM);
 }
 
-void reserve(int fd, std::size_t offset, std::size_t bytes) {
-  check_available(bytes);
+void allocate(int fd, std::size_t offset, std::size_t bytes) {
   int result = 0;
   do {  // makes the file longer where needed, and never shorter
     result = ::fallocate(fd, 0, static_cast<off_t>(offset), static_cast<off_t>(bytes));
   } while (result != 0 && errno == EINTR);
   if (result != 0) throw_errno(describe("fallocate", bytes));
+}
+
+void reserve(int fd, std::size_t offset, std::size_t bytes) {
+  check_available(bytes);
+  allocate(fd, offset, bytes);
 }
 
 std::byte* map(int fd, std::size_t offset, std::size_t bytes) {
@@ -95,7 +99,7 @@ void MemoryRing::announce_payload(std::size_t bytes) {
   check_available(size);
   // A page at the end gives the file its size, whatever lies behind it.
   const auto page = std::min(size, round_up_to_page(1));
-  reserve(memory_.get(), control_bytes_ + size - page, page);
+  allocate(memory_.get(), control_bytes_ + size - page, page);
 }
 
 void MemoryRing::reserve_part(std::size_t offset, std::size_t bytes) {
