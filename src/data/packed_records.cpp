@@ -62,8 +62,8 @@ class PackedFileWriter {
     check_usable();
     TORCH_CHECK(header_.count > 0, "PackedRecordsWriter: there is no sample to write");
     flush();
-    has_failed_ =
-        true;  // until all went well: what the disk has lost once it does not report twice
+    // Until all went well: what the disk has lost once it does not report twice.
+    has_failed_ = true;
     file_.write(0, header_.to_bytes());
     file_.publish();
     has_failed_ = false;

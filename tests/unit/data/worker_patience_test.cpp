@@ -106,7 +106,7 @@ torch::data::Example<> stack(Samples samples) {
   return torch::data::transforms::Stack<>().apply_batch(std::move(samples));
 }
 
-// Two workers die over a batch that is too large for a slot; without its first sample it fits one.
+// A worker dies over a batch that is too large for a slot; made again, it fits one.
 TEST_F(WorkerPatienceTest, MemoryOfABatchThatWasNeverFinishedIsNotRead) {
   SharedCounters deaths;
   const auto collate = [&](Samples samples) {
