@@ -35,13 +35,6 @@ std::shared_ptr<::gloo::transport::Device> make_device(const LaunchEnvironment& 
   return c10d::ProcessGroupGloo::createDefaultDevice();
 }
 
-std::vector<std::uint8_t> bytes_of_text(const std::string& text) {
-  return {text.begin(), text.end()};
-}
-std::string text_of_bytes(const std::vector<std::uint8_t>& bytes) {
-  return {bytes.begin(), bytes.end()};
-}
-
 }  // namespace
 
 GlooChannels::GlooChannels(Store store, const LaunchEnvironment& environment,

@@ -12,6 +12,7 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include "comm/gloo_process_group.h"
 #include "concurrency/deadline.h"
@@ -19,6 +20,14 @@
 namespace lockstep {
 
 struct GlooMessageState;
+
+// A store of c10d's holds bytes.
+[[nodiscard]] inline std::vector<std::uint8_t> bytes_of_text(const std::string& text) {
+  return {text.begin(), text.end()};
+}
+[[nodiscard]] inline std::string text_of_bytes(const std::vector<std::uint8_t>& bytes) {
+  return {bytes.begin(), bytes.end()};
+}
 
 /// What the operations of a group over gloo work with: c10d's groups, which do the work in threads
 /// of their own and are asked whether it is done, and the store in which ranks leave word.

@@ -21,13 +21,8 @@ using std::chrono::milliseconds;
 // c10d takes no time-out of nothing.
 constexpr milliseconds kShortest{50};
 
-std::vector<std::uint8_t> bytes_of_text(const std::string& text) {
-  return {text.begin(), text.end()};
-}
-
 std::string text_at(c10d::Store& store, const std::string& key) {
-  const auto bytes = store.get(key);
-  return {bytes.begin(), bytes.end()};
+  return text_of_bytes(store.get(key));
 }
 
 std::vector<std::string> keys_of(const char* name, int size) {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "comm/gloo_operation.h"
 
-#include <ATen/ops/from_blob.h>
-
 #include <algorithm>
 #include <thread>
 #include <utility>
+
+#include "comm/tensor_bytes.h"
 
 namespace lockstep {
 namespace {
@@ -15,10 +15,6 @@ constexpr std::chrono::microseconds kInterval{50};
 // After so long a wait a rank says in the store that it waits, so that a time-out can name those
 // who do not. Far below any useful deadline, far above what a collective takes.
 constexpr std::chrono::milliseconds kPatience{100};
-
-at::Tensor tensor_of(std::span<std::byte> bytes) {
-  return at::from_blob(bytes.data(), {static_cast<std::int64_t>(bytes.size())}, at::kByte);
-}
 
 }  // namespace
 

@@ -17,7 +17,7 @@
 namespace lockstep {
 namespace {
 
-constexpr std::chrono::milliseconds kShortest{50};
+constexpr std::chrono::milliseconds kShortestTimeout{50};
 
 class GlooProcessGroup final : public ProcessGroup {
  public:
@@ -93,8 +93,9 @@ std::shared_ptr<ProcessGroup> make_gloo_process_group(const LaunchEnvironment& e
                                                       const GlooRendezvous& rendezvous) {
   const Deadline deadline = Deadline::after(timeout);
   while (true) {
-    const auto left = std::max(
-        kShortest, std::chrono::duration_cast<std::chrono::milliseconds>(deadline.remaining()));
+    const auto left =
+        std::max(kShortestTimeout,
+                 std::chrono::duration_cast<std::chrono::milliseconds>(deadline.remaining()));
     const auto store = open_gloo_store(environment, rendezvous, left);
     try {
       const auto job = agree_on_gloo_group(store, environment, deadline);
@@ -107,7 +108,7 @@ std::shared_ptr<ProcessGroup> make_gloo_process_group(const LaunchEnvironment& e
       if (deadline.has_passed()) {
         throw LaunchError("gloo could not connect the ranks: " + words_of(error));
       }
-      std::this_thread::sleep_for(kShortest);
+      std::this_thread::sleep_for(kShortestTimeout);
     }
   }
 }

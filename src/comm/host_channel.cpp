@@ -24,7 +24,7 @@ using std::chrono::milliseconds;
 constexpr std::uint64_t kMagic = 0x4c4f434b53544550;  // "LOCKSTEP"
 // A rank that rank 0 knows of waits this much longer, because rank 0 can say who is missing and it
 // cannot.
-constexpr milliseconds kGrace{2000};
+constexpr milliseconds kGraceForPeers{2000};
 constexpr milliseconds kRetry{5};
 constexpr milliseconds kRepeat{50};
 
@@ -225,7 +225,7 @@ std::shared_ptr<native::SharedMemory> HostChannel::attend_meeting(std::size_t by
   hello.pid = ::getpid();
   hello.pid_namespace = native::PeerProcess::own_pid_namespace();
   const auto bytes_of_hello = std::as_bytes(std::span(&hello, 1));
-  const Deadline last = Deadline::after(deadline.remaining() + kGrace);
+  const Deadline last = Deadline::after(deadline.remaining() + kGraceForPeers);
   bool has_reached = false;
   while (true) {
     // Said again and again: the first may have gone to a group of this job that rank 0 was just

@@ -9,8 +9,8 @@ namespace {
 
 using native::check_mpi;
 
-constexpr int kTag = 5;
-constexpr std::size_t kChunkBytes = std::size_t{16} << 20;
+constexpr int kLeaderTag = 5;
+constexpr std::size_t kMoveChunkBytes = std::size_t{16} << 20;
 
 Collective local_broadcast(std::span<std::byte> bytes, int root) {
   const auto tensor = tensor_of(bytes);
@@ -47,7 +47,7 @@ class HierarchicalBroadcast final : public MpiHierarchicalOperation {
         return false;
     }
   }
-  [[nodiscard]] std::size_t chunk_bytes() const override { return kChunkBytes; }
+  [[nodiscard]] std::size_t chunk_bytes() const override { return kMoveChunkBytes; }
 
   Collective call_;
 };
@@ -112,22 +112,23 @@ class HierarchicalAllGather final : public MpiHierarchicalOperation {
     for (const int rank : foreign_) {
       const auto bytes = part_of_rank(rank, chunk);
       if (bytes.empty()) continue;
-      check_mpi(MPI_Irecv(bytes.data(), to_mpi_count(bytes.size()), MPI_BYTE,
-                          static_cast<int>(layout().host_of(rank)), kTag, leaders, requests.add()),
-                "MPI_Irecv");
+      check_mpi(
+          MPI_Irecv(bytes.data(), to_mpi_count(bytes.size()), MPI_BYTE,
+                    static_cast<int>(layout().host_of(rank)), kLeaderTag, leaders, requests.add()),
+          "MPI_Irecv");
     }
     for (std::size_t host = 0; host < layout().hosts.size(); ++host) {
       for (const int rank : layout().own_ranks()) {
         const auto bytes = part_of_rank(rank, chunk);
         if (host == layout().own_host || bytes.empty()) continue;
         check_mpi(MPI_Isend(bytes.data(), to_mpi_count(bytes.size()), MPI_BYTE,
-                            static_cast<int>(host), kTag, leaders, requests.add()),
+                            static_cast<int>(host), kLeaderTag, leaders, requests.add()),
                   "MPI_Isend");
       }
     }
   }
 
-  [[nodiscard]] std::size_t chunk_bytes() const override { return kChunkBytes; }
+  [[nodiscard]] std::size_t chunk_bytes() const override { return kMoveChunkBytes; }
 
   Collective call_;
   std::vector<int> foreign_;  // ranks of other hosts

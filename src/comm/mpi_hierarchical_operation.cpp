@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "comm/mpi_hierarchical_operation.h"
 
-#include <ATen/ops/from_blob.h>
-
 #include <utility>
 
 #include "comm/shared_memory_operation.h"
@@ -12,13 +10,9 @@ namespace lockstep {
 
 namespace {
 
-constexpr std::chrono::milliseconds kGrace{100};
+constexpr std::chrono::milliseconds kGraceForRounds{100};
 
 }  // namespace
-
-at::Tensor tensor_of(std::span<std::byte> bytes) {
-  return at::from_blob(bytes.data(), {static_cast<std::int64_t>(bytes.size())}, at::kByte);
-}
 
 void MpiHierarchicalOperation::start_local(Collective call) {
   if (hierarchy_.local == nullptr) return;
@@ -51,7 +45,7 @@ void MpiHierarchicalOperation::check_peers() {
   // What it said before it left may still be on its way.
   const auto now = std::chrono::steady_clock::now();
   if (!is_suspicious_since_) is_suspicious_since_ = now;
-  if (now - *is_suspicious_since_ > kGrace) throw lost(rounds, gone);
+  if (now - *is_suspicious_since_ > kGraceForRounds) throw lost(rounds, gone);
 }
 
 int MpiHierarchicalOperation::find_gone() const {

@@ -46,7 +46,4 @@ class MpiHierarchicalOperation : public MpiOperation {
   std::unique_ptr<Operation> local_;
 };
 
-/// Bytes as a tensor that owns nothing: what a collective of this host moves.
-[[nodiscard]] at::Tensor tensor_of(std::span<std::byte> bytes);
-
 }  // namespace lockstep

@@ -9,7 +9,7 @@ namespace lockstep {
 namespace {
 
 // What lies in scratch memory at once: a few times this.
-constexpr std::size_t kChunkBytes = std::size_t{32} << 20;
+constexpr std::size_t kReductionChunkBytes = std::size_t{32} << 20;
 
 class HierarchicalReduction final : public MpiHierarchicalOperation {
  public:
@@ -46,7 +46,7 @@ class HierarchicalReduction final : public MpiHierarchicalOperation {
     return true;
   }
 
-  [[nodiscard]] std::size_t chunk_bytes() const override { return kChunkBytes; }
+  [[nodiscard]] std::size_t chunk_bytes() const override { return kReductionChunkBytes; }
 
   [[nodiscard]] std::string describe_missing() const override {
     if (!is_in_chain_) return MpiHierarchicalOperation::describe_missing();

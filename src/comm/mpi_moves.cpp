@@ -9,7 +9,7 @@ namespace {
 
 using native::check_mpi;
 
-constexpr int kTag = 2;
+constexpr int kMoveTag = 2;
 
 class MpiBroadcast final : public MpiOperation {
  public:
@@ -68,15 +68,15 @@ class MpiStreams final : public MpiOperation {
     for (int peer = 0; peer < world_size(); ++peer) {
       const auto target = part_of(streams_.from(peer), round, chunk_bytes());
       if (target.empty() || !goes_through_mpi(peer)) continue;
-      check_mpi(MPI_Irecv(target.data(), to_mpi_count(target.size()), MPI_BYTE, peer, kTag, data(),
-                          requests.add()),
+      check_mpi(MPI_Irecv(target.data(), to_mpi_count(target.size()), MPI_BYTE, peer, kMoveTag,
+                          data(), requests.add()),
                 "MPI_Irecv");
     }
     for (int peer = 0; peer < world_size(); ++peer) {
       const auto source = part_of(streams_.to(peer), round, chunk_bytes());
       if (source.empty() || !is_read_by(peer) || !goes_through_mpi(peer)) continue;
-      check_mpi(MPI_Isend(source.data(), to_mpi_count(source.size()), MPI_BYTE, peer, kTag, data(),
-                          requests.add()),
+      check_mpi(MPI_Isend(source.data(), to_mpi_count(source.size()), MPI_BYTE, peer, kMoveTag,
+                          data(), requests.add()),
                 "MPI_Isend");
     }
     return true;

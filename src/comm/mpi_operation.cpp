@@ -16,7 +16,7 @@ using native::check_mpi;
 
 // Under it a rank says why it gave up, on a communicator that carries no messages.
 constexpr int kLeavingTag = kOwnTag;
-constexpr std::chrono::microseconds kPollInterval{50};
+constexpr std::chrono::microseconds kMpiPollInterval{50};
 constexpr int kPollsBeforeSleep = 200;
 // Far longer than what is under way takes between two hosts, far shorter than any deadline.
 constexpr std::chrono::milliseconds kOvertaking{200};
@@ -46,7 +46,7 @@ void MpiBackoff::sleep(std::chrono::nanoseconds limit) {
   if (++polls_ < kPollsBeforeSleep) {
     std::this_thread::yield();
   } else {
-    std::this_thread::sleep_for(std::min<std::chrono::nanoseconds>(kPollInterval, limit));
+    std::this_thread::sleep_for(std::min<std::chrono::nanoseconds>(kMpiPollInterval, limit));
   }
 }
 

@@ -11,7 +11,7 @@ namespace {
 
 using native::check_mpi;
 
-constexpr int kTag = 1;
+constexpr int kReductionTag = 1;
 
 /// What ranks sent for the same place, one after the other in `scratch`, into `target`.
 void reduce_rows(const Collective& call, const std::vector<std::byte>& scratch,
@@ -127,16 +127,16 @@ class MpiReduceScatter final : public MpiOperation {
     }
     scratch_.resize(target.size() * call_.inputs.size());
     for (int peer = 0; peer < world_size() && !target.empty(); ++peer) {
-      check_mpi(
-          MPI_Irecv(scratch_.data() + static_cast<std::size_t>(peer) * target.size(),
-                    to_mpi_count(target.size()), MPI_BYTE, peer, kTag, data(), requests.add()),
-          "MPI_Irecv");
+      check_mpi(MPI_Irecv(scratch_.data() + static_cast<std::size_t>(peer) * target.size(),
+                          to_mpi_count(target.size()), MPI_BYTE, peer, kReductionTag, data(),
+                          requests.add()),
+                "MPI_Irecv");
     }
     for (int peer = 0; peer < world_size(); ++peer) {
       const auto source = part(call_.inputs[static_cast<std::size_t>(peer)], chunk);
       if (source.empty()) continue;
-      check_mpi(MPI_Isend(source.data(), to_mpi_count(source.size()), MPI_BYTE, peer, kTag, data(),
-                          requests.add()),
+      check_mpi(MPI_Isend(source.data(), to_mpi_count(source.size()), MPI_BYTE, peer, kReductionTag,
+                          data(), requests.add()),
                 "MPI_Isend");
     }
     return true;

@@ -16,7 +16,7 @@ using native::DeviceScope;
 using native::NcclResult;
 
 // Meeting takes NCCL a large part of a second.
-constexpr std::chrono::microseconds kPollInterval{200};
+constexpr std::chrono::microseconds kCommunicatorPollInterval{200};
 
 OperationFailure failure_of(NcclResult result, const std::string& call, const std::string& detail) {
   std::string reason = call + ": " + native::to_string(result);
@@ -114,7 +114,7 @@ void NcclCommunicator::wait_until_ready(const Deadline& deadline, const std::str
       if (deadline.has_passed()) fail_and_throw_locked(timeout_of(what, deadline));
       check_peers_locked(what);
     }
-    std::this_thread::sleep_for(kPollInterval);
+    std::this_thread::sleep_for(kCommunicatorPollInterval);
   }
 }
 
@@ -224,7 +224,7 @@ void NcclCommunicator::free(void* data, native::NcclWindow window) noexcept {
     const Deadline deadline = Deadline::after(services_.end_limit);
     while (!last_use.is_done()) {
       if (deadline.has_passed()) return;  // still in use: better lost than wrong
-      std::this_thread::sleep_for(kPollInterval);
+      std::this_thread::sleep_for(kCommunicatorPollInterval);
     }
     if (deregister(window, deadline)) services_.nccl->memory_free(data);
   } catch (...) {  // the device is beyond help; its memory goes with the process
@@ -259,7 +259,7 @@ bool NcclCommunicator::deregister(native::NcclWindow window, const Deadline& dea
       }
     }
     if (deadline.has_passed()) return false;  // better lost than wrong
-    std::this_thread::sleep_for(kPollInterval);
+    std::this_thread::sleep_for(kCommunicatorPollInterval);
   }
   return ending_.wait(deadline);
 }
@@ -337,7 +337,7 @@ bool NcclCommunicator::wait_until_ended() {
       if (handle_ == nullptr) break;  // not lent any more either
     }
     if (deadline.has_passed()) return false;
-    std::this_thread::sleep_for(kPollInterval);
+    std::this_thread::sleep_for(kCommunicatorPollInterval);
   }
   return ending_.wait(deadline);
 }

@@ -9,10 +9,10 @@ namespace lockstep {
 namespace {
 
 // The GPU wakes nobody; a small all-reduce takes as long as this.
-constexpr std::chrono::microseconds kPollInterval{20};
+constexpr std::chrono::microseconds kLaunchPollInterval{20};
 
 void nap(std::chrono::nanoseconds limit) {
-  std::this_thread::sleep_for(std::min<std::chrono::nanoseconds>(limit, kPollInterval));
+  std::this_thread::sleep_for(std::min<std::chrono::nanoseconds>(limit, kLaunchPollInterval));
 }
 
 }  // namespace

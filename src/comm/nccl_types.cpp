@@ -89,7 +89,7 @@ bool is_float8(NcclType type) {
 }
 
 template <typename T>
-std::array<std::byte, 8> bytes_of(T value) {
+std::array<std::byte, 8> value_bytes(T value) {
   std::array<std::byte, 8> bytes{};
   std::memcpy(bytes.data(), &value, sizeof(value));
   return bytes;
@@ -99,17 +99,17 @@ std::array<std::byte, 8> factor_of(NcclType type, double factor) {
   const auto single = static_cast<float>(factor);
   switch (type) {
     case NcclType::Float16:
-      return bytes_of(c10::Half(single));
+      return value_bytes(c10::Half(single));
     case NcclType::Bfloat16:
-      return bytes_of(c10::BFloat16(single));
+      return value_bytes(c10::BFloat16(single));
     case NcclType::Float8e4m3:
-      return bytes_of(c10::Float8_e4m3fn(single));
+      return value_bytes(c10::Float8_e4m3fn(single));
     case NcclType::Float8e5m2:
-      return bytes_of(c10::Float8_e5m2(single));
+      return value_bytes(c10::Float8_e5m2(single));
     case NcclType::Float64:
-      return bytes_of(factor);
+      return value_bytes(factor);
     default:
-      return bytes_of(single);
+      return value_bytes(single);
   }
 }
 

@@ -8,20 +8,16 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <system_error>
 #include <utility>
 
 #include "native/posix/file_descriptor.h"
+#include "native/posix/posix_check.h"
 
 namespace lockstep::data {
 namespace {
 
 constexpr std::size_t kPiece = std::size_t{1} << 20;
 constexpr unsigned kZlibBuffer = 1U << 17;
-
-std::string reason(int error) {
-  return std::generic_category().message(error);
-}
 
 }  // namespace
 
@@ -31,7 +27,7 @@ void BoundedReader::Close::operator()(gzFile_s* file) const noexcept {
 
 BoundedReader::BoundedReader(std::string path) : path_(std::move(path)) {
   native::FileDescriptor file(::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  TORCH_CHECK(file.is_open(), path_, ": cannot be opened: ", reason(errno));
+  TORCH_CHECK(file.is_open(), path_, ": cannot be opened: ", native::error_text(errno));
   struct stat info {};
   const bool is_known = ::fstat(file.get(), &info) == 0;
   TORCH_CHECK(is_known && S_ISREG(info.st_mode), path_, ": is not an ordinary file");
@@ -50,7 +46,8 @@ std::size_t BoundedReader::read_some(std::span<std::uint8_t> target, const std::
     if (got < 0) {
       int code = Z_OK;
       const std::string text = ::gzerror(file_.get(), &code);
-      fail(offset_, what, code == Z_ERRNO ? reason(errno) : "damaged gzip data (" + text + ")");
+      fail(offset_, what,
+           code == Z_ERRNO ? native::error_text(errno) : "damaged gzip data (" + text + ")");
     }
     done += static_cast<std::size_t>(got);
     offset_ += static_cast<std::uint64_t>(got);

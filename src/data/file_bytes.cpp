@@ -7,23 +7,16 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <system_error>
 
 #include "native/posix/file_descriptor.h"
+#include "native/posix/posix_check.h"
 
 namespace lockstep::data {
-namespace {
-
-std::string reason(int error) {
-  return std::generic_category().message(error);
-}
-
-}  // namespace
 
 FileBytes::FileBytes(const std::string& path, std::int64_t max_bytes) {
   // Without O_NONBLOCK, opening a pipe that nobody writes to would wait.
   const native::FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  TORCH_CHECK(file.is_open(), path, ": cannot be opened: ", reason(errno));
+  TORCH_CHECK(file.is_open(), path, ": cannot be opened: ", native::error_text(errno));
   struct stat info {};
   const bool is_known = ::fstat(file.get(), &info) == 0;
   TORCH_CHECK(is_known && S_ISREG(info.st_mode), path, ": is not an ordinary file");
@@ -34,7 +27,7 @@ FileBytes::FileBytes(const std::string& path, std::int64_t max_bytes) {
   while (size_ <= expected) {
     const auto got = ::read(file.get(), bytes_.get() + size_, expected + 1 - size_);
     if (got < 0 && errno == EINTR) continue;
-    TORCH_CHECK(got >= 0, path, ": cannot be read: ", reason(errno));
+    TORCH_CHECK(got >= 0, path, ": cannot be read: ", native::error_text(errno));
     if (got == 0) break;
     size_ += static_cast<std::size_t>(got);
   }

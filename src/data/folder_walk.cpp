@@ -9,15 +9,12 @@
 #include <cerrno>
 #include <memory>
 #include <string_view>
-#include <system_error>
 #include <utility>
+
+#include "native/posix/posix_check.h"
 
 namespace lockstep::data {
 namespace {
-
-std::string reason(int error) {
-  return std::generic_category().message(error);
-}
 
 struct CloseFolder {
   void operator()(DIR* folder) const noexcept { ::closedir(folder); }
@@ -38,13 +35,15 @@ struct Entry {
 
 void describe_entry(const std::string& path, bool follows_links, Entry& entry) {
   struct stat info {};
-  TORCH_CHECK(::lstat(path.c_str(), &info) == 0, path, ": cannot be looked at: ", reason(errno));
+  TORCH_CHECK(::lstat(path.c_str(), &info) == 0, path,
+              ": cannot be looked at: ", native::error_text(errno));
   if (S_ISLNK(info.st_mode)) {
     TORCH_CHECK(follows_links, path,
                 ": is a symbolic link; SymbolicLinks::Follow would let it be one");
     // Points to nothing: a file that cannot be opened, as for Python's os.walk.
     if (::stat(path.c_str(), &info) != 0) {
-      TORCH_CHECK(errno == ENOENT || errno == ELOOP, path, ": cannot be followed: ", reason(errno));
+      TORCH_CHECK(errno == ENOENT || errno == ELOOP, path,
+                  ": cannot be followed: ", native::error_text(errno));
       entry.is_folder = false;
       return;
     }
@@ -55,7 +54,8 @@ void describe_entry(const std::string& path, bool follows_links, Entry& entry) {
 
 std::vector<Entry> entries_of(const std::string& path, bool follows_links) {
   const std::unique_ptr<DIR, CloseFolder> folder(::opendir(path.c_str()));
-  TORCH_CHECK(folder != nullptr, path, ": the folder cannot be opened: ", reason(errno));
+  TORCH_CHECK(folder != nullptr, path,
+              ": the folder cannot be opened: ", native::error_text(errno));
   std::vector<Entry> entries;
   for (;;) {
     errno = 0;
@@ -68,7 +68,7 @@ std::vector<Entry> entries_of(const std::string& path, bool follows_links) {
     if (found->d_type != DT_REG) describe_entry(path + '/' + entry.name, follows_links, entry);
     entries.push_back(std::move(entry));
   }
-  TORCH_CHECK(errno == 0, path, ": the folder cannot be read: ", reason(errno));
+  TORCH_CHECK(errno == 0, path, ": the folder cannot be read: ", native::error_text(errno));
   return entries;
 }
 
@@ -113,7 +113,8 @@ struct Walk {
 
 FolderIdentity identity_of(const std::string& path) {
   struct stat info {};
-  TORCH_CHECK(::stat(path.c_str(), &info) == 0, path, ": cannot be looked at: ", reason(errno));
+  TORCH_CHECK(::stat(path.c_str(), &info) == 0, path,
+              ": cannot be looked at: ", native::error_text(errno));
   return {info.st_dev, info.st_ino};
 }
 

@@ -24,7 +24,7 @@ constexpr int kMaxScans = 256;
 // of a box are those of the whole image.
 constexpr std::int64_t kMargin = 2;
 
-struct Failure {
+struct JpegFailure {
   jpeg_error_mgr manager;  // first: libjpeg hands out its address
   std::jmp_buf escape;
   bool tolerate_damage;
@@ -32,7 +32,7 @@ struct Failure {
 };
 
 [[noreturn]] void leave(j_common_ptr info) {
-  auto* failure = reinterpret_cast<Failure*>(info->err);
+  auto* failure = reinterpret_cast<JpegFailure*>(info->err);
   failure->manager.format_message(info, failure->text);
   std::longjmp(failure->escape, 1);
 }
@@ -48,7 +48,7 @@ bool is_harmless(int warning) {
 void hear(j_common_ptr info, int level) {
   if (level >= 0 || is_harmless(info->err->msg_code)) return;
   ++info->err->num_warnings;
-  if (!reinterpret_cast<Failure*>(info->err)->tolerate_damage) leave(info);
+  if (!reinterpret_cast<JpegFailure*>(info->err)->tolerate_damage) leave(info);
 }
 
 void ignore_output(j_common_ptr) {}
@@ -56,7 +56,7 @@ void ignore_output(j_common_ptr) {}
 void limit_scans(j_common_ptr info) {
   const auto* decoder = reinterpret_cast<j_decompress_ptr>(info);
   if (decoder->input_scan_number <= kMaxScans) return;
-  auto* failure = reinterpret_cast<Failure*>(info->err);
+  auto* failure = reinterpret_cast<JpegFailure*>(info->err);
   std::snprintf(failure->text, sizeof(failure->text), "more than %d scans", kMaxScans);
   std::longjmp(failure->escape, 1);
 }
@@ -104,7 +104,7 @@ class Decompressor {
   EncodedImage encoded_;
   jpeg_decompress_struct info_{};
   jpeg_progress_mgr progress_{};
-  Failure failure_{};
+  JpegFailure failure_{};
 };
 
 // What Pillow does with four inks. It takes them as inverted, as Adobe's programs write them.

@@ -99,20 +99,21 @@ class BucketPlan {
 
 namespace {
 
-constexpr const char* kName = "LengthBucketSampler";
+constexpr const char* kLengthBuckets = "LengthBucketSampler";
 
 }  // namespace
 
 LengthBucketSampler::LengthBucketSampler(std::vector<std::int64_t> lengths, int world_size,
                                          int rank, const LengthBucketSamplerOptions& options)
     : lengths_(std::make_shared<const std::vector<std::int64_t>>(std::move(lengths))),
-      share_(kName, world_size, rank, options.remainder()),
+      share_(kLengthBuckets, world_size, rank, options.remainder()),
       options_(options) {
-  TORCH_CHECK(!lengths_->empty(), kName, ": no lengths are given; at least 1 is needed");
-  TORCH_CHECK(options.batch_size() > 0, kName, ": batch_size is 0; it must be at least 1");
-  TORCH_CHECK(options.pool_batches() > 0, kName, ": pool_batches is 0; it must be at least 1");
-  TORCH_CHECK(options.max_elements() >= 0, kName, ": max_elements is ", options.max_elements(),
-              "; it must not be negative");
+  TORCH_CHECK(!lengths_->empty(), kLengthBuckets, ": no lengths are given; at least 1 is needed");
+  TORCH_CHECK(options.batch_size() > 0, kLengthBuckets, ": batch_size is 0; it must be at least 1");
+  TORCH_CHECK(options.pool_batches() > 0, kLengthBuckets,
+              ": pool_batches is 0; it must be at least 1");
+  TORCH_CHECK(options.max_elements() >= 0, kLengthBuckets, ": max_elements is ",
+              options.max_elements(), "; it must not be negative");
   options_.batch_size(std::min(options.batch_size(), lengths_->size()));
   const auto limit = options.max_elements() > 0 ? options.max_elements()
                                                 : std::numeric_limits<std::int64_t>::max();
@@ -123,7 +124,7 @@ LengthBucketSampler::LengthBucketSampler(std::vector<std::int64_t> lengths, int 
       .add(static_cast<std::uint64_t>(options.max_elements()));
   for (std::size_t i = 0; i < lengths_->size(); ++i) {
     const auto length = (*lengths_)[i];
-    TORCH_CHECK(length >= 0 && length <= limit, kName, ": lengths[", i, "] is ", length,
+    TORCH_CHECK(length >= 0 && length <= limit, kLengthBuckets, ": lengths[", i, "] is ", length,
                 "; it must be from 0 to ", limit);
     fingerprint.add(static_cast<std::uint64_t>(length));
   }
@@ -132,7 +133,7 @@ LengthBucketSampler::LengthBucketSampler(std::vector<std::int64_t> lengths, int 
 }
 
 void LengthBucketSampler::set_epoch(std::int64_t epoch) {
-  TORCH_CHECK(epoch >= 0, kName, ": epoch is ", epoch, "; it must not be negative");
+  TORCH_CHECK(epoch >= 0, kLengthBuckets, ": epoch is ", epoch, "; it must not be negative");
   if (epoch == epoch_) return;
   epoch_ = epoch;
   share_.start_at(0, 0);
@@ -148,7 +149,8 @@ std::size_t LengthBucketSampler::size() const {
 }
 
 std::vector<std::int64_t> LengthBucketSampler::batch(std::size_t number) const {
-  TORCH_CHECK(number < size(), kName, ": batch ", number, " is not below the size ", size());
+  TORCH_CHECK(number < size(), kLengthBuckets, ": batch ", number, " is not below the size ",
+              size());
   const auto samples = plan_->batch(share_.place(number, plan_->size()));
   return {samples.begin(), samples.end()};
 }

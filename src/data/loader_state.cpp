@@ -11,7 +11,7 @@
 namespace lockstep::data {
 namespace {
 
-constexpr std::string_view kName = "lockstep-loader-";
+constexpr std::string_view kStatePrefix = "lockstep-loader-";
 constexpr std::string_view kPrefix = "lockstep-loader-1:";
 constexpr std::size_t kNumberDigits = 16;
 constexpr std::size_t kChecksumDigits = 8;
@@ -60,8 +60,9 @@ std::string LoaderState::to_bytes() const {
 }
 
 LoaderState LoaderState::from_bytes(std::string_view bytes) {
-  TORCH_CHECK(bytes.starts_with(kName),
-              "LoaderState: these bytes are no state of a loader, which begins with ", kName);
+  TORCH_CHECK(bytes.starts_with(kStatePrefix),
+              "LoaderState: these bytes are no state of a loader, which begins with ",
+              kStatePrefix);
   TORCH_CHECK(bytes.starts_with(kPrefix), "LoaderState: this state is of another version than 1");
   TORCH_CHECK(bytes.size() == kSize, "LoaderState: expected ", kSize, " bytes, found ",
               bytes.size(), "; the state is damaged");

@@ -9,7 +9,7 @@
 namespace lockstep::data::detail {
 namespace {
 
-constexpr std::string_view kMagic = "LSPACKED";
+constexpr std::string_view kPackedMagic = "LSPACKED";
 constexpr std::uint64_t kVersion = 1;
 constexpr std::size_t kVersionAt = 8;
 constexpr std::size_t kHeaderSizeAt = 12;
@@ -22,7 +22,7 @@ constexpr std::size_t kChecksumAt = kStrideAt + 8;
 constexpr std::size_t kReservedAt = kChecksumAt + 4;
 constexpr std::size_t kHeaderChecksumAt = PackedHeader::kBytes - 4;
 constexpr std::uint64_t kAlignment = 8;
-constexpr auto kMost = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
+constexpr auto kMostBytes = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
 
 constexpr std::array<std::pair<std::uint32_t, at::ScalarType>, 9> kTypes{{
     {1, at::kByte},
@@ -68,7 +68,7 @@ PackedTensor read_tensor(const BoundedView& file, std::uint64_t at) {
       continue;
     }
     // Strides must fit as well, also where another size is 0.
-    if (size > kMost || (size > 0 && extent > kMost / size)) {
+    if (size > kMostBytes || (size > 0 && extent > kMostBytes / size)) {
       file.fail(offset, "a size whose product with the others is below 2^63", std::to_string(size));
     }
     extent *= std::max<std::uint64_t>(size, 1);
@@ -79,8 +79,8 @@ PackedTensor read_tensor(const BoundedView& file, std::uint64_t at) {
 }
 
 void check_start(const BoundedView& file) {
-  const auto magic = file.bytes(0, kMagic.size(), "the magic word LSPACKED");
-  if (std::string_view(reinterpret_cast<const char*>(magic.data()), magic.size()) != kMagic) {
+  const auto magic = file.bytes(0, kPackedMagic.size(), "the magic word LSPACKED");
+  if (std::string_view(reinterpret_cast<const char*>(magic.data()), magic.size()) != kPackedMagic) {
     file.fail(0, "the magic word LSPACKED", "other bytes; this is no file of packed records");
   }
   const auto header = file.bytes(0, PackedHeader::kBytes, "the header");
@@ -104,7 +104,7 @@ void check_start(const BoundedView& file) {
 std::array<std::byte, PackedHeader::kBytes> PackedHeader::to_bytes() const {
   std::array<std::byte, kBytes> bytes{};
   const std::span<std::byte> all(bytes);
-  std::transform(kMagic.begin(), kMagic.end(), bytes.begin(),
+  std::transform(kPackedMagic.begin(), kPackedMagic.end(), bytes.begin(),
                  [](char c) { return static_cast<std::byte>(c); });
   put_little_endian(all.subspan(kVersionAt, 4), kVersion);
   put_little_endian(all.subspan(kHeaderSizeAt, 4), kBytes);
@@ -134,7 +134,7 @@ PackedHeader PackedHeader::read(const BoundedView& file) {
               std::to_string(header.stride));
   }
   if (header.count == 0) file.fail(kCountAt, "1 record or more", "0");
-  if (header.count > kMost / *stride - 1) {
+  if (header.count > kMostBytes / *stride - 1) {
     file.fail(kCountAt, "records of less than 2^63 bytes in all", std::to_string(header.count));
   }
   const auto end = kBytes + header.count * *stride;
@@ -160,7 +160,7 @@ PackedTensor packed_tensor_of(const at::Tensor& tensor, const char* which) {
 std::optional<std::uint64_t> packed_stride(const PackedTensor& data, const PackedTensor& target) {
   // Each is below 2^63, so their sum does not wrap around.
   const auto bytes = data.bytes + target.bytes;
-  if (bytes == 0 || bytes > kMost - kAlignment) return std::nullopt;
+  if (bytes == 0 || bytes > kMostBytes - kAlignment) return std::nullopt;
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 

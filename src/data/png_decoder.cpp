@@ -22,13 +22,13 @@ struct Source {
   std::size_t left;
 };
 
-struct Failure {
+struct PngFailure {
   std::jmp_buf escape;
   char text[256];
 };
 
 [[noreturn]] void leave(png_structp png, png_const_charp text) {
-  auto* failure = static_cast<Failure*>(::png_get_error_ptr(png));
+  auto* failure = static_cast<PngFailure*>(::png_get_error_ptr(png));
   std::snprintf(failure->text, sizeof(failure->text), "%s", text);
   std::longjmp(failure->escape, 1);
 }
@@ -88,7 +88,7 @@ class PngReader {
 
   const EncodedImage& encoded_;
   Source source_;
-  Failure failure_{};
+  PngFailure failure_{};
   png_structp png_ = nullptr;
   png_infop info_ = nullptr;
 };

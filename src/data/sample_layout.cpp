@@ -10,6 +10,8 @@
 #include <sstream>
 #include <utility>
 
+#include "data/value_path.h"
+
 namespace lockstep::data {
 namespace {
 
@@ -18,14 +20,6 @@ constexpr std::size_t kLargestBatch = std::size_t{1} << 46;
 
 std::size_t round_up(std::size_t bytes) {
   return (bytes + kLine - 1) / kLine * kLine;
-}
-
-std::string joined(const std::string& where, const std::string& part) {
-  return where.empty() ? part : where + "." + part;
-}
-
-std::string named(const std::string& where) {
-  return where.empty() ? "the sample" : "the sample's " + where;
 }
 
 // Names of the parts of an Example, which is a list of two.
@@ -53,12 +47,12 @@ ValueLayout make(const Value& value, const std::string& where, const Leaf& leaf)
     const auto& list = value.list();
     for (std::size_t child = 0; child < list.size(); ++child) {
       layout.children.push_back(
-          make(list[child], joined(where, part_name(child, list.size())), leaf));
+          make(list[child], path_below(where, part_name(child, list.size())), leaf));
     }
   } else if (layout.kind == ValueLayout::Kind::Map) {
     for (const auto& [key, child] : value.map()) {
       layout.keys.push_back(key);
-      layout.children.push_back(make(child, joined(where, key), leaf));
+      layout.children.push_back(make(child, path_below(where, key), leaf));
     }
   } else {
     leaf(value, layout, where);
@@ -78,8 +72,8 @@ void copy_tensor(const at::Tensor& tensor, const TensorLayout& layout, std::size
 
 [[noreturn]] void refuse_row(const Value& sample, const ValueLayout& layout,
                              const std::string& where) {
-  TORCH_CHECK(false, named(where), " is ", sample.describe(), "; in the first sample it was ",
-              layout.describe(),
+  TORCH_CHECK(false, name_of_part(where), " is ", sample.describe(),
+              "; in the first sample it was ", layout.describe(),
               ", and samples must be alike to be stacked (or give the loader a collate function)");
 }
 
@@ -100,7 +94,7 @@ void write_row_at(const Value& sample, const ValueLayout& layout, std::byte* mem
     if (count != layout.children.size()) refuse_row(sample, layout, where);
     for (std::size_t child = 0; child < count; ++child) {
       write_row_at(list[child], layout.children[child], memory, row,
-                   joined(where, part_name(child, count)));
+                   path_below(where, part_name(child, count)));
     }
   } else if (layout.kind == Kind::Map) {
     const auto& map = sample.map();
@@ -109,7 +103,7 @@ void write_row_at(const Value& sample, const ValueLayout& layout, std::byte* mem
       const auto found = map.find(layout.keys[child]);
       if (found == map.end()) refuse_row(sample, layout, where);
       write_row_at(found->second, layout.children[child], memory, row,
-                   joined(where, layout.keys[child]));
+                   path_below(where, layout.keys[child]));
     }
   }
 }
@@ -136,9 +130,10 @@ Value read(const ValueLayout& layout, const Leaf& leaf) {
 
 TensorLayout TensorLayout::of(const at::Tensor& tensor, const std::string& name) {
   TORCH_CHECK(tensor.layout() == at::kStrided && tensor.device().is_cpu() && !tensor.is_quantized(),
-              named(name), " is a ", tensor.toString(), "; it must be a dense tensor on the CPU");
+              name_of_part(name), " is a ", tensor.toString(),
+              "; it must be a dense tensor on the CPU");
   const auto dimensions = static_cast<std::size_t>(tensor.dim());
-  TORCH_CHECK(dimensions <= kMaxDimensions, named(name), " has ", dimensions,
+  TORCH_CHECK(dimensions <= kMaxDimensions, name_of_part(name), " has ", dimensions,
               " dimensions; at most ", kMaxDimensions, " are possible");
   TensorLayout layout;
   layout.scalar_type = static_cast<std::int32_t>(tensor.scalar_type());
@@ -157,8 +152,8 @@ ValueLayout ValueLayout::of_rows(const Value& sample, std::size_t rows, std::siz
   total = 0;
   auto layout =
       make(sample, "", [&](const Value& value, ValueLayout& leaf, const std::string& where) {
-        TORCH_CHECK(!value.is_text() && !value.is_bytes(), named(where), " is ", value.describe(),
-                    ", which has no rows");
+        TORCH_CHECK(!value.is_text() && !value.is_bytes(), name_of_part(where), " is ",
+                    value.describe(), ", which has no rows");
         if (!value.is_tensor()) return;
         leaf.tensor = TensorLayout::of(value.tensor(), where);
         leaf.bytes = leaf.tensor.bytes();

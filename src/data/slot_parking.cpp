@@ -17,7 +17,7 @@
 namespace lockstep::data::detail {
 namespace {
 
-constexpr std::chrono::microseconds kSlice{100};
+constexpr std::chrono::microseconds kParkingSlice{100};
 
 // An event changes the current device and back, which would begin something on a device that this
 // thread never used; a guard around it comes back without that.
@@ -51,7 +51,7 @@ SlotParking::SlotParking(std::shared_ptr<workers::SharedMemoryChannel> channel,
 SlotParking::~SlotParking() {
   const auto deadline = Deadline::after(patience_);
   for (look(); count() > 0 && !is_silent_ && !deadline.has_passed(); look()) {
-    std::this_thread::sleep_for(kSlice);
+    std::this_thread::sleep_for(kParkingSlice);
   }
   if (count() == 0) {
     pinning_->unpin(memory_);

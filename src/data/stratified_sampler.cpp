@@ -29,7 +29,7 @@ struct Strata {
 
 namespace {
 
-constexpr const char* kName = "StratifiedSampler";
+constexpr const char* kStratified = "StratifiedSampler";
 // Part of the fingerprint: another way to turn the schedule makes other orders.
 constexpr std::uint64_t kScheduleVersion = 2;
 
@@ -95,16 +95,16 @@ std::vector<std::size_t> classes_by_size(const detail::Strata& strata) {
 }
 
 std::uint64_t order_size(std::size_t labels, const StratifiedSamplerOptions& options) {
-  TORCH_CHECK(options.window() > 0, kName, ": window is 0; it must be at least 1");
-  TORCH_CHECK(labels <= std::numeric_limits<std::uint32_t>::max(), kName, ": ", labels,
+  TORCH_CHECK(options.window() > 0, kStratified, ": window is 0; it must be at least 1");
+  TORCH_CHECK(labels <= std::numeric_limits<std::uint32_t>::max(), kStratified, ": ", labels,
               " labels are given; at most ", std::numeric_limits<std::uint32_t>::max(),
               " are possible");
   // Leaves room for the streams of all windows and of all times through a class.
   constexpr auto kMostDraws = std::uint64_t{1} << 60;
-  TORCH_CHECK(options.num_samples() <= kMostDraws, kName, ": num_samples is ",
+  TORCH_CHECK(options.num_samples() <= kMostDraws, kStratified, ": num_samples is ",
               options.num_samples(), "; it must be at most ", kMostDraws);
-  TORCH_CHECK(options.balance() == ClassBalance::Balanced || options.num_samples() == 0, kName,
-              ": num_samples is ", options.num_samples(),
+  TORCH_CHECK(options.balance() == ClassBalance::Balanced || options.num_samples() == 0,
+              kStratified, ": num_samples is ", options.num_samples(),
               "; with Proportional it must be 0, as each sample comes once");
   return options.num_samples() == 0 ? labels : options.num_samples();
 }
@@ -113,8 +113,8 @@ std::uint64_t order_size(std::size_t labels, const StratifiedSamplerOptions& opt
 
 StratifiedSampler::StratifiedSampler(const std::vector<std::int64_t>& labels, int world_size,
                                      int rank, const StratifiedSamplerOptions& options)
-    : EpochSampler({kName, labels.size(), data::order_size(labels.size(), options), world_size,
-                    rank, options.seed(), options.remainder()}),
+    : EpochSampler({kStratified, labels.size(), data::order_size(labels.size(), options),
+                    world_size, rank, options.seed(), options.remainder()}),
       window_(std::min(options.window(), EpochSampler::order_size())) {
   auto strata = group_by_label(labels);
   if (options.balance() == ClassBalance::Proportional) {

@@ -19,11 +19,11 @@ namespace {
 // whoever asks for one looks through them.
 constexpr std::size_t kMaxMembers = 1000;
 
-constexpr std::string_view kMagic = "LSTARIX1";
-constexpr std::uint64_t kHeaderBytes = 8 * 7;  // magic, archive's size and time, four counts
+constexpr std::string_view kIndexMagic = "LSTARIX1";
+constexpr std::uint64_t kIndexHeaderBytes = 8 * 7;  // magic, archive's size and time, four counts
 constexpr std::uint64_t kMemberBytes = 8 + 8 + 4;
 constexpr std::uint64_t kSampleBytes = 8 + 8;
-constexpr std::uint64_t kChecksumBytes = 4;
+constexpr std::uint64_t kIndexChecksumBytes = 4;
 
 std::string index_path(const BoundedView& archive) {
   return archive.path() + ".lockstep-index";
@@ -136,14 +136,14 @@ bool is_sound(const TarIndex& index, std::uint64_t archive_size) {
 // Throws where the file ends before its time.
 std::optional<TarIndex> read(const BoundedView& archive, const BoundedView& file) {
   In in(file);
-  if (in.text(kMagic.size()) != kMagic || in.number() != archive.size() ||
+  if (in.text(kIndexMagic.size()) != kIndexMagic || in.number() != archive.size() ||
       static_cast<std::int64_t>(in.number()) != archive.modified_ns()) {
     return std::nullopt;
   }
-  if (file.size() < kHeaderBytes + kChecksumBytes) return std::nullopt;
-  const auto checked = file.size() - kChecksumBytes;
+  if (file.size() < kIndexHeaderBytes + kIndexChecksumBytes) return std::nullopt;
+  const auto checked = file.size() - kIndexChecksumBytes;
   if (crc32_of(file.bytes(0, checked, "the index")) !=
-      little_endian(file.bytes(checked, kChecksumBytes, "the index"))) {
+      little_endian(file.bytes(checked, kIndexChecksumBytes, "the index"))) {
     return std::nullopt;
   }
   const auto extensions = in.number();
@@ -195,7 +195,7 @@ std::optional<TarIndex> TarIndex::load(const BoundedView& archive) {
 
 bool TarIndex::save(const BoundedView& archive) const {
   Out out;
-  out.text(kMagic);
+  out.text(kIndexMagic);
   for (const auto value : {archive.size(), static_cast<std::uint64_t>(archive.modified_ns()),
                            std::uint64_t{extensions.size()}, std::uint64_t{keys.size()},
                            std::uint64_t{members.size()}, std::uint64_t{samples.size()}}) {
@@ -215,7 +215,7 @@ bool TarIndex::save(const BoundedView& archive) const {
     out.number(sample.key_end);
     out.number(sample.member_end);
   }
-  out.number(crc32_of(out.bytes()), kChecksumBytes);
+  out.number(crc32_of(out.bytes()), kIndexChecksumBytes);
   try {
     native::NewFile file(index_path(archive));
     file.write(0, out.bytes());

@@ -15,21 +15,21 @@ constexpr std::uint64_t kMaxExtended = std::uint64_t{1} << 20;  // no name is as
 constexpr std::size_t kNameBytes = 100;
 constexpr std::size_t kSizeAt = 124;
 constexpr std::size_t kSizeBytes = 12;
-constexpr std::size_t kChecksumAt = 148;
-constexpr std::size_t kChecksumBytes = 8;
+constexpr std::size_t kTarChecksumAt = 148;
+constexpr std::size_t kTarChecksumBytes = 8;
 constexpr std::size_t kTypeAt = 156;
 constexpr std::size_t kMagicAt = 257;
 constexpr std::size_t kPrefixAt = 345;
 constexpr std::size_t kPrefixBytes = 155;
 
-using Bytes = std::span<const std::byte>;
+using ByteView = std::span<const std::byte>;
 
-std::string_view text_of(Bytes bytes) {
+std::string_view text_of(ByteView bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
 // A field of text ends with a zero byte or with its space.
-std::string_view field(Bytes header, std::size_t offset, std::size_t bytes) {
+std::string_view field(ByteView header, std::size_t offset, std::size_t bytes) {
   const auto text = text_of(header.subspan(offset, bytes));
   return text.substr(0, std::min(text.find('\0'), text.size()));
 }
@@ -50,7 +50,7 @@ std::optional<std::uint64_t> octal(std::string_view text) {
 }
 
 // Octal digits, or GNU's way for large numbers: a first bit of 1, then the number, highest first.
-std::optional<std::uint64_t> number(Bytes raw) {
+std::optional<std::uint64_t> number(ByteView raw) {
   const auto first = std::to_integer<unsigned>(raw[0]);
   if ((first & 0x80U) == 0) return octal(text_of(raw));
   if (first != 0x80U) return std::nullopt;  // negative, or above 2^64
@@ -62,17 +62,17 @@ std::optional<std::uint64_t> number(Bytes raw) {
   return value;
 }
 
-bool is_zero(Bytes bytes) {
+bool is_zero(ByteView bytes) {
   return std::all_of(bytes.begin(), bytes.end(), [](std::byte b) { return b == std::byte{0}; });
 }
 
 // Old writers added signed bytes.
-bool checksum_fits(Bytes header) {
-  const auto written = octal(text_of(header.subspan(kChecksumAt, kChecksumBytes)));
+bool checksum_fits(ByteView header) {
+  const auto written = octal(text_of(header.subspan(kTarChecksumAt, kTarChecksumBytes)));
   std::int64_t plain = 0;
   std::int64_t with_sign = 0;
   for (std::size_t i = 0; i < header.size(); ++i) {
-    const bool is_blank = i >= kChecksumAt && i < kChecksumAt + kChecksumBytes;
+    const bool is_blank = i >= kTarChecksumAt && i < kTarChecksumAt + kTarChecksumBytes;
     const auto byte = is_blank ? std::uint8_t{' '} : std::to_integer<std::uint8_t>(header[i]);
     plain += byte;
     with_sign += static_cast<std::int8_t>(byte);
@@ -81,7 +81,7 @@ bool checksum_fits(Bytes header) {
                      static_cast<std::int64_t>(*written) == with_sign);
 }
 
-std::string name_of(Bytes header) {
+std::string name_of(ByteView header) {
   std::string name(field(header, 0, kNameBytes));
   // GNU's magic word has a blank here, and other things where ustar has the prefix.
   if (text_of(header.subspan(kMagicAt, 6)) == std::string_view("ustar\0", 6)) {
@@ -143,10 +143,10 @@ std::optional<TarMember> TarReader::next() {
 }
 
 // What the header itself says of the size, if it is a header.
-std::uint64_t TarReader::checked_size(std::uint64_t start, Bytes header) const {
+std::uint64_t TarReader::checked_size(std::uint64_t start, ByteView header) const {
   if (!checksum_fits(header)) {
     const bool is_gzip = header[0] == std::byte{0x1F} && header[1] == std::byte{0x8B};
-    archive_.fail(start + kChecksumAt, "the checksum of a tar header",
+    archive_.fail(start + kTarChecksumAt, "the checksum of a tar header",
                   is_gzip && start == 0 ? "gzip; only uncompressed archives can be read here"
                                         : "another; this is no tar header, or a damaged one");
   }

@@ -11,7 +11,7 @@
 namespace lockstep::data {
 namespace {
 
-constexpr std::uint64_t kHeaderBytes = 256 * sizeof(std::int32_t);
+constexpr std::uint64_t kLlmHeaderBytes = 256 * sizeof(std::int32_t);
 
 struct Known {
   std::uint64_t magic;
@@ -78,7 +78,7 @@ void TokenFile::read_llmc_header() {
     return little_endian(
         file_->bytes(place * sizeof(std::int32_t), sizeof(std::int32_t), "llm.c's header"));
   };
-  static_cast<void>(file_->bytes(0, kHeaderBytes, "llm.c's header"));
+  static_cast<void>(file_->bytes(0, kLlmHeaderBytes, "llm.c's header"));
   const auto magic = number(0);
   if (magic != kGpt2.magic && magic != kLlama3.magic) {
     file_->fail(0,
@@ -91,7 +91,7 @@ void TokenFile::read_llmc_header() {
     file_->fail(4, "version " + std::to_string(known.version), std::to_string(number(1)));
   }
   width_ = known.width;
-  start_ = kHeaderBytes;
+  start_ = kLlmHeaderBytes;
   tokens_ = number(2);  // an int32 there: llm.c writes no more
   if (tokens_ > std::uint64_t{std::numeric_limits<std::int32_t>::max()}) {
     file_->fail(8, "a number of tokens", std::to_string(static_cast<std::int32_t>(tokens_)));

@@ -5,6 +5,7 @@
 
 #include <sstream>
 
+#include "data/value_path.h"
 #include "data/value_tensors.h"
 
 namespace lockstep::data {
@@ -17,19 +18,11 @@ const T& get(const Content& content, const Value& value, const char* wanted) {
   return *found;
 }
 
-std::string joined(const std::string& where, const std::string& part) {
-  return where.empty() ? part : where + "." + part;
-}
-
-std::string named(const std::string& where) {
-  return where.empty() ? "the sample" : "the sample's " + where;
-}
-
 Value stack_at(std::vector<Value> samples, const std::string& where);
 
 [[noreturn]] void refuse(const std::string& where, const Value& first, const Value& other) {
-  TORCH_CHECK(false, named(where), " is ", other.describe(), "; in the first of the batch it is ",
-              first.describe(),
+  TORCH_CHECK(false, name_of_part(where), " is ", other.describe(),
+              "; in the first of the batch it is ", first.describe(),
               ", and samples must be alike to be stacked (or give the loader a collate function)");
 }
 
@@ -54,7 +47,7 @@ Value stack_lists(std::vector<Value>& samples, const std::string& where) {
   for (std::size_t child = 0; child < count; ++child) {
     std::vector<Value> column;
     for (auto& sample : samples) column.push_back(std::move(sample.list()[child]));
-    result.push_back(stack_at(std::move(column), joined(where, std::to_string(child))));
+    result.push_back(stack_at(std::move(column), path_below(where, std::to_string(child))));
   }
   return result;
 }
@@ -71,7 +64,7 @@ Value stack_maps(std::vector<Value>& samples, const std::string& where) {
   for (const auto& entry : samples[0].map()) {
     std::vector<Value> column;
     for (const auto& sample : samples) column.push_back(sample.map().at(entry.first));
-    result.emplace(entry.first, stack_at(std::move(column), joined(where, entry.first)));
+    result.emplace(entry.first, stack_at(std::move(column), path_below(where, entry.first)));
   }
   return result;
 }

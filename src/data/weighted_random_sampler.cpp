@@ -71,16 +71,16 @@ class AliasTable {
 
 namespace {
 
-constexpr const char* kName = "WeightedRandomSampler";
+constexpr const char* kWeighted = "WeightedRandomSampler";
 
 std::size_t count_positive(const std::vector<double>& weights) {
   std::size_t positive = 0;
   for (std::size_t i = 0; i < weights.size(); ++i) {
-    TORCH_CHECK(std::isfinite(weights[i]) && weights[i] >= 0, kName, ": weights[", i, "] is ",
+    TORCH_CHECK(std::isfinite(weights[i]) && weights[i] >= 0, kWeighted, ": weights[", i, "] is ",
                 weights[i], "; it must be finite and not negative");
     if (weights[i] > 0) ++positive;
   }
-  TORCH_CHECK(positive > 0 || weights.empty(), kName, ": all ", weights.size(),
+  TORCH_CHECK(positive > 0 || weights.empty(), kWeighted, ": all ", weights.size(),
               " weights are 0; one at least must be greater");
   return positive;
 }
@@ -91,8 +91,9 @@ std::uint64_t draws(const std::vector<double>& weights,
   if (options.replacement()) {
     return options.num_samples() == 0 ? weights.size() : options.num_samples();
   }
-  TORCH_CHECK(options.num_samples() <= positive, kName, ": num_samples is ", options.num_samples(),
-              " without replacement, but only ", positive, " weights are greater than 0");
+  TORCH_CHECK(options.num_samples() <= positive, kWeighted, ": num_samples is ",
+              options.num_samples(), " without replacement, but only ", positive,
+              " weights are greater than 0");
   return options.num_samples() == 0 ? positive : options.num_samples();
 }
 
@@ -120,7 +121,7 @@ std::vector<std::int64_t> without_replacement(const std::vector<double>& weights
 
 WeightedRandomSampler::WeightedRandomSampler(std::vector<double> weights, int world_size, int rank,
                                              const WeightedRandomSamplerOptions& options)
-    : EpochSampler({kName, weights.size(), draws(weights, options), world_size, rank,
+    : EpochSampler({kWeighted, weights.size(), draws(weights, options), world_size, rank,
                     options.seed(), options.remainder()}),
       weights_(std::make_shared<const std::vector<double>>(std::move(weights))) {
   OrderFingerprint fingerprint("weighted");

@@ -6,9 +6,9 @@
 #include <cstring>
 #include <sstream>
 #include <string>
-#include <system_error>
 
 #include "native/posix/child_process.h"
+#include "native/posix/posix_check.h"
 
 namespace lockstep::data::detail {
 namespace {
@@ -72,7 +72,7 @@ WorkerError::Context end_of(const workers::WorkerRecord& record, std::size_t wor
   const int status = record.wait_status.load(std::memory_order_relaxed);
   if (record.state.load(std::memory_order_acquire) == workers::WorkerState::StartFailed) {
     context.failure = WorkerFailure::NotStarted;
-    context.message = "could not be started: " + std::generic_category().message(status);
+    context.message = "could not be started: " + native::error_text(status);
     return context;
   }
   if (record.order.load(std::memory_order_acquire) == workers::EndOrder::NoProgress) {

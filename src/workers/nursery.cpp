@@ -28,7 +28,7 @@ namespace {
 
 using std::chrono::milliseconds;
 
-constexpr milliseconds kSlice{500};
+constexpr milliseconds kCareSlice{500};
 constexpr milliseconds kMemorySlice{50};
 // Time for the item in hand. The owner waits longer than this before it kills the nursery itself.
 constexpr milliseconds kGrace{400};
@@ -60,7 +60,7 @@ class Nursery {
 
   void serve() {
     // Often enough that a worker without progress is noticed within a quarter of the limit.
-    auto slice = std::clamp(program_.timeout / 4, milliseconds(5), kSlice);
+    auto slice = std::clamp(program_.timeout / 4, milliseconds(5), kCareSlice);
     if (program_.memory_limit != 0) slice = std::min(slice, kMemorySlice);
     while (!poll_once(slice)) {
       for (std::size_t worker = 0; worker < watches_.size(); ++worker) {
@@ -75,7 +75,7 @@ class Nursery {
       wait_for_child(std::chrono::duration_cast<milliseconds>(grace.remaining()));
     }
     kill_workers();
-    const auto end = Deadline::after(kSlice);  // killed processes go at once
+    const auto end = Deadline::after(kCareSlice);  // killed processes go at once
     while (running_ > 0 && !end.has_passed()) wait_for_child(milliseconds(50));
   }
 

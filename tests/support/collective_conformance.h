@@ -7,6 +7,7 @@
 
 #include <array>
 #include <cmath>
+#include <map>
 #include <string>
 #include <thread>
 #include <vector>
@@ -19,10 +20,22 @@ inline bool is_8_bit_float(at::ScalarType dtype) {
   return dtype == at::kFloat8_e4m3fn || dtype == at::kFloat8_e5m2;
 }
 
+/// Kept for the next call: making them takes as long as what is tested. Only operations that are
+/// exact or rounded rightly: a value is the same bits however long the tensor around it is.
+inline torch::Tensor numbers_of_rank(int rank, std::int64_t elements) {
+  thread_local std::map<int, torch::Tensor> known;
+  auto& numbers = known[rank];
+  if (!numbers.defined() || numbers.numel() < elements) {
+    const auto turns = torch::arange(elements, torch::kDouble) * 0.618033988749895 + rank * 0.27;
+    // The factor fills the mantissa: sums of doubles depend on their order, too.
+    numbers = ((turns - turns.floor()) * 2 - 1) * (std::pow(10.0, rank) * 3.141592653589793);
+  }
+  return numbers.slice(0, 0, elements);
+}
+
 /// Values that differ by rank and place, with fractions that make the order of additions visible.
 inline torch::Tensor values_of_rank(int rank, std::int64_t elements, at::ScalarType dtype) {
-  const auto places = torch::arange(elements, torch::kDouble);
-  const auto values = torch::sin(places * 0.37 + rank * 1.7) * std::pow(10.0, rank) * 3;
+  const auto values = numbers_of_rank(rank, elements);
   if (dtype == at::kBool) return values > 0;
   if (c10::isIntegralType(dtype, false)) {
     const auto whole = values.remainder(5);
@@ -31,7 +44,7 @@ inline torch::Tensor values_of_rank(int rank, std::int64_t elements, at::ScalarT
   if (c10::isComplexType(dtype)) return torch::complex(values, values.roll(1) / 7).to(dtype);
   // The 8-bit floats have neither the range nor an overflow that all conversions agree on.
   if (is_8_bit_float(dtype)) return (values * std::pow(10.0, -rank)).to(dtype);
-  return values.to(dtype);
+  return values.to(dtype, /*non_blocking=*/false, /*copy=*/true);
 }
 
 inline torch::Tensor combine(const torch::Tensor& left, const torch::Tensor& right, ReduceOp op) {
@@ -566,9 +579,8 @@ inline void check_two_threads(ProcessGroup& group) {
 /// Longer than any piece that a backend moves at once.
 inline void check_long_tensors(ProcessGroup& group) {
   constexpr std::int64_t kElements = 9'000'001;
-  const auto ones_of = [](int rank) {
-    return torch::arange(kElements, torch::kInt).remainder(1000).to(torch::kFloat) + rank;
-  };
+  const auto places = torch::arange(kElements, torch::kInt).remainder(1000).to(torch::kFloat);
+  const auto ones_of = [&](int rank) { return places + rank; };
   const int ranks = group.size();
   auto tensor = ones_of(group.rank());
   group.all_reduce(tensor).wait();

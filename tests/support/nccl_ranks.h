@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "comm/nccl_process_group.h"
+#include "support/expected_errors.h"
 #include "support/fake_nccl.h"
 #include "support/in_process_ranks.h"
 
@@ -24,24 +25,6 @@ inline std::shared_ptr<NcclProcessGroup> make_fake_nccl_group(
   const auto timeout = side->timeout();
   return std::make_shared<NcclProcessGroup>(environment, timeout, std::move(side),
                                             world->services(environment.rank), check_calls);
-}
-
-inline std::string message_of(const std::exception_ptr& error) {
-  if (!error) return "";
-  try {
-    std::rethrow_exception(error);
-  } catch (const c10::Error& caught) {
-    return caught.what_without_backtrace();
-  } catch (const std::exception& caught) {
-    return caught.what();
-  }
-}
-
-template <typename Expected>
-void expect_error(const std::exception_ptr& error, const std::string& part) {
-  ASSERT_NE(error, nullptr) << "expected an error with: " << part;
-  EXPECT_THROW(std::rethrow_exception(error), Expected) << message_of(error);
-  EXPECT_NE(message_of(error).find(part), std::string::npos) << message_of(error);
 }
 
 inline void sum_up(ProcessGroup& group) {

@@ -13,11 +13,8 @@
 #include <utility>
 
 #include "native/posix/available_memory.h"
+#include "native/posix/populate_pages.h"
 #include "native/posix/posix_check.h"
-
-#ifndef MADV_POPULATE_WRITE  // glibc before 2.35
-#define MADV_POPULATE_WRITE 23
-#endif
 
 namespace lockstep::native {
 namespace {
@@ -103,7 +100,7 @@ void MemoryRing::announce_payload(std::size_t bytes) {
 }
 
 void MemoryRing::reserve_part(std::size_t offset, std::size_t bytes) {
-  if (bytes == 0 || ::madvise(payload_ + offset, bytes, MADV_POPULATE_WRITE) == 0) return;
+  if (bytes == 0 || populate_pages(payload_ + offset, bytes)) return;
   if (errno != EINVAL) throw_errno(describe("madvise", bytes));
   // Before Linux 5.14 pages are mapped one by one as they are touched.
   reserve(memory_.get(), control_bytes_ + offset, bytes);

@@ -7,6 +7,11 @@
 
 namespace lockstep::native {
 
+/// What an `errno` means, in words.
+[[nodiscard]] inline std::string error_text(int error) {
+  return std::generic_category().message(error);
+}
+
 /// Throws `std::system_error` for the current `errno`; `what` says which call on which object
 /// failed.
 ///

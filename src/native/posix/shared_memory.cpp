@@ -13,6 +13,7 @@
 #include <string>
 #include <utility>
 
+#include "native/posix/populate_pages.h"
 #include "native/posix/posix_check.h"
 
 namespace lockstep::native {
@@ -61,9 +62,7 @@ SharedMemory::SharedMemory(FileDescriptor descriptor, std::size_t bytes)
 }
 
 void SharedMemory::populate() noexcept {
-#ifdef MADV_POPULATE_WRITE
-  ::madvise(data_, size_, MADV_POPULATE_WRITE);  // old kernels refuse
-#endif
+  static_cast<void>(populate_pages(data_, size_));  // where that is refused, they come one by one
 }
 
 SharedMemory::~SharedMemory() {

@@ -19,7 +19,7 @@ namespace lockstep::hooks {
 namespace {
 
 /// What is under way for one bucket.
-struct Exchange {
+struct MatrixExchange {
   GradientBucketView bucket;
   at::Tensor matrix;               // the gradients and their errors, filled up with zeros
   std::vector<at::Tensor> values;  // the gradients' places in it
@@ -67,10 +67,10 @@ class BatchedPowerSgd::State : public std::enable_shared_from_this<BatchedPowerS
   }
   StartingFactor& factor_of(const GradientBucketView& bucket);
   /// First half: everything up to the all-reduce of P.
-  std::shared_ptr<Exchange> begin(const GradientBucketView& bucket, std::int64_t side);
+  std::shared_ptr<MatrixExchange> begin(const GradientBucketView& bucket, std::int64_t side);
   /// Second half: from the mean of P to the Q that is sent.
-  void continue_with_q(Exchange& exchange) const;
-  at::Tensor end(Exchange& exchange);
+  void continue_with_q(MatrixExchange& exchange) const;
+  at::Tensor end(MatrixExchange& exchange);
 
   PowerSgdOptions options_;
   at::Generator generator_;
@@ -93,14 +93,14 @@ StartingFactor& BatchedPowerSgd::State::factor_of(const GradientBucketView& buck
   return factor.start;
 }
 
-std::shared_ptr<Exchange> BatchedPowerSgd::State::begin(const GradientBucketView& bucket,
-                                                        std::int64_t side) {
+std::shared_ptr<MatrixExchange> BatchedPowerSgd::State::begin(const GradientBucketView& bucket,
+                                                              std::int64_t side) {
   const WithoutAutocast guard;
   const at::Tensor& buffer = bucket.buffer();
   const at::Tensor flat = at::zeros({side * side}, buffer.options().dtype(computing_dtype(bucket)));
   flat.narrow(0, 0, buffer.numel()).copy_(buffer);
   const auto exchange =
-      std::make_shared<Exchange>(Exchange{bucket, flat.view({side, side}), {}, {}, {}});
+      std::make_shared<MatrixExchange>(MatrixExchange{bucket, flat.view({side, side}), {}, {}, {}});
   exchange->values = views_in(flat, bucket);
   if (options_.use_error_feedback()) {
     for (std::size_t i = 0; i < exchange->values.size(); ++i) {
@@ -113,14 +113,14 @@ std::shared_ptr<Exchange> BatchedPowerSgd::State::begin(const GradientBucketView
   return exchange;
 }
 
-void BatchedPowerSgd::State::continue_with_q(Exchange& exchange) const {
+void BatchedPowerSgd::State::continue_with_q(MatrixExchange& exchange) const {
   const WithoutAutocast guard;
   exchange.p = orthogonalized(exchange.sent.to(exchange.matrix.scalar_type()),
                               options_.orthogonalization_epsilon());
   exchange.sent = exchange.matrix.t().mm(exchange.p).to(exchange.sent.scalar_type());
 }
 
-at::Tensor BatchedPowerSgd::State::end(Exchange& exchange) {
+at::Tensor BatchedPowerSgd::State::end(MatrixExchange& exchange) {
   const WithoutAutocast guard;
   const at::Tensor q = exchange.sent.to(exchange.matrix.scalar_type());
   if (options_.warm_start()) factor_of(exchange.bucket).remember(q);

@@ -52,7 +52,7 @@ at::Tensor dequantized(const at::Tensor& packets, at::ScalarType dtype) {
 }
 
 /// What is under way for one bucket.
-struct Exchange {
+struct ChunkExchange {
   GradientBucketView bucket;
   at::Tensor chunks;               // ranks x chunks x elements: the gradients and their errors
   std::vector<at::Tensor> values;  // the gradients' places in it
@@ -72,17 +72,17 @@ class Int8ErrorFeedback::State : public std::enable_shared_from_this<Int8ErrorFe
   }
 
  private:
-  std::shared_ptr<Exchange> begin(const GradientBucketView& bucket, std::int64_t ranks);
+  std::shared_ptr<ChunkExchange> begin(const GradientBucketView& bucket, std::int64_t ranks);
   /// From the share of all ranks' gradients that came to what this rank makes of it.
-  static void average(Exchange& exchange, std::int64_t rank);
-  at::Tensor end(Exchange& exchange);
+  static void average(ChunkExchange& exchange, std::int64_t rank);
+  at::Tensor end(ChunkExchange& exchange);
 
   Int8ErrorFeedbackOptions options_;
   ErrorFeedback errors_;
 };
 
-std::shared_ptr<Exchange> Int8ErrorFeedback::State::begin(const GradientBucketView& bucket,
-                                                          std::int64_t ranks) {
+std::shared_ptr<ChunkExchange> Int8ErrorFeedback::State::begin(const GradientBucketView& bucket,
+                                                               std::int64_t ranks) {
   const at::Tensor& buffer = bucket.buffer();
   const std::int64_t share = divided_up(divided_up(buffer.numel(), ranks), kScaleBytes) *
                              kScaleBytes;  // scales lie on multiples of their size
@@ -91,8 +91,8 @@ std::shared_ptr<Exchange> Int8ErrorFeedback::State::begin(const GradientBucketVi
   const at::Tensor flat =
       at::zeros({ranks * chunks * elements}, buffer.options().dtype(computing_dtype(bucket)));
   flat.narrow(0, 0, buffer.numel()).copy_(buffer);
-  const auto exchange = std::make_shared<Exchange>(
-      Exchange{bucket, flat.view({ranks, chunks, elements}), views_in(flat, bucket), {}, {}});
+  const auto exchange = std::make_shared<ChunkExchange>(
+      ChunkExchange{bucket, flat.view({ranks, chunks, elements}), views_in(flat, bucket), {}, {}});
   if (options_.use_error_feedback()) {
     for (std::size_t i = 0; i < exchange->values.size(); ++i) {
       errors_.add(bucket.parameters()[i], exchange->values[i]);
@@ -104,7 +104,7 @@ std::shared_ptr<Exchange> Int8ErrorFeedback::State::begin(const GradientBucketVi
   return exchange;
 }
 
-void Int8ErrorFeedback::State::average(Exchange& exchange, std::int64_t rank) {
+void Int8ErrorFeedback::State::average(ChunkExchange& exchange, std::int64_t rank) {
   const at::ScalarType dtype = exchange.chunks.scalar_type();
   const std::int64_t ranks = exchange.received.size(0);
   at::Tensor mean = dequantized(exchange.received[0], dtype);
@@ -117,7 +117,7 @@ void Int8ErrorFeedback::State::average(Exchange& exchange, std::int64_t rank) {
   exchange.chunks[rank].add_(mean.sub_(given), ranks);
 }
 
-at::Tensor Int8ErrorFeedback::State::end(Exchange& exchange) {
+at::Tensor Int8ErrorFeedback::State::end(ChunkExchange& exchange) {
   const at::Tensor flat = dequantized(exchange.received, exchange.chunks.scalar_type()).flatten();
   const auto averages = views_in(flat, exchange.bucket);
   for (std::size_t i = 0; i < averages.size(); ++i) {

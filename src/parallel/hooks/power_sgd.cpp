@@ -27,7 +27,7 @@ struct CompressedGradient {
 };
 
 /// What is under way for one bucket.
-struct Exchange {
+struct LowRankExchange {
   at::Tensor buffer;
   std::vector<at::Tensor> whole;  // gradients that are not compressed
   std::vector<CompressedGradient> compressed;
@@ -75,12 +75,12 @@ class PowerSgd::State : public std::enable_shared_from_this<PowerSgd::State> {
 
  private:
   /// First half: everything up to the all-reduce of the Ps.
-  std::shared_ptr<Exchange> begin(const GradientBucketView& bucket);
+  std::shared_ptr<LowRankExchange> begin(const GradientBucketView& bucket);
   CompressedGradient compress(const at::Tensor& parameter, const at::Tensor& gradient,
                               at::ScalarType dtype);
   /// Second half: from the mean of the Ps to what the Qs send.
-  void continue_with_qs(Exchange& exchange);
-  at::Tensor end(Exchange& exchange);
+  void continue_with_qs(LowRankExchange& exchange);
+  at::Tensor end(LowRankExchange& exchange);
 
   PowerSgdOptions options_;
   at::Generator generator_;
@@ -102,9 +102,9 @@ CompressedGradient PowerSgd::State::compress(const at::Tensor& parameter,
   return result;
 }
 
-std::shared_ptr<Exchange> PowerSgd::State::begin(const GradientBucketView& bucket) {
+std::shared_ptr<LowRankExchange> PowerSgd::State::begin(const GradientBucketView& bucket) {
   const WithoutAutocast guard;
-  const auto exchange = std::make_shared<Exchange>();
+  const auto exchange = std::make_shared<LowRankExchange>();
   exchange->buffer = bucket.buffer();
   for (std::size_t i = 0; i < bucket.gradients().size(); ++i) {
     const at::Tensor& gradient = bucket.gradients()[i];
@@ -122,7 +122,7 @@ std::shared_ptr<Exchange> PowerSgd::State::begin(const GradientBucketView& bucke
   return exchange;
 }
 
-void PowerSgd::State::continue_with_qs(Exchange& exchange) {
+void PowerSgd::State::continue_with_qs(LowRankExchange& exchange) {
   const WithoutAutocast guard;
   std::int64_t offset = 0;
   for (const at::Tensor& gradient : exchange.whole) {
@@ -139,7 +139,7 @@ void PowerSgd::State::continue_with_qs(Exchange& exchange) {
   exchange.sent = packed(qs, exchange.buffer.scalar_type());
 }
 
-at::Tensor PowerSgd::State::end(Exchange& exchange) {
+at::Tensor PowerSgd::State::end(LowRankExchange& exchange) {
   const WithoutAutocast guard;
   std::int64_t offset = 0;
   for (CompressedGradient& gradient : exchange.compressed) {

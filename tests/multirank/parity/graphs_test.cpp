@@ -7,7 +7,7 @@ namespace {
 
 using Options = DistributedDataParallelOptions;
 
-std::vector<Case> cases() {
+std::vector<Case> graph_cases() {
   const auto fixed = Options().static_graph(true);
   return {
       {.name = "frozen", .net = first_layer_frozen},
@@ -33,7 +33,7 @@ std::vector<Case> cases() {
   };
 }
 
-LOCKSTEP_PARITY_CASES(Graphs, cases());
+LOCKSTEP_PARITY_CASES(Graphs, graph_cases());
 
 }  // namespace
 }  // namespace lockstep::testing::parity

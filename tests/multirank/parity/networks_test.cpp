@@ -9,7 +9,7 @@ namespace {
 // the softmax: sums of at most 16 terms in another order, here and in everything behind them.
 constexpr Precision kOtherAttention{.own = 8};
 
-std::vector<Case> cases() {
+std::vector<Case> network_cases() {
   return {
       {.name = "mlp", .net = mlp},
       {.name = "layer_norm", .net = layer_norm},
@@ -36,7 +36,7 @@ std::vector<Case> cases() {
   };
 }
 
-LOCKSTEP_PARITY_CASES(Networks, cases());
+LOCKSTEP_PARITY_CASES(Networks, network_cases());
 
 }  // namespace
 }  // namespace lockstep::testing::parity

@@ -49,7 +49,7 @@ TEST(NcclAbort, ThatBlocksHoldsUpNobody) {
       false, milliseconds(400));
   // The groups are gone, too.
   EXPECT_LT(Clock::now() - start, kSoon);
-  for (const auto& error : errors) EXPECT_EQ(message_of(error), "");
+  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
   EXPECT_EQ(world->blocked(), 2);
   world->block(false);
   EXPECT_TRUE(happens([&] { return !has_complaint(*world, "a communicator"); }));
@@ -79,7 +79,7 @@ TEST(NcclAbort, IsAwaitedBeforeTensorsGo) {
       },
       false, milliseconds(400));
   unblock.join();
-  for (const auto& error : errors) EXPECT_EQ(message_of(error), "");
+  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
   EXPECT_EQ(world->complaints(), Calls());
 }
 
@@ -104,7 +104,7 @@ TEST(NcclAbort, IsAwaitedBeforeGroupMemoryIsFreed) {
         after.arrive_and_wait();
       },
       false, milliseconds(400));
-  for (const auto& error : errors) EXPECT_EQ(message_of(error), "");
+  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
   EXPECT_EQ(world->complaints(), Calls());
 }
 
@@ -130,7 +130,7 @@ TEST(NcclWindows, ThatAreLetGoHoldUpNobody) {
     freeing.join();
     group->close();
   });
-  for (const auto& error : errors) EXPECT_EQ(message_of(error), "");
+  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
   EXPECT_EQ(world->complaints(), Calls());
   EXPECT_EQ(world->aborts(), 0);
 }
@@ -154,7 +154,7 @@ TEST(NcclWindows, ThatAreLetGoAreWaitedForByAnAbort) {
     EXPECT_TRUE(happens([&] { return world->aborts() == 2; }));
     freeing.join();
   });
-  for (const auto& error : errors) EXPECT_EQ(message_of(error), "");
+  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
   EXPECT_EQ(world->complaints(), Calls());
 }
 
@@ -179,7 +179,7 @@ TEST(NcclWindows, AreNotLetGoUnderAKernel) {
     work.wait(milliseconds(5000));
     group->close();
   });
-  for (const auto& error : errors) EXPECT_EQ(message_of(error), "");
+  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
   EXPECT_EQ(world->complaints(), Calls());
 }
 

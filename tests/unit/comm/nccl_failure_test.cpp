@@ -120,7 +120,7 @@ TEST(NcclMessages, OfTheLibraryDoNotMeetThoseOfAProgram) {
     EXPECT_THROW(side->send(sent, 1 - group->rank(), 32767), c10::Error);
     group->close();
   });
-  for (const auto& error : errors) EXPECT_EQ(message_of(error), "");
+  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
   EXPECT_EQ(world->complaints(), Calls());
 }
 
@@ -216,10 +216,10 @@ TEST(NcclFailure, ARankThatDoesNotComeIsNamedWhereCallsAreCompared) {
   for (const std::size_t rank : {std::size_t{0}, std::size_t{1}}) {
     ASSERT_NE(errors[rank], nullptr);
     // The one that gives up first may be what the other notices.
-    timeouts += message_of(errors[rank]).find("rank 2 (") != std::string::npos &&
-                message_of(errors[rank]).find("has not arrived") != std::string::npos;
+    timeouts += text_of(errors[rank]).find("rank 2 (") != std::string::npos &&
+                text_of(errors[rank]).find("has not arrived") != std::string::npos;
   }
-  EXPECT_GE(timeouts, 1) << message_of(errors[0]) << "\n" << message_of(errors[1]);
+  EXPECT_GE(timeouts, 1) << text_of(errors[0]) << "\n" << text_of(errors[1]);
   EXPECT_EQ(world->complaints(), Calls());
 }
 
@@ -329,7 +329,7 @@ TEST(NcclFailure, TooLittleMemoryIsAnErrorOnEveryRankAndTheGroupGoesOn) {
     sum_up(*group);
     group->close();
   });
-  for (const auto& error : errors) EXPECT_EQ(message_of(error), "");
+  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
   EXPECT_EQ(world->complaints(), Calls());
 }
 
@@ -397,7 +397,7 @@ TEST(NcclFailure, AfterItEveryCallThrowsTheSame) {
     EXPECT_THROW(static_cast<void>(group->allocate({4}, torch::kFloat)), CommError);
     EXPECT_THROW(group->close(), CommError);
   });
-  for (const auto& error : errors) EXPECT_EQ(message_of(error), "");
+  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
   EXPECT_EQ(world->complaints(), Calls());
 }
 
@@ -414,7 +414,7 @@ TEST(NcclFailure, OfOneGroupLeavesTheOthersAlone) {
     sum_up(*group);
     group->close();
   });
-  for (const auto& error : errors) EXPECT_EQ(message_of(error), "");
+  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
   EXPECT_EQ(world->complaints(), Calls());
 }
 

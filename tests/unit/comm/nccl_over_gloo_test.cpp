@@ -48,7 +48,7 @@ TEST(NcclOverGloo, CallsAndMessagesAreCompared) {
     sum_up(*group);
     group->close();
   });
-  for (const auto& error : errors) EXPECT_EQ(message_of(error), "");
+  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
   EXPECT_EQ(world->complaints(), Calls());
 }
 

@@ -85,7 +85,7 @@ TEST_P(NcclRanks, GroupMemoryIsKnownToNcclAndGivenBack) {
     check_pipelining(*group);
     group->close();
   });
-  for (const auto& error : errors) EXPECT_EQ(message_of(error), "");
+  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
   EXPECT_EQ(world->complaints(), Calls());
   EXPECT_GE(world->windows_made(), 100 * GetParam());
 }
@@ -153,7 +153,7 @@ TEST(NcclCalls, FollowFromSizesAndNotFromWhereTensorsLie) {
     EXPECT_EQ(output[2].item<float>(), group->rank() == 0 ? 2.0F : 6.0F);
     group->close();
   });
-  for (const auto& error : errors) EXPECT_EQ(message_of(error), "");
+  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
   EXPECT_EQ(world->complaints(), Calls());
   for (const int rank : {0, 1})
     EXPECT_EQ(world->calls(rank), (Calls{"all_gather", "reduce_scatter"}));
@@ -172,7 +172,7 @@ TEST(NcclCalls, OfUnevenPiecesAreOneForEachRank) {
     EXPECT_EQ(own[1].item<float>(), group->rank() == 0 ? 2.0F : 4.0F);
     group->close();
   });
-  for (const auto& error : errors) EXPECT_EQ(message_of(error), "");
+  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
   EXPECT_EQ(world->complaints(), Calls());
   for (const int rank : {0, 1}) {
     EXPECT_EQ(world->calls(rank), (Calls{"broadcast", "broadcast", "reduce", "reduce"}));
@@ -222,7 +222,7 @@ TEST(NcclCalls, OfFloat8AreReducedOnNewDevicesOnly) {
     sum_up(*group);
     group->close();
   });
-  for (const auto& error : errors) EXPECT_EQ(message_of(error), "");
+  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
   EXPECT_EQ(world->calls(0), (Calls{"broadcast", "broadcast", "all_reduce"}));
   EXPECT_EQ(world->complaints(), Calls());
 }
@@ -314,7 +314,7 @@ TEST(NcclStreams, WaitLeavesWaitingToTheCurrentStream) {
         group->close();
       },
       false, milliseconds(4000));  // a wait that blocks the host ends soon
-  for (const auto& error : errors) EXPECT_EQ(message_of(error), "");
+  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
   EXPECT_EQ(world->complaints(), Calls());
 }
 
@@ -342,7 +342,7 @@ TEST(NcclStreams, TensorsLiveUntilTheyAreNotNeeded) {
         group->close();
       },
       false, milliseconds(4000));
-  for (const auto& error : errors) EXPECT_EQ(message_of(error), "");
+  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
 }
 
 TEST(NcclGroups, AreSplitByNccl) {
@@ -356,7 +356,7 @@ TEST(NcclGroups, AreSplitByNccl) {
     }
     group->close();
   });
-  for (const auto& error : errors) EXPECT_EQ(message_of(error), "");
+  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
   EXPECT_EQ(world->splits(), 3);
   EXPECT_EQ(world->complaints(), Calls());
 }

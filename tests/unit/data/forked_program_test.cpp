@@ -15,12 +15,6 @@ namespace {
 using ForkedProgramTest = NothingLeftBehind;
 using Clock = std::chrono::steady_clock;
 
-Numbers slow_numbers(std::size_t count) {
-  Numbers dataset{count};
-  dataset.before = [](std::size_t) { std::this_thread::sleep_for(std::chrono::milliseconds(1)); };
-  return dataset;
-}
-
 // Runs `body` in a child of this process, to its end.
 template <class Body>
 int status_of_child(const Body& body) {

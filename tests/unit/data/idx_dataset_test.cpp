@@ -10,10 +10,10 @@
 namespace lockstep::data {
 namespace {
 
-using Bytes = std::vector<std::uint8_t>;
+using IdxBytes = std::vector<std::uint8_t>;
 
-Bytes idx(std::uint8_t type, const std::vector<std::uint32_t>& sizes, const Bytes& values) {
-  Bytes file{0, 0, type, static_cast<std::uint8_t>(sizes.size())};
+IdxBytes idx(std::uint8_t type, const std::vector<std::uint32_t>& sizes, const IdxBytes& values) {
+  IdxBytes file{0, 0, type, static_cast<std::uint8_t>(sizes.size())};
   for (const auto size : sizes) {
     for (const int shift : {24, 16, 8, 0}) file.push_back(static_cast<std::uint8_t>(size >> shift));
   }
@@ -30,14 +30,14 @@ class Idx : public ::testing::Test {
   }
   void TearDown() override { std::filesystem::remove_all(folder_); }
 
-  std::string write(const std::string& name, const Bytes& bytes) const {
+  std::string write(const std::string& name, const IdxBytes& bytes) const {
     const auto path = (folder_ / name).string();
     std::ofstream(path, std::ios::binary)
         .write(reinterpret_cast<const char*>(bytes.data()),
                static_cast<std::streamsize>(bytes.size()));
     return path;
   }
-  std::string write_gzip(const std::string& name, const Bytes& bytes) const {
+  std::string write_gzip(const std::string& name, const IdxBytes& bytes) const {
     const auto path = (folder_ / name).string();
     gzFile file = ::gzopen(path.c_str(), "wb");
     ::gzwrite(file, bytes.data(), static_cast<unsigned>(bytes.size()));
@@ -62,7 +62,7 @@ TEST_F(Idx, ReadsPlainAndGzip) {
 }
 
 TEST_F(Idx, ReadsEveryTypeInBigEndian) {
-  const auto value = [&](std::uint8_t type, const Bytes& raw) {
+  const auto value = [&](std::uint8_t type, const IdxBytes& raw) {
     return IdxFile(write("typed", idx(type, {1}, raw))).values();
   };
   EXPECT_TRUE(torch::equal(value(0x09, {0xFE}), torch::tensor({-2}, torch::kChar)));
@@ -90,7 +90,7 @@ TEST_F(Idx, NamesWhatIsWrongAndWhere) {
 }
 
 TEST_F(Idx, NoticesDamagedGzip) {
-  Bytes values(100000);
+  IdxBytes values(100000);
   for (std::size_t i = 0; i < values.size(); ++i)
     values[i] = static_cast<std::uint8_t>(i * i % 251);
   const auto path = write_gzip("cut.gz", idx(8, {100000}, values));
@@ -161,7 +161,7 @@ TEST_F(Idx, DatasetRefusesWhatDoesNotFit) {
 }
 
 TEST_F(Idx, LoaderBuildsTheSameBatchesInPlace) {
-  Bytes pixels(7 * 4);
+  IdxBytes pixels(7 * 4);
   for (std::size_t i = 0; i < pixels.size(); ++i) pixels[i] = static_cast<std::uint8_t>(i * 9);
   const auto images = write("images", idx(8, {7, 2, 2}, pixels));
   const auto labels = write("labels", idx(8, {7}, {0, 1, 2, 3, 4, 5, 6}));

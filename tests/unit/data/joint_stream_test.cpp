@@ -11,14 +11,15 @@
 namespace lockstep::data {
 namespace {
 
-constexpr std::size_t kSamples = 53;
+constexpr std::size_t kStreamSamples = 53;
 constexpr std::int64_t kBatch = 4;
-constexpr std::uint64_t kSeed = 11;
+constexpr std::uint64_t kStreamSeed = 11;
 constexpr std::int64_t kEpochs = 2;
 
 DistributedSampler sampler(int world, int rank) {
-  return DistributedSampler(kSamples, world, rank,
-                            DistributedSamplerOptions().seed(kSeed).remainder(Remainder::Exact));
+  return DistributedSampler(
+      kStreamSamples, world, rank,
+      DistributedSamplerOptions().seed(kStreamSeed).remainder(Remainder::Exact));
 }
 
 struct Case {
@@ -69,8 +70,8 @@ TEST_P(SameStream, WhateverMakesIt) {
   std::vector<std::vector<std::vector<SampleBytes>>> found;  // [rank][epoch]
   std::uint64_t restarts = 0;
   for (int rank = 0; rank < param.world; ++rank) {
-    Drawn dataset{kSamples};
-    auto options = options_with(param.workers, kBatch).seed(kSeed);
+    Drawn dataset{kStreamSamples};
+    auto options = options_with(param.workers, kBatch).seed(kStreamSeed);
     if (param.kills) {
       // In the middle of this rank's first epoch.
       dataset.deadly = sampler(param.world, rank).index(sampler(param.world, rank).size() / 2);
@@ -99,11 +100,11 @@ TEST_P(SameStream, WhateverMakesIt) {
     whole.set_epoch(epoch);
     std::size_t given = 0;
     for (const auto& rank : found) given += rank[static_cast<std::size_t>(epoch)].size();
-    ASSERT_EQ(given, kSamples);
-    for (std::size_t at = 0; at < kSamples; ++at) {
+    ASSERT_EQ(given, kStreamSamples);
+    for (std::size_t at = 0; at < kStreamSamples; ++at) {
       const auto world = static_cast<std::size_t>(param.world);
       ASSERT_EQ(found[at % world][static_cast<std::size_t>(epoch)].at(at / world),
-                bytes_of_sample(whole.index(at), kSeed, epoch))
+                bytes_of_sample(whole.index(at), kStreamSeed, epoch))
           << "epoch " << epoch << ", position " << at;
     }
   }
@@ -122,7 +123,7 @@ int main(int argc, char** argv) {
   using namespace lockstep::data;
   DatasetRegistry registry;
   registry.add("drawn", [](const std::string& config) {
-    Drawn dataset{kSamples};
+    Drawn dataset{kStreamSamples};
     std::istringstream(config) >> dataset.deadly >> dataset.marker;
     return dataset;
   });

@@ -16,6 +16,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace lockstep::data {
@@ -34,6 +35,19 @@ struct Numbers {
   }
   std::size_t size() const { return count; }
 };
+
+/// Slow enough that an epoch lasts longer than it takes to notice a death.
+inline Numbers slow_numbers(std::size_t count) {
+  Numbers dataset{count};
+  dataset.before = [](std::size_t) { std::this_thread::sleep_for(std::chrono::milliseconds(1)); };
+  return dataset;
+}
+
+using Samples = std::vector<torch::data::Example<>>;
+
+inline torch::data::Example<> stack(Samples samples) {
+  return torch::data::transforms::Stack<>().apply_batch(std::move(samples));
+}
 
 inline DistributedSampler in_order(std::size_t count) {
   return DistributedSampler(count, 1, 0, DistributedSamplerOptions().shuffle(false));

@@ -9,11 +9,6 @@ namespace lockstep::data {
 namespace {
 
 using PoisonPolicyTest = NothingLeftBehind;
-using Samples = std::vector<torch::data::Example<>>;
-
-torch::data::Example<> stack(Samples samples) {
-  return torch::data::transforms::Stack<>().apply_batch(std::move(samples));
-}
 
 // A collate function that kills its worker at the batch with this sample.
 auto deadly_collate(std::int64_t sample) {
@@ -26,7 +21,7 @@ auto deadly_collate(std::int64_t sample) {
 }
 
 // Shard s has 40 samples, numbered from 1000 s upwards.
-struct Lines {
+struct NumberedLines {
   std::size_t shard = 0;
   std::size_t at = 0;
   std::function<void(std::size_t shard, std::size_t at)> before = [](std::size_t, std::size_t) {};
@@ -88,7 +83,7 @@ TEST_F(PoisonPolicyTest, CollateThatKillsItsWorkersIsAnErrorWhateverThePolicy) {
 
 TEST_F(PoisonPolicyTest, StreamThatKillsItsWorkersEndsWithAnErrorAndTheOthersGoOn) {
   for (const auto policy : {PoisonPolicy::Error, PoisonPolicy::Skip}) {
-    Lines lines;
+    NumberedLines lines;
     lines.before = [](std::size_t shard, std::size_t at) {
       if (shard == 1 && at == 6) ::raise(SIGKILL);
     };
@@ -105,7 +100,7 @@ TEST_F(PoisonPolicyTest, StreamThatKillsItsWorkersEndsWithAnErrorAndTheOthersGoO
 
 TEST_F(PoisonPolicyTest, StreamsBatchThatCannotBeMadeIsLostAloneAndNothingComesTwice) {
   for (const auto policy : {PoisonPolicy::Error, PoisonPolicy::Skip}) {
-    DataLoader loader(Lines{}, options_with(1).shards(1).on_poison_sample(policy),
+    DataLoader loader(NumberedLines{}, options_with(1).shards(1).on_poison_sample(policy),
                       deadly_collate(33));
     const auto pass = targets_of(loader);
     EXPECT_EQ(pass.samples, all_but(0, 40, 32, 36));
@@ -116,7 +111,7 @@ TEST_F(PoisonPolicyTest, StreamsBatchThatCannotBeMadeIsLostAloneAndNothingComesT
 
 TEST_F(PoisonPolicyTest, ErrorOfCollateLosesTheSameBatchWhereverItIsBuilt) {
   for (const int workers : {0, 1, 2}) {
-    DataLoader loader(Lines{}, options_with(workers).shards(2), [](Samples samples) {
+    DataLoader loader(NumberedLines{}, options_with(workers).shards(2), [](Samples samples) {
       TORCH_CHECK(samples[0].target.item<std::int64_t>() != 1004, "cannot be stacked");
       return stack(std::move(samples));
     });

@@ -22,13 +22,6 @@ Numbers numbers_that(std::size_t at, std::function<void()> action, std::size_t c
   return dataset;
 }
 
-// Slow enough that an epoch lasts longer than it takes to notice a death.
-Numbers slow_numbers(std::size_t count) {
-  Numbers dataset{count};
-  dataset.before = [](std::size_t) { std::this_thread::sleep_for(std::chrono::milliseconds(1)); };
-  return dataset;
-}
-
 TEST_F(WorkerFailureTest, ExceptionArrivesAtItsTurnAndTheLoaderGoesOn) {
   for (const std::size_t bad : {0U, 9U, 19U}) {
     for (const int workers : {0, 1, 2, 3}) {

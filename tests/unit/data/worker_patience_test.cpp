@@ -12,10 +12,9 @@ namespace {
 
 using WorkerPatienceTest = NothingLeftBehind;
 using Clock = std::chrono::steady_clock;
-using Samples = std::vector<torch::data::Example<>>;
 using std::chrono::milliseconds;
 
-struct Lines {
+struct SlowLines {
   milliseconds each{0};
   std::size_t at = 0;
 
@@ -31,8 +30,9 @@ struct Lines {
 TEST_F(WorkerPatienceTest, StreamWithoutAWorkerIsNotWaitedFor) {
   for (const auto kind : {WorkerKind::Process, WorkerKind::Thread}) {
     const auto start = Clock::now();
-    DataLoader loader(Lines{}, options_with(2).kind(kind).shards(2).worker_init(
-                                   [](std::size_t) { throw std::runtime_error("no licence"); }));
+    DataLoader loader(SlowLines{},
+                      options_with(2).kind(kind).shards(2).worker_init(
+                          [](std::size_t) { throw std::runtime_error("no licence"); }));
     const auto pass = pass_over_errors(loader);
     EXPECT_EQ(pass.batches, 0);
     EXPECT_GE(pass.errors.size(), 2U);
@@ -45,7 +45,7 @@ TEST_F(WorkerPatienceTest, StreamWithoutAWorkerIsNotWaitedFor) {
 
 TEST_F(WorkerPatienceTest, WaitingForAStreamIsAStall) {
   for (const int workers : {0, 1}) {
-    DataLoader loader(Lines{milliseconds(5)}, options_with(workers).shards(1));
+    DataLoader loader(SlowLines{milliseconds(5)}, options_with(workers).shards(1));
     for (const auto& batch : loader) static_cast<void>(batch);
     EXPECT_GT(loader.statistics().stall_share(), 0.5) << workers;
   }
@@ -100,10 +100,6 @@ TEST_F(WorkerPatienceTest, ErrorOfTheSamplerComesAtItsBatchsTurn) {
     EXPECT_NE(message.find("index 1000 in batch 3"), std::string::npos) << message;
     EXPECT_EQ(loader.statistics().batches, 3U);
   }
-}
-
-torch::data::Example<> stack(Samples samples) {
-  return torch::data::transforms::Stack<>().apply_batch(std::move(samples));
 }
 
 // A worker dies over a batch that is too large for a slot; made again, it fits one.

@@ -35,7 +35,7 @@ struct ChainImpl : torch::nn::SequentialImpl {
 };
 TORCH_MODULE(Chain);
 
-Sequential make_net() {
+Sequential make_normalised_net() {
   return Sequential(torch::nn::Linear(3, 4), BatchNorm1d(4), torch::nn::ReLU(),
                     Chain(torch::nn::Linear(4, 2), BatchNorm1d(2)));
 }
@@ -43,10 +43,10 @@ Sequential make_net() {
 TEST_P(ConvertSyncBatchNorm, ASequentialThenNormalisesTheJoinedBatch) {
   torch::manual_seed(1);
   const auto joined = torch::randn({12, 3});
-  auto plain = make_net();
+  auto plain = make_normalised_net();
   const auto expected = plain->forward(joined);
   run_ranks_or_throw(GetParam(), [&](const std::shared_ptr<ProcessGroup>& group) {
-    Sequential net = make_net();
+    Sequential net = make_normalised_net();
     {
       const torch::NoGradGuard no_grad;
       const auto sources = plain->named_parameters();
@@ -186,8 +186,9 @@ TEST(ConvertSyncBatchNorms, RefuseDerivedClassesARootAndANullGroup) {
     BatchNorm1d root(2);
     EXPECT_NE(error_of([&] { convert_sync_batchnorm(root, group); }).find("the root"),
               std::string::npos);
-    EXPECT_NE(error_of([&] { convert_sync_batchnorm(make_net(), nullptr); }).find("null"),
-              std::string::npos);
+    EXPECT_NE(
+        error_of([&] { convert_sync_batchnorm(make_normalised_net(), nullptr); }).find("null"),
+        std::string::npos);
     group->close();
   });
 }

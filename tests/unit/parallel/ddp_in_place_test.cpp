@@ -16,7 +16,7 @@ using torch::nn::Sequential;
 
 constexpr std::int64_t kWidth = 64;  // weights of 16 KiB, biases of 256 bytes
 
-Sequential make_net() {
+Sequential make_wide_net() {
   Sequential net(Linear(kWidth, kWidth), torch::nn::Tanh(), Linear(kWidth, kWidth),
                  torch::nn::Tanh(), Linear(kWidth, kWidth));
   fill_parameters(*net);
@@ -36,9 +36,9 @@ class DdpInPlace : public ::testing::TestWithParam<int> {
   template <typename Step>
   static void compare(const Group& group, const Step& step, int steps = 4,
                       const Options& options = {}) {
-    DistributedDataParallel<Sequential> in_place(make_net(), group, options);
+    DistributedDataParallel<Sequential> in_place(make_wide_net(), group, options);
     auto copying_options = options;
-    DistributedDataParallel<Sequential> copying(make_net(), group,
+    DistributedDataParallel<Sequential> copying(make_wide_net(), group,
                                                 copying_options.gradients_in_group_memory(false));
     for (int number = 0; number < steps; ++number) {
       for (auto* model : {&in_place, &copying}) step(*model, number);
@@ -62,7 +62,7 @@ INSTANTIATE_TEST_SUITE_P(WorldSizes, DdpInPlace, ::testing::Values(2, 3));
 
 TEST_P(DdpInPlace, NothingIsCopied) {
   run_ranks_or_throw(GetParam(), [](const Group& group) {
-    DistributedDataParallel<Sequential> model(make_net(), group);
+    DistributedDataParallel<Sequential> model(make_wide_net(), group);
     std::vector<const void*> places;
     for (int step = 0; step < 3; ++step) {
       model->zero_grad();
@@ -71,7 +71,7 @@ TEST_P(DdpInPlace, NothingIsCopied) {
       places.push_back(model->parameters()[0].grad().data_ptr());
     }
     EXPECT_EQ(places[1], places[2]) << "memory is used again";
-    DistributedDataParallel<Sequential> copying(make_net(), group,
+    DistributedDataParallel<Sequential> copying(make_wide_net(), group,
                                                 Options().gradients_in_group_memory(false));
     copying->forward(input(group->rank(), 0)).pow(2).sum().backward();
     EXPECT_GT(copying->statistics().copied_bytes, 3u * kWidth * kWidth * 4);
@@ -134,7 +134,7 @@ TEST_P(DdpInPlace, AccumulatesThere) {
       descend(model);
     };
     compare(group, accumulate);
-    DistributedDataParallel<Sequential> model(make_net(), group);
+    DistributedDataParallel<Sequential> model(make_wide_net(), group);
     for (int number = 0; number < 4; ++number) {
       accumulate(model, number);
       EXPECT_EQ(model->statistics().copied_bytes, 0u) << "step " << number;
@@ -310,7 +310,7 @@ TEST_P(DdpInPlace, LateGradientsOfSomeRanks) {
 
 TEST_P(DdpInPlace, TheProgramsOwnCollectivesTakeGradientsAsOrdinaryTensors) {
   run_ranks_or_throw(GetParam(), [](const Group& group) {
-    DistributedDataParallel<Sequential> model(make_net(), group);
+    DistributedDataParallel<Sequential> model(make_wide_net(), group);
     // In this order they lie elsewhere on each rank.
     std::vector<torch::Tensor> kept;
     for (int i = 0; i <= group->rank(); ++i) {
@@ -329,7 +329,7 @@ TEST_P(DdpInPlace, TheProgramsOwnCollectivesTakeGradientsAsOrdinaryTensors) {
 
 TEST_P(DdpInPlace, NothingIsLentWhenBackwardIsOver) {
   run_ranks_or_throw(GetParam(), [](const Group& group) {
-    DistributedDataParallel<Sequential> model(make_net(), group);
+    DistributedDataParallel<Sequential> model(make_wide_net(), group);
     std::vector<torch::Tensor> states;  // as an optimizer makes them at its first step
     {
       const auto guard = model->no_sync();
@@ -372,7 +372,7 @@ TEST_P(DdpInPlace, GoesOnAfterAnExceptionInTheMiddleAndMayJoinThen) {
           descend(model);
         },
         4, Options().bucket_caps_bytes({1024}));
-    DistributedDataParallel<Sequential> model(make_net(), group,
+    DistributedDataParallel<Sequential> model(make_wide_net(), group,
                                               Options().bucket_caps_bytes({1024}));
     const auto parameter = model->parameters()[1];
     const auto handle = parameter.register_hook(
@@ -387,9 +387,9 @@ TEST_P(DdpInPlace, GoesOnAfterAnExceptionInTheMiddleAndMayJoinThen) {
 
 TEST_P(DdpInPlace, TwoModelsInOneBackward) {
   run_ranks_or_throw(GetParam(), [](const Group& group) {
-    DistributedDataParallel<Sequential> first(make_net(), group);
-    DistributedDataParallel<Sequential> second(make_net(), group);
-    auto alone = make_net();
+    DistributedDataParallel<Sequential> first(make_wide_net(), group);
+    DistributedDataParallel<Sequential> second(make_wide_net(), group);
+    auto alone = make_wide_net();
     for (int step = 0; step < 3; ++step) {
       for (auto* model : {&first, &second}) (*model)->zero_grad();
       alone->zero_grad();
@@ -400,7 +400,7 @@ TEST_P(DdpInPlace, TwoModelsInOneBackward) {
     // The joined batch, each half of the chain by itself.
     std::vector<torch::Tensor> all;
     for (int rank = 0; rank < group->size(); ++rank) all.push_back(input(rank, 2));
-    auto twin = make_net();
+    auto twin = make_wide_net();
     (twin->forward(alone->forward(torch::cat(all)))).pow(2).sum().div(group->size()).backward();
     for (std::size_t i = 0; i < alone->parameters().size(); ++i) {
       EXPECT_TRUE(torch::allclose(first->parameters()[i].grad(), alone->parameters()[i].grad(),
@@ -415,7 +415,7 @@ TEST_P(DdpInPlace, TwoModelsInOneBackward) {
 TEST_P(DdpInPlace, GradientsOutliveTheModelAndItsGroup) {
   std::vector<torch::Tensor> kept(static_cast<std::size_t>(GetParam()));
   run_ranks_or_throw(GetParam(), [&](const Group& group) {
-    DistributedDataParallel<Sequential> model(make_net(), group);
+    DistributedDataParallel<Sequential> model(make_wide_net(), group);
     model->forward(input(0, 0)).pow(2).sum().backward();
     kept[static_cast<std::size_t>(group->rank())] = model->parameters()[0].grad();
     group->close();

@@ -13,13 +13,13 @@
 namespace lockstep::testing {
 namespace {
 
-using Group = std::shared_ptr<NcclProcessGroup>;
+using NcclGroup = std::shared_ptr<NcclProcessGroup>;
 using Options = DistributedDataParallelOptions;
 
 /// As the fake's tests: no rank throws, nothing is done wrong, nothing is left.
-void run_over_fake(int ranks, const std::function<void(FakeNccl&, const Group&)>& body) {
+void run_over_fake(int ranks, const std::function<void(FakeNccl&, const NcclGroup&)>& body) {
   const auto world = std::make_shared<FakeNccl>();
-  const auto errors = run_nccl_ranks(world, ranks, [&](const Group& group) {
+  const auto errors = run_nccl_ranks(world, ranks, [&](const NcclGroup& group) {
     body(*world, group);
     group->close();
   });
@@ -35,7 +35,7 @@ INSTANTIATE_TEST_SUITE_P(WorldSizes, DdpOverNccl, ::testing::Values(2, 3));
 
 TEST_P(DdpOverNccl, EqualsOneProcessOnTheJoinedBatch) {
   for (const bool is_static : {false, true}) {
-    run_over_fake(GetParam(), [=](FakeNccl&, const Group& group) {
+    run_over_fake(GetParam(), [=](FakeNccl&, const NcclGroup& group) {
       ConvNet net;
       fill_parameters(*net, group->rank());
       const auto options =
@@ -53,7 +53,7 @@ TEST_P(DdpOverNccl, EqualsOneProcessOnTheJoinedBatch) {
 
 // With the promise of a static graph, a step is its buckets, and the stream waits, not the host.
 TEST_P(DdpOverNccl, AStepOfAStaticGraphIsItsBucketsAlone) {
-  run_over_fake(GetParam(), [](FakeNccl& world, const Group& group) {
+  run_over_fake(GetParam(), [](FakeNccl& world, const NcclGroup& group) {
     DistributedDataParallel<ConvNet> model(
         ConvNet(), group,
         Options().bucket_cap_bytes(600).first_bucket_cap_bytes(100).static_graph(true));
@@ -73,7 +73,7 @@ TEST_P(DdpOverNccl, AStepOfAStaticGraphIsItsBucketsAlone) {
 }
 
 TEST_P(DdpOverNccl, AccumulatesJoinsAndRebinds) {
-  run_over_fake(GetParam(), [](FakeNccl&, const Group& group) {
+  run_over_fake(GetParam(), [](FakeNccl&, const NcclGroup& group) {
     ConvNet net;
     fill_parameters(*net);
     DistributedDataParallel<ConvNet> model(net, group);

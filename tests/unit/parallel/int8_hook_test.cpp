@@ -13,7 +13,7 @@ namespace {
 
 using Group = std::shared_ptr<ProcessGroup>;
 using hooks::Int8ErrorFeedback;
-using Options = hooks::Int8ErrorFeedbackOptions;
+using Int8Options = hooks::Int8ErrorFeedbackOptions;
 
 class Int8Hook : public ::testing::TestWithParam<int> {};
 INSTANTIATE_TEST_SUITE_P(WorldSizes, Int8Hook, ::testing::Values(2, 3));
@@ -62,7 +62,7 @@ TEST_P(Int8Hook, KeepsQuietChunksBesideLoudOnes) {
       const auto loud = torch::tensor({1e6, 1.0, 1e-6, 1e6, 1.0, 1e-6}, torch::kDouble);
       return wave({6, 64}, rank) * loud.unsqueeze(1);
     };
-    const auto averages = bucket.reduce(*group, Int8ErrorFeedback(Options().chunk_elements(64)),
+    const auto averages = bucket.reduce(*group, Int8ErrorFeedback(Int8Options().chunk_elements(64)),
                                         {values(group->rank())});
     const auto mean = mean_over_ranks(group->size(), values);
     for (int row = 0; row < 6; ++row) {
@@ -101,7 +101,7 @@ TEST_P(Int8Hook, SendsLaterWhatRoundingLeftOut) {
 TEST_P(Int8Hook, WithoutErrorFeedbackKeepsNothing) {
   run_ranks_or_throw(GetParam(), [](const Group& group) {
     HandMadeBucket bucket(make_parameters({{30}}), torch::kFloat);
-    const Int8ErrorFeedback hook(Options().use_error_feedback(false));
+    const Int8ErrorFeedback hook(Int8Options().use_error_feedback(false));
     const auto one = bucket.reduce(*group, hook, {wave({30}, group->rank())});
     const auto two = bucket.reduce(*group, hook, {wave({30}, group->rank())});
     EXPECT_TRUE(torch::equal(one[0], two[0]));
@@ -155,7 +155,7 @@ TEST_P(Int8Hook, ShowsWhatIsNotFiniteAndForgetsIt) {
 TEST(Int8HookOptions, AreRefusedByName) {
   for (const std::int64_t elements : {0, -4, 6, (1 << 20) + 4}) {
     try {
-      const Int8ErrorFeedback hook(Options().chunk_elements(elements));
+      const Int8ErrorFeedback hook(Int8Options().chunk_elements(elements));
       ADD_FAILURE() << elements;
     } catch (const c10::Error& error) {
       EXPECT_EQ(std::string(error.what_without_backtrace()),

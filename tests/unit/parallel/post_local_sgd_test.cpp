@@ -14,14 +14,14 @@ namespace {
 using Group = std::shared_ptr<ProcessGroup>;
 using hooks::PeriodicModelAverager;
 using hooks::PostLocalSgd;
-using Options = hooks::PostLocalSgdOptions;
+using LocalSgdOptions = hooks::PostLocalSgdOptions;
 
 class LocalSgd : public ::testing::TestWithParam<int> {};
 INSTANTIATE_TEST_SUITE_P(WorldSizes, LocalSgd, ::testing::Values(2, 3));
 
 TEST_P(LocalSgd, AveragesGloballyUntilItStartsThenKeepsGradientsLocal) {
   run_ranks_or_throw(GetParam(), [](const Group& group) {
-    const PostLocalSgd hook(Options().start_iteration(2));
+    const PostLocalSgd hook(LocalSgdOptions().start_iteration(2));
     HandMadeBucket bucket(make_parameters({{4}}), torch::kFloat);
     const float own = static_cast<float>(group->rank() * 2);
     const float mean = static_cast<float>(group->size() - 1);
@@ -40,7 +40,7 @@ TEST_P(LocalSgd, OrAveragesWithinASubgroup) {
   run_ranks_or_throw(GetParam(), [](const Group& group) {
     // Ranks 0 and 1, and the rest.
     const auto subgroup = group->split(group->rank() / 2);
-    const PostLocalSgd hook(Options().start_iteration(1).subgroup(subgroup));
+    const PostLocalSgd hook(LocalSgdOptions().start_iteration(1).subgroup(subgroup));
     HandMadeBucket bucket(make_parameters({{4}}), torch::kFloat);
     const auto own = torch::full({4}, static_cast<float>(group->rank() * 2));
     const float all = static_cast<float>(group->size() - 1);
@@ -58,7 +58,7 @@ TEST_P(LocalSgd, TrainsForItselfAndMeetsAgainWithTheOthers) {
     torch::nn::Linear net(3, 1);
     DistributedDataParallel<torch::nn::Linear> model(net, group);
     model->register_communication_hook(
-        PostLocalSgd(Options().start_iteration(2).subgroup(subgroup)));
+        PostLocalSgd(LocalSgdOptions().start_iteration(2).subgroup(subgroup)));
     PeriodicModelAverager averager(group, 3, 2);
     torch::optim::SGD optimizer(model->parameters(), torch::optim::SGDOptions(0.1));
     for (int step = 0; step < 9; ++step) {

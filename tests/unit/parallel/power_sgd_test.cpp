@@ -17,14 +17,14 @@ namespace {
 using Group = std::shared_ptr<ProcessGroup>;
 using hooks::BatchedPowerSgd;
 using hooks::PowerSgd;
-using Options = hooks::PowerSgdOptions;
+using LowRankOptions = hooks::PowerSgdOptions;
 
 class PowerSgdHook : public ::testing::TestWithParam<int> {};
 INSTANTIATE_TEST_SUITE_P(WorldSizes, PowerSgdHook, ::testing::Values(2, 3));
 
 /// From the first step on, whatever the matrix.
-Options eager() {
-  return Options().start_iteration(0).min_compression_rate(1e-3);
+LowRankOptions eager() {
+  return LowRankOptions().start_iteration(0).min_compression_rate(1e-3);
 }
 
 /// A gradient of rank 1 whose mean over ranks is of rank 1.
@@ -116,7 +116,7 @@ TEST_P(PowerSgdHook, SendsWholeWhatIsNotWorthCompressing) {
     }
     HandMadeBucket plain(bucket.parameters, torch::kFloat);
     const auto expected = plain.reduce(*group, hooks::all_reduce(), own);
-    const PowerSgd hook(Options().start_iteration(0));
+    const PowerSgd hook(LowRankOptions().start_iteration(0));
     const auto averages = bucket.reduce(*group, hook, own);
     for (const std::size_t i : {std::size_t{0}, std::size_t{1}, std::size_t{3}}) {
       EXPECT_TRUE(torch::equal(averages[i], expected[i]));
@@ -130,7 +130,7 @@ TEST_P(PowerSgdHook, SendsWholeWhatIsNotWorthCompressing) {
 
 TEST_P(PowerSgdHook, SendsEverythingWholeBeforeItStarts) {
   run_ranks_or_throw(GetParam(), [](const Group& group) {
-    const auto options = Options().start_iteration(3).min_compression_rate(1e-3);
+    const auto options = LowRankOptions().start_iteration(3).min_compression_rate(1e-3);
     const PowerSgd matrices(options);
     const BatchedPowerSgd batches(options);
     for (const CommunicationHook& hook :
@@ -224,7 +224,7 @@ double distance_after(const Group& group, const Hook& hook, int steps, std::uint
 TEST_P(PowerSgdHook, StartsWarm) {
   run_ranks_or_throw(GetParam(), [](const Group& group) {
     const auto options = eager().matrix_approximation_rank(2).use_error_feedback(false);
-    const auto cold = Options(options).warm_start(false);
+    const auto cold = LowRankOptions(options).warm_start(false);
     EXPECT_LT(distance_after(group, PowerSgd(options), 150, 1), 1e-3);
     EXPECT_GT(distance_after(group, PowerSgd(cold), 150, 1), 1e-2);
     EXPECT_LT(distance_after(group, BatchedPowerSgd(options), 150, 1), 1e-3);
@@ -322,13 +322,15 @@ TEST_P(PowerSgdHook, RefusesComplexBuckets) {
 
 TEST(PowerSgdHookOptions, AreRefusedByName) {
   const auto nan = std::numeric_limits<double>::quiet_NaN();
-  const std::vector<std::pair<Options, std::string>> wrong{
-      {Options().matrix_approximation_rank(0), "matrix_approximation_rank is 0; allowed are 1"},
-      {Options().matrix_approximation_rank(-2), "matrix_approximation_rank is -2"},
-      {Options().min_compression_rate(0), "min_compression_rate is 0; it must be positive"},
-      {Options().min_compression_rate(nan), "min_compression_rate is nan"},
-      {Options().orthogonalization_epsilon(-1), "orthogonalization_epsilon is -1; allowed are 0"},
-      {Options().orthogonalization_epsilon(nan), "orthogonalization_epsilon is nan"}};
+  const std::vector<std::pair<LowRankOptions, std::string>> wrong{
+      {LowRankOptions().matrix_approximation_rank(0),
+       "matrix_approximation_rank is 0; allowed are 1"},
+      {LowRankOptions().matrix_approximation_rank(-2), "matrix_approximation_rank is -2"},
+      {LowRankOptions().min_compression_rate(0), "min_compression_rate is 0; it must be positive"},
+      {LowRankOptions().min_compression_rate(nan), "min_compression_rate is nan"},
+      {LowRankOptions().orthogonalization_epsilon(-1),
+       "orthogonalization_epsilon is -1; allowed are 0"},
+      {LowRankOptions().orthogonalization_epsilon(nan), "orthogonalization_epsilon is nan"}};
   for (const auto& [options, text] : wrong) {
     for (const bool is_batched : {false, true}) {
       try {
