@@ -102,6 +102,13 @@ struct Drop {
 template <class T>
 using Held = std::unique_ptr<T, Drop>;
 
+Held<SlotLease> hold(const std::shared_ptr<SharedMemoryChannel>& channel, std::size_t slot,
+                     std::shared_ptr<SlotParking> parking) {
+  Held<SlotLease> lease(new SlotLease(channel, slot, std::move(parking)));
+  channel->hold(slot);
+  return lease;
+}
+
 MakeTensor tensors_of(Lease& lease) {
   return [&lease](std::byte* place, at::IntArrayRef sizes, at::ScalarType dtype) {
     return lease.tensor(place, sizes, dtype);
@@ -214,8 +221,7 @@ Value WorkerSource::open_rows(std::size_t slot, bool keep_a_copy, bool& was_copi
   std::byte* memory = slot_memory(slot);
   const auto items = channel_->items(slot).size();
   const auto rows = skips_poison_ ? rows_of(slot) : std::vector<std::int64_t>();
-  const Held<SlotLease> lease(new SlotLease(channel_, slot, keep_a_copy ? nullptr : parking_));
-  channel_->hold(slot);
+  const auto lease = hold(channel_, slot, keep_a_copy ? nullptr : parking_);
   slots_[slot].use = Use::None;
   auto batch = read_rows(*layout_, memory, items, tensors_of(*lease));
   if (!skips_poison_ || rows.size() == items) return batch;
@@ -233,8 +239,7 @@ Value WorkerSource::open_whole(std::size_t slot, bool keep_a_copy, bool& was_cop
   const auto bytes = static_cast<std::size_t>(channel_->result(slot, kPieceBytes));
   if (bytes == 0) {
     std::byte* memory = slot_memory(slot);
-    const Held<SlotLease> lease(new SlotLease(channel_, slot, keep_a_copy ? nullptr : parking_));
-    channel_->hold(slot);
+    const auto lease = hold(channel_, slot, keep_a_copy ? nullptr : parking_);
     slots_[slot].use = Use::None;
     return read_batch(memory, common.slot_bytes, tensors_of(*lease));
   }

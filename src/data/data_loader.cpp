@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Step 2 of the way of a sample: an epoch's indices are cut into batches. Before it:
-// distributed_sampler. After it: worker_source has workers build them, inline_source builds them
-// here.
+// distributed_sampler. After it: work_assignment gives them out to workers, inline_source builds
+// them here.
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/Exception.h>
 #include <lockstep/core/logging.h>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Step 3 of the way of a sample: batches are given out to workers, and waited for. Before it:
-// data_loader. In between: the worker host, shared_memory_channel, batch_worker. After it:
-// batch_delivery makes tensors of what lies in the workers' memory.
+// Step 3 of the way of a sample, second half: batches are waited for. Before it: data_loader, and
+// work_assignment gave them out. In between: the worker host, shared_memory_channel, batch_worker.
+// After it: batch_delivery makes tensors of what lies in the workers' memory.
 #include "data/worker_source.h"
 
 #include <algorithm>
@@ -23,12 +23,9 @@ using workers::SlotState;
 // Slots beyond those that are being filled: what a training step holds until its backward pass is
 // over.
 constexpr std::size_t kSpareSlots = 3;
-constexpr std::chrono::milliseconds kSlice{100};
+constexpr std::chrono::milliseconds kBatchSlice{100};
 // A program may take this long to come to maybe_worker_main.
 constexpr std::chrono::milliseconds kProgramStart{120'000};
-// Samples that take less than this are claimed several at a time: a claim costs a part of a
-// microsecond.
-constexpr std::uint64_t kWorthAClaim = 20'000;  // ns
 
 std::chrono::milliseconds start_timeout_of(const DataLoaderOptions& options) {
   if (options.kind() != WorkerKind::Spawn) return options.timeout();
@@ -70,6 +67,29 @@ workers::WorkerProgram program_of(const std::shared_ptr<WorkerJob>& job, bool as
 }
 
 }  // namespace
+
+// The rank waits: for how long at all, which is a stall, and since the last sign that work gets on.
+class WorkerSource::Wait {
+ public:
+  explicit Wait(LoaderStatistics& statistics) : statistics_(statistics) {}
+  ~Wait() {
+    statistics_.stall_seconds += std::chrono::duration<double>(Clock::now() - start_).count();
+  }
+  Wait(const Wait&) = delete;
+  Wait& operator=(const Wait&) = delete;
+
+  [[nodiscard]] Clock::duration without_progress(std::uint64_t signs) {
+    const auto now = Clock::now();
+    if (std::exchange(signs_, signs) != signs) since_ = now;
+    return now - since_;
+  }
+
+ private:
+  LoaderStatistics& statistics_;
+  Clock::time_point start_ = Clock::now();
+  Clock::time_point since_ = start_;
+  std::uint64_t signs_ = 0;
+};
 
 WorkerSource::WorkerSource(SampleSource source, const BatchFacts& facts,
                            const DataLoaderOptions& options)
@@ -176,24 +196,17 @@ bool WorkerSource::has_next() {
 
 // Until the batch is there, or no longer to be expected.
 void WorkerSource::await_stream(std::size_t slot) {
-  const auto start = Clock::now();
-  auto since = start;
-  auto progress = signs_of_progress(slot);
+  Wait wait(statistics_);
   while (channel_->state(slot) == SlotState::Filling) {
     const auto seen = channel_->done_count();
     if (supervisor_is_dead_ || host_->supervisor_status()) break;
     if (is_lost(slots_[slot].turn.shard % workers_)) break;
-    if (const auto now = signs_of_progress(slot); now != progress) {
-      progress = now;
-      since = Clock::now();
-    }
-    if (Clock::now() - since > patience()) break;
+    if (wait.without_progress(signs_of_progress(slot)) > patience()) break;
     if (channel_->state(slot) != SlotState::Filling) break;
     channel_->wake_workers();
-    channel_->wait_done(seen, channel_->sequence(slot), kSlice);
+    channel_->wait_done(seen, channel_->sequence(slot), kBatchSlice);
     move_layout_turn();
   }
-  statistics_.stall_seconds += std::chrono::duration<double>(Clock::now() - start).count();
 }
 
 bool WorkerSource::is_ready() {
@@ -227,42 +240,24 @@ Value WorkerSource::next() {
 }
 
 std::optional<std::size_t> WorkerSource::await() {
-  const auto start = Clock::now();
-  const auto stop_clock = [&] {
-    statistics_.stall_seconds += std::chrono::duration<double>(Clock::now() - start).count();
-  };
-  auto since = start;
-  std::uint64_t progress = 0;
+  Wait wait(statistics_);
   for (;;) {
     const auto seen = channel_->done_count();
     move_layout_turn();
     give_out_work();
     const auto slot = slot_of_next();
     if (!slot && job_->source.open && round_.is_over()) return std::nullopt;
-    try {
-      if (!slot && now_.error) std::rethrow_exception(now_.error);
-      check_workers();
-      if (slot && channel_->state(*slot) == SlotState::Ready) {
-        stop_clock();
-        return slot;
-      }
-      check_anyone_left(slot);
-      if (const auto now = signs_of_progress(slot); now != progress) {
-        progress = now;
-        since = Clock::now();
-      }
-      if (const auto waited = Clock::now() - since; waited > patience()) {
-        throw_timeout(slot, std::chrono::duration<double>(waited).count());
-      }
-    } catch (...) {
-      stop_clock();
-      throw;
-    }
+    if (!slot && now_.error) std::rethrow_exception(now_.error);
+    check_workers();
+    if (slot && channel_->state(*slot) == SlotState::Ready) return slot;
+    check_anyone_left(slot);
+    const auto waited = wait.without_progress(signs_of_progress(slot));
+    const auto left = patience() - waited;
+    if (left < left.zero()) throw_timeout(slot, std::chrono::duration<double>(waited).count());
     channel_->wake_workers();
     const auto awaited =
         slot && in_order_ ? channel_->sequence(*slot) : workers::BoardHeader::kAny - 1;
-    const auto left = std::max<std::chrono::nanoseconds>(since + patience() - Clock::now(), {});
-    channel_->wait_done(seen, awaited, std::min<std::chrono::nanoseconds>(left, kSlice));
+    channel_->wait_done(seen, awaited, std::min<std::chrono::nanoseconds>(left, kBatchSlice));
   }
 }
 
@@ -303,125 +298,6 @@ std::optional<std::size_t> WorkerSource::slot_of_next() const {
   return oldest;
 }
 
-// The pass whose next batch is to be given out, null when there is nothing more to give out.
-WorkerSource::Pass* WorkerSource::pass_to_assign() {
-  if (supervisor_is_dead_) return nullptr;
-  if (job_->source.open) return round_.is_over() ? nullptr : &now_;
-  if (now_.error) return nullptr;
-  if (now_.assigned < now_.plan.batches) return &now_;
-  auto* ahead = pass_ahead();
-  return ahead != nullptr && ahead->assigned < ahead->plan.batches && !ahead->error ? ahead
-                                                                                    : nullptr;
-}
-
-WorkerSource::Pass* WorkerSource::pass_ahead() {
-  if (ahead_) return &*ahead_;
-  if (!prepare_) return nullptr;
-  const auto plan = std::exchange(prepare_, nullptr);
-  try {
-    ahead_ = Pass{plan(), now_.base + now_.plan.batches, 0, nullptr};
-  } catch (...) {
-    return nullptr;  // its own begin() will say so
-  }
-  return &*ahead_;
-}
-
-void WorkerSource::give_out_work() {
-  if (parking_) parking_->look();
-  std::size_t open = 0;
-  std::size_t ready = 0;
-  bool is_new = false;
-  for (std::size_t slot = 0; slot < slots_.size(); ++slot) {
-    auto& mine = slots_[slot];
-    auto state = channel_->state(slot);
-    // Prepared before it was known that its shard is over.
-    if (job_->source.open && mine.use == Use::Live && round_.is_beyond(mine.turn)) {
-      mine.use = Use::Stale;
-    }
-    if (mine.use == Use::Stale) {
-      if (state == SlotState::Ready) take_back(slot);
-      if (state == SlotState::Filling && channel_->withdraw(slot)) {
-        free_piece_of(slot);
-        mine.use = Use::None;
-      }
-      state = channel_->state(slot);
-    }
-    if (mine.use == Use::None && state == SlotState::Free) is_new = give_out(slot) || is_new;
-    if (mine.use == Use::Live || mine.use == Use::Ahead) {
-      ++(channel_->state(slot) == SlotState::Ready ? ready : open);
-    }
-  }
-  // Workers that had nothing to do are woken for some work at a time, not for each batch: a batch
-  // that is ready then costs the program no system call. Whoever waits wakes them anyway.
-  if (is_new && open >= ready && channel_->has_sleepers()) channel_->wake_workers();
-}
-
-bool WorkerSource::give_out(std::size_t slot) {
-  auto* pass = pass_to_assign();
-  if (pass == nullptr) return false;
-  try {
-    assign(slot, *pass);
-  } catch (...) {
-    pass->error = std::current_exception();
-    return false;
-  }
-  return true;
-}
-
-void WorkerSource::assign(std::size_t slot, Pass& pass) {
-  auto& mine = slots_[slot];
-  workers::Task task;
-  task.sequence = pass.base + pass.assigned;
-  task.words[kEpoch] = static_cast<std::uint64_t>(pass.plan.epoch);
-  items_.clear();
-  if (job_->source.open) {
-    const auto turn = round_.take();
-    mine.turn = turn;
-    items_.push_back(static_cast<std::int64_t>(turn.batch));
-    task.words[kShard] = shard_word(pass_, turn.shard);
-    task.worker = static_cast<std::int32_t>(turn.shard % workers_);
-  } else {
-    pass.plan.items(pass.assigned, items_);
-    TORCH_CHECK(items_.size() <= channel_->items_per_slot(), "DataLoader: batch ", pass.assigned,
-                " of the sampler has ", items_.size(), " samples, but it promised at most ",
-                channel_->items_per_slot());
-  }
-  task.items = items_;
-  task.items_per_unit = job_->source.has_rows ? items_per_unit(items_.size())
-                                              : std::max<std::size_t>(items_.size(), 1);
-  channel_->assign(slot, task);
-  mine.use = &pass == &now_ ? Use::Live : Use::Ahead;
-  mine.batch = pass.assigned++;
-}
-
-// Decides who does what, never what comes out.
-std::size_t WorkerSource::items_per_unit(std::size_t items) const {
-  std::uint64_t busy = 0;
-  std::uint64_t fetched = 0;
-  for (const auto& record : channel_->board().workers) {
-    busy += record.busy.load(std::memory_order_relaxed);
-    fetched += record.beats.load(std::memory_order_relaxed);
-  }
-  const auto each = busy / std::max<std::uint64_t>(fetched, 1);
-  if (fetched < items || each >= kWorthAClaim) return 1;
-  const auto largest = std::max<std::size_t>(items / workers_, 1);
-  return std::min<std::size_t>(kWorthAClaim / std::max<std::uint64_t>(each, 1), largest);
-}
-
-// Of a batch that will not be delivered.
-void WorkerSource::free_piece_of(std::size_t slot) {
-  const auto bytes = static_cast<std::size_t>(channel_->result(slot, kPieceBytes));
-  if (bytes == 0) return;
-  channel_->ring().free_piece(SharedLayout::of(*channel_).payload_bytes(slots_.size()),
-                              static_cast<std::size_t>(channel_->result(slot, kPiece)), bytes);
-}
-
-void WorkerSource::take_back(std::size_t slot) {
-  free_piece_of(slot);
-  slots_[slot].use = Use::None;
-  channel_->release(slot);
-}
-
 std::size_t WorkerSource::circulating() const {
   std::size_t count = 0;
   for (std::size_t slot = 0; slot < slots_.size(); ++slot) {
@@ -446,20 +322,6 @@ bool WorkerSource::passes_over(std::size_t slot) {
   }
   take_back(slot);
   return true;
-}
-
-// Until the layout is known, the batch that the rank waits for decides it.
-void WorkerSource::move_layout_turn() {
-  if (layout_) return;
-  auto& turn = SharedLayout::of(*channel_).turn;
-  const auto slot = slot_of_next();
-  const auto decides = slot ? channel_->sequence(*slot) : sequence();
-  auto value = turn.load(std::memory_order_acquire);
-  if (value == SharedLayout::kSettled || value == decides) return;
-  if ((value & SharedLayout::kSettling) != 0) return;  // its worker's repair ends that
-  if (turn.compare_exchange_strong(value, decides, std::memory_order_acq_rel)) {
-    channel_->wake_workers();
-  }
 }
 
 }  // namespace lockstep::data::detail

@@ -79,6 +79,8 @@ class WorkerSource : public BatchSource {
   [[nodiscard]] std::optional<std::size_t> slot_of_next() const;
   [[nodiscard]] std::size_t circulating() const;
 
+  class Wait;
+
   // Waits for a batch that is there, nothing at the end of an iterable dataset.
   [[nodiscard]] std::optional<std::size_t> await();
   [[nodiscard]] bool passes_over(std::size_t slot);
