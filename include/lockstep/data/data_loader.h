@@ -188,22 +188,20 @@ requires(MapStyleDataset<Dataset>&& AnySampler<Sampler>) ||
     return facts;
   }
 
+  // Nothing is forgotten before the pass has begun: where its plan cannot be made, the next begin()
+  // tries the same.
   std::uint64_t start_pass() {
     if (repeats_an_epoch()) engine_->warn_of_repetition(epoch());
+    if constexpr (ResumableSampler<Sampler>) {
+      if (!is_resumed_ && was_resumed_) sampler_.start_at(0);
+    }
+    if (is_resumed_ || !engine_->start_prepared(epoch())) engine_->start(plan());
+    was_resumed_ = is_resumed_;
+    is_resumed_ = false;
     is_epoch_chosen_ = false;
-    start_from_the_beginning_unless_resumed();
-    if (was_resumed_ || !engine_->start_prepared(epoch())) engine_->start(plan());
     prepare_what_follows();
     has_begun_ = true;
     return engine_->pass();
-  }
-
-  void start_from_the_beginning_unless_resumed() {
-    if constexpr (ResumableSampler<Sampler>) {
-      if (!is_resumed_ && was_resumed_) sampler_.start_at(0);
-      was_resumed_ = is_resumed_;
-      is_resumed_ = false;
-    }
   }
 
   // Asked before a pass is started: whether the last one was a whole one over the same epoch, and

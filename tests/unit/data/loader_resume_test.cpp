@@ -2,6 +2,9 @@
 #include <lockstep/data/loader_state.h>
 
 #include <algorithm>
+#include <memory>
+#include <stdexcept>
+#include <utility>
 
 #include "unit/data/loader_test_support.h"
 
@@ -45,9 +48,41 @@ class Turning {
   std::int64_t epoch_ = 0;
 };
 
+// Its next size() throws when a test says so.
+class Reluctant : public Turning {
+ public:
+  Reluctant() : Turning(1, 0) {}
+
+  std::size_t size() const {
+    if (std::exchange(*refuses, false)) throw std::runtime_error("not yet");
+    return Turning::size();
+  }
+
+  std::shared_ptr<bool> refuses = std::make_shared<bool>(false);
+};
+
 std::vector<std::int64_t> row_targets(const torch::data::Example<>& batch) {
   const auto* first = batch.target.data_ptr<std::int64_t>();
   return {first, first + batch.target.size(0)};
+}
+
+TEST_F(LoaderResumeTest, StateOutlivesABeginThatThrows) {
+  for (const int workers : {0, 2}) {
+    Reluctant sampler;
+    DataLoader loader(Numbers{60}, sampler, options_with(workers, 5));
+    LoaderState state;
+    state.seed = sampler.seed();
+    state.epoch = 4;
+    state.position = 15;
+    state.dataset_size = 60;
+    state.fingerprint = loader.state().fingerprint;
+    loader.load_state(state);
+    *sampler.refuses = true;
+    EXPECT_THROW(static_cast<void>(loader.begin()), std::runtime_error);
+    EXPECT_EQ(row_targets(*loader.begin()).front(), sampler.index(15) + 4) << workers;
+    // The pass after it begins where an epoch does.
+    EXPECT_EQ(row_targets(*loader.begin()).front(), sampler.index(0) + 4) << workers;
+  }
 }
 
 TEST_F(LoaderResumeTest, GoesOnWithAnotherWorldAndOtherWorkers) {
