@@ -21,7 +21,7 @@ namespace {
 
 using workers::Claim;
 
-constexpr std::chrono::milliseconds kWorkSlice{100};
+constexpr std::chrono::milliseconds kClockInterval{100};
 // Batches that are built as a whole may be somewhat larger than the first.
 constexpr std::size_t kHeadroom = 4;  // a quarter
 constexpr std::size_t kLine = 64;
@@ -235,7 +235,7 @@ std::optional<bool> BatchWorker::await_turn(const Claim& claim, std::size_t posi
     if (turn == SharedLayout::kSettled) return false;
     if (turn == sequence && is_first()) return true;
     channel_.end_item(worker_);  // waiting is not hanging
-    channel_.wait_work(worker_, seen, kWorkSlice);
+    channel_.wait_work(worker_, seen);
   }
   return std::nullopt;
 }
@@ -308,7 +308,7 @@ void BatchWorker::count_busy() {
   record.busy.store(record.busy.load(std::memory_order_relaxed) + nanoseconds(now - since_),
                     std::memory_order_relaxed);
   since_ = now;
-  if (now - clocks_read_ < kWorkSlice) return;  // asking costs system calls
+  if (now - clocks_read_ < kClockInterval) return;  // asking costs system calls
   clocks_read_ = now;
   const auto clock = native::thread_clock();
   record.on_cpu.store(record.on_cpu.load(std::memory_order_relaxed) + clock.on_cpu -

@@ -23,7 +23,6 @@ using workers::SlotState;
 // Slots beyond those that are being filled: what a training step holds until its backward pass is
 // over.
 constexpr std::size_t kSpareSlots = 3;
-constexpr std::chrono::milliseconds kBatchSlice{100};
 // A program may take this long to come to maybe_worker_main.
 constexpr std::chrono::milliseconds kProgramStart{120'000};
 
@@ -204,7 +203,7 @@ void WorkerSource::await_stream(std::size_t slot) {
     if (wait.without_progress(signs_of_progress(slot)) > patience()) break;
     if (channel_->state(slot) != SlotState::Filling) break;
     channel_->wake_workers();
-    channel_->wait_done(seen, channel_->sequence(slot), kBatchSlice);
+    channel_->wait_done(seen, channel_->sequence(slot));
     move_layout_turn();
   }
 }
@@ -257,7 +256,7 @@ std::optional<std::size_t> WorkerSource::await() {
     channel_->wake_workers();
     const auto awaited =
         slot && in_order_ ? channel_->sequence(*slot) : workers::BoardHeader::kAny - 1;
-    channel_->wait_done(seen, awaited, std::min<std::chrono::nanoseconds>(left, kBatchSlice));
+    channel_->wait_done(seen, awaited, left);
   }
 }
 

@@ -75,7 +75,7 @@ std::optional<Claim> SharedMemoryChannel::claim(std::size_t worker) {
   while (!is_stopping() && record.retire.load(std::memory_order_acquire) == 0) {
     const auto seen = work_count();
     if (auto claim = try_claim(worker)) return claim;
-    wait_work(worker, seen, kSlice);
+    wait_work(worker, seen);
   }
   return std::nullopt;
 }

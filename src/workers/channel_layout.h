@@ -3,7 +3,6 @@
 
 #include <array>
 #include <atomic>
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
 
@@ -20,9 +19,6 @@ constexpr std::size_t kLine = 64;
 constexpr std::size_t kMaxAreas = 34;
 constexpr int kStateBits = 8;
 constexpr std::uint64_t kStateMask = (1U << kStateBits) - 1;
-// How long a process may sleep before it looks around by itself: a lost wake-up costs no more than
-// this.
-constexpr std::chrono::milliseconds kSlice{100};
 
 struct SharedMemoryChannel::Header {
   static constexpr std::uint64_t kMagic = 0x4c53'4461'7461'3032;

@@ -254,15 +254,13 @@ std::uint32_t SharedMemoryChannel::work_count() const {
   return board_.header->work.load(std::memory_order_acquire);
 }
 
-void SharedMemoryChannel::wait_work(std::size_t worker, std::uint32_t seen,
-                                    std::chrono::nanoseconds limit) const {
+void SharedMemoryChannel::wait_work(std::size_t worker, std::uint32_t seen) const {
   WorkerRecord& record = board_.workers[worker];
   // In this order, so that a death in between leaves the count too large and never too small.
   board_.header->sleepers.fetch_add(1, std::memory_order_seq_cst);
   record.sleeps.store(1, std::memory_order_relaxed);
   if (board_.header->work.load(std::memory_order_seq_cst) == seen) {
-    native::futex_wait(board_.header->work, seen,
-                       std::min<std::chrono::nanoseconds>(limit, kSlice));
+    native::futex_wait(board_.header->work, seen, kSlice);
   }
   record.sleeps.store(0, std::memory_order_relaxed);
   board_.header->sleepers.fetch_sub(1, std::memory_order_seq_cst);

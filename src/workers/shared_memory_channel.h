@@ -66,6 +66,10 @@ struct Failure {
 /// ring.
 class SharedMemoryChannel {
  public:
+  /// How long a process may sleep before it looks around by itself: a lost wake-up costs no more
+  /// than this.
+  static constexpr std::chrono::milliseconds kSlice{100};
+
   struct Shape {
     std::size_t slots = 0;
     std::size_t workers = 0;
@@ -116,8 +120,9 @@ class SharedMemoryChannel {
   [[nodiscard]] std::uint32_t done_count() const;
   /// Sleeps until `done_count()` is no longer `seen`, which it was when the owner found that the
   /// task with number `sequence` (BoardHeader::kAny - 1: any) was not finished. Blocks: at most
-  /// `limit`.
-  void wait_done(std::uint32_t seen, std::uint64_t sequence, std::chrono::nanoseconds limit) const;
+  /// `limit`, and never longer than `kSlice`.
+  void wait_done(std::uint32_t seen, std::uint64_t sequence,
+                 std::chrono::nanoseconds limit = kSlice) const;
   [[nodiscard]] bool has_sleepers() const;
   void wake_workers();
 
@@ -132,9 +137,9 @@ class SharedMemoryChannel {
   void end_item(std::size_t worker);
   void finish(const Claim& claim);
   void fail(const Claim& claim, const Failure& failure);
-  /// Sleeps until there is news for workers. Blocks: at most `limit`.
+  /// Sleeps until there is news for workers. Blocks: at most `kSlice`.
   [[nodiscard]] std::uint32_t work_count() const;
-  void wait_work(std::size_t worker, std::uint32_t seen, std::chrono::nanoseconds limit) const;
+  void wait_work(std::size_t worker, std::uint32_t seen) const;
   void wake_owner();
 
   // The repairer's side.

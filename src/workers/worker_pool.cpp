@@ -26,7 +26,6 @@ constexpr std::size_t kMaxWorkers = 1024;
 constexpr std::size_t kSlotsPerWorker = 4;
 // A result that is larger gets memory of its own.
 constexpr std::size_t kSlotBytes = std::size_t{16} << 10;
-constexpr std::chrono::milliseconds kResultSlice{100};
 
 enum ResultWord : std::size_t { kBytes, kPiece, kPieceBytes };
 
@@ -149,7 +148,7 @@ class Run {
       if (collect() | give_out()) continue;
       check_supervisor();
       channel_->wake_workers();
-      channel_->wait_done(seen, workers::BoardHeader::kAny - 1, kResultSlice);
+      channel_->wait_done(seen, workers::BoardHeader::kAny - 1);
     }
     host_.reset();
     if (first_error_) throw TaskError(*first_error_);
