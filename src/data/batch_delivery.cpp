@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "data/batch_builder.h"
+#include "data/value_bytes.h"
 #include "data/value_tensors.h"
 #include "data/worker_source.h"
 #include "native/posix/owning_process.h"
@@ -77,16 +78,15 @@ class SlotLease : public Lease {
 // For a batch that has memory of its own.
 class PieceLease : public Lease {
  public:
-  PieceLease(std::shared_ptr<SharedMemoryChannel> owner, std::size_t payload, std::size_t offset,
-             std::size_t bytes)
+  PieceLease(std::shared_ptr<SharedMemoryChannel> owner, workers::Piece piece)
       : Lease(std::move(owner)),
-        bytes_(bytes),
-        memory_(channel->ring().map_piece(payload, offset, bytes)) {}
+        bytes_(piece.bytes),
+        memory_(channel->ring().map(piece.offset, piece.bytes)) {}
   ~PieceLease() override {
     if (process.is_current()) {
-      native::MemoryRing::drop_piece(memory_, bytes_);
+      native::MemoryRing::drop(memory_, bytes_);
     } else {
-      native::MemoryRing::unmap_piece(memory_, bytes_);
+      native::MemoryRing::unmap(memory_, bytes_);
     }
   }
   [[nodiscard]] std::byte* memory() const { return memory_; }
@@ -115,25 +115,12 @@ MakeTensor tensors_of(Lease& lease) {
   };
 }
 
-Value read_batch(std::byte* memory, std::size_t bytes, const MakeTensor& make) {
-  WholeHeader header;
-  std::memcpy(&header, memory, sizeof(header));
-  TORCH_CHECK(header.leaves_offset >= sizeof(header) && header.leaves_offset <= bytes &&
-                  header.leaves_bytes <= bytes - header.leaves_offset &&
-                  header.form_bytes <= header.leaves_offset - sizeof(header),
-              "DataLoader: the batch that a worker wrote does not fit its memory");
-  const auto layout =
-      ValueLayout::from_bytes({memory + sizeof(header), header.form_bytes}, header.leaves_bytes);
-  return read_whole(layout, memory + header.leaves_offset, make);
-}
-
 }  // namespace
 
 std::byte* WorkerSource::slot_memory(std::size_t slot) {
   const auto& common = SharedLayout::of(*channel_);
   try {
-    return channel_->ring().payload(common.payload_bytes(slots_.size())) + common.slots_offset() +
-           slot * common.slot_bytes;
+    return SharedLayout::payload(*channel_) + common.slots_offset() + slot * common.slot_bytes;
   } catch (const std::system_error& error) {
     TORCH_CHECK(false, "DataLoader: ", error.what());
   }
@@ -160,8 +147,7 @@ Value WorkerSource::deliver(std::size_t slot) {
   const bool keep_a_copy = circulating() - 1 < workers_ + 1;
   const auto items = channel_->items(slot).size();
   bool was_copied = false;
-  const auto samples =
-      job_->source.open ? static_cast<std::size_t>(channel_->result(slot, kRows)) : items;
+  const auto samples = job_->source.open ? static_cast<std::size_t>(channel_->result(slot)) : items;
   Value batch = open(slot, keep_a_copy, was_copied);
   ++next_;
   ++statistics_.batches;
@@ -233,24 +219,22 @@ Value WorkerSource::open_rows(std::size_t slot, bool keep_a_copy, bool& was_copi
 
 Value WorkerSource::open_whole(std::size_t slot, bool keep_a_copy, bool& was_copied) {
   const auto& common = SharedLayout::of(*channel_);
-  for (const auto item : channel_->items(slot)) {
-    statistics_.skipped_samples += item == workers::kLeftOut;
+  if (skips_poison_) {
+    statistics_.skipped_samples += channel_->items(slot).size() - rows_of(slot).size();
   }
-  const auto bytes = static_cast<std::size_t>(channel_->result(slot, kPieceBytes));
-  if (bytes == 0) {
+  const auto piece = channel_->piece(slot, SharedMemoryChannel::kResultPiece);
+  if (piece.bytes == 0) {
     std::byte* memory = slot_memory(slot);
     const auto lease = hold(channel_, slot, keep_a_copy ? nullptr : parking_);
     slots_[slot].use = Use::None;
-    return read_batch(memory, common.slot_bytes, tensors_of(*lease));
+    return ValueBytes::read(memory, common.slot_bytes, tensors_of(*lease));
   }
-  const auto offset = static_cast<std::size_t>(channel_->result(slot, kPiece));
-  const Held<PieceLease> lease(
-      new PieceLease(channel_, common.payload_bytes(slots_.size()), offset, bytes));
+  const Held<PieceLease> lease(new PieceLease(channel_, piece));
   slots_[slot].use = Use::None;
   channel_->release(slot);
   ++statistics_.oversize;
   was_copied = true;  // nothing is gained by a copy: the slot is free
-  return read_batch(lease->memory(), bytes, tensors_of(*lease));
+  return ValueBytes::read(lease->memory(), piece.bytes, tensors_of(*lease));
 }
 
 }  // namespace lockstep::data::detail

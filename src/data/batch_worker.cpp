@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Step 5 of the way of a sample, in a worker: samples are fetched and written into the slot of
-// their batch. Before it: shared_memory_channel brought the indices. After it: sample_layout writes
-// each sample, worker_source hands the slot out.
+// their batch; whole_batches is for those that have no rows of their own in it. Before it:
+// shared_memory_channel brought the indices. After it: sample_layout writes each sample,
+// worker_source hands the slot out.
 #include "data/batch_worker.h"
 
 #include <ATen/Parallel.h>
@@ -22,9 +23,6 @@ namespace {
 using workers::Claim;
 
 constexpr std::chrono::milliseconds kClockInterval{100};
-// Batches that are built as a whole may be somewhat larger than the first.
-constexpr std::size_t kHeadroom = 4;  // a quarter
-constexpr std::size_t kLine = 64;
 
 std::uint64_t nanoseconds(std::chrono::steady_clock::duration time) {
   return static_cast<std::uint64_t>(std::chrono::nanoseconds(time).count());
@@ -117,110 +115,6 @@ void BatchWorker::fill_rows(const Claim& claim, std::size_t& at) {
   }
 }
 
-void BatchWorker::build_whole(const Claim& claim, std::size_t& at) {
-  channel_.set_result(claim.slot, kRows, 0);
-  std::vector<Value> samples;
-  if (job_.source.open) {
-    channel_.begin_item(worker_, claim.slot, 0);
-    auto read = read_stream(claim);
-    if (!read) return;
-    samples = std::move(*read);
-  } else {
-    const auto epoch = static_cast<std::int64_t>(channel_.word(claim.slot, kEpoch));
-    for (; at < claim.items.size(); ++at) {
-      if (channel_.is_futile(claim) || channel_.is_stopping()) return;
-      if (claim.items[at] == workers::kLeftOut) continue;
-      channel_.begin_item(worker_, claim.slot, at);
-      samples.push_back(fetch(job_.source, job_.seed, epoch, claim.items[at]));
-      channel_.end_item(worker_);
-    }
-  }
-  at = 0;  // what goes wrong now is nobody's sample; the first stands for all
-  channel_.set_result(claim.slot, kRows, samples.size());
-  if (samples.empty() ||
-      (job_.source.open && job_.facts.drop_last && samples.size() < job_.facts.batch_size)) {
-    return;
-  }
-  channel_.begin_item(worker_, claim.slot, workers::kNoItem);
-  put_whole(claim, collate(job_.source, std::move(samples)));
-}
-
-void BatchWorker::put_whole(const Claim& claim, const Value& batch) {
-  WholeHeader header;
-  std::size_t leaves = 0;
-  const auto layout = ValueLayout::of_whole(batch, leaves);
-  const auto form = layout.to_bytes();
-  header.form_bytes = form.size();
-  header.leaves_offset = (sizeof(header) + form.size() + kLine - 1) / kLine * kLine;
-  header.leaves_bytes = leaves;
-  const auto bytes = static_cast<std::size_t>(header.leaves_offset) + leaves;
-  for (;;) {
-    const auto is_ours = await_turn(claim, 0);
-    if (!is_ours) return;
-    channel_.begin_item(worker_, claim.slot, workers::kNoItem);
-    if (!*is_ours || settle(claim, "", bytes + bytes / kHeadroom)) break;
-  }
-  auto& common = shared();
-  const auto payload = common.payload_bytes(channel_.slots());
-  drop_piece_of_the_dead(claim.slot, payload);
-  std::byte* memory = nullptr;
-  std::size_t piece_bytes = 0;
-  if (bytes <= common.slot_bytes) {
-    memory = slot_memory(claim.slot);
-  } else {
-    piece_bytes = native::MemoryRing::round_up_to_page(bytes);
-    const auto offset = common.pieces_end.fetch_add(piece_bytes, std::memory_order_relaxed);
-    // Said before there is memory, so that it can be given back if this worker dies here.
-    channel_.set_result(claim.slot, kPiece, offset);
-    channel_.set_result(claim.slot, kPieceBytes, piece_bytes);
-    channel_.ring().reserve_piece(payload, offset, piece_bytes);
-    memory = channel_.ring().map_piece(payload, offset, piece_bytes);
-  }
-  std::memcpy(memory, &header, sizeof(header));
-  std::memcpy(memory + sizeof(header), form.data(), form.size());
-  write_whole(batch, layout, memory + header.leaves_offset);
-  if (piece_bytes != 0) native::MemoryRing::unmap_piece(memory, piece_bytes);
-}
-
-// Of a worker that died in `put_whole` before this one. What this one writes may fit the slot.
-void BatchWorker::drop_piece_of_the_dead(std::size_t slot, std::size_t payload) {
-  const auto bytes = static_cast<std::size_t>(channel_.result(slot, kPieceBytes));
-  if (bytes == 0) return;
-  const auto offset = static_cast<std::size_t>(channel_.result(slot, kPiece));
-  channel_.set_result(slot, kPieceBytes, 0);
-  channel_.ring().free_piece(payload, offset, bytes);
-}
-
-// A shard that another worker was at begins anew, and what has been delivered of it is passed over.
-std::optional<std::vector<Value>> BatchWorker::read_stream(const Claim& claim) {
-  const auto epoch = static_cast<std::int64_t>(channel_.word(claim.slot, kEpoch));
-  const auto word = channel_.word(claim.slot, kShard);
-  const auto shard = static_cast<std::size_t>(word & ((1U << 20) - 1));
-  const auto number = static_cast<std::uint64_t>(claim.items[0]);
-  auto& state = streams_[shard];
-  if (!state.stream || state.word != word || state.next > number) {
-    state.stream = job_.source.open();
-    state.stream->reset(job_.facts.shard(shard), job_.facts.all_shards, epoch);
-    state.word = word;
-    state.next = 0;
-  }
-  std::vector<Value> samples;
-  for (; state.next <= number; ++state.next) {
-    samples.clear();
-    while (samples.size() < job_.facts.batch_size) {
-      if (channel_.is_futile(claim) || channel_.is_stopping()) {
-        state.stream.reset();
-        return std::nullopt;
-      }
-      channel_.begin_item(worker_, claim.slot, 0);
-      auto sample = state.stream->next();
-      if (!sample) break;
-      samples.push_back(std::move(*sample));
-    }
-  }
-  return samples;
-}
-
 std::optional<bool> BatchWorker::await_turn(const Claim& claim, std::size_t position) {
   const auto sequence = channel_.sequence(claim.slot);
   const auto is_first = [&] {
@@ -256,9 +150,11 @@ bool BatchWorker::settle(const Claim& claim, const std::string& form, std::size_
                 slot_bytes, " bytes is too large");
     const auto payload = common.payload_bytes(channel_.slots());
     // The slots follow when they are first written to: the first batch need not wait for all.
-    channel_.ring().announce_payload(payload);
-    auto* memory = channel_.ring().payload(payload);
-    channel_.ring().reserve_part(0, common.slots_offset());
+    common.payload_offset = channel_.take_space(payload);
+    channel_.ring().announce_payload(common.payload_offset, payload);
+    if (!form.empty()) channel_.ring().reserve(common.payload_offset, common.slots_offset());
+    // Last of all that can fail: whoever tries again may need another size, and this stays.
+    auto* memory = SharedLayout::payload(channel_);
     if (!form.empty()) std::memcpy(memory, form.data(), form.size());
   } catch (...) {
     common.turn.store(sequence, std::memory_order_release);
@@ -271,13 +167,13 @@ bool BatchWorker::settle(const Claim& claim, const std::string& form, std::size_
 
 void BatchWorker::learn_layout() {
   const auto& common = shared();
-  const auto* payload = channel_.ring().payload(common.payload_bytes(channel_.slots()));
+  const auto* payload = SharedLayout::payload(channel_);
   layout_ = ValueLayout::from_bytes({payload, common.layout_bytes}, common.slot_bytes);
 }
 
 std::byte* BatchWorker::slot_memory(std::size_t slot) {
   const auto& common = shared();
-  auto* payload = channel_.ring().payload(common.payload_bytes(channel_.slots()));
+  auto* payload = SharedLayout::payload(channel_);
   const auto offset = common.slots_offset() + slot * common.slot_bytes;
   if (!has_slot_[slot]) {
     reserve_slot(offset, common.slot_bytes);

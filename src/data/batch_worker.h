@@ -15,6 +15,7 @@
 
 #include "data/batch_source.h"
 #include "data/sample_layout.h"
+#include "data/sample_pieces.h"
 #include "workers/shared_memory_channel.h"
 
 namespace lockstep::data::detail {
@@ -27,8 +28,8 @@ namespace lockstep::data::detail {
 /// the batch with this sequence, then `kSettled`. So the decision does not depend on which worker
 /// is faster.
 ///
-/// The payload then begins with the form of a sample (`layout_bytes`, 0 where batches are built as
-/// a whole), and the slots follow on a page of their own.
+/// The payload, a piece of the ring, then begins with the form of a sample (`layout_bytes`, 0 where
+/// batches are built as a whole), and the slots follow on a page of their own.
 struct SharedLayout {
   static constexpr std::uint64_t kNobody = 0;
   static constexpr std::uint64_t kSettled = ~std::uint64_t{0};
@@ -36,10 +37,12 @@ struct SharedLayout {
                                              << 63;  // plus the worker that is at it
 
   std::atomic<std::uint64_t> turn;
-  std::atomic<std::uint64_t> pieces_end;  // where the next piece behind the payload begins
-  std::uint64_t layout_bytes;             // valid once `turn` is kSettled, as all that follows
+  // 1: samples were not as they had been when another process read them (`can_be_passed_on`).
+  std::atomic<std::uint32_t> samples_stay;
+  std::uint64_t job_bytes;       // of what a spawned worker must know, behind this
+  std::uint64_t payload_offset;  // valid once `turn` is kSettled, as all that follows
+  std::uint64_t layout_bytes;
   std::uint64_t slot_bytes;
-  std::uint64_t job_bytes;  // of what a spawned worker must know, behind this
 
   [[nodiscard]] static SharedLayout& of(const workers::SharedMemoryChannel& channel) {
     return *reinterpret_cast<SharedLayout*>(channel.user_area());
@@ -50,24 +53,22 @@ struct SharedLayout {
   [[nodiscard]] std::size_t payload_bytes(std::size_t slots) const {
     return slots_offset() + slots * slot_bytes;
   }
+  /// Maps it where that has not been done.
+  /// Throws: `std::system_error`.
+  [[nodiscard]] static std::byte* payload(workers::SharedMemoryChannel& channel) {
+    const auto& common = of(channel);
+    return channel.ring().payload(common.payload_offset, common.payload_bytes(channel.slots()));
+  }
 };
 
-/// A task's words, and a batch's results, where batches are built as a whole.
+/// A task's words. Where batches are built as a whole, its result is the number of samples, which
+/// is known when all of them are there and not yet a batch.
 enum TaskWord : std::size_t { kEpoch, kShard };
-/// Rows are known when all samples are there and not yet a batch.
-enum BatchResult : std::size_t { kRows, kPiece, kPieceBytes };
 
 /// `kShard` holds the pass too: each opens its shards again.
 [[nodiscard]] constexpr std::uint64_t shard_word(std::uint64_t pass, std::size_t shard) {
   return pass << 20 | shard;
 }
-
-/// How the memory of a batch that is built as a whole begins; the form, then the leaves follow.
-struct WholeHeader {
-  std::uint64_t form_bytes = 0;
-  std::uint64_t leaves_offset = 0;
-  std::uint64_t leaves_bytes = 0;
-};
 
 /// What one worker needs. Threads that are stuck keep it alive.
 struct WorkerJob {
@@ -103,7 +104,9 @@ class BatchWorker {
   void work(const workers::Claim& claim);
   void fill_rows(const workers::Claim& claim, std::size_t& at);
   void build_whole(const workers::Claim& claim, std::size_t& at);
-  void drop_piece_of_the_dead(std::size_t slot, std::size_t payload);
+  void fetch_part(const workers::Claim& claim);
+  [[nodiscard]] std::optional<std::vector<Value>> collect(const workers::Claim& claim,
+                                                          std::size_t& at, SamplePieces& pieces);
   void put_whole(const workers::Claim& claim, const Value& batch);
   [[nodiscard]] std::optional<std::vector<Value>> read_stream(const workers::Claim& claim);
   void fail(const workers::Claim& claim, std::size_t at);

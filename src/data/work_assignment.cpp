@@ -14,6 +14,8 @@ using workers::SlotState;
 // Samples that take less than this are claimed several at a time: a claim costs a part of a
 // microsecond.
 constexpr std::uint64_t kWorthAClaim = 20'000;  // ns
+// A piece of the ring costs a few system calls.
+constexpr std::uint64_t kWorthAPiece = 200'000;  // ns
 
 }  // namespace
 
@@ -32,7 +34,7 @@ void WorkerSource::give_out_work() {
     if (mine.use == Use::Stale) {
       if (state == SlotState::Ready) take_back(slot);
       if (state == SlotState::Filling && channel_->withdraw(slot)) {
-        free_piece_of(slot);
+        channel_->free_pieces(slot);
         mine.use = Use::None;
       }
       state = channel_->state(slot);
@@ -101,37 +103,53 @@ void WorkerSource::assign(std::size_t slot, Pass& pass) {
                 channel_->items_per_slot());
   }
   task.items = items_;
-  task.items_per_unit = job_->source.has_rows ? items_per_unit(items_.size())
-                                              : std::max<std::size_t>(items_.size(), 1);
+  divide(task);
   channel_->assign(slot, task);
   mine.use = &pass == &now_ ? Use::Live : Use::Ahead;
   mine.batch = pass.assigned++;
 }
 
 // Decides who does what, never what comes out.
-std::size_t WorkerSource::items_per_unit(std::size_t items) const {
+void WorkerSource::divide(workers::Task& task) const {
+  const auto items = task.items.size();
+  const auto cost = cost_of_sample(items);
+  if (!job_->source.has_rows) {
+    const bool is_slow = cost.value_or(kWorthAPiece) >= kWorthAPiece;
+    task.has_closing_unit = items > 1 && is_slow && may_share_whole();
+    task.items_per_unit = task.has_closing_unit ? 1 : std::max<std::size_t>(items, 1);
+  } else if (cost && *cost < kWorthAClaim) {
+    const auto largest = std::max<std::size_t>(items / workers_, 1);
+    const auto wanted = kWorthAClaim / std::max<std::uint64_t>(*cost, 1);
+    task.items_per_unit = std::min<std::size_t>(wanted, largest);
+  }
+}
+
+// Where every worker has a batch of its own to build, nothing is gained when they fetch one
+// together: its samples would only take one more way through memory.
+bool WorkerSource::may_share_whole() const {
+  if (job_->source.open || workers_ == 1) return false;
+  if (SharedLayout::of(*channel_).samples_stay.load(std::memory_order_relaxed) != 0) return false;
+  const auto given_out = std::count_if(slots_.begin(), slots_.end(), [](const Slot& slot) {
+    return slot.use == Use::Live || slot.use == Use::Ahead;
+  });
+  return static_cast<std::size_t>(given_out) < workers_;
+}
+
+// In nanoseconds; nothing while fewer than `enough` have been fetched.
+std::optional<std::uint64_t> WorkerSource::cost_of_sample(std::size_t enough) const {
   std::uint64_t busy = 0;
   std::uint64_t fetched = 0;
   for (const auto& record : channel_->board().workers) {
     busy += record.busy.load(std::memory_order_relaxed);
     fetched += record.beats.load(std::memory_order_relaxed);
   }
-  const auto each = busy / std::max<std::uint64_t>(fetched, 1);
-  if (fetched < items || each >= kWorthAClaim) return 1;
-  const auto largest = std::max<std::size_t>(items / workers_, 1);
-  return std::min<std::size_t>(kWorthAClaim / std::max<std::uint64_t>(each, 1), largest);
+  if (fetched < std::max<std::size_t>(enough, 1)) return std::nullopt;
+  return busy / fetched;
 }
 
-// Of a batch that will not be delivered.
-void WorkerSource::free_piece_of(std::size_t slot) {
-  const auto bytes = static_cast<std::size_t>(channel_->result(slot, kPieceBytes));
-  if (bytes == 0) return;
-  channel_->ring().free_piece(SharedLayout::of(*channel_).payload_bytes(slots_.size()),
-                              static_cast<std::size_t>(channel_->result(slot, kPiece)), bytes);
-}
-
+// A batch that will not be delivered.
 void WorkerSource::take_back(std::size_t slot) {
-  free_piece_of(slot);
+  channel_->free_pieces(slot);
   slots_[slot].use = Use::None;
   channel_->release(slot);
 }

@@ -114,7 +114,8 @@ WorkerSource::WorkerSource(SampleSource source, const BatchFacts& facts,
     spawned = describe_job(*job_, options.spawn_name(), options.spawn_config());
   }
   channel_ = std::make_shared<SharedMemoryChannel>(SharedMemoryChannel::Shape{
-      slots, workers_, facts.largest_batch, sizeof(SharedLayout) + spawned.size()});
+      slots, workers_, facts.largest_batch, sizeof(SharedLayout) + spawned.size(),
+      !job_->source.has_rows && !job_->source.open && workers_ > 1});
   job_->channel = channel_;
   auto* common = std::construct_at(&SharedLayout::of(*channel_));
   common->job_bytes = spawned.size();
@@ -310,7 +311,7 @@ bool WorkerSource::passes_over(std::size_t slot) {
   if (channel_->first_failed(slot)) return false;
   const auto items = channel_->items(slot).size();
   if (job_->source.open) {
-    const auto rows = static_cast<std::size_t>(channel_->result(slot, kRows));
+    const auto rows = static_cast<std::size_t>(channel_->result(slot));
     if (rows == facts_.batch_size) return false;
     round_.end(slots_[slot].turn.shard, slots_[slot].turn.batch);
     if (rows != 0 && !facts_.drop_last) return false;

@@ -73,9 +73,10 @@ class WorkerSource : public BatchSource {
   [[nodiscard]] bool give_out(std::size_t slot);
   void assign(std::size_t slot, Pass& pass);
   [[nodiscard]] Pass* pass_ahead();
-  [[nodiscard]] std::size_t items_per_unit(std::size_t items) const;
+  void divide(workers::Task& task) const;
+  [[nodiscard]] bool may_share_whole() const;
+  [[nodiscard]] std::optional<std::uint64_t> cost_of_sample(std::size_t enough) const;
   void take_back(std::size_t slot);
-  void free_piece_of(std::size_t slot);
   [[nodiscard]] std::optional<std::size_t> slot_of_next() const;
   [[nodiscard]] std::size_t circulating() const;
 

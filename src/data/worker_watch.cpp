@@ -15,7 +15,7 @@ void WorkerSource::give_up_batch(std::optional<std::size_t> slot, WorkerError::C
   context.batch = static_cast<std::int64_t>(slot ? slots_[*slot].batch : next_);
   if (slot) {
     // Where all samples were there, only the batch could not be made of them.
-    if (job_->source.open && channel_->result(*slot, kRows) != facts_.batch_size) {
+    if (job_->source.open && channel_->result(*slot) != facts_.batch_size) {
       round_.end(slots_[*slot].turn.shard, slots_[*slot].turn.batch);
     }
     slots_[*slot].use = Use::Stale;

@@ -19,39 +19,89 @@ void copy_text(std::span<char> target, std::string_view text) {
 
 }  // namespace
 
+std::size_t SharedMemoryChannel::item_units(const Slot& target) const {
+  return target.units.load(std::memory_order_relaxed) -
+         target.closing.load(std::memory_order_relaxed);
+}
+
+bool SharedMemoryChannel::may_have(const Slot& target, std::size_t worker) const {
+  const auto only = target.worker.load(std::memory_order_relaxed);
+  return only == Task::kAnybody || static_cast<std::size_t>(only) == worker;
+}
+
+// `finished` is counted up after a unit's word, so whoever counts the last item's unit finds this
+// due; where somebody died in between, the words alone tell.
+bool SharedMemoryChannel::is_closing_due(std::size_t slot) const {
+  const Slot& target = at(slot);
+  if (target.closing.load(std::memory_order_relaxed) == 0) return false;
+  const auto others = item_units(target);
+  if (target.finished.load(std::memory_order_seq_cst) < others &&
+      target.is_suspect.load(std::memory_order_seq_cst) == 0) {
+    return false;
+  }
+  const auto* words = units_of(slot);
+  return state_of(words[others].load(std::memory_order_seq_cst)) == UnitState::Open &&
+         are_final(slot, others);
+}
+
+bool SharedMemoryChannel::are_final(std::size_t slot, std::size_t units) const {
+  const auto* words = units_of(slot);
+  return std::all_of(words, words + units, [](const auto& word) {
+    return is_final(word.load(std::memory_order_seq_cst));
+  });
+}
+
+// What was read before the claim may have been the task before; what is read after it belongs to
+// the task of this unit, which cannot end without it.
+bool SharedMemoryChannel::take_unit(std::size_t slot, std::size_t unit, std::size_t worker) {
+  Slot& target = at(slot);
+  auto& word = units_of(slot)[unit];
+  auto value = word.load(std::memory_order_relaxed);
+  if (state_of(value) != UnitState::Open) return false;
+  if (!word.compare_exchange_strong(value, claimed_by(value, worker), std::memory_order_seq_cst)) {
+    return false;
+  }
+  const auto others = item_units(target);
+  if (may_have(target, worker) && (unit < others || are_final(slot, others))) return true;
+  word.store(value, std::memory_order_seq_cst);
+  restart_hint(target.hint);
+  wake_workers();
+  return false;
+}
+
 std::optional<Claim> SharedMemoryChannel::claim_unit(std::size_t slot, std::size_t worker) {
   Slot& target = at(slot);
   auto hint = target.hint.load(std::memory_order_acquire);
-  const std::size_t units = target.units.load(std::memory_order_relaxed);
+  const auto units = item_units(target);
+  // Only as long as nobody has opened a unit again: then the version is another.
+  const auto move_hint = [&](std::size_t unit) {
+    target.hint.compare_exchange_strong(hint, (hint >> 32 << 32) | unit, std::memory_order_acq_rel);
+  };
   for (auto unit = static_cast<std::size_t>(hint & 0xffff'ffffU); unit < units; ++unit) {
-    auto& word = units_of(slot)[unit];
-    auto value = word.load(std::memory_order_relaxed);
-    if (state_of(value) != UnitState::Open) continue;
-    if (!word.compare_exchange_strong(value, claimed_by(value, worker),
-                                      std::memory_order_seq_cst)) {
-      continue;
-    }
-    // Only as long as nobody has opened a unit again: then the version is another.
-    target.hint.compare_exchange_strong(hint, (hint >> 32 << 32) | (unit + 1),
-                                        std::memory_order_acq_rel);
-    // What is read from here on belongs to the task of this unit: it cannot end without it.
-    const auto only = target.worker.load(std::memory_order_relaxed);
-    if (only != Task::kAnybody && static_cast<std::size_t>(only) != worker) {  // a newer task
-      word.store(value, std::memory_order_seq_cst);
-      restart_hint(target.hint);
-      wake_workers();
-      return std::nullopt;
-    }
-    Claim claim;
-    claim.slot = slot;
-    claim.unit = unit;
-    claim.first = unit * target.items_per_unit;
-    const auto count = std::min<std::size_t>(target.items_per_unit, target.count - claim.first);
-    claim.items = {items_of(slot) + claim.first, count};
+    if (!take_unit(slot, unit, worker)) continue;
+    move_hint(unit + 1);
+    return claim_of(slot, unit);
+  }
+  move_hint(units);
+  if (is_closing_due(slot) && take_unit(slot, units, worker)) return claim_of(slot, units);
+  return std::nullopt;
+}
+
+// Of a unit that has been taken.
+Claim SharedMemoryChannel::claim_of(std::size_t slot, std::size_t unit) const {
+  const Slot& target = at(slot);
+  Claim claim;
+  claim.slot = slot;
+  claim.unit = unit;
+  if (unit >= item_units(target)) {
+    claim.is_closing = true;
+    claim.items = items(slot);
     return claim;
   }
-  target.hint.compare_exchange_strong(hint, (hint >> 32 << 32) | units, std::memory_order_acq_rel);
-  return std::nullopt;
+  claim.first = unit * target.items_per_unit;
+  claim.items = items(slot).subspan(claim.first);
+  claim.items = claim.items.first(std::min<std::size_t>(target.items_per_unit, claim.items.size()));
+  return claim;
 }
 
 std::optional<Claim> SharedMemoryChannel::try_claim(std::size_t worker) {
@@ -60,9 +110,9 @@ std::optional<Claim> SharedMemoryChannel::try_claim(std::size_t worker) {
     for (std::size_t slot = 0; slot < shape_.slots; ++slot) {
       if (state(slot) != SlotState::Filling) continue;
       const Slot& target = at(slot);
-      const auto only = target.worker.load(std::memory_order_relaxed);
-      if (only != Task::kAnybody && static_cast<std::size_t>(only) != worker) continue;
-      if ((target.hint.load(std::memory_order_acquire) & 0xffff'ffffU) >= target.units) continue;
+      if (!may_have(target, worker)) continue;
+      const auto hint = target.hint.load(std::memory_order_acquire) & 0xffff'ffffU;
+      if (hint >= item_units(target) && !is_closing_due(slot)) continue;
       if (!oldest || sequence(slot) < sequence(*oldest)) oldest = slot;
     }
     if (!oldest) return std::nullopt;
@@ -82,8 +132,9 @@ std::optional<Claim> SharedMemoryChannel::claim(std::size_t worker) {
 
 bool SharedMemoryChannel::is_futile(const Claim& claim) const {
   const Slot& target = at(claim.slot);
+  const auto needs = claim.is_closing ? Slot::kNoFailure : std::uint64_t{claim.first};
   return target.withdrawn.load(std::memory_order_relaxed) != 0 ||
-         target.first_failed.load(std::memory_order_relaxed) < claim.first;
+         target.first_failed.load(std::memory_order_relaxed) < needs;
 }
 
 void SharedMemoryChannel::begin_item(std::size_t worker, std::size_t slot, std::size_t position) {
@@ -98,7 +149,9 @@ void SharedMemoryChannel::end_item(std::size_t worker) {
   if (value == WorkerRecord::kNothing) return;
   record.in_hand.store(WorkerRecord::kNothing, std::memory_order_release);
   Slot& target = at((value >> 32) - 1);
-  if (target.items_per_unit > 1) target.items_done.fetch_add(1, std::memory_order_relaxed);
+  // Where the units themselves do not show that there is progress.
+  if (target.items_per_unit > 1 || target.closing != 0)
+    target.items_done.fetch_add(1, std::memory_order_relaxed);
 }
 
 void SharedMemoryChannel::finish(const Claim& claim) {
@@ -148,10 +201,7 @@ void SharedMemoryChannel::complete_if_all_done(std::size_t slot) {
   auto seen = target.state.load(std::memory_order_seq_cst);
   if (slot_state(seen) != SlotState::Filling) return;
   const auto done_sequence = target.sequence.load(std::memory_order_relaxed);
-  const auto units = target.units.load(std::memory_order_relaxed);
-  for (std::size_t unit = 0; unit < units; ++unit) {
-    if (!is_final(units_of(slot)[unit].load(std::memory_order_seq_cst))) return;
-  }
+  if (!are_final(slot, target.units.load(std::memory_order_relaxed))) return;
   if (!target.state.compare_exchange_strong(seen, with_state(seen, SlotState::Ready),
                                             std::memory_order_seq_cst)) {
     return;

@@ -11,8 +11,7 @@
 
 /// How a channel's control memory is laid out: a header, the board, the owner's own area, then the
 /// slots, each with its areas for failures, the words of its units, what was in hand when a worker
-/// ended at them, and its items. For the
-/// channel's own sources.
+/// ended at them, its items, and where its pieces lie. For the channel's own sources.
 namespace lockstep::workers {
 
 constexpr std::size_t kLine = 64;
@@ -21,11 +20,12 @@ constexpr int kStateBits = 8;
 constexpr std::uint64_t kStateMask = (1U << kStateBits) - 1;
 
 struct SharedMemoryChannel::Header {
-  static constexpr std::uint64_t kMagic = 0x4c53'4461'7461'3032;
+  static constexpr std::uint64_t kMagic = 0x4c53'4461'7461'3033;
 
   std::uint64_t control_bytes;  // first: MemoryRing reads it
   std::uint64_t magic;
   Shape shape;
+  std::atomic<std::uint64_t> space_taken;  // of what lies behind the control part
 };
 
 struct SharedMemoryChannel::Slot {
@@ -37,7 +37,8 @@ struct SharedMemoryChannel::Slot {
   // Atomic because a worker may still look at the task before; what it claims is of this one.
   std::atomic<std::uint32_t> count;
   std::atomic<std::uint32_t> items_per_unit;
-  std::atomic<std::uint32_t> units;
+  std::atomic<std::uint32_t> units;    // with the closing one
+  std::atomic<std::uint32_t> closing;  // 1: the last unit waits for all others
   std::atomic<std::int32_t> worker;
   std::atomic<std::uint64_t> hint;  // version, and the first unit that may be open
   std::atomic<std::uint32_t> finished;
@@ -46,7 +47,14 @@ struct SharedMemoryChannel::Slot {
   std::atomic<std::uint32_t> areas_taken;
   std::atomic<std::uint64_t> first_failed;
   std::array<std::uint64_t, 2> words;
-  std::array<std::atomic<std::uint64_t>, 3> results;
+  std::atomic<std::uint64_t> result;
+};
+
+struct SharedMemoryChannel::PieceWords {
+  static constexpr std::uint64_t kGoing = std::uint64_t{1} << 63;
+
+  std::atomic<std::uint64_t> offset;
+  std::atomic<std::uint64_t> bytes;  // 0: there is none; plus kGoing while it is freed
 };
 
 struct SharedMemoryChannel::Area {

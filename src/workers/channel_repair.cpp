@@ -55,7 +55,8 @@ void SharedMemoryChannel::repair_unit(std::size_t slot, std::size_t unit, std::s
   // Not at an item: between two of them, or waiting for something.
   if (in_hand == WorkerRecord::kNothing || (in_hand >> 32) - 1 != slot) return reopen(attempts);
   const auto position = static_cast<std::size_t>(in_hand & 0xffff'ffffU);
-  const auto one_item = target.items_per_unit == 1;
+  const bool is_closing = target.closing != 0 && unit + 1 == target.units;
+  const auto one_item = target.items_per_unit == 1 && !is_closing;
   auto& end = ends_of(slot)[unit];
   if (!one_item && std::exchange(end, static_cast<std::uint32_t>(position) + 1) !=
                        static_cast<std::uint32_t>(position) + 1) {
@@ -73,7 +74,7 @@ void SharedMemoryChannel::repair_unit(std::size_t slot, std::size_t unit, std::s
   failure.kind = order == EndOrder::NoProgress      ? FailureKind::NoProgress
                  : order == EndOrder::TooMuchMemory ? FailureKind::TooMuchMemory
                                                     : FailureKind::Ended;
-  failure.position = is_at_item ? position : unit * target.items_per_unit;
+  failure.position = is_at_item ? position : is_closing ? 0 : unit * target.items_per_unit;
   failure.worker = worker;
   failure.pid = record.pid.load(std::memory_order_relaxed);
   failure.wait_status = record.wait_status.load(std::memory_order_relaxed);

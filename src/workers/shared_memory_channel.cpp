@@ -22,23 +22,35 @@ std::string text_of(const std::array<char, Size>& area) {
 }
 
 }  // namespace
+
 std::size_t SharedMemoryChannel::areas() const noexcept {
   return std::min({shape_.items_per_slot, shape_.workers + 2, kMaxAreas});
 }
 
 std::size_t SharedMemoryChannel::stride() const noexcept {
   return round_up(sizeof(Slot)) + round_up(areas() * sizeof(Area)) +
-         round_up(shape_.items_per_slot * sizeof(std::atomic<std::uint32_t>)) +
-         round_up(shape_.items_per_slot * sizeof(std::uint32_t)) +
-         round_up(shape_.items_per_slot * sizeof(std::int64_t));
+         round_up(units() * sizeof(std::atomic<std::uint32_t>)) +
+         round_up(units() * sizeof(std::uint32_t)) +
+         round_up(shape_.items_per_slot * sizeof(std::int64_t)) +
+         round_up(pieces() * sizeof(PieceWords));
+}
+
+// At most one an item, and the closing one.
+std::size_t SharedMemoryChannel::units() const noexcept {
+  return shape_.items_per_slot + 1;
+}
+
+std::size_t SharedMemoryChannel::pieces() const noexcept {
+  return kItemPieces + (shape_.has_item_pieces ? shape_.items_per_slot : 0);
 }
 
 SharedMemoryChannel::SharedMemoryChannel(const Shape& shape)
     : shape_(shape),
       slot_stride_([&] {
         constexpr std::size_t kLargest = std::size_t{1} << 56;
-        const auto per_item =
-            sizeof(std::int64_t) + sizeof(std::atomic<std::uint32_t>) + sizeof(std::uint32_t);
+        const auto per_item = sizeof(std::int64_t) + sizeof(std::atomic<std::uint32_t>) +
+                              sizeof(std::uint32_t) +
+                              (shape.has_item_pieces ? sizeof(PieceWords) : 0);
         if (shape.items_per_slot > kLargest / per_item / shape.slots) {
           native::throw_errno(
               "shared memory for data workers: " + std::to_string(shape.items_per_slot) +
@@ -83,8 +95,9 @@ void SharedMemoryChannel::lay_out(bool is_new) {
   std::uninitialized_value_construct_n(records, shape_.workers);
   for (std::size_t slot = 0; slot < shape_.slots; ++slot) {
     std::construct_at(&at(slot));
-    std::uninitialized_value_construct_n(units_of(slot), shape_.items_per_slot);
+    std::uninitialized_value_construct_n(units_of(slot), units());
     std::uninitialized_value_construct_n(areas_of(slot), areas());
+    std::uninitialized_value_construct_n(pieces_of(slot), pieces());
   }
 }
 
@@ -102,14 +115,18 @@ std::atomic<std::uint32_t>* SharedMemoryChannel::units_of(std::size_t slot) cons
 }
 
 std::uint32_t* SharedMemoryChannel::ends_of(std::size_t slot) const noexcept {
-  return reinterpret_cast<std::uint32_t*>(
-      reinterpret_cast<std::byte*>(units_of(slot)) +
-      round_up(shape_.items_per_slot * sizeof(std::atomic<std::uint32_t>)));
+  return reinterpret_cast<std::uint32_t*>(reinterpret_cast<std::byte*>(units_of(slot)) +
+                                          round_up(units() * sizeof(std::atomic<std::uint32_t>)));
 }
 
 std::int64_t* SharedMemoryChannel::items_of(std::size_t slot) const noexcept {
   return reinterpret_cast<std::int64_t*>(reinterpret_cast<std::byte*>(ends_of(slot)) +
-                                         round_up(shape_.items_per_slot * sizeof(std::uint32_t)));
+                                         round_up(units() * sizeof(std::uint32_t)));
+}
+
+SharedMemoryChannel::PieceWords* SharedMemoryChannel::pieces_of(std::size_t slot) const noexcept {
+  return reinterpret_cast<PieceWords*>(reinterpret_cast<std::byte*>(items_of(slot)) +
+                                       round_up(shape_.items_per_slot * sizeof(std::int64_t)));
 }
 
 SlotState SharedMemoryChannel::state(std::size_t slot) const {
@@ -128,12 +145,12 @@ std::uint64_t SharedMemoryChannel::word(std::size_t slot, std::size_t number) co
   return at(slot).words[number];
 }
 
-std::uint64_t SharedMemoryChannel::result(std::size_t slot, std::size_t number) const {
-  return at(slot).results[number].load(std::memory_order_relaxed);
+std::uint64_t SharedMemoryChannel::result(std::size_t slot) const {
+  return at(slot).result.load(std::memory_order_relaxed);
 }
 
-void SharedMemoryChannel::set_result(std::size_t slot, std::size_t number, std::uint64_t value) {
-  at(slot).results[number].store(value, std::memory_order_relaxed);
+void SharedMemoryChannel::set_result(std::size_t slot, std::uint64_t value) {
+  at(slot).result.store(value, std::memory_order_relaxed);
 }
 
 std::optional<std::size_t> SharedMemoryChannel::first_failed(std::size_t slot) const {
@@ -145,14 +162,18 @@ std::optional<std::size_t> SharedMemoryChannel::first_failed(std::size_t slot) c
 void SharedMemoryChannel::assign(std::size_t slot, const Task& task) {
   Slot& target = at(slot);
   std::copy(task.items.begin(), task.items.end(), items_of(slot));
-  const auto units = (task.items.size() + task.items_per_unit - 1) / task.items_per_unit;
+  const auto units = (task.items.size() + task.items_per_unit - 1) / task.items_per_unit +
+                     (task.has_closing_unit ? 1 : 0);
   target.count.store(static_cast<std::uint32_t>(task.items.size()), std::memory_order_relaxed);
   target.items_per_unit.store(static_cast<std::uint32_t>(task.items_per_unit),
                               std::memory_order_relaxed);
   target.units.store(static_cast<std::uint32_t>(units), std::memory_order_relaxed);
+  target.closing.store(task.has_closing_unit ? 1 : 0, std::memory_order_relaxed);
   target.words = task.words;
   std::fill_n(ends_of(slot), units, 0U);
-  for (auto& result : target.results) result.store(0, std::memory_order_relaxed);
+  target.result.store(0, std::memory_order_relaxed);
+  // Delivered with the batch; the items' have been freed.
+  pieces_of(slot)[kResultPiece].bytes.store(0, std::memory_order_relaxed);
   target.worker.store(task.worker, std::memory_order_relaxed);
   target.sequence.store(task.sequence, std::memory_order_relaxed);
   target.withdrawn.store(0, std::memory_order_relaxed);

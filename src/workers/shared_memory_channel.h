@@ -20,13 +20,16 @@ namespace lockstep::workers {
 /// -> Free. The owner also takes Ready slots straight back to Free.
 enum class SlotState : std::uint32_t { Free, Filling, Ready, Held };
 
-/// A task: items, cut into units that are claimed one by one.
+/// A task: items, cut into units that are claimed one by one. With a closing unit, whoever finds
+/// all others finished claims the items as a whole once more, to make something of what has become
+/// of them.
 struct Task {
   static constexpr std::int32_t kAnybody = -1;
 
   std::uint64_t sequence = 0;  ///< never used again; workers take the lowest first
   std::span<const std::int64_t> items;
   std::size_t items_per_unit = 1;
+  bool has_closing_unit = false;
   std::int32_t worker = kAnybody;        ///< the only one that may claim it
   std::array<std::uint64_t, 2> words{};  ///< the caller's own
 };
@@ -37,6 +40,7 @@ struct Claim {
   std::size_t unit = 0;
   std::size_t first = 0;
   std::span<const std::int64_t> items;
+  bool is_closing = false;
 };
 
 /// How an item came to nothing.
@@ -50,6 +54,12 @@ struct Failure {
   int wait_status = 0;  ///< of a worker that ended
   std::string type;     ///< of the exception
   std::string message;
+};
+
+/// Memory behind the payload, for what does not fit there: `MemoryRing`'s offset. None: 0 bytes.
+struct Piece {
+  std::size_t offset = 0;
+  std::size_t bytes = 0;
 };
 
 /// Hands tasks (lists of item numbers) to workers and brings word back, through a memory ring that
@@ -75,7 +85,11 @@ class SharedMemoryChannel {
     std::size_t workers = 0;
     std::size_t items_per_slot = 0;
     std::size_t user_bytes = 0;  ///< room for the caller's own words, 64-byte aligned, zeroed
+    bool has_item_pieces = false;
   };
+  /// Number of the piece of a task's result, and of the first item's.
+  static constexpr std::size_t kResultPiece = 0;
+  static constexpr std::size_t kItemPieces = 1;
 
   /// Throws: `std::system_error` when the memory cannot be had.
   explicit SharedMemoryChannel(const Shape& shape);
@@ -95,9 +109,22 @@ class SharedMemoryChannel {
   [[nodiscard]] std::uint64_t sequence(std::size_t slot) const;
   [[nodiscard]] std::span<const std::int64_t> items(std::size_t slot) const;
   [[nodiscard]] std::uint64_t word(std::size_t slot, std::size_t number) const;
-  /// The caller's word about the result; whoever has claimed the only unit may set it.
-  [[nodiscard]] std::uint64_t result(std::size_t slot, std::size_t number) const;
-  void set_result(std::size_t slot, std::size_t number, std::uint64_t value);
+  /// The caller's word about the result; whoever has claimed the only unit, or the closing one, may
+  /// set it.
+  [[nodiscard]] std::uint64_t result(std::size_t slot) const;
+  void set_result(std::size_t slot, std::uint64_t value);
+  /// Room of the ring behind the control part that nobody else has: its offset.
+  [[nodiscard]] std::size_t take_space(std::size_t bytes);
+  /// Piece `number` of the slot's task; whoever has claimed the unit that it belongs to makes it,
+  /// and frees what a worker left there that died in here. Mapped; `MemoryRing::unmap` is for the
+  /// caller.
+  /// Throws: `std::system_error` when the memory cannot be had.
+  [[nodiscard]] std::byte* make_piece(std::size_t slot, std::size_t number, std::size_t bytes);
+  [[nodiscard]] Piece piece(std::size_t slot, std::size_t number) const;
+  void free_piece(std::size_t slot, std::size_t number) noexcept;
+  /// Those of the slot's task from `first` on, for whoever has claimed the closing unit or owns a
+  /// slot that is not Filling.
+  void free_pieces(std::size_t slot, std::size_t first = kResultPiece) noexcept;
   /// Position of the first item known to have failed.
   [[nodiscard]] std::optional<std::size_t> first_failed(std::size_t slot) const;
 
@@ -152,6 +179,7 @@ class SharedMemoryChannel {
   struct Header;
   struct Slot;
   struct Area;
+  struct PieceWords;
 
   void lay_out(bool is_new);
   [[nodiscard]] Slot& at(std::size_t slot) const noexcept;
@@ -160,10 +188,19 @@ class SharedMemoryChannel {
   [[nodiscard]] std::uint32_t* ends_of(std::size_t slot) const noexcept;
   [[nodiscard]] std::int64_t* items_of(std::size_t slot) const noexcept;
   [[nodiscard]] Area* areas_of(std::size_t slot) const noexcept;
+  [[nodiscard]] PieceWords* pieces_of(std::size_t slot) const noexcept;
+  [[nodiscard]] std::size_t pieces() const noexcept;
+  [[nodiscard]] std::size_t units() const noexcept;
   [[nodiscard]] std::size_t areas() const noexcept;
   [[nodiscard]] std::size_t stride() const noexcept;
   [[nodiscard]] std::optional<Claim> try_claim(std::size_t worker);
   [[nodiscard]] std::optional<Claim> claim_unit(std::size_t slot, std::size_t worker);
+  [[nodiscard]] std::size_t item_units(const Slot& target) const;
+  [[nodiscard]] bool are_final(std::size_t slot, std::size_t units) const;
+  [[nodiscard]] bool is_closing_due(std::size_t slot) const;
+  [[nodiscard]] bool may_have(const Slot& target, std::size_t worker) const;
+  [[nodiscard]] bool take_unit(std::size_t slot, std::size_t unit, std::size_t worker);
+  [[nodiscard]] Claim claim_of(std::size_t slot, std::size_t unit) const;
   void conclude(std::size_t slot, std::size_t unit, std::uint32_t state);
   void complete_if_all_done(std::size_t slot);
   void write_failure(std::size_t slot, const Failure& failure);

@@ -27,48 +27,31 @@ constexpr std::size_t kSlotsPerWorker = 4;
 // A result that is larger gets memory of its own.
 constexpr std::size_t kSlotBytes = std::size_t{16} << 10;
 
-enum ResultWord : std::size_t { kBytes, kPiece, kPieceBytes };
-
 using Function = std::function<std::string(std::size_t)>;
 using Take = std::function<void(std::size_t, std::string_view)>;
-
-// Where large results go; lies in the channel's user area.
-struct Pieces {
-  std::atomic<std::uint64_t> end;
-};
-
-Pieces& pieces_of(const SharedMemoryChannel& channel) {
-  return *reinterpret_cast<Pieces*>(channel.user_area());
-}
 
 std::size_t payload_bytes(const SharedMemoryChannel& channel) {
   return channel.slots() * kSlotBytes;
 }
 
+// The payload is what was taken first.
+std::byte* slot_memory(SharedMemoryChannel& channel, std::size_t slot) {
+  return channel.ring().payload(0, payload_bytes(channel)) + slot * kSlotBytes;
+}
+
+// The task's result word is the number of bytes.
 void put_result(SharedMemoryChannel& channel, const workers::Claim& claim,
                 const std::string& bytes) {
-  const auto payload = payload_bytes(channel);
-  // Of a worker that died here before this one; this result may fit the slot.
-  const auto left = static_cast<std::size_t>(channel.result(claim.slot, kPieceBytes));
-  channel.set_result(claim.slot, kPieceBytes, 0);
-  if (left != 0) {
-    channel.ring().free_piece(payload, static_cast<std::size_t>(channel.result(claim.slot, kPiece)),
-                              left);
-  }
-  channel.set_result(claim.slot, kBytes, bytes.size());
+  channel.set_result(claim.slot, bytes.size());
   if (bytes.size() <= kSlotBytes) {
-    std::memcpy(channel.ring().payload(payload) + claim.slot * kSlotBytes, bytes.data(),
-                bytes.size());
+    // Of a worker that died here before this one.
+    channel.free_piece(claim.slot, SharedMemoryChannel::kResultPiece);
+    std::memcpy(slot_memory(channel, claim.slot), bytes.data(), bytes.size());
     return;
   }
-  const auto piece_bytes = native::MemoryRing::round_up_to_page(bytes.size());
-  const auto offset = pieces_of(channel).end.fetch_add(piece_bytes, std::memory_order_relaxed);
-  channel.set_result(claim.slot, kPiece, offset);
-  channel.set_result(claim.slot, kPieceBytes, piece_bytes);
-  channel.ring().reserve_piece(payload, offset, piece_bytes);
-  std::byte* piece = channel.ring().map_piece(payload, offset, piece_bytes);
+  auto* piece = channel.make_piece(claim.slot, SharedMemoryChannel::kResultPiece, bytes.size());
   std::memcpy(piece, bytes.data(), bytes.size());
-  native::MemoryRing::unmap_piece(piece, piece_bytes);
+  native::MemoryRing::unmap(piece, bytes.size());
 }
 
 void work(SharedMemoryChannel& channel, const Function& function, std::size_t worker) {
@@ -124,9 +107,9 @@ class Run {
         in_order_(in_order),
         workers_(std::min(options.workers, count)),
         channel_(std::make_shared<SharedMemoryChannel>(
-            SharedMemoryChannel::Shape{workers_ * kSlotsPerWorker, workers_, 1, sizeof(Pieces)})) {
-    std::construct_at(&pieces_of(*channel_));
-    channel_->ring().reserve_payload(payload_bytes(*channel_));
+            SharedMemoryChannel::Shape{workers_ * kSlotsPerWorker, workers_, 1})) {
+    const auto payload = native::MemoryRing::round_up_to_page(payload_bytes(*channel_));
+    channel_->ring().reserve(channel_->take_space(payload), payload);
     is_used_.assign(channel_->slots(), false);
     workers::WorkerProgram program;
     program.run = [channel = channel_, function](std::size_t worker) {
@@ -191,18 +174,15 @@ class Run {
   }
 
   std::string read_result(std::size_t slot) {
-    auto& ring = channel_->ring();
-    const auto payload = payload_bytes(*channel_);
-    const auto bytes = static_cast<std::size_t>(channel_->result(slot, kBytes));
-    const auto piece_bytes = static_cast<std::size_t>(channel_->result(slot, kPieceBytes));
-    if (piece_bytes == 0) {
-      const auto* place = ring.payload(payload) + slot * kSlotBytes;
+    const auto bytes = static_cast<std::size_t>(channel_->result(slot));
+    const auto piece = channel_->piece(slot, SharedMemoryChannel::kResultPiece);
+    if (piece.bytes == 0) {
+      const auto* place = slot_memory(*channel_, slot);
       return {reinterpret_cast<const char*>(place), std::min(bytes, kSlotBytes)};
     }
-    const auto offset = static_cast<std::size_t>(channel_->result(slot, kPiece));
-    std::byte* piece = ring.map_piece(payload, offset, piece_bytes);
-    std::string result(reinterpret_cast<const char*>(piece), std::min(bytes, piece_bytes));
-    native::MemoryRing::drop_piece(piece, piece_bytes);
+    std::byte* memory = channel_->ring().map(piece.offset, piece.bytes);
+    std::string result(reinterpret_cast<const char*>(memory), std::min(bytes, piece.bytes));
+    native::MemoryRing::drop(memory, piece.bytes);
     return result;
   }
 

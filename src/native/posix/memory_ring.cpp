@@ -19,16 +19,15 @@
 namespace lockstep::native {
 namespace {
 
+// A look at the memory that is left costs dozens of system calls. Until the next one, this much may
+// be taken, and this part of what was left.
+constexpr std::size_t kBetweenLooks = std::size_t{64} << 20;
+constexpr std::size_t kPartBetweenLooks = 16;
+
 std::string describe(const char* call, std::size_t bytes) {
   return "shared memory for data workers: " + std::string(call) + " failed, wanted " +
          std::to_string(bytes) + " bytes, " + std::to_string(available_memory()) +
          " bytes are free";
-}
-
-// A memfd has no size limit of its own: without this the kernel would start killing processes
-// instead.
-void check_available(std::size_t bytes) {
-  if (bytes > available_memory()) throw_errno(describe("reservation", bytes), ENOMEM);
 }
 
 void allocate(int fd, std::size_t offset, std::size_t bytes) {
@@ -39,14 +38,9 @@ void allocate(int fd, std::size_t offset, std::size_t bytes) {
   if (result != 0) throw_errno(describe("fallocate", bytes));
 }
 
-void reserve(int fd, std::size_t offset, std::size_t bytes) {
-  check_available(bytes);
-  allocate(fd, offset, bytes);
-}
-
-std::byte* map(int fd, std::size_t offset, std::size_t bytes) {
+std::byte* map_file(int fd, std::size_t offset, std::size_t bytes, int sharing) {
   void* address =
-      ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, static_cast<off_t>(offset));
+      ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, sharing, fd, static_cast<off_t>(offset));
   if (address == MAP_FAILED) throw_errno(describe("mmap", bytes));
   return static_cast<std::byte*>(address);
 }
@@ -57,8 +51,9 @@ MemoryRing::MemoryRing(std::size_t control_bytes)
     : memory_(::memfd_create("lockstep-data", MFD_CLOEXEC)),
       control_bytes_(MemoryRing::round_up_to_page(control_bytes)) {
   if (!memory_.is_open()) throw_errno(describe("memfd_create", control_bytes_));
-  reserve(memory_.get(), 0, control_bytes_);
-  control_ = map(memory_.get(), 0, control_bytes_);
+  check_available(control_bytes_);
+  allocate(memory_.get(), 0, control_bytes_);
+  control_ = map_file(memory_.get(), 0, control_bytes_, MAP_SHARED);
 }
 
 MemoryRing::MemoryRing(FileDescriptor descriptor) : memory_(std::move(descriptor)) {
@@ -71,7 +66,7 @@ MemoryRing::MemoryRing(FileDescriptor descriptor) : memory_(std::move(descriptor
                 EPROTO);
   }
   control_bytes_ = round_up_to_page(bytes);
-  control_ = map(memory_.get(), 0, control_bytes_);
+  control_ = map_file(memory_.get(), 0, control_bytes_, MAP_SHARED);
 }
 
 MemoryRing::~MemoryRing() {
@@ -87,62 +82,74 @@ std::size_t MemoryRing::round_up_to_page(std::size_t bytes) {
   return (bytes + page - 1) / page * page;
 }
 
-void MemoryRing::reserve_payload(std::size_t bytes) {
-  reserve(memory_.get(), control_bytes_, round_up_to_page(bytes));
+// A memfd has no size limit of its own: without this the kernel would start killing processes
+// instead.
+void MemoryRing::check_available(std::size_t bytes) {
+  auto seen = seen_free_.load(std::memory_order_relaxed);
+  while (bytes <= seen) {
+    if (seen_free_.compare_exchange_weak(seen, seen - bytes, std::memory_order_relaxed)) return;
+  }
+  const auto available = available_memory();
+  if (bytes > available) throw_errno(describe("reservation", bytes), ENOMEM);
+  seen_free_.store(std::min((available - bytes) / kPartBetweenLooks, kBetweenLooks),
+                   std::memory_order_relaxed);
 }
 
-void MemoryRing::announce_payload(std::size_t bytes) {
+void MemoryRing::reserve(std::size_t offset, std::size_t bytes) {
+  check_available(bytes);
+  allocate(memory_.get(), control_bytes_ + offset, bytes);
+}
+
+std::byte* MemoryRing::map(std::size_t offset, std::size_t bytes) {
+  return map_file(memory_.get(), control_bytes_ + offset, bytes, MAP_SHARED);
+}
+
+std::byte* MemoryRing::map_privately(std::size_t offset, std::size_t bytes) {
+  return map_file(memory_.get(), control_bytes_ + offset, bytes, MAP_PRIVATE);
+}
+
+void MemoryRing::unmap(std::byte* piece, std::size_t bytes) noexcept {
+  ::munmap(piece, bytes);  // the kernel rounds up
+}
+
+void MemoryRing::drop(std::byte* piece, std::size_t bytes) noexcept {
+  ::madvise(piece, round_up_to_page(bytes), MADV_REMOVE);
+  unmap(piece, bytes);
+}
+
+void MemoryRing::free(std::size_t offset, std::size_t bytes) noexcept {
+  ::fallocate(memory_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+              static_cast<off_t>(control_bytes_ + offset),
+              static_cast<off_t>(round_up_to_page(bytes)));
+}
+
+void MemoryRing::announce_payload(std::size_t offset, std::size_t bytes) {
   const auto size = round_up_to_page(bytes);
   check_available(size);
   // A page at the end gives the file its size, whatever lies behind it.
   const auto page = std::min(size, round_up_to_page(1));
-  allocate(memory_.get(), control_bytes_ + size - page, page);
+  allocate(memory_.get(), control_bytes_ + offset + size - page, page);
+}
+
+std::byte* MemoryRing::payload(std::size_t offset, std::size_t bytes) {
+  if (std::byte* known = payload_) return known;
+  const auto size = round_up_to_page(bytes);
+  std::byte* fresh = map(offset, size);
+  payload_offset_ = offset;  // before others can see the payload; all that come here say the same
+  std::byte* other = nullptr;
+  if (payload_.compare_exchange_strong(other, fresh)) {
+    payload_bytes_ = size;
+    return fresh;
+  }
+  unmap(fresh, size);  // another thread of this process was faster
+  return other;
 }
 
 void MemoryRing::reserve_part(std::size_t offset, std::size_t bytes) {
   if (bytes == 0 || populate_pages(payload_ + offset, bytes)) return;
   if (errno != EINVAL) throw_errno(describe("madvise", bytes));
   // Before Linux 5.14 pages are mapped one by one as they are touched.
-  reserve(memory_.get(), control_bytes_ + offset, bytes);
-}
-
-std::byte* MemoryRing::payload(std::size_t bytes) {
-  if (std::byte* known = payload_) return known;
-  const auto size = round_up_to_page(bytes);
-  std::byte* fresh = map(memory_.get(), control_bytes_, size);
-  std::byte* other = nullptr;
-  if (payload_.compare_exchange_strong(other, fresh)) {
-    payload_bytes_ = size;
-    return fresh;
-  }
-  ::munmap(fresh, size);  // another thread of this process was faster
-  return other;
-}
-
-void MemoryRing::reserve_piece(std::size_t payload_bytes, std::size_t offset, std::size_t bytes) {
-  reserve(memory_.get(), control_bytes_ + round_up_to_page(payload_bytes) + offset,
-          round_up_to_page(bytes));
-}
-
-std::byte* MemoryRing::map_piece(std::size_t payload_bytes, std::size_t offset, std::size_t bytes) {
-  return map(memory_.get(), control_bytes_ + round_up_to_page(payload_bytes) + offset,
-             round_up_to_page(bytes));
-}
-
-void MemoryRing::unmap_piece(std::byte* piece, std::size_t bytes) noexcept {
-  ::munmap(piece, bytes);  // the kernel rounds up
-}
-
-void MemoryRing::drop_piece(std::byte* piece, std::size_t bytes) noexcept {
-  ::madvise(piece, round_up_to_page(bytes), MADV_REMOVE);
-  unmap_piece(piece, bytes);
-}
-
-void MemoryRing::free_piece(std::size_t payload_bytes, std::size_t offset,
-                            std::size_t bytes) noexcept {
-  ::fallocate(memory_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-              static_cast<off_t>(control_bytes_ + round_up_to_page(payload_bytes) + offset),
-              static_cast<off_t>(round_up_to_page(bytes)));
+  reserve(payload_offset_ + offset, bytes);
 }
 
 }  // namespace lockstep::native

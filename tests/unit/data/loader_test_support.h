@@ -7,13 +7,16 @@
 #include <sys/mman.h>
 #include <torch/torch.h>
 
+#include <array>
 #include <atomic>
 #include <chrono>
+#include <csignal>
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
 #include <functional>
 #include <optional>
+#include <random>
 #include <string>
 #include <thread>
 #include <utility>
@@ -160,6 +163,44 @@ inline std::vector<int> descendants(int of) {
   }
   return found;
 }
+
+/// Of a loader with worker processes: those that live.
+inline std::vector<int> workers_of_this_process() {
+  std::vector<int> workers;
+  for (const int pid : descendants(::getpid())) {
+    const auto line = process(pid);
+    if (line && line->parent != ::getpid() && !is_gone(pid)) workers.push_back(pid);
+  }
+  return workers;
+}
+
+/// Kills workers of a loader at random, one after the other: the next one when the last has been
+/// replaced and its sample is done again, as two kills at the same sample would be the sample's
+/// fault.
+class RandomKiller {
+ public:
+  /// `begun` counts samples that workers have begun.
+  RandomKiller(std::size_t workers, const std::atomic<int>& begun)
+      : thread_([this, workers, &begun](const std::stop_token& is_over) {
+          std::mt19937 random(11);
+          int seen = 0;  // samples begun while all workers were there
+          while (!is_over.stop_requested()) {
+            std::this_thread::sleep_for(std::chrono::milliseconds(7));
+            const auto alive = workers_of_this_process();
+            if (alive.size() < workers) seen = begun;
+            if (alive.empty() || begun < seen + 10) continue;
+            const int signal = std::array{SIGKILL, SIGSEGV, SIGTERM}[random() % 3];
+            kills_ += ::kill(alive[random() % alive.size()], signal) == 0;
+            seen = begun;
+          }
+        }) {}
+
+  [[nodiscard]] int kills() const { return kills_; }
+
+ private:
+  std::atomic<int> kills_{0};
+  std::jthread thread_;
+};
 
 inline std::size_t open_descriptors() {
   std::size_t count = 0;

@@ -4,8 +4,6 @@
 
 #include <atomic>
 #include <csignal>
-#include <numeric>
-#include <random>
 #include <thread>
 
 #include "native/posix/process_memory.h"
@@ -15,15 +13,6 @@ namespace lockstep::data {
 namespace {
 
 using WorkerRecoveryTest = NothingLeftBehind;
-
-std::vector<int> workers_of_this_process() {
-  std::vector<int> workers;
-  for (const int pid : descendants(::getpid())) {
-    const auto line = process(pid);
-    if (line && line->parent != ::getpid() && !is_gone(pid)) workers.push_back(pid);
-  }
-  return workers;
-}
 
 torch::Tensor stream_of(std::int64_t workers, const std::function<void(std::size_t)>& before) {
   Numbers dataset{600};
@@ -38,29 +27,14 @@ torch::Tensor stream_of(std::int64_t workers, const std::function<void(std::size
 TEST_F(WorkerRecoveryTest, WorkersKilledAtRandomChangeNothing) {
   const auto expected = stream_of(0, [](std::size_t) {});
   SharedCounters begun;
-  std::atomic<int> kills{0};
-  torch::Tensor found;
-  {
-    const std::jthread killer([&](const std::stop_token& is_over) {
-      std::mt19937 random(11);
-      int at_last_kill = 0;
-      while (!is_over.stop_requested()) {
-        std::this_thread::sleep_for(std::chrono::milliseconds(15));
-        const auto workers = workers_of_this_process();
-        const int all_begun = std::accumulate(begun.words, begun.words + 600, 0);
-        // What the last one had in hand is done again by now, on a busy machine, too.
-        if (workers.empty() || all_begun < at_last_kill + 8) continue;
-        at_last_kill = all_begun;
-        const int signal = std::array{SIGKILL, SIGSEGV, SIGTERM}[random() % 3];
-        kills += ::kill(workers[random() % workers.size()], signal) == 0;
-      }
-    });
-    // Quick when it is done again: two kills at the same sample would be the sample's fault.
-    found = stream_of(3, [&](std::size_t index) {
-      if (++begun.words[index] == 1) std::this_thread::sleep_for(std::chrono::microseconds(1500));
-    });
-  }
-  EXPECT_GE(kills, 3);
+  std::atomic<int>& all_begun = begun.words[600];
+  const RandomKiller killer(3, all_begun);
+  // Quick when it is done again: two kills at the same sample would be the sample's fault.
+  const auto found = stream_of(3, [&](std::size_t index) {
+    ++all_begun;
+    if (++begun.words[index] == 1) std::this_thread::sleep_for(std::chrono::microseconds(1500));
+  });
+  EXPECT_GE(killer.kills(), 3);
   EXPECT_TRUE(torch::equal(found, expected));
 }
 

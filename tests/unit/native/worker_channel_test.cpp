@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -169,6 +170,125 @@ TEST(WorkerChannel, TaskOfOneWorkerIsLeftToIt) {
   EXPECT_EQ(channel.claim(1)->slot, 0U);
 }
 
+Task closing_task(std::uint64_t sequence, const std::vector<std::int64_t>& items,
+                  std::size_t unit = 1) {
+  auto result = task(sequence, items, unit);
+  result.has_closing_unit = true;
+  return result;
+}
+
+TEST(WorkerChannel, ClosingUnitWaitsForAllOthers) {
+  SharedMemoryChannel channel({2, 3, 4, 0});
+  const auto items = numbers(5, 3);
+  channel.assign(0, closing_task(1, items));
+  channel.assign(1, task(2, items));
+  const auto a = channel.claim(0);
+  const auto b = channel.claim(1);
+  channel.finish(*channel.claim(2));
+  channel.finish(*a);
+  EXPECT_EQ(channel.claim(0)->slot, 1U);  // b is still at the first
+  channel.finish(*b);
+  const auto closing = channel.claim(1);
+  EXPECT_EQ(closing->slot, 0U);
+  EXPECT_TRUE(closing->is_closing);
+  EXPECT_EQ(closing->items.size(), 3U);
+  EXPECT_EQ(closing->items[2], 7);
+  EXPECT_EQ(channel.state(0), SlotState::Filling);
+  EXPECT_EQ(channel.claim(2)->slot, 1U);  // it is claimed once
+  channel.finish(*closing);
+  EXPECT_EQ(channel.state(0), SlotState::Ready);
+}
+
+TEST(WorkerChannel, ClosingUnitIsFutileAfterAnyFailure) {
+  SharedMemoryChannel channel({1, 1, 4, 0});
+  const auto items = numbers(5, 2);
+  channel.assign(0, closing_task(1, items));
+  channel.finish(*channel.claim(0));
+  Failure failure;
+  failure.position = 1;
+  channel.fail(*channel.claim(0), failure);
+  const auto closing = channel.claim(0);
+  EXPECT_TRUE(closing->is_closing);
+  EXPECT_TRUE(channel.is_futile(*closing));
+  channel.finish(*closing);
+  ASSERT_EQ(channel.state(0), SlotState::Ready);
+  EXPECT_EQ(channel.failure(0)->position, 1U);
+}
+
+// At no item, and at an item that had to be fetched once more.
+TEST(WorkerChannel, SecondDeathAtTheClosingUnit) {
+  for (const bool skip : {false, true}) {
+    for (const std::size_t position : {kNoItem, std::size_t{1}}) {
+      SharedMemoryChannel channel({1, 1, 4, 0});
+      const auto items = numbers(5, 2);
+      channel.assign(0, closing_task(1, items));
+      for (int i = 0; i < 2; ++i) channel.finish(*channel.claim(0));
+      for (int death = 0; death < 2; ++death) {
+        EXPECT_TRUE(channel.claim(0)->is_closing);
+        channel.begin_item(0, 0, position);
+        channel.repair(0, skip);
+      }
+      if (skip && position != kNoItem) {
+        const auto closing = channel.claim(0);
+        EXPECT_EQ(closing->items[0], 5);
+        EXPECT_EQ(closing->items[1], kLeftOut);
+        continue;
+      }
+      ASSERT_EQ(channel.state(0), SlotState::Ready);
+      EXPECT_EQ(channel.failure(0)->position, position == kNoItem ? 0U : 1U);
+    }
+  }
+}
+
+TEST(WorkerChannel, ClosingUnitIsWithdrawnWithTheOthers) {
+  SharedMemoryChannel channel({1, 2, 4, 0});
+  const auto items = numbers(0, 2);
+  channel.assign(0, closing_task(1, items));
+  const auto claim = channel.claim(0);
+  EXPECT_FALSE(channel.withdraw(0));
+  channel.finish(*claim);
+  EXPECT_TRUE(channel.withdraw(0));
+  EXPECT_EQ(channel.state(0), SlotState::Free);
+}
+
+std::int64_t bytes_in(const SharedMemoryChannel& channel) {
+  struct stat info {};
+  EXPECT_EQ(::fstat(const_cast<SharedMemoryChannel&>(channel).ring().descriptor(), &info), 0);
+  return info.st_blocks * 512;
+}
+
+TEST(WorkerChannel, PiecesAreGivenBack) {
+  constexpr std::size_t kBytes = 100'000;
+  SharedMemoryChannel channel({1, 1, 4, 0, true});
+  const auto items = numbers(0, 3);
+  const auto empty = bytes_in(channel);
+  channel.assign(0, closing_task(1, items));
+  const auto number = SharedMemoryChannel::kItemPieces + 2;
+  EXPECT_EQ(channel.piece(0, number).bytes, 0U);
+  for (int attempt = 0; attempt < 2; ++attempt) {  // the second after a death
+    auto* memory = channel.make_piece(0, number, kBytes);
+    memory[kBytes - 1] = std::byte{5};
+    native::MemoryRing::unmap(memory, kBytes);
+  }
+  const auto piece = channel.piece(0, number);
+  EXPECT_GE(piece.bytes, kBytes);
+  EXPECT_LT(bytes_in(channel), empty + 2 * static_cast<std::int64_t>(kBytes));
+  auto* own = channel.ring().map_privately(piece.offset, piece.bytes);
+  EXPECT_EQ(own[kBytes - 1], std::byte{5});
+  own[kBytes - 1] = std::byte{6};
+  auto* shared = channel.ring().map(piece.offset, piece.bytes);
+  EXPECT_EQ(shared[kBytes - 1], std::byte{5});
+  native::MemoryRing::unmap(shared, piece.bytes);
+  native::MemoryRing::unmap(channel.make_piece(0, SharedMemoryChannel::kResultPiece, 1), 1);
+  channel.free_pieces(0, SharedMemoryChannel::kItemPieces);
+  EXPECT_EQ(channel.piece(0, number).bytes, 0U);
+  EXPECT_NE(channel.piece(0, SharedMemoryChannel::kResultPiece).bytes, 0U);
+  channel.free_pieces(0);
+  EXPECT_EQ(bytes_in(channel), empty);
+  EXPECT_EQ(own[kBytes - 1], std::byte{6});
+  native::MemoryRing::unmap(own, piece.bytes);
+}
+
 TEST(WorkerChannel, WithdrawnSlotIsFreeWhenNobodyIsAtIt) {
   SharedMemoryChannel channel({1, 1, 4, 0});
   const auto items = numbers(0, 3);
@@ -216,6 +336,14 @@ TEST(WorkerChannel, ManyWorkersAndRepairsLoseNothing) {
           channel.repair(worker, false);
           continue;
         }
+        if (claim->is_closing) {  // reads what the others have written
+          const auto& row = memory[claim->slot];
+          const std::span<const std::uint64_t> written{row.data(), claim->items.size()};
+          const auto sum = std::accumulate(written.begin(), written.end(), std::uint64_t{0});
+          channel.set_result(claim->slot, sum);
+          channel.finish(*claim);
+          continue;
+        }
         for (std::size_t i = 0; i < claim->items.size(); ++i) {
           memory[claim->slot][claim->first + i] = static_cast<std::uint64_t>(claim->items[i]);
         }
@@ -232,7 +360,9 @@ TEST(WorkerChannel, ManyWorkersAndRepairsLoseNothing) {
     for (std::size_t slot = 0; slot < kSlots && given < kTasks; ++slot) {
       if (uses[slot]) continue;
       const auto items = numbers(static_cast<std::int64_t>(1000 * given), 1 + given % kItems);
-      channel.assign(slot, task(given, items, 1 + given % 3));
+      auto work = task(given, items, 1 + given % 3);
+      work.has_closing_unit = given % 2 == 1;
+      channel.assign(slot, work);
       uses[slot] = given++;
     }
     channel.wake_workers();
@@ -242,6 +372,9 @@ TEST(WorkerChannel, ManyWorkersAndRepairsLoseNothing) {
       for (std::size_t row = 0; row < channel.items(slot).size(); ++row, ++rows) {
         ASSERT_EQ(memory[slot][row], 1000 * next + row);
       }
+      const auto count = channel.items(slot).size();
+      const auto sum = 1000 * next * count + count * (count - 1) / 2;
+      ASSERT_EQ(channel.result(slot), next % 2 == 1 ? sum : 0U);
       channel.release(slot);
       uses[slot].reset();
       ++next;

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Step 5 of the way of a sample where a batch can only be made of all its samples: the worker's
+// part of it. Several workers may fetch them; the one with the closing unit makes the batch.
+#include <utility>
+
+#include "data/batch_builder.h"
+#include "data/batch_worker.h"
+#include "data/value_bytes.h"
+#include "workers/unit_word.h"
+
+namespace lockstep::data::detail {
+namespace {
+
+using workers::Claim;
+using workers::SharedMemoryChannel;
+
+// Batches may be somewhat larger than the first.
+constexpr std::size_t kHeadroom = 4;  // a quarter
+
+}  // namespace
+
+void BatchWorker::build_whole(const Claim& claim, std::size_t& at) {
+  const bool is_part = !claim.is_closing && claim.items.size() != channel_.items(claim.slot).size();
+  if (is_part) return fetch_part(claim);
+  channel_.set_result(claim.slot, 0);
+  SamplePieces pieces(channel_, claim.slot);
+  auto samples = collect(claim, at, pieces);
+  if (!samples) return;
+  at = 0;  // what goes wrong now is nobody's sample; the first stands for all
+  channel_.set_result(claim.slot, samples->size());
+  if (samples->empty() ||
+      (job_.source.open && job_.facts.drop_last && samples->size() < job_.facts.batch_size)) {
+    return;
+  }
+  channel_.begin_item(worker_, claim.slot, workers::kNoItem);
+  put_whole(claim, collate(job_.source, std::move(*samples)));
+  pieces.free();
+}
+
+// What cannot be passed on is left to the worker with the closing unit, which fetches it again.
+void BatchWorker::fetch_part(const Claim& claim) {
+  if (channel_.is_futile(claim) || channel_.is_stopping()) return;
+  const auto epoch = static_cast<std::int64_t>(channel_.word(claim.slot, kEpoch));
+  channel_.begin_item(worker_, claim.slot, claim.first);
+  const Value sample = fetch(job_.source, job_.seed, epoch, claim.items[0]);
+  if (can_be_passed_on(sample, job_.source.collate != nullptr)) {
+    SamplePieces(channel_, claim.slot).put(claim.first, sample);
+  } else {
+    shared().samples_stay.store(1, std::memory_order_relaxed);
+  }
+}
+
+std::optional<std::vector<Value>> BatchWorker::collect(const Claim& claim, std::size_t& at,
+                                                       SamplePieces& pieces) {
+  if (job_.source.open) {
+    channel_.begin_item(worker_, claim.slot, 0);
+    return read_stream(claim);
+  }
+  const auto epoch = static_cast<std::int64_t>(channel_.word(claim.slot, kEpoch));
+  std::vector<Value> samples;
+  samples.reserve(claim.items.size());
+  if (claim.is_closing) channel_.begin_item(worker_, claim.slot, workers::kNoItem);
+  for (; at < claim.items.size(); ++at) {
+    if (channel_.is_futile(claim) || channel_.is_stopping()) return std::nullopt;
+    if (claim.items[at] == workers::kLeftOut || channel_.is_skipped(claim.slot, at)) continue;
+    if (claim.is_closing) {
+      if (auto sample = pieces.take(at)) {
+        samples.push_back(std::move(*sample));
+        continue;
+      }
+    }
+    channel_.begin_item(worker_, claim.slot, at);
+    samples.push_back(fetch(job_.source, job_.seed, epoch, claim.items[at]));
+    channel_.end_item(worker_);
+  }
+  return samples;
+}
+
+void BatchWorker::put_whole(const Claim& claim, const Value& batch) {
+  const ValueBytes bytes(batch);
+  for (;;) {
+    const auto is_ours = await_turn(claim, 0);
+    if (!is_ours) return;
+    channel_.begin_item(worker_, claim.slot, workers::kNoItem);
+    if (!*is_ours || settle(claim, "", bytes.size() + bytes.size() / kHeadroom)) break;
+  }
+  if (bytes.size() <= shared().slot_bytes) {
+    // Of a worker that died here before this one.
+    channel_.free_piece(claim.slot, SharedMemoryChannel::kResultPiece);
+    return bytes.write(slot_memory(claim.slot));
+  }
+  auto* piece = channel_.make_piece(claim.slot, SharedMemoryChannel::kResultPiece, bytes.size());
+  bytes.write(piece);
+  native::MemoryRing::unmap(piece, bytes.size());
+}
+
+// A shard that another worker was at begins anew, and what has been delivered of it is passed over.
+std::optional<std::vector<Value>> BatchWorker::read_stream(const Claim& claim) {
+  const auto epoch = static_cast<std::int64_t>(channel_.word(claim.slot, kEpoch));
+  const auto word = channel_.word(claim.slot, kShard);
+  const auto shard = static_cast<std::size_t>(word & ((1U << 20) - 1));
+  const auto number = static_cast<std::uint64_t>(claim.items[0]);
+  auto& state = streams_[shard];
+  if (!state.stream || state.word != word || state.next > number) {
+    state.stream = job_.source.open();
+    state.stream->reset(job_.facts.shard(shard), job_.facts.all_shards, epoch);
+    state.word = word;
+    state.next = 0;
+  }
+  std::vector<Value> samples;
+  for (; state.next <= number; ++state.next) {
+    samples.clear();
+    while (samples.size() < job_.facts.batch_size) {
+      if (channel_.is_futile(claim) || channel_.is_stopping()) {
+        state.stream.reset();
+        return std::nullopt;
+      }
+      channel_.begin_item(worker_, claim.slot, 0);
+      auto sample = state.stream->next();
+      if (!sample) break;
+      samples.push_back(std::move(*sample));
+    }
+  }
+  return samples;
+}
+
+}  // namespace lockstep::data::detail
