@@ -78,22 +78,15 @@ class SlotLease : public Lease {
 // For a batch that has memory of its own.
 class PieceLease : public Lease {
  public:
-  PieceLease(std::shared_ptr<SharedMemoryChannel> owner, workers::Piece piece)
-      : Lease(std::move(owner)),
-        bytes_(piece.bytes),
-        memory_(channel->ring().map(piece.offset, piece.bytes)) {}
+  PieceLease(std::shared_ptr<SharedMemoryChannel> owner, native::MappedPiece piece)
+      : Lease(std::move(owner)), piece_(std::move(piece)) {}
   ~PieceLease() override {
-    if (process.is_current()) {
-      native::MemoryRing::drop(memory_, bytes_);
-    } else {
-      native::MemoryRing::unmap(memory_, bytes_);
-    }
+    if (process.is_current()) piece_.drop();
   }
-  [[nodiscard]] std::byte* memory() const { return memory_; }
+  [[nodiscard]] const native::MappedPiece& piece() const { return piece_; }
 
  private:
-  std::size_t bytes_;
-  std::byte* memory_;
+  native::MappedPiece piece_;
 };
 
 struct Drop {
@@ -222,19 +215,19 @@ Value WorkerSource::open_whole(std::size_t slot, bool keep_a_copy, bool& was_cop
   if (skips_poison_) {
     statistics_.skipped_samples += channel_->items(slot).size() - rows_of(slot).size();
   }
-  const auto piece = channel_->piece(slot, SharedMemoryChannel::kResultPiece);
-  if (piece.bytes == 0) {
+  auto piece = channel_->map_piece(slot, SharedMemoryChannel::kResultPiece);
+  if (!piece) {
     std::byte* memory = slot_memory(slot);
     const auto lease = hold(channel_, slot, keep_a_copy ? nullptr : parking_);
     slots_[slot].use = Use::None;
     return ValueBytes::read(memory, common.slot_bytes, tensors_of(*lease));
   }
-  const Held<PieceLease> lease(new PieceLease(channel_, piece));
+  const Held<PieceLease> lease(new PieceLease(channel_, std::move(*piece)));
   slots_[slot].use = Use::None;
   channel_->release(slot);
   ++statistics_.oversize;
   was_copied = true;  // nothing is gained by a copy: the slot is free
-  return ValueBytes::read(lease->memory(), piece.bytes, tensors_of(*lease));
+  return ValueBytes::read(lease->piece().data(), lease->piece().size(), tensors_of(*lease));
 }
 
 }  // namespace lockstep::data::detail

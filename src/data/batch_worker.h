@@ -15,7 +15,6 @@
 
 #include "data/batch_source.h"
 #include "data/sample_layout.h"
-#include "data/sample_pieces.h"
 #include "workers/shared_memory_channel.h"
 
 namespace lockstep::data::detail {
@@ -37,7 +36,7 @@ struct SharedLayout {
                                              << 63;  // plus the worker that is at it
 
   std::atomic<std::uint64_t> turn;
-  // 1: samples were not as they had been when another process read them (`can_be_passed_on`).
+  // 1: samples are not such that one worker can pass them on to another (`can_be_passed_on`).
   std::atomic<std::uint32_t> samples_stay;
   std::uint64_t job_bytes;       // of what a spawned worker must know, behind this
   std::uint64_t payload_offset;  // valid once `turn` is kSettled, as all that follows
@@ -106,7 +105,7 @@ class BatchWorker {
   void build_whole(const workers::Claim& claim, std::size_t& at);
   void fetch_part(const workers::Claim& claim);
   [[nodiscard]] std::optional<std::vector<Value>> collect(const workers::Claim& claim,
-                                                          std::size_t& at, SamplePieces& pieces);
+                                                          std::size_t& at);
   void put_whole(const workers::Claim& claim, const Value& batch);
   [[nodiscard]] std::optional<std::vector<Value>> read_stream(const workers::Claim& claim);
   void fail(const workers::Claim& claim, std::size_t at);

@@ -26,6 +26,8 @@ struct JobWords {
   std::uint64_t config_bytes = 0;
   std::uint64_t cpus = 0;
   std::uint64_t seed = 0;
+  std::uint32_t has_rows = 0;
+  std::uint32_t is_iterable = 0;
   BatchFacts facts;
 };
 
@@ -38,6 +40,8 @@ std::string describe_job(const WorkerJob& job, const std::string& dataset,
   words.config_bytes = config.size();
   words.cpus = job.cpus.size();
   words.seed = job.seed;
+  words.has_rows = job.source.has_rows ? 1 : 0;
+  words.is_iterable = job.source.open ? 1 : 0;
   words.facts = job.facts;
   std::string bytes(reinterpret_cast<const char*>(&words), sizeof(words));
   bytes += dataset + config;
@@ -98,6 +102,11 @@ WorkerJob read_job(std::shared_ptr<workers::SharedMemoryChannel> channel,
                 words.cpus * sizeof(int));
   }
   job.source = registry.make(name, config);
+  TORCH_CHECK((job.source.has_rows ? 1U : 0U) == words.has_rows &&
+                  (job.source.open ? 1U : 0U) == words.is_iterable,
+              "the registry's dataset '", name,
+              "' is of another kind than the loader's; both must have the same dataset and "
+              "collate function");
   return job;
 }
 

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Step 5 of the way of a sample where a batch can only be made of all its samples: the worker's
 // part of it. Several workers may fetch them; the one with the closing unit makes the batch.
+#include <system_error>
 #include <utility>
 
 #include "data/batch_builder.h"
 #include "data/batch_worker.h"
+#include "data/sample_pieces.h"
 #include "data/value_bytes.h"
 #include "workers/unit_word.h"
 
@@ -23,8 +25,7 @@ void BatchWorker::build_whole(const Claim& claim, std::size_t& at) {
   const bool is_part = !claim.is_closing && claim.items.size() != channel_.items(claim.slot).size();
   if (is_part) return fetch_part(claim);
   channel_.set_result(claim.slot, 0);
-  SamplePieces pieces(channel_, claim.slot);
-  auto samples = collect(claim, at, pieces);
+  auto samples = collect(claim, at);
   if (!samples) return;
   at = 0;  // what goes wrong now is nobody's sample; the first stands for all
   channel_.set_result(claim.slot, samples->size());
@@ -34,24 +35,30 @@ void BatchWorker::build_whole(const Claim& claim, std::size_t& at) {
   }
   channel_.begin_item(worker_, claim.slot, workers::kNoItem);
   put_whole(claim, collate(job_.source, std::move(*samples)));
-  pieces.free();
+  channel_.free_pieces(claim.slot, SharedMemoryChannel::kItemPieces);
 }
 
 // What cannot be passed on is left to the worker with the closing unit, which fetches it again.
+// When that has happened once, nobody fetches parts any more.
 void BatchWorker::fetch_part(const Claim& claim) {
+  auto& samples_stay = shared().samples_stay;
+  if (samples_stay.load(std::memory_order_relaxed) != 0) return;
   if (channel_.is_futile(claim) || channel_.is_stopping()) return;
   const auto epoch = static_cast<std::int64_t>(channel_.word(claim.slot, kEpoch));
   channel_.begin_item(worker_, claim.slot, claim.first);
   const Value sample = fetch(job_.source, job_.seed, epoch, claim.items[0]);
-  if (can_be_passed_on(sample, job_.source.collate != nullptr)) {
-    SamplePieces(channel_, claim.slot).put(claim.first, sample);
-  } else {
-    shared().samples_stay.store(1, std::memory_order_relaxed);
+  if (!can_be_passed_on(sample, job_.source.collate != nullptr)) {
+    samples_stay.store(1, std::memory_order_relaxed);
+    // Of a worker that died here before this one.
+    return channel_.free_piece(claim.slot, SharedMemoryChannel::kItemPieces + claim.first);
+  }
+  try {
+    put_sample(channel_, claim.slot, claim.first, sample);
+  } catch (const std::system_error&) {  // without memory the batch may be built all the same
   }
 }
 
-std::optional<std::vector<Value>> BatchWorker::collect(const Claim& claim, std::size_t& at,
-                                                       SamplePieces& pieces) {
+std::optional<std::vector<Value>> BatchWorker::collect(const Claim& claim, std::size_t& at) {
   if (job_.source.open) {
     channel_.begin_item(worker_, claim.slot, 0);
     return read_stream(claim);
@@ -59,12 +66,12 @@ std::optional<std::vector<Value>> BatchWorker::collect(const Claim& claim, std::
   const auto epoch = static_cast<std::int64_t>(channel_.word(claim.slot, kEpoch));
   std::vector<Value> samples;
   samples.reserve(claim.items.size());
-  if (claim.is_closing) channel_.begin_item(worker_, claim.slot, workers::kNoItem);
   for (; at < claim.items.size(); ++at) {
     if (channel_.is_futile(claim) || channel_.is_stopping()) return std::nullopt;
     if (claim.items[at] == workers::kLeftOut || channel_.is_skipped(claim.slot, at)) continue;
     if (claim.is_closing) {
-      if (auto sample = pieces.take(at)) {
+      channel_.begin_item(worker_, claim.slot, workers::kNoItem);
+      if (auto sample = take_sample(channel_, claim.slot, at)) {
         samples.push_back(std::move(*sample));
         continue;
       }
@@ -89,9 +96,9 @@ void BatchWorker::put_whole(const Claim& claim, const Value& batch) {
     channel_.free_piece(claim.slot, SharedMemoryChannel::kResultPiece);
     return bytes.write(slot_memory(claim.slot));
   }
-  auto* piece = channel_.make_piece(claim.slot, SharedMemoryChannel::kResultPiece, bytes.size());
-  bytes.write(piece);
-  native::MemoryRing::unmap(piece, bytes.size());
+  const auto piece =
+      channel_.make_piece(claim.slot, SharedMemoryChannel::kResultPiece, bytes.size());
+  bytes.write(piece.data());
 }
 
 // A shard that another worker was at begins anew, and what has been delivered of it is passed over.

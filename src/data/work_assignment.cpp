@@ -14,8 +14,10 @@ using workers::SlotState;
 // Samples that take less than this are claimed several at a time: a claim costs a part of a
 // microsecond.
 constexpr std::uint64_t kWorthAClaim = 20'000;  // ns
-// A piece of the ring costs a few system calls.
+// A piece of the ring costs a few system calls and at least a page. Of samples that may turn out
+// not to be worth it, only so many are passed on in pieces.
 constexpr std::uint64_t kWorthAPiece = 200'000;  // ns
+constexpr std::size_t kMostUnknown = 1024;
 
 }  // namespace
 
@@ -114,8 +116,8 @@ void WorkerSource::divide(workers::Task& task) const {
   const auto items = task.items.size();
   const auto cost = cost_of_sample(items);
   if (!job_->source.has_rows) {
-    const bool is_slow = cost.value_or(kWorthAPiece) >= kWorthAPiece;
-    task.has_closing_unit = items > 1 && is_slow && may_share_whole();
+    const bool is_worth_it = cost ? *cost >= kWorthAPiece : items <= kMostUnknown;
+    task.has_closing_unit = items > 1 && is_worth_it && may_share_whole();
     task.items_per_unit = task.has_closing_unit ? 1 : std::max<std::size_t>(items, 1);
   } else if (cost && *cost < kWorthAClaim) {
     const auto largest = std::max<std::size_t>(items / workers_, 1);

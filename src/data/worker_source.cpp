@@ -131,8 +131,16 @@ WorkerSource::WorkerSource(SampleSource source, const BatchFacts& facts,
 WorkerSource::~WorkerSource() {
   const bool are_threads = !host_->replaces_workers();
   host_.reset();
-  // Batches that are still held need the mapping only; a thread that is stuck may need more.
-  if (!are_threads) channel_->ring().close_descriptor();
+  if (are_threads) return;  // one that is stuck may still use all of it
+  // Batches that are still held keep the ring alive. They need their mapping, and nothing of what
+  // was on its way; of a fork's copy all of it is another process's.
+  if (process_.is_current()) {
+    for (std::size_t slot = 0; slot < slots_.size(); ++slot) {
+      const auto state = channel_->state(slot);
+      if (state == SlotState::Filling || state == SlotState::Ready) channel_->free_pieces(slot);
+    }
+  }
+  channel_->ring().close_descriptor();
 }
 
 void WorkerSource::start(PassPlan plan) {

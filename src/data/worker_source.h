@@ -17,6 +17,7 @@
 #include "data/batch_source.h"
 #include "data/batch_worker.h"
 #include "data/slot_parking.h"
+#include "native/posix/owning_process.h"
 #include "workers/shared_memory_channel.h"
 #include "workers/worker_host.h"
 
@@ -105,6 +106,7 @@ class WorkerSource : public BatchSource {
   [[nodiscard]] Value open_whole(std::size_t slot, bool keep_a_copy, bool& was_copied);
   [[nodiscard]] std::byte* slot_memory(std::size_t slot);
 
+  native::OwningProcess process_;
   BatchFacts facts_;
   std::size_t workers_;
   std::chrono::milliseconds timeout_;

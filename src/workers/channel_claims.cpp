@@ -19,11 +19,6 @@ void copy_text(std::span<char> target, std::string_view text) {
 
 }  // namespace
 
-std::size_t SharedMemoryChannel::item_units(const Slot& target) const {
-  return target.units.load(std::memory_order_relaxed) -
-         target.closing.load(std::memory_order_relaxed);
-}
-
 bool SharedMemoryChannel::may_have(const Slot& target, std::size_t worker) const {
   const auto only = target.worker.load(std::memory_order_relaxed);
   return only == Task::kAnybody || static_cast<std::size_t>(only) == worker;
@@ -33,8 +28,8 @@ bool SharedMemoryChannel::may_have(const Slot& target, std::size_t worker) const
 // due; where somebody died in between, the words alone tell.
 bool SharedMemoryChannel::is_closing_due(std::size_t slot) const {
   const Slot& target = at(slot);
-  if (target.closing.load(std::memory_order_relaxed) == 0) return false;
-  const auto others = item_units(target);
+  const auto [others, has_closing] = Units::of(target);
+  if (!has_closing) return false;
   if (target.finished.load(std::memory_order_seq_cst) < others &&
       target.is_suspect.load(std::memory_order_seq_cst) == 0) {
     return false;
@@ -61,7 +56,7 @@ bool SharedMemoryChannel::take_unit(std::size_t slot, std::size_t unit, std::siz
   if (!word.compare_exchange_strong(value, claimed_by(value, worker), std::memory_order_seq_cst)) {
     return false;
   }
-  const auto others = item_units(target);
+  const auto others = Units::of(target).of_items;
   if (may_have(target, worker) && (unit < others || are_final(slot, others))) return true;
   word.store(value, std::memory_order_seq_cst);
   restart_hint(target.hint);
@@ -72,7 +67,7 @@ bool SharedMemoryChannel::take_unit(std::size_t slot, std::size_t unit, std::siz
 std::optional<Claim> SharedMemoryChannel::claim_unit(std::size_t slot, std::size_t worker) {
   Slot& target = at(slot);
   auto hint = target.hint.load(std::memory_order_acquire);
-  const auto units = item_units(target);
+  const auto units = Units::of(target).of_items;
   // Only as long as nobody has opened a unit again: then the version is another.
   const auto move_hint = [&](std::size_t unit) {
     target.hint.compare_exchange_strong(hint, (hint >> 32 << 32) | unit, std::memory_order_acq_rel);
@@ -93,7 +88,7 @@ Claim SharedMemoryChannel::claim_of(std::size_t slot, std::size_t unit) const {
   Claim claim;
   claim.slot = slot;
   claim.unit = unit;
-  if (unit >= item_units(target)) {
+  if (unit >= Units::of(target).of_items) {
     claim.is_closing = true;
     claim.items = items(slot);
     return claim;
@@ -112,7 +107,7 @@ std::optional<Claim> SharedMemoryChannel::try_claim(std::size_t worker) {
       const Slot& target = at(slot);
       if (!may_have(target, worker)) continue;
       const auto hint = target.hint.load(std::memory_order_acquire) & 0xffff'ffffU;
-      if (hint >= item_units(target) && !is_closing_due(slot)) continue;
+      if (hint >= Units::of(target).of_items && !is_closing_due(slot)) continue;
       if (!oldest || sequence(slot) < sequence(*oldest)) oldest = slot;
     }
     if (!oldest) return std::nullopt;
@@ -150,7 +145,7 @@ void SharedMemoryChannel::end_item(std::size_t worker) {
   record.in_hand.store(WorkerRecord::kNothing, std::memory_order_release);
   Slot& target = at((value >> 32) - 1);
   // Where the units themselves do not show that there is progress.
-  if (target.items_per_unit > 1 || target.closing != 0)
+  if (target.items_per_unit > 1 || Units::of(target).has_closing)
     target.items_done.fetch_add(1, std::memory_order_relaxed);
 }
 
@@ -187,7 +182,7 @@ void SharedMemoryChannel::write_failure(std::size_t slot, const Failure& failure
 
 void SharedMemoryChannel::conclude(std::size_t slot, std::size_t unit, std::uint32_t state) {
   Slot& target = at(slot);
-  const auto units = target.units.load(std::memory_order_relaxed);
+  const auto units = Units::of(target).all();
   units_of(slot)[unit].store(state, std::memory_order_seq_cst);
   // From here on the slot may belong to somebody else at any time, if this was not its last unit.
   const auto finished = target.finished.fetch_add(1, std::memory_order_seq_cst) + 1;
@@ -201,7 +196,7 @@ void SharedMemoryChannel::complete_if_all_done(std::size_t slot) {
   auto seen = target.state.load(std::memory_order_seq_cst);
   if (slot_state(seen) != SlotState::Filling) return;
   const auto done_sequence = target.sequence.load(std::memory_order_relaxed);
-  if (!are_final(slot, target.units.load(std::memory_order_relaxed))) return;
+  if (!are_final(slot, Units::of(target).all())) return;
   if (!target.state.compare_exchange_strong(seen, with_state(seen, SlotState::Ready),
                                             std::memory_order_seq_cst)) {
     return;

@@ -28,6 +28,20 @@ struct SharedMemoryChannel::Header {
   std::atomic<std::uint64_t> space_taken;  // of what lies behind the control part
 };
 
+/// How a task is cut. In one word, so that who still looks at the task before does not mix the two.
+struct SharedMemoryChannel::Units {
+  static constexpr std::uint32_t kClosing = std::uint32_t{1} << 31;
+
+  std::size_t of_items = 0;
+  bool has_closing = false;  // one more, behind those
+
+  [[nodiscard]] static Units of(const Slot& slot);
+  [[nodiscard]] std::size_t all() const { return of_items + (has_closing ? 1 : 0); }
+  [[nodiscard]] std::uint32_t word() const {
+    return static_cast<std::uint32_t>(of_items) | (has_closing ? kClosing : 0);
+  }
+};
+
 struct SharedMemoryChannel::Slot {
   static constexpr std::uint64_t kNoFailure = ~std::uint64_t{0};
 
@@ -37,8 +51,7 @@ struct SharedMemoryChannel::Slot {
   // Atomic because a worker may still look at the task before; what it claims is of this one.
   std::atomic<std::uint32_t> count;
   std::atomic<std::uint32_t> items_per_unit;
-  std::atomic<std::uint32_t> units;    // with the closing one
-  std::atomic<std::uint32_t> closing;  // 1: the last unit waits for all others
+  std::atomic<std::uint32_t> units;  // `Units`
   std::atomic<std::int32_t> worker;
   std::atomic<std::uint64_t> hint;  // version, and the first unit that may be open
   std::atomic<std::uint32_t> finished;
@@ -49,6 +62,11 @@ struct SharedMemoryChannel::Slot {
   std::array<std::uint64_t, 2> words;
   std::atomic<std::uint64_t> result;
 };
+
+inline SharedMemoryChannel::Units SharedMemoryChannel::Units::of(const Slot& slot) {
+  const auto word = slot.units.load(std::memory_order_relaxed);
+  return {word & ~kClosing, (word & kClosing) != 0};
+}
 
 struct SharedMemoryChannel::PieceWords {
   static constexpr std::uint64_t kGoing = std::uint64_t{1} << 63;

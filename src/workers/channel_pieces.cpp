@@ -2,6 +2,7 @@
 // The channel's word of memory outside of its slots: who made it says so before there is any, so
 // that it is given back whoever dies.
 #include <algorithm>
+#include <stdexcept>
 
 #include "workers/channel_layout.h"
 #include "workers/shared_memory_channel.h"
@@ -13,8 +14,9 @@ std::size_t SharedMemoryChannel::take_space(std::size_t bytes) {
                                         std::memory_order_relaxed);
 }
 
-std::byte* SharedMemoryChannel::make_piece(std::size_t slot, std::size_t number,
-                                           std::size_t bytes) {
+native::MappedPiece SharedMemoryChannel::make_piece(std::size_t slot, std::size_t number,
+                                                    std::size_t bytes) {
+  if (number >= pieces()) throw std::out_of_range("a task of this channel has no such piece");
   free_piece(slot, number);
   auto& words = pieces_of(slot)[number];
   const auto size = native::MemoryRing::round_up_to_page(bytes);
@@ -22,20 +24,28 @@ std::byte* SharedMemoryChannel::make_piece(std::size_t slot, std::size_t number,
   // Said before there is memory, so that it can be given back if this worker dies here.
   words.offset.store(offset, std::memory_order_relaxed);
   words.bytes.store(size, std::memory_order_release);
-  ring_.reserve(offset, size);
-  return ring_.map(offset, size);
+  try {
+    ring_.reserve(offset, size);
+    return ring_.map(offset, size);
+  } catch (...) {
+    free_piece(slot, number);
+    throw;
+  }
 }
 
-Piece SharedMemoryChannel::piece(std::size_t slot, std::size_t number) const {
+std::optional<native::MappedPiece> SharedMemoryChannel::map_piece(std::size_t slot,
+                                                                  std::size_t number) {
+  if (number >= pieces()) return std::nullopt;
   const auto& words = pieces_of(slot)[number];
   const auto bytes = words.bytes.load(std::memory_order_acquire);
-  if ((bytes & PieceWords::kGoing) != 0) return {};
-  return {static_cast<std::size_t>(words.offset.load(std::memory_order_relaxed)),
-          static_cast<std::size_t>(bytes)};
+  if (bytes == 0 || (bytes & PieceWords::kGoing) != 0) return std::nullopt;
+  return ring_.map(static_cast<std::size_t>(words.offset.load(std::memory_order_relaxed)),
+                   static_cast<std::size_t>(bytes));
 }
 
 // A worker that dies in here leaves a piece that nobody reads any more, and that is freed again.
 void SharedMemoryChannel::free_piece(std::size_t slot, std::size_t number) noexcept {
+  if (number >= pieces()) return;
   auto& words = pieces_of(slot)[number];
   const auto bytes = words.bytes.load(std::memory_order_acquire) & ~PieceWords::kGoing;
   if (bytes == 0) return;

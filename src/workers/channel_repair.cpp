@@ -11,7 +11,7 @@ bool SharedMemoryChannel::withdraw(std::size_t slot) {
   Slot& target = at(slot);
   target.withdrawn.store(1, std::memory_order_relaxed);
   bool is_busy = false;
-  for (std::size_t unit = 0; unit < target.units; ++unit) {
+  for (std::size_t unit = 0; unit < Units::of(target).all(); ++unit) {
     auto& word = units_of(slot)[unit];
     auto value = word.load(std::memory_order_acquire);
     while (state_of(value) == UnitState::Open &&
@@ -31,7 +31,7 @@ void SharedMemoryChannel::repair(std::size_t worker, bool skip_poison) {
     // Whoever finishes a unit after this looks at all of them, and so does this process below: one
     // of both finds the last.
     target.is_suspect.store(1, std::memory_order_seq_cst);
-    for (std::size_t unit = 0; unit < target.units; ++unit) {
+    for (std::size_t unit = 0; unit < Units::of(target).all(); ++unit) {
       const auto value = units_of(slot)[unit].load(std::memory_order_seq_cst);
       if (state_of(value) == UnitState::Claimed && worker_of(value) == worker) {
         repair_unit(slot, unit, worker, skip_poison);
@@ -55,7 +55,7 @@ void SharedMemoryChannel::repair_unit(std::size_t slot, std::size_t unit, std::s
   // Not at an item: between two of them, or waiting for something.
   if (in_hand == WorkerRecord::kNothing || (in_hand >> 32) - 1 != slot) return reopen(attempts);
   const auto position = static_cast<std::size_t>(in_hand & 0xffff'ffffU);
-  const bool is_closing = target.closing != 0 && unit + 1 == target.units;
+  const bool is_closing = unit == Units::of(target).of_items;
   const auto one_item = target.items_per_unit == 1 && !is_closing;
   auto& end = ends_of(slot)[unit];
   if (!one_item && std::exchange(end, static_cast<std::uint32_t>(position) + 1) !=

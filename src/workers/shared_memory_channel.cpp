@@ -162,13 +162,13 @@ std::optional<std::size_t> SharedMemoryChannel::first_failed(std::size_t slot) c
 void SharedMemoryChannel::assign(std::size_t slot, const Task& task) {
   Slot& target = at(slot);
   std::copy(task.items.begin(), task.items.end(), items_of(slot));
-  const auto units = (task.items.size() + task.items_per_unit - 1) / task.items_per_unit +
-                     (task.has_closing_unit ? 1 : 0);
+  const Units cut{(task.items.size() + task.items_per_unit - 1) / task.items_per_unit,
+                  task.has_closing_unit};
+  const auto units = cut.all();
   target.count.store(static_cast<std::uint32_t>(task.items.size()), std::memory_order_relaxed);
   target.items_per_unit.store(static_cast<std::uint32_t>(task.items_per_unit),
                               std::memory_order_relaxed);
-  target.units.store(static_cast<std::uint32_t>(units), std::memory_order_relaxed);
-  target.closing.store(task.has_closing_unit ? 1 : 0, std::memory_order_relaxed);
+  target.units.store(cut.word(), std::memory_order_relaxed);
   target.words = task.words;
   std::fill_n(ends_of(slot), units, 0U);
   target.result.store(0, std::memory_order_relaxed);
@@ -214,7 +214,7 @@ std::uint64_t SharedMemoryChannel::progress(std::size_t slot) const {
 }
 
 std::optional<std::size_t> SharedMemoryChannel::claimer(std::size_t slot) const {
-  for (std::size_t unit = 0; unit < at(slot).units; ++unit) {
+  for (std::size_t unit = 0; unit < Units::of(at(slot)).all(); ++unit) {
     const auto value = units_of(slot)[unit].load(std::memory_order_acquire);
     if (state_of(value) == UnitState::Claimed) return worker_of(value);
   }

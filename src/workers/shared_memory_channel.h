@@ -56,12 +56,6 @@ struct Failure {
   std::string message;
 };
 
-/// Memory behind the payload, for what does not fit there: `MemoryRing`'s offset. None: 0 bytes.
-struct Piece {
-  std::size_t offset = 0;
-  std::size_t bytes = 0;
-};
-
 /// Hands tasks (lists of item numbers) to workers and brings word back, through a memory ring that
 /// all processes map. All workers work at the oldest task together, unit by unit.
 ///
@@ -87,7 +81,8 @@ class SharedMemoryChannel {
     std::size_t user_bytes = 0;  ///< room for the caller's own words, 64-byte aligned, zeroed
     bool has_item_pieces = false;
   };
-  /// Number of the piece of a task's result, and of the first item's.
+  /// Numbers of a task's pieces, memory of the ring outside of its slots: of its result, where that
+  /// does not fit, and of the first item.
   static constexpr std::size_t kResultPiece = 0;
   static constexpr std::size_t kItemPieces = 1;
 
@@ -116,11 +111,12 @@ class SharedMemoryChannel {
   /// Room of the ring behind the control part that nobody else has: its offset.
   [[nodiscard]] std::size_t take_space(std::size_t bytes);
   /// Piece `number` of the slot's task; whoever has claimed the unit that it belongs to makes it,
-  /// and frees what a worker left there that died in here. Mapped; `MemoryRing::unmap` is for the
-  /// caller.
-  /// Throws: `std::system_error` when the memory cannot be had.
-  [[nodiscard]] std::byte* make_piece(std::size_t slot, std::size_t number, std::size_t bytes);
-  [[nodiscard]] Piece piece(std::size_t slot, std::size_t number) const;
+  /// and frees what a worker left there that died in here.
+  /// Throws: `std::system_error` when the memory cannot be had; there is no piece then.
+  [[nodiscard]] native::MappedPiece make_piece(std::size_t slot, std::size_t number,
+                                               std::size_t bytes);
+  /// Nothing where there is none.
+  [[nodiscard]] std::optional<native::MappedPiece> map_piece(std::size_t slot, std::size_t number);
   void free_piece(std::size_t slot, std::size_t number) noexcept;
   /// Those of the slot's task from `first` on, for whoever has claimed the closing unit or owns a
   /// slot that is not Filling.
@@ -177,6 +173,7 @@ class SharedMemoryChannel {
 
  private:
   struct Header;
+  struct Units;
   struct Slot;
   struct Area;
   struct PieceWords;
@@ -195,7 +192,6 @@ class SharedMemoryChannel {
   [[nodiscard]] std::size_t stride() const noexcept;
   [[nodiscard]] std::optional<Claim> try_claim(std::size_t worker);
   [[nodiscard]] std::optional<Claim> claim_unit(std::size_t slot, std::size_t worker);
-  [[nodiscard]] std::size_t item_units(const Slot& target) const;
   [[nodiscard]] bool are_final(std::size_t slot, std::size_t units) const;
   [[nodiscard]] bool is_closing_due(std::size_t slot) const;
   [[nodiscard]] bool may_have(const Slot& target, std::size_t worker) const;

@@ -49,9 +49,9 @@ void put_result(SharedMemoryChannel& channel, const workers::Claim& claim,
     std::memcpy(slot_memory(channel, claim.slot), bytes.data(), bytes.size());
     return;
   }
-  auto* piece = channel.make_piece(claim.slot, SharedMemoryChannel::kResultPiece, bytes.size());
-  std::memcpy(piece, bytes.data(), bytes.size());
-  native::MemoryRing::unmap(piece, bytes.size());
+  const auto piece =
+      channel.make_piece(claim.slot, SharedMemoryChannel::kResultPiece, bytes.size());
+  std::memcpy(piece.data(), bytes.data(), bytes.size());
 }
 
 void work(SharedMemoryChannel& channel, const Function& function, std::size_t worker) {
@@ -160,6 +160,7 @@ class Run {
       const auto item = static_cast<std::size_t>(channel_->sequence(slot));
       if (const auto failure = channel_->failure(slot)) {
         if (!first_error_ || item < first_error_->item()) first_error_ = error_of(item, *failure);
+        channel_->free_pieces(slot);
         pass_on(item, std::nullopt);
       } else {
         pass_on(item, read_result(slot));
@@ -175,14 +176,11 @@ class Run {
 
   std::string read_result(std::size_t slot) {
     const auto bytes = static_cast<std::size_t>(channel_->result(slot));
-    const auto piece = channel_->piece(slot, SharedMemoryChannel::kResultPiece);
-    if (piece.bytes == 0) {
-      const auto* place = slot_memory(*channel_, slot);
-      return {reinterpret_cast<const char*>(place), std::min(bytes, kSlotBytes)};
-    }
-    std::byte* memory = channel_->ring().map(piece.offset, piece.bytes);
-    std::string result(reinterpret_cast<const char*>(memory), std::min(bytes, piece.bytes));
-    native::MemoryRing::drop(memory, piece.bytes);
+    auto piece = channel_->map_piece(slot, SharedMemoryChannel::kResultPiece);
+    const auto* place = piece ? piece->data() : slot_memory(*channel_, slot);
+    std::string result(reinterpret_cast<const char*>(place),
+                       std::min(bytes, piece ? piece->size() : kSlotBytes));
+    if (piece) piece->drop();
     return result;
   }
 

@@ -20,7 +20,8 @@ namespace lockstep::native {
 namespace {
 
 // A look at the memory that is left costs dozens of system calls. Until the next one, this much may
-// be taken, and this part of what was left.
+// be taken in small pieces, and this part of what was left.
+constexpr std::size_t kSmall = std::size_t{1} << 20;
 constexpr std::size_t kBetweenLooks = std::size_t{64} << 20;
 constexpr std::size_t kPartBetweenLooks = 16;
 
@@ -28,6 +29,14 @@ std::string describe(const char* call, std::size_t bytes) {
   return "shared memory for data workers: " + std::string(call) + " failed, wanted " +
          std::to_string(bytes) + " bytes, " + std::to_string(available_memory()) +
          " bytes are free";
+}
+
+// A memfd has no size limit of its own: without this the kernel would start killing processes
+// instead.
+std::size_t check_available(std::size_t bytes) {
+  const auto available = available_memory();
+  if (bytes > available) throw_errno(describe("reservation", bytes), ENOMEM);
+  return available;
 }
 
 void allocate(int fd, std::size_t offset, std::size_t bytes) {
@@ -38,22 +47,30 @@ void allocate(int fd, std::size_t offset, std::size_t bytes) {
   if (result != 0) throw_errno(describe("fallocate", bytes));
 }
 
-std::byte* map_file(int fd, std::size_t offset, std::size_t bytes, int sharing) {
+std::byte* map_file(int fd, std::size_t offset, std::size_t bytes) {
   void* address =
-      ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, sharing, fd, static_cast<off_t>(offset));
+      ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, static_cast<off_t>(offset));
   if (address == MAP_FAILED) throw_errno(describe("mmap", bytes));
   return static_cast<std::byte*>(address);
 }
 
 }  // namespace
 
+MappedPiece::~MappedPiece() {
+  if (memory_ != nullptr) ::munmap(memory_, bytes_);  // the kernel rounds up
+}
+
+void MappedPiece::drop() noexcept {
+  ::madvise(memory_, MemoryRing::round_up_to_page(bytes_), MADV_REMOVE);
+}
+
 MemoryRing::MemoryRing(std::size_t control_bytes)
     : memory_(::memfd_create("lockstep-data", MFD_CLOEXEC)),
       control_bytes_(MemoryRing::round_up_to_page(control_bytes)) {
   if (!memory_.is_open()) throw_errno(describe("memfd_create", control_bytes_));
-  check_available(control_bytes_);
+  static_cast<void>(check_available(control_bytes_));
   allocate(memory_.get(), 0, control_bytes_);
-  control_ = map_file(memory_.get(), 0, control_bytes_, MAP_SHARED);
+  control_ = map_file(memory_.get(), 0, control_bytes_);
 }
 
 MemoryRing::MemoryRing(FileDescriptor descriptor) : memory_(std::move(descriptor)) {
@@ -66,7 +83,7 @@ MemoryRing::MemoryRing(FileDescriptor descriptor) : memory_(std::move(descriptor
                 EPROTO);
   }
   control_bytes_ = round_up_to_page(bytes);
-  control_ = map_file(memory_.get(), 0, control_bytes_, MAP_SHARED);
+  control_ = map_file(memory_.get(), 0, control_bytes_);
 }
 
 MemoryRing::~MemoryRing() {
@@ -82,39 +99,27 @@ std::size_t MemoryRing::round_up_to_page(std::size_t bytes) {
   return (bytes + page - 1) / page * page;
 }
 
-// A memfd has no size limit of its own: without this the kernel would start killing processes
-// instead.
-void MemoryRing::check_available(std::size_t bytes) {
+void MemoryRing::look_before_small(std::size_t bytes) {
   auto seen = seen_free_.load(std::memory_order_relaxed);
   while (bytes <= seen) {
     if (seen_free_.compare_exchange_weak(seen, seen - bytes, std::memory_order_relaxed)) return;
   }
-  const auto available = available_memory();
-  if (bytes > available) throw_errno(describe("reservation", bytes), ENOMEM);
+  const auto available = check_available(bytes);
   seen_free_.store(std::min((available - bytes) / kPartBetweenLooks, kBetweenLooks),
                    std::memory_order_relaxed);
 }
 
 void MemoryRing::reserve(std::size_t offset, std::size_t bytes) {
-  check_available(bytes);
+  if (bytes <= kSmall) {
+    look_before_small(bytes);
+  } else {
+    static_cast<void>(check_available(bytes));
+  }
   allocate(memory_.get(), control_bytes_ + offset, bytes);
 }
 
-std::byte* MemoryRing::map(std::size_t offset, std::size_t bytes) {
-  return map_file(memory_.get(), control_bytes_ + offset, bytes, MAP_SHARED);
-}
-
-std::byte* MemoryRing::map_privately(std::size_t offset, std::size_t bytes) {
-  return map_file(memory_.get(), control_bytes_ + offset, bytes, MAP_PRIVATE);
-}
-
-void MemoryRing::unmap(std::byte* piece, std::size_t bytes) noexcept {
-  ::munmap(piece, bytes);  // the kernel rounds up
-}
-
-void MemoryRing::drop(std::byte* piece, std::size_t bytes) noexcept {
-  ::madvise(piece, round_up_to_page(bytes), MADV_REMOVE);
-  unmap(piece, bytes);
+MappedPiece MemoryRing::map(std::size_t offset, std::size_t bytes) {
+  return {map_file(memory_.get(), control_bytes_ + offset, bytes), bytes};
 }
 
 void MemoryRing::free(std::size_t offset, std::size_t bytes) noexcept {
@@ -125,7 +130,7 @@ void MemoryRing::free(std::size_t offset, std::size_t bytes) noexcept {
 
 void MemoryRing::announce_payload(std::size_t offset, std::size_t bytes) {
   const auto size = round_up_to_page(bytes);
-  check_available(size);
+  static_cast<void>(check_available(size));
   // A page at the end gives the file its size, whatever lies behind it.
   const auto page = std::min(size, round_up_to_page(1));
   allocate(memory_.get(), control_bytes_ + offset + size - page, page);
@@ -134,14 +139,14 @@ void MemoryRing::announce_payload(std::size_t offset, std::size_t bytes) {
 std::byte* MemoryRing::payload(std::size_t offset, std::size_t bytes) {
   if (std::byte* known = payload_) return known;
   const auto size = round_up_to_page(bytes);
-  std::byte* fresh = map(offset, size);
+  std::byte* fresh = map_file(memory_.get(), control_bytes_ + offset, size);
   payload_offset_ = offset;  // before others can see the payload; all that come here say the same
   std::byte* other = nullptr;
   if (payload_.compare_exchange_strong(other, fresh)) {
     payload_bytes_ = size;
     return fresh;
   }
-  unmap(fresh, size);  // another thread of this process was faster
+  ::munmap(fresh, size);  // another thread of this process was faster
   return other;
 }
 

@@ -4,10 +4,30 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include "native/posix/file_descriptor.h"
 
 namespace lockstep::native {
+
+/// A view of a part of a `MemoryRing`. Owns: this process's mapping, not the memory.
+class MappedPiece {
+ public:
+  MappedPiece(std::byte* memory, std::size_t bytes) : memory_(memory), bytes_(bytes) {}
+  ~MappedPiece();
+  MappedPiece(MappedPiece&& other) noexcept
+      : memory_(std::exchange(other.memory_, nullptr)), bytes_(other.bytes_) {}
+  MappedPiece& operator=(MappedPiece&&) = delete;
+
+  [[nodiscard]] std::byte* data() const noexcept { return memory_; }
+  [[nodiscard]] std::size_t size() const noexcept { return bytes_; }
+  /// Gives the memory itself back to the system, also after `MemoryRing::close_descriptor`.
+  void drop() noexcept;
+
+ private:
+  std::byte* memory_;
+  std::size_t bytes_;
+};
 
 /// Anonymous memory that a process shares with the children it forks: one memfd with a control part
 /// of fixed size, and behind it pieces, each at an offset (from the end of the control part) that
@@ -37,15 +57,9 @@ class MemoryRing {
   /// Takes memory for a piece. Looks at the memory that is left once for many small pieces.
   /// Throws: `std::system_error` as the constructor does.
   void reserve(std::size_t offset, std::size_t bytes);
-  [[nodiscard]] std::byte* map(std::size_t offset, std::size_t bytes);
-  /// A view of the piece as it is: what is written to it stays in this process.
-  [[nodiscard]] std::byte* map_privately(std::size_t offset, std::size_t bytes);
-  static void unmap(std::byte* piece, std::size_t bytes) noexcept;
-  /// Unmaps what `map` gave, and gives its memory back to the system, also after
-  /// `close_descriptor`.
-  static void drop(std::byte* piece, std::size_t bytes) noexcept;
-  /// Gives the memory of a piece back to the system. Private views that have not been written to
-  /// read as zero from then on.
+  /// Throws: `std::system_error`.
+  [[nodiscard]] MappedPiece map(std::size_t offset, std::size_t bytes);
+  /// Gives the memory of a piece back to the system.
   void free(std::size_t offset, std::size_t bytes) noexcept;
 
   /// Makes room for a payload whose memory is taken part by part: checks that there is memory for
@@ -68,7 +82,7 @@ class MemoryRing {
   void close_descriptor() noexcept { memory_.reset(); }
 
  private:
-  void check_available(std::size_t bytes);
+  void look_before_small(std::size_t bytes);
 
   FileDescriptor memory_;
   std::byte* control_ = nullptr;

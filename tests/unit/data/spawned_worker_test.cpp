@@ -96,6 +96,16 @@ TEST_F(SpawnedWorkerTest, ProgramMayTakeLongerToStartThanASample) {
   EXPECT_TRUE(pass.errors.empty()) << pass.errors[0].what();
 }
 
+TEST_F(SpawnedWorkerTest, SamplesOfABatchComeFromSeveral) {
+  DataLoader loader(Configured("20"), spawned(2, "20").batch_size(10).spawn("texts", "20"),
+                    [](const std::vector<torch::data::Example<>>&) { return std::string(); });
+  for (int epoch = 0; epoch < 2; ++epoch) {
+    std::string all;
+    for (auto& batch : loader) all += batch;
+    EXPECT_EQ(all, "0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 ");
+  }
+}
+
 TEST_F(SpawnedWorkerTest, WorkersAreNoRanks) {
   ::setenv("OMPI_COMM_WORLD_RANK", "1", 1);
   DataLoader loader(Configured("6"), spawned(1, "6").spawn("texts", "6"),
@@ -143,6 +153,9 @@ TEST_F(SpawnedWorkerTest, WhatGoesWrongAtTheStartArrives) {
   EXPECT_NE(text(spawned(1, "x")).find("the config is 'x'"), std::string::npos);
   EXPECT_NE(text(spawned(1, "10").spawn("unknown", ""))
                 .find("no dataset 'unknown', only: 'configured' 'slow to come' 'texts'"),
+            std::string::npos);
+  EXPECT_NE(text(spawned(1, "10").spawn("texts", "10"))
+                .find("'texts' is of another kind than the loader's"),
             std::string::npos);
   const auto message = [](const DataLoaderOptions& options) {
     return message_of([&] { DataLoader loader(Configured("10"), options); });
