@@ -31,10 +31,8 @@ struct Trees {
     for (std::int64_t i = 0; i < noise.numel(); ++i) noise.view(-1)[i] = random.uniform() - 0.5;
     auto complex = torch::full({}, c10::complex<double>(1, static_cast<double>(number)),
                                torch::kComplexDouble);
-    if (index % 2 == 1) {
-      noise = noise.t();
-      complex = complex.conj();
-    }
+    if (index % 2 == 1) noise = noise.t();
+    if (index % 4 == 3) complex = complex.conj();
     return Value::Map{
         {"noise", noise},
         {"text", std::string(index, 'x') + std::string("\0y", 2)},
