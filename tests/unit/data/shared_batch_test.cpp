@@ -441,5 +441,26 @@ TEST_F(SharedBatchTest, LoaderThatGoesTakesSamplesAlong) {
   EXPECT_EQ((*held)[0].item<float>(), 1);
 }
 
+TEST_F(SharedBatchTest, LargeBatchIsGivenBackAfterItsLoaderIsGone) {
+  const auto growing = [](Samples samples) {
+    const auto first = samples[0].target.item<std::int64_t>();
+    return torch::full({first < 8 ? 1 : 1 << 20}, first);
+  };
+  std::optional<RingMemory> memory;
+  torch::Tensor held;
+  {
+    DataLoader loader(slowly(32, [](std::size_t) {}), in_order(32), options_with(2, 8), growing);
+    memory.emplace();
+    for (auto& batch : loader) {
+      if (batch.numel() > 1) held = batch;
+    }
+    EXPECT_EQ(loader.statistics().oversize, 3U);
+  }
+  EXPECT_GT(memory->bytes(), 8 << 20);
+  EXPECT_EQ(held[-1].item<std::int64_t>(), 24);
+  held.reset();
+  EXPECT_LT(memory->bytes(), 200'000);
+}
+
 }  // namespace
 }  // namespace lockstep::data

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <gtest/gtest.h>
 #include <lockstep/workers/worker_pool.h>
+#include <pthread.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -139,6 +140,33 @@ TEST(WorkerPoolProcesses, CrashCostsOneItem) {
         << error.what();
   }
   EXPECT_EQ(results.size(), 19U);
+}
+
+std::atomic<bool> grandchildren_die{false};
+
+// Before they take an item: in the fork itself.
+TEST(WorkerPoolProcesses, WorkersThatAllDieAtTheStartAreAnError) {
+  static const pid_t self = ::getpid();
+  static const int registered = ::pthread_atfork(nullptr, nullptr, [] {
+    if (grandchildren_die && ::getppid() != self) ::raise(SIGKILL);  // the nursery is a child
+  });
+  ASSERT_EQ(registered, 0);
+  grandchildren_die = true;
+  WorkerPoolOptions options;
+  options.workers = 2;
+  WorkerPool pool(options);
+  try {
+    static_cast<void>(pool.map(numbers(3), [](int item) { return item; }));
+    ADD_FAILURE() << "no exception was thrown";
+  } catch (const std::runtime_error& error) {
+    EXPECT_NE(std::string(error.what())
+                  .find("all workers ended again and again before they took an "
+                        "item; the first was killed by signal 9"),
+              std::string::npos)
+        << error.what();
+  }
+  grandchildren_die = false;
+  EXPECT_EQ(pool.map(numbers(3), [](int item) { return 2 * item; }), (std::vector<int>{0, 2, 4}));
 }
 
 TEST(WorkerPoolProcesses, HangIsKilled) {
