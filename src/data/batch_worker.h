@@ -104,6 +104,7 @@ class BatchWorker {
   void fill_rows(const workers::Claim& claim, std::size_t& at);
   void build_whole(const workers::Claim& claim, std::size_t& at);
   void fetch_part(const workers::Claim& claim);
+  [[nodiscard]] std::optional<Value> part(const workers::Claim& claim, std::size_t at);
   [[nodiscard]] std::optional<std::vector<Value>> collect(const workers::Claim& claim,
                                                           std::size_t& at);
   void put_whole(const workers::Claim& claim, const Value& batch);

@@ -26,7 +26,7 @@ void collect_tensors(const Value& value, std::vector<at::Tensor>& tensors) {
 
 bool is_plain(const at::Tensor& tensor) {
   return tensor.layout() == at::kStrided && tensor.is_cpu() && !tensor.is_quantized() &&
-         !tensor.is_nested() && !tensor._is_zerotensor() &&
+         !tensor.is_nested() && !tensor._is_zerotensor() && !tensor.has_names() &&
          tensor.dim() <= static_cast<std::int64_t>(TensorLayout::kMaxDimensions);
 }
 
@@ -41,7 +41,7 @@ bool has_standard_strides(const at::Tensor& tensor) {
 
 bool looks_the_same(const at::Tensor& tensor) {
   return has_standard_strides(tensor) && !tensor.is_conj() && !tensor.is_neg() &&
-         !tensor.requires_grad() && !tensor.has_names();
+         !tensor.requires_grad();
 }
 
 bool share_memory(const std::vector<at::Tensor>& tensors) {
@@ -64,9 +64,9 @@ bool can_be_passed_on(const Value& sample, bool for_collate) {
 void put_sample(SharedMemoryChannel& channel, std::size_t slot, std::size_t position,
                 const Value& sample) {
   const ValueBytes bytes(sample);
-  const auto piece =
-      channel.make_piece(slot, SharedMemoryChannel::kItemPieces + position, bytes.size());
-  bytes.write(piece.data());
+  const auto number = SharedMemoryChannel::kItemPieces + position;
+  bytes.write(channel.make_piece(slot, number, bytes.size()).data());
+  channel.publish_piece(slot, number);
 }
 
 std::optional<Value> take_sample(SharedMemoryChannel& channel, std::size_t slot,

@@ -17,7 +17,8 @@ namespace lockstep::data::detail {
 /// share memory change together.
 [[nodiscard]] bool can_be_passed_on(const Value& sample, bool for_collate);
 
-/// Throws: `std::system_error` when the memory cannot be had; nothing is there then.
+/// Throws: `std::system_error` when the memory cannot be had; whatever it throws, nothing is there
+/// then.
 void put_sample(workers::SharedMemoryChannel& channel, std::size_t slot, std::size_t position,
                 const Value& sample);
 /// A copy, so that the next worker finds what this one did, should it die; nothing where nobody put

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Step 5 of the way of a sample where a batch can only be made of all its samples: the worker's
 // part of it. Several workers may fetch them; the one with the closing unit makes the batch.
-#include <system_error>
+#include <exception>
 #include <utility>
 
 #include "data/batch_builder.h"
@@ -49,13 +49,25 @@ void BatchWorker::fetch_part(const Claim& claim) {
   const Value sample = fetch(job_.source, job_.seed, epoch, claim.items[0]);
   if (!can_be_passed_on(sample, job_.source.collate != nullptr)) {
     samples_stay.store(1, std::memory_order_relaxed);
-    // Of a worker that died here before this one.
-    return channel_.free_piece(claim.slot, SharedMemoryChannel::kItemPieces + claim.first);
+    return;
   }
   try {
     put_sample(channel_, claim.slot, claim.first, sample);
-  } catch (const std::system_error&) {  // without memory the batch may be built all the same
+  } catch (const std::exception&) {  // no memory for it; the batch may be built all the same
   }
+}
+
+// Nothing where it must be fetched again.
+std::optional<Value> BatchWorker::part(const Claim& claim, std::size_t at) {
+  if (!claim.is_closing) return std::nullopt;
+  channel_.begin_item(worker_, claim.slot, workers::kNoItem);
+  std::optional<Value> sample;
+  try {
+    sample = take_sample(channel_, claim.slot, at);
+  } catch (const std::exception&) {  // as above
+  }
+  channel_.end_item(worker_);
+  return sample;
 }
 
 std::optional<std::vector<Value>> BatchWorker::collect(const Claim& claim, std::size_t& at) {
@@ -69,12 +81,9 @@ std::optional<std::vector<Value>> BatchWorker::collect(const Claim& claim, std::
   for (; at < claim.items.size(); ++at) {
     if (channel_.is_futile(claim) || channel_.is_stopping()) return std::nullopt;
     if (claim.items[at] == workers::kLeftOut || channel_.is_skipped(claim.slot, at)) continue;
-    if (claim.is_closing) {
-      channel_.begin_item(worker_, claim.slot, workers::kNoItem);
-      if (auto sample = take_sample(channel_, claim.slot, at)) {
-        samples.push_back(std::move(*sample));
-        continue;
-      }
+    if (auto sample = part(claim, at)) {
+      samples.push_back(std::move(*sample));
+      continue;
     }
     channel_.begin_item(worker_, claim.slot, at);
     samples.push_back(fetch(job_.source, job_.seed, epoch, claim.items[at]));
@@ -99,6 +108,7 @@ void BatchWorker::put_whole(const Claim& claim, const Value& batch) {
   const auto piece =
       channel_.make_piece(claim.slot, SharedMemoryChannel::kResultPiece, bytes.size());
   bytes.write(piece.data());
+  channel_.publish_piece(claim.slot, SharedMemoryChannel::kResultPiece);
 }
 
 // A shard that another worker was at begins anew, and what has been delivered of it is passed over.

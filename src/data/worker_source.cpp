@@ -129,9 +129,9 @@ WorkerSource::WorkerSource(SampleSource source, const BatchFacts& facts,
 }
 
 WorkerSource::~WorkerSource() {
-  const bool are_threads = !host_->replaces_workers();
+  const bool are_over = host_->stop();
   host_.reset();
-  if (are_threads) return;  // one that is stuck may still use all of it
+  if (!are_over) return;  // a thread that is stuck may still use all of it
   // Batches that are still held keep the ring alive. They need their mapping, and nothing of what
   // was on its way; of a fork's copy all of it is another process's.
   if (process_.is_current()) {

@@ -69,10 +69,11 @@ inline SharedMemoryChannel::Units SharedMemoryChannel::Units::of(const Slot& slo
 }
 
 struct SharedMemoryChannel::PieceWords {
-  static constexpr std::uint64_t kGoing = std::uint64_t{1} << 63;
+  static constexpr std::uint64_t kGoing = std::uint64_t{1} << 63;   // is being freed
+  static constexpr std::uint64_t kComing = std::uint64_t{1} << 62;  // is being written
 
   std::atomic<std::uint64_t> offset;
-  std::atomic<std::uint64_t> bytes;  // 0: there is none; plus kGoing while it is freed
+  std::atomic<std::uint64_t> bytes;  // 0: there is none; plus one of the above
 };
 
 struct SharedMemoryChannel::Area {

@@ -23,7 +23,7 @@ native::MappedPiece SharedMemoryChannel::make_piece(std::size_t slot, std::size_
   const auto offset = take_space(size);
   // Said before there is memory, so that it can be given back if this worker dies here.
   words.offset.store(offset, std::memory_order_relaxed);
-  words.bytes.store(size, std::memory_order_release);
+  words.bytes.store(size | PieceWords::kComing, std::memory_order_release);
   try {
     ring_.reserve(offset, size);
     return ring_.map(offset, size);
@@ -33,12 +33,16 @@ native::MappedPiece SharedMemoryChannel::make_piece(std::size_t slot, std::size_
   }
 }
 
+void SharedMemoryChannel::publish_piece(std::size_t slot, std::size_t number) noexcept {
+  pieces_of(slot)[number].bytes.fetch_and(~PieceWords::kComing, std::memory_order_release);
+}
+
 std::optional<native::MappedPiece> SharedMemoryChannel::map_piece(std::size_t slot,
                                                                   std::size_t number) {
   if (number >= pieces()) return std::nullopt;
   const auto& words = pieces_of(slot)[number];
   const auto bytes = words.bytes.load(std::memory_order_acquire);
-  if (bytes == 0 || (bytes & PieceWords::kGoing) != 0) return std::nullopt;
+  if (bytes == 0 || (bytes & (PieceWords::kGoing | PieceWords::kComing)) != 0) return std::nullopt;
   return ring_.map(static_cast<std::size_t>(words.offset.load(std::memory_order_relaxed)),
                    static_cast<std::size_t>(bytes));
 }
@@ -47,7 +51,8 @@ std::optional<native::MappedPiece> SharedMemoryChannel::map_piece(std::size_t sl
 void SharedMemoryChannel::free_piece(std::size_t slot, std::size_t number) noexcept {
   if (number >= pieces()) return;
   auto& words = pieces_of(slot)[number];
-  const auto bytes = words.bytes.load(std::memory_order_acquire) & ~PieceWords::kGoing;
+  const auto bytes =
+      words.bytes.load(std::memory_order_acquire) & ~(PieceWords::kGoing | PieceWords::kComing);
   if (bytes == 0) return;
   words.bytes.store(bytes | PieceWords::kGoing, std::memory_order_relaxed);
   ring_.free(static_cast<std::size_t>(words.offset.load(std::memory_order_relaxed)),

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <utility>
 
 #include "native/posix/futex.h"
 #include "native/posix/posix_check.h"
@@ -36,7 +37,11 @@ ForkedWorkers::ForkedWorkers(const WorkerBoard& board, const WorkerProgram& prog
 }
 
 ForkedWorkers::~ForkedWorkers() {
-  if (!owner_.is_current()) return;
+  stop();
+}
+
+bool ForkedWorkers::stop() noexcept {
+  if (!owner_.is_current() || std::exchange(has_stopped_, true)) return true;
   board_.header->stop.store(1, std::memory_order_release);
   board_.header->work.fetch_add(1, std::memory_order_release);
   native::futex_wake_all(board_.header->work);
@@ -45,6 +50,7 @@ ForkedWorkers::~ForkedWorkers() {
   const char order = 'q';
   static_cast<void>(::send(sockets_.owner.get(), &order, 1, MSG_NOSIGNAL));
   if (!nursery_.wait(kNurseryEnd)) nursery_.kill();
+  return true;
 }
 
 }  // namespace lockstep::workers

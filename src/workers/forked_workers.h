@@ -28,6 +28,7 @@ class ForkedWorkers : public WorkerHost {
   /// Blocks: at most 2 s, a few milliseconds as a rule.
   ~ForkedWorkers() override;
 
+  bool stop() noexcept override;
   [[nodiscard]] bool replaces_workers() const noexcept override { return true; }
   [[nodiscard]] int supervisor_pid() const noexcept override { return nursery_.pid(); }
   [[nodiscard]] std::optional<int> supervisor_status() noexcept override {
@@ -46,6 +47,7 @@ class ForkedWorkers : public WorkerHost {
   WorkerBoard board_;
   SocketPair sockets_;
   native::ChildProcess nursery_;
+  bool has_stopped_ = false;
 };
 
 }  // namespace lockstep::workers

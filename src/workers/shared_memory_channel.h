@@ -115,6 +115,8 @@ class SharedMemoryChannel {
   /// Throws: `std::system_error` when the memory cannot be had; there is no piece then.
   [[nodiscard]] native::MappedPiece make_piece(std::size_t slot, std::size_t number,
                                                std::size_t bytes);
+  /// It is all written: until then nobody else finds it.
+  void publish_piece(std::size_t slot, std::size_t number) noexcept;
   /// Nothing where there is none.
   [[nodiscard]] std::optional<native::MappedPiece> map_piece(std::size_t slot, std::size_t number);
   void free_piece(std::size_t slot, std::size_t number) noexcept;

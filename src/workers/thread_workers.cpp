@@ -55,15 +55,16 @@ void ThreadWorkers::start_all() {
 }
 
 ThreadWorkers::~ThreadWorkers() {
+  stop();
+}
+
+bool ThreadWorkers::stop() noexcept {
   // There are no threads in a process that the program forked.
   if (!owner_.is_current()) {
     for (auto& thread : threads_->threads) thread.detach();
-  } else {
-    stop();
+    threads_->threads.clear();
+    return true;
   }
-}
-
-void ThreadWorkers::stop() {
   board_.header->stop.store(1, std::memory_order_release);
   board_.header->work.fetch_add(1, std::memory_order_release);
   native::futex_wake_all(board_.header->work);
@@ -80,6 +81,8 @@ void ThreadWorkers::stop() {
       thread.detach();
     }
   }
+  threads_->threads.clear();
+  return running == 0;
 }
 
 }  // namespace lockstep::workers

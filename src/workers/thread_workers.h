@@ -24,6 +24,7 @@ class ThreadWorkers : public WorkerHost {
   /// Blocks: for the items in hand, at most 2 s; then the threads that are stuck are left alone.
   ~ThreadWorkers() override;
 
+  bool stop() noexcept override;
   [[nodiscard]] bool replaces_workers() const noexcept override { return false; }
   [[nodiscard]] int supervisor_pid() const noexcept override { return ::getpid(); }
   [[nodiscard]] std::optional<int> supervisor_status() noexcept override { return std::nullopt; }
@@ -32,7 +33,6 @@ class ThreadWorkers : public WorkerHost {
   struct Threads;
 
   void start_all();
-  void stop();
 
   native::OwningProcess owner_;
   WorkerBoard board_;

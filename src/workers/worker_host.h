@@ -36,11 +36,14 @@ struct WorkerProgram {
 class WorkerHost {
  public:
   WorkerHost() = default;
-  /// Stops all workers.
+  /// Stops all workers, if nobody has.
   virtual ~WorkerHost() = default;
   WorkerHost(const WorkerHost&) = delete;
   WorkerHost& operator=(const WorkerHost&) = delete;
 
+  /// Stops all workers; whether none is left that is stuck. Nothing else may be asked after it.
+  /// Blocks: as the destructor.
+  virtual bool stop() noexcept = 0;
   /// Whether workers that hang or die are dealt with by the host itself.
   [[nodiscard]] virtual bool replaces_workers() const noexcept = 0;
   /// Process that watches over the workers; this one where they are threads.

@@ -52,6 +52,7 @@ void put_result(SharedMemoryChannel& channel, const workers::Claim& claim,
   const auto piece =
       channel.make_piece(claim.slot, SharedMemoryChannel::kResultPiece, bytes.size());
   std::memcpy(piece.data(), bytes.data(), bytes.size());
+  channel.publish_piece(claim.slot, SharedMemoryChannel::kResultPiece);
 }
 
 void work(SharedMemoryChannel& channel, const Function& function, std::size_t worker) {

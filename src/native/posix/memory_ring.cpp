@@ -19,11 +19,11 @@
 namespace lockstep::native {
 namespace {
 
-// A look at the memory that is left costs dozens of system calls. Until the next one, this much may
-// be taken in small pieces, and this part of what was left.
+// A look at the memory that is left costs dozens of system calls. Until the next one, each process
+// may take this much in small pieces, and this part of what was left.
 constexpr std::size_t kSmall = std::size_t{1} << 20;
 constexpr std::size_t kBetweenLooks = std::size_t{64} << 20;
-constexpr std::size_t kPartBetweenLooks = 16;
+constexpr std::size_t kPartBetweenLooks = 256;
 
 std::string describe(const char* call, std::size_t bytes) {
   return "shared memory for data workers: " + std::string(call) + " failed, wanted " +

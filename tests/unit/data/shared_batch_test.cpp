@@ -421,24 +421,29 @@ TEST_F(SharedBatchTest, LoaderThatGoesTakesSamplesAlong) {
       return Value::List{torch::ones({1 << 20}), std::string("text")};
     }
   };
+  SharedCounters seen;
   Large dataset;
-  static_cast<Numbers&>(dataset) = slowly(64, [](std::size_t index) {
-    if (index > 12) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  static_cast<Numbers&>(dataset) = slowly(64, [&](std::size_t index) {
+    if (index > 12) eventually([&] { return seen.words[0] != 0; });
   });
   const auto small = [](std::vector<Value> samples) {
     return samples[0][0].tensor().slice(0, 0, 2);
   };
-  std::optional<RingMemory> memory;
-  std::optional<torch::Tensor> held;
-  {
-    DataLoader loader(dataset, in_order(64), options_with(2, 8), small);
-    memory.emplace();
-    held = *loader.begin();
-    EXPECT_TRUE(eventually([&] { return memory->bytes() > 8 << 20; }));
+  for (const auto kind : {WorkerKind::Process, WorkerKind::Thread}) {
+    std::optional<RingMemory> memory;
+    std::optional<torch::Tensor> held;
+    seen.words[0] = 0;
+    {
+      DataLoader loader(dataset, in_order(64), options_with(2, 8).kind(kind), small);
+      memory.emplace();
+      held = *loader.begin();
+      EXPECT_TRUE(eventually([&] { return memory->bytes() > 8 << 20; }));
+      seen.words[0] = 1;
+    }
+    EXPECT_GT(memory->bytes(), 0);
+    EXPECT_LT(memory->bytes(), 200'000);
+    EXPECT_EQ((*held)[0].item<float>(), 1);
   }
-  EXPECT_GT(memory->bytes(), 0);
-  EXPECT_LT(memory->bytes(), 200'000);
-  EXPECT_EQ((*held)[0].item<float>(), 1);
 }
 
 TEST_F(SharedBatchTest, LargeBatchIsGivenBackAfterItsLoaderIsGone) {

@@ -96,7 +96,7 @@ TEST_F(SpawnedWorkerTest, ProgramMayTakeLongerToStartThanASample) {
   EXPECT_TRUE(pass.errors.empty()) << pass.errors[0].what();
 }
 
-TEST_F(SpawnedWorkerTest, SamplesOfABatchComeFromSeveral) {
+TEST_F(SpawnedWorkerTest, CollatesWhatItsRegistrySays) {
   DataLoader loader(Configured("20"), spawned(2, "20").batch_size(10).spawn("texts", "20"),
                     [](const std::vector<torch::data::Example<>>&) { return std::string(); });
   for (int epoch = 0; epoch < 2; ++epoch) {

@@ -267,10 +267,13 @@ TEST(WorkerChannel, PiecesAreGivenBack) {
   EXPECT_FALSE(channel.map_piece(0, kLast));
   for (int attempt = 0; attempt < 2; ++attempt) {  // the second after a death
     channel.make_piece(0, kLast, kBytes).data()[kBytes - 1] = std::byte{5};
+    EXPECT_FALSE(channel.map_piece(0, kLast));  // it may be written in part only
   }
+  channel.publish_piece(0, kLast);
   EXPECT_LT(bytes_in(channel), empty + 2 * static_cast<std::int64_t>(kBytes));
   EXPECT_EQ(channel.map_piece(0, kLast)->data()[kBytes - 1], std::byte{5});
   static_cast<void>(channel.make_piece(0, SharedMemoryChannel::kResultPiece, 1));
+  channel.publish_piece(0, SharedMemoryChannel::kResultPiece);
   channel.free_pieces(0, SharedMemoryChannel::kItemPieces);
   EXPECT_FALSE(channel.map_piece(0, kLast));
   EXPECT_TRUE(channel.map_piece(0, SharedMemoryChannel::kResultPiece));
