@@ -105,6 +105,33 @@ WholePass pass_over_errors(Loader& loader) {
   return pass;
 }
 
+/// The targets of such a pass. `look` is called with each batch.
+struct Targets {
+  std::vector<std::int64_t> samples;
+  std::vector<WorkerError> errors;
+};
+
+template <class Loader, class Look>
+Targets targets_of(Loader& loader, const Look& look) {
+  Targets result;
+  for (auto it = loader.begin(); it != loader.end(); ++it) {
+    try {
+      const auto& target = it->target;
+      const auto* first = target.template const_data_ptr<std::int64_t>();
+      result.samples.insert(result.samples.end(), first, first + target.size(0));
+      look(*it);
+    } catch (const WorkerError& error) {
+      result.errors.push_back(error);
+    }
+  }
+  return result;
+}
+
+template <class Loader>
+Targets targets_of(Loader& loader) {
+  return targets_of(loader, [](const auto&) {});
+}
+
 inline bool eventually(const std::function<bool()>& condition,
                        std::chrono::seconds limit = std::chrono::seconds(20)) {
   const auto end = std::chrono::steady_clock::now() + limit;

@@ -38,27 +38,6 @@ struct NumberedLines {
   }
 };
 
-// The targets of a pass by a program that goes on after errors.
-struct Targets {
-  std::vector<std::int64_t> samples;
-  std::vector<WorkerError> errors;
-};
-
-template <class Loader>
-Targets targets_of(Loader& loader) {
-  Targets result;
-  for (auto it = loader.begin(); it != loader.end(); ++it) {
-    try {
-      const auto& target = it->target;
-      const auto* first = target.template const_data_ptr<std::int64_t>();
-      result.samples.insert(result.samples.end(), first, first + target.size(0));
-    } catch (const WorkerError& error) {
-      result.errors.push_back(error);
-    }
-  }
-  return result;
-}
-
 std::vector<std::int64_t> all_but(std::int64_t first, std::int64_t last, std::int64_t gap_begin,
                                   std::int64_t gap_end) {
   std::vector<std::int64_t> result;

@@ -149,28 +149,16 @@ std::vector<std::int64_t> numbers_from(std::int64_t first, std::int64_t end) {
   return result;
 }
 
-struct Pass {
-  std::vector<std::int64_t> targets;
-  std::vector<WorkerError> errors;
-};
-
+// Of samples that `doubled` has collated.
 template <class Loader>
-Pass pass_of(Loader& loader) {
-  Pass pass;
-  for (auto it = loader.begin(); it != loader.end(); ++it) {
-    try {
-      const auto& batch = *it;
-      const auto* first = batch.target.template const_data_ptr<std::int64_t>();
-      for (std::int64_t row = 0; row < batch.target.size(0); ++row) {
-        pass.targets.push_back(first[row]);
-        EXPECT_TRUE(batch.data[row].equal(
-            torch::full({2, 3}, static_cast<double>(first[row]), torch::kFloat) / 3 * 2));
-      }
-    } catch (const WorkerError& error) {
-      pass.errors.push_back(error);
+Targets pass_of(Loader& loader) {
+  return targets_of(loader, [](const torch::data::Example<>& batch) {
+    const auto* target = batch.target.const_data_ptr<std::int64_t>();
+    for (std::int64_t row = 0; row < batch.target.size(0); ++row) {
+      EXPECT_TRUE(batch.data[row].equal(
+          torch::full({2, 3}, static_cast<double>(target[row]), torch::kFloat) / 3 * 2));
     }
-  }
-  return pass;
+  });
 }
 
 // Doubles the samples where they lie.
@@ -187,7 +175,7 @@ TEST_F(SharedBatchTest, ExceptionsNameTheirSampleAndComeInTurn) {
     DataLoader loader(dataset, in_order(40), options_with(3, 8).kind(kind), doubled);
     for (int epoch = 0; epoch < 2; ++epoch) {
       const auto pass = pass_of(loader);
-      EXPECT_EQ(pass.targets, numbers_from(8, 40));
+      EXPECT_EQ(pass.samples, numbers_from(8, 40));
       ASSERT_EQ(pass.errors.size(), 1U);
       EXPECT_EQ(pass.errors[0].original_message(), "no 3");
       EXPECT_EQ(pass.errors[0].sample_index(), 3);
@@ -203,7 +191,7 @@ TEST_F(SharedBatchTest, CollateThatThrowsLosesItsBatchOnly) {
   };
   DataLoader loader(slowly(40, [](std::size_t) {}), in_order(40), options_with(3, 8), collate);
   const auto pass = pass_of(loader);
-  EXPECT_EQ(pass.targets.size(), 32U);
+  EXPECT_EQ(pass.samples.size(), 32U);
   ASSERT_EQ(pass.errors.size(), 1U);
   EXPECT_EQ(pass.errors[0].exception_type(), "std::length_error");
   EXPECT_EQ(pass.errors[0].batch_index(), 1);
@@ -222,7 +210,7 @@ TEST_F(SharedBatchTest, WorkerThatDiesWhileItCollatesLeavesNoTrace) {
   const auto dataset = slowly(40, [&](std::size_t index) { ++fetched.words[index]; });
   DataLoader loader(dataset, in_order(40), options_with(3, 8).prepare_next_epoch(false), collate);
   const auto pass = pass_of(loader);
-  EXPECT_EQ(pass.targets, numbers_from(0, 40));
+  EXPECT_EQ(pass.samples, numbers_from(0, 40));
   EXPECT_TRUE(pass.errors.empty());
   EXPECT_EQ(loader.statistics().restarts, 1U);
   const auto all = std::accumulate(fetched.words, fetched.words + 40, 0);
@@ -239,13 +227,13 @@ TEST_F(SharedBatchTest, PoisonSamplesAreNamedOrLeftOut) {
   EXPECT_EQ(pass.errors[0].sample_index(), 2);
   EXPECT_EQ(pass.errors[0].signal(), SIGKILL);
   EXPECT_EQ(pass.errors[1].sample_index(), 8);
-  EXPECT_EQ(pass.targets.size(), 32U);
+  EXPECT_EQ(pass.samples.size(), 32U);
   DataLoader lenient(
       dataset, in_order(40),
       options_with(2, 4).prepare_next_epoch(false).on_poison_sample(PoisonPolicy::Skip), doubled);
   auto expected = numbers_from(0, 40);
   std::erase_if(expected, [](auto number) { return number == 2 || number == 8; });
-  EXPECT_EQ(pass_of(lenient).targets, expected);
+  EXPECT_EQ(pass_of(lenient).samples, expected);
   EXPECT_EQ(lenient.statistics().skipped_samples, 2U);
   EXPECT_EQ(lenient.statistics().restarts, 4U);  // nobody tries them once more
 }
@@ -266,7 +254,7 @@ TEST_F(SharedBatchTest, WorkersKilledAtRandomChangeNothing) {
     for (std::size_t index = 0; index < 24; ++index) begun.words[index] = 0;
     const auto pass = pass_of(loader);
     ASSERT_TRUE(pass.errors.empty()) << pass.errors[0].what();
-    ASSERT_EQ(pass.targets, numbers_from(0, 24));
+    ASSERT_EQ(pass.samples, numbers_from(0, 24));
   }
   EXPECT_GE(killer.kills(), 3);
 }
@@ -333,7 +321,7 @@ TEST_F(SharedBatchTest, SamplesBelongToTheCollateFunction) {
   }
 }
 
-// Parts that share memory change together, and a view of one row is no longer one of a matrix.
+// Parts that share memory change together.
 TEST_F(SharedBatchTest, PartsThatShareMemoryStillDo) {
   struct Shared {
     Value get(std::size_t index) {

@@ -251,9 +251,9 @@ TEST(WorkerChannel, ClosingUnitIsWithdrawnWithTheOthers) {
   EXPECT_EQ(channel.state(0), SlotState::Free);
 }
 
-std::int64_t bytes_in(const SharedMemoryChannel& channel) {
+std::int64_t bytes_in(SharedMemoryChannel& channel) {
   struct stat info {};
-  EXPECT_EQ(::fstat(const_cast<SharedMemoryChannel&>(channel).ring().descriptor(), &info), 0);
+  EXPECT_EQ(::fstat(channel.ring().descriptor(), &info), 0);
   return info.st_blocks * 512;
 }
 
