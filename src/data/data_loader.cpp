@@ -149,11 +149,12 @@ PassPlan LoaderEngine::checked(PassPlan plan) const {
                    std::size_t batch, std::vector<std::int64_t>& result) {
     items(batch, result);
     TORCH_CHECK(!result.empty(), "DataLoader: batch ", batch, " of the sampler is empty");
-    for (const auto index : result) {
-      TORCH_CHECK(index >= 0 && (limit == 0 || static_cast<std::size_t>(index) < limit),
-                  "DataLoader: the sampler gave the index ", index, " in batch ", batch,
-                  "; it must be from 0 to ", limit, " - 1");
-    }
+    const auto is_bad = [limit](std::int64_t index) {
+      return index < 0 || (limit != 0 && static_cast<std::size_t>(index) >= limit);
+    };
+    const auto bad = std::find_if(result.begin(), result.end(), is_bad);
+    TORCH_CHECK(bad == result.end(), "DataLoader: the sampler gave the index ", *bad, " in batch ",
+                batch, "; it must be from 0 to ", limit, " - 1");
   };
   return plan;
 }

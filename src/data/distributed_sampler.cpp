@@ -54,4 +54,11 @@ std::int64_t DistributedSampler::at(std::uint64_t position) const {
   return static_cast<std::int64_t>(position);
 }
 
+void DistributedSampler::fill(std::span<std::int64_t> indices, std::uint64_t position,
+                              std::uint64_t step) const {
+  if (keyed_) return keyed_->fill(indices, position, step);
+  if (pytorch_ != nullptr) return pytorch_->fill(indices, position, step);
+  EpochSampler::fill(indices, position, step);
+}
+
 }  // namespace lockstep::data

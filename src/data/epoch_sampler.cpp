@@ -23,18 +23,20 @@ EpochSampler::EpochSampler(const Facts& facts)
               dataset_size_, "; it must be from 1 to ", kLargest);
   TORCH_CHECK(order_size_ > 0 && order_size_ <= kLargest, name_, ": num_samples is ", order_size_,
               "; it must be from 1 to ", kLargest);
+  size_ = share_.size(order_size_);
 }
 
 void EpochSampler::set_epoch(std::int64_t epoch) {
   TORCH_CHECK(epoch >= 0, name_, ": epoch is ", epoch, "; it must not be negative");
   if (epoch == epoch_) return;
   epoch_ = epoch;
-  share_.start_at(0, order_size_);
+  start_at(0);
   epoch_changed();
 }
 
 void EpochSampler::start_at(std::uint64_t global_position) {
   share_.start_at(global_position, order_size_);
+  size_ = share_.size(order_size_);
 }
 
 std::uint64_t EpochSampler::global_position(std::size_t local_samples) const noexcept {
@@ -43,7 +45,7 @@ std::uint64_t EpochSampler::global_position(std::size_t local_samples) const noe
 
 std::int64_t EpochSampler::index(std::size_t position) const {
   TORCH_CHECK(position < size(), name_, ": position ", position, " is not below the size ", size());
-  return index_unchecked(position);
+  return at(share_.place(position, order_size_));
 }
 
 void EpochSampler::append_indices(std::size_t position, std::size_t count,
@@ -51,18 +53,32 @@ void EpochSampler::append_indices(std::size_t position, std::size_t count,
   const auto all = size();
   TORCH_CHECK(position <= all && count <= all - position, name_, ": positions ", position, " to ",
               position, " + ", count, " are not below the size ", all);
-  indices.reserve(indices.size() + count);
-  for (std::size_t i = 0; i < count; ++i) indices.push_back(index_unchecked(position + i));
+  const auto before = indices.size();
+  indices.resize(before + count);
+  const auto mine = std::span(indices).subspan(before);
+  try {
+    // What padding adds does not follow in the order.
+    const auto run = count == 0 ? 0 : share_.run(position, count, order_size_);
+    if (run != 0) fill(mine.first(run), share_.place(position, order_size_), share_.step());
+    for (auto i = run; i < count; ++i) mine[i] = at(share_.place(position + i, order_size_));
+  } catch (...) {
+    indices.resize(before);
+    throw;
+  }
+}
+
+void EpochSampler::fill(std::span<std::int64_t> indices, std::uint64_t position,
+                        std::uint64_t step) const {
+  for (auto& index : indices) {
+    index = at(position);
+    position += step;
+  }
 }
 
 std::vector<std::int64_t> EpochSampler::indices() const {
   std::vector<std::int64_t> mine;
   append_indices(0, size(), mine);
   return mine;
-}
-
-std::int64_t EpochSampler::index_unchecked(std::size_t position) const {
-  return at(share_.place(position, order_size_));
 }
 
 }  // namespace lockstep::data

@@ -59,8 +59,37 @@ KeyedPermutation::KeyedPermutation(std::uint64_t size, std::uint64_t seed, std::
 std::uint64_t KeyedPermutation::operator()(std::uint64_t position) const {
   TORCH_CHECK(position < size_, "KeyedPermutation: position ", position, " is not below the size ",
               size_);
-  // Fewer than low_base_ numbers lie beyond the end, so the walk is short.
-  auto value = forward(position);
+  return below_size(forward(position));
+}
+
+void KeyedPermutation::fill(std::span<std::int64_t> indices, std::uint64_t position,
+                            std::uint64_t step) const {
+  if (indices.empty()) return;
+  TORCH_CHECK(
+      position < size_ && (step == 0 || indices.size() - 1 <= (size_ - 1 - position) / step),
+      "KeyedPermutation: ", indices.size(), " positions from ", position, " on, ", step,
+      " apart, are not all below the size ", size_);
+  std::size_t done = 0;
+  for (; indices.size() - done >= kSideBySide; done += kSideBySide) {
+    std::array<std::uint64_t, kSideBySide> low;
+    std::array<std::uint64_t, kSideBySide> high;
+    for (std::size_t i = 0; i < kSideBySide; ++i) {
+      low[i] = position % low_base_;
+      high[i] = position / low_base_;
+      position += step;
+    }
+    forward(low, high);
+    for (std::size_t i = 0; i < kSideBySide; ++i) {
+      indices[done + i] = static_cast<std::int64_t>(below_size(high[i] * low_base_ + low[i]));
+    }
+  }
+  for (; done < indices.size(); ++done, position += step) {
+    indices[done] = static_cast<std::int64_t>(below_size(forward(position)));
+  }
+}
+
+// Fewer than low_base_ numbers lie beyond the end, so the walk is short.
+std::uint64_t KeyedPermutation::below_size(std::uint64_t value) const noexcept {
   while (value >= size_) value = forward(value);
   return value;
 }
@@ -73,13 +102,23 @@ std::uint64_t KeyedPermutation::position_of(std::uint64_t index) const {
 }
 
 std::uint64_t KeyedPermutation::forward(std::uint64_t value) const noexcept {
-  auto low = value % low_base_;
-  auto high = value / low_base_;
+  std::array low{value % low_base_};
+  std::array high{value / low_base_};
+  forward(low, high);
+  return high[0] * low_base_ + low[0];
+}
+
+template <std::size_t Count>
+void KeyedPermutation::forward(std::array<std::uint64_t, Count>& low,
+                               std::array<std::uint64_t, Count>& high) const noexcept {
   for (std::size_t round = 0; round < kRounds; round += 2) {
-    low = add(low, round_value(high, keys_[round], low_base_), low_base_);
-    high = add(high, round_value(low, keys_[round + 1], high_base_), high_base_);
+    for (std::size_t i = 0; i < Count; ++i) {
+      low[i] = add(low[i], round_value(high[i], keys_[round], low_base_), low_base_);
+    }
+    for (std::size_t i = 0; i < Count; ++i) {
+      high[i] = add(high[i], round_value(low[i], keys_[round + 1], high_base_), high_base_);
+    }
   }
-  return high * low_base_ + low;
 }
 
 std::uint64_t KeyedPermutation::backward(std::uint64_t value) const noexcept {

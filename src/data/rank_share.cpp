@@ -38,6 +38,14 @@ std::uint64_t RankShare::place(std::size_t position, std::uint64_t order_size) c
   return place < order_size ? place : place % order_size;
 }
 
+std::size_t RankShare::run(std::size_t position, std::size_t count,
+                           std::uint64_t order_size) const noexcept {
+  const auto first = start_ + rank_ + position * world_size_;
+  if (first >= order_size) return 0;
+  if ((count - 1) * world_size_ < order_size - first) return count;
+  return (order_size - first + world_size_ - 1) / world_size_;
+}
+
 std::uint64_t RankShare::consumed(std::size_t local, std::uint64_t order_size) const noexcept {
   const auto shared = std::min(shared_from(start_, order_size), order_size - start_);
   if (local > shared / world_size_) return start_ + shared;

@@ -54,6 +54,13 @@ std::int64_t RandomSampler::at(std::uint64_t position) const {
   return static_cast<std::int64_t>(again(position % size));
 }
 
+void RandomSampler::fill(std::span<std::int64_t> indices, std::uint64_t position,
+                         std::uint64_t step) const {
+  const bool is_first_time = position + (indices.size() - 1) * step < dataset_size();
+  if (replacement_ || !is_first_time) return EpochSampler::fill(indices, position, step);
+  first_.fill(indices, position, step);
+}
+
 SubsetSampler::SubsetSampler(std::vector<std::int64_t> indices, std::size_t dataset_size,
                              int world_size, int rank, const SubsetSamplerOptions& options)
     : EpochSampler({"SubsetSampler", dataset_size, indices.size(), world_size, rank, options.seed(),
@@ -80,6 +87,13 @@ void SubsetSampler::epoch_changed() {
 
 std::int64_t SubsetSampler::at(std::uint64_t position) const {
   return (*indices_)[shuffle_ ? order_(position) : position];
+}
+
+void SubsetSampler::fill(std::span<std::int64_t> indices, std::uint64_t position,
+                         std::uint64_t step) const {
+  if (!shuffle_) return EpochSampler::fill(indices, position, step);
+  order_.fill(indices, position, step);
+  for (auto& index : indices) index = (*indices_)[static_cast<std::size_t>(index)];
 }
 
 }  // namespace lockstep::data

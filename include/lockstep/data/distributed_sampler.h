@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 
 namespace lockstep::data {
 
@@ -49,6 +50,8 @@ class LOCKSTEP_API DistributedSampler final : public EpochSampler {
 
  private:
   [[nodiscard]] std::int64_t at(std::uint64_t position) const override;
+  void fill(std::span<std::int64_t> indices, std::uint64_t position,
+            std::uint64_t step) const override;
   void epoch_changed() override;
 
   DistributedSamplerOptions options_;

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 namespace lockstep::data {
@@ -36,7 +37,7 @@ class LOCKSTEP_API EpochSampler {
   [[nodiscard]] std::int64_t epoch() const noexcept { return epoch_; }
 
   /// How many indices this rank has from `start_at` on; 0 is possible.
-  [[nodiscard]] std::size_t size() const noexcept { return share_.size(order_size_); }
+  [[nodiscard]] std::size_t size() const noexcept { return size_; }
   /// How many it has in a whole epoch: the largest `size()`.
   [[nodiscard]] std::size_t epoch_size() const noexcept { return share_.whole_size(order_size_); }
   /// Every index is below it.
@@ -92,6 +93,10 @@ class LOCKSTEP_API EpochSampler {
 
   /// What stands at `position`, below `order_size()`, of the current epoch's order.
   [[nodiscard]] virtual std::int64_t at(std::uint64_t position) const = 0;
+  /// What stands there and at every `step`-th position behind it, all below `order_size()`: `at` of
+  /// each, unless a sampler knows a quicker way.
+  virtual void fill(std::span<std::int64_t> indices, std::uint64_t position,
+                    std::uint64_t step) const;
   /// The epoch is another one now.
   virtual void epoch_changed() {}
   void set_fingerprint(std::uint64_t value) noexcept { fingerprint_ = value; }
@@ -99,12 +104,11 @@ class LOCKSTEP_API EpochSampler {
   void set_shuffled(bool is_shuffled) noexcept { is_shuffled_ = is_shuffled; }
 
  private:
-  [[nodiscard]] std::int64_t index_unchecked(std::size_t position) const;
-
   const char* name_;
   std::size_t dataset_size_;
   std::uint64_t order_size_;
   detail::RankShare share_;
+  std::size_t size_ = 0;  // of this rank's share
   std::uint64_t seed_;
   std::int64_t epoch_ = 0;
   std::uint64_t fingerprint_ = 0;

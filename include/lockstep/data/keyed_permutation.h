@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 
 namespace lockstep::data {
 
@@ -34,6 +35,10 @@ class LOCKSTEP_API KeyedPermutation {
   /// What stands at this position.
   /// Throws: `c10::Error` when `position` is not below `size()`.
   [[nodiscard]] std::uint64_t operator()(std::uint64_t position) const;
+  /// What stands at `position` and every `step`-th from there on: the same in less than half the
+  /// time.
+  /// Throws: `c10::Error` when one of these positions is not below `size()`.
+  void fill(std::span<std::int64_t> indices, std::uint64_t position, std::uint64_t step = 1) const;
   /// Where `index` stands.
   /// Throws: `c10::Error` when `index` is not below `size()`.
   [[nodiscard]] std::uint64_t position_of(std::uint64_t index) const;
@@ -41,7 +46,15 @@ class LOCKSTEP_API KeyedPermutation {
  private:
   static constexpr std::size_t kRounds = 12;  // more than Luby and Rackoff's 4: digits are short
 
+  // Numbers that are worked out side by side: a round waits for the one before it, and a core can
+  // multiply for another number meanwhile.
+  static constexpr std::size_t kSideBySide = 4;
+
   [[nodiscard]] std::uint64_t forward(std::uint64_t value) const noexcept;
+  template <std::size_t Count>
+  void forward(std::array<std::uint64_t, Count>& low,
+               std::array<std::uint64_t, Count>& high) const noexcept;
+  [[nodiscard]] std::uint64_t below_size(std::uint64_t value) const noexcept;
   [[nodiscard]] std::uint64_t backward(std::uint64_t value) const noexcept;
 
   std::uint64_t size_;

@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 namespace lockstep::data {
 
@@ -37,6 +38,8 @@ class LOCKSTEP_API RandomSampler final : public EpochSampler {
 
  private:
   [[nodiscard]] std::int64_t at(std::uint64_t position) const override;
+  void fill(std::span<std::int64_t> indices, std::uint64_t position,
+            std::uint64_t step) const override;
   void epoch_changed() override;
 
   bool replacement_;

@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 namespace lockstep::data {
@@ -34,6 +35,8 @@ class LOCKSTEP_API SubsetSampler final : public EpochSampler {
 
  private:
   [[nodiscard]] std::int64_t at(std::uint64_t position) const override;
+  void fill(std::span<std::int64_t> indices, std::uint64_t position,
+            std::uint64_t step) const override;
   void epoch_changed() override;
 
   std::shared_ptr<const std::vector<std::int64_t>> indices_;

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <map>
 #include <numeric>
+#include <span>
 #include <vector>
 
 #include "unit/data/loader_test_support.h"
@@ -53,6 +54,26 @@ TEST(KeyedPermutation, IsABijectionOfLargeSets) {
       const auto position = i * (size / 2000) + (i % 7);
       ASSERT_LT(permutation(position), size);
       ASSERT_EQ(permutation.position_of(permutation(position)), position);
+    }
+  }
+}
+
+TEST(KeyedPermutation, FillsWhatItGivesOneByOne) {
+  for (const std::uint64_t size : {1ULL, 2ULL, 13ULL, 64ULL, 1000ULL, 1000000007ULL}) {
+    const KeyedPermutation permutation(size, 5, 6);
+    for (const std::uint64_t step : {0ULL, 1ULL, 2ULL, 5ULL}) {
+      for (std::size_t count = 0; count < 12; ++count) {
+        const auto length = step * (count == 0 ? 0 : count - 1) + 1;
+        if (length > size) continue;
+        for (const auto position : {std::uint64_t{0}, (size - length) / 2, size - length}) {
+          std::vector<std::int64_t> filled(count + 1, -1);
+          permutation.fill(std::span(filled).first(count), position, step);
+          EXPECT_EQ(filled.back(), -1);
+          for (std::size_t i = 0; i < count; ++i) {
+            ASSERT_EQ(static_cast<std::uint64_t>(filled[i]), permutation(position + i * step));
+          }
+        }
+      }
     }
   }
 }
@@ -177,6 +198,13 @@ TEST(KeyedPermutation, RefusesBadArguments) {
   const KeyedPermutation permutation(5, 1, 1);
   fails([&] { static_cast<void>(permutation(5)); }, "position 5 is not below the size 5");
   fails([&] { static_cast<void>(permutation.position_of(5)); }, "index 5 is not below");
+  std::vector<std::int64_t> indices(3);
+  permutation.fill(indices, 0, 2);
+  fails([&] { permutation.fill(indices, 1, 2); },
+        "3 positions from 1 on, 2 apart, are not all below the size 5");
+  fails([&] { permutation.fill(indices, 5, 0); }, "3 positions from 5 on");
+  fails([&] { permutation.fill(indices, 3); }, "3 positions from 3 on, 1 apart");
+  fails([&] { permutation.fill(indices, 1, ~std::uint64_t{0}); }, "are not all below");
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <gtest/gtest.h>
 #include <lockstep/data/batch_sampler.h>
+#include <lockstep/data/distributed_sampler.h>
 #include <lockstep/data/length_bucket_sampler.h>
 #include <lockstep/data/random_sampler.h>
 #include <lockstep/data/sequential_sampler.h>
@@ -12,6 +13,7 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <memory>
 #include <random>
 #include <set>
 #include <vector>
@@ -160,16 +162,68 @@ TEST(SubsetSampler, GivesTheChosenOnes) {
   EXPECT_NE(fixed.fingerprint(), sampler.fingerprint());
 }
 
-TEST(EpochSampler, AppendsTheIndicesThatItGivesOneByOne) {
+// Of every kind, for this rank of a world.
+std::vector<std::unique_ptr<EpochSampler>> samplers_of(int world, int rank, Remainder remainder) {
+  const Indices chosen{3, 49, 4, 4, 0, 30, 7, 1, 1, 2, 9};
+  std::vector<double> weights(50, 1.0);
+  weights[7] = 9;
+  std::vector<std::unique_ptr<EpochSampler>> all;
+  for (const bool shuffle : {true, false}) {
+    for (const auto order : {ShuffleOrder::PyTorch, ShuffleOrder::Keyed}) {
+      all.push_back(std::make_unique<DistributedSampler>(
+          50, world, rank,
+          DistributedSamplerOptions().shuffle(shuffle).order(order).remainder(remainder)));
+    }
+    all.push_back(std::make_unique<SubsetSampler>(
+        chosen, 50, world, rank, SubsetSamplerOptions().shuffle(shuffle).remainder(remainder)));
+    for (const std::uint64_t draws : {0U, 31U, 120U}) {
+      all.push_back(std::make_unique<RandomSampler>(
+          50, world, rank,
+          RandomSamplerOptions().replacement(shuffle).num_samples(draws).remainder(remainder)));
+    }
+    all.push_back(std::make_unique<WeightedRandomSampler>(
+        weights, world, rank,
+        WeightedRandomSamplerOptions().replacement(shuffle).remainder(remainder)));
+  }
+  all.push_back(std::make_unique<SequentialSampler>(50, world, rank, remainder));
+  all.push_back(std::make_unique<SequentialSampler>(2, world, rank, remainder));
+  return all;
+}
+
+TEST(EpochSampler, AllKindsAppendTheIndicesThatTheyGiveOneByOne) {
+  for (const auto remainder : {Remainder::Pad, Remainder::Drop, Remainder::Exact}) {
+    for (const int world : {1, 3, 8}) {
+      for (int rank = 0; rank < world; ++rank) {
+        for (auto& sampler : samplers_of(world, rank, remainder)) {
+          for (const std::uint64_t start : {0U, 2U, 1U}) {
+            sampler->set_epoch(static_cast<std::int64_t>(start));
+            sampler->start_at(start);
+            Indices expected;
+            for (std::size_t at = 0; at < sampler->size(); ++at) {
+              expected.push_back(sampler->index(at));
+            }
+            ASSERT_EQ(sampler->indices(), expected);
+            Indices in_batches;
+            for (std::size_t at = 0; at < sampler->size(); at += 7) {
+              sampler->append_indices(at, std::min<std::size_t>(7, sampler->size() - at),
+                                      in_batches);
+            }
+            ASSERT_EQ(in_batches, expected);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(EpochSampler, AppendsNothingWhereThereIsTooLittle) {
   RandomSampler sampler(50, 3, 1);
   sampler.start_at(9);
-  Indices expected{-7};
-  for (std::size_t position = 2; position < 8; ++position) {
-    expected.push_back(sampler.index(position));
-  }
   Indices found{-7};
   sampler.append_indices(2, 6, found);
-  EXPECT_EQ(found, expected);
+  const auto expected = found;
+  EXPECT_EQ(found.size(), 7U);
+  EXPECT_EQ(found[0], -7);
   sampler.append_indices(sampler.size(), 0, found);
   EXPECT_THROW(sampler.append_indices(sampler.size() - 1, 2, found), c10::Error);
   EXPECT_THROW(sampler.append_indices(2, ~std::size_t{0}, found), c10::Error);

@@ -32,6 +32,11 @@ class LOCKSTEP_API RankShare {
   [[nodiscard]] std::size_t whole_size(std::uint64_t order_size) const noexcept;
   /// Where number `position` of them is. What padding adds stands at the order's beginning.
   [[nodiscard]] std::uint64_t place(std::size_t position, std::uint64_t order_size) const noexcept;
+  /// How many of `count` places from number `position` on are `step()` apart: all but what padding
+  /// adds.
+  [[nodiscard]] std::size_t run(std::size_t position, std::size_t count,
+                                std::uint64_t order_size) const noexcept;
+  [[nodiscard]] std::uint64_t step() const noexcept { return world_size_; }
   /// How much of the order the world has consumed when each rank has consumed `local` places since
   /// the start, or all that it had.
   [[nodiscard]] std::uint64_t consumed(std::size_t local, std::uint64_t order_size) const noexcept;
