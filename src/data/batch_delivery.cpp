@@ -1,21 +1,19 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The last step of the way of a sample: a slot that is full becomes tensors that lie in it. Before
 // it: worker_source found it ready.
-#include <ATen/ops/from_blob.h>
 #include <lockstep/core/logging.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <memory>
 #include <string>
 #include <system_error>
 #include <utility>
 
 #include "data/batch_builder.h"
+#include "data/batch_lease.h"
 #include "data/value_bytes.h"
 #include "data/value_tensors.h"
 #include "data/worker_source.h"
-#include "native/posix/owning_process.h"
 #include "workers/unit_word.h"
 
 namespace lockstep::data::detail {
@@ -23,85 +21,7 @@ namespace {
 
 using workers::SharedMemoryChannel;
 
-// Counts the tensors that lie in a piece of memory, and gives it back when the last of them is
-// gone, in whatever thread, even after the loader is gone. Each tensor's storage has the lease
-// itself as its context, so a delivery allocates one lease and nothing more of its own.
-class Lease {
- public:
-  virtual ~Lease() = default;
-  Lease(const Lease&) = delete;
-  Lease& operator=(const Lease&) = delete;
-
-  static void drop(void* lease) {
-    auto* self = static_cast<Lease*>(lease);
-    if (self->holders_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete self;
-  }
-  at::Tensor tensor(std::byte* place, at::IntArrayRef sizes, at::ScalarType dtype) {
-    holders_.fetch_add(1, std::memory_order_relaxed);
-    return at::for_blob(place, sizes)
-        .context(this, &Lease::drop)
-        .options(at::TensorOptions(dtype))
-        .make_tensor();
-  }
-
- protected:
-  explicit Lease(std::shared_ptr<SharedMemoryChannel> owner) : channel(std::move(owner)) {}
-
-  std::shared_ptr<SharedMemoryChannel> channel;
-  native::OwningProcess process;  // one that the program forks gives nothing back
-
- private:
-  std::atomic<std::size_t> holders_{1};  // whoever makes the tensors
-};
-
-class SlotLease : public Lease {
- public:
-  /// With `parking`, a device may read the slot when it is let go of.
-  SlotLease(std::shared_ptr<SharedMemoryChannel> owner, std::size_t slot,
-            std::shared_ptr<SlotParking> parking)
-      : Lease(std::move(owner)), slot_(slot), parking_(std::move(parking)) {}
-  ~SlotLease() override {
-    if (!process.is_current()) return;
-    if (parking_) {
-      parking_->park(slot_);
-    } else {
-      channel->release(slot_);
-    }
-  }
-
- private:
-  std::size_t slot_;
-  std::shared_ptr<SlotParking> parking_;
-};
-
-// For a batch that has memory of its own.
-class PieceLease : public Lease {
- public:
-  PieceLease(std::shared_ptr<SharedMemoryChannel> owner, native::MappedPiece piece)
-      : Lease(std::move(owner)), piece_(std::move(piece)) {}
-  ~PieceLease() override {
-    if (process.is_current()) piece_.drop();
-  }
-  [[nodiscard]] const native::MappedPiece& piece() const { return piece_; }
-
- private:
-  native::MappedPiece piece_;
-};
-
-struct Drop {
-  void operator()(Lease* lease) const { Lease::drop(lease); }
-};
-template <class T>
-using Held = std::unique_ptr<T, Drop>;
-
-Held<SlotLease> hold(const std::shared_ptr<SharedMemoryChannel>& channel, std::size_t slot,
-                     std::shared_ptr<SlotParking> parking) {
-  Held<SlotLease> lease(new SlotLease(channel, slot, std::move(parking)));
-  channel->hold(slot);
-  return lease;
-}
-
-MakeTensor tensors_of(Lease& lease) {
+MakeTensor tensors_of(BatchLease& lease) {
   return [&lease](std::byte* place, at::IntArrayRef sizes, at::ScalarType dtype) {
     return lease.tensor(place, sizes, dtype);
   };
@@ -134,9 +54,9 @@ void WorkerSource::pin_ring(std::size_t slot) {
   }
 }
 
-Value WorkerSource::deliver(std::size_t slot) {
+Value WorkerSource::deliver(std::size_t slot, std::size_t held) {
   pin_ring(slot);
-  const bool keep_a_copy = circulating() - 1 < workers_ + 1;
+  const bool keep_a_copy = slots_.size() - held - 1 < workers_ + 1;
   const auto items = channel_->items(slot).size();
   bool was_copied = false;
   const auto samples = job_->source.open ? static_cast<std::size_t>(channel_->result(slot)) : items;
@@ -148,14 +68,14 @@ Value WorkerSource::deliver(std::size_t slot) {
   statistics_.seconds += std::chrono::duration<double>(now - last_taken_).count();
   last_taken_ = now;
   if (!keep_a_copy || was_copied) {
-    return pinning_ && was_copied ? clone_into_pinned_memory(batch) : batch;
+    if (pinning_ && was_copied) return clone_into_pinned_memory(batch);
+    return batch;
   }
   ++statistics_.copies;
   if (!std::exchange(has_warned_, true)) {
     const auto parked = parking_ ? parking_->count() : 0;
     logging::warning(
-        "data loader: the program keeps " + std::to_string(slots_.size() - circulating() - 1) +
-        " batches" +
+        "data loader: the program keeps " + std::to_string(held) + " batches" +
         (parked == 0 ? "" : ", " + std::to_string(parked) + " of them for copies to a device") +
         ", so further ones are copied; let go of batches earlier, or raise prefetch_batches");
   }
@@ -191,15 +111,15 @@ std::vector<std::int64_t> WorkerSource::rows_of(std::size_t slot) const {
 }
 
 Value WorkerSource::open_rows(std::size_t slot, bool keep_a_copy, bool& was_copied) {
+  std::byte* memory = slot_memory(slot);
   if (!layout_) {
     const auto& common = SharedLayout::of(*channel_);
     const auto* payload = slot_memory(0) - common.slots_offset();
     layout_ = ValueLayout::from_bytes({payload, common.layout_bytes}, common.slot_bytes);
   }
-  std::byte* memory = slot_memory(slot);
   const auto items = channel_->items(slot).size();
   const auto rows = skips_poison_ ? rows_of(slot) : std::vector<std::int64_t>();
-  const auto lease = hold(channel_, slot, keep_a_copy ? nullptr : parking_);
+  const HeldLease<SlotLease> lease(new SlotLease(channel_, slot, keep_a_copy ? nullptr : parking_));
   slots_[slot].use = Use::None;
   auto batch = read_rows(*layout_, memory, items, tensors_of(*lease));
   if (!skips_poison_ || rows.size() == items) return batch;
@@ -217,11 +137,12 @@ Value WorkerSource::open_whole(std::size_t slot, bool keep_a_copy, bool& was_cop
   auto piece = channel_->map_piece(slot, SharedMemoryChannel::kResultPiece);
   if (!piece) {
     std::byte* memory = slot_memory(slot);
-    const auto lease = hold(channel_, slot, keep_a_copy ? nullptr : parking_);
+    const HeldLease<SlotLease> lease(
+        new SlotLease(channel_, slot, keep_a_copy ? nullptr : parking_));
     slots_[slot].use = Use::None;
     return ValueBytes::read(memory, common.slot_bytes, tensors_of(*lease));
   }
-  const Held<PieceLease> lease(new PieceLease(channel_, std::move(*piece)));
+  const HeldLease<PieceLease> lease(new PieceLease(channel_, std::move(*piece)));
   slots_[slot].use = Use::None;
   channel_->release(slot);
   ++statistics_.oversize;

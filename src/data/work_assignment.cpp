@@ -21,8 +21,10 @@ constexpr std::size_t kMostUnknown = 1024;
 
 }  // namespace
 
-void WorkerSource::give_out_work() {
+WorkerSource::Overview WorkerSource::give_out_work() {
+  channel_->expect_states();
   if (parking_) parking_->look();
+  Overview overview;
   std::size_t open = 0;
   std::size_t ready = 0;
   bool is_new = false;
@@ -41,14 +43,19 @@ void WorkerSource::give_out_work() {
       }
       state = channel_->state(slot);
     }
-    if (mine.use == Use::None && state == SlotState::Free) is_new = give_out(slot) || is_new;
-    if (mine.use == Use::Live || mine.use == Use::Ahead) {
-      ++(channel_->state(slot) == SlotState::Ready ? ready : open);
+    if (mine.use == Use::None && state == SlotState::Free && give_out(slot)) {
+      is_new = true;
+      state = SlotState::Filling;
     }
+    if (mine.use == Use::Live || mine.use == Use::Ahead) {
+      ++(state == SlotState::Ready ? ready : open);
+    }
+    see(overview, slot, state);
   }
   // Workers that had nothing to do are woken for some work at a time, not for each batch: a batch
   // that is ready then costs the program no system call. Whoever waits wakes them anyway.
   if (is_new && open >= ready && channel_->has_sleepers()) channel_->wake_workers();
+  return overview;
 }
 
 bool WorkerSource::give_out(std::size_t slot) {
@@ -91,6 +98,7 @@ void WorkerSource::assign(std::size_t slot, Pass& pass) {
   workers::Task task;
   task.sequence = pass.base + pass.assigned;
   task.words[kEpoch] = static_cast<std::uint64_t>(pass.plan.epoch);
+  channel_->expect_assign(slot, items_.size());  // as many as in the batch before
   items_.clear();
   if (job_->source.open) {
     const auto turn = round_.take();
@@ -160,7 +168,7 @@ void WorkerSource::take_back(std::size_t slot) {
 void WorkerSource::move_layout_turn() {
   if (layout_) return;
   auto& turn = SharedLayout::of(*channel_).turn;
-  const auto slot = slot_of_next();
+  const auto slot = look().next;
   const auto decides = slot ? channel_->sequence(*slot) : sequence();
   auto value = turn.load(std::memory_order_acquire);
   if (value == SharedLayout::kSettled || value == decides) return;

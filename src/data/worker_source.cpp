@@ -189,16 +189,15 @@ bool WorkerSource::has_next() {
   }
   // Only when all that was given out has come back is it known that there is no more.
   for (;;) {
-    give_out_work();
-    const auto slot = slot_of_next();
-    if (!slot) return !round_.is_over();
-    if (channel_->state(*slot) == SlotState::Ready) {
-      if (!passes_over(*slot)) return true;
+    const auto seen = give_out_work();
+    if (!seen.next) return !round_.is_over();
+    if (seen.next_is_ready) {
+      if (!passes_over(*seen.next)) return true;
       continue;
     }
-    await_stream(*slot);
+    await_stream(*seen.next);
     // A failure is a batch too: its error is for `next`.
-    if (channel_->state(*slot) == SlotState::Filling) return true;
+    if (channel_->state(*seen.next) == SlotState::Filling) return true;
   }
 }
 
@@ -219,45 +218,38 @@ void WorkerSource::await_stream(std::size_t slot) {
 
 bool WorkerSource::is_ready() {
   for (;;) {
-    give_out_work();
-    const auto slot = slot_of_next();
-    if (!slot || channel_->state(*slot) != SlotState::Ready) return false;
-    if (!passes_over(*slot)) return true;
+    const auto seen = give_out_work();
+    if (!seen.next_is_ready) return false;
+    if (!passes_over(*seen.next)) return true;
   }
 }
 
 Value WorkerSource::next() {
-  ++asked_;
-  for (const auto& slot : slots_) {
-    depth_sum_ +=
-        slot.use == Use::Live &&
-        channel_->state(static_cast<std::size_t>(&slot - slots_.data())) == SlotState::Ready;
-  }
   // Once a pass at least: a program that never has to wait hears of lost workers, too.
   if (next_ == 0) check_workers();
-  for (;;) {
-    give_out_work();
-    auto slot = slot_of_next();
-    if (!slot && now_.error && now_.assigned == next_) std::rethrow_exception(now_.error);
-    if (!slot || channel_->state(*slot) != SlotState::Ready) slot = await();
-    TORCH_CHECK(slot, "DataLoader: there are no more batches in this epoch");
-    check_failed(*slot);
-    if (passes_over(*slot)) continue;
-    return deliver(*slot);
+  auto seen = give_out_work();
+  ++asked_;
+  depth_sum_ += seen.ready;
+  for (;; seen = give_out_work()) {
+    if (!seen.next && now_.error && now_.assigned == next_) std::rethrow_exception(now_.error);
+    if (!seen.next_is_ready) seen = await();
+    TORCH_CHECK(seen.next, "DataLoader: there are no more batches in this epoch");
+    check_failed(*seen.next);
+    if (!passes_over(*seen.next)) return deliver(*seen.next, seen.held);
   }
 }
 
-std::optional<std::size_t> WorkerSource::await() {
+WorkerSource::Overview WorkerSource::await() {
   Wait wait(statistics_);
   for (;;) {
-    const auto seen = channel_->done_count();
+    const auto done = channel_->done_count();
     move_layout_turn();
-    give_out_work();
-    const auto slot = slot_of_next();
-    if (!slot && job_->source.open && round_.is_over()) return std::nullopt;
+    const auto seen = give_out_work();
+    const auto slot = seen.next;
+    if (!slot && job_->source.open && round_.is_over()) return seen;
     if (!slot && now_.error) std::rethrow_exception(now_.error);
     check_workers();
-    if (slot && channel_->state(*slot) == SlotState::Ready) return slot;
+    if (seen.next_is_ready) return seen;
     check_anyone_left(slot);
     const auto waited = wait.without_progress(signs_of_progress(slot));
     const auto left = patience() - waited;
@@ -265,7 +257,7 @@ std::optional<std::size_t> WorkerSource::await() {
     channel_->wake_workers();
     const auto awaited =
         slot && in_order_ ? channel_->sequence(*slot) : workers::BoardHeader::kAny - 1;
-    channel_->wait_done(seen, awaited, left);
+    channel_->wait_done(done, awaited, left);
   }
 }
 
@@ -292,26 +284,25 @@ std::uint64_t WorkerSource::signs_of_progress(std::optional<std::size_t> slot) c
   return signs;
 }
 
-// The slot of the batch that comes next, or in any order of the oldest that is ready.
-std::optional<std::size_t> WorkerSource::slot_of_next() const {
-  std::optional<std::size_t> oldest;
-  bool is_ready = false;
+WorkerSource::Overview WorkerSource::look() const {
+  Overview overview;
   for (std::size_t slot = 0; slot < slots_.size(); ++slot) {
-    if (slots_[slot].use != Use::Live) continue;
-    const bool ready = !in_order_ && channel_->state(slot) == SlotState::Ready;
-    const bool is_older = !oldest || slots_[slot].batch < slots_[*oldest].batch;
-    if (ready > is_ready || (ready == is_ready && is_older)) oldest = slot;
-    is_ready = is_ready || ready;
+    see(overview, slot, channel_->state(slot));
   }
-  return oldest;
+  return overview;
 }
 
-std::size_t WorkerSource::circulating() const {
-  std::size_t count = 0;
-  for (std::size_t slot = 0; slot < slots_.size(); ++slot) {
-    if (channel_->state(slot) != SlotState::Held) ++count;
-  }
-  return count;
+void WorkerSource::see(Overview& overview, std::size_t slot, SlotState state) const {
+  if (state == SlotState::Held) ++overview.held;
+  const auto& mine = slots_[slot];
+  if (mine.use != Use::Live) return;
+  const bool is_ready = state == SlotState::Ready;
+  if (is_ready) ++overview.ready;
+  const bool is_older = overview.next && mine.batch < slots_[*overview.next].batch;
+  const bool goes_first = in_order_ || is_ready == overview.next_is_ready ? is_older : is_ready;
+  if (overview.next && !goes_first) return;
+  overview.next = slot;
+  overview.next_is_ready = is_ready;
 }
 
 // Whether there is nothing in it for the program: the end of a shard, or nothing but poison.

@@ -68,8 +68,18 @@ class WorkerSource : public BatchSource {
     std::exception_ptr error;  // of its plan; for the turn of the batch after those
   };
 
+  // What there is to see of the slots, in one look at each: workers write to that memory.
+  struct Overview {
+    std::optional<std::size_t> next;  // of the batch that comes next; in any order, of the oldest
+    bool next_is_ready = false;       // that is ready
+    std::size_t ready = 0;            // batches of this pass
+    std::size_t held = 0;             // by the program
+  };
+
   void begin_pass();
-  void give_out_work();
+  Overview give_out_work();
+  [[nodiscard]] Overview look() const;
+  void see(Overview& overview, std::size_t slot, workers::SlotState state) const;
   [[nodiscard]] Pass* pass_to_assign();
   [[nodiscard]] bool give_out(std::size_t slot);
   void assign(std::size_t slot, Pass& pass);
@@ -78,13 +88,11 @@ class WorkerSource : public BatchSource {
   [[nodiscard]] bool may_share_whole() const;
   [[nodiscard]] std::optional<std::uint64_t> cost_of_sample(std::size_t enough) const;
   void take_back(std::size_t slot);
-  [[nodiscard]] std::optional<std::size_t> slot_of_next() const;
-  [[nodiscard]] std::size_t circulating() const;
 
   class Wait;
 
-  // Waits for a batch that is there, nothing at the end of an iterable dataset.
-  [[nodiscard]] std::optional<std::size_t> await();
+  // Waits for a batch that is there; none is next at the end of an iterable dataset.
+  [[nodiscard]] Overview await();
   [[nodiscard]] bool passes_over(std::size_t slot);
   void check_failed(std::size_t slot);
   [[nodiscard]] bool is_lost(std::size_t worker) const;
@@ -98,7 +106,7 @@ class WorkerSource : public BatchSource {
   [[nodiscard]] std::uint64_t signs_of_progress(std::optional<std::size_t> slot) const;
   void move_layout_turn();
 
-  [[nodiscard]] Value deliver(std::size_t slot);
+  [[nodiscard]] Value deliver(std::size_t slot, std::size_t held);
   [[nodiscard]] Value open(std::size_t slot, bool keep_a_copy, bool& was_copied);
   [[nodiscard]] std::vector<std::int64_t> rows_of(std::size_t slot) const;
   void pin_ring(std::size_t slot);

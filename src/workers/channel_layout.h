@@ -9,9 +9,10 @@
 #include "workers/shared_memory_channel.h"
 #include "workers/unit_word.h"
 
-/// How a channel's control memory is laid out: a header, the board, the owner's own area, then the
-/// slots, each with its areas for failures, the words of its units, what was in hand when a worker
-/// ended at them, its items, and where its pieces lie. For the channel's own sources.
+/// How a channel's control memory is laid out: a header, the board, the owner's own area, the words
+/// of all slots side by side, since all are looked at for each task, then what else a slot has: its
+/// areas for failures, the words of its units, what was in hand when a worker ended at them, its
+/// items, and where its pieces lie. For the channel's own sources.
 namespace lockstep::workers {
 
 constexpr std::size_t kLine = 64;
@@ -20,7 +21,7 @@ constexpr int kStateBits = 8;
 constexpr std::uint64_t kStateMask = (1U << kStateBits) - 1;
 
 struct SharedMemoryChannel::Header {
-  static constexpr std::uint64_t kMagic = 0x4c53'4461'7461'3033;
+  static constexpr std::uint64_t kMagic = 0x4c53'4461'7461'3034;
 
   std::uint64_t control_bytes;  // first: MemoryRing reads it
   std::uint64_t magic;

@@ -28,8 +28,7 @@ std::size_t SharedMemoryChannel::areas() const noexcept {
 }
 
 std::size_t SharedMemoryChannel::stride() const noexcept {
-  return round_up(sizeof(Slot)) + round_up(areas() * sizeof(Area)) +
-         round_up(units() * sizeof(std::atomic<std::uint32_t>)) +
+  return round_up(areas() * sizeof(Area)) + round_up(units() * sizeof(std::atomic<std::uint32_t>)) +
          round_up(units() * sizeof(std::uint32_t)) +
          round_up(shape_.items_per_slot * sizeof(std::int64_t)) +
          round_up(pieces() * sizeof(PieceWords));
@@ -61,7 +60,7 @@ SharedMemoryChannel::SharedMemoryChannel(const Shape& shape)
       }()),
       ring_(round_up(sizeof(Header)) + sizeof(BoardHeader) +
             round_up(shape.workers * sizeof(WorkerRecord)) + round_up(shape.user_bytes) +
-            shape.slots * slot_stride_) {
+            shape.slots * (round_up(sizeof(Slot)) + slot_stride_)) {
   header_ = std::construct_at(reinterpret_cast<Header*>(ring_.control()));
   header_->control_bytes = ring_.control_bytes();
   header_->magic = Header::kMagic;
@@ -90,6 +89,7 @@ void SharedMemoryChannel::lay_out(bool is_new) {
   next += round_up(shape_.workers * sizeof(WorkerRecord));
   user_area_ = next;
   slots_ = next + round_up(shape_.user_bytes);
+  slot_parts_ = slots_ + shape_.slots * round_up(sizeof(Slot));
   if (!is_new) return;
   std::construct_at(board_.header);
   std::uninitialized_value_construct_n(records, shape_.workers);
@@ -102,11 +102,11 @@ void SharedMemoryChannel::lay_out(bool is_new) {
 }
 
 SharedMemoryChannel::Slot& SharedMemoryChannel::at(std::size_t slot) const noexcept {
-  return *reinterpret_cast<Slot*>(slots_ + slot * slot_stride_);
+  return *reinterpret_cast<Slot*>(slots_ + slot * round_up(sizeof(Slot)));
 }
 
 SharedMemoryChannel::Area* SharedMemoryChannel::areas_of(std::size_t slot) const noexcept {
-  return reinterpret_cast<Area*>(slots_ + slot * slot_stride_ + round_up(sizeof(Slot)));
+  return reinterpret_cast<Area*>(slot_parts_ + slot * slot_stride_);
 }
 
 std::atomic<std::uint32_t>* SharedMemoryChannel::units_of(std::size_t slot) const noexcept {
@@ -157,6 +157,22 @@ std::optional<std::size_t> SharedMemoryChannel::first_failed(std::size_t slot) c
   const auto position = at(slot).first_failed.load(std::memory_order_acquire);
   if (position == Slot::kNoFailure) return std::nullopt;
   return static_cast<std::size_t>(position);
+}
+
+void SharedMemoryChannel::expect_states() const noexcept {
+  for (std::size_t slot = 0; slot < shape_.slots; ++slot) __builtin_prefetch(&at(slot).state);
+}
+
+void SharedMemoryChannel::expect_assign(std::size_t slot, std::size_t items) const noexcept {
+  const auto expect = [](const void* words, std::size_t bytes) {
+    const auto* first = static_cast<const std::byte*>(words);
+    for (std::size_t at = 0; at < bytes; at += kLine) __builtin_prefetch(first + at, 1);
+  };
+  expect(&at(slot), sizeof(Slot));
+  expect(units_of(slot), kLine);
+  expect(ends_of(slot), kLine);
+  expect(items_of(slot), std::min<std::size_t>(items * sizeof(std::int64_t), 16 * kLine));
+  expect(pieces_of(slot), kLine);
 }
 
 void SharedMemoryChannel::assign(std::size_t slot, const Task& task) {

@@ -127,6 +127,9 @@ class SharedMemoryChannel {
   [[nodiscard]] std::optional<std::size_t> first_failed(std::size_t slot) const;
 
   // The owner's side.
+  // Workers wrote last to what the owner looks at; these fetch it into the cache meanwhile.
+  void expect_states() const noexcept;
+  void expect_assign(std::size_t slot, std::size_t items) const noexcept;
   /// Fills a Free slot; `wake_workers` tells of it.
   void assign(std::size_t slot, const Task& task);
   /// Asks for no more work on a Filling slot; true when no worker is at it: it is Free then. Asked
@@ -209,7 +212,8 @@ class SharedMemoryChannel {
   native::MemoryRing ring_;
   Header* header_ = nullptr;
   WorkerBoard board_;
-  std::byte* slots_ = nullptr;
+  std::byte* slots_ = nullptr;       // the words of all slots, side by side
+  std::byte* slot_parts_ = nullptr;  // what else a slot has, a stride each
   std::byte* user_area_ = nullptr;
 };
 
