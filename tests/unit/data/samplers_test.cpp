@@ -16,6 +16,7 @@
 #include <memory>
 #include <random>
 #include <set>
+#include <stdexcept>
 #include <vector>
 
 #include "unit/data/loader_test_support.h"
@@ -214,6 +215,24 @@ TEST(EpochSampler, AllKindsAppendTheIndicesThatTheyGiveOneByOne) {
       }
     }
   }
+}
+
+// Has no index number 5.
+struct BrokenSampler : EpochSampler {
+  BrokenSampler() : EpochSampler({"BrokenSampler", 10, 10, 1, 0, 0, Remainder::Pad}) {}
+  [[nodiscard]] std::int64_t at(std::uint64_t position) const override {
+    if (position == 5) throw std::runtime_error("there is none");
+    return static_cast<std::int64_t>(position);
+  }
+};
+
+TEST(EpochSampler, AppendsNothingWhereOneCannotBeHad) {
+  const BrokenSampler sampler;
+  Indices found{-7};
+  EXPECT_THROW(sampler.append_indices(2, 6, found), std::runtime_error);
+  EXPECT_EQ(found, Indices{-7});
+  sampler.append_indices(6, 4, found);
+  EXPECT_EQ(found, (Indices{-7, 6, 7, 8, 9}));
 }
 
 TEST(EpochSampler, AppendsNothingWhereThereIsTooLittle) {
