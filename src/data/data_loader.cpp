@@ -138,7 +138,11 @@ PassPlan LoaderEngine::cut(std::int64_t epoch, std::size_t samples, AppendIndice
   plan.items = [append = std::move(append), samples, size = batch_size_](
                    std::size_t batch, std::vector<std::int64_t>& items) {
     const auto first = batch * size;
-    append(first, std::min(size, samples - first), items);
+    const auto count = std::min(size, samples - first);
+    const auto before = items.size();
+    append(first, count, items);
+    TORCH_CHECK(items.size() == before + count, "DataLoader: the sampler gave ",
+                items.size() - before, " indices from position ", first, " on, not ", count);
   };
   return plan;
 }

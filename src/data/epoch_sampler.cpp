@@ -58,7 +58,7 @@ void EpochSampler::append_indices(std::size_t position, std::size_t count,
   const auto mine = std::span(indices).subspan(before);
   try {
     // What padding adds does not follow in the order.
-    const auto run = count == 0 ? 0 : share_.run(position, count, order_size_);
+    const auto run = share_.run(position, count, order_size_);
     if (run != 0) fill(mine.first(run), share_.place(position, order_size_), share_.step());
     for (auto i = run; i < count; ++i) mine[i] = at(share_.place(position + i, order_size_));
   } catch (...) {

@@ -42,8 +42,8 @@ std::size_t RankShare::run(std::size_t position, std::size_t count,
                            std::uint64_t order_size) const noexcept {
   const auto first = start_ + rank_ + position * world_size_;
   if (first >= order_size) return 0;
-  if ((count - 1) * world_size_ < order_size - first) return count;
-  return (order_size - first + world_size_ - 1) / world_size_;
+  const auto left = order_size - first;
+  return std::min<std::uint64_t>(count, (left + world_size_ - 1) / world_size_);
 }
 
 std::uint64_t RankShare::consumed(std::size_t local, std::uint64_t order_size) const noexcept {

@@ -26,7 +26,7 @@ WorkerSource::Overview WorkerSource::give_out_work() {
   if (parking_) parking_->look();
   Overview overview;
   std::size_t open = 0;
-  std::size_t ready = 0;
+  std::size_t finished = 0;  // of this pass and of the next
   bool is_new = false;
   for (std::size_t slot = 0; slot < slots_.size(); ++slot) {
     auto& mine = slots_[slot];
@@ -48,13 +48,13 @@ WorkerSource::Overview WorkerSource::give_out_work() {
       state = SlotState::Filling;
     }
     if (mine.use == Use::Live || mine.use == Use::Ahead) {
-      ++(state == SlotState::Ready ? ready : open);
+      ++(state == SlotState::Ready ? finished : open);
     }
     see(overview, slot, state);
   }
   // Workers that had nothing to do are woken for some work at a time, not for each batch: a batch
   // that is ready then costs the program no system call. Whoever waits wakes them anyway.
-  if (is_new && open >= ready && channel_->has_sleepers()) channel_->wake_workers();
+  if (is_new && open >= finished && channel_->has_sleepers()) channel_->wake_workers();
   return overview;
 }
 

@@ -70,10 +70,11 @@ class WorkerSource : public BatchSource {
 
   // What there is to see of the slots, in one look at each: workers write to that memory.
   struct Overview {
-    std::optional<std::size_t> next;  // of the batch that comes next; in any order, of the oldest
-    bool next_is_ready = false;       // that is ready
-    std::size_t ready = 0;            // batches of this pass
-    std::size_t held = 0;             // by the program
+    // Of the batch that comes next: the oldest. In any order, the oldest that is ready, if one is.
+    std::optional<std::size_t> next;
+    bool next_is_ready = false;
+    std::size_t ready = 0;  // batches of this pass
+    std::size_t held = 0;   // by the program
   };
 
   void begin_pass();

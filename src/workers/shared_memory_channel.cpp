@@ -16,6 +16,9 @@
 namespace lockstep::workers {
 namespace {
 
+// Of a task's items, what is worth fetching ahead: those behind come while these are written.
+constexpr std::size_t kFirstItems = 16 * kLine;
+
 template <std::size_t Size>
 std::string text_of(const std::array<char, Size>& area) {
   return {area.data(), ::strnlen(area.data(), area.size())};
@@ -171,7 +174,7 @@ void SharedMemoryChannel::expect_assign(std::size_t slot, std::size_t items) con
   expect(&at(slot), sizeof(Slot));
   expect(units_of(slot), kLine);
   expect(ends_of(slot), kLine);
-  expect(items_of(slot), std::min<std::size_t>(items * sizeof(std::int64_t), 16 * kLine));
+  expect(items_of(slot), std::min<std::size_t>(items * sizeof(std::int64_t), kFirstItems));
   expect(pieces_of(slot), kLine);
 }
 

@@ -35,7 +35,8 @@ class LOCKSTEP_API KeyedPermutation {
   /// What stands at this position.
   /// Throws: `c10::Error` when `position` is not below `size()`.
   [[nodiscard]] std::uint64_t operator()(std::uint64_t position) const;
-  /// What stands at `position` and every `step`-th from there on: the same in half the time.
+  /// Writes what stands at `position`, `position + step`, ... to all of `indices`: the same in half
+  /// the time.
   /// Throws: `c10::Error` when one of these positions is not below `size()`.
   void fill(std::span<std::int64_t> indices, std::uint64_t position, std::uint64_t step = 1) const;
   /// Where `index` stands.

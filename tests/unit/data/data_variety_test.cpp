@@ -240,6 +240,26 @@ TEST_F(DataVarietyTest, IndicesAreAskedForWhenTheyAreNeeded) {
   }
 }
 
+struct ShortSampler : Lazy {
+  void append_indices(std::size_t position, std::size_t count,
+                      std::vector<std::int64_t>& indices) const {
+    for (std::size_t i = 0; i + position / 8 < count; ++i) indices.push_back(index(position + i));
+  }
+};
+
+TEST_F(DataVarietyTest, SamplersGiveAsManyIndicesAsTheyAreAskedFor) {
+  for (const int workers : {0, 2}) {
+    DataLoader loader(Numbers{1'000'000}, ShortSampler(), options_with(workers));
+    auto it = loader.begin();
+    EXPECT_EQ(it->target[3].item<std::int64_t>(), 999'996);
+    EXPECT_EQ((++it)->target[0].item<std::int64_t>(), 999'995);
+    const auto message = message_of([&] { static_cast<void>(*++it); });
+    EXPECT_NE(message.find("the sampler gave 3 indices from position 8 on, not 4"),
+              std::string::npos)
+        << message;
+  }
+}
+
 TEST_F(DataVarietyTest, ReadyBatchCostsNoSystemCall) {
   SystemCallCounter counter;
   if (!counter.is_available()) GTEST_SKIP() << "the kernel cannot dispatch system calls to us";

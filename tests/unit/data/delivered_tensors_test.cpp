@@ -9,7 +9,6 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -101,6 +100,7 @@ TEST_P(DeliveredTensorsTest, TrainingMayFollowInference) {
   for (auto it = loader.begin(); it != loader.end(); ++it, first += kBatch) {
     const c10::InferenceMode mode(first / kBatch % 3 == 1);
     expect_batch(*it, first);
+    EXPECT_EQ(it->data.is_inference(), c10::InferenceMode::is_enabled());
     // Refuses tensors that were made for inference.
     if (!c10::InferenceMode::is_enabled()) (it->data * weight).sum().backward();
   }
@@ -149,21 +149,20 @@ TEST_P(DeliveredTensorsTest, WhatIsKeptStaysAsItIs) {
 TEST_P(DeliveredTensorsTest, AnotherThreadMayLetGoOfThem) {
   auto loader = DeliveredTensorsTest::loader();
   std::int64_t first = 0;
-  std::optional<std::thread> before;
+  std::jthread before;
   for (auto& batch : loader) {
     expect_batch(batch, first);
-    std::thread thread([mine = std::move(batch), first]() mutable {
+    std::jthread thread([mine = std::move(batch), first]() mutable {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
       mine.data.add_(1);  // the last thing that happens to this memory before a worker gets it
       EXPECT_EQ(mine.data[0][0][0].item<float>(), static_cast<float>(first) / 3 + 1);
       mine = {};
     });
-    if (before) before->join();
-    before = std::move(thread);
+    before = std::move(thread);  // joins the one before
     first += kBatch;
   }
-  if (before) before->join();
   EXPECT_EQ(first, static_cast<std::int64_t>(kSamples));
+  EXPECT_EQ(loader.statistics().copies, 0U);
 }
 
 INSTANTIATE_TEST_SUITE_P(Workers, DeliveredTensorsTest, testing::Values(1, 2, 3));
