@@ -238,11 +238,13 @@ TEST(EpochSampler, AppendsNothingWhereOneCannotBeHad) {
 TEST(EpochSampler, AppendsNothingWhereThereIsTooLittle) {
   RandomSampler sampler(50, 3, 1);
   sampler.start_at(9);
+  Indices expected{-7};
+  for (std::size_t position = 2; position < 8; ++position) {
+    expected.push_back(sampler.index(position));
+  }
   Indices found{-7};
   sampler.append_indices(2, 6, found);
-  const auto expected = found;
-  EXPECT_EQ(found.size(), 7U);
-  EXPECT_EQ(found[0], -7);
+  EXPECT_EQ(found, expected);
   sampler.append_indices(sampler.size(), 0, found);
   EXPECT_THROW(sampler.append_indices(sampler.size() - 1, 2, found), c10::Error);
   EXPECT_THROW(sampler.append_indices(2, ~std::size_t{0}, found), c10::Error);
