@@ -9,12 +9,14 @@ set(CMAKE_POSITION_INDEPENDENT_CODE ON)
 set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
 
 # The precompiled header of torch/torch.h saves 15 s a file, and ccache can reuse results that include it only when
-# told that its time stamps and defines do not matter.
+# told that its time stamps and defines do not matter. Paths below the source folder are hashed as relative ones, so
+# that every clone on a machine finds what another has compiled.
 find_program(LOCKSTEP_CCACHE ccache)
 mark_as_advanced(LOCKSTEP_CCACHE)
 if(LOCKSTEP_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
   set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env
-      CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime ${LOCKSTEP_CCACHE})
+      CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime
+      CCACHE_BASEDIR=${PROJECT_SOURCE_DIR} CCACHE_NOHASHDIR=1 ${LOCKSTEP_CCACHE})
   add_compile_options($<$<CXX_COMPILER_ID:GNU>:-fpch-preprocess>)
 endif()
 
@@ -53,10 +55,17 @@ elseif(LOCKSTEP_SANITIZE)
   message(FATAL_ERROR "LOCKSTEP_SANITIZE is '${LOCKSTEP_SANITIZE}'; it must be address, thread, fuzzer or empty")
 endif()
 
-# lockstep_use_precompiled_torch(TARGET): a program of this tree includes the library's precompiled torch/torch.h. It was
-# made with -fPIC, so the program is compiled like that too, and not with -fPIE.
+# lockstep_use_precompiled_torch(TARGET): tests, examples and benchmarks share one precompiled torch/torch.h. It is made with
+# -fPIC, so the program is compiled like that too, and not with -fPIE.
 function(lockstep_use_precompiled_torch target)
+  if(NOT TARGET lockstep_precompiled_torch)
+    set(source "${PROJECT_BINARY_DIR}/precompiled_torch.cpp")
+    file(CONFIGURE OUTPUT "${source}" CONTENT "// Nothing but the precompiled header.\n")
+    add_library(lockstep_precompiled_torch OBJECT EXCLUDE_FROM_ALL "${source}")
+    target_link_libraries(lockstep_precompiled_torch PRIVATE LibTorch::cpu)
+    target_precompile_headers(lockstep_precompiled_torch PRIVATE <torch/torch.h>)
+  endif()
   set_target_properties(${target} PROPERTIES POSITION_INDEPENDENT_CODE OFF)
   target_compile_options(${target} PRIVATE -fPIC)
-  target_precompile_headers(${target} REUSE_FROM lockstep_core)
+  target_precompile_headers(${target} REUSE_FROM lockstep_precompiled_torch)
 endfunction()
