@@ -58,13 +58,6 @@ endif()
 # lockstep_use_precompiled_torch(TARGET): tests, examples and benchmarks share one precompiled torch/torch.h. It is made with
 # -fPIC, so the program is compiled like that too, and not with -fPIE.
 function(lockstep_use_precompiled_torch target)
-  if(NOT TARGET lockstep_precompiled_torch)
-    set(source "${PROJECT_BINARY_DIR}/precompiled_torch.cpp")
-    file(CONFIGURE OUTPUT "${source}" CONTENT "// Nothing but the precompiled header.\n")
-    add_library(lockstep_precompiled_torch OBJECT EXCLUDE_FROM_ALL "${source}")
-    target_link_libraries(lockstep_precompiled_torch PRIVATE LibTorch::cpu)
-    target_precompile_headers(lockstep_precompiled_torch PRIVATE <torch/torch.h>)
-  endif()
   set_target_properties(${target} PROPERTIES POSITION_INDEPENDENT_CODE OFF)
   target_compile_options(${target} PRIVATE -fPIC)
   target_precompile_headers(${target} REUSE_FROM lockstep_precompiled_torch)
