@@ -19,7 +19,7 @@ namespace {
 // whoever asks for one looks through them.
 constexpr std::size_t kMaxMembers = 1000;
 
-constexpr std::string_view kIndexMagic = "LSTARIX1";
+constexpr std::string_view kIndexMagic = "LSTARIX2";
 constexpr std::uint64_t kIndexHeaderBytes = 8 * 7;  // magic, archive's size and time, four counts
 constexpr std::uint64_t kMemberBytes = 8 + 8 + 4;
 constexpr std::uint64_t kSampleBytes = 8 + 8;
@@ -29,8 +29,17 @@ std::string index_path(const BoundedView& archive) {
   return archive.path() + ".lockstep-index";
 }
 
+// Files about the archive itself: WebDataset passes over what begins with a name or folder of this
+// kind ("__meta__/info.json").
+bool is_meta(std::string_view name) {
+  constexpr std::string_view kMark = "__";
+  const auto first = name.substr(0, name.find('/'));
+  return first.size() >= 2 * kMark.size() && first.starts_with(kMark) && first.ends_with(kMark);
+}
+
 // Key and extension, as WebDataset takes a name apart; nothing where it passes the file over.
 std::optional<std::pair<std::string_view, std::string>> split(std::string_view name) {
+  if (is_meta(name)) return std::nullopt;
   const auto slash = name.rfind('/');
   const auto base = slash == std::string_view::npos ? 0 : slash + 1;
   const auto dot = name.find('.', base);

@@ -109,9 +109,17 @@ const char* description(char type) {
   }
 }
 
-std::string without_dots(std::string name) {
-  while (name.starts_with("./")) name.erase(0, name.find_first_not_of('/', 1));
-  return name == "." ? std::string() : name;
+bool begins_with(ByteView bytes, std::string_view start) {
+  return text_of(bytes).substr(0, start.size()) == start;
+}
+
+// What people do to archives; nullptr: nothing that is known.
+const char* compression_of(ByteView bytes) {
+  if (begins_with(bytes, "\x1F\x8B")) return "gzip";
+  if (begins_with(bytes, "BZh")) return "bzip2";
+  if (begins_with(bytes, std::string_view("\xFD\x37zXZ\0", 6))) return "xz";
+  if (begins_with(bytes, "\x28\xB5\x2F\xFD")) return "zstd";
+  return nullptr;
 }
 
 }  // namespace
@@ -119,18 +127,14 @@ std::string without_dots(std::string name) {
 std::optional<TarMember> TarReader::next() {
   for (;;) {
     const auto start = position_;
-    if (archive_.size() - start < kBlock) {
-      archive_.fail(archive_.size(), "a header or the zeros that end an archive (is it truncated?)",
-                    "the end of the file");
-    }
-    const auto header = archive_.bytes(start, kBlock, "a header");
-    if (is_zero(header)) {
+    if (is_at_end()) {
       if (extended_.name || extended_.size) {
         archive_.fail(start, "the file that the header before is about", "the end of the archive");
       }
       expect_only_zeros();
       return std::nullopt;
     }
+    const auto header = archive_.bytes(start, kBlock, "a header");
     const auto size = checked_size(start, header);
     const char type = static_cast<char>(header[kTypeAt]);
     position_ += kBlock;
@@ -142,13 +146,34 @@ std::optional<TarMember> TarReader::next() {
   }
 }
 
+// Where no header stands at the beginning, this may be why.
+void TarReader::check_uncompressed() const {
+  const auto* compression = compression_of(
+      archive_.bytes(0, std::min<std::uint64_t>(archive_.size(), kBlock), "a header"));
+  if (position_ != 0 || compression == nullptr) return;
+  archive_.fail(0, "an uncompressed tar archive, whose samples can be read where they lie",
+                std::string(compression) + " (unpack it once, as gunzip does)");
+}
+
+// At zeros, or where the file ends behind a member: not every writer leaves a mark there.
+bool TarReader::is_at_end() const {
+  const auto left = archive_.size() - position_;
+  const auto block = archive_.bytes(position_, std::min(left, kBlock), "a header");
+  if (is_zero(block) && (position_ > 0 || left >= kBlock)) return true;
+  if (left < kBlock) {
+    check_uncompressed();
+    archive_.fail(archive_.size(), "a header or the zeros that end an archive (is it truncated?)",
+                  "the end of the file");
+  }
+  return false;
+}
+
 // What the header itself says of the size, if it is a header.
 std::uint64_t TarReader::checked_size(std::uint64_t start, ByteView header) const {
   if (!checksum_fits(header)) {
-    const bool is_gzip = header[0] == std::byte{0x1F} && header[1] == std::byte{0x8B};
+    check_uncompressed();
     archive_.fail(start + kTarChecksumAt, "the checksum of a tar header",
-                  is_gzip && start == 0 ? "gzip; only uncompressed archives can be read here"
-                                        : "another; this is no tar header, or a damaged one");
+                  "another; this is no tar header, or a damaged one");
   }
   const auto raw = header.subspan(kSizeAt, kSizeBytes);
   const auto size = number(raw);
@@ -176,17 +201,16 @@ bool TarReader::read_extension(char type, std::uint64_t size) {
 
 // Nothing for a folder.
 std::optional<TarMember> TarReader::read_member(std::uint64_t start, char type,
-                                                const std::string& raw_name, std::uint64_t size) {
-  const auto name = without_dots(raw_name);
+                                                const std::string& name, std::uint64_t size) {
   check_name(start, name);
   const bool is_file = type == '0' || type == '\0' || type == '7';
   if (!is_file && type != '5') {
     archive_.fail(start + kTypeAt, "an ordinary file or a folder",
-                  std::string(description(type)) + ", " + in_quotes(raw_name));
+                  std::string(description(type)) + ", " + in_quotes(name));
   }
-  const bool is_folder = type == '5' || name.empty() || name.back() == '/';
+  const bool is_folder = type == '5' || name.empty() || name == "." || name.back() == '/';
   if (is_folder && size != 0) {
-    archive_.fail(start + kSizeAt, "no content of the folder " + in_quotes(raw_name),
+    archive_.fail(start + kSizeAt, "no content of the folder " + in_quotes(name),
                   std::to_string(size) + " bytes");
   }
   const auto content = position_;

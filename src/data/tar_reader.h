@@ -12,7 +12,7 @@ namespace lockstep::data {
 
 /// An ordinary file in an archive.
 struct TarMember {
-  std::string name;          ///< relative, without "." and ".."
+  std::string name;          ///< as it is written there; relative, without ".."
   std::uint64_t offset = 0;  ///< of its first byte
   std::uint64_t size = 0;    ///< all of it lies within the archive
 };
@@ -38,6 +38,8 @@ class TarReader {
     std::optional<std::uint64_t> size;
   };
 
+  void check_uncompressed() const;
+  [[nodiscard]] bool is_at_end() const;
   [[nodiscard]] std::uint64_t checked_size(std::uint64_t start,
                                            std::span<const std::byte> header) const;
   [[nodiscard]] bool read_extension(char type, std::uint64_t size);

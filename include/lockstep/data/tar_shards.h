@@ -23,7 +23,7 @@ struct TarShard;
 /// What belongs to one sample of an archive. The bytes lie in the mapped archive: they are valid as
 /// long as a copy of the `TarShards` lives.
 struct TarSample {
-  std::string_view key;  ///< name of its members up to the first dot, with folders
+  std::string_view key;  ///< name of its members up to the first dot, with folders as written there
   /// By extension, in small letters: "jpg", "cls", "seg.png".
   std::map<std::string_view, std::span<const std::byte>> members;
 
@@ -40,7 +40,8 @@ struct LOCKSTEP_API TarShardsOptions {
 
 /// Samples in tar archives, named as WebDataset does: files next to each other whose names are
 /// equal up to the first dot of their last part are one sample. Every sample can be had at once, by
-/// an index that is made when the archives are opened. Files without such a dot are passed over.
+/// an index that is made when the archives are opened. Files without such a dot are passed over,
+/// and so are those that begin with a dot, and all below a folder such as "__meta__".
 ///
 /// The archives are mapped, so all processes of a host share them; they must not be made shorter
 /// meanwhile. Nothing is unpacked.

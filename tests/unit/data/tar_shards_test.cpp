@@ -69,11 +69,58 @@ TEST_F(Tar, GroupsMembersAsWebDatasetDoes) {
   const TarShards shards({one, two}, decode);
   EXPECT_EQ(samples_of(shards), (Samples{{"a/0001", {{"jpg", "jpeg"}, {"cls", "7"}}},
                                          {"a/0002", {{"seg.png", "mask"}, {"jpg", ""}}},
-                                         {"a.b/0003", {{"jpg", "third"}}},
+                                         {"./a.b/0003", {{"jpg", "third"}}},
                                          {"a/0001", {{"txt", "again"}}},
                                          {"last", {{"txt", "end"}}}}));
   EXPECT_EQ(shards.describe(4), two + ": sample 'last': txt at byte 512");
   EXPECT_EQ(shards.describe(0), one + ": sample 'a/0001': jpg at byte 1024, cls at byte 2048");
+}
+
+// As webdataset 1.0.2 takes them: base_plus_ext and skip_meta of its tariterators.py.
+TEST_F(Tar, PassesOverFilesAboutTheArchive) {
+  const auto file = write_tar("meta.tar", {
+                                              tar_member("__meta__/info.json", "{}"),
+                                              tar_member("__meta__/deep/er.json", "{}"),
+                                              tar_member("__name.txt__", "all of it"),
+                                              tar_member("__a__b__/1.txt", "any letters"),
+                                              tar_member("____/1.txt", "none as well"),
+                                              tar_member("__init__.py", "not of this kind"),
+                                              tar_member("___/1.txt", "nor this"),
+                                              tar_member("__half/1.txt", "nor this"),
+                                              tar_member("a/__meta__/1.txt", "nor below others"),
+                                              tar_member("./__meta__/1.txt", "nor here"),
+                                          });
+  EXPECT_EQ(samples_of(TarShards({file}, decode)),
+            (Samples{{"__init__", {{"py", "not of this kind"}}},
+                     {"___/1", {{"txt", "nor this"}}},
+                     {"__half/1", {{"txt", "nor this"}}},
+                     {"a/__meta__/1", {{"txt", "nor below others"}}},
+                     {"./__meta__/1", {{"txt", "nor here"}}}}));
+}
+
+TEST_F(Tar, KeysAreNamesAsTheyAreWrittenThere) {
+  const auto file = write_tar(
+      "dots.tar", {tar_member("./", "", '5'), tar_member("./1.txt", "a"), tar_member("1.cls", "b"),
+                   tar_member("././2.txt", "c"), tar_member(".//3.txt", "d")});
+  EXPECT_EQ(samples_of(TarShards({file}, decode)), (Samples{{"./1", {{"txt", "a"}}},
+                                                            {"1", {{"cls", "b"}}},
+                                                            {"././2", {{"txt", "c"}}},
+                                                            {".//3", {{"txt", "d"}}}}));
+}
+
+TEST_F(Tar, TakesArchivesWithoutAnEndMark) {
+  const auto good = tar_of({tar_member("a.txt", "hello"), tar_member("b.txt", "x")});
+  const Samples expected{{"a", {{"txt", "hello"}}}, {"b", {{"txt", "x"}}}};
+  for (const std::size_t size : {2048U, 2049U, 2300U, 2559U, 2560U, 3071U, 3072U}) {
+    const auto end = good.begin() + static_cast<std::ptrdiff_t>(size);
+    const auto file = write("cut.tar", ByteVector(good.begin(), end));
+    EXPECT_EQ(samples_of(TarShards({file}, decode)), expected) << size;
+  }
+  // The end of a name that began, or of a header, is another thing.
+  auto named = tar_of({tar_member("a.txt", "hello"), tar_member("L", "long.txt", 'L')});
+  named.resize(2048);
+  expect_error([&] { TarShards({write("named.tar", named)}, decode); },
+               {"at byte 2048", "the file that the header before is about"});
 }
 
 TEST_F(Tar, DecodesInWorkers) {
@@ -144,7 +191,8 @@ TEST_F(Tar, ReadsEveryWayToWriteNamesAndSizes) {
                      {"sign\xC3\xA4", {{"txt", "checksum of signed bytes"}}}}));
 }
 
-// Python's tarfile writes archives in three formats, and says where each file lies in them.
+// Python's tarfile writes archives in three formats, and says where each file lies in them. One of
+// them loses its end mark before.
 TEST_F(Tar, EqualsPythonsTarfile) {
   const std::string program = R"(
 import io, sys, tarfile
@@ -163,6 +211,11 @@ for name, kind in ("ustar", tarfile.USTAR_FORMAT), ("gnu", tarfile.GNU_FORMAT), 
                 info = tarfile.TarInfo(f"{stem}{extra}{i}.bin"); info.size = size
                 if kind == tarfile.PAX_FORMAT: info.mtime = 1.25
                 archive.addfile(info, io.BytesIO(bytes((i * 31 + k) % 256 for k in range(size))))
+        info = tarfile.TarInfo("./last.bin"); info.size = 5
+        archive.addfile(info, io.BytesIO(b"hello"))
+        end = archive.offset
+    if name == "gnu":  # no end mark
+        with open(path, "r+b") as file: file.truncate(end)
     with tarfile.open(path) as archive:
         files = [m for m in archive.getmembers() if m.isfile()]
     print(len(files))
@@ -254,7 +307,7 @@ TEST_F(Tar, NamesWhatIsWrongAndWhere) {
   expect_error([this] { TarShards({path("missing.tar")}, decode); },
                {"missing.tar", "cannot be opened"});
   expect_error(opens({}), {"at byte 0", "is it truncated?", "the end of the file"});
-  expect_error(opens(ByteVector(good.begin(), good.begin() + 2048)), {"at byte 2048", "truncated"});
+  expect_error(opens(ByteVector(100, 0)), {"at byte 100", "is it truncated?"});
   expect_error(opens(ByteVector(good.begin(), good.begin() + 1500)), {"at byte 1500", "truncated"});
   expect_error(opens(ByteVector(good.begin(), good.begin() + 515)),
                {"at byte 515", "the content of 'a.txt' (5 bytes from offset 512)"});
@@ -267,7 +320,15 @@ TEST_F(Tar, NamesWhatIsWrongAndWhere) {
   auto gzip = ByteVector(600, 1);
   gzip[0] = 0x1F;
   gzip[1] = 0x8B;
-  expect_error(opens(gzip), {"gzip; only uncompressed archives"});
+  expect_error(opens(gzip), {"at byte 0", "an uncompressed tar archive", "found gzip (unpack it"});
+  gzip.resize(50);  // not even a header's length
+  expect_error(opens(gzip), {"found gzip (unpack it once, as gunzip does)"});
+  expect_error(opens(text_bytes("BZh9" + std::string(600, 'x'))), {"found bzip2"});
+  expect_error(opens(text_bytes("\xFD" + std::string("7zXZ\0", 6) + std::string(600, 'x'))),
+               {"found xz"});
+  expect_error(opens(text_bytes("\x28\xB5\x2F\xFD" + std::string(600, 'x'))), {"found zstd"});
+  const TarShards named({write("named.tar", tar_of({tar_member("BZh9.txt", "x")}))}, decode);
+  EXPECT_EQ(named.sample(0).key, "BZh9");
   auto joined = good;
   append(joined, good);
   expect_error(opens(joined), {"at byte 3072", "only zeros behind the end", "joined"});
