@@ -28,6 +28,7 @@ struct JpegFailure {
   jpeg_error_mgr manager;  // first: libjpeg hands out its address
   std::jmp_buf escape;
   bool tolerate_damage;
+  bool lacks_first_scan;  // a component's details came before its means
   char text[JMSG_LENGTH_MAX];
 };
 
@@ -37,18 +38,49 @@ struct JpegFailure {
   std::longjmp(failure->escape, 1);
 }
 
-// Warnings about what is beside the pixels, which are all there. Cameras and editors write such
-// files, and Pillow and torchvision take them.
+// Whether a warning leaves all pixels as they were encoded. Cameras and editors write such files,
+// and Pillow and torchvision take them. These are all the warnings that libjpeg-turbo has.
 bool is_harmless(int warning) {
-  return warning == JWRN_EXTRANEOUS_DATA || warning == JWRN_JFIF_MAJOR ||
-         warning == JWRN_ADOBE_XFORM || warning == JWRN_BOGUS_ICC;
+  switch (warning) {
+    // Beside the pixels.
+    case JWRN_EXTRANEOUS_DATA:  // bytes between two segments
+    case JWRN_JFIF_MAJOR:       // a version of JFIF that is not known
+    case JWRN_ADOBE_XFORM:      // a number of Adobe's; the number of components decides
+    case JWRN_BOGUS_ICC:        // the colour profile is not used
+      return true;
+    // Three bytes of a scan's header, which say nothing in a file that is not progressive: such a
+    // scan always has all coefficients. Cameras set them to 0.
+    case JWRN_NOT_SEQUENTIAL:
+      return true;
+    case JWRN_HUFF_BAD_CODE:   // the data is damaged
+    case JWRN_ARITH_BAD_CODE:  // the same
+    case JWRN_HIT_MARKER:      // the data of a scan is too short
+    case JWRN_JPEG_EOF:        // the file is too short, as Pillow and torchvision refuse it
+    case JWRN_MUST_RESYNC:     // a restart is lost, and pixels with it
+    // A scan refines what no scan before has given, or gives it again: bits are wrong or lost.
+    case JWRN_BOGUS_PROGRESSION:
+    case JWRN_TOO_MUCH_DATA:  // rows were asked for that are not there: a fault of this program
+    default:
+      return false;
+  }
+}
+
+// A component's details before its means: no bit is wrong once the means have come.
+bool is_scan_out_of_order(j_common_ptr info) {
+  return info->err->msg_code == JWRN_BOGUS_PROGRESSION && info->err->msg_parm.i[1] == 0 &&
+         reinterpret_cast<j_decompress_ptr>(info)->Ss > 0;
 }
 
 // Level -1 is a warning: as a rule the data is damaged. Higher levels are traces.
 void hear(j_common_ptr info, int level) {
   if (level >= 0 || is_harmless(info->err->msg_code)) return;
+  auto* failure = reinterpret_cast<JpegFailure*>(info->err);
+  if (is_scan_out_of_order(info)) {
+    failure->lacks_first_scan = true;
+    return;
+  }
   ++info->err->num_warnings;
-  if (!reinterpret_cast<JpegFailure*>(info->err)->tolerate_damage) leave(info);
+  if (!failure->tolerate_damage) leave(info);
 }
 
 void ignore_output(j_common_ptr) {}
@@ -91,6 +123,14 @@ class Decompressor {
   __attribute__((noinline)) void guarded(const Calls& calls) {
     if (setjmp(failure_.escape) != 0) fail(failure_.text);
     calls();
+  }
+
+  // To be asked when all scans are read: a warning at the time could not know what would follow.
+  void check_first_scans() {
+    if (!failure_.lacks_first_scan || failure_.tolerate_damage) return;
+    for (int c = 0; c < info_.num_components; ++c) {
+      if (info_.coef_bits[c][0] < 0) fail("the first scan of a component is missing");
+    }
   }
 
   [[noreturn]] void fail(const char* text) {
@@ -162,6 +202,16 @@ bool can_leave_out_columns(const jpeg_decompress_struct& info) {
       });
 }
 
+// Where a progressive file lacks scans, libjpeg smooths over the edges of blocks. For that it looks
+// at blocks around each one, and where it leaves out columns it takes the edge of what it decodes
+// for the edge of the image. So nothing is left out of such an image.
+bool is_smoothed(const jpeg_decompress_struct& info) {
+  if (info.progressive_mode == FALSE || info.coef_bits == nullptr) return false;
+  return std::any_of(info.coef_bits, info.coef_bits + info.num_components, [](const auto& bits) {
+    return std::any_of(bits + 1, bits + DCTSIZE2, [](int missing) { return missing != 0; });
+  });
+}
+
 }  // namespace
 
 ImageHeader read_jpeg_header(const EncodedImage& encoded) {
@@ -188,6 +238,7 @@ JpegReader::JpegReader(const EncodedImage& encoded, const ImageBox& part, int sc
   auto& info = state_->info();
   choose_output(*state_, scale);
   state_->guarded([&] { ::jpeg_start_decompress(&info); });
+  state_->check_first_scans();
 
   // What of the scaled image holds the part.
   const std::int64_t height = info.output_height;
@@ -198,11 +249,12 @@ JpegReader::JpegReader(const EncodedImage& encoded, const ImageBox& part, int sc
   const auto end_of = [scale](std::int64_t end, std::int64_t limit) {
     return std::min((end + scale - 1) / scale + kMargin, limit);
   };
-  const auto top = begin_of(part.top);
+  const bool needs_all = is_smoothed(info);
+  const auto top = needs_all ? 0 : begin_of(part.top);
   rows_ = end_of(part.top + part.height, height) - top;
   JDIMENSION left = 0;
   JDIMENSION columns = info.output_width;
-  if (can_leave_out_columns(info)) {
+  if (!needs_all && can_leave_out_columns(info)) {
     left = static_cast<JDIMENSION>(begin_of(part.left));
     columns = static_cast<JDIMENSION>(end_of(part.left + part.width, width)) - left;
   }

@@ -24,6 +24,7 @@ struct JpegKind {
   int height = 160;
   std::vector<Sampling> components{{2, 2}, {1, 1}, {1, 1}};
   unsigned restart_interval = 0;
+  bool is_progressive = false;
 };
 
 inline std::string text_of(const JpegKind& kind) {
@@ -48,7 +49,7 @@ inline std::vector<std::byte> encode_jpeg(const JpegKind& kind) {
   info.image_width = static_cast<JDIMENSION>(kind.width);
   info.image_height = static_cast<JDIMENSION>(kind.height);
   info.input_components = colours;
-  info.in_color_space = colours == 4 ? JCS_CMYK : JCS_RGB;
+  info.in_color_space = colours == 4 ? JCS_CMYK : colours == 3 ? JCS_RGB : JCS_GRAYSCALE;
   ::jpeg_set_defaults(&info);
   ::jpeg_set_quality(&info, 90, TRUE);
   info.restart_interval = kind.restart_interval;
@@ -56,6 +57,7 @@ inline std::vector<std::byte> encode_jpeg(const JpegKind& kind) {
     info.comp_info[c].h_samp_factor = kind.components[static_cast<std::size_t>(c)].h;
     info.comp_info[c].v_samp_factor = kind.components[static_cast<std::size_t>(c)].v;
   }
+  if (kind.is_progressive) ::jpeg_simple_progression(&info);
   ::jpeg_start_compress(&info, TRUE);
   std::vector<unsigned char> row(static_cast<std::size_t>(kind.width * colours));
   for (int y = 0; y < kind.height; ++y) {
@@ -71,6 +73,37 @@ inline std::vector<std::byte> encode_jpeg(const JpegKind& kind) {
   const auto* begin = reinterpret_cast<const std::byte*>(bytes);
   std::vector<std::byte> file(begin, begin + size);
   std::free(bytes);
+  return file;
+}
+
+/// A marker of a JPEG file with all that belongs to it: of a scan its data, too.
+struct JpegSegment {
+  int marker;
+  std::vector<std::byte> bytes;
+};
+
+/// From the start of the image to its end.
+inline std::vector<JpegSegment> segments_of(const std::vector<std::byte>& file) {
+  const auto at = [&](std::size_t i) { return std::to_integer<int>(file.at(i)); };
+  std::vector<JpegSegment> segments;
+  for (std::size_t i = 0; i + 1 < file.size();) {
+    const int marker = at(i + 1);
+    const bool is_bare = marker == 0xD8 || marker == 0xD9;
+    std::size_t end = i + 2;
+    if (!is_bare) end += static_cast<std::size_t>(at(end) << 8 | at(end + 1));
+    const auto is_data = [&](int next) { return next == 0 || (next >= 0xD0 && next <= 0xD7); };
+    while (marker == 0xDA && !(at(end) == 0xFF && !is_data(at(end + 1)))) ++end;
+    segments.push_back({marker,
+                        {file.begin() + static_cast<std::ptrdiff_t>(i),
+                         file.begin() + static_cast<std::ptrdiff_t>(end)}});
+    i = end;
+  }
+  return segments;
+}
+
+inline std::vector<std::byte> file_of(const std::vector<JpegSegment>& segments) {
+  std::vector<std::byte> file;
+  for (const auto& each : segments) file.insert(file.end(), each.bytes.begin(), each.bytes.end());
   return file;
 }
 
