@@ -7,6 +7,8 @@
 #include <array>
 #include <utility>
 
+#include "data/exif.h"
+#include "data/image_orientation.h"
 #include "data/jpeg_decoder.h"
 #include "data/png_decoder.h"
 #include "data/resize_axis.h"
@@ -50,54 +52,14 @@ ImageFormat format_of(std::span<const std::byte> bytes, std::string_view name) {
   TORCH_CHECK(false, name, ": expected a JPEG or PNG file, found ", kind_of(bytes));
 }
 
-}  // namespace
-
-ImageDecoder::ImageDecoder(std::span<const std::byte> bytes, std::string_view name,
-                           const ImageDecoderOptions& options)
-    : bytes_(bytes), name_(name), options_(options) {
-  TORCH_CHECK(options.max_pixels() >= 1 && options.max_pixels() <= Image::kMaxPixels,
-              "ImageDecoderOptions: max_pixels is ", options.max_pixels(),
-              "; it must be from 1 to ", Image::kMaxPixels);
-  header_.format = format_of(bytes, name);
-  const EncodedImage encoded{bytes_, name_, options_.tolerate_damage()};
-  header_ =
-      header_.format == ImageFormat::Jpeg ? read_jpeg_header(encoded) : read_png_header(encoded);
-  TORCH_CHECK(header_.height >= 1 && header_.width >= 1, name, ": the header says ", header_.height,
-              " x ", header_.width, " pixels (height x width)");
-  TORCH_CHECK(header_.height <= kMaxSide && header_.width <= kMaxSide, name, ": the header says ",
-              header_.height, " x ", header_.width, " pixels (height x width); a side may have ",
-              kMaxSide, " at most");
-  TORCH_CHECK(header_.height <= options.max_pixels() / header_.width, name, ": the header says ",
-              header_.height, " x ", header_.width, " pixels (height x width), more than the ",
-              options.max_pixels(), " that ImageDecoderOptions::max_pixels allows");
+FractionalBox as_fractions(const ImageBox& box) {
+  return {static_cast<double>(box.top), static_cast<double>(box.left),
+          static_cast<double>(box.height), static_cast<double>(box.width)};
 }
 
-Image ImageDecoder::decode() const {
-  const EncodedImage encoded{bytes_, name_, options_.tolerate_damage()};
-  if (header_.format == ImageFormat::Png) return decode_png(encoded, header_);
-  JpegReader reader(encoded, {0, 0, header_.height, header_.width}, 1);
-  Image image(reader.rows(), reader.width());
-  reader.read(image.row(0), reader.rows());
-  reader.finish();
-  return image;
-}
-
-Image ImageDecoder::decode_resized(const ImageBox& part, std::int64_t height, std::int64_t width,
-                                   bool may_scale) const {
-  TORCH_CHECK(
-      part.top >= 0 && part.left >= 0 && part.height >= 1 && part.width >= 1 &&
-          part.top <= header_.height - part.height && part.left <= header_.width - part.width,
-      name_, ": the part of ", part.height, " x ", part.width, " pixels at ", part.top, ", ",
-      part.left, " is empty or not inside the image of ", header_.height, " x ", header_.width);
+// A few rows at a time, so that the part is never in memory as a whole.
+Image resized_by_rows(JpegReader& reader, std::int64_t height, std::int64_t width) {
   Image result(height, width);
-  if (header_.format == ImageFormat::Png) {
-    return resize(decode(),
-                  {static_cast<double>(part.top), static_cast<double>(part.left),
-                   static_cast<double>(part.height), static_cast<double>(part.width)},
-                  height, width);
-  }
-  JpegReader reader({bytes_, name_, options_.tolerate_damage()}, part,
-                    may_scale ? jpeg_scale(part, height, width) : 1);
   const auto& box = reader.part();
   const ResizeAxis columns(reader.width(), box.left, box.width, width, ResizeAxis::For::Columns);
   const ResizeAxis rows(reader.rows(), box.top, box.height, height, ResizeAxis::For::Rows);
@@ -112,6 +74,68 @@ Image ImageDecoder::decode_resized(const ImageBox& part, std::int64_t height, st
     }
   }
   return result;
+}
+
+}  // namespace
+
+ImageDecoder::ImageDecoder(std::span<const std::byte> bytes, std::string_view name,
+                           const ImageDecoderOptions& options)
+    : bytes_(bytes), name_(name), options_(options) {
+  TORCH_CHECK(options.max_pixels() >= 1 && options.max_pixels() <= Image::kMaxPixels,
+              "ImageDecoderOptions: max_pixels is ", options.max_pixels(),
+              "; it must be from 1 to ", Image::kMaxPixels);
+  header_.format = format_of(bytes, name);
+  const EncodedImage encoded{bytes_, name_, options_.tolerate_damage()};
+  header_ =
+      header_.format == ImageFormat::Jpeg ? read_jpeg_header(encoded) : read_png_header(encoded);
+  stored_ = header_;
+  TORCH_CHECK(header_.height >= 1 && header_.width >= 1, name, ": the header says ", header_.height,
+              " x ", header_.width, " pixels (height x width)");
+  TORCH_CHECK(header_.height <= kMaxSide && header_.width <= kMaxSide, name, ": the header says ",
+              header_.height, " x ", header_.width, " pixels (height x width); a side may have ",
+              kMaxSide, " at most");
+  TORCH_CHECK(header_.height <= options.max_pixels() / header_.width, name, ": the header says ",
+              header_.height, " x ", header_.width, " pixels (height x width), more than the ",
+              options.max_pixels(), " that ImageDecoderOptions::max_pixels allows");
+  if (!options.apply_orientation()) return;
+  orientation_ = exif_orientation(header_.format, bytes);
+  if (ImageOrientation(orientation_).swaps_sides()) std::swap(header_.height, header_.width);
+}
+
+Image ImageDecoder::decode_stored() const {
+  const EncodedImage encoded{bytes_, name_, options_.tolerate_damage()};
+  if (stored_.format == ImageFormat::Png) return decode_png(encoded, stored_);
+  JpegReader reader(encoded, {0, 0, stored_.height, stored_.width}, 1);
+  Image image(reader.rows(), reader.width());
+  reader.read(image.row(0), reader.rows());
+  reader.finish();
+  return image;
+}
+
+Image ImageDecoder::decode() const {
+  return ImageOrientation(orientation_).upright(decode_stored());
+}
+
+Image ImageDecoder::decode_resized(const ImageBox& part, std::int64_t height, std::int64_t width,
+                                   bool may_scale) const {
+  TORCH_CHECK(
+      part.top >= 0 && part.left >= 0 && part.height >= 1 && part.width >= 1 &&
+          part.top <= header_.height - part.height && part.left <= header_.width - part.width,
+      name_, ": the part of ", part.height, " x ", part.width, " pixels at ", part.top, ", ",
+      part.left, " is empty or not inside the image of ", header_.height, " x ", header_.width);
+  if (header_.format == ImageFormat::Png) {
+    return resize(decode(), as_fractions(part), height, width);
+  }
+  const ImageOrientation orientation(orientation_);
+  const int scale = may_scale ? jpeg_scale(part, height, width) : 1;
+  JpegReader reader({bytes_, name_, options_.tolerate_damage()},
+                    orientation.stored(part, stored_.height, stored_.width), scale);
+  if (orientation.is_upright()) return resized_by_rows(reader, height, width);
+  // A resize goes along the rows first, so its bits depend on which way the image lies.
+  Image image(reader.rows(), reader.width());
+  reader.read(image.row(0), reader.rows());
+  const auto box = orientation.upright(reader.part(), image.height(), image.width());
+  return resize(orientation.upright(std::move(image)), box, height, width);
 }
 
 }  // namespace lockstep::data

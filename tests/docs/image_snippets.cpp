@@ -69,6 +69,11 @@ TEST(ImagePage, Trains) {
   // [evaluate]
   ImagePipeline evaluation(Resize(256), CenterCrop(224), Normalize({0.485, 0.456, 0.406}, {0.229, 0.224, 0.225}));
   // [evaluate]
+  // [upright]
+  ImageFolder upright(root, evaluation,
+      ImageFolderOptions().decoder(ImageDecoderOptions().apply_orientation(true)));
+  // [upright]
+  EXPECT_EQ(upright.size(), images.size());
   SampleRandom random(0, 0, 0);
   // [one_file]
   torch::Tensor tensor = read_image(root + "/cat/1.jpg");    // uint8 {3, H, W}

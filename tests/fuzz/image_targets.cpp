@@ -56,9 +56,11 @@ void decode_in_all_ways(const Bytes& input) {
   for (const bool tolerates_damage : {false, true}) {
     for (const auto way : {decode, decode_part}) {
       try {
-        const ImageDecoder decoder(
-            std::as_bytes(std::span(input)), "fuzz",
-            ImageDecoderOptions().max_pixels(kMaxPixels).tolerate_damage(tolerates_damage));
+        const ImageDecoder decoder(std::as_bytes(std::span(input)), "fuzz",
+                                   ImageDecoderOptions()
+                                       .max_pixels(kMaxPixels)
+                                       .tolerate_damage(tolerates_damage)
+                                       .apply_orientation(true));
         way(decoder, input[input.size() / 2]);
         accepted = true;
       } catch (const c10::Error&) {
@@ -105,11 +107,29 @@ void fix_png_checksums(Bytes& bytes) {
   }
 }
 
+// With EXIF data behind the header: an orientation of 6.
+Bytes turned(Bytes png) {
+  constexpr std::size_t kHeaderEnd = 33;
+  const std::string chunk(
+      "\0\0\0\x1A"
+      "eXIfMM\0\x2A\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0####",
+      38);
+  png.insert(png.begin() + kHeaderEnd, chunk.begin(), chunk.end());
+  fix_png_checksums(png);
+  return png;
+}
+
+std::vector<Bytes> png_seeds() {
+  auto seeds = fixtures(".png");
+  seeds.push_back(turned(seeds.back()));
+  return seeds;
+}
+
 }  // namespace
 
 std::vector<FuzzTarget> image_targets() {
   return {{"jpeg", fixtures(".jpg"), decode_in_all_ways, {}},
-          {"png", fixtures(".png"), decode_in_all_ways, fix_png_checksums}};
+          {"png", png_seeds(), decode_in_all_ways, fix_png_checksums}};
 }
 
 }  // namespace lockstep::fuzz

@@ -22,7 +22,7 @@ import torch
 import torchvision
 import torchvision.transforms.v2 as T
 import torchvision.transforms.v2.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 
 
 def pattern(height, width):
@@ -156,6 +156,25 @@ def operations(out):
             out.case(f"resized_crop rgb_420.jpg {top} {left} {height} {width} {size}", pixels(cropped))
 
 
+def orientations(out):
+    """What the eight orientations make of two images that are there already; the tests put them into the EXIF data."""
+    for name in ("exif_orientation.jpg", "rgb.png"):
+        encoded = (out.folder / name).read_bytes()
+        for number in range(1, 9):
+            exif = Image.Exif()
+            exif[0x0112] = number
+            data = exif.tobytes()
+            if name.endswith(".png"):
+                turned = encoded[:33] + png_chunk(b"eXIf", data.removeprefix(b"Exif\0\0")) + encoded[33:]
+            else:
+                turned = encoded[:2] + b"\xff\xe1" + struct.pack(">H", len(data) + 2) + data + encoded[2:]
+            upright = pixels(torchvision.io.decode_image(
+                torch.frombuffer(bytearray(turned), dtype=torch.uint8), torchvision.io.ImageReadMode.RGB,
+                apply_exif_orientation=True))
+            assert np.array_equal(upright, np.array(ImageOps.exif_transpose(Image.open(io.BytesIO(turned))).convert("RGB")))
+            out.case(f"upright {name} {number} {upright.shape[0]} {upright.shape[1]}", upright)
+
+
 def floats(out):
     ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
     image = torchvision.transforms.ToTensor()(np.stack([ramp] * 3, -1))
@@ -203,7 +222,7 @@ def main():
         print("usage: image_fixtures.py FOLDER", file=sys.stderr)
         return 2
     out = Writer(Path(sys.argv[1]))
-    for part in (jpegs, pngs, operations, floats, folder):
+    for part in (jpegs, pngs, operations, floats, orientations, folder):
         part(out)
     out.close()
     return 0

@@ -15,7 +15,8 @@ namespace lockstep::data {
 
 enum class ImageFormat : std::uint8_t { Jpeg, Png };
 
-/// What the first bytes of an encoded image say; the pixels may still be damaged.
+/// What the first bytes of an encoded image say; the pixels may still be damaged. The size is that
+/// of the decoded image.
 struct ImageHeader {
   ImageFormat format = ImageFormat::Jpeg;
   std::int64_t height = 0;
@@ -29,17 +30,21 @@ struct LOCKSTEP_API ImageDecoderOptions {
   TORCH_ARG(std::int64_t, max_pixels) = std::int64_t{1} << 27;
   /// Files with more bytes are not read (`read_image` and datasets).
   TORCH_ARG(std::int64_t, max_file_bytes) = std::int64_t{1} << 28;
-  /// Gives what can be decoded of a JPEG file that is damaged, such as one that ends too early (the
-  /// rest is grey) or has wrong codes. Else that is an error. Oddities beside the pixels never are,
-  /// such as bytes between two segments.
+  /// Gives what can be decoded of a file whose pixels are damaged, such as one that ends too early
+  /// (the rest is grey in JPEG, black in PNG) or has wrong codes or checksums. Else that is an
+  /// error. Damage beside the pixels never is, such as bytes between two segments of a JPEG file or
+  /// anything behind the last pixel of a PNG file.
   TORCH_ARG(bool, tolerate_damage) = false;
+  /// Turns and mirrors an image as its EXIF orientation says, so that it is upright. EXIF data that
+  /// is damaged or says nothing of it is as none.
+  TORCH_ARG(bool, apply_orientation) = false;
 };
 
 /// Decodes one JPEG or PNG image; the format is told by the content. Whatever the file holds (grey,
 /// palette, CMYK, transparency, 16 bits) becomes red, green and blue of 8 bits, with the values
 /// that Pillow's `convert("RGB")` gives; transparency is dropped. Of 16 bits the upper 8 are kept,
-/// also of grey, where Pillow cuts off at 255. An EXIF orientation is left alone, as in
-/// torchvision.
+/// also of grey, where Pillow cuts off at 255. An EXIF orientation is left alone unless
+/// `apply_orientation` asks for it; then sizes and parts are those of the upright image.
 ///
 /// Thread-safety: one thread uses a decoder; several decoders may work at the same time. Owns:
 /// nothing; `bytes` and `name` must outlive it. Throws: `c10::Error` naming `name` and what is
@@ -61,8 +66,9 @@ class LOCKSTEP_API ImageDecoder {
   /// A part of the image, resized as `resize` does it, with less work and memory than decoding the
   /// whole takes: a baseline JPEG file is decoded only where the part lies, and goes through the
   /// resize a few rows at a time. What lies below the part is not looked at, so damage there is not
-  /// seen. Of a progressive JPEG file all coefficients are read first, and a PNG file is decoded
-  /// whole.
+  /// seen. Of a progressive JPEG file all coefficients are read first; one that lacks scans, and a
+  /// PNG file, are decoded whole. A part that must be turned or mirrored is in memory before it is
+  /// resized.
   ///
   /// With `may_scale`, a JPEG file is decoded at 1/2, 1/4 or 1/8 of its size (it holds 8 x 8
   /// frequencies of each block; 4 x 4, 2 x 2 or 1 of them are used) when the part then still has at
@@ -74,10 +80,14 @@ class LOCKSTEP_API ImageDecoder {
                                      bool may_scale) const;
 
  private:
+  [[nodiscard]] Image decode_stored() const;
+
   std::span<const std::byte> bytes_;
   std::string_view name_;
   ImageDecoderOptions options_;
-  ImageHeader header_;
+  ImageHeader stored_;   // as the file says
+  ImageHeader header_;   // upright, where that was asked for
+  int orientation_ = 1;  // EXIF's number of how to get there
 };
 
 /// Shapes: uint8 {3, H, W}, contiguous.

@@ -32,7 +32,7 @@ struct LOCKSTEP_API ImageFolderOptions {
   /// depends on them.
   TORCH_ARG(Extensions, extensions) = {".jpg", ".jpeg", ".png",  ".ppm", ".bmp",
                                        ".pgm", ".tif",  ".tiff", ".webp"};
-  /// Limits, and what happens to damaged files.
+  /// Limits, and what happens to damaged files and to images that are not upright.
   TORCH_ARG(ImageDecoderOptions, decoder) = {};
 };
 

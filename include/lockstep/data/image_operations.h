@@ -14,7 +14,7 @@
 /// arguments out of range, with what was given.
 namespace lockstep::data {
 
-/// A part of an image in fractions of pixels; what `ImageDecoder::decode_region` gives.
+/// A part of an image in fractions of pixels.
 struct FractionalBox {
   double top = 0;
   double left = 0;
