@@ -8,6 +8,8 @@
 #   LibTorch::cpu    libtorch_cpu and libc10, enough for CPU training
 #   LibTorch::cuda   adds libtorch_cuda, libc10_cuda and the CUDA runtime of the wheel `nvidia/cu13`
 #                    (only where they are present; no toolkit and no nvcc needed)
+#   LibTorch_CUDA_MISSING_HEADERS
+#                    what includes of CUDA's headers need and neither those wheels nor a toolkit has; empty: nothing
 
 set(_libtorch_candidates)
 foreach(_root IN ITEMS "${LibTorch_ROOT}" "$ENV{LibTorch_ROOT}")
@@ -61,6 +63,16 @@ function(_libtorch_import name library)
   set_target_properties(LibTorch::${name} PROPERTIES IMPORTED_LOCATION "${library}" IMPORTED_NO_SONAME FALSE)
 endfunction()
 
+# The CUDART_VERSION that the headers in `folder` are of; empty where there are none.
+function(_libtorch_cuda_version folder result)
+  set(_version "")
+  if(EXISTS "${folder}/cuda_runtime_api.h")
+    file(STRINGS "${folder}/cuda_runtime_api.h" _version REGEX "^#define CUDART_VERSION +[0-9]+")
+    string(REGEX REPLACE "[^0-9]" "" _version "${_version}")
+  endif()
+  set(${result} "${_version}" PARENT_SCOPE)
+endfunction()
+
 if(LibTorch_FOUND AND NOT TARGET LibTorch::cpu)
   set(_lib "${LibTorch_DIR_FOUND}/lib")
   set(_wheels "${LibTorch_DIR_FOUND}/../nvidia")
@@ -92,13 +104,34 @@ if(LibTorch_FOUND AND NOT TARGET LibTorch::cpu)
   endif()
   if(_cuda_complete AND _cudart AND EXISTS "${_lib}/libtorch_cuda.so" AND EXISTS "${_lib}/libc10_cuda.so"
      AND EXISTS "${_cuda_include}/cuda_runtime_api.h")
+    # The wheel of the runtime has headers that include those of two other wheels. A toolkit of the same CUDA has them as
+    # well; its folder comes second, so that what both have is the wheel's.
+    set(_cuda_includes "${_cuda_include}")
+    _libtorch_cuda_version("${_cuda_include}" _wheel_version)
+    _libtorch_cuda_version(/usr/local/cuda/include _toolkit_version)
+    set(_toolkit_include "")
+    if(_wheel_version VERSION_EQUAL _toolkit_version)
+      set(_toolkit_include /usr/local/cuda/include)
+    endif()
+    set(LibTorch_CUDA_MISSING_HEADERS "")
+    foreach(_header crt/host_config.h nv/target)
+      find_path(_header_folder "${_header}" PATHS "${_cuda_include}" ${_toolkit_include} NO_DEFAULT_PATH NO_CACHE)
+      if(_header_folder)
+        list(APPEND _cuda_includes "${_header_folder}")
+      else()
+        list(APPEND LibTorch_CUDA_MISSING_HEADERS "${_header}")
+      endif()
+      unset(_header_folder)
+    endforeach()
+    list(REMOVE_DUPLICATES _cuda_includes)
+
     _libtorch_import(c10_cuda "${_lib}/libc10_cuda.so")
     _libtorch_import(cudart "${_cudart}")
-    target_include_directories(LibTorch::cudart SYSTEM INTERFACE "${_cuda_include}")
+    target_include_directories(LibTorch::cudart SYSTEM INTERFACE ${_cuda_includes})
     add_library(LibTorch::cuda INTERFACE IMPORTED)
     # Nothing refers to libtorch_cuda by name: it registers itself when loaded, so the linker must not drop it.
     target_link_libraries(LibTorch::cuda INTERFACE
-      "-Wl,--push-state,--no-as-needed,${_lib}/libtorch_cuda.so,--pop-state"
+      "-Wl,--push-state,--no-as-needed,\"${_lib}/libtorch_cuda.so\",--pop-state"  # quoted: it may hold spaces
       LibTorch::c10_cuda LibTorch::cudart LibTorch::cpu)
   endif()
 endif()

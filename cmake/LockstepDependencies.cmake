@@ -1,8 +1,14 @@
 # Finds what Lockstep links. Result variables LOCKSTEP_HAS_CUDA, LOCKSTEP_HAS_GLOO and
 # LOCKSTEP_HAS_MPI are ON or OFF, never AUTO.
 
-file(STRINGS "${CMAKE_CURRENT_SOURCE_DIR}/tools/versions.env" _minimum REGEX "^LOCKSTEP_TORCH_MINIMUM=")
-string(REGEX REPLACE ".*=" "" LOCKSTEP_TORCH_MINIMUM "${_minimum}")
+# lockstep_read_version(NAME): the value of NAME in the file that pins all versions.
+function(lockstep_read_version name)
+  file(STRINGS "${CMAKE_CURRENT_SOURCE_DIR}/tools/versions.env" line REGEX "^${name}=")
+  string(REGEX REPLACE "^${name}=\"?([^\"]*)\"?$" "\\1" value "${line}")
+  set(${name} "${value}" PARENT_SCOPE)
+endfunction()
+lockstep_read_version(LOCKSTEP_TORCH_MINIMUM)
+lockstep_read_version(LOCKSTEP_CUDA_HEADER_WHEELS)
 find_package(LibTorch ${LOCKSTEP_TORCH_MINIMUM} REQUIRED)
 find_package(Threads REQUIRED)
 find_package(ZLIB REQUIRED)
@@ -12,7 +18,18 @@ find_package(PNG REQUIRED)
 set(LOCKSTEP_HAS_CUDA OFF)
 if(NOT LOCKSTEP_WITH_CUDA STREQUAL "OFF")
   find_package(NCCL QUIET)
-  if(TARGET LibTorch::cuda AND NCCL_FOUND)
+  if(TARGET LibTorch::cuda AND NCCL_FOUND AND LibTorch_CUDA_MISSING_HEADERS)
+    # Not without a word: a program built on this machine would train on the CPU.
+    list(JOIN LibTorch_CUDA_MISSING_HEADERS ", " _missing)
+    set(_text "The LibTorch in ${LibTorch_DIR_FOUND} has CUDA, but these headers of CUDA are missing: ${_missing}. Install "
+              "the wheels ${LOCKSTEP_CUDA_HEADER_WHEELS} (or those of your CUDA version) beside it")
+    string(CONCAT _text ${_text})
+    if(LOCKSTEP_WITH_CUDA STREQUAL "AUTO")
+      message(WARNING "${_text}. Lockstep is built without CUDA.")
+    else()
+      message(FATAL_ERROR "LOCKSTEP_WITH_CUDA is ${LOCKSTEP_WITH_CUDA}. ${_text}.")
+    endif()
+  elseif(TARGET LibTorch::cuda AND NCCL_FOUND)
     set(LOCKSTEP_HAS_CUDA ON)
   elseif(NOT LOCKSTEP_WITH_CUDA STREQUAL "AUTO")
     message(FATAL_ERROR "LOCKSTEP_WITH_CUDA is ${LOCKSTEP_WITH_CUDA}, but the LibTorch in ${LibTorch_DIR_FOUND} has no "

@@ -10,8 +10,12 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 preset=${LOCKSTEP_PRESET:-release}
 [[ -z ${LibTorch_ROOT:-} ]] || export LibTorch_ROOT=$(realpath "$LibTorch_ROOT")
 cd "$root"
+# told WHAT: how long the part that has just ended took.
+told() { echo "run.sh: $1 took $SECONDS s" >&2; SECONDS=0; }
 LOCKSTEP_WITH_TESTS=1 tools/setup.sh
+told 'set-up'
 cmake --preset "$preset" -DLibTorch_ROOT="${LibTorch_ROOT:-$root/build/venv}" \
   ${CI:+-DLOCKSTEP_WARNINGS_AS_ERRORS=ON}
 cmake --build --preset "$preset"
+told 'the build'
 exec ctest --preset "$preset" -j "$(nproc)" "$@"

@@ -55,10 +55,13 @@ install_packages() {
 install_libtorch() {
   local flavour=full
   [[ ${LOCKSTEP_CPU_ONLY:-0} == 1 ]] && flavour=cpu-only
-  local marker=$venv/.lockstep-torch want="$LOCKSTEP_TORCH_VERSION $flavour" have=''
+  local full="torch==$LOCKSTEP_TORCH_VERSION numpy $LOCKSTEP_CUDA_HEADER_WHEELS"
+  local cpu_only="torch==$LOCKSTEP_TORCH_VERSION $LOCKSTEP_CPU_ONLY_WHEELS"
+  local marker=$venv/.lockstep-torch want=$full have=''
+  [[ $flavour == full ]] || want=$cpu_only
   [[ -f $marker ]] && have=$(<"$marker")
   # A full installation serves CPU training as well.
-  [[ $have == "$want" || $have == "$LOCKSTEP_TORCH_VERSION full" ]] && return 0
+  [[ $have == "$want" || $have == "$full" ]] && return 0
   say "installing torch $LOCKSTEP_TORCH_VERSION ($flavour) into $venv; this downloads $([[ $flavour == full ]] && echo 2.5 || echo 0.6) GB"
   # The system's python, not a user's shim: the environment must stay valid when shims change.
   local python=python3
@@ -66,13 +69,9 @@ install_libtorch() {
   mkdir -p "$build_dir"
   "$python" -m venv "$venv" || fail "python3 could not make a virtual environment in $venv"
   local -a pip=("$venv/bin/pip" install --quiet --disable-pip-version-check)
-  if [[ $flavour == cpu-only ]]; then
-    # shellcheck disable=SC2086  # a list of words on purpose
-    "${pip[@]}" --no-deps "torch==$LOCKSTEP_TORCH_VERSION" $LOCKSTEP_CPU_ONLY_WHEELS ||
-      fail "pip could not install torch $LOCKSTEP_TORCH_VERSION"
-  else
-    "${pip[@]}" "torch==$LOCKSTEP_TORCH_VERSION" numpy || fail "pip could not install torch $LOCKSTEP_TORCH_VERSION"
-  fi
+  [[ $flavour == full ]] || pip+=(--no-deps)
+  # shellcheck disable=SC2086  # a list of words on purpose
+  "${pip[@]}" $want || fail "pip could not install $want"
   echo "$want" >"$marker"
 }
 

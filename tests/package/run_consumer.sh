@@ -1,12 +1,16 @@
 #!/usr/bin/env bash
 # run_consumer.sh BUILD_DIR LIBTORCH MPIRUN...: installs BUILD_DIR into an empty prefix, builds the consumer against
-# nothing but that, and runs it with two ranks.
+# nothing but that, and runs it with two ranks. Every folder has a space in its name, LibTorch's too.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 build=$1 libtorch=$2
 shift 2
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+temporary=$(mktemp -d)
+trap 'rm -rf "$temporary"' EXIT
+work="$temporary/some folder"
+mkdir -p "$work/wheels"
+ln -s "$(dirname "$libtorch")"/* "$work/wheels/"
+libtorch="$work/wheels/$(basename "$libtorch")"
 cmake --install "$build" --prefix "$work/prefix" >"$work/install.log" || { cat "$work/install.log"; exit 1; }
 cmake -S "$here/consumer" -B "$work/build" -G Ninja -DCMAKE_BUILD_TYPE=Release \
   -DCMAKE_PREFIX_PATH="$work/prefix" -DLibTorch_ROOT="$libtorch"
