@@ -26,9 +26,10 @@ function(_lockstep_test_properties name timeout labels processors)
                        ENVIRONMENT "${LOCKSTEP_TEST_ENVIRONMENT}")
 endfunction()
 
-# lockstep_add_unit_test(NAME SOURCES ... [TIMEOUT s] [LABELS ...] [PROCESSORS n]): one process.
+# lockstep_add_unit_test(NAME SOURCES ... [TIMEOUT s] [LABELS ...] [PROCESSORS n] [SHARDS n]): one process. With SHARDS, as
+# many entries NAME.shard_K, each with a part of the program's tests, so that they run side by side.
 function(lockstep_add_unit_test name)
-  cmake_parse_arguments(ARG "" "TIMEOUT;PROCESSORS" "SOURCES;LIBRARIES;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "" "TIMEOUT;PROCESSORS;SHARDS" "SOURCES;LIBRARIES;LABELS" ${ARGN})
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 120)
   endif()
@@ -36,8 +37,18 @@ function(lockstep_add_unit_test name)
     set(ARG_PROCESSORS 1)
   endif()
   lockstep_test_program(${name} SOURCES ${ARG_SOURCES} LIBRARIES ${ARG_LIBRARIES} GTest::gtest_main)
-  add_test(NAME ${name} COMMAND ${name})
-  _lockstep_test_properties(${name} ${ARG_TIMEOUT} "unit;${ARG_LABELS}" ${ARG_PROCESSORS})
+  if(NOT ARG_SHARDS)
+    add_test(NAME ${name} COMMAND ${name})
+    _lockstep_test_properties(${name} ${ARG_TIMEOUT} "unit;${ARG_LABELS}" ${ARG_PROCESSORS})
+    return()
+  endif()
+  math(EXPR last "${ARG_SHARDS} - 1")
+  foreach(shard RANGE ${last})
+    add_test(NAME ${name}.shard_${shard} COMMAND ${name})
+    _lockstep_test_properties(${name}.shard_${shard} ${ARG_TIMEOUT} "unit;${ARG_LABELS}" ${ARG_PROCESSORS})
+    set_property(TEST ${name}.shard_${shard} APPEND PROPERTY
+                 ENVIRONMENT GTEST_TOTAL_SHARDS=${ARG_SHARDS} GTEST_SHARD_INDEX=${shard})
+  endforeach()
 endfunction()
 
 # lockstep_add_rank_test(NAME SOURCES ... RANKS 1 2 3 [ARGS ...] [TIMEOUT s] [LABELS ...]): a gtest program with
