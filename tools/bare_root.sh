@@ -9,8 +9,8 @@
 #
 #   LOCKSTEP_BARE_ROOT=DIR   where the bare system is kept (default: /var/cache/lockstep/bookworm). Each run works in a copy.
 #
-# What is taken from this machine: names of hosts, how apt and pip reach their packages, and the compiler cache
-# (CCACHE_DIR, or the usual folder).
+# What is taken from this machine: names of hosts, how apt and pip reach their packages, and the caches of the compiler
+# (CCACHE_DIR, or the usual folder) and of pip.
 set -euo pipefail
 checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 kept=${LOCKSTEP_BARE_ROOT:-/var/cache/lockstep/bookworm}
@@ -114,6 +114,8 @@ run_inside() {
   else
     bind "$checkout" "$checkout"
     bind "$cache" /root/.cache/ccache
+    mkdir -p "$HOME/.cache/pip"
+    bind "$HOME/.cache/pip" /root/.cache/pip
     inside root /root "$@"
   fi
 }
