@@ -56,16 +56,19 @@ IdxHeader read_header(BoundedReader& file, std::uint64_t max_bytes) {
               std::to_string(magic[3]));
   }
   IdxHeader header{*type, {}, c10::elementSize(*type)};
+  // Strides must fit as well, also where another size is 0.
+  auto extent = header.bytes;
   for (std::uint8_t dimension = 0; dimension < magic[3]; ++dimension) {
     const auto offset = file.offset();
     std::array<std::uint8_t, 4> raw{};
     file.read(raw, "dimension " + std::to_string(dimension));
     const auto size = (std::uint64_t{raw[0]} << 24) | (std::uint64_t{raw[1]} << 16) |
                       (std::uint64_t{raw[2]} << 8) | std::uint64_t{raw[3]};
-    if (size > 0 && header.bytes > max_bytes / size) {
+    if (size > 0 && extent > max_bytes / size) {
       file.fail(offset, "values of at most " + std::to_string(max_bytes) + " bytes in all",
                 "dimension " + std::to_string(dimension) + " of " + std::to_string(size));
     }
+    extent *= std::max<std::uint64_t>(size, 1);
     header.bytes *= size;
     header.sizes.push_back(static_cast<std::int64_t>(size));
   }

@@ -116,6 +116,11 @@ TEST_F(HeaderClaims, OfIdxFilesCostNothing) {
   for (const auto& name : {write("plain", plain), packed}) {
     expect_cheap_error([&] { IdxFile idx(name); }, "values of the dimensions in the header");
   }
+  // No values, but steps between them that no number can hold.
+  ByteVector strides{0, 0, 8, 4, 0, 0, 0, 0};
+  append(strides, ByteVector(12, 0xFF));
+  expect_cheap_error([&, name = write("strides", strides)] { IdxFile idx(name); },
+                     "at byte 12: expected values of at most 8589934592 bytes in all");
   // A field of gzip's header that goes on for ever.
   ByteVector endless{0x1F, 0x8B, 8, 0x1C, 0, 0, 0, 0, 0, 3, 0xFF, 0xFF, 'x'};
   const auto name = write("endless.gz", endless);
