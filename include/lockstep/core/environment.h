@@ -29,13 +29,16 @@ struct LOCKSTEP_API LaunchEnvironment {
   /// Looks up a variable; returns nothing when it is not set.
   using Lookup = std::function<std::optional<std::string>(const std::string& name)>;
 
-  /// Reads the variables of Open MPI, MPICH/Hydra, torchrun and Slurm, in this order (Slurm last,
-  /// because `sbatch` sets its variables even where `mpirun` starts the ranks). No such variable: a
-  /// world of one. `LOCKSTEP_JOB_ID`, where set, replaces the job id.
+  /// Reads the variables of Open MPI, MPICH/Hydra, torchrun or Slurm. Where several left some, the
+  /// innermost launcher counts, as far as this process's ancestors show which that is; without them
+  /// (the second form), those of Slurm count last, because `sbatch` sets its variables even where
+  /// `mpirun` starts the ranks. No such variable: a world of one. `LOCKSTEP_LAUNCHER` (openmpi,
+  /// mpich, torchrun, slurm, alone), where set, chooses; `LOCKSTEP_JOB_ID` replaces the job id.
   /// `LOCKSTEP_PRETEND_HOSTS`, a name for each rank such as "a,a,b,b", makes one machine play
   /// several hosts, to try there what runs across hosts.
   ///
-  /// Throws: `LaunchError` naming the variable that is missing, garbled or out of range.
+  /// Throws: `LaunchError` naming the variable that is missing, garbled or out of range; with what
+  /// both say, where two launchers contradict each other.
   /// Source: Open MPI 4.1 FAQ, Hydra and Slurm `srun` manuals, `torchrun` documentation of
   /// PyTorch 2.11.
   [[nodiscard]] static LaunchEnvironment detect();

@@ -2,9 +2,17 @@
 #include <gtest/gtest.h>
 #include <lockstep/core/environment.h>
 #include <lockstep/core/error.h>
+#include <lockstep/core/logging.h>
 
+#include <cstdlib>
+#include <initializer_list>
 #include <map>
+#include <optional>
 #include <string>
+#include <utility>
+#include <vector>
+
+#include "core/launcher_choice.h"
 
 namespace lockstep {
 namespace {
@@ -116,6 +124,137 @@ TEST(LaunchEnvironment, OneMachineCanPlaySeveralHosts) {
   for (const char* garbage : {"", "a,b,a", "a,b,a,b,a", "a,,b,b"}) {
     expect_error(kOpenMpi, "LOCKSTEP_PRETEND_HOSTS", garbage);
   }
+}
+
+// --- several launchers, one inside the other ---
+
+Lookup lookup_in(Variables variables) {
+  return [variables = std::move(variables)](const std::string& name) -> std::optional<std::string> {
+    const auto found = variables.find(name);
+    return found == variables.end() ? std::nullopt : std::optional(found->second);
+  };
+}
+
+Variables both(Variables one, const Variables& other) {
+  one.insert(other.begin(), other.end());
+  return one;
+}
+
+Variables open_mpi(const char* rank, const char* size) {
+  return {{"OMPI_COMM_WORLD_RANK", rank}, {"OMPI_COMM_WORLD_SIZE", size}};
+}
+Variables mpich(const char* rank, const char* size) {
+  return {{"PMI_RANK", rank}, {"PMI_SIZE", size}};
+}
+Variables torchrun(const char* rank, const char* size) {
+  return {{"RANK", rank}, {"WORLD_SIZE", size}, {"LOCAL_RANK", rank}, {"LOCAL_WORLD_SIZE", size}};
+}
+Variables slurm_step(const char* rank, const char* size) {
+  return {{"SLURM_PROCID", rank}, {"SLURM_NTASKS", size}, {"SLURM_STEP_NUM_TASKS", size}};
+}
+
+/// The launcher chosen by a process with `own` variables, whose ancestors began with the others,
+/// the nearest first.
+std::string chosen(const Variables& own, const std::vector<Variables>& ancestors) {
+  std::vector<Lookup> lookups{lookup_in(own)};
+  for (const Variables& variables : ancestors) lookups.push_back(lookup_in(variables));
+  const Launcher* launcher = choose_launcher(lookup_in(own), [&] { return lookups; });
+  return launcher == nullptr ? "alone" : launcher->name;
+}
+
+void expect_refusal(const Variables& own, const std::vector<Variables>& ancestors,
+                    std::initializer_list<const char*> parts) {
+  try {
+    ADD_FAILURE() << chosen(own, ancestors) << " was taken";
+  } catch (const LaunchError& error) {
+    const std::string text = error.what_without_backtrace();
+    for (const char* part : parts) EXPECT_NE(text.find(part), std::string::npos) << text;
+    EXPECT_EQ(text.find('\n'), std::string::npos) << text;
+  }
+}
+
+TEST(LaunchEnvironment, TheInnermostLauncherCounts) {
+  for (const char* rank : {"0", "1"}) {
+    // mpirun -n 1 torchrun --nproc-per-node 2; srun --mpi=pmi2 -n 1 torchrun ...; and the reverse
+    EXPECT_EQ(chosen(both(open_mpi("0", "1"), torchrun(rank, "2")), {open_mpi("0", "1"), {}}),
+              "torchrun");
+    EXPECT_EQ(chosen(both(mpich("0", "1"), torchrun(rank, "2")), {mpich("0", "1"), {}}),
+              "torchrun");
+    EXPECT_EQ(chosen(both(open_mpi(rank, "2"), torchrun("0", "1")), {torchrun("0", "1"), {}}),
+              "Open MPI");
+    EXPECT_EQ(chosen(both(open_mpi("0", "1"), mpich(rank, "2")), {open_mpi("0", "1"), {}}),
+              "MPICH");
+    EXPECT_EQ(chosen(both(open_mpi("0", "1"), slurm_step(rank, "2")), {open_mpi("0", "1"), {}}),
+              "Slurm");
+    EXPECT_EQ(chosen(both(open_mpi(rank, "2"), slurm_step("1", "4")), {slurm_step("1", "4"), {}}),
+              "Open MPI");
+    // torchrun inside torchrun, and a shell between
+    const auto inner = both(open_mpi("3", "4"), torchrun(rank, "2"));
+    EXPECT_EQ(chosen(inner, {inner, both(open_mpi("3", "4"), torchrun("0", "1"))}), "torchrun");
+  }
+  // One launcher's variables twice are one world.
+  EXPECT_EQ(chosen(both(open_mpi("1", "2"), torchrun("1", "2")), {}), "Open MPI");
+}
+
+TEST(LaunchEnvironment, TwoLaunchersThatContradictEachOtherAreAnError) {
+  expect_refusal(both(open_mpi("0", "1"), torchrun("1", "2")), {},
+                 {"Open MPI says rank 0 of 1 (OMPI_COMM_WORLD_RANK, OMPI_COMM_WORLD_SIZE)",
+                  "torchrun says rank 1 of 2 (RANK, WORLD_SIZE)", "LOCKSTEP_LAUNCHER=openmpi",
+                  "LOCKSTEP_LAUNCHER=torchrun"});
+  expect_refusal(both(mpich("0", "1"), torchrun("0", "2")), {Variables{}},
+                 {"MPICH says rank 0 of 1", "torchrun says rank 0 of 2"});
+  expect_refusal(both(open_mpi("0", "2"), mpich("1", "2")), {}, {"Open MPI says", "MPICH says"});
+  expect_refusal(both(open_mpi("0", "1"), slurm_step("3", "4")), {},
+                 {"Open MPI says rank 0 of 1", "Slurm says rank 3 of 4"});
+  // A garbled set is no reason to take the other one.
+  expect_refusal(both(open_mpi("0", "1"), torchrun("x", "2")), {}, {"RANK is 'x'"});
+  expect_refusal(both(open_mpi("0", "1"), {{"WORLD_SIZE", "2"}}), {},
+                 {"WORLD_SIZE is '2' and RANK is not set", "Open MPI says rank 0 of 1"});
+}
+
+TEST(LaunchEnvironment, ARankAloneInsideAWorldOfSeveralIsAnError) {
+  expect_refusal(both(open_mpi("1", "2"), torchrun("0", "1")), {open_mpi("1", "2"), {}},
+                 {"torchrun says rank 0 of 1", "Open MPI around it says rank 1 of 2",
+                  "LOCKSTEP_LAUNCHER=torchrun if that is meant"});
+  EXPECT_EQ(chosen(both(both(open_mpi("1", "2"), torchrun("0", "1")),
+                        {{"LOCKSTEP_LAUNCHER", "torchrun"}}),
+                   {open_mpi("1", "2"), {}}),
+            "torchrun");
+}
+
+TEST(LaunchEnvironment, AnAllocationOfSlurmContradictsNobody) {
+  const Variables allocation{{"SLURM_PROCID", "0"}, {"SLURM_NTASKS", "4"}};
+  EXPECT_EQ(chosen(both(open_mpi("0", "1"), allocation), {}), "Open MPI");
+  EXPECT_EQ(chosen(both(torchrun("0", "1"), allocation), {}), "torchrun");
+  // A shell in a step starts one rank: taken, and said.
+  std::vector<std::string> said;
+  logging::set_sink([&](logging::Level, std::string_view text) { said.emplace_back(text); });
+  EXPECT_EQ(chosen(both(open_mpi("0", "1"), slurm_step("0", "4")), {slurm_step("0", "4"), {}}),
+            "Open MPI");
+  logging::set_sink(nullptr);
+  ASSERT_EQ(said.size(), 1u);
+  EXPECT_NE(said.front().find("Slurm around it says rank 0 of 4"), std::string::npos);
+}
+
+TEST(LaunchEnvironment, OfTwoSetsForOneWorldTheOneThatKnowsTheHostCounts) {
+  EXPECT_EQ(chosen(both(mpich("5", "11"), kSlurm), {}), "Slurm");  // srun --mpi=pmi2
+  EXPECT_EQ(chosen(both(mpich("5", "11"), slurm_step("5", "11")), {}), "MPICH");
+}
+
+TEST(LaunchEnvironment, AnUnknownLauncherIsNotTakenForNone) {
+  expect_refusal({{"PMIX_RANK", "1"}}, {}, {"PMIX_RANK is '1'", "RANK and WORLD_SIZE"});
+  EXPECT_EQ(chosen({{"PMIX_RANK", "1"}, {"LOCKSTEP_LAUNCHER", "alone"}}, {}), "alone");
+  expect_refusal({{"LOCKSTEP_LAUNCHER", "prun"}}, {},
+                 {"LOCKSTEP_LAUNCHER is 'prun'", "openmpi, mpich, torchrun, slurm, or alone"});
+}
+
+// What the tests above are told, /proc says of this process.
+TEST(LaunchEnvironment, TheAncestorsOfThisProcessAreRead) {
+  const auto ancestors = process_ancestors();
+  ASSERT_GE(ancestors.size(), 1u);
+  const char* path = std::getenv("PATH");
+  EXPECT_EQ(ancestors.front()("PATH").value_or(""), path == nullptr ? "" : path);
+  EXPECT_FALSE(ancestors.front()("LOCKSTEP_NO_SUCH_VARIABLE"));
 }
 
 }  // namespace
