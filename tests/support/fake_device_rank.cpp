@@ -80,7 +80,7 @@ class FakeDeviceRank final : public native::DeviceApi {
       return;
     }
     ++world_->host_waits_[rank_];
-    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+    const auto end = std::chrono::steady_clock::now() + FakeNccl::kPatience;
     while (world_->do_hosts_wait_ && event->reached < number) {
       world_->run();
       if (event->reached >= number) return;

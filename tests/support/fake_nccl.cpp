@@ -153,7 +153,7 @@ FakeNccl::Stream* FakeNccl::find_stream(void* handle, const char* call) {
 void FakeNccl::wait_while(std::unique_lock<std::mutex>& lock, const bool& flag) {
   if (!flag) return;
   ++blocked_;
-  changed_.wait_for(lock, std::chrono::seconds(10), [&] { return !flag; });
+  changed_.wait_for(lock, kPatience, [&] { return !flag; });
   --blocked_;
 }
 

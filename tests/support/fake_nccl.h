@@ -28,6 +28,9 @@ namespace lockstep::testing {
 /// gone; groups left open; what is never given back.
 class FakeNccl : public std::enable_shared_from_this<FakeNccl> {
  public:
+  /// How long it lets anybody be blocked: only where a test fails.
+  static constexpr std::chrono::seconds kPatience{60};
+
   /// For one rank.
   [[nodiscard]] NcclServices services(int rank);
 

@@ -11,6 +11,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace lockstep::testing {
@@ -31,21 +32,35 @@ inline std::string unique_job_id() {
   return "test " + std::to_string(::getpid()) + " " + std::to_string(count++);
 }
 
+/// Far more than ranks need to meet, or to make a call, on a busy machine.
+constexpr std::chrono::seconds kRankTimeout{60};
+
+/// While it lives, calls of this group have this timeout, if that is a short one.
+[[nodiscard]] inline std::unique_ptr<CallScope> limit_calls(ProcessGroup& group,
+                                                            std::chrono::milliseconds timeout) {
+  if (timeout >= kRankTimeout) return nullptr;
+  return std::unique_ptr<CallScope>(new CallScope(group.with(CallOptions().timeout(timeout))));
+}
+
 /// Runs `body` once a rank, each in a thread of its own with its own group of the shared-memory
 /// backend (a world of one: of the single backend). Returns what each rank threw, or null.
 ///
-/// A rank that returns normally leaves its group open or closed as `body` left it.
+/// A rank that returns normally leaves its group open or closed as `body` left it. A shorter
+/// `timeout` is that of the calls: to meet, ranks have the time that they need.
 inline std::vector<std::exception_ptr> run_ranks(
     int world_size, const std::function<void(std::shared_ptr<ProcessGroup>)>& body,
-    std::chrono::milliseconds timeout = std::chrono::seconds(20)) {
+    std::chrono::milliseconds timeout = kRankTimeout) {
   const std::string job = unique_job_id();
   std::vector<std::exception_ptr> errors(static_cast<std::size_t>(world_size));
   std::vector<std::jthread> threads;
   for (int rank = 0; rank < world_size; ++rank) {
     threads.emplace_back([&, rank] {
       try {
-        body(init_process_group(ProcessGroupOptions().timeout(timeout).environment(
-            fake_environment(rank, world_size, job))));
+        auto group = init_process_group(ProcessGroupOptions()
+                                            .timeout(kRankTimeout)
+                                            .environment(fake_environment(rank, world_size, job)));
+        const auto limit = limit_calls(*group, timeout);
+        body(std::move(group));
       } catch (...) {
         errors[static_cast<std::size_t>(rank)] = std::current_exception();
       }

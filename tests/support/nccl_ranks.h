@@ -36,14 +36,22 @@ inline void sum_up(ProcessGroup& group) {
 
 using NcclBody = std::function<void(const std::shared_ptr<NcclProcessGroup>&)>;
 
+/// From now on this group's calls are expected to time out: all that has to succeed before has
+/// time.
+[[nodiscard]] inline CallScope with_short_timeout(ProcessGroup& group) {
+  return group.with(CallOptions().timeout(std::chrono::milliseconds(400)));
+}
+
 /// As `run_ranks`, with groups over a fake NCCL beside the shared-memory backend.
 inline std::vector<std::exception_ptr> run_nccl_ranks(
     const std::shared_ptr<FakeNccl>& world, int world_size, const NcclBody& body,
-    bool check_calls = false, std::chrono::milliseconds timeout = std::chrono::seconds(20)) {
+    bool check_calls = false, std::chrono::milliseconds timeout = kRankTimeout) {
   return run_ranks(
       world_size,
       [&](std::shared_ptr<ProcessGroup> side) {
-        body(make_fake_nccl_group(world, std::move(side), check_calls));
+        auto group = make_fake_nccl_group(world, std::move(side), check_calls);
+        const auto limit = limit_calls(*group, timeout);
+        body(std::move(group));
       },
       timeout);
 }

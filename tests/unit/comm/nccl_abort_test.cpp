@@ -19,8 +19,8 @@ using Clock = std::chrono::steady_clock;
 using Group = std::shared_ptr<NcclProcessGroup>;
 using Calls = std::vector<std::string>;
 
-// Far below the ten seconds after which the fake lets go of a call that it blocks.
-constexpr milliseconds kSoon{4000};
+// Below the time after which the fake lets go of a call that it blocks.
+constexpr auto kSoon = FakeNccl::kPatience / 2;
 
 bool has_complaint(FakeNccl& world, const std::string& part) {
   const auto all = world.complaints();
@@ -35,18 +35,16 @@ TEST(NcclAbort, ThatBlocksHoldsUpNobody) {
   world->block(/*aborts=*/true);
   Meeting after(2);
   const auto start = Clock::now();
-  const auto errors = run_nccl_ranks(
-      world, 2,
-      [&](const Group& group) {
-        sum_up(*group);
-        if (group->rank() == 1) return after.arrive_and_wait();
-        auto work = group->all_reduce(torch::ones({4}));
-        EXPECT_TRUE(happens([&] { return world->blocked() == 1; }));  // the watchdog's
-        EXPECT_TRUE(work.is_completed());
-        EXPECT_THROW(work.wait(), TimeoutError);
-        after.arrive_and_wait();
-      },
-      false, milliseconds(400));
+  const auto errors = run_nccl_ranks(world, 2, [&](const Group& group) {
+    sum_up(*group);
+    if (group->rank() == 1) return after.arrive_and_wait();
+    const auto limit = with_short_timeout(*group);
+    auto work = group->all_reduce(torch::ones({4}));
+    EXPECT_TRUE(happens([&] { return world->blocked() == 1; }));  // the watchdog's
+    EXPECT_TRUE(work.is_completed());
+    EXPECT_THROW(work.wait(), TimeoutError);
+    after.arrive_and_wait();
+  });
   // The groups are gone, too.
   EXPECT_LT(Clock::now() - start, kSoon);
   for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
@@ -60,24 +58,22 @@ TEST(NcclAbort, IsAwaitedBeforeTensorsGo) {
   world->block(/*aborts=*/true);
   Meeting after(2);
   std::jthread unblock;
-  const auto errors = run_nccl_ranks(
-      world, 2,
-      [&](const Group& group) {
-        sum_up(*group);
-        if (group->rank() == 1) return after.arrive_and_wait();
-        auto tensor = torch::ones({1000});
-        const c10::weak_intrusive_ptr<c10::TensorImpl> watch(tensor.getIntrusivePtr());
-        group->all_reduce(tensor);
-        tensor.reset();
-        EXPECT_TRUE(happens([&] { return world->blocked() == 1; }));
-        after.arrive_and_wait();
-        // While the group goes.
-        unblock = std::jthread([&world, watch] {
-          EXPECT_FALSE(happens([&] { return watch.expired(); }, milliseconds(50)));
-          world->block(false);
-        });
-      },
-      false, milliseconds(400));
+  const auto errors = run_nccl_ranks(world, 2, [&](const Group& group) {
+    sum_up(*group);
+    if (group->rank() == 1) return after.arrive_and_wait();
+    auto tensor = torch::ones({1000});
+    const c10::weak_intrusive_ptr<c10::TensorImpl> watch(tensor.getIntrusivePtr());
+    const auto limit = with_short_timeout(*group);
+    group->all_reduce(tensor);
+    tensor.reset();
+    EXPECT_TRUE(happens([&] { return world->blocked() == 1; }));
+    after.arrive_and_wait();
+    // While the group goes.
+    unblock = std::jthread([&world, watch] {
+      EXPECT_FALSE(happens([&] { return watch.expired(); }, milliseconds(50)));
+      world->block(false);
+    });
+  });
   unblock.join();
   for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
   EXPECT_EQ(world->complaints(), Calls());
@@ -86,24 +82,22 @@ TEST(NcclAbort, IsAwaitedBeforeTensorsGo) {
 TEST(NcclAbort, IsAwaitedBeforeGroupMemoryIsFreed) {
   const auto world = std::make_shared<FakeNccl>();
   Meeting after(2);
-  const auto errors = run_nccl_ranks(
-      world, 2,
-      [&](const Group& group) {
-        auto tensor = group->allocate({100}, torch::kFloat);
-        sum_up(*group);
-        after.arrive_and_wait();
-        world->block(/*aborts=*/true);
-        if (group->rank() == 1) return after.arrive_and_wait();
-        group->all_reduce(torch::ones({4}));
-        EXPECT_TRUE(happens([&] { return world->blocked() >= 1; }));
-        std::jthread freeing([&] { tensor.reset(); });
-        // Time in which the fake would see it freed under its window.
-        std::this_thread::sleep_for(milliseconds(50));
-        world->block(false);
-        freeing.join();
-        after.arrive_and_wait();
-      },
-      false, milliseconds(400));
+  const auto errors = run_nccl_ranks(world, 2, [&](const Group& group) {
+    auto tensor = group->allocate({100}, torch::kFloat);
+    sum_up(*group);
+    after.arrive_and_wait();
+    world->block(/*aborts=*/true);
+    if (group->rank() == 1) return after.arrive_and_wait();
+    const auto limit = with_short_timeout(*group);
+    group->all_reduce(torch::ones({4}));
+    EXPECT_TRUE(happens([&] { return world->blocked() >= 1; }));
+    std::jthread freeing([&] { tensor.reset(); });
+    // Time in which the fake would see it freed under its window.
+    std::this_thread::sleep_for(milliseconds(50));
+    world->block(false);
+    freeing.join();
+    after.arrive_and_wait();
+  });
   for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
   EXPECT_EQ(world->complaints(), Calls());
 }
@@ -125,7 +119,7 @@ TEST(NcclWindows, ThatAreLetGoHoldUpNobody) {
     EXPECT_LT(Clock::now() - start, kSoon);
     meeting.arrive_and_wait();
     world->block(false);
-    work.wait(milliseconds(5000));
+    work.wait(kRankTimeout);
     EXPECT_EQ(sum[0].item<float>(), 2.0F);
     freeing.join();
     group->close();
@@ -176,7 +170,7 @@ TEST(NcclWindows, AreNotLetGoUnderAKernel) {
     std::this_thread::sleep_for(milliseconds(50));  // for the fake to see it let go
     world->pause(false);
     freeing.join();
-    work.wait(milliseconds(5000));
+    work.wait(kRankTimeout);
     group->close();
   });
   for (const auto& error : errors) EXPECT_EQ(text_of(error), "");

@@ -91,8 +91,8 @@ TEST(NcclMismatch, OfAMessageThatIsFoundWhileACollectiveIsPushedForward) {
                                           : group->recv(torch::ones({8}), 0, 3);
         meeting.arrive_and_wait();
         world->hold_calls(false);
-        (group->rank() == 0 ? message : sum).wait(milliseconds(5000));
-        message.wait(milliseconds(5000));
+        (group->rank() == 0 ? message : sum).wait(kRankTimeout);
+        message.wait(kRankTimeout);
       },
       /*check_calls=*/true);
   expect_error<MismatchError>(errors[1], "recv #1 (Nccl) failed on rank 1");
@@ -135,21 +135,17 @@ TEST(NcclMismatch, OfAnAllocation) {
 TEST(NcclFailure, ARankThatDoesNotComeIsATimeoutAndFreesTheStream) {
   const auto world = std::make_shared<FakeNccl>();
   Meeting after(2);
-  const auto errors = run_nccl_ranks(
-      world, 2,
-      [&](const Group& group) {
-        sum_up(*group);
-        if (group->rank() == 1) return after.arrive_and_wait();  // alive, and elsewhere
-        const auto start = std::chrono::steady_clock::now();
-        // The thread sleeps in its stream until the watchdog frees it.
-        group->all_reduce(torch::ones({4})).wait();
-        EXPECT_LT(std::chrono::steady_clock::now() - start, milliseconds(3000));
-        after.arrive_and_wait();
-        group->all_reduce(torch::ones({4})).wait();
-      },
-      false, milliseconds(400));
+  const auto errors = run_nccl_ranks(world, 2, [&](const Group& group) {
+    sum_up(*group);
+    if (group->rank() == 1) return after.arrive_and_wait();  // alive, and elsewhere
+    const auto limit = with_short_timeout(*group);
+    // The thread sleeps in its stream until the watchdog frees it.
+    group->all_reduce(torch::ones({4})).wait();
+    after.arrive_and_wait();
+    group->all_reduce(torch::ones({4})).wait();
+  });
   expect_error<TimeoutError>(errors[0], "all_reduce was enqueued and does not end");
-  expect_error<TimeoutError>(errors[0], "timed out after 0.4");
+  expect_error<TimeoutError>(errors[0], "timed out after 0.");
   EXPECT_EQ(errors[1], nullptr);
   EXPECT_EQ(world->complaints(), Calls());
 }
@@ -158,39 +154,29 @@ TEST(NcclFailure, ARankThatDoesNotComeIsATimeoutWhereNobodyWaits) {
   // The thread may be blocked in a call of CUDA's: nothing but the watchdog can free it.
   const auto world = std::make_shared<FakeNccl>();
   Meeting after(2);
-  const auto errors = run_nccl_ranks(
-      world, 2,
-      [&](const Group& group) {
-        sum_up(*group);
-        if (group->rank() == 1) return after.arrive_and_wait();
-        auto work = group->all_reduce(torch::ones({4}));
-        const auto start = std::chrono::steady_clock::now();
-        while (world->aborts() == 0 &&
-               std::chrono::steady_clock::now() - start < milliseconds(5000)) {
-          std::this_thread::sleep_for(milliseconds(5));
-        }
-        EXPECT_EQ(world->aborts(), 1);
-        after.arrive_and_wait();
-        work.wait();
-      },
-      false, milliseconds(400));
+  const auto errors = run_nccl_ranks(world, 2, [&](const Group& group) {
+    sum_up(*group);
+    if (group->rank() == 1) return after.arrive_and_wait();
+    const auto limit = with_short_timeout(*group);
+    auto work = group->all_reduce(torch::ones({4}));
+    EXPECT_TRUE(happens([&] { return world->aborts() == 1; }));
+    after.arrive_and_wait();
+    work.wait();
+  });
   expect_error<TimeoutError>(errors[0], "all_reduce was enqueued and does not end");
   EXPECT_EQ(world->complaints(), Calls());
 }
 
 TEST(NcclFailure, APieceForItselfOfAnotherSizeIsAnError) {
   const auto world = std::make_shared<FakeNccl>();
-  const auto errors = run_nccl_ranks(
-      world, 2,
-      [&](const Group& group) {
-        sum_up(*group);
-        std::vector<torch::Tensor> inputs{torch::ones({2}), torch::ones({2})};
-        std::vector<torch::Tensor> outputs{torch::ones({2}), torch::ones({2})};
-        if (group->rank() == 1) outputs[1] = torch::ones({3});
-        group->all_to_all(outputs, inputs).wait();
-        group->barrier();
-      },
-      false, milliseconds(4000));
+  const auto errors = run_nccl_ranks(world, 2, [&](const Group& group) {
+    sum_up(*group);
+    std::vector<torch::Tensor> inputs{torch::ones({2}), torch::ones({2})};
+    std::vector<torch::Tensor> outputs{torch::ones({2}), torch::ones({2})};
+    if (group->rank() == 1) outputs[1] = torch::ones({3});
+    group->all_to_all(outputs, inputs).wait();
+    group->barrier();
+  });
   expect_error<CommError>(errors[1], "8 bytes go from this rank to itself, which expects 12");
   expect_error<PeerLostError>(errors[0], "gave up");
 }
@@ -203,6 +189,7 @@ TEST(NcclFailure, ARankThatDoesNotComeIsNamedWhereCallsAreCompared) {
       [&](const Group& group) {
         sum_up(*group);
         if (group->rank() == 2) return after.arrive_and_wait();
+        const auto limit = with_short_timeout(*group);
         try {
           group->all_reduce(torch::ones({4})).wait();
         } catch (...) {
@@ -211,7 +198,7 @@ TEST(NcclFailure, ARankThatDoesNotComeIsNamedWhereCallsAreCompared) {
         }
         after.arrive_and_wait();
       },
-      /*check_calls=*/true, milliseconds(400));
+      /*check_calls=*/true);
   int timeouts = 0;
   for (const std::size_t rank : {std::size_t{0}, std::size_t{1}}) {
     ASSERT_NE(errors[rank], nullptr);
@@ -238,19 +225,17 @@ TEST(NcclFailure, ARankThatNeverMeetsIsATimeout) {
         }
       },
       false, milliseconds(300));
-  expect_error<TimeoutError>(errors[0], "timed out after 0.3");
+  expect_error<TimeoutError>(errors[0], "timed out after ");
   EXPECT_EQ(world->complaints(), Calls());
 }
 
 TEST(NcclFailure, ARankThatThrowsIsMissedByTheOthers) {
   const auto world = std::make_shared<FakeNccl>();
-  const auto start = std::chrono::steady_clock::now();
   const auto errors = run_nccl_ranks(world, 3, [&](const Group& group) {
     sum_up(*group);
     if (group->rank() == 1) throw std::runtime_error("out of luck");
-    group->all_reduce(torch::ones({4})).wait(milliseconds(5000));
+    group->all_reduce(torch::ones({4})).wait(kRankTimeout);
   });
-  EXPECT_LT(std::chrono::steady_clock::now() - start, milliseconds(4000));
   for (const std::size_t rank : {std::size_t{0}, std::size_t{2}}) {
     expect_error<PeerLostError>(errors[rank], "gave up: ");
   }
@@ -261,15 +246,10 @@ TEST(NcclFailure, ARankThatThrowsIsMissedByTheOthers) {
 TEST(NcclFailure, ARankThatThrowsIsMissedWhereNcclIsWaitedFor) {
   const auto world = std::make_shared<FakeNccl>();
   world->fail_windows(1);
-  const auto start = std::chrono::steady_clock::now();
-  const auto errors = run_nccl_ranks(
-      world, 2,
-      [&](const Group& group) {
-        sum_up(*group);
-        static_cast<void>(group->allocate({100}, torch::kFloat));
-      },
-      false, milliseconds(4000));
-  EXPECT_LT(std::chrono::steady_clock::now() - start, milliseconds(3500));
+  const auto errors = run_nccl_ranks(world, 2, [&](const Group& group) {
+    sum_up(*group);
+    static_cast<void>(group->allocate({100}, torch::kFloat));
+  });
   expect_error<CommError>(errors[1], "ncclCommWindowRegister");
   expect_error<PeerLostError>(errors[0], "gave up: ");
   EXPECT_EQ(world->complaints(), Calls());
@@ -296,7 +276,7 @@ TEST(NcclFailure, AnErrorOfTheDeviceEndsTheGroup) {
     sum_up(*group);
     group->barrier();
     if (group->rank() == 0) world->fail_events(0);
-    group->all_reduce(torch::ones({4})).wait(milliseconds(5000));
+    group->all_reduce(torch::ones({4})).wait(kRankTimeout);
     group->barrier();
   });
   expect_error<CommError>(errors[0], "an illegal memory access");
@@ -340,13 +320,11 @@ TEST(NcclFailure, OfAnAllocationBehindAnotherCallComesAtOneDeadlineAndGivesMemor
     sum_up(*group);
     meeting.arrive_and_wait();
     world->hold_calls(true);
-    const auto scope = group->with(CallOptions().timeout(std::chrono::seconds(20)));
+    const auto scope = group->with(CallOptions().timeout(kRankTimeout));
     const auto tensor = torch::ones({4});
     auto message = group->rank() == 0 ? group->send(tensor, 1) : group->recv(tensor, 0);
     const auto shorter = group->with(CallOptions().timeout(milliseconds(1000)));
-    const auto start = std::chrono::steady_clock::now();
     EXPECT_THROW(static_cast<void>(group->allocate({100}, torch::kFloat)), CommError);
-    EXPECT_LT(std::chrono::steady_clock::now() - start, milliseconds(1800));
     message.wait();
   });
   for (const auto& error : errors) {
@@ -379,7 +357,7 @@ TEST(NcclFailure, OfAPeerIsIgnoredWhileNothingIsUnderWay) {
     const int looks = world->looks(0);
     EXPECT_TRUE(happens([&] { return world->looks(0) > looks + 50; }));
     EXPECT_EQ(world->aborts(), 1);
-    group->all_reduce(torch::ones({4})).wait(milliseconds(5000));
+    group->all_reduce(torch::ones({4})).wait(kRankTimeout);
   });
   expect_error<PeerLostError>(errors[0], "gave up: ");
   EXPECT_EQ(errors[1], nullptr);
@@ -391,7 +369,7 @@ TEST(NcclFailure, AfterItEveryCallThrowsTheSame) {
   world->fail_after(0, 0);
   world->fail_after(1, 0);
   const auto errors = run_nccl_ranks(world, 2, [&](const Group& group) {
-    EXPECT_THROW(group->all_reduce(torch::ones({4})).wait(milliseconds(5000)), CommError);
+    EXPECT_THROW(group->all_reduce(torch::ones({4})).wait(kRankTimeout), CommError);
     EXPECT_THROW(group->broadcast(torch::ones({4})), CommError);
     EXPECT_THROW(group->barrier(), CommError);
     EXPECT_THROW(static_cast<void>(group->allocate({4}, torch::kFloat)), CommError);
@@ -409,7 +387,7 @@ TEST(NcclFailure, OfOneGroupLeavesTheOthersAlone) {
     if (group->rank() == 1) {
       broken.reset();
     } else {
-      EXPECT_THROW(broken->all_reduce(torch::ones({4})).wait(milliseconds(5000)), PeerLostError);
+      EXPECT_THROW(broken->all_reduce(torch::ones({4})).wait(kRankTimeout), PeerLostError);
     }
     sum_up(*group);
     group->close();

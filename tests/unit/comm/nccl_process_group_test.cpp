@@ -291,29 +291,26 @@ TEST(NcclMessages, ComeAfterTheFirstCollective) {
 TEST(NcclStreams, WaitLeavesWaitingToTheCurrentStream) {
   const auto world = std::make_shared<FakeNccl>();
   Meeting meeting(2);  // the group's own would wait for what is under way
-  const auto errors = run_nccl_ranks(
-      world, 2,
-      [&](const Group& group) {
-        sum_up(*group);
-        meeting.arrive_and_wait();
-        if (group->rank() == 0) world->make_hosts_wait(false);
-        if (group->rank() == 0) world->pause(true);
-        meeting.arrive_and_wait();
-        const auto tensor = torch::ones({8});
-        const int waits = world->host_waits(group->rank());
-        auto work = group->all_reduce(tensor);
-        work.wait();  // returns although nothing moves
-        EXPECT_EQ(world->host_waits(group->rank()), waits + 1);
-        EXPECT_FALSE(work.is_completed());
-        EXPECT_EQ(tensor[0].item<float>(), 1.0F);
-        meeting.arrive_and_wait();
-        world->pause(false);
-        work.wait(milliseconds(5000));  // this one blocks
-        EXPECT_TRUE(work.is_completed());
-        EXPECT_EQ(tensor[0].item<float>(), 2.0F);
-        group->close();
-      },
-      false, milliseconds(4000));  // a wait that blocks the host ends soon
+  const auto errors = run_nccl_ranks(world, 2, [&](const Group& group) {
+    sum_up(*group);
+    meeting.arrive_and_wait();
+    if (group->rank() == 0) world->make_hosts_wait(false);
+    if (group->rank() == 0) world->pause(true);
+    meeting.arrive_and_wait();
+    const auto tensor = torch::ones({8});
+    const int waits = world->host_waits(group->rank());
+    auto work = group->all_reduce(tensor);
+    work.wait();  // returns although nothing moves
+    EXPECT_EQ(world->host_waits(group->rank()), waits + 1);
+    EXPECT_FALSE(work.is_completed());
+    EXPECT_EQ(tensor[0].item<float>(), 1.0F);
+    meeting.arrive_and_wait();
+    world->pause(false);
+    work.wait(kRankTimeout);  // this one blocks
+    EXPECT_TRUE(work.is_completed());
+    EXPECT_EQ(tensor[0].item<float>(), 2.0F);
+    group->close();
+  });
   for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
   EXPECT_EQ(world->complaints(), Calls());
 }
@@ -321,27 +318,24 @@ TEST(NcclStreams, WaitLeavesWaitingToTheCurrentStream) {
 TEST(NcclStreams, TensorsLiveUntilTheyAreNotNeeded) {
   const auto world = std::make_shared<FakeNccl>();
   Meeting meeting(2);  // the group's own would wait for what is under way
-  const auto errors = run_nccl_ranks(
-      world, 2,
-      [&](const Group& group) {
-        sum_up(*group);
-        auto tensor = torch::ones({100000});
-        const c10::weak_intrusive_ptr<c10::TensorImpl> watch(tensor.getIntrusivePtr());
-        meeting.arrive_and_wait();
-        world->make_hosts_wait(false);
-        world->pause(true);
-        meeting.arrive_and_wait();
-        auto work = group->all_reduce(tensor);
-        work.wait();
-        tensor.reset();
-        EXPECT_FALSE(watch.expired());
-        meeting.arrive_and_wait();
-        world->pause(false);
-        work.wait(milliseconds(5000));
-        EXPECT_TRUE(watch.expired());
-        group->close();
-      },
-      false, milliseconds(4000));
+  const auto errors = run_nccl_ranks(world, 2, [&](const Group& group) {
+    sum_up(*group);
+    auto tensor = torch::ones({100000});
+    const c10::weak_intrusive_ptr<c10::TensorImpl> watch(tensor.getIntrusivePtr());
+    meeting.arrive_and_wait();
+    world->make_hosts_wait(false);
+    world->pause(true);
+    meeting.arrive_and_wait();
+    auto work = group->all_reduce(tensor);
+    work.wait();
+    tensor.reset();
+    EXPECT_FALSE(watch.expired());
+    meeting.arrive_and_wait();
+    world->pause(false);
+    work.wait(kRankTimeout);
+    EXPECT_TRUE(watch.expired());
+    group->close();
+  });
   for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
 }
 

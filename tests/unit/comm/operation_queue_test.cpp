@@ -114,11 +114,9 @@ TEST(OperationQueue, AFailureFoundOutsideWaitsForNothingThatIsUnderWay) {
   const Operation* culprit = nullptr;
   std::string told;
   OperationQueue queue({}, [&](const std::string& reason) { told = reason; });
-  queue.push(std::make_unique<FakeInLine>(culprit), "all_reduce", std::chrono::seconds(20));
-  const auto start = std::chrono::steady_clock::now();
+  queue.push(std::make_unique<FakeInLine>(culprit), "all_reduce", std::chrono::hours(1));
   EXPECT_THROW(queue.fail({OperationFailure::Kind::Timeout, "too late", ""}, "split"),
                TimeoutError);
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
   EXPECT_EQ(text_of(queue.failure()).find("split #2"), 0U) << text_of(queue.failure());
   EXPECT_NE(told.find("too late"), std::string::npos);
 }

@@ -107,7 +107,7 @@ TEST_F(DataVarietyTest, ThreadThatHangsIsNamedAndLeftAlone) {
   {
     DataLoader loader(
         dataset, in_order(20),
-        options_with(2).kind(WorkerKind::Thread).timeout(std::chrono::milliseconds(150)));
+        options_with(2).kind(WorkerKind::Thread).timeout(std::chrono::milliseconds(1500)));
     const auto pass = pass_over_errors(loader);
     EXPECT_EQ(pass.batches, 4);
     EXPECT_EQ(pass.errors.size(), 1U);

@@ -60,7 +60,7 @@ inline DataLoaderOptions options_with(std::int64_t workers, std::int64_t batch_s
   return DataLoaderOptions()
       .workers(workers)
       .batch_size(batch_size)
-      .timeout(std::chrono::seconds(30));
+      .timeout(std::chrono::seconds(120));
 }
 
 /// Message of the exception of type `E` that `call` throws; a test failure when it throws none.
@@ -133,7 +133,7 @@ Targets targets_of(Loader& loader) {
 }
 
 inline bool eventually(const std::function<bool()>& condition,
-                       std::chrono::seconds limit = std::chrono::seconds(20)) {
+                       std::chrono::seconds limit = std::chrono::seconds(60)) {
   const auto end = std::chrono::steady_clock::now() + limit;
   while (!condition()) {
     if (std::chrono::steady_clock::now() > end) return false;

@@ -126,7 +126,7 @@ TEST_P(WorkerDeath, IsAnErrorThatNamesTheWorker) {
       DataLoader loader(numbers_that(bad, death.act), in_order(20), options_with(workers));
       const auto error = error_of_pass(loader);
       ASSERT_TRUE(error);
-      EXPECT_LT(Clock::now() - start, std::chrono::seconds(15));
+      EXPECT_LT(Clock::now() - start, std::chrono::seconds(60));
       EXPECT_EQ(error->failure(), death.failure) << error->what();
       EXPECT_EQ(error->signal(), death.signal);
       EXPECT_EQ(error->exit_status(), death.exit_status);
@@ -205,7 +205,7 @@ TEST_F(WorkerFailureTest, StuckWorkerIsNamedAfterTheTimeout) {
   {
     DataLoader loader(
         numbers_that(9, [] { std::this_thread::sleep_for(std::chrono::seconds(600)); }),
-        in_order(20), options_with(2).timeout(std::chrono::milliseconds(300)));
+        in_order(20), options_with(2).timeout(std::chrono::milliseconds(1500)));
     const auto pass = pass_over_errors(loader);
     EXPECT_EQ(pass.batches, 4);
     ASSERT_EQ(pass.errors.size(), 1U);
@@ -215,7 +215,7 @@ TEST_F(WorkerFailureTest, StuckWorkerIsNamedAfterTheTimeout) {
     EXPECT_GE(error.worker(), 0);
     EXPECT_NE(std::string(error.what()).find("no progress"), std::string::npos);
   }
-  EXPECT_LT(Clock::now() - start, std::chrono::seconds(20));  // the destructor did not wait for it
+  EXPECT_LT(Clock::now() - start, std::chrono::seconds(100));  // the destructor did not wait for it
 }
 
 TEST_F(WorkerFailureTest, WorkerInitRunsInEachWorkerAndItsErrorArrives) {
@@ -243,7 +243,7 @@ TEST_F(WorkerFailureTest, SlowSampleDoesNotDelayTheDestructor) {
     static_cast<void>(loader.begin());
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
   }
-  EXPECT_LT(Clock::now() - start, std::chrono::seconds(10));
+  EXPECT_LT(Clock::now() - start, std::chrono::seconds(100));
 }
 
 // The rank is a child of this test. It must take its workers along, whatever they are doing.

@@ -39,7 +39,7 @@ TEST_F(WorkerPatienceTest, StreamWithoutAWorkerIsNotWaitedFor) {
     for (const auto& error : pass.errors) {
       EXPECT_NE(std::string(error.what()).find("no licence"), std::string::npos) << error.what();
     }
-    EXPECT_LT(Clock::now() - start, std::chrono::seconds(20));  // the timeout is 30 s
+    EXPECT_LT(Clock::now() - start, std::chrono::seconds(60));  // the timeout is 120 s
   }
 }
 

@@ -132,7 +132,7 @@ TEST_F(WorkerRecoveryTest, HangingAndStoppedWorkersAreReplaced) {
       std::this_thread::sleep_for(std::chrono::seconds(600));
     };
     DataLoader loader(dataset, in_order(20),
-                      options_with(2).timeout(std::chrono::milliseconds(200)));
+                      options_with(2).timeout(std::chrono::milliseconds(1500)));
     std::int64_t expected = 0;
     for (auto& batch : loader) {
       for (int row = 0; row < 4; ++row) {

@@ -170,7 +170,8 @@ TEST(WorkerPoolProcesses, WorkersThatAllDieAtTheStartAreAnError) {
 }
 
 TEST(WorkerPoolProcesses, HangIsKilled) {
-  WorkerPool pool({.workers = 2, .timeout = std::chrono::milliseconds(150)});
+  // Enough for items that do not hang, also on a busy machine.
+  WorkerPool pool({.workers = 2, .timeout = std::chrono::milliseconds(1500)});
   try {
     pool.map(numbers(6), [](int item) {
       if (item == 3) std::this_thread::sleep_for(std::chrono::seconds(600));
