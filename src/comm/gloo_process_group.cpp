@@ -28,6 +28,10 @@ class GlooProcessGroup final : public ProcessGroup {
         store_(std::move(store)) {}
 
   ~GlooProcessGroup() override {
+    if (is_copy_of_fork()) {
+      leave_all_alone();
+      return;
+    }
     if (!channels_) return;
     if (!is_failure_shared()) abandon("its process group was destroyed without close()");
     const bool is_busy = has_unfinished();
@@ -74,6 +78,12 @@ class GlooProcessGroup final : public ProcessGroup {
       [[maybe_unused]] auto* kept = channels_.release();
     }
     channels_.reset();
+  }
+
+  /// c10d's threads are not there in a fork, and its destructors wait for them.
+  void leave_all_alone() noexcept {
+    [[maybe_unused]] auto* kept_channels = channels_.release();
+    [[maybe_unused]] auto* kept_store = store_.release();
   }
 
   void abandon(const std::string& reason) noexcept override {

@@ -18,6 +18,11 @@ bool has_come(const std::future<std::string>& answer, std::chrono::seconds limit
 }  // namespace
 
 GlooWatch::~GlooWatch() {
+  if (!owner_.is_current()) {  // neither its thread nor those of the store are there in a fork
+    [[maybe_unused]] auto* kept_thread = thread_.release();
+    [[maybe_unused]] auto* kept_store = store_.release();
+    return;
+  }
   if (!answer_.valid()) return;
   if (has_come(answer_, kAnswerLimit)) {
     thread_->join();
@@ -27,6 +32,7 @@ GlooWatch::~GlooWatch() {
 }
 
 std::string GlooWatch::look() {
+  if (!owner_.is_current()) return "";
   const std::lock_guard lock(mutex_);
   if (answer_.valid() && has_come(answer_, std::chrono::seconds(0))) take_answer();
   const auto now = std::chrono::steady_clock::now();

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "comm/gloo_channels.h"
+#include "native/posix/owning_process.h"
 
 namespace lockstep {
 
@@ -38,6 +39,7 @@ class GlooWatch {
   std::future<std::string> answer_;
   std::chrono::steady_clock::time_point last_question_;
   bool is_store_gone_ = false;
+  native::OwningProcess owner_;
 };
 
 }  // namespace lockstep

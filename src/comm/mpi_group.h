@@ -34,6 +34,7 @@ class MpiProcessGroup : public ProcessGroup {
 
  private:
   std::unique_ptr<MpiChannels> channels_;
+  native::OpenMpiGroup open_;
   bool is_released_ = false;
   bool has_abandoned_ = false;
 };

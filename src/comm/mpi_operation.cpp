@@ -25,6 +25,7 @@ using Reason = std::array<char, 256>;
 
 /// Takes in what a rank said that gave up.
 void listen(MpiChannels& channels) {
+  native::check_mpi_runs();
   int has_come = 0;
   MPI_Status status;
   check_mpi(
@@ -130,6 +131,7 @@ std::string MpiOperation::describe_missing() const {
 }
 
 void announce_leaving(MpiChannels& channels, const std::string& reason) noexcept {
+  if (native::has_mpi_ended()) return;
   // Never given back: nobody waits for these messages to go out.
   auto* text = new (std::nothrow) Reason{};
   if (text == nullptr) return;

@@ -39,7 +39,7 @@ std::unique_ptr<MpiChannels> open_world(const LaunchEnvironment& environment) {
 MpiProcessGroup::~MpiProcessGroup() {
   // MPI may still read or write for requests that never ended, and nothing tells it to stop.
   if (is_released_) return;
-  if (!is_failure_shared()) {
+  if (!is_copy_of_fork() && !is_failure_shared()) {
     MpiProcessGroup::abandon("its process group was destroyed without close()");
   }
   keep_unfinished();
@@ -86,6 +86,7 @@ void MpiProcessGroup::release() {
   channels_->fingerprints.free();
   channels_->data.free();
   channels_->messages.free();
+  open_.end();
   is_released_ = true;
 }
 

@@ -16,6 +16,7 @@
 #include "comm/nccl_services.h"
 #include "comm/operation.h"
 #include "concurrency/deadline.h"
+#include "native/posix/owning_process.h"
 
 namespace lockstep {
 
@@ -175,7 +176,11 @@ class NcclMemory {
         bytes_(bytes),
         data_(communicator_->allocate(bytes)) {}
   ~NcclMemory() {
-    if (data_ != nullptr) communicator_->free(data_, window_);
+    if (!owner_.is_current()) {
+      native::leave_alone(std::move(communicator_));
+    } else if (data_ != nullptr) {
+      communicator_->free(data_, window_);
+    }
   }
   NcclMemory(const NcclMemory&) = delete;
   NcclMemory& operator=(const NcclMemory&) = delete;
@@ -192,6 +197,7 @@ class NcclMemory {
   std::size_t bytes_;
   void* data_;
   native::NcclWindow window_ = nullptr;
+  native::OwningProcess owner_;
 };
 
 }  // namespace lockstep

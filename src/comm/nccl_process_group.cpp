@@ -12,6 +12,8 @@
 #include <thread>
 #include <utility>
 
+#include "native/posix/owning_process.h"
+
 namespace lockstep {
 namespace {
 
@@ -39,6 +41,10 @@ NcclProcessGroup::NcclProcessGroup(const LaunchEnvironment& environment,
 }
 
 NcclProcessGroup::~NcclProcessGroup() {
+  if (is_copy_of_fork()) {
+    leave_all_alone();
+    return;
+  }
   watchdog_.reset();
   const std::string reason = "its process group was destroyed without close()";
   const bool is_finished = is_closed() && line_->launches.empty();
@@ -47,6 +53,15 @@ NcclProcessGroup::~NcclProcessGroup() {
   communicator_->give_up({OperationFailure::Kind::Backend, reason, ""});
   // Kernels that do not end may still use the tensors.
   if (!communicator_->wait_until_ended()) keep_unfinished();
+}
+
+void NcclProcessGroup::leave_all_alone() noexcept {
+  // In a fork the watchdog's thread is not there, its lock may be held for ever, and no device
+  // answers.
+  [[maybe_unused]] auto* kept_watchdog = watchdog_.release();
+  native::leave_alone(std::move(communicator_));
+  native::leave_alone(std::move(batch_));
+  native::leave_alone(std::move(line_));
 }
 
 int NcclProcessGroup::index_of(c10::Device device) const {

@@ -46,6 +46,7 @@ class NcclProcessGroup final : public ProcessGroup {
   Memory allocate_on(c10::Device device, std::size_t bytes) override;
   void release() override;
   void abandon(const std::string& reason) noexcept override;
+  void leave_all_alone() noexcept;
 
   /// Collective at the first call. Blocks then.
   void ensure_communicator(c10::Device device, const char* op);

@@ -14,6 +14,7 @@
 
 #include "comm/operation.h"
 #include "concurrency/deadline.h"
+#include "native/posix/owning_process.h"
 
 namespace lockstep {
 
@@ -58,6 +59,8 @@ class OperationQueue {
   /// Ends the group with what was found outside of any operation. Throws: the queue's failure.
   [[noreturn]] void fail(const OperationFailure& failure, const std::string& op);
 
+  /// False in a fork, whose copy must not be used.
+  [[nodiscard]] bool is_in_its_process() const noexcept { return owner_.is_current(); }
   [[nodiscard]] bool has_entries() const noexcept {
     return !entries_.empty() || !messages_.empty();
   }
@@ -100,6 +103,7 @@ class OperationQueue {
   std::chrono::steady_clock::time_point last_look_;
   std::exception_ptr failure_;
   bool is_failure_shared_ = false;
+  native::OwningProcess owner_;
 };
 
 }  // namespace lockstep

@@ -5,6 +5,7 @@
 #include <lockstep/comm/process_group.h>
 #include <lockstep/core/error.h>
 #include <lockstep/core/logging.h>
+#include <unistd.h>
 
 #include <limits>
 #include <numeric>
@@ -40,7 +41,13 @@ ProcessGroup::ProcessGroup(Backend backend, LaunchEnvironment environment,
                                             [this](const std::string& reason) { abandon(reason); });
 }
 
-ProcessGroup::~ProcessGroup() = default;
+ProcessGroup::~ProcessGroup() {
+  if (queue_ && is_copy_of_fork()) keep_unfinished();
+}
+
+bool ProcessGroup::is_copy_of_fork() const noexcept {
+  return !queue_->is_in_its_process();
+}
 
 void ProcessGroup::keep_unfinished() noexcept {
   [[maybe_unused]] auto* kept = queue_.release();
@@ -55,8 +62,15 @@ bool ProcessGroup::is_failure_shared() const noexcept {
 }
 
 void ProcessGroup::check_open(const char* op) const {
+  check_process(op);
   throw_failure();
   TORCH_CHECK(!closed_, op, ": this process group is closed");
+}
+
+void ProcessGroup::check_process(const char* op) const {
+  TORCH_CHECK(!is_copy_of_fork(), op, ": process ", ::getpid(),
+              " is a fork of the rank that made this process group, and cannot use its copy; it "
+              "makes a group of its own, or leaves the work to its parent");
 }
 
 void ProcessGroup::throw_failure() const {
@@ -180,7 +194,7 @@ at::Tensor ProcessGroup::allocate(at::IntArrayRef sizes, const at::TensorOptions
 }
 
 void ProcessGroup::close() {
-  if (closed_) return;
+  if (closed_ || is_copy_of_fork()) return;
   try {
     if (queue_->failure()) {
       closed_ = true;
@@ -198,6 +212,7 @@ void ProcessGroup::close() {
 }
 
 void ProcessGroup::progress() noexcept {
+  if (is_copy_of_fork()) return;
   queue_->progress();
   ProcessGroup& other = carrier_of(c10::kCPU);
   if (&other != this) other.progress();
@@ -205,16 +220,17 @@ void ProcessGroup::progress() noexcept {
 
 void ProcessGroup::wait_for(std::uint64_t ticket,
                             std::optional<std::chrono::milliseconds> timeout) {
+  check_process("wait");
   queue_->wait(ticket, timeout);
 }
 
 bool ProcessGroup::is_completed(std::uint64_t ticket) {
-  queue_->look(ticket);
+  if (!is_copy_of_fork()) queue_->look(ticket);
   return queue_->is_done(ticket) || queue_->failure() != nullptr;
 }
 
 std::exception_ptr ProcessGroup::exception_of(std::uint64_t ticket) {
-  queue_->look(ticket);
+  if (!is_copy_of_fork()) queue_->look(ticket);
   return queue_->is_done(ticket) ? nullptr : queue_->failure();
 }
 

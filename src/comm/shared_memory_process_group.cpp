@@ -28,7 +28,8 @@ SharedMemoryProcessGroup::SharedMemoryProcessGroup(const LaunchEnvironment& envi
 }
 
 SharedMemoryProcessGroup::~SharedMemoryProcessGroup() {
-  if (transport_ && !is_closed()) abandon("its process group was destroyed without close()");
+  if (transport_ && !is_closed() && !is_copy_of_fork())
+    abandon("its process group was destroyed without close()");
 }
 
 std::unique_ptr<Operation> SharedMemoryProcessGroup::make_operation(Collective call) {

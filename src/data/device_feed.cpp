@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "data/value_tensors.h"
+#include "native/posix/owning_process.h"
 
 namespace lockstep::data::detail {
 namespace {
@@ -36,12 +37,17 @@ struct DeviceFeed::Copied {
   std::vector<at::Tensor> copies;      // those made on the stream of copies
   std::optional<c10::Event> is_there;  // after all of them
   std::exception_ptr error;
+  native::OwningProcess owner{};
 };
 
 DeviceFeed::DeviceFeed(LoaderEngine& engine, c10::Device device)
     : engine_(engine), device_(checked(device)), copies_(!device_.is_cpu()) {}
 
 DeviceFeed::~DeviceFeed() {
+  if (ahead_ != nullptr && !ahead_->owner.is_current()) {  // no device answers in a fork
+    [[maybe_unused]] auto* kept = ahead_.release();
+    return;
+  }
   try {
     restart();
   } catch (...) {  // the device is gone, and its memory with it

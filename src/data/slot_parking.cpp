@@ -49,6 +49,10 @@ SlotParking::SlotParking(std::shared_ptr<workers::SharedMemoryChannel> channel,
 }
 
 SlotParking::~SlotParking() {
+  if (!owner_.is_current()) {  // slots and pinning are the rank's; events cannot be destroyed here
+    native::leave_alone(std::move(parked_));
+    return;
+  }
   const auto deadline = Deadline::after(patience_);
   for (look(); count() > 0 && !is_silent_ && !deadline.has_passed(); look()) {
     std::this_thread::sleep_for(kParkingSlice);
@@ -76,7 +80,7 @@ void SlotParking::park(std::size_t slot) noexcept {
 }
 
 void SlotParking::look() noexcept {
-  if (count() == 0) return;
+  if (count() == 0 || !owner_.is_current()) return;
   const std::lock_guard lock(mutex_);
   is_silent_ = false;
   std::erase_if(parked_, [this](Parked& parked) {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "native/cuda/host_pinning.h"
+#include "native/posix/owning_process.h"
 #include "workers/shared_memory_channel.h"
 
 namespace lockstep::data::detail {
@@ -66,6 +67,7 @@ class SlotParking {
   std::vector<Parked> parked_;         // under the mutex
   bool is_silent_ = false;             // under the mutex: the device takes no marks
   std::atomic<std::size_t> count_{0};  // of parked_
+  native::OwningProcess owner_;
 };
 
 }  // namespace lockstep::data::detail

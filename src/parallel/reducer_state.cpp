@@ -73,6 +73,10 @@ ReducerState::ReducerState(std::shared_ptr<ProcessGroup> group, NamedTensors par
 }
 
 void ReducerState::begin() {
+  TORCH_CHECK(
+      owner_.is_current(),
+      "DistributedDataParallel: backward in a fork of the rank that wrapped the model, whose "
+      "gradients lie in memory of the ranks; a child trains a model of its own");
   const std::lock_guard lock(mutex_);
   if (is_paused()) return open_arenas();
   begin_locked();

@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "native/posix/owning_process.h"
 #include "parallel/bucket_planner.h"
 #include "parallel/gradient_bucket.h"
 #include "parallel/module_state.h"
@@ -140,6 +141,7 @@ class ReducerState : public std::enable_shared_from_this<ReducerState> {
   void synchronize_buffers();
   void learn();
 
+  native::OwningProcess owner_;
   std::shared_ptr<ProcessGroup> group_;
   NamedTensors buffers_;
   DistributedDataParallelOptions options_;

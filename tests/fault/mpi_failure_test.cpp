@@ -4,6 +4,7 @@
 // live.
 #include <gtest/gtest.h>
 #include <lockstep/lockstep.h>
+#include <mpi.h>
 #include <signal.h>
 #include <torch/torch.h>
 #include <unistd.h>
@@ -17,6 +18,10 @@
 #include <map>
 #include <string>
 #include <thread>
+#include <vector>
+
+#include "native/posix/peer_process.h"
+#include "support/forks.h"
 
 namespace lockstep::testing {
 namespace {
@@ -33,10 +38,23 @@ struct OfAGroup : ProcessGroup {
 
 // --- what a rank does, by name ---
 
-Group init(const std::string& backend, milliseconds timeout = std::chrono::seconds(20)) {
+Group init(const std::string& backend, milliseconds timeout = std::chrono::seconds(60)) {
   return init_process_group(ProcessGroupOptions()
                                 .backend(backend == "mpi" ? Backend::Mpi : Backend::Hierarchical)
                                 .timeout(timeout));
+}
+
+/// The ranks, which are all on this machine.
+std::vector<native::PeerProcess> processes_of(ProcessGroup& group) {
+  const auto pids = torch::zeros({group.size()}, torch::kLong);
+  group.all_gather(pids, torch::full({1}, static_cast<std::int64_t>(::getpid()), torch::kLong))
+      .wait();
+  std::vector<native::PeerProcess> processes;
+  for (int rank = 0; rank < group.size(); ++rank) {
+    processes.emplace_back(static_cast<pid_t>(pids[rank].item<std::int64_t>()),
+                           native::PeerProcess::own_pid_namespace());
+  }
+  return processes;
 }
 
 void reduce_forever(const Group& group) {
@@ -54,8 +72,14 @@ const std::map<std::string, std::function<void(const std::string& backend)>> kPr
      }},
     {"late",
      [](const std::string& backend) {
-       const auto group = init(backend, milliseconds(600));
-       if (group->rank() == 1) std::this_thread::sleep_for(milliseconds(2500));
+       const auto group = init(backend);
+       const auto others = processes_of(*group);
+       if (group->rank() == 1) {
+         while (others[0].is_alive() || others[2].is_alive()) {
+           std::this_thread::sleep_for(milliseconds(5));
+         }
+       }
+       const auto limit = group->with(CallOptions().timeout(milliseconds(600)));
        group->all_reduce(torch::ones({1})).wait();
      }},
     {"throw",
@@ -96,6 +120,53 @@ const std::map<std::string, std::function<void(const std::string& backend)>> kPr
        }
        group->close();
      }},
+    {"fork",
+     [](const std::string& backend) {
+       static Group kept;  // destroyed by exit() alone
+       const auto group = kept = init(backend);
+       for (const ForkEnd end : kForkEnds) {
+         const auto work = group->all_reduce(torch::ones({100}));
+         if (fork_that_ends(end)) return;
+         group->barrier();
+       }
+       group->close();
+     }},
+    {"finalize",
+     [](const std::string& backend) {
+       auto group = init(backend);
+       group->barrier();
+       auto work = group->all_reduce(torch::ones({100}));
+       ::MPI_Finalize();
+       std::string seen;
+       const auto note = [&](const std::function<void()>& call) {
+         try {
+           call();
+           seen += "no error; ";
+         } catch (const c10::Error& error) {
+           seen += std::string(error.what_without_backtrace()) + "; ";
+         }
+       };
+       note([&] { work.wait(); });
+       note([&] { group->barrier(); });
+       note([&] { group->close(); });
+       group.reset();
+       throw std::runtime_error(seen);
+     }},
+    {"forget",
+     [](const std::string& backend) {
+       auto group = init(backend);
+       group->barrier();
+       ::MPI_Finalize();
+       group.reset();
+     }},
+    {"exit",
+     [](const std::string& backend) {
+       const auto group = init(backend);
+       group->barrier();
+       if (group->rank() == 1) std::exit(0);  // destroys no local variable
+       const auto limit = group->with(CallOptions().timeout(std::chrono::seconds(3)));
+       reduce_forever(group);
+     }},
     {"watch",
      [](const std::string& backend) {
        auto group = init(backend);
@@ -107,14 +178,14 @@ const std::map<std::string, std::function<void(const std::string& backend)>> kPr
        std::string seen;
        while (seen.empty()) {
          seen = watch();
-         if (std::chrono::steady_clock::now() - start > std::chrono::seconds(10)) break;
+         if (std::chrono::steady_clock::now() - start > std::chrono::seconds(60)) break;
          std::this_thread::sleep_for(milliseconds(5));
        }
        throw std::runtime_error("by the watch alone: " + seen);
      }},
     {"kill",
      [](const std::string& backend) {
-       const auto group = init(backend, std::chrono::seconds(5));
+       const auto group = init(backend);
        group->barrier();
        if (group->rank() == 1) ::raise(SIGKILL);
        reduce_forever(group);
@@ -133,6 +204,7 @@ const std::map<std::string, std::function<void(const std::string& backend)>> kPr
 
 int run_program(const std::string& name, const std::string& backend) {
   const char* rank = std::getenv("OMPI_COMM_WORLD_RANK");
+  const pid_t own_process = ::getpid();
   std::string text = "no error";
   try {
     kPrograms.at(name)(backend);
@@ -141,6 +213,7 @@ int run_program(const std::string& name, const std::string& backend) {
   } catch (const std::exception& error) {
     text = error.what();
   }
+  if (::getpid() != own_process) return text == "no error" ? 0 : 1;  // a child has nothing to say
   std::fprintf(stderr, "rank %s saw: %s\n", rank, text.c_str());
   return 0;
 }
@@ -152,20 +225,27 @@ struct Job {
   std::string hosts;  ///< empty: the launcher's
 };
 
-/// Everything that the ranks of a job wrote.
+// Far longer than any job takes, also on a busy machine; far shorter than for ever.
+constexpr int kJobSeconds = 120;
+constexpr int kStatusOfTimeout = 124;
+
+/// Everything that the ranks of a job wrote. Fails where the job did not end by itself.
 std::string run_job(const std::string& program, const std::string& backend, const Job& job) {
   const std::string self = std::filesystem::read_symlink("/proc/self/exe");
   const std::string hosts = job.hosts.empty() ? "" : "LOCKSTEP_PRETEND_HOSTS=" + job.hosts + " ";
-  const std::string command = hosts + "timeout 60 " LOCKSTEP_TEST_MPIRUN " " +
-                              std::to_string(job.ranks) + " --continuous " + self + " --program " +
-                              program + " " + backend + " 2>&1";
+  const std::string command = hosts + "timeout " + std::to_string(kJobSeconds) +
+                              " " LOCKSTEP_TEST_MPIRUN " " + std::to_string(job.ranks) +
+                              " --continuous " + self + " --program " + program + " " + backend +
+                              " 2>&1";
   std::FILE* pipe = ::popen(command.c_str(), "r");
   std::string text;
   std::array<char, 4096> buffer{};
   for (std::size_t count = 0; (count = std::fread(buffer.data(), 1, buffer.size(), pipe)) > 0;) {
     text.append(buffer.data(), count);
   }
-  ::pclose(pipe);
+  const int status = ::pclose(pipe);
+  EXPECT_FALSE(WIFEXITED(status) && WEXITSTATUS(status) == kStatusOfTimeout)
+      << "the job did not end; it wrote: " << text;
   return text;
 }
 
@@ -226,6 +306,27 @@ TEST_P(MpiFailure, RanksThatCallDifferentThingsAllSeeIt) {
 TEST_P(MpiFailure, MessagesOfTheLibraryDoNotMeetThoseOfAProgram) {
   const std::string output = run_job("own", GetParam(), {2, "a,b"});
   for (const int rank : {0, 1}) expect_part(seen_by(rank, output), "no error", output);
+}
+
+TEST_P(MpiFailure, ForksOfARankEndWithoutAWordToTheOthers) {
+  const std::string output = run_job("fork", GetParam(), {2, "a,b"});
+  for (const int rank : {0, 1}) expect_part(seen_by(rank, output), "no error", output);
+}
+
+TEST_P(MpiFailure, AGroupThatOutlivesMpiThrowsInsteadOfEndingTheProgram) {
+  const std::string output = run_job("finalize", GetParam(), {2, "a,b"});
+  for (const int rank : {0, 1}) {
+    expect_part(seen_by(rank, output), "close() of its process groups comes before MPI_Finalize",
+                output);
+  }
+  const std::string forgotten = run_job("forget", GetParam(), {2, "a,b"});
+  for (const int rank : {0, 1}) expect_part(seen_by(rank, forgotten), "no error", forgotten);
+}
+
+// It must not wait in MPI_Finalize for ranks that wait for it.
+TEST_P(MpiFailure, ARankThatExitsInTheMiddleEnds) {
+  const std::string output = run_job("exit", GetParam(), {2, "a,b"});
+  expect_part(seen_by(0, output), "rank 1 has not arrived", output);
 }
 
 TEST(MpiFailure, ARankOfThisHostThatGivesUpIsSeenWithoutACall) {

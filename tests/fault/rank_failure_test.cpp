@@ -17,10 +17,13 @@
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "native/posix/peer_process.h"
+#include "support/forks.h"
 #include "support/free_port.h"
 #include "support/small_nets.h"
 
@@ -38,28 +41,61 @@ ProcessGroupOptions with_timeout(int milliseconds) {
   return ProcessGroupOptions().timeout(std::chrono::milliseconds(milliseconds));
 }
 
-void train_until_told(const std::shared_ptr<ProcessGroup>& group,
-                      const std::function<void(int step)>& on_culprit) {
+constexpr int kCulprit = 1;
+
+/// `on_witness`: what the other ranks do when its time has come.
+void train_until_told(
+    const std::shared_ptr<ProcessGroup>& group, const std::function<void()>& on_culprit,
+    const std::function<void()>& on_witness = [] {}) {
   DistributedDataParallel<ConvNet> model(
       ConvNet(), group, DistributedDataParallelOptions().first_bucket_cap_bytes(100));
   for (int step = 0; step < 1000; ++step) {
-    if (group->rank() == 1 && step == 5) on_culprit(step);
+    if (step == 5) group->rank() == kCulprit ? on_culprit() : on_witness();
     train(model, 1, group->rank(), group->size());
   }
   group->close();
 }
 
+/// The culprit stops itself; only when it has does the time of the others begin to run.
+void train_until_stopped(const std::shared_ptr<ProcessGroup>& group) {
+  const auto pids = torch::zeros({group->size()}, torch::kLong);
+  group->all_gather(pids, torch::full({1}, static_cast<std::int64_t>(::getpid()), torch::kLong))
+      .wait();
+  const native::PeerProcess culprit(static_cast<pid_t>(pids[kCulprit].item<std::int64_t>()),
+                                    native::PeerProcess::own_pid_namespace());
+  std::unique_ptr<CallScope> limit;
+  train_until_told(
+      group, [] { ::raise(SIGSTOP); },
+      [&] {
+        while (culprit.state() != "stopped") {
+          std::this_thread::sleep_for(std::chrono::milliseconds(2));
+        }
+        limit.reset(
+            new CallScope(group->with(CallOptions().timeout(std::chrono::milliseconds(700)))));
+      });
+}
+
+void train_and_fork(const std::shared_ptr<ProcessGroup>& group) {
+  static std::shared_ptr<ProcessGroup> kept;  // destroyed by exit() alone
+  kept = group;
+  DistributedDataParallel<ConvNet> model(ConvNet(), group);
+  for (const ForkEnd end : kForkEnds) {
+    train(model, 1, group->rank(), group->size());
+    if (fork_that_ends(end)) return;
+  }
+  train(model, 1, group->rank(), group->size());
+  group->close();
+}
+
 const std::map<std::string, std::function<void()>> kPrograms{
-    {"kill", [] { train_until_told(init_process_group(), [](int) { ::raise(SIGKILL); }); }},
-    {"stop",
-     [] {
-       train_until_told(init_process_group(with_timeout(700)), [](int) { ::raise(SIGSTOP); });
-     }},
+    {"kill", [] { train_until_told(init_process_group(), [] { ::raise(SIGKILL); }); }},
+    {"stop", [] { train_until_stopped(init_process_group()); }},
     {"throw",
-     [] {
-       train_until_told(init_process_group(), [](int) { throw std::runtime_error("bad luck"); });
-     }},
-    {"exit", [] { train_until_told(init_process_group(), [](int) { std::_Exit(0); }); }},
+     [] { train_until_told(init_process_group(), [] { throw std::runtime_error("bad luck"); }); }},
+    {"exit", [] { train_until_told(init_process_group(), [] { std::_Exit(0); }); }},
+    {"fork", [] { train_and_fork(init_process_group()); }},
+    {"gloo_fork",
+     [] { train_and_fork(init_process_group(ProcessGroupOptions().backend(Backend::Gloo))); }},
     {"gloo_kill",
      [] {
        const auto group = init_process_group(ProcessGroupOptions().backend(Backend::Gloo));
@@ -95,10 +131,13 @@ int run_program(const std::string& name) {
 // --- the test's side ---
 
 struct Ended {
-  int status = -1;  ///< as waitpid gives it
-  double seconds = 0;
+  int status = -1;   ///< as waitpid gives it
   std::string text;  ///< stderr
 };
+
+// Above what a busy machine takes, below the five minutes that ranks wait for one another: whoever
+// ends by then did not wait for the deadline.
+constexpr std::chrono::seconds kAtOnce{120};
 
 class Ranks {
  public:
@@ -114,7 +153,7 @@ class Ranks {
   Ranks& operator=(const Ranks&) = delete;
 
   /// Waits for one rank; a rank that does not end in time has status -1.
-  Ended wait(int rank, std::chrono::seconds limit = std::chrono::seconds(60)) {
+  Ended wait(int rank, std::chrono::seconds limit = kAtOnce) {
     const auto start = Clock::now();
     Ended ended;
     auto& pid = pids_[static_cast<std::size_t>(rank)];
@@ -122,7 +161,6 @@ class Ranks {
       if (Clock::now() - start > limit) return Ended{};
       std::this_thread::sleep_for(std::chrono::milliseconds(2));
     }
-    ended.seconds = std::chrono::duration<double>(Clock::now() - start).count();
     std::FILE* file = std::fopen(text_file(rank).c_str(), "r");
     for (int c = 0; file != nullptr && (c = std::fgetc(file)) != EOF;)
       ended.text.push_back(static_cast<char>(c));
@@ -148,8 +186,9 @@ class Ranks {
                                        "MASTER_PORT=" + std::to_string(port_),
                                        "LOCKSTEP_JOB_ID=" + text_folder_,
                                        "OMP_NUM_THREADS=1"};
-    // What c10d still works on is left in memory on purpose.
-    if (program == "gloo_kill") variables.emplace_back("ASAN_OPTIONS=detect_leaks=0");
+    // What c10d still works on, and what a fork must not end, is left in memory on purpose.
+    const bool leaves_things = program == "gloo_kill" || program.ends_with("fork");
+    if (leaves_things) variables.emplace_back("ASAN_OPTIONS=detect_leaks=0");
     std::vector<char*> environment;
     for (auto& variable : variables) environment.push_back(variable.data());
     environment.push_back(nullptr);
@@ -187,7 +226,6 @@ TEST_P(RankFailure, AKilledRankIsNamedBySurvivorsAtOnce) {
     if (rank == 1) continue;
     const Ended ended = ranks.wait(rank);
     EXPECT_TRUE(ended_with(ended, kPeerLost)) << ended.status << ended.text;
-    EXPECT_LT(ended.seconds, 5) << "long after the death";
     EXPECT_NE(ended.text.find("rank 1 (pid"), std::string::npos) << ended.text;
   }
 }
@@ -213,7 +251,6 @@ TEST_P(RankFailure, ARankThatThrowsIsNamed) {
     if (rank == 1) continue;
     const Ended ended = ranks.wait(rank);
     EXPECT_TRUE(ended_with(ended, kPeerLost)) << ended.text;
-    EXPECT_LT(ended.seconds, 5);
   }
 }
 
@@ -225,10 +262,25 @@ TEST_P(RankFailure, AKilledRankBreaksTheConnectionsOfGlooAtOnce) {
     if (rank == 1) continue;
     const Ended ended = ranks.wait(rank);
     EXPECT_TRUE(ended_with(ended, kPeerLost)) << ended.status << ended.text;
-    EXPECT_LT(ended.seconds, 10) << ended.text;
+  }
+}
+
+TEST(RankFailure, ForksOfARankOverGlooEndWithoutAWordToTheOthers) {
+  Ranks ranks("gloo_fork", 2);
+  for (const int rank : {0, 1}) {
+    const Ended ended = ranks.wait(rank);
+    EXPECT_TRUE(ended_with(ended, 0)) << ended.status << ended.text;
   }
 }
 #endif
+
+TEST(RankFailure, ForksOfARankEndWithoutAWordToTheOthers) {
+  Ranks ranks("fork", 2);
+  for (const int rank : {0, 1}) {
+    const Ended ended = ranks.wait(rank);
+    EXPECT_TRUE(ended_with(ended, 0)) << ended.status << ended.text;
+  }
+}
 
 TEST_P(RankFailure, ARankThatExitsWithoutAWordIsNamed) {
   Ranks ranks("exit", GetParam());
@@ -241,7 +293,8 @@ TEST_P(RankFailure, ARankThatDiesBeforeTheMeetingIsNamed) {
   Ranks ranks("die_before_meeting", GetParam());
   const Ended ended = ranks.wait(0);
   EXPECT_TRUE(ended_with(ended, 1)) << ended.text;
-  EXPECT_NE(ended.text.find("rank(s) 1 of"), std::string::npos) << ended.text;
+  // On a busy machine rank 2 may not have come either.
+  EXPECT_NE(ended.text.find("rank(s) 1"), std::string::npos) << ended.text;
 }
 
 }  // namespace

@@ -267,6 +267,8 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   [[nodiscard]] Timeout call_timeout() const { return call_options_.timeout().value_or(timeout_); }
   /// Throws: the group's failure; `c10::Error` for a closed group.
   void check_open(const char* op) const;
+  /// Throws: `c10::Error` in a fork of the process that made the group.
+  void check_process(const char* op) const;
   /// Throws: the group's failure, where there is one.
   void throw_failure() const;
   /// Ends the group with what was found outside of any operation. Throws: it, or the failure
@@ -287,6 +289,9 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   /// buffers in memory.
   void keep_unfinished() noexcept;
   [[nodiscard]] bool has_unfinished() const noexcept;
+  /// Whether this is a copy that a fork took along: the group is another process's, and neither its
+  /// destructor nor a look may touch what is shared.
+  [[nodiscard]] bool is_copy_of_fork() const noexcept;
   /// Whether the group failed in a way that every rank found by itself.
   [[nodiscard]] bool is_failure_shared() const noexcept;
 

@@ -9,16 +9,28 @@
 #include <atomic>
 #include <cstdlib>
 #include <stdexcept>
+#include <utility>
+
+#include "native/posix/owning_process.h"
 
 namespace lockstep::native {
 namespace {
 
-std::atomic<bool> has_given_up{false};  // as MPI itself, one a process
+// As MPI itself, one a process.
+std::atomic<bool> has_given_up{false};
+std::atomic<int> open_groups{0};
+
+/// Of MPI as far as Lockstep uses it.
+const OwningProcess& mpi_process() {
+  static const OwningProcess first_to_ask;
+  return first_to_ask;
+}
 
 void finalize_at_exit() {
-  if (has_given_up) return;
-  int is_finalized = 0;
-  if (MPI_Finalized(&is_finalized) == MPI_SUCCESS && is_finalized == 0) MPI_Finalize();
+  // A fork has a copy of all this, and none of the connections. A group that is open here was left
+  // in the middle: others wait in it, and do not come to MPI_Finalize.
+  if (!mpi_process().is_current() || has_given_up || open_groups > 0 || has_mpi_ended()) return;
+  MPI_Finalize();
 }
 
 }  // namespace
@@ -31,10 +43,25 @@ void check_mpi(int code, const char* call) {
   throw std::runtime_error(std::string(call) + ": " + text.data());
 }
 
-void ensure_mpi() {
+bool has_mpi_ended() noexcept {
   int is_finalized = 0;
-  check_mpi(MPI_Finalized(&is_finalized), "MPI_Finalized");
-  if (is_finalized != 0) throw std::runtime_error("MPI has ended in this process");
+  return MPI_Finalized(&is_finalized) == MPI_SUCCESS && is_finalized != 0;
+}
+
+void check_mpi_runs() {
+  // Any other call would end the program then.
+  if (has_mpi_ended()) {
+    throw std::runtime_error(
+        "MPI has ended in this process; close() of its process groups comes before MPI_Finalize");
+  }
+}
+
+void ensure_mpi() {
+  if (has_mpi_ended()) throw std::runtime_error("MPI has ended in this process");
+  if (!mpi_process().is_current()) {
+    throw std::runtime_error(
+        "MPI was started before the fork that made this process, and does not know it");
+  }
   int is_initialized = 0;
   check_mpi(MPI_Initialized(&is_initialized), "MPI_Initialized");
   int level = MPI_THREAD_SINGLE;
@@ -65,12 +92,22 @@ void give_up_mpi() noexcept {
   has_given_up = true;
 }
 
+OpenMpiGroup::OpenMpiGroup() noexcept {
+  ++open_groups;
+}
+
+void OpenMpiGroup::end() noexcept {
+  if (std::exchange(is_open_, false)) --open_groups;
+}
+
 MpiCommunicator::MpiCommunicator() {
+  check_mpi_runs();
   check_mpi(MPI_Comm_dup(MPI_COMM_WORLD, &handle_), "MPI_Comm_dup");
   take_over();
 }
 
 MpiCommunicator::MpiCommunicator(const MpiCommunicator& parent, const std::vector<int>& members) {
+  check_mpi_runs();
   MPI_Group all = MPI_GROUP_NULL;
   check_mpi(MPI_Comm_group(parent.handle_, &all), "MPI_Comm_group");
   MPI_Group chosen = MPI_GROUP_NULL;
@@ -89,14 +126,17 @@ void MpiCommunicator::take_over() {
 }
 
 void MpiCommunicator::free() {
+  check_mpi_runs();
   if (handle_ != MPI_COMM_NULL) check_mpi(MPI_Comm_free(&handle_), "MPI_Comm_free");
 }
 
 MPI_Request* MpiRequests::add() {
+  check_mpi_runs();
   return &handles_.emplace_back(MPI_REQUEST_NULL);
 }
 
 bool MpiRequests::test() {
+  check_mpi_runs();
   int is_done = 0;
   check_mpi(MPI_Testall(static_cast<int>(handles_.size()), handles_.data(), &is_done,
                         MPI_STATUSES_IGNORE),
@@ -105,6 +145,7 @@ bool MpiRequests::test() {
 }
 
 bool MpiRequests::is_done(std::size_t index) {
+  check_mpi_runs();
   int is_done = 0;
   check_mpi(MPI_Request_get_status(handles_[index], &is_done, MPI_STATUS_IGNORE),
             "MPI_Request_get_status");

@@ -15,8 +15,13 @@ void check_mpi(int code, const char* call);
 /// Starts MPI unless somebody has, and has it end when the program does. A program that starts MPI
 /// itself asks for MPI_THREAD_SERIALIZED or more; for groups in several threads,
 /// MPI_THREAD_MULTIPLE. Throws: `std::runtime_error` when MPI has ended already or offers fewer
-/// threads.
+/// threads, or was started before this process was forked.
 void ensure_mpi();
+
+/// Whether MPI_Finalize has been called: by the program, since Lockstep does it last of all.
+[[nodiscard]] bool has_mpi_ended() noexcept;
+/// Throws: `std::runtime_error` then.
+void check_mpi_runs();
 
 /// Whether MPI says that it reads and writes memory of CUDA devices. MPI has been started.
 [[nodiscard]] bool is_mpi_cuda_aware();
@@ -25,6 +30,20 @@ void ensure_mpi();
 /// it: a rank that left in the middle must not hang in its exit. The launcher then ends the other
 /// ranks.
 void give_up_mpi() noexcept;
+
+/// While one of these is open, the process ends without MPI_Finalize too: the other ranks may wait
+/// in that group for a rank that is about to exit.
+class OpenMpiGroup {
+ public:
+  OpenMpiGroup() noexcept;
+  ~OpenMpiGroup() { end(); }
+  OpenMpiGroup(const OpenMpiGroup&) = delete;
+  OpenMpiGroup& operator=(const OpenMpiGroup&) = delete;
+  void end() noexcept;
+
+ private:
+  bool is_open_ = true;
+};
 
 /// A communicator of our own, so that no message of the program is ever taken for one of ours.
 /// Errors are returned and become exceptions; MPI's default would end the program.

@@ -2,6 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <new>
+#include <type_traits>
+#include <utility>
 
 namespace lockstep::native {
 
@@ -22,5 +25,13 @@ class OwningProcess {
 
   std::uint64_t generation_;
 };
+
+/// Leaves something in memory for good, where its end would wait for threads, or end what belongs
+/// to others.
+template <typename T>
+void leave_alone(T&& thing) noexcept {
+  static_assert(!std::is_lvalue_reference_v<T>, "moved in");
+  [[maybe_unused]] auto* kept = new (std::nothrow) T(std::forward<T>(thing));
+}
 
 }  // namespace lockstep::native

@@ -66,6 +66,8 @@ void SharedMemory::populate() noexcept {
 }
 
 SharedMemory::~SharedMemory() {
+  // At this address a fork may have something else by now.
+  if (!owner_.is_current()) return;
   ::munmap(data_, size_);
 }
 

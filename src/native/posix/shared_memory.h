@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "native/posix/file_descriptor.h"
+#include "native/posix/owning_process.h"
 
 namespace lockstep::native {
 
@@ -13,6 +14,7 @@ namespace lockstep::native {
 ///
 /// Thread-safety: none needed; immutable after construction.
 /// Owns: the mapping and the descriptor. The memory itself lives until the last process has let go.
+/// Forks do not get the mapping: their copies of this object own nothing.
 class SharedMemory {
  public:
   /// Makes `bytes` of zeroed memory in /dev/shm, all of it reserved: a lack of room is an error
@@ -45,6 +47,7 @@ class SharedMemory {
   FileDescriptor descriptor_;
   std::byte* data_ = nullptr;
   std::size_t size_ = 0;
+  OwningProcess owner_;
 };
 
 }  // namespace lockstep::native

@@ -20,6 +20,7 @@
 
 #include "support/collective_conformance.h"
 #include "support/expected_errors.h"
+#include "support/forks.h"
 #include "support/free_port.h"
 #include "support/in_process_ranks.h"
 #include "support/meeting.h"
@@ -73,6 +74,12 @@ TEST_P(GlooRanks, CollectivesMatchSumsMadeByHandInRankOrder) {
     check_random_calls(*group, 60);
     group->close();
   });
+  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
+}
+
+TEST_P(GlooRanks, ForksOfARankMayOnlyLetItsGroupGo) {
+  const auto errors = run_gloo_ranks(
+      GetParam(), [](const Group& group) { fork_and_work_on(const_cast<Group&>(group)); });
   for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
 }
 

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "support/collective_conformance.h"
+#include "support/forks.h"
 #include "support/meeting.h"
 #include "support/nccl_ranks.h"
 
@@ -59,6 +60,14 @@ TEST_P(NcclRanks, ReductionsOfEveryDtype) {
   run_nccl_ranks_or_throw(GetParam(), [](const Group& group) {
     check_nccl_reductions(*group);
     group->close();
+  });
+}
+
+TEST_P(NcclRanks, ForksOfARankMayOnlyLetItsGroupGo) {
+  run_nccl_ranks_or_throw(GetParam(), [](const Group& group) {
+    std::shared_ptr<ProcessGroup> own = group;
+    const_cast<Group&>(group).reset();
+    fork_and_work_on(own);
   });
 }
 

@@ -11,6 +11,7 @@
 
 #include "support/collective_conformance.h"
 #include "support/expected_errors.h"
+#include "support/forks.h"
 #include "support/in_process_ranks.h"
 #include "support/meeting.h"
 
@@ -56,6 +57,11 @@ TEST_P(Ranks, CloseReturnsWhenEveryRankHasCalledIt) {
     group->close();
     EXPECT_EQ(called, group->size());
   });
+}
+
+TEST_P(Ranks, ForksOfARankMayOnlyLetItsGroupGo) {
+  run_ranks_or_throw(GetParam(),
+                     [](std::shared_ptr<ProcessGroup> group) { fork_and_work_on(group); });
 }
 
 TEST_P(Ranks, GroupMemoryOutlivesTheGroup) {

@@ -4,6 +4,7 @@
 
 #include <c10/core/StreamGuard.h>
 
+#include "support/forks.h"
 #include "unit/data/feeding_test_support.h"
 
 namespace lockstep::data::detail {
@@ -102,6 +103,20 @@ TEST_F(SlotParkingTest, DevicesThatAreNotInUseAreLeftAlone) {
   parking->park(1);
   EXPECT_EQ(channel->state(1), SlotState::Free) << "nothing can read it";
   EXPECT_EQ(gpu.events_recorded, 1U);
+}
+
+TEST_F(SlotParkingTest, ACopyInAForkLeavesSlotsAndPinningAlone) {
+  gpu.enqueue([] {});
+  parking->park(0);
+  lockstep::testing::run_in_fork([&] {
+    gpu.run_all();
+    parking->look();
+    parking.reset();
+    if (gpu.unpins != 0) throw std::runtime_error("unpinned");
+  });
+  EXPECT_EQ(channel->state(0), SlotState::Held) << "the device may still read it";
+  gpu.run_all();
+  EXPECT_TRUE(is_free(0));
 }
 
 TEST_F(SlotParkingTest, DeviceThatDoesNotAnswerIsAskedAgain) {
