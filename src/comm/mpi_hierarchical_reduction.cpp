@@ -50,6 +50,9 @@ class HierarchicalReduction final : public MpiHierarchicalOperation {
 
   [[nodiscard]] std::string describe_missing() const override {
     if (!is_in_chain_) return MpiHierarchicalOperation::describe_missing();
+    // The neighbour in the chain may itself wait for the one that is gone.
+    const std::string silent = find_silent_mpi_peers(hierarchy().channels);
+    if (!silent.empty()) return silent;
     const auto late = chain_.waits_for();
     if (!late) return "another host has not taken this host's part";
     return "rank " + std::to_string(*late) + " has not passed on its host's part";

@@ -31,6 +31,11 @@ class MpiBackoff {
 /// has had time to come: between two communicators its word may overtake that.
 void check_mpi_peers(MpiChannels& channels);
 
+/// Asks all other ranks whether they are there, which those answer that wait for anything in this
+/// group. Returns what the first said that gave up meanwhile, else "rank 1 has arrived, but does
+/// not answer" for each that stays silent. Blocks: half a second at most.
+[[nodiscard]] std::string find_silent_mpi_peers(MpiChannels& channels);
+
 /// The frame of all collectives over MPI: every rank tells every other what it is about to do, then
 /// chunk after chunk goes through the steps of the collective. Point-to-point messages carry the
 /// fingerprints, so that a time-out can say who is missing.

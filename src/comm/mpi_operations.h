@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -36,6 +37,8 @@ struct MpiChannels {
     std::chrono::steady_clock::time_point since;
   };
   std::optional<Word> word;
+  /// Who has answered this rank's question; see `find_silent_mpi_peers`.
+  std::set<int> answers;
 };
 
 /// Tells all other ranks that this one gives up, and why. Does not wait; never throws.

@@ -190,6 +190,16 @@ const std::map<std::string, std::function<void(const std::string& backend)>> kPr
        if (group->rank() == 1) ::raise(SIGKILL);
        reduce_forever(group);
      }},
+    {"silent",
+     [](const std::string& backend) {
+       const auto group = init(backend);
+       group->barrier();
+       const auto limit = group->with(CallOptions().timeout(std::chrono::seconds(2)));
+       const auto tensor = torch::ones({1000000});
+       auto work = group->all_reduce(tensor);
+       if (group->rank() == 1) ::raise(SIGKILL);  // everybody has heard that it is here
+       work.wait();
+     }},
     {"mismatch",
      [](const std::string& backend) {
        const auto group = init(backend);
@@ -333,6 +343,14 @@ TEST(MpiFailure, ARankOfThisHostThatGivesUpIsSeenWithoutACall) {
   const std::string output = run_job("watch", "hierarchical", {2, "a,a"});
   expect_part(seen_by(0, output), "by the watch alone: rank 1 (pid", output);
   expect_part(seen_by(0, output), "gave up", output);
+}
+
+// Alone on its host, and gone after it said what it was about to do.
+TEST_P(MpiFailure, AKilledRankThatHadArrivedIsNamedAtTheDeadline) {
+  const std::string output = run_job("silent", GetParam(), {3, "a,b,c"});
+  for (const int rank : {0, 2}) {
+    expect_part(seen_by(rank, output), "rank 1 has arrived, but does not answer", output);
+  }
 }
 
 TEST(MpiFailure, AKilledRankIsNamedAtOnceByTheRanksOfItsHost) {
