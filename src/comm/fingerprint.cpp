@@ -141,10 +141,16 @@ void check_fingerprints(int world_size, const std::function<Fingerprint(int rank
   for (int rank = 1; rank < world_size; ++rank) {
     const Fingerprint other = fingerprint_of(rank);
     if (other == first) continue;
+    // Two things that share the group, each in an order of its own.
+    const bool are_other_things =
+        first.name.hash != 0 && other.name.hash != 0 && !(first.name == other.name);
     throw OperationFailure{OperationFailure::Kind::Mismatch,
                            "rank 0 called " + describe(first) + ", rank " + std::to_string(rank) +
                                " called " + describe(other),
-                           "all ranks must make the same calls in the same order"};
+                           std::string("all ranks must make the same calls in the same order") +
+                               (are_other_things ? "; models that ranks use in different "
+                                                   "orders need a group each: split(0)"
+                                                 : "")};
   }
 }
 

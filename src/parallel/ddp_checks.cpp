@@ -80,7 +80,8 @@ void check_parameters(const NamedTensors& parameters) {
 
 std::string describe(const DistributedDataParallelOptions& options) {
   std::ostringstream text;
-  text << std::boolalpha << "options bucket_cap_bytes=" << options.bucket_cap_bytes()
+  text << std::boolalpha << "options name='" << options.name()
+       << "' bucket_cap_bytes=" << options.bucket_cap_bytes()
        << " first_bucket_cap_bytes=" << options.first_bucket_cap_bytes() << " bucket_caps_bytes=";
   for (const std::size_t cap : options.bucket_caps_bytes()) text << cap << ",";
   text << " learn_order=" << options.learn_order()

@@ -10,6 +10,7 @@
 #include "parallel/ddp_checks.h"
 #include "parallel/gradient_reducer.h"
 #include "parallel/module_state.h"
+#include "parallel/parameter_record.h"
 
 namespace lockstep {
 namespace {
@@ -36,14 +37,52 @@ NamedTensors state_of(const torch::nn::Module& module, const Names& ignored) {
   return state;
 }
 
-NamedTensors with_gradient(const NamedTensors& parameters) {
-  NamedTensors list;
-  std::set<const c10::TensorImpl*> seen;  // a parameter that two submodules share has one gradient
-  for (const auto& [name, tensor] : parameters) {
-    if (!tensor.requires_grad() || tensor.numel() == 0) continue;
-    if (seen.insert(tensor.unsafeGetTensorImpl()).second) list.emplace_back(name, tensor);
+/// A parameter that two submodules share has one gradient.
+NamedTensors distinct(NamedTensors parameters) {
+  std::set<const c10::TensorImpl*> seen;
+  std::erase_if(parameters, [&](const auto& named) {
+    return named.second.numel() == 0 || !seen.insert(named.second.unsafeGetTensorImpl()).second;
+  });
+  return parameters;
+}
+
+NamedTensors with_gradient(NamedTensors parameters) {
+  std::erase_if(parameters, [](const auto& named) { return !named.second.requires_grad(); });
+  return distinct(std::move(parameters));
+}
+
+bool contains_tensor(const std::vector<torch::Tensor>& tensors, const torch::Tensor& tensor) {
+  return std::any_of(tensors.begin(), tensors.end(),
+                     [&](const torch::Tensor& other) { return other.is_same(tensor); });
+}
+
+/// Which tensors get rank 0's values must be the same on all ranks.
+std::string names_of(const NamedTensors& later) {
+  std::string names;
+  for (const auto& [name, tensor] : later)
+    names += (names.empty() ? "; new: '" : ", '") + name + "'";
+  return names;
+}
+
+/// What `check_parameters` says, to be told to all ranks.
+std::string problem_of(const NamedTensors& parameters) {
+  try {
+    check_parameters(parameters);
+    return "";
+  } catch (const c10::Error& error) {
+    return error.what_without_backtrace();
   }
-  return list;
+}
+
+/// Where the others have called something else.
+void explain(MismatchError& error, const std::string& model) {
+  const bool is_own = error.op() == kWrapper;
+  if (is_own || !error.context().empty()) return;
+  error.add_context(
+      model +
+      ": on this rank, parameters were thawed, registered or replaced, or got another "
+      "dtype, device or shape, since the forward before; all ranks do that before the "
+      "same forward");
 }
 
 }  // namespace
@@ -57,45 +96,101 @@ DistributedDataParallelBase::DistributedDataParallelBase(
       options_(options) {
   check_arguments(module_.get(), group_.get(), options_);
   register_module("module", module_);
-  compare_and_hook();
-  if (group_->size() == 1 || !options_.broadcast_at_start()) return;
-  broadcast_tensors(*group_, state_of(*module_, options_.ignored_names()), 0);
+  // The number tells models apart also where the program gave two of them one name.
+  const std::string number = std::to_string(group_->next_number());
+  options_.name(options.name().empty() ? "model " + number : options.name() + " (" + number + ")");
+  record_ = std::make_unique<ParameterRecord>(module_->named_parameters());
+  compare_and_hook(/*has_graph=*/false);
 }
 
 DistributedDataParallelBase::~DistributedDataParallelBase() = default;
 
-void DistributedDataParallelBase::compare_and_hook() {
-  const Names& ignored = options_.ignored_names();
-  auto hooked = with_gradient(to_list(module_->named_parameters(), ignored));
-  check_parameters(hooked);
-  {
-    const auto scope = group_->with(CallOptions().name("parameters of the model"));
-    check_same_on_all_ranks(*group_, describe(options_), state_of(*module_, ignored));
+// What was known before and has the same form can have gradients again, so it keeps its memory.
+NamedTensors DistributedDataParallelBase::parameters_to_hook() const {
+  NamedTensors list;
+  for (auto& named : distinct(to_list(module_->named_parameters(), options_.ignored_names()))) {
+    const bool had_gradients = reducer_ && reducer_->knows(named.second);
+    if (named.second.requires_grad() || had_gradients) list.push_back(std::move(named));
   }
-  hooked_.clear();
-  for (const auto& [name, tensor] : hooked) hooked_.push_back(tensor);
-  if (group_->size() == 1) return;  // gradients are their own average
-  if (options_.retain_freed_memory()) native::retain_freed_memory();
-  if (reducer_) so_far_ = reducer_->statistics();
-  reducer_.reset();  // before its successor takes memory
-  reducer_ = std::make_unique<GradientReducer>(group_, std::move(hooked),
-                                               to_list(module_->named_buffers(), ignored), options_,
-                                               pauses_, so_far_);
-  reducer_->set_hook(hook_);
+  return list;
 }
 
-bool DistributedDataParallelBase::has_other_parameters() const {
-  const auto now = with_gradient(to_list(module_->named_parameters(), options_.ignored_names()));
-  return !std::equal(now.begin(), now.end(), hooked_.begin(), hooked_.end(),
-                     [](const auto& a, const torch::Tensor& b) { return a.second.is_same(b); });
+void DistributedDataParallelBase::compare_and_hook(bool has_graph) {
+  const Names& ignored = options_.ignored_names();
+  const bool is_first = known_.empty();
+  const NamedTensors state = state_of(*module_, ignored);
+  NamedTensors later;  // than the others, whose values are equal already
+  for (const auto& named : state) {
+    if (!is_first && !contains_tensor(known_, named.second)) later.push_back(named);
+  }
+  auto hooked = parameters_to_hook();
+  try {
+    const auto scope = group_->with(
+        CallOptions().name(options_.name() + (is_first ? ": parameters" : ": new parameters")));
+    check_same_on_all_ranks(*group_, problem_of(hooked), describe(options_) + names_of(later),
+                            state);
+  } catch (MismatchError& error) {
+    if (!is_first) explain(error, options_.name());
+    throw;
+  }
+  known_.clear();
+  for (const auto& [name, tensor] : state) known_.push_back(tensor);
+  if (group_->size() == 1) return;  // gradients are their own average
+  replace_reducer(std::move(hooked));
+  if (!options_.broadcast_at_start()) return;
+  if (has_graph) {
+    // Backward needs the values of its forward.
+    reducer_->share_values(later);
+  } else {
+    broadcast_tensors(*group_, is_first ? state : later, 0);
+  }
+}
+
+void DistributedDataParallelBase::replace_reducer(NamedTensors hooked) {
+  if (options_.retain_freed_memory()) native::retain_freed_memory();
+  GradientReducer::Unfinished unfinished;
+  if (reducer_) {
+    so_far_ = reducer_->statistics();
+    unfinished = reducer_->unfinished();
+  }
+  reducer_.reset();  // before its successor takes memory
+  reducer_ = std::make_unique<GradientReducer>(
+      group_, hooked,
+      [module = module_, ignored = options_.ignored_names()] {
+        return to_list(module->named_buffers(), ignored);
+      },
+      options_, pauses_, so_far_);
+  reducer_->set_hook(hook_);
+  reducer_->take_over(std::move(unfinished));
+}
+
+void DistributedDataParallelBase::follow_parameters(bool has_graph) {
+  const auto now = module_->named_parameters();
+  if (reducer_ && record_->is_of(now) && !reducer_->has_lost_hooks()) return;
+  const auto needing = with_gradient(to_list(now, options_.ignored_names()));
+  if (reducer_ && reducer_->covers(needing)) {
+    reducer_->follow_needs();
+  } else if (!needing.empty()) {
+    // Also where the last attempt to make a reducer failed.
+    compare_and_hook(has_graph);
+  }
+  needs_gradients_ = !needing.empty();
+  *record_ = ParameterRecord(now);
 }
 
 void DistributedDataParallelBase::begin_forward(std::int64_t samples) {
   forward_begin_ = Clock::now();
+  is_watched_ = false;
   if (group_->size() == 1 || !at::GradMode::is_enabled()) return;
-  // No reducer: the last attempt to make one failed.
-  if (!reducer_ || has_other_parameters()) compare_and_hook();
-  reducer_->note_forward(samples);
+  follow_parameters(/*has_graph=*/false);
+  if (!reducer_) return;
+  // With all parameters frozen there is nothing to average, unless something has waited for it.
+  is_watched_ = needs_gradients_ || reducer_->has_waiting();
+  if (is_watched_) {
+    reducer_->note_forward(samples);
+  } else {
+    reducer_->note_idle();
+  }
 }
 
 void DistributedDataParallelBase::end_forward() {
@@ -105,6 +200,10 @@ void DistributedDataParallelBase::end_forward() {
   forward_step_ = step;
   forward_ += time;
   forward_total_ += time;
+  if (group_->size() == 1 || !at::GradMode::is_enabled()) return;
+  // Forward may have registered parameters, which get gradients in this backward already.
+  follow_parameters(/*has_graph=*/true);
+  is_watched_ = is_watched_ || needs_gradients_;
 }
 
 std::vector<torch::Tensor> DistributedDataParallelBase::parameters(bool recurse) const {
@@ -138,17 +237,36 @@ void DistributedDataParallelBase::load(torch::serialize::InputArchive& archive) 
 }
 
 void DistributedDataParallelBase::join(const std::function<void()>& step) {
-  TORCH_CHECK(!options_.static_graph(),
-              "join: this model was wrapped with static_graph, so that ranks do not say whether "
-              "they have data; leave that option out");
-  if (!reducer_) return;
-  while (reducer_->shadow()) {
-    if (step) step();
+  lockstep::join({*this}, step);
+}
+
+void join(const std::vector<std::reference_wrapper<DistributedDataParallelBase>>& models,
+          const std::function<void()>& step) {
+  for (const DistributedDataParallelBase& model : models) {
+    TORCH_CHECK(!model.options_.static_graph(), "join: ", model.options_.name(),
+                " was wrapped with static_graph, so that ranks do not say whether they have data; "
+                "leave that option out");
   }
-  // All ranks made the same cycles, so that they agree on this.
-  if (!reducer_->take_had_shadows() || step) return;
-  broadcast_tensors(*group_, state_of(*module_, options_.ignored_names()),
-                    reducer_->first_active_rank());
+  for (bool has_data = true; has_data;) {
+    has_data = false;
+    for (DistributedDataParallelBase& model : models) {
+      if (model.shadow()) has_data = true;
+    }
+    if (has_data && step) step();
+  }
+  for (DistributedDataParallelBase& model : models) {
+    // All ranks made the same cycles, so that they agree on this.
+    if (!model.reducer_ || !model.reducer_->take_had_shadows() || step) continue;
+    broadcast_tensors(*model.group_, state_of(*model.module_, model.options_.ignored_names()),
+                      model.reducer_->first_active_rank());
+  }
+}
+
+bool DistributedDataParallelBase::shadow() {
+  if (!reducer_) return false;
+  // A step may have frozen or thawed parameters, as those of the others did.
+  follow_parameters(/*has_graph=*/false);
+  return reducer_->shadow();
 }
 
 void DistributedDataParallelBase::set_samples(std::int64_t samples) {
@@ -159,6 +277,10 @@ void DistributedDataParallelBase::set_samples(std::int64_t samples) {
 void DistributedDataParallelBase::register_communication_hook(CommunicationHook hook) {
   hook_ = std::move(hook);
   if (reducer_) reducer_->set_hook(hook_);
+}
+
+void DistributedDataParallelBase::broadcast_parameters(int root) {
+  broadcast_tensors(*group_, to_list(module_->named_parameters(), options_.ignored_names()), root);
 }
 
 void DistributedDataParallelBase::broadcast_buffers(int root) {
@@ -185,7 +307,7 @@ std::vector<std::size_t> DistributedDataParallelBase::bucket_bytes() const {
 }
 
 void DistributedDataParallelBase::watch(const torch::Tensor& output) {
-  if (reducer_) reducer_->watch(output);
+  if (reducer_ && is_watched_) reducer_->watch(output);
 }
 
 }  // namespace lockstep

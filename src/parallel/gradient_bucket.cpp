@@ -43,6 +43,11 @@ at::Tensor make_view(const at::Tensor& flat, const at::Tensor& shape, std::size_
             shape.sizes(), shape.strides());
 }
 
+void clear(const at::Tensor& flat, std::size_t begin, std::size_t end) {
+  if (begin == end) return;
+  flat.narrow(0, static_cast<std::int64_t>(begin), static_cast<std::int64_t>(end - begin)).zero_();
+}
+
 // Where there is only one place along a dimension, its stride means nothing.
 bool have_same_strides(const at::Tensor& a, const at::Tensor& b) {
   for (std::int64_t i = 0; i < a.dim(); ++i) {
@@ -114,9 +119,14 @@ GradientBucket::GradientBucket(const BucketPlan& plan, at::Tensor flat,
       has_taken_(plan.parameters.size(), false),
       missing_(plan.parameters.size()) {
   std::size_t offset = 0;
+  if (!device_.is_cpu()) flat_.zero_();
   for (const std::size_t index : parameters_) {
     views_.push_back(make_view(flat_, shape_of(parameters[index], dtype_), offset));
-    offset += round_up(static_cast<std::size_t>(parameters[index].numel()), plan.dtype);
+    const auto elements = static_cast<std::size_t>(parameters[index].numel());
+    const std::size_t end = offset + round_up(elements, plan.dtype);
+    // What lies between the gradients travels with them; it may be left of another division.
+    if (device_.is_cpu()) clear(flat_, offset + elements, end);
+    offset = end;
   }
 }
 

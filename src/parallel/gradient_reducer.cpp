@@ -4,21 +4,28 @@
 #include <torch/csrc/autograd/graph_task.h>
 #include <torch/csrc/autograd/utils/lambda_post_hook.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "parallel/reducer_state.h"
 
 namespace lockstep {
 
-GradientReducer::GradientReducer(std::shared_ptr<ProcessGroup> group, NamedTensors parameters,
-                                 NamedTensors buffers,
+GradientReducer::GradientReducer(std::shared_ptr<ProcessGroup> group,
+                                 const NamedTensors& parameters,
+                                 std::function<NamedTensors()> buffers,
                                  const DistributedDataParallelOptions& options,
                                  std::shared_ptr<const std::atomic<int>> pauses,
                                  DistributedDataParallelStatistics so_far) {
-  for (const auto& [name, tensor] : parameters) parameters_.push_back(tensor);
-  state_ =
-      std::make_shared<ReducerState>(std::move(group), std::move(parameters), std::move(buffers),
-                                     options, std::move(pauses), std::move(so_far));
+  std::vector<bool> planned;
+  for (const auto& [name, tensor] : parameters) {
+    index_of_.emplace(tensor.unsafeGetTensorImpl(), hooked_.size());
+    hooked_.push_back({tensor, TensorForm(tensor), nullptr});
+    planned.push_back(tensor.requires_grad());
+  }
+  state_ = std::make_shared<ReducerState>(std::move(group), parameters, std::move(planned),
+                                          std::move(buffers), options, std::move(pauses),
+                                          std::move(so_far));
   hook_parameters();
 }
 
@@ -26,28 +33,97 @@ GradientReducer::~GradientReducer() {
   drop_hooks();
 }
 
+bool GradientReducer::covers(const NamedTensors& parameters) const {
+  return std::all_of(parameters.begin(), parameters.end(),
+                     [&](const auto& named) { return knows(named.second); }) &&
+         std::all_of(hooked_.begin(), hooked_.end(),
+                     [](const Hooked& hooked) { return hooked.form.is_of(hooked.parameter); });
+}
+
+bool GradientReducer::knows(const at::Tensor& parameter) const {
+  return index_of_.contains(parameter.unsafeGetTensorImpl());
+}
+
+bool GradientReducer::has_lost_hooks() const {
+  return std::any_of(hooked_.begin(), hooked_.end(), [](const Hooked& hooked) {
+    return hooked.parameter.requires_grad() && !hooked.is_hooked();
+  });
+}
+
+void GradientReducer::follow_needs() {
+  std::vector<bool> planned;
+  for (std::size_t i = 0; i < hooked_.size(); ++i) {
+    const at::Tensor& parameter = hooked_[i].parameter;
+    planned.push_back(parameter.requires_grad());
+    if (planned.back() && !hooked_[i].is_hooked()) hook(i);
+  }
+  // With none of them there is nothing to divide: what needs gradients later may be the same again.
+  const bool is_idle = std::find(planned.begin(), planned.end(), true) == planned.end();
+  if (!is_idle) state_->plan_for(std::move(planned));
+}
+
+GradientReducer::Unfinished GradientReducer::unfinished() const {
+  Unfinished result;
+  const auto waiting = state_->waiting();
+  for (std::size_t i = 0; i < waiting.size(); ++i) {
+    if (waiting[i]) result.waiting.push_back(hooked_[i].parameter);
+  }
+  result.shared = state_->shared_values();
+  return result;
+}
+
+void GradientReducer::take_over(Unfinished unfinished) {
+  std::vector<bool> waiting(hooked_.size(), false);
+  for (const at::Tensor& parameter : unfinished.waiting) {
+    const auto own = index_of_.find(parameter.unsafeGetTensorImpl());
+    // Where the parameter has another shape now, autograd refuses the gradient that it has.
+    if (own != index_of_.end() && parameter.grad().sizes() == parameter.sizes()) {
+      waiting[own->second] = true;
+    }
+  }
+  state_->set_waiting(waiting);
+  state_->share_values(std::move(unfinished.shared));
+}
+
+void GradientReducer::share_values(const NamedTensors& tensors) {
+  NamedTensors all = state_->shared_values();
+  all.insert(all.end(), tensors.begin(), tensors.end());
+  state_->share_values(std::move(all));
+}
+
+bool GradientReducer::Hooked::is_hooked() const {
+  return node && torch::autograd::impl::try_get_grad_accumulator(parameter) == node;
+}
+
 void GradientReducer::hook_parameters() {
   // A node belongs to the stream on which it was made; while somebody holds it, it is not made
   // anew.
   drop_hooks();
-  for (std::size_t i = 0; i < parameters_.size(); ++i) {
-    // The tensor itself refers to this node weakly: whoever hooks it must keep it.
-    auto node = torch::autograd::impl::grad_accumulator(parameters_[i]);
-    const auto key = node->add_post_hook(std::make_unique<torch::autograd::utils::LambdaPostHook>(
-        [weak = std::weak_ptr(state_), i](const torch::autograd::variable_list& outputs,
-                                          const torch::autograd::variable_list& inputs) {
-          if (const auto state = weak.lock()) {
-            state->on_gradient(i, inputs.empty() ? at::Tensor() : inputs.front());
-          }
-          return outputs;
-        }));
-    hooks_.emplace_back(std::move(node), key);
+  for (std::size_t i = 0; i < hooked_.size(); ++i) {
+    if (hooked_[i].parameter.requires_grad()) hook(i);
   }
 }
 
+void GradientReducer::hook(std::size_t index) {
+  Hooked& hooked = hooked_[index];
+  if (hooked.node) hooked.node->del_post_hook(hooked.key);
+  // The tensor itself refers to this node weakly: whoever hooks it must keep it.
+  hooked.node = torch::autograd::impl::grad_accumulator(hooked.parameter);
+  hooked.key = hooked.node->add_post_hook(std::make_unique<torch::autograd::utils::LambdaPostHook>(
+      [weak = std::weak_ptr(state_), index](const torch::autograd::variable_list& outputs,
+                                            const torch::autograd::variable_list& inputs) {
+        if (const auto state = weak.lock()) {
+          state->on_gradient(index, inputs.empty() ? at::Tensor() : inputs.front());
+        }
+        return outputs;
+      }));
+}
+
 void GradientReducer::drop_hooks() {
-  for (auto& [node, key] : hooks_) node->del_post_hook(key);
-  hooks_.clear();
+  for (Hooked& hooked : hooked_) {
+    if (hooked.node) hooked.node->del_post_hook(hooked.key);
+    hooked.node = nullptr;
+  }
 }
 
 void GradientReducer::watch(const at::Tensor& output) {
@@ -59,6 +135,10 @@ void GradientReducer::watch(const at::Tensor& output) {
     if (wanted != nullptr && !wanted->empty()) return;
     if (const auto state = weak.lock()) state->begin();
   });
+}
+
+void GradientReducer::note_idle() {
+  state_->note_idle();
 }
 
 void GradientReducer::note_forward(std::int64_t samples) {

@@ -11,11 +11,14 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "parallel/module_state.h"
+#include "parallel/tensor_form.h"
 
 namespace lockstep {
 
@@ -31,20 +34,46 @@ class ReducerState;
 /// group.
 class GradientReducer {
  public:
-  /// `parameters`: those that need gradients, without repetition, in registration order. `buffers`:
-  /// those that `BufferSync` is about. `pauses`: while it is not 0, gradients add up on this rank.
-  /// `so_far`: of a predecessor.
+  /// `parameters`: those that need gradients, and others that are likely to need them again,
+  /// without repetition, in registration order. `buffers`: what `BufferSync` is about, at the time
+  /// of the call. `pauses`: while it is not 0, gradients add up on this rank. `so_far`: of a
+  /// predecessor.
   /// Collective.
-  GradientReducer(std::shared_ptr<ProcessGroup> group, NamedTensors parameters,
-                  NamedTensors buffers, const DistributedDataParallelOptions& options,
+  GradientReducer(std::shared_ptr<ProcessGroup> group, const NamedTensors& parameters,
+                  std::function<NamedTensors()> buffers,
+                  const DistributedDataParallelOptions& options,
                   std::shared_ptr<const std::atomic<int>> pauses,
                   DistributedDataParallelStatistics so_far);
   ~GradientReducer();
   GradientReducer(const GradientReducer&) = delete;
   GradientReducer& operator=(const GradientReducer&) = delete;
 
+  /// Whether it has memory for the gradients of these, and all that it knows have the form that
+  /// they had.
+  [[nodiscard]] bool covers(const NamedTensors& parameters) const;
+  /// Whether it knows this one.
+  [[nodiscard]] bool knows(const at::Tensor& parameter) const;
+  /// LibTorch drops hooks where a parameter gets another dtype or device.
+  [[nodiscard]] bool has_lost_hooks() const;
+  /// Parameters were frozen or thawed: looks which of them need gradients now. Allocates nothing,
+  /// and exchanges nothing: the names of the next calls say it.
+  void follow_needs();
+  /// What its next backward would have done, beside averaging that backward's gradients.
+  struct Unfinished {
+    std::vector<at::Tensor> waiting;  ///< parameters whose gradients wait for their average
+    NamedTensors shared;              ///< of `share_values`
+  };
+  [[nodiscard]] Unfinished unfinished() const;
+  /// Takes that over from a predecessor.
+  void take_over(Unfinished unfinished);
+  [[nodiscard]] bool has_waiting() const { return !unfinished().waiting.empty(); }
+  /// Tensors that get rank 0's values at the end of the next backward. The same on all ranks.
+  void share_values(const NamedTensors& tensors);
+
   /// A backward that reaches `output` will be taken as one with everything that runs inside it.
   void watch(const at::Tensor& output);
+  /// A forward begins in which no parameter needs a gradient, though autograd is on.
+  void note_idle();
   /// A forward of so many samples begins, whose outputs may get a backward.
   void note_forward(std::int64_t samples);
   /// What this rank counts in the next average by samples.
@@ -69,11 +98,21 @@ class GradientReducer {
   // LibTorch changes what an owning pointer to a node is.
   using Node = decltype(torch::autograd::impl::grad_accumulator(std::declval<at::Tensor>()));
 
+  struct Hooked {
+    at::Tensor parameter;
+    TensorForm form;
+    Node node;  // null while it has no hook
+    std::uintptr_t key = 0;
+
+    [[nodiscard]] bool is_hooked() const;
+  };
+
+  void hook(std::size_t index);
   void drop_hooks();
 
   std::shared_ptr<ReducerState> state_;  // hooks hold it weakly: one may still run when this goes
-  std::vector<at::Tensor> parameters_;
-  std::vector<std::pair<Node, std::uintptr_t>> hooks_;
+  std::vector<Hooked> hooked_;
+  std::unordered_map<const c10::TensorImpl*, std::size_t> index_of_;
 };
 
 }  // namespace lockstep

@@ -14,8 +14,9 @@
 namespace lockstep {
 namespace {
 
-std::vector<std::string> describe(const std::string& settings, const NamedTensors& tensors) {
-  std::vector<std::string> lines{settings};
+std::vector<std::string> describe(const std::string& problem, const std::string& settings,
+                                  const NamedTensors& tensors) {
+  std::vector<std::string> lines{problem, settings};
   for (const auto& [name, tensor] : tensors) {
     std::ostringstream line;
     line << "'" << name << "' " << tensor.scalar_type() << " " << tensor.sizes() << " strides "
@@ -64,9 +65,22 @@ std::string line_or_nothing(const std::vector<std::string>& lines, std::size_t i
 
 }  // namespace
 
-void check_same_on_all_ranks(ProcessGroup& group, const std::string& settings,
-                             const NamedTensors& tensors) {
-  const auto texts = gather_texts(group, join(describe(settings, tensors)));
+CommContext context_of(const ProcessGroup& group) {
+  CommContext context;
+  context.backend = to_string(group.backend());
+  context.op = kWrapper;
+  context.rank = group.rank();
+  context.world_size = group.size();
+  return context;
+}
+
+void check_same_on_all_ranks(ProcessGroup& group, const std::string& problem,
+                             const std::string& settings, const NamedTensors& tensors) {
+  const auto texts = gather_texts(group, join(describe(problem, settings, tensors)));
+  for (std::size_t rank = 0; rank < texts.size(); ++rank) {
+    const std::string found = texts[rank].substr(0, texts[rank].find('\n'));
+    TORCH_CHECK(found.empty(), found, " (on rank ", rank, ")");
+  }
   for (std::size_t rank = 1; rank < texts.size(); ++rank) {
     if (texts[rank] == texts[0]) continue;
     const auto expected = split(texts[0]);
@@ -74,12 +88,7 @@ void check_same_on_all_ranks(ProcessGroup& group, const std::string& settings,
     const auto end = std::min(expected.size(), found.size());
     std::size_t line = 0;
     while (line < end && expected[line] == found[line]) ++line;
-    CommContext context;
-    context.backend = to_string(group.backend());
-    context.op = "DistributedDataParallel";
-    context.rank = group.rank();
-    context.world_size = group.size();
-    throw MismatchError(context,
+    throw MismatchError(context_of(group),
                         "rank 0 has " + line_or_nothing(expected, line) + ", rank " +
                             std::to_string(rank) + " has " + line_or_nothing(found, line),
                         "all ranks must wrap the same model with the same options");

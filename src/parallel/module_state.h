@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 #include <lockstep/comm/process_group.h>
+#include <lockstep/core/error.h>
 
 #include <string>
 #include <utility>
@@ -12,13 +13,17 @@ namespace lockstep {
 
 using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 
+/// Of errors that the wrapper finds itself, between calls of the group.
+[[nodiscard]] CommContext context_of(const ProcessGroup& group);
+inline constexpr const char* kWrapper = "DistributedDataParallel";
+
 /// Compares names, shapes, strides, dtypes and whether a gradient is wanted over all ranks;
-/// `settings` too.
+/// `settings` too. `problem`: what this rank alone has found wrong, or nothing.
 ///
-/// Collective. Throws: `MismatchError` on every rank, naming the first entry in which a rank
-/// differs from rank 0.
-void check_same_on_all_ranks(ProcessGroup& group, const std::string& settings,
-                             const NamedTensors& tensors);
+/// Collective. Throws: on every rank, `c10::Error` with the first rank's problem; `MismatchError`
+/// naming the first entry in which a rank differs from rank 0.
+void check_same_on_all_ranks(ProcessGroup& group, const std::string& problem,
+                             const std::string& settings, const NamedTensors& tensors);
 
 /// Copies the values of rank `root` to all ranks. Tensors on other devices go through the CPU.
 ///

@@ -2,21 +2,33 @@
 // The end of a cycle: what is left to be reduced, the average, and what ranks learn of one another.
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/zeros_like.h>
+#include <lockstep/core/error.h>
 
 #include <algorithm>
 #include <cmath>
+#include <string>
 #include <utility>
 
 #include "parallel/reducer_state.h"
 #include "parallel/sparse_gradients.h"
 
 namespace lockstep {
+namespace {
+
+// Of parameters that an error speaks of.
+constexpr std::size_t kMostNames = 3;
+
+}  // namespace
 
 void ReducerState::finish() {
   const std::lock_guard lock(mutex_);
   const at::NoGradGuard no_grad;
   try {
     static_cast<void>(complete_cycle());
+  } catch (MismatchError& error) {
+    explain(error);
+    settle();
+    throw;
   } catch (...) {
     settle();
     throw;
@@ -34,9 +46,13 @@ bool ReducerState::shadow() {
     for (Parameter& parameter : parameters_) {
       parameter.is_used = false;
       parameter.kept.reset();
-      bucket_of(parameter).take_nothing(parameter.place);
+      if (parameter.is_planned) bucket_of(parameter).take_nothing(parameter.place);
     }
     return complete_cycle();
+  } catch (MismatchError& error) {
+    explain(error);
+    settle();
+    throw;
   } catch (...) {
     settle();
     throw;
@@ -47,13 +63,16 @@ bool ReducerState::complete_cycle() {
   const auto end_of_backward = Clock::now();
   close_arenas();
   for (Parameter& parameter : parameters_) {
-    if (!bucket_of(parameter).has_taken(parameter.place)) take(parameter);
+    if (parameter.is_planned && !bucket_of(parameter).has_taken(parameter.place)) take(parameter);
   }
   launch_complete_buckets();
   if (has_summary()) launch_summary();
   const auto wait_begin = Clock::now();
   wait_for_buckets();
-  if (has_summary()) summary_->wait(*group_);
+  if (has_summary()) {
+    summary_->wait(*group_);
+    check_summary();
+  }
   const auto wait_end = Clock::now();
 
   const bool has_data = summary_->active_ranks() > 0 || !has_summary();
@@ -61,6 +80,8 @@ bool ReducerState::complete_cycle() {
     if (has_summary()) add_late_gradients();
     give_all(factor());
     synchronize_buffers();
+    broadcast_tensors(*group_, std::exchange(shared_, {}), 0);
+    had_idle_ = false;
     learn();
     statistics_.last = {
         {}, end_of_backward - cycle_begin_, wait_end - first_launch_, wait_end - wait_begin};
@@ -81,16 +102,53 @@ bool ReducerState::complete_cycle() {
 }
 
 bool ReducerState::has_summary() const {
-  return !options_.static_graph() || cycles_ == 0;
+  return !options_.static_graph() || cycles_ == 0 || is_other_set_;
 }
 
 void ReducerState::launch_summary() {
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    if (!parameters_[i].is_planned) note_left_over(parameters_[i]);
     if (parameters_[i].is_used) summary_->add_used(i);
     if (parameters_[i].is_late) summary_->add_late(i);
     if (parameters_[i].is_sparse) summary_->add_sparse(i);
   }
+  const auto scope = group_->with(CallOptions().name(call_name("summary of a backward")));
   summary_->launch(*group_);
+}
+
+void ReducerState::note_left_over(Parameter& parameter) {
+  const at::Tensor& gradient = parameter.tensor.grad();
+  parameter.is_used = parameter.is_used && gradient.defined();
+  parameter.is_sparse = parameter.is_used && gradient.layout() != at::kStrided;
+  parameter.is_late = parameter.is_used && !parameter.is_sparse;
+}
+
+void ReducerState::check_summary() const {
+  if (summary_->idle() == 0 || summary_->idle() == summary_->active_ranks()) return;
+  throw MismatchError(
+      context_of(*group_),
+      options_.name() + ": before this backward, " + std::to_string(summary_->idle()) + " of " +
+          std::to_string(summary_->active_ranks()) + " ranks (" +
+          (had_idle_ ? "this one is one of them" : "not this one") +
+          ") made a forward with all parameters frozen",
+      "all ranks freeze the same parameters; a rank that looks at something alone calls forward of "
+      "the wrapped module");
+}
+
+void ReducerState::explain(MismatchError& error) const {
+  if (sets_.front().frozen() == 0 || !error.context().empty()) return;
+  std::string names;
+  std::size_t shown = 0;
+  for (const Parameter& parameter : parameters_) {
+    if (parameter.is_planned) continue;
+    if (shown++ == kMostNames) {
+      names += ", ...";
+      break;
+    }
+    names += (names.empty() ? "'" : ", '") + parameter.name + "'";
+  }
+  error.add_context(options_.name() + ": this rank has frozen " + names +
+                    "; all ranks freeze the same parameters before the same forward");
 }
 
 void ReducerState::wait_for_buckets() {
@@ -120,13 +178,19 @@ void ReducerState::add_late_gradients() {
     if (summary_->late(i) == 0) continue;
     Parameter& parameter = parameters_[i];
     statistics_.late_parameters.push_back(parameter.name);
-    const at::Tensor& view = bucket_of(parameter).view(parameter.place);
-    // In memory order, as the view's: ordinary memory, since this is rare.
-    const at::Tensor late = at::zeros_like(view);
+    // In memory order, as the bucket's: ordinary memory, since this is rare.
+    const at::Tensor late =
+        parameter.is_planned
+            ? at::zeros_like(bucket_of(parameter).view(parameter.place))
+            : at::zeros_like(parameter.tensor, at::TensorOptions(shapes_[i].dtype));
     if (parameter.is_late) late.add_(parameter.tensor.grad(), scale_);
-    const auto scope = group_->with(CallOptions().name("late gradient"));
+    const auto scope = group_->with(CallOptions().name(call_name("late gradient")));
     group_->all_reduce(late, ReduceOp::Avg).wait();
-    view.add_(late);
+    if (parameter.is_planned) {
+      bucket_of(parameter).view(parameter.place).add_(late);
+    } else {
+      parameter.late = late;
+    }
   }
 }
 
@@ -138,6 +202,17 @@ void ReducerState::give_all(double factor) {
   statistics_.locally_unused_parameters.clear();
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& parameter = parameters_[i];
+    if (!parameter.is_planned) {
+      if (!has_summary() || summary_->used(i) == 0) continue;
+      parameter.was_dense = summary_->used(i) > summary_->sparse(i);
+      if (parameter.was_dense) parameter.late.mul_(factor);
+      if (summary_->sparse(i) > 0) {
+        give_sparse(parameter, factor);
+      } else {
+        parameter.tensor.mutable_grad() = parameter.late.to(parameter.tensor.scalar_type());
+      }
+      continue;
+    }
     if (has_summary()) {
       parameter.was_used = summary_->used(i) > 0;
       parameter.was_sparse = summary_->sparse(i) > 0;
@@ -166,23 +241,27 @@ void ReducerState::give_sparse(Parameter& parameter, double factor) {
   at::Tensor average = average_sparse(*group_, local, parameter.tensor, scale_);
   if (factor != 1) average = average.mul(factor);
   if (parameter.was_dense) {
-    average = bucket_of(parameter).view(parameter.place).to(average.scalar_type()).add(average);
+    const at::Tensor& dense =
+        parameter.is_planned ? bucket_of(parameter).view(parameter.place) : parameter.late;
+    average = dense.to(average.scalar_type()).add(average);
   }
   parameter.tensor.mutable_grad() = average;
 }
 
 void ReducerState::synchronize_buffers() {
-  if (buffers_.empty() || options_.buffer_sync() == BufferSync::Local) return;
+  if (options_.buffer_sync() == BufferSync::Local) return;
+  const NamedTensors buffers = buffers_();
+  if (buffers.empty()) return;
   if (options_.buffer_sync() == BufferSync::Broadcast) {
-    return broadcast_tensors(*group_, buffers_, first_active_rank_);
+    return broadcast_tensors(*group_, buffers, first_active_rank_);
   }
   const bool is_active = !has_summary() || summary_->samples_of(group_->rank()) > 0;
-  average_tensors(*group_, buffers_, is_active, first_active_rank_);
+  average_tensors(*group_, buffers, is_active, first_active_rank_);
 }
 
 void ReducerState::learn() {
   ++cycles_;
-  proposal_ = learner_->end_cycle(*group_, first_active_rank_);
+  sets_.front().end_cycle(*group_, first_active_rank_);
 }
 
 }  // namespace lockstep

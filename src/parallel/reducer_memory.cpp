@@ -100,44 +100,14 @@ void ReducerState::use_flat_memory() {
   divide();
 }
 
-void ReducerState::divide() {
-  const at::NoGradGuard no_grad;
-  std::vector<at::Tensor> tensors;
-  for (Parameter& parameter : parameters_) {
-    // Gradients that lie side by side would be written over.
-    auto& gradient = parameter.tensor.mutable_grad();
-    if (!buckets_.empty() && bucket_of(parameter).flat().defined() &&
-        bucket_of(parameter).is_view(parameter.place, gradient)) {
-      gradient = gradient.clone();
-    }
-    tensors.push_back(parameter.tensor);
-  }
-  buckets_.clear();
-  statistics_.buckets.clear();
-  std::vector<std::int64_t> used(memories_.size(), 0);
-  for (const BucketPlan& plan : plan_.plans) {
-    buckets_.push_back(make_bucket(plan, used, tensors));
-    auto& described = statistics_.buckets.emplace_back();
-    described.bytes = buckets_.back().bytes();
-    for (std::size_t place = 0; place < plan.parameters.size(); ++place) {
-      Parameter& parameter = parameters_[plan.parameters[place]];
-      parameter.bucket = buckets_.size() - 1;
-      parameter.place = place;
-      described.parameters.push_back(parameter.name);
-    }
-  }
-  ++statistics_.plan;
-  statistics_.plan_reason = plan_.reason;
-}
-
 /// `used`: of each memory, what the buckets before have: elements, or places in an arena.
 GradientBucket ReducerState::make_bucket(const BucketPlan& plan, std::vector<std::int64_t>& used,
                                          const std::vector<at::Tensor>& tensors) {
   std::size_t kind = 0;
   while (memories_[kind].dtype != plan.dtype || memories_[kind].device != plan.device) ++kind;
   const Memory& memory = memories_[kind];
-  const std::string name =
-      "bucket " + std::to_string(buckets_.size() + 1) + " of " + std::to_string(plan_.plans.size());
+  const std::string name = call_name("bucket " + std::to_string(buckets_.size() + 1) + " of " +
+                                     std::to_string(sets_.front().plans().size()));
   if (memory.arena) {
     std::vector<std::size_t> numbers;
     for (const std::size_t index : plan.parameters) numbers.push_back(memory.numbers[index]);
@@ -149,7 +119,6 @@ GradientBucket ReducerState::make_bucket(const BucketPlan& plan, std::vector<std
   const auto elements = static_cast<std::int64_t>(GradientBucket::elements_for(plan, shapes_));
   const auto first = std::exchange(used[kind], used[kind] + elements);
   const at::Tensor flat = memory.flat.narrow(0, first, elements);
-  flat.zero_();  // also between the gradients
   return {plan, flat, tensors, name};
 }
 

@@ -21,23 +21,6 @@ at::ScalarType travelling_dtype(const at::Tensor& parameter,
   return is_smaller ? *wanted : own;
 }
 
-// Of buckets that are reduced where they are: the last one of a backward is waited for, and the
-// smaller it is, the shorter.
-constexpr std::size_t kInPlaceCap = std::size_t{8} << 20;
-
-PlanLearner::Settings settings_of(const DistributedDataParallelOptions& options, bool is_in_place) {
-  PlanLearner::Settings settings;
-  settings.caps = options.bucket_caps_bytes();
-  if (settings.caps.empty()) {
-    const std::size_t cap = is_in_place ? std::min(options.bucket_cap_bytes(), kInPlaceCap)
-                                        : options.bucket_cap_bytes();
-    settings.caps = {std::min(options.first_bucket_cap_bytes(), cap), cap};
-  }
-  settings.learns_order = options.learn_order();
-  settings.tune_after = options.tune_buckets_after();
-  return settings;
-}
-
 std::vector<GradientShape> shapes_of(const NamedTensors& parameters,
                                      const DistributedDataParallelOptions& options) {
   std::vector<GradientShape> shapes;
@@ -51,7 +34,8 @@ std::vector<GradientShape> shapes_of(const NamedTensors& parameters,
 }  // namespace
 
 ReducerState::ReducerState(std::shared_ptr<ProcessGroup> group, NamedTensors parameters,
-                           NamedTensors buffers, const DistributedDataParallelOptions& options,
+                           std::vector<bool> planned, std::function<NamedTensors()> buffers,
+                           const DistributedDataParallelOptions& options,
                            std::shared_ptr<const std::atomic<int>> pauses,
                            DistributedDataParallelStatistics so_far)
     : group_(std::move(group)),
@@ -59,6 +43,7 @@ ReducerState::ReducerState(std::shared_ptr<ProcessGroup> group, NamedTensors par
       options_(options),
       pauses_(std::move(pauses)),
       shapes_(shapes_of(parameters, options)),
+      planned_(std::move(planned)),
       statistics_(std::move(so_far)) {
   for (auto& [name, tensor] : parameters) {
     parameters_.emplace_back();
@@ -67,8 +52,7 @@ ReducerState::ReducerState(std::shared_ptr<ProcessGroup> group, NamedTensors par
   }
   allocate();
   summary_.emplace(*group_, parameters_.size());
-  learner_.emplace(shapes_, settings_of(options_, has_arena()));
-  plan_ = learner_->first();
+  static_cast<void>(find_set());
   divide();
 }
 
@@ -96,6 +80,7 @@ void ReducerState::begin_locked() {
   const auto token = std::make_shared<bool>(true);
   backward_ = token;
   begin_cycle(options_.averaging() == GradientAveraging::Samples ? samples_ : 1);
+  if (had_idle_) summary_->add_idle();
   open_arenas();
   torch::autograd::Engine::get_default_engine().queue_callback([weak = weak_from_this(), token] {
     if (const auto self = weak.lock()) self->finish();
@@ -106,12 +91,9 @@ void ReducerState::begin_cycle(std::int64_t samples) {
   const at::NoGradGuard no_grad;
   is_in_cycle_ = true;
   cycle_begin_ = Clock::now();
-  if (auto proposal = std::exchange(proposal_, std::nullopt)) {
-    plan_ = std::move(*proposal);
-    divide();
-  }
+  follow_set();
   if (hook_ && has_arena()) use_flat_memory();
-  learner_->begin_cycle();
+  sets_.front().begin_cycle();
   scale_ = 1;
   if (options_.averaging() == GradientAveraging::Samples) {
     if (nominal_ == 0) {
@@ -137,9 +119,15 @@ void ReducerState::on_gradient(std::size_t index, const at::Tensor& incoming) {
   if (!is_paused()) begin_locked();
   if (gradient.defined()) parameter.is_used = true;
   if (is_paused()) {
-    if (gradient.defined()) {
+    if (gradient.defined() && parameter.is_planned) {
       bucket_of(parameter).note_waiting(parameter.place, gradient, incoming);
     }
+    return;
+  }
+  if (!parameter.is_planned) {
+    TORCH_CHECK(!gradient.defined() || has_summary(), "DistributedDataParallel: parameter '",
+                parameter.name, "' got a gradient, though it was frozen in the last forward, ",
+                "which static_graph excludes");
     return;
   }
   ++parameter.count;
@@ -152,7 +140,7 @@ void ReducerState::on_gradient(std::size_t index, const at::Tensor& incoming) {
                 "' got more gradients than in the first backward, which static_graph excludes");
   } else if (parameter.count >= parameter.expected) {
     take(parameter, incoming);
-    learner_->note_ready(index);
+    sets_.front().note_ready(index);
     launch_complete_buckets();
   }
   group_->progress();
@@ -163,8 +151,9 @@ void ReducerState::note_reduced() {
   for (; let_go_ < launched_ && buckets_[let_go_].is_reduced(); ++let_go_) {
     GradientBucket& bucket = buckets_[let_go_];
     const auto now = Clock::now();
-    if (learner_->is_measuring()) {
-      learner_->note_reduced(bucket.bytes(), std::max(bucket.launched_at(), last_reduced_), now);
+    if (sets_.front().is_measuring()) {
+      sets_.front().note_reduced(bucket.bytes(), std::max(bucket.launched_at(), last_reduced_),
+                                 now);
     }
     last_reduced_ = now;
   }
@@ -190,7 +179,12 @@ void ReducerState::keep(Parameter& parameter) {
 void ReducerState::launch_complete_buckets() {
   while (launched_ < buckets_.size() && buckets_[launched_].is_complete()) {
     if (launched_ == 0) first_launch_ = Clock::now();
-    launch(buckets_[launched_]);
+    try {
+      launch(buckets_[launched_]);
+    } catch (MismatchError& error) {
+      explain(error);
+      throw;
+    }
     ++launched_;
   }
 }
@@ -199,9 +193,10 @@ void ReducerState::launch(GradientBucket& bucket) {
   if (!hook_) return bucket.launch(*group_);
   std::vector<at::Tensor> tensors;
   for (const std::size_t index : bucket.parameters()) tensors.push_back(parameters_[index].tensor);
-  bucket.launch(*group_, hook_,
-                GradientBucketView(launched_, launched_ + 1 == buckets_.size(), statistics_.plan,
-                                   bucket.flat(), bucket.views(), std::move(tensors)));
+  bucket.launch(
+      *group_, hook_,
+      GradientBucketView(launched_, launched_ + 1 == buckets_.size(), sets_.front().number(),
+                         bucket.flat(), bucket.views(), std::move(tensors)));
 }
 
 void ReducerState::recover() {
@@ -225,6 +220,7 @@ void ReducerState::reset() noexcept {
     parameter.count = 0;
     parameter.is_sparse = parameter.is_late = parameter.is_used = false;
     parameter.kept.reset();
+    parameter.late.reset();
   }
   launched_ = let_go_ = 0;
   samples_ = 0;
@@ -277,6 +273,7 @@ int ReducerState::first_active_rank() {
 
 bool ReducerState::take_had_shadows() {
   const std::lock_guard lock(mutex_);
+  had_idle_ = false;  // ranks had different numbers of steps
   return std::exchange(had_shadows_, false);
 }
 

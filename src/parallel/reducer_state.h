@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 #include <lockstep/comm/process_group.h>
+#include <lockstep/core/error.h>
 #include <lockstep/parallel/communication_hook.h>
 #include <lockstep/parallel/distributed_data_parallel_options.h>
 #include <lockstep/parallel/statistics.h>
@@ -10,6 +11,8 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <functional>
+#include <list>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -21,6 +24,7 @@
 #include "parallel/gradient_bucket.h"
 #include "parallel/module_state.h"
 #include "parallel/plan_learner.h"
+#include "parallel/planned_set.h"
 #include "parallel/reduction_summary.h"
 
 namespace lockstep {
@@ -29,10 +33,17 @@ namespace lockstep {
 ///
 /// A *cycle* is what all ranks do together for one backward: the all-reduce of every bucket in
 /// order, then the summary. A rank without data makes a cycle of zeros.
+///
+/// Memory is there for all parameters; buckets are divided among those that are *planned*: of the
+/// set that needs gradients at present. A gradient of any other one (it waited for its average when
+/// the parameter was frozen, or it was thawed since the last forward) is reduced by itself, as late
+/// ones.
 class ReducerState : public std::enable_shared_from_this<ReducerState> {
  public:
-  /// `pauses`: while it is not 0, backwards average nothing. `so_far`: of a predecessor.
-  ReducerState(std::shared_ptr<ProcessGroup> group, NamedTensors parameters, NamedTensors buffers,
+  /// `planned`: which parameters need gradients at present; not none. `pauses`: while it is not 0,
+  /// backwards average nothing. `so_far`: of a predecessor.
+  ReducerState(std::shared_ptr<ProcessGroup> group, NamedTensors parameters,
+               std::vector<bool> planned, std::function<NamedTensors()> buffers,
                const DistributedDataParallelOptions& options,
                std::shared_ptr<const std::atomic<int>> pauses,
                DistributedDataParallelStatistics so_far);
@@ -48,6 +59,17 @@ class ReducerState : public std::enable_shared_from_this<ReducerState> {
   void note_forward(std::int64_t samples);
   void set_samples(std::int64_t samples);
   void set_hook(CommunicationHook hook);
+  /// These need gradients from the next backward on; not none.
+  void plan_for(std::vector<bool> planned);
+  /// A forward begins in which no parameter needs a gradient: its backward averages nothing.
+  void note_idle();
+  /// Which parameters have a gradient that waits for its average.
+  [[nodiscard]] std::vector<bool> waiting();
+  /// Takes over from a predecessor that these wait.
+  void set_waiting(const std::vector<bool>& waiting);
+  /// Tensors that get rank 0's values at the end of the next cycle. The same on all ranks.
+  void share_values(NamedTensors tensors);
+  [[nodiscard]] NamedTensors shared_values();
   [[nodiscard]] bool shadow();
   [[nodiscard]] int first_active_rank();
   /// Whether some rank has made a cycle of zeros since this was last asked.
@@ -62,7 +84,8 @@ class ReducerState : public std::enable_shared_from_this<ReducerState> {
   struct Parameter {
     std::string name;
     at::Tensor tensor;
-    std::size_t bucket = 0;
+    bool is_planned = false;
+    std::size_t bucket = 0;  // this and the place: if it is planned
     std::size_t place = 0;
     int expected = 1;  // gradients in a backward; how many the one before had
     // In this backward:
@@ -70,6 +93,7 @@ class ReducerState : public std::enable_shared_from_this<ReducerState> {
     bool is_sparse = false;
     bool is_late = false;  // has a gradient that its bucket did not take
     at::Tensor kept;       // its gradient if no rank used it
+    at::Tensor late;       // the average of those that no bucket took, where it is not planned
     // Since the last average:
     bool is_used = false;
     // On any rank, in the last cycle with a summary:
@@ -102,13 +126,20 @@ class ReducerState : public std::enable_shared_from_this<ReducerState> {
   [[nodiscard]] bool has_arena() const;
   /// A communication hook wants whole buckets. Collective.
   void use_flat_memory();
-  void divide();
   [[nodiscard]] GradientBucket make_bucket(const BucketPlan& plan, std::vector<std::int64_t>& used,
                                            const std::vector<at::Tensor>& tensors);
   /// Autograd, which runs in this thread, may put gradients into the arenas, until the graph that
   /// is being worked on is done or dropped, or `close_arenas`.
   void open_arenas();
   void close_arenas() noexcept;
+
+  // reducer_plan.cpp
+  /// The set that is wanted is the one from now on, by its plan.
+  void follow_set();
+  [[nodiscard]] PlannedSet& find_set();
+  void divide();
+  /// What stands in the names of this model's calls.
+  [[nodiscard]] std::string call_name(const std::string& what) const;
 
   // reducer_state.cpp
   [[nodiscard]] bool is_paused() const { return *pauses_ != 0; }
@@ -134,6 +165,12 @@ class ReducerState : public std::enable_shared_from_this<ReducerState> {
   void wait_for_buckets();
   [[nodiscard]] bool has_summary() const;
   void launch_summary();
+  /// What a parameter that is not planned has all the same.
+  static void note_left_over(Parameter& parameter);
+  /// Adds to the text what this rank has frozen.
+  void explain(MismatchError& error) const;
+  /// Throws: `MismatchError` on all ranks where they do not belong to the same backward.
+  void check_summary() const;
   [[nodiscard]] double factor();
   void add_late_gradients();
   void give_all(double factor);
@@ -143,7 +180,7 @@ class ReducerState : public std::enable_shared_from_this<ReducerState> {
 
   native::OwningProcess owner_;
   std::shared_ptr<ProcessGroup> group_;
-  NamedTensors buffers_;
+  std::function<NamedTensors()> buffers_;  // those that there are when it is called
   DistributedDataParallelOptions options_;
   std::shared_ptr<const std::atomic<int>> pauses_;
   std::vector<GradientShape> shapes_;
@@ -153,9 +190,11 @@ class ReducerState : public std::enable_shared_from_this<ReducerState> {
   std::vector<Memory> memories_;
   std::vector<GradientBucket> buckets_;
   std::optional<ReductionSummary> summary_;
-  std::optional<PlanLearner> learner_;
-  PlanLearner::Proposal plan_;
-  std::optional<PlanLearner::Proposal> proposal_;  // for the next backward
+  std::list<PlannedSet> sets_;  // the one in use first
+  std::vector<bool> planned_;   // wanted from the next backward on
+  bool is_other_set_ = false;   // than in the cycle before
+  bool had_idle_ = false;       // forwards without parameters that need gradients
+  NamedTensors shared_;         // get rank 0's values at the end of this cycle
   CommunicationHook hook_;
   std::int64_t samples_ = 0;       // of forwards since the last average
   bool are_samples_said_ = false;  // by the program

@@ -9,7 +9,7 @@ namespace lockstep {
 ReductionSummary::ReductionSummary(ProcessGroup& group, std::size_t parameters)
     : rank_(group.rank()),
       world_size_(group.size()),
-      tensor_(group.allocate({world_size_ + static_cast<std::int64_t>(parameters)}, at::kLong)),
+      tensor_(group.allocate({world_size_ + static_cast<std::int64_t>(parameters) + 1}, at::kLong)),
       words_(tensor_.data_ptr<std::int64_t>()) {}
 
 void ReductionSummary::clear() {
@@ -22,7 +22,6 @@ void ReductionSummary::set_samples(std::int64_t samples) {
 }
 
 void ReductionSummary::launch(ProcessGroup& group) {
-  const auto scope = group.with(CallOptions().name("summary of a backward"));
   work_ = group.all_reduce(tensor_);
 }
 

@@ -27,6 +27,8 @@ class ReductionSummary {
   void add_used(std::size_t parameter) { entry(parameter) += kUsed; }
   void add_late(std::size_t parameter) { entry(parameter) += kLate; }
   void add_sparse(std::size_t parameter) { entry(parameter) += kSparse; }
+  /// This rank has made forwards with all parameters frozen since the last backward.
+  void add_idle() { words_[tensor_.numel() - 1] = 1; }
 
   void launch(ProcessGroup& group);
   [[nodiscard]] bool is_launched() const noexcept { return work_.has_value(); }
@@ -39,6 +41,8 @@ class ReductionSummary {
   [[nodiscard]] int active_ranks() const;
   /// The first rank with samples; 0 where none has any.
   [[nodiscard]] int first_active_rank() const;
+  /// How many ranks said so.
+  [[nodiscard]] std::int64_t idle() const { return words_[tensor_.numel() - 1]; }
   [[nodiscard]] std::int64_t used(std::size_t parameter) const { return entry(parameter) % kLate; }
   [[nodiscard]] std::int64_t late(std::size_t parameter) const {
     return entry(parameter) / kLate % kField;

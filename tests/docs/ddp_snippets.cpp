@@ -199,6 +199,21 @@ TEST(DdpPage, Joins) {
   // [join]
 }
 
+TEST(DdpPage, JoinsSeveralModels) {
+  Setting setting;
+  auto& [group, net, unused, optimizer, batches] = setting;
+  Net other(4, 2);
+  // [several_models]
+  lockstep::DistributedDataParallel<Net> judge(net, group,
+      lockstep::DistributedDataParallelOptions().name("judge"));
+  lockstep::DistributedDataParallel<Net> maker(other, group->split(0),
+      lockstep::DistributedDataParallelOptions().name("maker"));
+  lockstep::join({*judge, *maker}, [&] {       // after a backward of each, while others have data
+    optimizer.step();
+  });
+  // [several_models]
+}
+
 TEST(DdpPage, Weighs) {
   Setting setting;
   auto& [group, net, unused, optimizer, batches] = setting;

@@ -192,6 +192,10 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   void close();
   [[nodiscard]] bool is_closed() const noexcept { return closed_; }
 
+  /// 1, 2, 3, ...: for the names of what shares this group. The same on ranks that ask equally
+  /// often; exchanges nothing.
+  [[nodiscard]] int next_number() noexcept { return ++numbers_; }
+
   /// Does this rank's part of what is under way as far as it can be done now. Never blocks; errors
   /// appear in the `Work`. A program that computes for long between starting a collective and
   /// waiting for it can call this now and then.
@@ -329,6 +333,7 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   CallOptions call_options_;
   std::vector<Work>* coalesced_ = nullptr;  // of the calls of `coalesced`, while it runs
   bool closed_ = false;
+  int numbers_ = 0;
   std::unique_ptr<OperationQueue> queue_;
 };
 

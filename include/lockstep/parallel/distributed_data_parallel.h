@@ -22,6 +22,7 @@
 namespace lockstep {
 
 class GradientReducer;  // src/parallel/gradient_reducer.h
+class ParameterRecord;  // src/parallel/parameter_record.h
 
 /// While one lives, backwards of its model add up gradients on this rank and communicate nothing.
 /// The next backward without one averages the sums, once. What counts is when backward runs, not
@@ -84,6 +85,11 @@ class LOCKSTEP_API DistributedDataParallelBase : public torch::nn::Module {
   /// same on all ranks. Does nothing in a world of one.
   void register_communication_hook(CommunicationHook hook);
 
+  /// Copies the parameters of rank `root` to all ranks, as construction does: for programs that
+  /// changed them otherwise than by steps with averages.
+  ///
+  /// Collective. Blocks: the calling thread.
+  void broadcast_parameters(int root = 0);
   /// Copies the buffers (running statistics of batch norm) of rank `root` to all ranks. Call it
   /// before an evaluation whose result must not depend on the rank, and before saving.
   ///
@@ -107,8 +113,9 @@ class LOCKSTEP_API DistributedDataParallelBase : public torch::nn::Module {
                               std::shared_ptr<ProcessGroup> group,
                               const DistributedDataParallelOptions& options);
 
-  /// Comes before each forward of so many samples. Where parameters were replaced, frozen or thawed
-  /// since, all ranks divide them into buckets anew. Collective in that case.
+  /// Come before each forward of so many samples, and after it. Where parameters that had no
+  /// gradients before need them, or have got another form, all ranks compare them and divide them
+  /// into buckets anew. Collective in that case.
   void begin_forward(std::int64_t samples);
   void end_forward();
   /// Makes the backward that reaches `output` finish the reduction when its outermost graph is
@@ -118,22 +125,47 @@ class LOCKSTEP_API DistributedDataParallelBase : public torch::nn::Module {
  private:
   using Clock = std::chrono::steady_clock;
 
-  [[nodiscard]] bool has_other_parameters() const;
-  /// Collective.
-  void compare_and_hook();
+  friend LOCKSTEP_API void join(
+      const std::vector<std::reference_wrapper<DistributedDataParallelBase>>& models,
+      const std::function<void()>& step);
+
+  /// Follows what the program has done to the parameters. `has_graph`: forward has run. Collective
+  /// as `begin_forward`.
+  void follow_parameters(bool has_graph);
+  /// Collective. Blocks.
+  void compare_and_hook(bool has_graph);
+  void replace_reducer(std::vector<std::pair<std::string, torch::Tensor>> hooked);
+  [[nodiscard]] std::vector<std::pair<std::string, torch::Tensor>> parameters_to_hook() const;
+  /// Takes part in a backward of the others. Returns false when no rank had data. Collective.
+  bool shadow();
 
   std::shared_ptr<torch::nn::Module> module_;
   std::shared_ptr<ProcessGroup> group_;
   DistributedDataParallelOptions options_;
   std::shared_ptr<std::atomic<int>> pauses_ = std::make_shared<std::atomic<int>>(0);
   CommunicationHook hook_;
-  std::vector<torch::Tensor> hooked_;  // the parameters that the reducer knows
+  std::unique_ptr<ParameterRecord> record_;  // of the latest look at the parameters
+  std::vector<torch::Tensor> known_;         // to be compared, and to have rank 0's values
   std::unique_ptr<GradientReducer> reducer_;
+  bool needs_gradients_ = true;               // some parameter does
+  bool is_watched_ = false;                   // the forward under way: its backward averages
   DistributedDataParallelStatistics so_far_;  // of reducers that were replaced
   Clock::time_point forward_begin_;
   Clock::duration forward_ = {}, forward_total_ = {};
   std::uint64_t forward_step_ = 0;  // of `forward_`
 };
+
+/// `join` of several models that are trained together: this rank takes part in a backward of each
+/// of them, in this order, until no rank has data for any. So do the others in their loops: one
+/// backward a model and step, one after the other. (Models whose gradients come in one backward are
+/// joined as one module, or have a group each and stand here as backward reaches them.) `step` runs
+/// after each round.
+///
+/// Collective. Blocks: the calling thread. `lockstep::join({*generator, *discriminator}, step)`.
+/// Throws: as `DistributedDataParallelBase::join`.
+LOCKSTEP_API void join(
+    const std::vector<std::reference_wrapper<DistributedDataParallelBase>>& models,
+    const std::function<void()>& step = nullptr);
 
 /// A module whose gradients are averaged over all ranks when `backward()` returns.
 ///

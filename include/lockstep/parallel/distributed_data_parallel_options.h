@@ -29,6 +29,10 @@ enum class BufferSync : std::uint8_t {
 
 /// The same on all ranks, which is checked.
 struct DistributedDataParallelOptions {
+  /// What the model is called in error messages, before its number among the models of the group.
+  /// Without one: "model 1", "model 2", ...
+  TORCH_ARG(std::string, name) = {};
+
   /// Gradients travel in buckets of at most this many bytes; a parameter larger than that has a
   /// bucket of its own. Where gradients are averaged in place (`gradients_in_group_memory`), a
   /// bucket costs microseconds, and they are cut at 8 MiB.

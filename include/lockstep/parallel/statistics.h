@@ -39,7 +39,8 @@ struct DistributedDataParallelStatistics {
   /// Parameters that no rank used in the last backward; those that this rank did not use.
   std::vector<std::string> unused_parameters;
   std::vector<std::string> locally_unused_parameters;
-  /// Parameters that got gradients after their bucket had been reduced, and were reduced once more.
+  /// Parameters that got gradients after their bucket had been reduced, and were reduced once more;
+  /// and those that were frozen while a gradient waited.
   std::vector<std::string> late_parameters;
 };
 

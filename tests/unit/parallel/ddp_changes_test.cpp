@@ -1,0 +1,457 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Parameters that are frozen, thawed, registered, replaced or converted after wrapping, with ranks
+// as threads.
+#include <gtest/gtest.h>
+#include <lockstep/core/error.h>
+#include <lockstep/parallel/distributed_data_parallel.h>
+
+#include "support/expected_errors.h"
+#include "support/in_process_ranks.h"
+
+namespace lockstep::testing {
+namespace {
+
+using Group = std::shared_ptr<ProcessGroup>;
+using Options = DistributedDataParallelOptions;
+
+class DdpChanges : public ::testing::TestWithParam<int> {};
+INSTANTIATE_TEST_SUITE_P(WorldSizes, DdpChanges, ::testing::Values(1, 2, 3));
+
+/// The gradient of each weight is the sum of the rows that it was used with.
+struct WeightsImpl : torch::nn::Module {
+  WeightsImpl() {
+    a = register_parameter("a", torch::ones({3}));
+    b = register_parameter("b", torch::ones({3}));
+  }
+  torch::Tensor forward(const torch::Tensor& x, const std::string& used = "ab") {
+    torch::Tensor sum = x.sum() * 0;
+    for (const char name : used) sum = sum + (x * named_parameters()[std::string(1, name)]).sum();
+    return sum;
+  }
+  torch::Tensor a, b;
+};
+TORCH_MODULE(Weights);
+using WrappedWeights = DistributedDataParallel<Weights>;
+
+torch::Tensor row_of_rank(const Group& group, at::ScalarType dtype = at::kFloat) {
+  return torch::full({1, 3}, group->rank() + 1.0, dtype);
+}
+
+double mean_row(const Group& group) {
+  return (group->size() + 1) / 2.0;
+}
+
+void expect_gradient(const torch::Tensor& parameter, double value) {
+  ASSERT_TRUE(parameter.grad().defined());
+  EXPECT_TRUE(torch::allclose(parameter.grad().to(at::kDouble),
+                              torch::full(parameter.sizes(), value, at::kDouble)))
+      << parameter.grad() << " instead of " << value;
+}
+
+void add_up(WrappedWeights& model, const torch::Tensor& row, const std::string& used = "ab") {
+  const auto guard = model->no_sync();
+  model->forward(row, used).backward();
+}
+
+void expect_values_of_rank_zero(const Group& group, const torch::nn::Module& net) {
+  for (const auto& item : net.named_parameters()) {
+    const torch::Tensor first = item.value().detach().clone();
+    group->broadcast(first).wait();
+    EXPECT_TRUE(torch::equal(first, item.value())) << item.key();
+  }
+}
+
+// --- during accumulation ---
+
+TEST_P(DdpChanges, WhatWaitedWhenItsParameterWasFrozenIsAveragedByTheNextBackward) {
+  for (const bool is_static : {false, true}) {
+    run_ranks_or_throw(GetParam(), [=](const Group& group) {
+      Weights net;
+      WrappedWeights model(net, group, Options().static_graph(is_static));
+      const torch::Tensor row = row_of_rank(group);
+      add_up(model, row);
+      net->a.set_requires_grad(false);
+      model->forward(row).backward();
+      expect_gradient(net->a, mean_row(group));
+      expect_gradient(net->b, 2 * mean_row(group));
+      model->zero_grad();
+      model->forward(row).backward();
+      EXPECT_FALSE(net->a.grad().defined());
+      expect_gradient(net->b, mean_row(group));
+      net->a.set_requires_grad(true);
+      model->forward(row, "a").backward();
+      expect_gradient(net->a, mean_row(group));
+      group->close();
+    });
+  }
+}
+
+TEST_P(DdpChanges, WhatWaitedOnOneRankAloneIsAveragedToo) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    Weights net;
+    WrappedWeights model(net, group);
+    const torch::Tensor row = row_of_rank(group);
+    if (group->rank() == 0) add_up(model, row);
+    net->a.set_requires_grad(false);
+    model->forward(row, "b").backward();
+    expect_gradient(net->a, 1.0 / group->size());
+    expect_gradient(net->b, mean_row(group) + 1.0 / group->size());
+    group->close();
+  });
+}
+
+TEST_P(DdpChanges, WhatWaitedWhenAnotherParameterWasThawedIsAveraged) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    Weights net;
+    net->b.set_requires_grad(false);
+    WrappedWeights model(net, group);
+    const torch::Tensor row = row_of_rank(group);
+    add_up(model, row, "a");
+    net->b.set_requires_grad(true);
+    model->forward(row, "b").backward();
+    expect_gradient(net->a, mean_row(group));
+    expect_gradient(net->b, mean_row(group));
+    group->close();
+  });
+}
+
+TEST_P(DdpChanges, WhatWaitedWhenAllWereFrozenIsAveraged) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    Weights net;
+    WrappedWeights model(net, group);
+    const torch::Tensor row = row_of_rank(group);
+    add_up(model, row);
+    for (torch::Tensor& parameter : net->parameters()) parameter.set_requires_grad(false);
+    model->forward(row.clone().set_requires_grad(true)).backward();
+    expect_gradient(net->a, mean_row(group));
+    expect_gradient(net->b, mean_row(group));
+    group->close();
+  });
+}
+
+TEST_P(DdpChanges, WhatIsThawedBetweenForwardAndBackwardIsAveraged) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    Weights net;
+    WrappedWeights model(net, group);
+    const torch::Tensor row = row_of_rank(group);
+    const torch::Tensor with_both = model->forward(row);
+    net->a.set_requires_grad(false);
+    const torch::Tensor with_one = model->forward(row);
+    net->a.set_requires_grad(true);
+    (with_both + with_one).backward();
+    expect_gradient(net->a, mean_row(group));
+    expect_gradient(net->b, 2 * mean_row(group));
+    group->close();
+  });
+}
+
+TEST_P(DdpChanges, ASparseGradientThatWaitedStaysSparse) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    torch::nn::Embedding words(torch::nn::EmbeddingOptions(6, 2).sparse(true));
+    torch::nn::Linear last(2, 1);
+    torch::nn::Sequential net(words, last);
+    DistributedDataParallel<torch::nn::Sequential> model(net, group);
+    const auto row = torch::tensor({group->rank()});
+    {
+      const auto guard = model->no_sync();
+      model->forward(row).sum().backward();
+    }
+    words->weight.set_requires_grad(false);
+    model->forward(row).sum().backward();
+    ASSERT_TRUE(words->weight.grad().is_sparse());
+    const torch::Tensor dense = words->weight.grad().to_dense();
+    const torch::Tensor expected = torch::zeros({6, 2});
+    expected.narrow(0, 0, group->size()).copy_(last->weight.detach() / group->size());
+    EXPECT_TRUE(torch::allclose(dense, expected)) << dense;
+    group->close();
+  });
+}
+
+// --- parameters that come later ---
+
+TEST_P(DdpChanges, ParametersThatComeLaterGetTheValuesOfRankZero) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    Weights net;
+    WrappedWeights model(net, group);
+    const auto own = static_cast<float>(group->rank() + 5);
+    net->register_parameter("c", torch::full({3}, own));
+    net->register_parameter("d", torch::full({3}, own), /*requires_grad=*/false);
+    net->register_buffer("e", torch::full({3}, own));
+    model->forward(row_of_rank(group), "abc").backward();
+    expect_gradient(net->named_parameters()["c"], mean_row(group));
+    expect_values_of_rank_zero(group, *net);
+    EXPECT_EQ(net->named_buffers()["e"][0].item<float>(), 5);
+    group->close();
+  });
+}
+
+TEST_P(DdpChanges, AFrozenParameterThatCameLaterGetsThemWhenItIsThawed) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    Weights net;
+    WrappedWeights model(net, group);
+    torch::Tensor later =
+        net->register_parameter("c", torch::full({3}, group->rank() + 5.0), false);
+    model->forward(row_of_rank(group)).backward();
+    later.set_requires_grad(true);
+    model->forward(row_of_rank(group), "c").backward();
+    expect_gradient(later, mean_row(group));
+    expect_values_of_rank_zero(group, *net);
+    group->close();
+  });
+}
+
+/// Makes its weight when it sees the first input, as lazy modules do.
+struct LazyImpl : torch::nn::Module {
+  explicit LazyImpl(int own) : rank(own) { bias = register_parameter("bias", torch::ones({1})); }
+  torch::Tensor forward(const torch::Tensor& x) {
+    if (!weight.defined()) {
+      weight = register_parameter("weight", torch::full({x.size(1)}, rank + 1.0));
+    }
+    return (x * weight * weight).sum() + bias.sum();
+  }
+  int rank;
+  torch::Tensor weight, bias;
+};
+TORCH_MODULE(Lazy);
+
+TEST_P(DdpChanges, ParametersOfTheFirstForwardAreAveragedInItsBackwardAndEqualBehindIt) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    Lazy net(group->rank());
+    DistributedDataParallel<Lazy> model(net, group);
+    std::unique_ptr<torch::optim::SGD> optimizer;
+    for (int step = 0; step < 3; ++step) {
+      model->zero_grad();
+      model->forward(row_of_rank(group)).backward();
+      if (!optimizer) {
+        // 2 * input * weight of each rank.
+        double mean = 0;
+        for (int rank = 1; rank <= group->size(); ++rank) mean += 2.0 * rank * rank / group->size();
+        expect_gradient(net->weight, mean);
+        expect_values_of_rank_zero(group, *net);
+        optimizer = std::make_unique<torch::optim::SGD>(
+            net->parameters(), torch::optim::SGDOptions(0.01).momentum(0.9));
+      }
+      optimizer->step();
+    }
+    expect_values_of_rank_zero(group, *net);
+    EXPECT_LT(net->weight[0].item<float>(), 1);
+    group->close();
+  });
+}
+
+TEST_P(DdpChanges, ParametersAreMadeEqualOnRequest) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    Weights net;
+    WrappedWeights model(net, group, Options().ignored_names({"b"}));
+    const torch::NoGradGuard no_grad;
+    net->a.fill_(group->rank());
+    net->b.fill_(group->rank());
+    model->broadcast_parameters(group->size() - 1);
+    EXPECT_EQ(net->a[0].item<float>(), static_cast<float>(group->size() - 1));
+    EXPECT_EQ(net->b[0].item<float>(), static_cast<float>(group->rank()));
+    group->close();
+  });
+}
+
+// --- parameters that get another form ---
+
+TEST_P(DdpChanges, AnotherDtypeIsSeenByTheNextForward) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    Weights net;
+    WrappedWeights model(net, group);
+    model->forward(row_of_rank(group)).backward();
+    net->to(at::kDouble);
+    model->zero_grad();
+    model->forward(row_of_rank(group, at::kDouble)).backward();
+    expect_gradient(net->a, mean_row(group));
+    EXPECT_EQ(net->a.grad().scalar_type(), at::kDouble);
+    // There and back between two forwards: LibTorch has dropped the hooks.
+    net->to(at::kFloat);
+    net->to(at::kDouble);
+    model->zero_grad();
+    model->forward(row_of_rank(group, at::kDouble)).backward();
+    expect_gradient(net->b, mean_row(group));
+    group->close();
+  });
+}
+
+TEST_P(DdpChanges, AnotherShapeIsSeenByTheNextForward) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    Weights net;
+    WrappedWeights model(net, group);
+    model->forward(row_of_rank(group)).backward();
+    model->zero_grad();
+    net->a.set_data(torch::ones({2, 3}));
+    for (int step = 0; step < 2; ++step) {
+      model->zero_grad();
+      model->forward(row_of_rank(group)).backward();
+      expect_gradient(net->a, mean_row(group));
+      expect_gradient(net->b, mean_row(group));
+    }
+    EXPECT_EQ(net->a.grad().sizes(), (std::vector<std::int64_t>{2, 3}));
+    group->close();
+  });
+}
+
+TEST_P(DdpChanges, GradientsThatWaitFollowTheDtype) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    Weights net;
+    WrappedWeights model(net, group);
+    add_up(model, row_of_rank(group));
+    net->to(at::kDouble);
+    model->forward(row_of_rank(group, at::kDouble), "b").backward();
+    expect_gradient(net->a, mean_row(group));
+    expect_gradient(net->b, 2 * mean_row(group));
+    group->close();
+  });
+}
+
+TEST_P(DdpChanges, ConversionOnOneRankAloneIsAnErrorOnAll) {
+  if (GetParam() == 1) return;
+  const auto errors = run_ranks(GetParam(), [](const Group& group) {
+    Weights net;
+    WrappedWeights model(net, group);
+    if (group->rank() == 1) net->to(at::kDouble);
+    model->forward(row_of_rank(group)).backward();
+  });
+  for (const auto& error : errors) expect_error<MismatchError>(error, "model 1: new parameters");
+  expect_error<MismatchError>(errors[1], "got another dtype, device or shape");
+}
+
+// --- sets of parameters that come back ---
+
+TEST_P(DdpChanges, ADiscriminatorMayBeFrozenForTheGeneratorsStep) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    Weights generator, discriminator;
+    WrappedWeights made(generator, group), judged(discriminator, group);
+    const torch::Tensor row = row_of_rank(group);
+    for (int step = 0; step < 3; ++step) {
+      judged->zero_grad();
+      judged->forward(row).backward();
+      expect_gradient(discriminator->a, mean_row(group));
+      for (torch::Tensor& parameter : discriminator->parameters())
+        parameter.set_requires_grad(false);
+      made->zero_grad();
+      judged->forward(made->forward(row).view({1, 1})).backward();
+      expect_gradient(generator->b, 6 * mean_row(group));
+      expect_gradient(discriminator->a, mean_row(group));
+      for (torch::Tensor& parameter : discriminator->parameters())
+        parameter.set_requires_grad(true);
+    }
+    if (group->size() > 1) {
+      EXPECT_EQ(judged->statistics().steps, 3U);
+      EXPECT_LE(judged->statistics().plan, 2U) << "once by registration, once by what was learned";
+    }
+    group->close();
+  });
+}
+
+void freeze_in_turns(const Group& group, bool has_hook) {
+  Weights net;
+  WrappedWeights model(net, group);
+  if (has_hook) {
+    model->register_communication_hook([](ProcessGroup& ranks, const GradientBucketView& bucket) {
+      return ranks.all_reduce(bucket.buffer(), ReduceOp::Avg).then([buffer = bucket.buffer()] {
+        return buffer;
+      });
+    });
+  }
+  const torch::Tensor row = row_of_rank(group);
+  std::uint64_t plans = 0;
+  for (int step = 0; step < 12; ++step) {
+    const bool is_frozen = step % 2 == 1;
+    net->a.set_requires_grad(!is_frozen);
+    if (!is_frozen) model->zero_grad();
+    model->forward(row * (step + 1)).backward();
+    expect_gradient(net->a, mean_row(group) * (is_frozen ? step : step + 1));
+    expect_gradient(net->b, mean_row(group) * (is_frozen ? 2 * step + 1 : step + 1));
+    if (step == 5) plans = model->statistics().plan;
+  }
+  EXPECT_EQ(model->statistics().plan, plans) << "plans of sets that come back are kept";
+  EXPECT_EQ(model->statistics().steps, group->size() > 1 ? 12U : 0U);
+}
+
+TEST_P(DdpChanges, SetsThatComeBackKeepTheirPlans) {
+  for (const bool has_hook : {false, true}) {
+    run_ranks_or_throw(GetParam(), [=](const Group& group) {
+      freeze_in_turns(group, has_hook);
+      group->close();
+    });
+  }
+}
+
+TEST_P(DdpChanges, MoreSetsThanAreKeptAreStillRight) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    torch::nn::Sequential net;
+    for (int i = 0; i < 5; ++i) net->push_back(torch::nn::Linear(2, 2));
+    DistributedDataParallel<torch::nn::Sequential> model(net, group);
+    for (int step = 0; step < 62; ++step) {
+      const int set = step % 31 + 1;
+      for (int i = 0; i < 5; ++i) {
+        for (torch::Tensor& p : net[i]->parameters()) p.set_requires_grad((set >> i & 1) != 0);
+      }
+      model->zero_grad();
+      (model->forward(torch::ones({1, 2})).sum() * (group->rank() + 1)).backward();
+      for (int i = 0; i < 5; ++i) {
+        const torch::Tensor gradient = net[i]->parameters()[1].grad();
+        ASSERT_EQ(gradient.defined(), (set >> i & 1) != 0) << step << " " << i;
+      }
+      if ((set >> 4 & 1) != 0) expect_gradient(net[4]->parameters()[1], mean_row(group));
+    }
+    group->close();
+  });
+}
+
+// --- where ranks do not do the same ---
+
+TEST_P(DdpChanges, WhatOneRankAloneFreezesIsAnErrorOnAllThatNamesIt) {
+  if (GetParam() == 1) return;
+  const auto errors = run_ranks(GetParam(), [](const Group& group) {
+    Weights net;
+    WrappedWeights model(net, group);
+    if (group->rank() == 1) net->b.set_requires_grad(false);
+    model->forward(row_of_rank(group)).backward();
+  });
+  for (const auto& error : errors) expect_error<MismatchError>(error, "'model 1, 1 frozen: ");
+  expect_error<MismatchError>(errors[1], "this rank has frozen 'b'");
+}
+
+TEST_P(DdpChanges, RanksThatFreezeDifferentOnesOfTheSameSizeGetAnError) {
+  if (GetParam() == 1) return;
+  const auto errors = run_ranks(GetParam(), [](const Group& group) {
+    Weights net;
+    WrappedWeights model(net, group);
+    (group->rank() == 1 ? net->b : net->a).set_requires_grad(false);
+    model->forward(row_of_rank(group)).backward();
+  });
+  expect_error<MismatchError>(errors[0], "this rank has frozen 'a'");
+  expect_error<MismatchError>(errors[1], "this rank has frozen 'b'");
+}
+
+TEST_P(DdpChanges, AForwardWithAllFrozenOnOneRankAloneIsAnErrorOnAll) {
+  if (GetParam() == 1) return;
+  const auto errors = run_ranks(GetParam(), [](const Group& group) {
+    Weights net;
+    WrappedWeights model(net, group);
+    const torch::Tensor row = row_of_rank(group);
+    for (int step = 0; step < 3; ++step) {
+      const bool is_frozen = group->rank() == 1 && step == 1;
+      for (torch::Tensor& parameter : net->parameters()) parameter.set_requires_grad(!is_frozen);
+      model->forward(row.clone().set_requires_grad(true)).backward();
+    }
+  });
+  for (const auto& error : errors) expect_error<MismatchError>(error, "with all parameters frozen");
+}
+
+TEST_P(DdpChanges, AParameterThatOneRankAloneCannotAverageIsAnErrorOnAll) {
+  if (GetParam() == 1) return;
+  const auto errors = run_ranks(GetParam(), [](const Group& group) {
+    Weights net;
+    if (group->rank() == 1) net->to(at::kFloat8_e5m2);
+    WrappedWeights model(net, group);
+  });
+  for (const auto& error : errors) expect_error<c10::Error>(error, "(on rank 1)");
+}
+
+}  // namespace
+}  // namespace lockstep::testing
