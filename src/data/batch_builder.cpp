@@ -7,10 +7,13 @@
 
 #include <exception>
 
+#include "data/sample_generator.h"
+
 namespace lockstep::data::detail {
 
 void fetch_row(const SampleSource& source, std::uint64_t seed, std::int64_t epoch,
                std::int64_t index, const ValueLayout& layout, std::byte* memory, std::size_t row) {
+  SampleGenerator::begin_sample(seed, epoch, index);
   SampleRandom random(seed, epoch, index);
   const auto number = static_cast<std::size_t>(index);
   if (!source.get_into) {
@@ -25,6 +28,7 @@ void fetch_row(const SampleSource& source, std::uint64_t seed, std::int64_t epoc
 
 Value fetch(const SampleSource& source, std::uint64_t seed, std::int64_t epoch,
             std::int64_t index) {
+  SampleGenerator::begin_sample(seed, epoch, index);
   SampleRandom random(seed, epoch, index);
   return source.get(static_cast<std::size_t>(index), random);
 }

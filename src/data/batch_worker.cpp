@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "data/batch_builder.h"
+#include "data/sample_generator.h"
 #include "native/posix/thread_clock.h"
 #include "workers/unit_word.h"
 
@@ -43,6 +44,10 @@ void BatchWorker::run() {
   } catch (...) {
     throw std::runtime_error("worker_init failed: " + current_exception_message());
   }
+  // Not before that: a seed that the program's function sets is not a sample's.
+  using Seeds = SampleGenerator::ManualSeed;
+  SampleGenerator generator(job_.is_own_process ? Seeds::Followed : Seeds::Ignored);
+  const SampleGenerator::Use draws(generator);
   record.state.store(workers::WorkerState::Running, std::memory_order_release);
   since_ = clocks_read_ = Clock::now();
   while (const auto claim = channel_.claim(worker_)) {

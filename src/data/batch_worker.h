@@ -68,6 +68,9 @@ enum TaskWord : std::size_t { kEpoch, kShard };
 [[nodiscard]] constexpr std::uint64_t shard_word(std::uint64_t pass, std::size_t shard) {
   return pass << 20 | shard;
 }
+[[nodiscard]] constexpr std::size_t shard_of_word(std::uint64_t word) {
+  return static_cast<std::size_t>(word & ((1U << 20) - 1));
+}
 
 /// What one worker needs. Threads that are stuck keep it alive.
 struct WorkerJob {
@@ -109,6 +112,7 @@ class BatchWorker {
                                                           std::size_t& at);
   void put_whole(const workers::Claim& claim, const Value& batch);
   [[nodiscard]] std::optional<std::vector<Value>> read_stream(const workers::Claim& claim);
+  void begin_collating(const workers::Claim& claim) const;
   void fail(const workers::Claim& claim, std::size_t at);
 
   // True when this claim's first sample shall decide; false when somebody else's has. Nothing when
@@ -128,7 +132,8 @@ class BatchWorker {
   workers::SharedMemoryChannel& channel_;
   std::size_t worker_;
   std::optional<ValueLayout> layout_;
-  std::vector<bool> has_slot_;  // slots whose memory this worker has reserved and mapped
+  std::vector<bool> has_slot_;   // slots whose memory this worker has reserved and mapped
+  std::int64_t first_item_ = 0;  // of the batch that is collated
   std::map<std::size_t, Stream> streams_;
   Clock::time_point since_;
   Clock::time_point clocks_read_;

@@ -18,6 +18,7 @@
 #include "data/batch_source.h"
 #include "data/inline_source.h"
 #include "data/mix.h"
+#include "data/sample_generator.h"
 #include "data/spawned_worker.h"
 #include "data/worker_source.h"
 
@@ -115,6 +116,7 @@ LoaderEngine::LoaderEngine(SampleSource source, const SamplerFacts& sampler,
         sampler.largest_batch != 0 ? sampler.largest_batch : std::min(batch_size_, sampler.size);
     facts.largest_batch = std::max<std::size_t>(1, largest);
   }
+  redirect_draws();  // once, not in each worker
   source_ = make_source(std::move(source), facts, options);
   if (!options.pin_memory()) return;
   // Not before the workers are there: what CUDA begins in a process must not come to its children.

@@ -46,6 +46,9 @@ Value InlineSource::next() {
     const auto samples = ahead_.size();
     try {
       if (error_ahead_) std::rethrow_exception(std::exchange(error_ahead_, nullptr));
+      const SampleGenerator::Use draws(generator_);
+      SampleGenerator::begin_stream_batch(seed_, plan_.epoch, facts_.shard(turn_.shard),
+                                          turn_.batch);
       batch = collate(source_, std::exchange(ahead_, {}));
     } catch (...) {
       ++statistics_.lost_batches;
@@ -58,6 +61,7 @@ Value InlineSource::next() {
     plan_.items(next_, items_);
     ++next_;
     try {
+      const SampleGenerator::Use draws(generator_);
       batch = source_.has_rows ? build_rows(row) : build_whole(row);
     } catch (...) {
       ++statistics_.lost_batches;
@@ -100,18 +104,21 @@ Value InlineSource::build_rows(std::size_t& row) {
 Value InlineSource::build_whole(std::size_t& row) {
   std::vector<Value> samples;
   samples.reserve(items_.size());
+  std::int64_t first = 0;
   for (; row < items_.size(); ++row) {
+    if (samples.empty()) first = items_[row];
     samples.push_back(fetch(source_, seed_, plan_.epoch, items_[row]));
   }
   row = 0;  // what goes wrong now is nobody's sample; the first stands for all
+  SampleGenerator::begin_batch(seed_, plan_.epoch, first);
   return collate(source_, std::move(samples));
 }
 
 void InlineSource::look_ahead() {
   while (ahead_.empty() && error_ahead_ == nullptr && !round_.is_over()) {
-    const auto turn = round_.take();
+    const auto turn = turn_ = round_.take();
     try {
-      ahead_ = read_stream(turn.shard);
+      ahead_ = read_stream(turn);
     } catch (...) {
       round_.end(turn.shard, turn.batch);
       error_ahead_ = std::current_exception();  // for its batch's turn
@@ -123,15 +130,20 @@ void InlineSource::look_ahead() {
   }
 }
 
-std::vector<Value> InlineSource::read_stream(std::size_t shard) {
+std::vector<Value> InlineSource::read_stream(const ShardRound::Turn& turn) {
   const at::NoGradGuard no_grad;
-  auto& stream = streams_[shard];
+  const SampleGenerator::Use draws(generator_);
+  const auto shard = facts_.shard(turn.shard);
+  auto& stream = streams_[turn.shard];
   if (!stream) {
+    SampleGenerator::begin_reset(seed_, plan_.epoch, shard);
     stream = source_.open();
-    stream->reset(facts_.shard(shard), facts_.all_shards, plan_.epoch);
+    stream->reset(shard, facts_.all_shards, plan_.epoch);
   }
   std::vector<Value> samples;
   while (samples.size() < facts_.batch_size) {
+    SampleGenerator::begin_next(seed_, plan_.epoch, shard,
+                                turn.batch * facts_.batch_size + samples.size());
     auto sample = stream->next();
     if (!sample) break;
     samples.push_back(std::move(*sample));

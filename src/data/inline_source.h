@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "data/batch_source.h"
+#include "data/sample_generator.h"
 #include "data/sample_layout.h"
 
 namespace lockstep::data::detail {
@@ -31,12 +32,13 @@ class InlineSource : public BatchSource {
   [[nodiscard]] Value build_whole(std::size_t& row);
   void look_ahead();
   void count_work(Clock::time_point since);
-  [[nodiscard]] std::vector<Value> read_stream(std::size_t shard);
+  [[nodiscard]] std::vector<Value> read_stream(const ShardRound::Turn& turn);
   [[noreturn]] void throw_error(std::size_t batch, std::optional<std::int64_t> sample);
 
   SampleSource source_;
   BatchFacts facts_;
   std::uint64_t seed_;
+  SampleGenerator generator_{SampleGenerator::ManualSeed::Followed};
   bool pins_ = false;
   PassPlan plan_;
   std::vector<std::int64_t> items_;
@@ -47,6 +49,7 @@ class InlineSource : public BatchSource {
   ShardRound round_;
   std::vector<std::unique_ptr<SampleStream>> streams_;
   std::vector<Value> ahead_;
+  ShardRound::Turn turn_;  // of that batch
   std::exception_ptr error_ahead_;
   LoaderStatistics statistics_;
   Clock::time_point pass_start_;

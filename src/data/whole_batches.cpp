@@ -6,6 +6,7 @@
 
 #include "data/batch_builder.h"
 #include "data/batch_worker.h"
+#include "data/sample_generator.h"
 #include "data/sample_pieces.h"
 #include "data/value_bytes.h"
 #include "workers/unit_word.h"
@@ -34,8 +35,17 @@ void BatchWorker::build_whole(const Claim& claim, std::size_t& at) {
     return;
   }
   channel_.begin_item(worker_, claim.slot, workers::kNoItem);
+  begin_collating(claim);
   put_whole(claim, collate(job_.source, std::move(*samples)));
   channel_.free_pieces(claim.slot, SharedMemoryChannel::kItemPieces);
+}
+
+void BatchWorker::begin_collating(const Claim& claim) const {
+  const auto epoch = static_cast<std::int64_t>(channel_.word(claim.slot, kEpoch));
+  if (!job_.source.open) return SampleGenerator::begin_batch(job_.seed, epoch, first_item_);
+  const auto shard = shard_of_word(channel_.word(claim.slot, kShard));
+  SampleGenerator::begin_stream_batch(job_.seed, epoch, job_.facts.shard(shard),
+                                      static_cast<std::uint64_t>(claim.items[0]));
 }
 
 // What cannot be passed on is left to the worker with the closing unit, which fetches it again.
@@ -81,6 +91,7 @@ std::optional<std::vector<Value>> BatchWorker::collect(const Claim& claim, std::
   for (; at < claim.items.size(); ++at) {
     if (channel_.is_futile(claim) || channel_.is_stopping()) return std::nullopt;
     if (claim.items[at] == workers::kLeftOut || channel_.is_skipped(claim.slot, at)) continue;
+    if (samples.empty()) first_item_ = claim.items[at];
     if (auto sample = part(claim, at)) {
       samples.push_back(std::move(*sample));
       continue;
@@ -115,10 +126,11 @@ void BatchWorker::put_whole(const Claim& claim, const Value& batch) {
 std::optional<std::vector<Value>> BatchWorker::read_stream(const Claim& claim) {
   const auto epoch = static_cast<std::int64_t>(channel_.word(claim.slot, kEpoch));
   const auto word = channel_.word(claim.slot, kShard);
-  const auto shard = static_cast<std::size_t>(word & ((1U << 20) - 1));
+  const auto shard = shard_of_word(word);
   const auto number = static_cast<std::uint64_t>(claim.items[0]);
   auto& state = streams_[shard];
   if (!state.stream || state.word != word || state.next > number) {
+    SampleGenerator::begin_reset(job_.seed, epoch, job_.facts.shard(shard));
     state.stream = job_.source.open();
     state.stream->reset(job_.facts.shard(shard), job_.facts.all_shards, epoch);
     state.word = word;
@@ -133,6 +145,8 @@ std::optional<std::vector<Value>> BatchWorker::read_stream(const Claim& claim) {
         return std::nullopt;
       }
       channel_.begin_item(worker_, claim.slot, 0);
+      SampleGenerator::begin_next(job_.seed, epoch, job_.facts.shard(shard),
+                                  state.next * job_.facts.batch_size + samples.size());
       auto sample = state.stream->next();
       if (!sample) break;
       samples.push_back(std::move(*sample));

@@ -8,9 +8,11 @@
 #include <lockstep/workers/worker_pool.h>
 #include <torch/torch.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <numeric>
+#include <random>
 #include <stdexcept>
 
 namespace {
@@ -54,6 +56,18 @@ struct NoisyWaves : Waves {
 };
 // [random]
 
+// [engine]
+struct ShuffledWaves : Waves {
+  torch::data::Example<> get(std::size_t index, data::SampleRandom& random) {
+    auto sample = Waves::get(index);
+    std::mt19937 engine(random());                     // not a member: seeded anew for each sample
+    auto* values = sample.data.mutable_data_ptr<float>();
+    std::shuffle(values, values + 64, engine);
+    return sample;
+  }
+};
+// [engine]
+
 // [in_place]
 struct Counts {
   torch::data::Example<> get(std::size_t index) {      // the first sample says what all look like
@@ -77,6 +91,8 @@ struct Counts {
 TEST(DataPage, DrawsAndWritesInPlace) {
   const auto options = data::DataLoaderOptions().batch_size(8).workers(1);
   EXPECT_EQ(data::DataLoader(NoisyWaves(), options).begin()->data.size(0), 8);
+  EXPECT_TRUE(torch::equal(data::DataLoader(ShuffledWaves(), options).begin()->data,
+                           data::DataLoader(ShuffledWaves(), options).begin()->data));
   data::DataLoader loader(Counts(), options);
   EXPECT_EQ(loader.begin()->data[2][3].item<float>(), 5);
 }
