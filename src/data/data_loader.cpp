@@ -63,6 +63,16 @@ void check_spawn(const DataLoaderOptions& options) {
               "dataset's factory");
 }
 
+// One object for several threads at once would be a race that nobody sees.
+void check_threads(const SampleSource& source, const DataLoaderOptions& options) {
+  if (options.kind() != WorkerKind::Thread) return;
+  TORCH_CHECK(
+      options.workers() <= 1 || source.copy, "DataLoader: ", options.workers(),
+      " thread workers need a copy of the dataset each, and it cannot be copied; give it a copy "
+      "constructor, use 1 worker or WorkerKind::Process, or, where several threads may call it at "
+      "once, hold what cannot be copied by a std::shared_ptr");
+}
+
 void check_shards(const DataLoaderOptions& options) {
   TORCH_CHECK(
       options.world_size() > 0 && options.rank() >= 0 && options.rank() < options.world_size(),
@@ -96,6 +106,7 @@ LoaderEngine::LoaderEngine(SampleSource source, const SamplerFacts& sampler,
       sampler_(sampler) {
   check(options);
   check_spawn(options);
+  check_threads(source, options);
   TORCH_CHECK(!source.size || *source.size > 0,
               "DataLoader: the dataset is empty; it must hold at least 1 sample");
   TORCH_CHECK(!source.size || sampler.dataset_size <= *source.size,

@@ -138,6 +138,22 @@ TEST_F(DataVarietyTest, ThreadsHaveADatasetEach) {
   EXPECT_EQ(loader.dataset().calls, 0);
 }
 
+// Several threads would call one object at once.
+TEST_F(DataVarietyTest, ThreadsRefuseADatasetThatCannotBeCopied) {
+  struct OneOfAKind : Numbers {
+    std::unique_ptr<std::ifstream> file;
+  };
+  const auto options = [](int workers) { return options_with(workers).kind(WorkerKind::Thread); };
+  EXPECT_NE(message_of([&] {
+              DataLoader loader(OneOfAKind{Numbers{8}, nullptr}, in_order(8), options(2));
+            }).find("2 thread workers need a copy of the dataset each"),
+            std::string::npos);
+  for (const auto& fitting : {options(0), options(1), options_with(2)}) {
+    DataLoader loader(OneOfAKind{Numbers{8}, nullptr}, in_order(8), fitting);
+    EXPECT_EQ(pass_over_errors(loader).batches, 2);
+  }
+}
+
 TEST_F(DataVarietyTest, AllWorkersFillTheFirstBatch) {
   SharedCounters begun;
   Numbers dataset{8};
