@@ -10,6 +10,7 @@
 #include <string>
 #include <utility>
 
+#include "concurrency/waited_time.h"
 #include "data/spawned_worker.h"
 #include "workers/forked_workers.h"
 #include "workers/thread_workers.h"
@@ -70,7 +71,11 @@ workers::WorkerProgram program_of(const std::shared_ptr<WorkerJob>& job, bool as
 // The rank waits: for how long at all, which is a stall, and since the last sign that work gets on.
 class WorkerSource::Wait {
  public:
-  explicit Wait(LoaderStatistics& statistics) : statistics_(statistics) {}
+  Wait(LoaderStatistics& statistics, std::chrono::milliseconds timeout)
+      : statistics_(statistics),
+        slice_(
+            std::min<Clock::duration>(SharedMemoryChannel::kSlice, Clock::duration(timeout) / 4)),
+        waited_(2 * slice_, start_) {}
   ~Wait() {
     statistics_.stall_seconds += std::chrono::duration<double>(Clock::now() - start_).count();
   }
@@ -78,15 +83,17 @@ class WorkerSource::Wait {
   Wait& operator=(const Wait&) = delete;
 
   [[nodiscard]] Clock::duration without_progress(std::uint64_t signs) {
-    const auto now = Clock::now();
-    if (std::exchange(signs_, signs) != signs) since_ = now;
-    return now - since_;
+    if (std::exchange(signs_, signs) != signs) waited_.restart();
+    return waited_.look();
   }
+  // No sleep is longer: or it would be taken for one in which this process did not run.
+  [[nodiscard]] Clock::duration slice() const { return slice_; }
 
  private:
   LoaderStatistics& statistics_;
   Clock::time_point start_ = Clock::now();
-  Clock::time_point since_ = start_;
+  Clock::duration slice_;
+  WaitedTime waited_;
   std::uint64_t signs_ = 0;
 };
 
@@ -203,7 +210,7 @@ bool WorkerSource::has_next() {
 
 // Until the batch is there, or no longer to be expected.
 void WorkerSource::await_stream(std::size_t slot) {
-  Wait wait(statistics_);
+  Wait wait(statistics_, timeout_);
   while (channel_->state(slot) == SlotState::Filling) {
     const auto seen = channel_->done_count();
     if (supervisor_is_dead_ || host_->supervisor_status()) break;
@@ -211,7 +218,7 @@ void WorkerSource::await_stream(std::size_t slot) {
     if (wait.without_progress(signs_of_progress(slot)) > patience()) break;
     if (channel_->state(slot) != SlotState::Filling) break;
     channel_->wake_workers();
-    channel_->wait_done(seen, channel_->sequence(slot));
+    channel_->wait_done(seen, channel_->sequence(slot), wait.slice());
     move_layout_turn();
   }
 }
@@ -240,7 +247,7 @@ Value WorkerSource::next() {
 }
 
 WorkerSource::Overview WorkerSource::await() {
-  Wait wait(statistics_);
+  Wait wait(statistics_, timeout_);
   for (;;) {
     const auto done = channel_->done_count();
     move_layout_turn();
@@ -252,12 +259,11 @@ WorkerSource::Overview WorkerSource::await() {
     if (seen.next_is_ready) return seen;
     check_anyone_left(slot);
     const auto waited = wait.without_progress(signs_of_progress(slot));
-    const auto left = patience() - waited;
-    if (left < left.zero()) throw_timeout(slot, std::chrono::duration<double>(waited).count());
+    if (waited > patience()) throw_timeout(slot, std::chrono::duration<double>(waited).count());
     channel_->wake_workers();
     const auto awaited =
         slot && in_order_ ? channel_->sequence(*slot) : workers::BoardHeader::kAny - 1;
-    channel_->wait_done(done, awaited, left);
+    channel_->wait_done(done, awaited, wait.slice());
   }
 }
 

@@ -17,6 +17,7 @@
 #include <system_error>
 
 #include "concurrency/deadline.h"
+#include "concurrency/waited_time.h"
 #include "native/posix/child_process.h"
 #include "native/posix/file_descriptor.h"
 #include "native/posix/futex.h"
@@ -47,7 +48,8 @@ class Nursery {
         program_(program),
         owner_socket_(owner.socket),
         owner_(static_cast<int>(::syscall(SYS_pidfd_open, owner.pid, 0))),
-        watches_(board.workers.size()) {
+        slice_(slice_for(program)),
+        watches_(board.workers.size(), Watch{0, 0, 0, WaitedTime(2 * slice_)}) {
     ::signal(SIGTERM, SIG_IGN);  // to a whole process group; whether to end is the owner's to say
     owner_is_alive_ = ::getppid() == owner.pid;  // else the number may already be somebody else's
     sigset_t mask;
@@ -59,10 +61,7 @@ class Nursery {
   }
 
   void serve() {
-    // Often enough that a worker without progress is noticed within a quarter of the limit.
-    auto slice = std::clamp(program_.timeout / 4, milliseconds(5), kCareSlice);
-    if (program_.memory_limit != 0) slice = std::min(slice, kMemorySlice);
-    while (!poll_once(slice)) {
+    while (!poll_once(slice_)) {
       for (std::size_t worker = 0; worker < watches_.size(); ++worker) {
         look_for_progress(worker);
         look_at_memory(worker);
@@ -85,8 +84,14 @@ class Nursery {
     pid_t pid = 0;  // 0: nobody runs under this number
     int failed_starts = 0;
     std::uint64_t beats = 0;
-    Deadline::Clock::time_point since;
+    WaitedTime without_progress;
   };
+
+  // Often enough that a worker without progress is noticed within a quarter of the limit.
+  static milliseconds slice_for(const WorkerProgram& program) {
+    const auto slice = std::clamp(program.timeout / 4, milliseconds(5), kCareSlice);
+    return program.memory_limit != 0 ? std::min(slice, kMemorySlice) : slice;
+  }
 
   void start(std::size_t worker) {
     WorkerRecord& record = board_.workers[worker];
@@ -97,7 +102,7 @@ class Nursery {
     record.message[0] = '\0';
     record.state.store(WorkerState::Starting, std::memory_order_release);
     watch.beats = record.beats.load(std::memory_order_relaxed);
-    watch.since = Deadline::Clock::now();
+    watch.without_progress.restart();
     try {
       const auto name = "lockstep-w" + std::to_string(worker);
       watch.pid = native::fork_child(name.c_str(), [this, worker] {
@@ -187,11 +192,11 @@ class Nursery {
     const bool is_running = record.state.load(std::memory_order_acquire) == WorkerState::Running;
     const bool is_idle =
         is_running && record.in_hand.load(std::memory_order_acquire) == WorkerRecord::kNothing;
-    const auto now = Deadline::Clock::now();
     if (beats != watch.beats || is_idle) {
       watch.beats = beats;
-      watch.since = now;
-    } else if (now - watch.since > (is_running ? program_.timeout : program_.start_timeout)) {
+      watch.without_progress.restart();
+    } else if (watch.without_progress.look() >
+               (is_running ? program_.timeout : program_.start_timeout)) {
       end(worker, EndOrder::NoProgress);
     }
   }
@@ -211,7 +216,7 @@ class Nursery {
   void end(std::size_t worker, EndOrder why) {
     board_.workers[worker].order.store(why, std::memory_order_release);
     ::kill(watches_[worker].pid, SIGKILL);
-    watches_[worker].since = Deadline::Clock::now();
+    watches_[worker].without_progress.restart();
   }
 
   void wake_workers() {
@@ -232,6 +237,7 @@ class Nursery {
   int owner_socket_;
   native::FileDescriptor owner_;  // a pidfd
   native::FileDescriptor child_ended_;
+  milliseconds slice_;  // between two looks
   std::vector<Watch> watches_;
   std::size_t running_ = 0;
   bool owner_is_alive_ = true;

@@ -6,7 +6,7 @@
 #include <thread>
 #include <vector>
 
-#include "concurrency/deadline.h"
+#include "concurrency/waited_time.h"
 #include "native/posix/futex.h"
 #include "workers/run_worker.h"
 
@@ -14,6 +14,7 @@ namespace lockstep::workers {
 namespace {
 
 constexpr std::chrono::seconds kPatience{2};
+constexpr std::chrono::milliseconds kLook{100};
 
 }  // namespace
 
@@ -68,11 +69,11 @@ bool ThreadWorkers::stop() noexcept {
   board_.header->stop.store(1, std::memory_order_release);
   board_.header->work.fetch_add(1, std::memory_order_release);
   native::futex_wake_all(board_.header->work);
-  const auto deadline = Deadline::after(kPatience);
+  WaitedTime waited(2 * kLook);
   std::uint32_t running = 0;
   while ((running = threads_->running.load(std::memory_order_acquire)) != 0 &&
-         !deadline.has_passed()) {
-    native::futex_wait(threads_->running, running, deadline.remaining());
+         waited.look() < kPatience) {
+    native::futex_wait(threads_->running, running, kLook);
   }
   for (auto& thread : threads_->threads) {
     if (running == 0) {

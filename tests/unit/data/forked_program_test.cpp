@@ -15,16 +15,6 @@ namespace {
 using ForkedProgramTest = NothingLeftBehind;
 using Clock = std::chrono::steady_clock;
 
-// Runs `body` in a child of this process, to its end.
-template <class Body>
-int status_of_child(const Body& body) {
-  const pid_t child = ::fork();
-  if (child == 0) ::_exit(body());
-  int status = 0;
-  ::waitpid(child, &status, 0);
-  return status;
-}
-
 // A child of the program's own has a copy of the loader, and of batches.
 void destroy_in_child(const std::function<void()>& destroy) {
   EXPECT_EQ(status_of_child([&] {
@@ -90,6 +80,36 @@ TEST_F(ForkedProgramTest, SignalToTheProcessGroupLosesNoBatch) {
     });
     EXPECT_TRUE(WIFEXITED(status)) << signal;
     EXPECT_EQ(WEXITSTATUS(status), 0) << signal;
+  }
+}
+
+// A job that the user stops with Ctrl-Z, or a batch system, and lets go on much later.
+TEST_F(ForkedProgramTest, SuspendedJobGoesOnWithoutLoss) {
+  constexpr std::chrono::milliseconds kTimeout{600};
+  for (const auto kind : {WorkerKind::Process, WorkerKind::Thread}) {
+    SharedCounters begun;
+    const pid_t job = start_child([&] {
+      ::setpgid(0, 0);
+      Numbers dataset{6};
+      // In small steps: what a sleep still lacks would be over when the job goes on.
+      dataset.before = [&](std::size_t index) {
+        ++begun.words[0];
+        for (int step = 0; index == 2 && step < 20; ++step) {
+          std::this_thread::sleep_for(std::chrono::milliseconds(5));
+        }
+      };
+      DataLoader loader(dataset, in_order(6), options_with(1, 1).kind(kind).timeout(kTimeout));
+      const auto pass = pass_over_errors(loader);
+      const bool is_whole = pass.batches == 6 && pass.errors.empty();
+      return is_whole && loader.statistics().restarts == 0 ? 0 : 1;
+    });
+    EXPECT_TRUE(eventually([&] { return begun.words[0] == 3; }));
+    ::kill(-job, SIGSTOP);
+    std::this_thread::sleep_for(5 * kTimeout / 2);
+    ::kill(-job, SIGCONT);
+    int status = 0;
+    ::waitpid(job, &status, 0);
+    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
   }
 }
 

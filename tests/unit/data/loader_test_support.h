@@ -5,7 +5,9 @@
 #include <lockstep/data/data_loader.h>
 #include <lockstep/data/idx_dataset.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <torch/torch.h>
+#include <unistd.h>
 
 #include <array>
 #include <atomic>
@@ -140,6 +142,28 @@ inline bool eventually(const std::function<bool()>& condition,
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
   }
   return true;
+}
+
+/// Runs `body` in a child of this process, which never comes back; its status is what `body` gives,
+/// or 99 where it throws.
+template <class Body>
+pid_t start_child(const Body& body) {
+  const pid_t child = ::fork();
+  if (child != 0) return child;
+  try {
+    ::_exit(body());
+  } catch (...) {
+    ::_exit(99);
+  }
+}
+
+/// The same, to its end; its status of wait(2).
+template <class Body>
+int status_of_child(const Body& body) {
+  const pid_t child = start_child(body);
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  return status;
 }
 
 /// Words that all processes of a test see.
