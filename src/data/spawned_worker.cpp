@@ -12,6 +12,7 @@
 #include <cstring>
 #include <sstream>
 
+#include "native/posix/output_buffers.h"
 #include "native/posix/run_again.h"
 #include "workers/run_worker.h"
 
@@ -145,7 +146,11 @@ std::optional<int> maybe_worker_main(const DatasetRegistry& registry) {
     const auto job = detail::read_job(channel, registry);
     detail::BatchWorker(job, worker).run();
   };
-  return workers::run_worker(channel->board().workers[place.worker], program, place.worker);
+  const int status =
+      workers::run_worker(channel->board().workers[place.worker], program, place.worker);
+  // The program's way out may take longer than a worker is given.
+  native::write_pending_output();
+  return status;
 }
 
 }  // namespace lockstep::data

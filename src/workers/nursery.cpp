@@ -21,6 +21,7 @@
 #include "native/posix/child_process.h"
 #include "native/posix/file_descriptor.h"
 #include "native/posix/futex.h"
+#include "native/posix/inherited_files.h"
 #include "native/posix/process_memory.h"
 #include "workers/run_worker.h"
 
@@ -50,7 +51,8 @@ class Nursery {
         owner_(static_cast<int>(::syscall(SYS_pidfd_open, owner.pid, 0))),
         slice_(slice_for(program)),
         watches_(board.workers.size(), Watch{0, 0, 0, WaitedTime(2 * slice_)}) {
-    ::signal(SIGTERM, SIG_IGN);  // to a whole process group; whether to end is the owner's to say
+    // To a whole process group; whether to end is the owner's to say.
+    owner_ignores_sigterm_ = ::signal(SIGTERM, SIG_IGN) == SIG_IGN;
     owner_is_alive_ = ::getppid() == owner.pid;  // else the number may already be somebody else's
     sigset_t mask;
     ::sigemptyset(&mask);
@@ -109,6 +111,8 @@ class Nursery {
         ::close(owner_socket_);
         owner_.reset();
         child_ended_.reset();
+        if (!owner_ignores_sigterm_) ::signal(SIGTERM, SIG_DFL);
+        native::take_own_positions(program_.keep_descriptors);
         return run_worker(board_.workers[worker], program_, worker);
       });
       record.pid.store(watch.pid, std::memory_order_release);
@@ -241,6 +245,7 @@ class Nursery {
   std::vector<Watch> watches_;
   std::size_t running_ = 0;
   bool owner_is_alive_ = true;
+  bool owner_ignores_sigterm_ = false;
   bool is_stopping_ = false;
 };
 
@@ -250,6 +255,9 @@ int run_nursery(const WorkerBoard& board, const WorkerProgram& program, const Ow
   std::vector<int> keep = program.keep_descriptors;
   keep.push_back(owner.socket);
   native::close_inherited_descriptors(keep);
+  native::leave_inherited_locks(keep);
+  // Once for all workers, whenever they start: the owner may move its own meanwhile.
+  native::take_own_positions(keep);
   Nursery(board, program, owner).serve();
   return 0;
 }

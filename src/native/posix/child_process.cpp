@@ -1,23 +1,16 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "native/posix/child_process.h"
 
-#include <dirent.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <sys/prctl.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-#include <algorithm>
-#include <array>
 #include <csignal>
-#include <cstdlib>
 #include <cstring>
-#include <string_view>
 #include <utility>
-#include <vector>
 
+#include "native/posix/output_buffers.h"
 #include "native/posix/posix_check.h"
 
 namespace lockstep::native {
@@ -25,19 +18,28 @@ namespace {
 
 constexpr int kBodyThrew = 125;
 
-// Those that the parent alone answers, and what is an error of the call where it is ignored.
+// Those that the parent alone answers, what is an error of the call where it is ignored, and what
+// the parent ignores: no process group may lose its children alone. Faults are never ignored.
 bool shall_be_ignored(int number, const struct sigaction& inherited) {
   switch (number) {
     case SIGINT:
     case SIGHUP:
     case SIGUSR1:
     case SIGUSR2:
+    case SIGQUIT:
     case SIGXFSZ:
       return true;
-    case SIGPIPE:
-      return inherited.sa_handler == SIG_IGN;
-    default:
+    case SIGCHLD:  // whoever ignores it learns nothing of its children
+    case SIGSEGV:
+    case SIGBUS:
+    case SIGFPE:
+    case SIGILL:
+    case SIGABRT:
+    case SIGTRAP:
+    case SIGSYS:
       return false;
+    default:
+      return inherited.sa_handler == SIG_IGN;
   }
 }
 
@@ -61,6 +63,7 @@ void reset_signals() {
   int code = kBodyThrew;
   try {
     reset_signals();
+    drop_inherited_output();
     ::prctl(PR_SET_NAME, name);
     if (follow_parent) {
       ::prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -70,19 +73,8 @@ void reset_signals() {
   } catch (...) {
     code = kBodyThrew;
   }
+  write_pending_output();
   ::_exit(code);
-}
-
-// What a dataset may have opened before the fork and still reads from.
-bool may_belong_to_dataset(int fd) {
-  struct stat info {};
-  if (::fstat(fd, &info) != 0) return false;
-  if (!S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode)) return false;
-  std::array<char, 256> target{};
-  const auto link = "/proc/self/fd/" + std::to_string(fd);
-  const auto length = ::readlink(link.c_str(), target.data(), target.size());
-  const std::string_view path(target.data(), length > 0 ? static_cast<std::size_t>(length) : 0);
-  return path.substr(0, 7) != "/memfd:" && path.substr(0, 9) != "/dev/shm/";
 }
 
 }  // namespace
@@ -111,22 +103,6 @@ pid_t fork_child(const char* name, const std::function<int()>& body) {
   ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
   if (pid < 0) throw_errno("fork of a data worker process failed", error);
   return pid;
-}
-
-void close_inherited_descriptors(std::span<const int> keep) {
-  std::vector<int> open;
-  DIR* directory = ::opendir("/proc/self/fd");
-  if (directory == nullptr) return;
-  while (const dirent* entry = ::readdir(directory)) {
-    const int fd = std::atoi(entry->d_name);
-    if (fd > STDERR_FILENO && fd != ::dirfd(directory)) open.push_back(fd);
-  }
-  ::closedir(directory);
-  for (const int fd : open) {
-    if (std::find(keep.begin(), keep.end(), fd) == keep.end() && !may_belong_to_dataset(fd)) {
-      ::close(fd);
-    }
-  }
 }
 
 ChildProcess::ChildProcess(const char* name, const std::function<int()>& body)

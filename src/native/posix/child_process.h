@@ -6,7 +6,6 @@
 #include <chrono>
 #include <functional>
 #include <optional>
-#include <span>
 #include <string>
 
 #include "native/posix/file_descriptor.h"
@@ -18,22 +17,18 @@ namespace lockstep::native {
 [[nodiscard]] std::string describe_wait_status(int status);
 
 /// Forks a child that runs `body` and then `_exit`s with its result (125 when it throws). No
-/// destructor, `atexit` handler or stdio flush of the parent ever runs in it.
+/// destructor or `atexit` handler of the parent ever runs in it. What it prints is written, and
+/// what the parent had printed before the fork is left to the parent (`output_buffers`).
 ///
 /// The child starts with default signal dispositions, all signals unblocked, and the name `name`
-/// (15 characters). Ignored are SIGINT, SIGHUP, SIGUSR1 and SIGUSR2, which terminals and batch
-/// systems send to whole process groups and the parent answers, SIGXFSZ, so that a file that may
-/// not grow is an error of the call, and SIGPIPE where the parent ignores it. It gets SIGKILL when
+/// (15 characters). Ignored are SIGINT, SIGQUIT, SIGHUP, SIGUSR1 and SIGUSR2, which terminals and
+/// batch systems send to whole process groups and the parent answers, SIGXFSZ, so that a file that
+/// may not grow is an error of the call, and what the parent ignores. It gets SIGKILL when
 /// its parent dies, where the forking thread is its process's main thread; the kernel would send it
 /// at the end of any other thread, so such a child must watch for its parent in another way.
 ///
 /// Throws: `std::system_error` in the parent when fork fails.
 [[nodiscard]] pid_t fork_child(const char* name, const std::function<int()>& body);
-
-/// Closes every descriptor that this process inherited and that cannot belong to a dataset:
-/// sockets, pipes, devices, anonymous memory, epoll and its kin. Standard streams, ordinary files
-/// and `keep` stay open.
-void close_inherited_descriptors(std::span<const int> keep);
 
 /// One forked child. Move-only.
 ///
