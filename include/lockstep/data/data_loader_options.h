@@ -63,8 +63,8 @@ struct LOCKSTEP_API DataLoaderOptions {
   /// An order of its own for each epoch that `set_epoch` sets; only where the loader is given no
   /// sampler. A pass without a `set_epoch` before it has the order of the pass before.
   TORCH_ARG(bool, shuffle) = false;
-  /// Decides what datasets draw from `SampleRandom`, together with epoch and index; and the order,
-  /// with `shuffle`. The same on all ranks.
+  /// Decides what datasets draw from `SampleRandom` and from LibTorch's functions (`torch::rand`),
+  /// together with epoch and index; and the order, with `shuffle`. The same on all ranks.
   TORCH_ARG(std::uint64_t, seed) = 0;
   /// Batches that are prepared ahead for each worker, 1 to 64.
   TORCH_ARG(std::int64_t, prefetch_batches) = 2;

@@ -26,8 +26,9 @@ concept DrawsAtRandom = requires(T& dataset, std::size_t index, SampleRandom& ra
 
 /// Any of LibTorch's map-style datasets, or a class of your own with `get` and `size`. `get(index)`
 /// must depend on the index alone; what it draws at random it takes from the generator of
-/// `get(index, random)`. Samples are `torch::data::Example<>`, tensors, numbers, texts, `Bytes`,
-/// and vectors, tuples, pairs and maps of these (`SampleCodec`).
+/// `get(index, random)`, or from LibTorch's functions without a generator. Samples are
+/// `torch::data::Example<>`, tensors, numbers, texts, `Bytes`, and vectors, tuples, pairs and maps
+/// of these (`SampleCodec`).
 template <class T>
 concept MapStyleDataset = (DrawsAtRandom<T> ||
                            requires(T & dataset, std::size_t index) {
