@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
+#include <lockstep/core/detail/visit_tensors.h>
 #include <lockstep/core/export.h>
 #include <torch/arg.h>
 
@@ -10,7 +11,6 @@
 #include <functional>
 #include <memory>
 #include <optional>
-#include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -27,6 +27,7 @@ namespace detail {
 
 using Tensors = std::vector<at::Tensor>;
 using TensorFunction = std::function<Tensors(const Tensors&)>;
+using ReplaceTensor = std::function<void(at::Tensor&)>;
 
 /// The part of `checkpoint` that does not depend on the function's type. Calls `first` at once, and
 /// `again`, which must do the same, in each backward.
@@ -34,34 +35,16 @@ using TensorFunction = std::function<Tensors(const Tensors&)>;
                                                   const Tensors& inputs,
                                                   const CheckpointOptions& options);
 
-// Calls `act` with each tensor of a result, in an order that depends on its type only.
-template <typename Act>
-void for_each_tensor(at::Tensor& tensor, const Act& act) {
-  act(tensor);
-}
-template <typename Element, typename Act>
-void for_each_tensor(std::vector<Element>& list, const Act& act) {
-  for (Element& element : list) for_each_tensor(element, act);
-}
-template <typename First, typename Second, typename Act>
-void for_each_tensor(std::pair<First, Second>& pair, const Act& act) {
-  for_each_tensor(pair.first, act);
-  for_each_tensor(pair.second, act);
-}
-template <typename... Elements, typename Act>
-void for_each_tensor(std::tuple<Elements...>& tuple, const Act& act) {
-  std::apply([&](auto&... elements) { (for_each_tensor(elements, act), ...); }, tuple);
-}
-
 template <typename Result>
 Tensors tensors_of(Result& result) {
   Tensors tensors;
-  for_each_tensor(result, [&](const at::Tensor& tensor) { tensors.push_back(tensor); });
+  for_each_tensor(result, [&](at::Tensor& tensor) { tensors.push_back(tensor); });
   return tensors;
 }
 
 template <typename Function, std::size_t... Indices>
-auto call(Function& function, const Tensors& inputs, std::index_sequence<Indices...> /*unused*/) {
+auto call_with(Function& function, const Tensors& inputs,
+               std::index_sequence<Indices...> /*unused*/) {
   return std::invoke(function, inputs[Indices]...);
 }
 
@@ -84,7 +67,9 @@ auto call(Function& function, const Tensors& inputs, std::index_sequence<Indices
 /// live until the graph goes.
 ///
 /// Shapes: any tensors as inputs, with or without a gradient or undefined; other arguments are
-/// captured. The result is a tensor, or a vector, pair or tuple of such, of any depth.
+/// captured. The result is a tensor, or has tensors in containers, pairs, tuples and optionals, to
+/// any depth; a type of the program's own shows its by `template <typename F> void
+/// for_each_tensor(F f) const`. Numbers beside them stay those of the first time.
 /// Thread-safety: as the function's; the default random generators belong to the process, so that
 /// threads which draw from them at the same time draw other numbers.
 /// Throws: what the function throws, from here or from backward; `c10::Error` for an input changed
@@ -96,17 +81,21 @@ auto checkpoint(const CheckpointOptions& options, Function&& function, const Inp
   const detail::Tensors tensors{at::Tensor(inputs)...};
   // One function for both times, also where it has a state of its own.
   const auto shared = std::make_shared<std::decay_t<Function>>(std::forward<Function>(function));
-  using Result = decltype(detail::call(*shared, tensors, Indices()));
-  if (!at::GradMode::is_enabled()) return detail::call(*shared, tensors, Indices());
+  using Result = decltype(detail::call_with(*shared, tensors, Indices()));
+  static_assert(detail::has_visible_tensors<Result, detail::ReplaceTensor>(),
+                "checkpoint: the function returns a type in which no tensors can be found; return "
+                "tensors, containers, pairs, tuples or optionals of them, or a type with a "
+                "for_each_tensor(F f) const that calls f with each of its tensors");
+  if (!at::GradMode::is_enabled()) return detail::call_with(*shared, tensors, Indices());
 
   std::optional<Result> result;
   const auto outputs = detail::run_checkpoint(
       [&](const detail::Tensors& given) {
-        result.emplace(detail::call(*shared, given, Indices()));
+        result.emplace(detail::call_with(*shared, given, Indices()));
         return detail::tensors_of(*result);
       },
       [shared](const detail::Tensors& given) {
-        Result again = detail::call(*shared, given, Indices());
+        Result again = detail::call_with(*shared, given, Indices());
         return detail::tensors_of(again);
       },
       tensors, options);
