@@ -6,11 +6,13 @@
 #include <numeric>
 #include <utility>
 
+#include "comm/calling_thread.h"
 #include "comm/collective.h"
 #include "comm/message.h"
 #include "comm/operation.h"
 #include "comm/operation_queue.h"
 #include "comm/reduce_kernels.h"
+#include "comm/written_tensors.h"
 
 namespace lockstep {
 namespace {
@@ -109,6 +111,7 @@ std::vector<at::Tensor> split_rows(const at::Tensor& tensor, at::IntArrayRef spl
   }
   TORCH_CHECK(sum == tensor.size(0), "all_to_all: the splits of ", name, " are ", splits,
               ", together ", sum, "; it has ", tensor.size(0), " rows");
+  const at::AutoDispatchBelowADInplaceOrView no_autograd;  // as above
   return tensor.split_with_sizes(splits, 0);
 }
 
@@ -138,7 +141,6 @@ void ProcessGroup::check_count(const std::vector<at::Tensor>& tensors, const cha
 
 void ProcessGroup::check_message(const at::Tensor& tensor, int peer, int tag,
                                  const char* op) const {
-  check_open(op);
   check_contiguous(tensor, op, "the tensor");
   TORCH_CHECK(peer >= 0 && peer < size(), op, ": the other rank is ", peer,
               "; this group has ranks 0 to ", size() - 1);
@@ -147,13 +149,16 @@ void ProcessGroup::check_message(const at::Tensor& tensor, int peer, int tag,
 }
 
 Work ProcessGroup::send(const at::Tensor& tensor, int to, int tag) {
+  const auto visit = begin("send");
   check_message(tensor, to, tag, "send");
   ProcessGroup& carrier = carrier_of(tensor.device().type());
   return keep(carrier.start_send(tensor, to, tag, call_timeout()));
 }
 
 Work ProcessGroup::recv(const at::Tensor& tensor, int from, int tag) {
+  const auto visit = begin("recv");
   check_message(tensor, from, tag, "recv");
+  note_written(tensor, "recv");
   ProcessGroup& carrier = carrier_of(tensor.device().type());
   return keep(carrier.start_receive(tensor, from, tag, call_timeout()));
 }
@@ -179,7 +184,7 @@ Work ProcessGroup::recv_own(ProcessGroup& other, const at::Tensor& tensor, int f
 }
 
 Work ProcessGroup::all_reduce(const at::Tensor& tensor, ReduceOp op) {
-  check_open("all_reduce");
+  const auto visit = begin("all_reduce");
   check_tensor(tensor, "all_reduce", "the tensor");
   check_reduction(tensor.scalar_type(), op, "all_reduce");
   return start(
@@ -192,7 +197,7 @@ bool ProcessGroup::can_reduce_pieces(const at::Tensor& memory) {
 }
 
 void ProcessGroup::keep_for_pieces(const at::Tensor& memory) {
-  check_open("keep_for_pieces");
+  const auto visit = begin("keep_for_pieces");
   TORCH_CHECK(can_reduce_pieces(memory),
               "keep_for_pieces: the tensor is none of allocate on the CPU, of a group whose ranks "
               "share memory");
@@ -200,7 +205,7 @@ void ProcessGroup::keep_for_pieces(const at::Tensor& memory) {
 }
 
 Work ProcessGroup::all_reduce(const Pieces& pieces, ReduceOp op) {
-  check_open("all_reduce");
+  const auto visit = begin("all_reduce");
   const auto& [memory, places, counts] = pieces;
   check_tensor(memory, "all_reduce", "the memory of the pieces");
   check_tensor(places, "all_reduce", "the places of the pieces");
@@ -230,7 +235,7 @@ Work ProcessGroup::all_reduce(const Pieces& pieces, ReduceOp op) {
 }
 
 Work ProcessGroup::reduce(const at::Tensor& tensor, int root, ReduceOp op) {
-  check_open("reduce");
+  const auto visit = begin("reduce");
   check_tensor(tensor, "reduce", "the tensor");
   check_root(root, "reduce");
   check_reduction(tensor.scalar_type(), op, "reduce");
@@ -242,7 +247,7 @@ Work ProcessGroup::reduce(const at::Tensor& tensor, int root, ReduceOp op) {
 }
 
 Work ProcessGroup::reduce_scatter(const at::Tensor& output, const at::Tensor& input, ReduceOp op) {
-  check_open("reduce_scatter");
+  const auto visit = begin("reduce_scatter");
   check_contiguous(output, "reduce_scatter", "the output");
   check_contiguous(input, "reduce_scatter", "the input");
   TORCH_CHECK(input.numel() == output.numel() * size(), "reduce_scatter: the input has ",
@@ -253,7 +258,7 @@ Work ProcessGroup::reduce_scatter(const at::Tensor& output, const at::Tensor& in
 
 Work ProcessGroup::reduce_scatter(const at::Tensor& output, const std::vector<at::Tensor>& inputs,
                                   ReduceOp op) {
-  check_open("reduce_scatter");
+  const auto visit = begin("reduce_scatter");
   check_contiguous(output, "reduce_scatter", "the output");
   check_count(inputs, "reduce_scatter", "inputs");
   check_contiguous(inputs, "reduce_scatter", "an input");
@@ -267,7 +272,7 @@ Work ProcessGroup::reduce_scatter(const at::Tensor& output, const std::vector<at
 }
 
 Work ProcessGroup::broadcast(const at::Tensor& tensor, int root) {
-  check_open("broadcast");
+  const auto visit = begin("broadcast");
   check_tensor(tensor, "broadcast", "the tensor");
   check_root(root, "broadcast");
   return start(
@@ -275,17 +280,21 @@ Work ProcessGroup::broadcast(const at::Tensor& tensor, int root) {
 }
 
 Work ProcessGroup::all_gather(const at::Tensor& output, const at::Tensor& input) {
-  check_open("all_gather");
+  const auto visit = begin("all_gather");
   check_contiguous(output, "all_gather", "the output");
   check_contiguous(input, "all_gather", "the input");
   TORCH_CHECK(output.numel() == input.numel() * size(), "all_gather: the output has ",
               output.numel(), " elements; ", size(), " ranks with ", input.numel(),
               " elements each need ", input.numel() * size());
-  return all_gather(split_evenly(output, size()), input);
+  check_dtype(input.scalar_type(), {output}, "all_gather");
+  auto outputs = split_evenly(output, size());
+  check_apart_but(static_cast<std::size_t>(rank()), outputs, input, "all_gather");
+  return start({.op = CollectiveOp::AllGather, .inputs = {input}, .outputs = std::move(outputs)},
+               output);
 }
 
 Work ProcessGroup::all_gather(const std::vector<at::Tensor>& outputs, const at::Tensor& input) {
-  check_open("all_gather");
+  const auto visit = begin("all_gather");
   check_contiguous(input, "all_gather", "the input");
   check_count(outputs, "all_gather", "outputs");
   check_contiguous(outputs, "all_gather", "an output");
@@ -298,7 +307,7 @@ Work ProcessGroup::all_gather(const std::vector<at::Tensor>& outputs, const at::
 
 Work ProcessGroup::gather(const std::vector<at::Tensor>& outputs, const at::Tensor& input,
                           int root) {
-  check_open("gather");
+  const auto visit = begin("gather");
   check_contiguous(input, "gather", "the input");
   check_root(root, "gather");
   if (rank() == root) {
@@ -316,7 +325,7 @@ Work ProcessGroup::gather(const std::vector<at::Tensor>& outputs, const at::Tens
 
 Work ProcessGroup::scatter(const at::Tensor& output, const std::vector<at::Tensor>& inputs,
                            int root) {
-  check_open("scatter");
+  const auto visit = begin("scatter");
   check_contiguous(output, "scatter", "the output");
   check_root(root, "scatter");
   if (rank() == root) {
@@ -333,7 +342,7 @@ Work ProcessGroup::scatter(const at::Tensor& output, const std::vector<at::Tenso
 }
 
 Work ProcessGroup::all_to_all(const at::Tensor& output, const at::Tensor& input) {
-  check_open("all_to_all");
+  const auto visit = begin("all_to_all");
   check_contiguous(output, "all_to_all", "the output");
   check_contiguous(input, "all_to_all", "the input");
   check_dtype(input.scalar_type(), {output}, "all_to_all");
@@ -343,24 +352,33 @@ Work ProcessGroup::all_to_all(const at::Tensor& output, const at::Tensor& input)
   check_apart({output}, {input}, "all_to_all");
   return start({.op = CollectiveOp::AllToAll,
                 .inputs = split_evenly(input, size()),
-                .outputs = split_evenly(output, size())});
+                .outputs = split_evenly(output, size())},
+               output);
 }
 
 Work ProcessGroup::all_to_all(const at::Tensor& output, const at::Tensor& input,
                               at::IntArrayRef output_splits, at::IntArrayRef input_splits) {
-  check_open("all_to_all");
+  const auto visit = begin("all_to_all");
   check_contiguous(output, "all_to_all", "the output");
   check_contiguous(input, "all_to_all", "the input");
-  const auto outputs = split_rows(output, output_splits, "the output");
-  const auto inputs = split_rows(input, input_splits, "the input");
+  auto outputs = split_rows(output, output_splits, "the output");
+  auto inputs = split_rows(input, input_splits, "the input");
+  check_count(outputs, "all_to_all", "output splits");
+  check_count(inputs, "all_to_all", "input splits");
+  check_dtype(input.scalar_type(), {output}, "all_to_all");
   TORCH_CHECK(row_elements(output) == row_elements(input), "all_to_all: a row of the output has ",
               row_elements(output), " elements, one of the input ", row_elements(input));
-  return all_to_all(outputs, inputs);
+  check_apart({output}, {input}, "all_to_all");
+  return start({.op = CollectiveOp::AllToAll,
+                .inputs = std::move(inputs),
+                .outputs = std::move(outputs),
+                .has_own_sizes = true},
+               output);
 }
 
 Work ProcessGroup::all_to_all(const std::vector<at::Tensor>& outputs,
                               const std::vector<at::Tensor>& inputs) {
-  check_open("all_to_all");
+  const auto visit = begin("all_to_all");
   check_count(outputs, "all_to_all", "outputs");
   check_count(inputs, "all_to_all", "inputs");
   check_contiguous(outputs, "all_to_all", "an output");

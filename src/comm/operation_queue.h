@@ -58,6 +58,8 @@ class OperationQueue {
   void wait_for_messages();
   /// Ends the group with what was found outside of any operation. Throws: the queue's failure.
   [[noreturn]] void fail(const OperationFailure& failure, const std::string& op);
+  /// The same with an error of the caller's, for later calls. Does nothing after a failure.
+  void fail(const std::exception_ptr& failure) noexcept;
 
   /// False in a fork, whose copy must not be used.
   [[nodiscard]] bool is_in_its_process() const noexcept { return owner_.is_current(); }
@@ -88,7 +90,6 @@ class OperationQueue {
   void advance_messages();
   void check_peers_of(const Entry& entry);
   void fail_with_timeout(const Entry& entry, const Deadline& deadline) noexcept;
-  void fail(const std::exception_ptr& failure) noexcept;
   /// `entry`: what was under way.
   void fail_with_current_exception(const Entry& entry) noexcept;
   [[nodiscard]] std::exception_ptr translate(const OperationFailure& failure,

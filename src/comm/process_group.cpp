@@ -11,10 +11,12 @@
 #include <numeric>
 #include <utility>
 
+#include "comm/calling_thread.h"
 #include "comm/collective.h"
 #include "comm/operation.h"
 #include "comm/operation_queue.h"
 #include "comm/staged_operation.h"
+#include "comm/written_tensors.h"
 
 namespace lockstep {
 namespace {
@@ -28,11 +30,22 @@ void check_one_device(const Collective& call) {
   }
 }
 
+/// Whether this rank's outputs get other values: what only one rank gets, or gives, is the others'
+/// as it was.
+bool writes_outputs(const Collective& call, int rank) {
+  if (call.op == CollectiveOp::Reduce) return rank == call.root;
+  if (call.op == CollectiveOp::Broadcast) return rank != call.root;
+  return true;
+}
+
 }  // namespace
 
 ProcessGroup::ProcessGroup(Backend backend, LaunchEnvironment environment,
                            std::chrono::milliseconds timeout)
-    : backend_(backend), environment_(std::move(environment)), timeout_(timeout) {
+    : backend_(backend),
+      environment_(std::move(environment)),
+      timeout_(timeout),
+      calling_thread_(std::make_unique<CallingThread>()) {
   CommContext context;
   context.backend = to_string(backend_);
   context.rank = rank();
@@ -61,8 +74,35 @@ bool ProcessGroup::is_failure_shared() const noexcept {
   return queue_->is_failure_shared();
 }
 
+GroupVisit ProcessGroup::enter(const char* op) const {
+  check_process(op);  // a fork may have been made while another thread was in
+  GroupVisit visit(*calling_thread_, op);
+  TORCH_CHECK(visit.has_entered(), op, ": ", calling_thread_->misuse());
+  note_misuse();
+  return visit;
+}
+
+GroupVisit ProcessGroup::begin(const char* op) const {
+  GroupVisit visit = enter(op);
+  check_not_closed(op);
+  return visit;
+}
+
+void ProcessGroup::note_misuse() const noexcept {
+  if (!calling_thread_->is_misused() || queue_->failure()) return;
+  try {
+    TORCH_CHECK(false, calling_thread_->misuse());
+  } catch (...) {
+    queue_->fail(std::current_exception());
+  }
+}
+
 void ProcessGroup::check_open(const char* op) const {
   check_process(op);
+  check_not_closed(op);
+}
+
+void ProcessGroup::check_not_closed(const char* op) const {
   throw_failure();
   TORCH_CHECK(!closed_, op, ": this process group is closed");
 }
@@ -81,9 +121,14 @@ void ProcessGroup::fail(const OperationFailure& failure, const char* op) {
   queue_->fail(failure, op);
 }
 
-Work ProcessGroup::start(Collective call) {
+Work ProcessGroup::start(Collective call, const at::Tensor& whole) {
   const char* op = to_string(call.op);
   check_one_device(call);
+  if (whole.defined()) {
+    note_written(whole, op);
+  } else if (writes_outputs(call, rank())) {
+    note_written(call.outputs, op);
+  }
   if (!call_options_.name().empty()) call.name = CallName::of(call_options_.name());
   ProcessGroup& carrier = carrier_of(call.device().type());
   return keep(carrier.start(carrier.operation_for(std::move(call)), op, call_timeout()));
@@ -139,7 +184,7 @@ Work ProcessGroup::keep(Work work) {
 }
 
 Work ProcessGroup::coalesced(const std::function<void()>& calls) {
-  check_open("coalesced");
+  const auto visit = begin("coalesced");
   TORCH_CHECK(coalesced_ == nullptr, "coalesced: called inside of coalesced");
   std::vector<Work> parts;
   begin_coalescing();
@@ -159,6 +204,7 @@ Work ProcessGroup::coalesced(const std::function<void()>& calls) {
 }
 
 CallScope ProcessGroup::with(CallOptions options) {
+  const auto visit = enter("with");
   TORCH_CHECK(!options.timeout() || options.timeout()->count() > 0, "with: the timeout is ",
               options.timeout()->count(), " ms; it must be positive");
   CallOptions merged = call_options_;
@@ -170,12 +216,12 @@ CallScope ProcessGroup::with(CallOptions options) {
 }
 
 void ProcessGroup::barrier() {
-  check_open("barrier");
+  const auto visit = begin("barrier");
   start(Collective{}).wait();
 }
 
 at::Tensor ProcessGroup::allocate(at::IntArrayRef sizes, const at::TensorOptions& options) {
-  check_open("allocate");
+  const auto visit = begin("allocate");
   ProcessGroup& carrier = carrier_of(options.device().type());
   if (&carrier != this) return carrier.allocate(sizes, options);
   std::size_t bytes = c10::elementSize(c10::typeMetaToScalarType(options.dtype()));
@@ -195,6 +241,7 @@ at::Tensor ProcessGroup::allocate(at::IntArrayRef sizes, const at::TensorOptions
 
 void ProcessGroup::close() {
   if (closed_ || is_copy_of_fork()) return;
+  const auto visit = enter("close");
   try {
     if (queue_->failure()) {
       closed_ = true;
@@ -213,6 +260,8 @@ void ProcessGroup::close() {
 
 void ProcessGroup::progress() noexcept {
   if (is_copy_of_fork()) return;
+  const GroupVisit visit(*calling_thread_, "progress");
+  if (!visit.has_entered()) return;
   queue_->progress();
   ProcessGroup& other = carrier_of(c10::kCPU);
   if (&other != this) other.progress();
@@ -220,17 +269,24 @@ void ProcessGroup::progress() noexcept {
 
 void ProcessGroup::wait_for(std::uint64_t ticket,
                             std::optional<std::chrono::milliseconds> timeout) {
-  check_process("wait");
+  const auto visit = enter("wait");
   queue_->wait(ticket, timeout);
+  // Whether the other thread's call went to the same place on all ranks, nobody knows.
+  note_misuse();
+  if (calling_thread_->is_misused()) throw_failure();
 }
 
 bool ProcessGroup::is_completed(std::uint64_t ticket) {
-  if (!is_copy_of_fork()) queue_->look(ticket);
+  if (is_copy_of_fork()) return queue_->is_done(ticket) || queue_->failure() != nullptr;
+  const auto visit = enter("is_completed");
+  queue_->look(ticket);
   return queue_->is_done(ticket) || queue_->failure() != nullptr;
 }
 
 std::exception_ptr ProcessGroup::exception_of(std::uint64_t ticket) {
-  if (!is_copy_of_fork()) queue_->look(ticket);
+  if (is_copy_of_fork()) return queue_->is_done(ticket) ? nullptr : queue_->failure();
+  const auto visit = enter("exception");
+  queue_->look(ticket);
   return queue_->is_done(ticket) ? nullptr : queue_->failure();
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "comm/single_process_group.h"
 
-#include <ATen/core/grad_mode.h>
+#include <ATen/core/LegacyTypeDispatch.h>
 
 #include <cstdlib>
 #include <cstring>
@@ -42,7 +42,7 @@ class CheckedMove final : public CompletedOperation {
 
 /// On the current stream, as every other operation there.
 void copy_on_device(const Collective& call) {
-  const at::NoGradGuard no_grad;
+  const at::AutoDispatchBelowADInplaceOrView no_autograd;  // of the call it has heard
   const at::Tensor& input = call.inputs.front();
   const at::Tensor& output = call.outputs.front();
   if (!output.is_same(input)) output.view({-1}).copy_(input.view({-1}));

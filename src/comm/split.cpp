@@ -12,6 +12,7 @@
 #include <string>
 #include <utility>
 
+#include "comm/calling_thread.h"
 #include "comm/fingerprint.h"
 #include "comm/host_layout.h"
 #include "comm/single_process_group.h"
@@ -102,12 +103,12 @@ std::shared_ptr<ProcessGroup> ProcessGroup::divide(int color, int key, std::int6
 }
 
 std::shared_ptr<ProcessGroup> ProcessGroup::split(int color, int key) {
-  check_open("split");
+  const auto visit = begin("split");
   return divide(color < 0 ? -1 : color, key, 0, "split");
 }
 
 std::shared_ptr<ProcessGroup> ProcessGroup::new_group(const std::vector<int>& ranks) {
-  check_open("new_group");
+  const auto visit = begin("new_group");
   TORCH_CHECK(!ranks.empty(), "new_group: the list of ranks is empty");
   std::uint64_t hash = 1;
   for (const int rank : ranks) {

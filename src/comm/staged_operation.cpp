@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "comm/staged_operation.h"
 
-#include <ATen/core/grad_mode.h>
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/empty.h>
 #include <c10/core/StreamGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
@@ -49,7 +49,8 @@ void StagedOperation::stage() {
 
 std::optional<c10::Event> StagedOperation::copy_all(const std::vector<at::Tensor>& sources,
                                                     const std::vector<at::Tensor>& targets) const {
-  const at::NoGradGuard no_grad;  // a result may be a parameter
+  // A result may be a parameter, or an inference tensor; of the call autograd has heard.
+  const at::AutoDispatchBelowADInplaceOrView no_autograd;
   c10::OptionalStreamGuard guard;
   if (stream_) guard.reset_stream(*stream_);
   for (std::size_t i = 0; i < sources.size() && way_ == Way::PinnedCopies; ++i) {

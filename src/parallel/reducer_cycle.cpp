@@ -250,8 +250,11 @@ void ReducerState::give_sparse(Parameter& parameter, double factor) {
 
 void ReducerState::synchronize_buffers() {
   if (options_.buffer_sync() == BufferSync::Local) return;
-  const NamedTensors buffers = buffers_();
+  NamedTensors buffers = buffers_();
   if (buffers.empty()) return;
+  // Without their version counters, as batch norm itself writes its running statistics: graphs of
+  // other forwards hold those, and read them in evaluation only.
+  for (auto& [name, buffer] : buffers) buffer = buffer.variable_data();
   if (options_.buffer_sync() == BufferSync::Broadcast) {
     return broadcast_tensors(*group_, buffers, first_active_rank_);
   }

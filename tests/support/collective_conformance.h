@@ -7,6 +7,7 @@
 
 #include <array>
 #include <cmath>
+#include <functional>
 #include <map>
 #include <string>
 #include <thread>
@@ -663,6 +664,75 @@ inline void check_pieces(ProcessGroup& group) {
   EXPECT_THROW(group.all_reduce(call), c10::Error) << "a piece that begins before the memory";
 }
 
+/// Autograd must hear of every write when the call is made, and of none where nothing is written.
+inline void check_versions(ProcessGroup& group) {
+  const int ranks = group.size();
+  const int rank = group.rank();
+  const int last = ranks - 1;
+  const auto make = [](std::int64_t elements) { return torch::ones({elements}); };
+  const auto make_pieces = [&] {
+    std::vector<torch::Tensor> pieces;
+    for (int i = 0; i < ranks; ++i) pieces.push_back(make(4));
+    return pieces;
+  };
+  const auto expect = [](const char* what, const std::vector<torch::Tensor>& tensors,
+                         bool is_written, const std::function<Work()>& call) {
+    std::vector<std::int64_t> before;
+    for (const auto& tensor : tensors) before.push_back(tensor._version());
+    Work work = call();
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      EXPECT_EQ(tensors[i]._version() > before[i], is_written) << what << ", tensor " << i;
+    }
+    work.wait();
+  };
+  const auto one = make(4), all = make(4 * ranks), input = make(4), inputs = make(4 * ranks);
+  const auto view = all.view({ranks, 4});
+  const auto pieces = make_pieces(), sources = make_pieces();
+  const std::vector<std::int64_t> splits(static_cast<std::size_t>(ranks), 4);
+  expect("all_reduce", {one}, true, [&] { return group.all_reduce(one); });
+  expect("reduce", {one}, rank == last, [&] { return group.reduce(one, last); });
+  expect("broadcast", {one}, rank != last, [&] { return group.broadcast(one, last); });
+  expect("all_gather", {all, view}, true, [&] { return group.all_gather(all, input); });
+  expect("all_gather", pieces, true, [&] { return group.all_gather(pieces, input); });
+  expect("reduce_scatter", {one}, true, [&] { return group.reduce_scatter(one, inputs); });
+  expect("reduce_scatter", {one}, true, [&] { return group.reduce_scatter(one, sources); });
+  expect("gather", pieces, rank == last, [&] {
+    return group.gather(rank == last ? pieces : std::vector<torch::Tensor>(), input, last);
+  });
+  expect("scatter", {one}, true, [&] {
+    return group.scatter(one, rank == last ? sources : std::vector<torch::Tensor>(), last);
+  });
+  expect("all_to_all", {all, view}, true, [&] { return group.all_to_all(all, inputs); });
+  expect("all_to_all with splits", {all, view}, true,
+         [&] { return group.all_to_all(all, inputs, splits, splits); });
+  expect("all_to_all of lists", pieces, true, [&] { return group.all_to_all(pieces, sources); });
+  expect("coalesced", {one, all}, true, [&] {
+    return group.coalesced([&] {
+      static_cast<void>(group.all_reduce(one));
+      static_cast<void>(group.all_reduce(all));
+    });
+  });
+  expect("the inputs of all", {input, inputs, sources[0]}, false,
+         [&] { return group.all_gather(all, input); });
+  if (ranks > 1) {
+    Work received = group.recv(pieces[0], (rank + last) % ranks);
+    expect("send", {one}, false, [&] { return group.send(one, (rank + 1) % ranks); });
+    received.wait();
+    const auto version = pieces[0]._version();
+    received = group.recv(pieces[0], (rank + last) % ranks);
+    EXPECT_GT(pieces[0]._version(), version) << "recv";
+    group.send(one, (rank + 1) % ranks).wait();
+    received.wait();
+  }
+  torch::Tensor without_version;
+  {
+    const torch::InferenceMode mode;
+    without_version = make(4);
+  }
+  group.all_reduce(without_version).wait();
+  EXPECT_EQ(without_version[3].item<float>(), static_cast<float>(ranks));
+}
+
 inline void check_everything(ProcessGroup& group) {
   check_all_reduce(group);
   check_not_a_number(group);
@@ -680,6 +750,7 @@ inline void check_everything(ProcessGroup& group) {
   check_messages(group);
   check_groups(group);
   check_two_threads(group);
+  check_versions(group);
   for (int i = 0; i < 100; ++i) group.barrier();
 }
 

@@ -19,6 +19,8 @@
 namespace lockstep {
 
 struct Collective;        // one call, checked (src/comm/collective.h)
+class CallingThread;      // the thread that is in a group (src/comm/calling_thread.h)
+class GroupVisit;         // its stay there (likewise)
 class Operation;          // one collective on one backend (src/comm/operation.h)
 struct OperationFailure;  // why one cannot go on (likewise)
 class OperationQueue;     // the collectives under way, in the order of their calls
@@ -30,7 +32,14 @@ class OperationQueue;     // the collectives under way, in the order of their ca
 /// throw `MismatchError` on every rank where it does not hold, before a byte of the result is
 /// written. A tensor belongs to the group until the collective's `Work` is complete.
 ///
-/// Thread-safety: one thread at a time. Two groups are independent of each other.
+/// Autograd hears of what a call writes to, when it is called: a backward that needs the values
+/// before throws its error ("modified by an inplace operation"). No collective has a derivative: a
+/// backward that comes to what one wrote in a graph throws as well. Parameters and other leaves may
+/// be written. Inference tensors have no version, and are written as they are.
+///
+/// Thread-safety: one thread at a time; threads may take turns. Where two are in it at once, both
+/// get a `c10::Error` that names their calls, and the group has failed. Two groups are independent
+/// of each other.
 class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {
  public:
   /// Never waits for another rank and never throws. A group that was not closed leaves word that
@@ -198,7 +207,8 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
 
   /// Does this rank's part of what is under way as far as it can be done now. Never blocks; errors
   /// appear in the `Work`. A program that computes for long between starting a collective and
-  /// waiting for it can call this now and then.
+  /// waiting for it can call this now and then. Does nothing while another thread is in the group,
+  /// which is misuse that the next call reports.
   void progress() noexcept;
 
  protected:
@@ -302,13 +312,23 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
  private:
   friend class Work;
 
+  /// What every public call begins with. Throws: `c10::Error` where another thread is in the group.
+  [[nodiscard]] GroupVisit enter(const char* op) const;
+  /// The same, and `check_open`.
+  [[nodiscard]] GroupVisit begin(const char* op) const;
+  void check_not_closed(const char* op) const;
+  /// Ends the group where two threads were in it at once.
+  void note_misuse() const noexcept;
+
   void check_root(int root, const char* op) const;
   void check_message(const at::Tensor& tensor, int peer, int tag, const char* op) const;
   /// `call`: the same number on all ranks whose calls fit together.
   std::shared_ptr<ProcessGroup> divide(int color, int key, std::int64_t call, const char* op);
   void check_count(const std::vector<at::Tensor>& tensors, const char* op, const char* name) const;
 
-  Work start(Collective call);
+  /// Of a checked call. `whole`: the tensor whose pieces are its outputs, where they are no tensors
+  /// of the program's.
+  Work start(Collective call, const at::Tensor& whole = {});
   Work start(std::unique_ptr<Operation> operation, const char* op, Timeout timeout);
   Work start_message(std::unique_ptr<Operation> operation, const char* op, Timeout timeout,
                      std::uint64_t lane);
@@ -334,6 +354,7 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   std::vector<Work>* coalesced_ = nullptr;  // of the calls of `coalesced`, while it runs
   bool closed_ = false;
   int numbers_ = 0;
+  std::unique_ptr<CallingThread> calling_thread_;
   std::unique_ptr<OperationQueue> queue_;
 };
 

@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "support/collective_conformance.h"
@@ -349,6 +350,190 @@ TEST(Groups, AreClosedInAnyOrder) {
     part->all_reduce(tensor).wait();
     EXPECT_EQ(tensor[0].item<float>(), static_cast<float>(part->size()));
     part->close();
+  });
+}
+
+// --- autograd ---
+
+/// What autograd says by itself of `x` after an addition in place.
+template <typename Function>
+void expect_error_of_autograd(const Function& function) {
+  try {
+    function();
+    ADD_FAILURE() << "no error";
+  } catch (const c10::Error& error) {
+    const std::string text = error.what();
+    EXPECT_NE(text.find("modified by an inplace operation"), std::string::npos) << text;
+  }
+}
+
+TEST_P(Ranks, ACollectiveIntoATensorOfAGraphIsAutogradsErrorInBackward) {
+  run_ranks_or_throw(GetParam(), [](const std::shared_ptr<ProcessGroup>& group) {
+    const auto weight = torch::ones({1}).requires_grad_();
+    const auto x = torch::full({1}, static_cast<float>(2 * (group->rank() + 1)));
+    const auto loss = (weight * x * x).sum();  // holds x
+    Work work = group->all_reduce(x);
+    expect_error_of_autograd([&] { loss.backward(); });  // before the result is there as well
+    work.wait();
+
+    // A parameter that the graph holds, and an interior tensor that it holds.
+    const auto square = weight.square().sum();
+    group->all_reduce(weight).wait();
+    expect_error_of_autograd([&] { square.backward(); });
+    const auto interior = weight * 2;
+    const auto cube = interior.pow(3).sum();
+    group->all_reduce(interior).wait();
+    expect_error_of_autograd([&] { cube.backward(); });
+    EXPECT_FALSE(weight.grad().defined());
+    group->close();
+  });
+}
+
+TEST_P(Ranks, AGraphThatHoldsNothingOfWhatACollectiveWroteGivesItsGradient) {
+  run_ranks_or_throw(GetParam(), [](const std::shared_ptr<ProcessGroup>& group) {
+    const auto weight = torch::full({2}, 3.0F).requires_grad_();
+    const auto loss = (weight * 5).sum();
+    group->all_reduce(weight).wait();  // leaves, and parts of them, as in PyTorch
+    group->all_reduce(weight[0]).wait();
+    loss.backward();
+    EXPECT_TRUE(torch::equal(weight.grad(), torch::full({2}, 5.0F)));
+    EXPECT_TRUE(weight.is_leaf());
+    // For a log: the loss is changed when backward is done.
+    group->all_reduce(loss).wait();
+    // On a copy, and where gradients are off.
+    const auto second = (weight * 5).sum();
+    group->all_reduce(second.detach().clone()).wait();
+    {
+      const torch::NoGradGuard no_grad;
+      group->all_reduce(second).wait();
+    }
+    second.backward();
+    EXPECT_TRUE(torch::equal(weight.grad(), torch::full({2}, 10.0F)));
+    group->close();
+  });
+}
+
+TEST_P(Ranks, BackwardThroughACollectiveIsAnErrorThatNamesIt) {
+  run_ranks_or_throw(GetParam(), [](const std::shared_ptr<ProcessGroup>& group) {
+    const auto weight = torch::ones({4}).requires_grad_();
+    const auto expect_error = [&](const char* op, const torch::Tensor& loss) {
+      try {
+        loss.backward();
+        ADD_FAILURE() << op << ": no error";
+      } catch (const c10::Error& error) {
+        const std::string text = error.what();
+        EXPECT_NE(text.find(op), std::string::npos) << text;
+        EXPECT_NE(text.find("no derivative"), std::string::npos) << text;
+      }
+    };
+    auto interior = weight * 2;
+    group->all_reduce(interior).wait();
+    expect_error("all_reduce", interior.sum());
+    interior = weight * 2;
+    group->all_reduce(interior.slice(0, 0, 2)).wait();  // of a part, and of the whole after it
+    expect_error("all_reduce", interior.sum());
+    const auto rows = weight.expand({group->size(), 4}).contiguous() * 2;
+    group->all_gather(rows, torch::ones({4})).wait();
+    expect_error("all_gather", rows.sum());
+    group->close();
+  });
+}
+
+TEST_P(Ranks, ViewsThatAutogradForbidsToWriteAreRefused) {
+  run_ranks_or_throw(GetParam(), [](const std::shared_ptr<ProcessGroup>& group) {
+    const auto interior = torch::ones({2, 3}).requires_grad_() * 1;
+    const auto rows = interior.unbind(0);
+    EXPECT_THROW(group->all_reduce(rows[0]), c10::Error);
+    group->barrier();
+    EXPECT_EQ(interior.sum().item<float>(), 6.0F);
+    group->close();
+  });
+}
+
+// --- two threads in one group ---
+
+void expect_two_threads_named(const std::exception_ptr& error, const std::string& first,
+                              const std::string& second) {
+  expect_error<c10::Error>(error, "two threads were in this process group at once");
+  const std::string text = text_of(error);
+  EXPECT_NE(text.find("in " + first), std::string::npos) << text;
+  EXPECT_NE(text.find("in " + second), std::string::npos) << text;
+}
+
+template <typename Function>
+std::exception_ptr error_of(const Function& function) {
+  try {
+    function();
+  } catch (...) {
+    return std::current_exception();
+  }
+  return nullptr;
+}
+
+TEST_P(Ranks, ASecondThreadIsNamedAndEndsTheGroup) {
+  run_ranks(GetParam(), [](const std::shared_ptr<ProcessGroup>& group) {
+    const auto tensor = torch::ones({3});
+    std::exception_ptr second;
+    const auto error = error_of([&] {
+      // Both are there at once, whatever the machine does.
+      group
+          ->coalesced([&] {
+            std::jthread([&] { second = error_of([&] { group->all_reduce(tensor); }); }).join();
+          })
+          .wait();
+      group->barrier();
+    });
+    expect_two_threads_named(second, "coalesced", "all_reduce");
+    expect_two_threads_named(error, "coalesced", "all_reduce");
+    EXPECT_EQ(tensor[0].item<float>(), 1.0F);
+    EXPECT_THROW(group->close(), c10::Error);
+  });
+}
+
+TEST(TwoThreads, WhoWaitsHearsOfTheOther) {
+  std::atomic<bool> is_seen{false};
+  run_ranks(2, [&](const std::shared_ptr<ProcessGroup>& group) {
+    const auto tensor = torch::ones({3});
+    if (group->rank() == 1) {  // comes when rank 0's threads have met
+      while (!is_seen) std::this_thread::sleep_for(milliseconds(1));
+      static_cast<void>(error_of([&] { group->all_reduce(tensor).wait(); }));
+      return;
+    }
+    Work work = group->all_reduce(tensor);
+    std::exception_ptr looked;
+    std::jthread looking([&] {
+      while (!looked && !is_seen)
+        looked = error_of([&] { static_cast<void>(work.is_completed()); });
+      is_seen = true;
+    });
+    const auto waited = error_of([&] { work.wait(); });
+    is_seen = true;  // where this thread was the second
+    looking.join();
+    expect_two_threads_named(waited, "wait", "is_completed");
+    if (looked) expect_two_threads_named(looked, "wait", "is_completed");
+  });
+}
+
+TEST(TwoThreads, ProgressBesideACallIsReportedByTheNext) {
+  run_ranks_or_throw(1, [](const std::shared_ptr<ProcessGroup>& group) {
+    static_cast<void>(group->coalesced([&] {
+      std::jthread([&] { group->progress(); }).join();
+      expect_two_threads_named(error_of([&] { group->barrier(); }), "coalesced", "progress");
+    }));
+  });
+}
+
+TEST_P(Ranks, ThreadsMayTakeTurns) {
+  run_ranks_or_throw(GetParam(), [](const std::shared_ptr<ProcessGroup>& group) {
+    const auto tensor = torch::ones({3});
+    for (int i = 0; i < 20; ++i) {
+      std::optional<Work> work;
+      std::jthread([&] { work = group->all_reduce(tensor, ReduceOp::Max); }).join();
+      std::jthread([&] { group->progress(); }).join();
+      std::jthread([&] { work->wait(); }).join();
+    }
+    EXPECT_EQ(tensor[2].item<float>(), 1.0F);
+    group->close();
   });
 }
 

@@ -76,6 +76,23 @@ TEST(StagedOperation, BringsResultsIntoParameters) {
   EXPECT_TRUE(parameter.is_leaf());
 }
 
+TEST(StagedOperation, LeavesVersionsToTheCallThatMadeIt) {
+  torch::Tensor without_version;
+  {
+    const torch::InferenceMode mode;
+    without_version = torch::zeros({4});
+  }
+  const auto ordinary = torch::zeros({4});
+  for (const auto& tensor : {without_version, ordinary}) {
+    Fixture fixture({.op = CollectiveOp::Broadcast, .inputs = {tensor}, .outputs = {tensor}});
+    fixture.log.may_finish = true;
+    EXPECT_TRUE(fixture.operation.try_start(true));
+    EXPECT_TRUE(fixture.operation.try_finish());
+    EXPECT_EQ(tensor[3].item<float>(), 7);
+  }
+  EXPECT_EQ(ordinary._version(), 0);
+}
+
 TEST(StagedOperation, GivesTheTensorsThemselvesToABackendThatReadsTheirMemory) {
   const auto input = torch::ones({3});
   const auto output = torch::zeros({4});
