@@ -51,10 +51,18 @@ native::DatagramSocket open_socket(const std::string& name, const LaunchEnvironm
     return native::DatagramSocket(name);
   } catch (const std::system_error& error) {
     if (error.code().value() != EADDRINUSE) throw LaunchError(error.what());
-    throw LaunchError("rank " + std::to_string(environment.rank) + " of job '" +
-                      environment.job_id + "' (" + environment.launcher +
-                      ") is running already: two processes have the same rank, or two jobs the "
-                      "same id (LOCKSTEP_JOB_ID sets another)");
+    const std::string who = "rank " + std::to_string(environment.rank) + " of job '" +
+                            environment.job_id + "' (" + environment.launcher +
+                            ") is running already";
+    if (native::DatagramSocket::is_own(name)) {
+      throw LaunchError(who +
+                        ", in this process: its process group is still open. Use that one, or "
+                        "split(0) of it for a second one of the same ranks, or close() it before "
+                        "init_process_group");
+    }
+    throw LaunchError(who +
+                      ": two processes have the same rank, or two jobs the same id "
+                      "(LOCKSTEP_JOB_ID sets another)");
   }
 }
 

@@ -9,6 +9,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <system_error>
 #include <utility>
 
 #include "native/posix/posix_check.h"
@@ -53,7 +57,30 @@ void read_control(msghdr& header, FileDescriptor& descriptor, bool& is_ours) {
   }
 }
 
+/// The kernel's number of the socket with that abstract name; empty where there is none.
+std::string inode_of(const std::string& name) {
+  std::ifstream table("/proc/net/unix");
+  for (std::string line; std::getline(table, line);) {
+    std::istringstream words(line);
+    std::string word, inode, path;
+    for (int i = 0; i < 6; ++i) words >> word;
+    words >> inode >> path;
+    if (path == "@" + name) return inode;
+  }
+  return "";
+}
+
 }  // namespace
+
+bool DatagramSocket::is_own(const std::string& name) {
+  const std::string inode = inode_of(name);
+  if (inode.empty()) return false;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd", error)) {
+    if (std::filesystem::read_symlink(entry.path(), error) == "socket:[" + inode + "]") return true;
+  }
+  return false;
+}
 
 DatagramSocket::DatagramSocket(const std::string& name)
     : socket_(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0)) {

@@ -30,6 +30,9 @@ class DatagramSocket {
   /// Throws: `std::system_error`, with EADDRINUSE when somebody has that name.
   explicit DatagramSocket(const std::string& name);
 
+  /// Whether a socket of this process has that name. False also where /proc does not tell.
+  [[nodiscard]] static bool is_own(const std::string& name);
+
   /// Sends to the socket with that name, `descriptor` as well unless it is -1. Returns false when
   /// nobody has that name (yet) or the receiver's queue is full: try again.
   [[nodiscard]] bool try_send(const std::string& name, std::span<const std::byte> bytes,

@@ -856,6 +856,26 @@ TEST(Meeting, OneRankTwiceIsAnError) {
   expect_error<LaunchError>(errors[is_first ? 1 : 2], "rank 1 of job");
 }
 
+TEST(Meeting, ASecondGroupBesideAnOpenOneSaysThatItIsThisProcess) {
+  const std::string job = unique_job_id();
+  std::vector<std::jthread> threads;
+  for (int rank = 0; rank < 2; ++rank) {
+    threads.emplace_back([=] {
+      const auto init = [&] {
+        return init_process_group(ProcessGroupOptions()
+                                      .timeout(std::chrono::seconds(20))
+                                      .environment(fake_environment(rank, 2, job)));
+      };
+      const auto group = init();
+      const auto error = error_of([&] { static_cast<void>(init()); });
+      expect_error<LaunchError>(error, "is running already, in this process");
+      expect_error<LaunchError>(error, "split(0)");
+      group->close();
+      init()->close();  // one after the other
+    });
+  }
+}
+
 TEST(Options, AreChecked) {
   const auto init = [](const ProcessGroupOptions& options) {
     [[maybe_unused]] const auto group = init_process_group(options);
