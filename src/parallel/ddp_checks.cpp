@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "parallel/ddp_checks.h"
 
+#include <algorithm>
 #include <sstream>
 
 #include "comm/reduce_kernels.h"
@@ -16,6 +17,19 @@ void check_names(const torch::nn::Module& module, const std::vector<std::string>
                 "DistributedDataParallel: ignored_names has '", name,
                 "', but the module has no parameter or buffer of that name");
   }
+}
+
+/// What is none of `ignored` has values that all ranks can have.
+void check_state(const torch::nn::Module& module, const std::vector<std::string>& ignored) {
+  const auto check = [&](const char* kind, const auto& tensors) {
+    for (const auto& item : tensors) {
+      const bool is_ignored =
+          std::find(ignored.begin(), ignored.end(), item.key()) != ignored.end();
+      if (!is_ignored) check_can_be_shared(kind, item.key(), item.value());
+    }
+  };
+  check("parameter", module.named_parameters());
+  check("buffer", module.named_buffers());
 }
 
 void check_options(const DistributedDataParallelOptions& options) {
@@ -64,6 +78,7 @@ void check_arguments(const torch::nn::Module* module, const ProcessGroup* group,
   TORCH_CHECK(group != nullptr, "DistributedDataParallel: the process group is null");
   check_options(options);
   check_names(*module, options.ignored_names());
+  check_state(*module, options.ignored_names());
 }
 
 void check_parameters(const NamedTensors& parameters) {

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "parallel/module_state.h"
 
+#include <ATen/MemoryOverlap.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/view_as_complex.h>
+#include <ATen/ops/view_as_real.h>
 #include <ATen/ops/zeros.h>
 #include <lockstep/core/error.h>
 
@@ -63,7 +66,56 @@ std::string line_or_nothing(const std::vector<std::string>& lines, std::size_t i
   return index < lines.size() ? lines[index] : "nothing more";
 }
 
+/// What makes it impossible to write the values of another rank to a tensor; nothing as a rule.
+std::string obstacle_of(const at::Tensor& tensor) {
+  std::ostringstream text;
+  if (tensor.is_nested()) {
+    text << "is a nested tensor";
+  } else if (tensor.layout() != at::kStrided) {
+    text << "has layout " << tensor.layout();
+  } else if (tensor.is_meta()) {
+    text << "is on the device meta, where there are no values";
+  } else if (tensor.is_quantized()) {
+    text << "is quantized (" << tensor.scalar_type() << ")";
+  } else if (at::has_internal_overlap(tensor) == at::MemOverlap::Yes) {
+    text << "of sizes " << tensor.sizes() << " is expanded (strides " << tensor.strides()
+         << "), so that several of its elements are one place in memory";
+  }
+  return std::move(text).str();
+}
+
+bool has_mean(const at::Tensor& tensor) {
+  return at::isFloatingType(tensor.scalar_type()) || at::isComplexType(tensor.scalar_type());
+}
+
+/// As many doubles as its values consist of.
+at::Tensor as_doubles(const at::Tensor& tensor) {
+  const at::Tensor values = tensor.detach().to(at::kCPU).resolve_conj().resolve_neg();
+  return (values.is_complex() ? at::view_as_real(values) : values).to(at::kDouble).flatten();
+}
+
+std::int64_t doubles_of(const at::Tensor& tensor) {
+  return tensor.is_complex() ? 2 * tensor.numel() : tensor.numel();
+}
+
+void set_to_doubles(const at::Tensor& tensor, const at::Tensor& doubles) {
+  if (tensor.is_complex()) {
+    const at::Tensor pairs = doubles.view({-1, 2}).clone();  // not anywhere within the sums
+    tensor.detach().copy_(at::view_as_complex(pairs).view(tensor.sizes()));
+  } else {
+    tensor.detach().copy_(doubles.view(tensor.sizes()));
+  }
+}
+
 }  // namespace
+
+void check_can_be_shared(const char* kind, const std::string& name, const at::Tensor& tensor) {
+  const std::string obstacle = obstacle_of(tensor);
+  TORCH_CHECK(
+      obstacle.empty(), "DistributedDataParallel: ", kind, " '", name, "' ", obstacle,
+      "; it cannot be made the same on all ranks. Make it an ordinary dense tensor (to_dense(), "
+      "contiguous()), or leave it to each rank by its name in ignored_names");
+}
 
 CommContext context_of(const ProcessGroup& group) {
   CommContext context;
@@ -100,12 +152,13 @@ void average_tensors(ProcessGroup& group, const NamedTensors& tensors, bool coun
   NamedTensors whole;
   std::vector<at::Tensor> parts{at::full({1}, counts ? 1.0 : 0.0, at::kDouble)};
   for (const auto& [name, tensor] : tensors) {
-    if (!at::isFloatingType(tensor.scalar_type())) {
+    check_can_be_shared("buffer", name, tensor);
+    if (!has_mean(tensor)) {
       whole.emplace_back(name, tensor);
     } else if (counts) {
-      parts.push_back(tensor.detach().to(at::kCPU, at::kDouble).flatten());
+      parts.push_back(as_doubles(tensor));
     } else {
-      parts.push_back(at::zeros({tensor.numel()}, at::kDouble));
+      parts.push_back(at::zeros({doubles_of(tensor)}, at::kDouble));
     }
   }
   const at::Tensor sums = at::cat(parts);
@@ -113,9 +166,9 @@ void average_tensors(ProcessGroup& group, const NamedTensors& tensors, bool coun
   sums.div_(sums[0].item<double>());
   std::int64_t offset = 1;
   for (const auto& [name, tensor] : tensors) {
-    if (!at::isFloatingType(tensor.scalar_type())) continue;
-    tensor.detach().copy_(sums.narrow(0, offset, tensor.numel()).view(tensor.sizes()));
-    offset += tensor.numel();
+    if (!has_mean(tensor)) continue;
+    set_to_doubles(tensor, sums.narrow(0, offset, doubles_of(tensor)));
+    offset += doubles_of(tensor);
   }
   broadcast_tensors(group, whole, root);
 }
@@ -123,11 +176,13 @@ void average_tensors(ProcessGroup& group, const NamedTensors& tensors, bool coun
 void broadcast_tensors(ProcessGroup& group, const NamedTensors& tensors, int root) {
   const at::NoGradGuard no_grad;
   for (const auto& [name, tensor] : tensors) {
+    check_can_be_shared("parameter or buffer", name, tensor);
     const at::Tensor values = tensor.detach();
-    if (values.device().is_cpu() && values.is_non_overlapping_and_dense()) {
+    const bool shows_its_memory = !values.is_conj() && !values.is_neg();
+    if (values.device().is_cpu() && values.is_non_overlapping_and_dense() && shows_its_memory) {
       group.broadcast(values, root).wait();
     } else {
-      const at::Tensor staged = values.to(at::kCPU).contiguous();
+      const at::Tensor staged = values.to(at::kCPU).resolve_conj().resolve_neg().contiguous();
       group.broadcast(staged, root).wait();
       values.copy_(staged);
     }

@@ -17,6 +17,11 @@ using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 [[nodiscard]] CommContext context_of(const ProcessGroup& group);
 inline constexpr const char* kWrapper = "DistributedDataParallel";
 
+/// Whether all ranks can have the same values of a parameter or buffer: dense, with data, and each
+/// value in a place of its own. Views that show their memory conjugated or negated can.
+/// `kind`: what it is. Throws: `c10::Error` naming it, and what to do.
+void check_can_be_shared(const char* kind, const std::string& name, const at::Tensor& tensor);
+
 /// Compares names, shapes, strides, dtypes and whether a gradient is wanted over all ranks;
 /// `settings` too. `problem`: what this rank alone has found wrong, or nothing.
 ///
@@ -31,6 +36,7 @@ void check_same_on_all_ranks(ProcessGroup& group, const std::string& problem,
 void broadcast_tensors(ProcessGroup& group, const NamedTensors& tensors, int root);
 
 /// The mean over those ranks that count, on all ranks; whole numbers are copied from rank `root`.
+/// Complex numbers have a mean.
 ///
 /// Collective. Blocks: the calling thread.
 void average_tensors(ProcessGroup& group, const NamedTensors& tensors, bool counts, int root);

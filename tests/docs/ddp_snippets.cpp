@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <iostream>
 #include <string>
+#include <tuple>
 
 namespace {
 
@@ -63,6 +64,52 @@ struct TwoHeadsImpl : torch::nn::Module {
   Linear first{4, 2}, second{4, 2};
 };
 TORCH_MODULE(TwoHeads);
+
+struct TwoResultsImpl : torch::nn::Module {
+  TwoResultsImpl() { register_module("linear", linear); }
+  std::tuple<torch::Tensor, torch::Tensor> forward(torch::Tensor x) {
+    x = linear(x);
+    return {x.sum(), x.mean()};
+  }
+  Linear linear{4, 2};
+};
+TORCH_MODULE(TwoResults);
+
+TEST(DdpPage, WrapsModelsHoweverTheyAreHeld) {
+  Setting setting;
+  auto& [group, net, unused, optimizer, batches] = setting;
+  const auto batch = batches[0];
+  // [models]
+  auto pointer = std::make_shared<TwoHeadsImpl>();
+  lockstep::DistributedDataParallel held(pointer, group);      // of a std::shared_ptr<TwoHeadsImpl>
+
+  torch::nn::Sequential layers(Linear(4, 8), torch::nn::ReLU(), Linear(8, 2));
+  lockstep::DistributedDataParallel<torch::nn::Sequential> chain(layers, group);
+  torch::Tensor output = chain->forward(batch);
+
+  torch::nn::AnyModule any{TwoResults()};
+  lockstep::DistributedDataParallel<torch::nn::AnyModule> wrapped(any, group);
+  auto [sum, mean] = wrapped->forward_as<std::tuple<torch::Tensor, torch::Tensor>>(batch);
+  // [models]
+  (held->forward(batch, true).sum() + output.sum() + sum + mean).backward();
+  EXPECT_TRUE(wrapped->parameters()[0].grad().defined());
+}
+
+// [member]
+struct TrainerImpl : torch::nn::Module {
+  explicit TrainerImpl(const std::shared_ptr<lockstep::ProcessGroup>& group) {
+    model = register_module("model", lockstep::DistributedDataParallel<Linear>(Linear(4, 2), group));
+  }
+  lockstep::DistributedDataParallel<Linear> model{nullptr};  // empty until then
+};
+// [member]
+
+TEST(DdpPage, HasModelsThatComeLater) {
+  Setting setting;
+  TrainerImpl trainer(setting.group);
+  loss_of(trainer.model, setting.batches[0]).backward();
+  EXPECT_TRUE(trainer.parameters()[0].grad().defined());
+}
 
 TEST(DdpPage, LeavesParametersUnused) {
   Setting setting;

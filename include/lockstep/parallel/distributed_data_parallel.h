@@ -5,6 +5,7 @@
 #include <lockstep/core/export.h>
 #include <lockstep/parallel/communication_hook.h>
 #include <lockstep/parallel/detail/watch_outputs.h>
+#include <lockstep/parallel/detail/wrapped_module.h>
 #include <lockstep/parallel/distributed_data_parallel_options.h>
 #include <lockstep/parallel/statistics.h>
 #include <torch/nn/module.h>
@@ -12,6 +13,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -169,10 +171,11 @@ LOCKSTEP_API void join(
 
 /// A module whose gradients are averaged over all ranks when `backward()` returns.
 ///
-/// Construct it with `DistributedDataParallel<Net>` below. Every rank wraps the same module and
-/// calls forward and backward equally often (or `join`s). Buckets of gradients are all-reduced in a
-/// fixed order while backward still runs; afterwards every parameter's `grad()` is the average,
-/// bitwise equal on all ranks.
+/// Construct it with `DistributedDataParallel<Net>` below. `Net` is a module holder, as
+/// `TORCH_MODULE` makes one, a `std::shared_ptr` to a module, or `torch::nn::AnyModule`. Every rank
+/// wraps the same module and calls forward and backward equally often (or `join`s). Buckets of
+/// gradients are all-reduced in a fixed order while backward still runs; afterwards every
+/// parameter's `grad()` is the average, bitwise equal on all ranks.
 ///
 /// A parameter that no rank used keeps the gradient it had, undefined as a rule; one that only some
 /// ranks used counts as zero on the others. A part of the model may run several times in one
@@ -189,21 +192,39 @@ LOCKSTEP_API void join(
 /// Parallel Training", VLDB 2020.
 template <typename Net>
 class DistributedDataParallelImpl : public DistributedDataParallelBase {
+  static_assert(detail::WrapsModule<Net>,
+                "DistributedDataParallel<Net>: Net must be a module holder (the Name that "
+                "TORCH_MODULE(Name) makes of NameImpl), a std::shared_ptr to a module, or "
+                "torch::nn::AnyModule. For a module without a holder, write "
+                "DistributedDataParallel<std::shared_ptr<NameImpl>>");
+
  public:
   DistributedDataParallelImpl(Net net, std::shared_ptr<ProcessGroup> group,
                               const DistributedDataParallelOptions& options = {})
-      : DistributedDataParallelBase(net.ptr(), std::move(group), options), net_(std::move(net)) {}
+      : DistributedDataParallelBase(detail::module_of(net), std::move(group), options),
+        net_(std::move(net)) {}
 
   /// As the wrapped module's. Outputs may be tensors, and containers, tuples, optionals and pairs
   /// of them to any depth; a type of the program's own is looked into if it has `template <typename
   /// F> void for_each_tensor(F f) const`.
   template <typename... Arguments>
   auto forward(Arguments&&... arguments) {
+    static_assert(detail::ForwardTakes<Net, Arguments...>,
+                  "DistributedDataParallel::forward: the wrapped module has no public forward() "
+                  "that takes these arguments");
     begin_forward(detail::samples_of(arguments...));
-    auto output = net_->forward(std::forward<Arguments>(arguments)...);
-    end_forward();
-    detail::for_each_tensor(output, [this](const torch::Tensor& tensor) { watch(tensor); });
-    return output;
+    return finished(detail::forward_of(net_).forward(std::forward<Arguments>(arguments)...));
+  }
+  /// The same for modules whose forward is told its result's type, as those of `Sequential` and
+  /// `AnyModule` are. Their `forward` gives a tensor.
+  template <typename Result, typename... Arguments>
+  Result forward_as(Arguments&&... arguments) {
+    static_assert(detail::ForwardGives<Result, Net, Arguments...>,
+                  "DistributedDataParallel::forward_as: the wrapped module has no "
+                  "forward<Result>() that takes these arguments; call forward()");
+    begin_forward(detail::samples_of(arguments...));
+    return finished(
+        detail::forward_of(net_).template forward<Result>(std::forward<Arguments>(arguments)...));
   }
 
   /// The wrapped module.
@@ -211,11 +232,18 @@ class DistributedDataParallelImpl : public DistributedDataParallelBase {
   [[nodiscard]] const Net& module() const noexcept { return net_; }
 
  private:
+  template <typename Output>
+  Output finished(Output output) {
+    end_forward();
+    detail::for_each_tensor(output, [this](const torch::Tensor& tensor) { watch(tensor); });
+    return output;
+  }
+
   Net net_;
 };
 
 /// Holder of a `DistributedDataParallelImpl`, as LibTorch's modules have: `model->forward(x)` and
-/// `model(x)` both work.
+/// `model(x)` both work, and `{nullptr}` makes an empty one, to be assigned later.
 template <typename Net>
 class DistributedDataParallel : public torch::nn::ModuleHolder<DistributedDataParallelImpl<Net>> {
  public:
@@ -225,6 +253,10 @@ class DistributedDataParallel : public torch::nn::ModuleHolder<DistributedDataPa
                           const DistributedDataParallelOptions& options = {})
       : torch::nn::ModuleHolder<Impl>(
             std::make_shared<Impl>(std::move(net), std::move(group), options)) {}
+  DistributedDataParallel(std::nullptr_t) : torch::nn::ModuleHolder<Impl>(nullptr) {}  // NOLINT
+  /// What `register_module` of another module returns.
+  DistributedDataParallel(std::shared_ptr<Impl> impl)  // NOLINT
+      : torch::nn::ModuleHolder<Impl>(std::move(impl)) {}
 
   // LibTorch's own deduces the result from `forward` only where that is no template.
   template <typename... Arguments>
