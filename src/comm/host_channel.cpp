@@ -46,6 +46,11 @@ std::string make_job_name(const std::string& job_id) {
   return text.data();
 }
 
+/// How an error goes on where the launcher did not say which ranks share a host.
+std::string assumption_of(const LaunchEnvironment& environment) {
+  return environment.assumption.empty() ? "" : ". " + environment.assumption;
+}
+
 native::DatagramSocket open_socket(const std::string& name, const LaunchEnvironment& environment) {
   try {
     return native::DatagramSocket(name);
@@ -132,7 +137,7 @@ void HostChannel::throw_missing(const std::vector<bool>& has_come, const Deadlin
   throw LaunchError("rank(s) " + missing + " of " + std::to_string(environment_.world_size) +
                     " did not come within " + std::to_string(deadline.elapsed().count()) +
                     " s (job '" + environment_.job_id + "', launched by " + environment_.launcher +
-                    ")");
+                    ")" + assumption_of(environment_));
 }
 
 void HostChannel::await_hellos(const Deadline& deadline,
@@ -250,7 +255,8 @@ std::shared_ptr<native::SharedMemory> HostChannel::attend_meeting(std::size_t by
       throw LaunchError((has_reached ? "rank 0 came, but does not answer; waited "
                                      : "rank 0 did not come within ") +
                         std::to_string(deadline.elapsed().count()) + " s (job '" +
-                        environment_.job_id + "', launched by " + environment_.launcher + ")");
+                        environment_.job_id + "', launched by " + environment_.launcher + ")" +
+                        (has_reached ? "" : assumption_of(environment_)));
     }
   }
 }

@@ -33,6 +33,7 @@ void HierarchicalProcessGroup::meet_host(const HostLayout& layout) {
   local.rank = local.local_rank;
   local.world_size = local.local_size;
   local.job_id += " / host " + std::to_string(layout.own_host);
+  local.assumption.clear();  // their host is known
   local_ = std::make_shared<SharedMemoryProcessGroup>(local, timeout());
   local_->transport().rounds().name_ranks(layout.own_ranks());
 }

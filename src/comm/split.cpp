@@ -85,6 +85,7 @@ std::shared_ptr<ProcessGroup> ProcessGroup::divide(int color, int key, std::int6
   LaunchEnvironment environment = environment_;
   const auto first = static_cast<std::size_t>(members.front());
   environment.job_id += " / " + std::to_string(places[first].occasion);
+  environment.assumption.clear();  // they have met
   environment.world_size = static_cast<int>(members.size());
   environment.local_rank = environment.local_size = 0;
   for (std::size_t i = 0; i < members.size(); ++i) {

@@ -30,6 +30,7 @@ void pretend_hosts(LaunchEnvironment& environment, const std::string& list) {
   }
   const auto own = names.begin() + environment.rank;
   environment.host = *own;
+  environment.assumption.clear();
   environment.local_rank = static_cast<int>(std::count(names.begin(), own, *own));
   environment.local_size = static_cast<int>(std::count(names.begin(), names.end(), *own));
 }

@@ -138,6 +138,13 @@ LaunchEnvironment read_environment(const Launcher& launcher, const Lookup& looku
                               : reader.optional_number(launcher.local_size, 1, result.world_size);
   // Without a word about hosts, all ranks are taken to be on this one.
   result.local_size = local_size.value_or(result.world_size);
+  if (!local_size && result.world_size > 1) {
+    result.assumption = std::string(is_slurm(launcher) ? kSlurmLocalSizes : launcher.local_size) +
+                        " is not set, so that all " + std::to_string(result.world_size) +
+                        " ranks were taken to be on this host; where they are on several, set it "
+                        "and " +
+                        launcher.local_rank + " for each";
+  }
   result.local_rank = reader.optional_number(launcher.local_rank, 0, result.local_size - 1)
                           .value_or(result.rank % result.local_size);
   result.job_id = job_id(launcher, reader);

@@ -26,6 +26,9 @@ struct LOCKSTEP_API LaunchEnvironment {
   /// The name of the host that this rank plays; empty: the machine's own.
   std::string host;
 
+  /// What was taken for granted where a variable is missing, as errors say it; empty: nothing.
+  std::string assumption;
+
   /// Looks up a variable; returns nothing when it is not set.
   using Lookup = std::function<std::optional<std::string>(const std::string& name)>;
 

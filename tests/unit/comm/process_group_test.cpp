@@ -876,6 +876,19 @@ TEST(Meeting, ASecondGroupBesideAnOpenOneSaysThatItIsThisProcess) {
   }
 }
 
+TEST(Meeting, SaysWhatWasAssumedOfHostsWhereNobodyComes) {
+  for (const int rank : {0, 1}) {
+    auto environment = fake_environment(rank, 2, unique_job_id());
+    environment.assumption = "LOCAL_WORLD_SIZE is not set";
+    const auto error = error_of([&] {
+      static_cast<void>(init_process_group(
+          ProcessGroupOptions().timeout(milliseconds(200)).environment(environment)));
+    });
+    expect_error<LaunchError>(error, "did not come within");
+    expect_error<LaunchError>(error, "LOCAL_WORLD_SIZE is not set");
+  }
+}
+
 TEST(Options, AreChecked) {
   const auto init = [](const ProcessGroupOptions& options) {
     [[maybe_unused]] const auto group = init_process_group(options);

@@ -45,6 +45,24 @@ void expect(const LaunchEnvironment& environment, const std::string& launcher, i
   EXPECT_EQ(environment.local_size, local_size);
 }
 
+TEST(LaunchEnvironment, SaysThatAllRanksWereTakenToBeOnOneHost) {
+  const auto bare = detect({{"RANK", "1"}, {"WORLD_SIZE", "2"}});
+  EXPECT_EQ(bare.local_size, 2);
+  EXPECT_NE(bare.assumption.find("LOCAL_WORLD_SIZE is not set, so that all 2 ranks"),
+            std::string::npos)
+      << bare.assumption;
+  EXPECT_NE(bare.assumption.find("LOCAL_RANK"), std::string::npos) << bare.assumption;
+  EXPECT_EQ(detect({{"RANK", "0"}, {"WORLD_SIZE", "1"}}).assumption, "");
+  EXPECT_EQ(detect({{"RANK", "1"}, {"WORLD_SIZE", "2"}, {"LOCAL_WORLD_SIZE", "2"}}).assumption, "");
+  EXPECT_EQ(
+      detect({{"RANK", "1"}, {"WORLD_SIZE", "2"}, {"LOCKSTEP_PRETEND_HOSTS", "a,b"}}).assumption,
+      "");
+  EXPECT_NE(detect({{"PMI_RANK", "1"}, {"PMI_SIZE", "2"}}).assumption.find("MPI_LOCALNRANKS"),
+            std::string::npos);
+  EXPECT_EQ(detect(kOpenMpi).assumption, "");
+  EXPECT_EQ(detect(kSlurm).assumption, "");
+}
+
 TEST(LaunchEnvironment, ReadsEveryLauncher) {
   expect(detect({}), "alone", 0, 1, 0, 1);
   expect(detect(kOpenMpi), "Open MPI", 3, 4, 1, 2);
