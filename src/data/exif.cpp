@@ -105,11 +105,10 @@ ExifBytes exif_of_jpeg(ExifBytes file) {
 }
 
 ExifBytes exif_of_png(ExifBytes file) {
-  const auto is_exif = [](const PngChunk& chunk) { return chunk.is("eXIf"); };
   PngChunks chunks(file);
-  while (const auto chunk = chunks.next(is_exif)) {
+  while (const auto chunk = chunks.next()) {
     if (chunk->is("IEND")) break;
-    if (chunk->is("eXIf") && chunk->is_intact) return chunk->content;
+    if (chunk->is("eXIf") && chunk->is_intact()) return chunk->content;
   }
   return {};
 }

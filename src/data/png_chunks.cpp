@@ -46,7 +46,14 @@ bool PngChunk::is(std::string_view letters) const {
 PngChunks::PngChunks(std::span<const std::byte> file)
     : left_(file.subspan(std::min(kSignatureBytes, file.size()))) {}
 
-std::optional<PngChunk> PngChunks::next(bool (*checks)(const PngChunk& chunk)) {
+bool PngChunk::is_intact() const {
+  if (!is_whole) return false;
+  const auto bytes = type.size() + content.size();  // they are neighbours, and the checksum follows
+  const auto crc = ::crc32_z(0, reinterpret_cast<const Bytef*>(type.data()), bytes);
+  return crc == big_endian_32({type.data() + bytes, kChecksumBytes});
+}
+
+std::optional<PngChunk> PngChunks::next() {
   if (left_.size() < kHeadBytes) return std::nullopt;
   const std::size_t claimed = big_endian_32(left_);
   const auto rest = left_.subspan(kHeadBytes);
@@ -55,11 +62,6 @@ std::optional<PngChunk> PngChunks::next(bool (*checks)(const PngChunk& chunk)) {
   chunk.content = rest.first(std::min(claimed, rest.size()));
   chunk.is_whole =
       claimed <= kMostContent && rest.size() >= claimed && rest.size() - claimed >= kChecksumBytes;
-  if (chunk.is_whole && checks(chunk)) {
-    const auto* type = reinterpret_cast<const Bytef*>(chunk.type.data());
-    const auto crc = ::crc32_z(0, type, chunk.type.size() + claimed);  // the content follows
-    chunk.is_intact = crc == big_endian_32(rest.subspan(claimed));
-  }
   left_ = rest.subspan(std::min(claimed + kChecksumBytes, rest.size()));
   return chunk;
 }
@@ -90,6 +92,7 @@ bool PngPixelStream::advance() {
       piece_ = head_;
       return true;
     case Part::Head:
+      if (!check_content()) return false;
       part_ = Part::Content;
       piece_ = chunk_.content;
       return true;
@@ -102,10 +105,7 @@ bool PngPixelStream::advance() {
 }
 
 bool PngPixelStream::find_chunk() {
-  const auto is_needed = [](const PngChunk& chunk) {
-    return chunk.is("IHDR") || chunk.is("PLTE") || chunk.is("IDAT");
-  };
-  while (const auto chunk = chunks_.next(is_needed)) {
+  while (const auto chunk = chunks_.next()) {
     const bool is_wanted = chunk->is("IHDR") || chunk->is("IDAT") ||
                            (has_palette_ && !has_pixels_ && chunk->is("PLTE"));
     if (is_wanted) return accept(*chunk);
@@ -130,11 +130,6 @@ bool PngPixelStream::accept(const PngChunk& chunk) {
     std::snprintf(error_, sizeof(error_), "the file ends too early");
     return false;
   }
-  // A wrong checksum says that pixels are wrong. Where the file ends before there is one, what the
-  // pixel data itself says of its end must do. Nobody guesses at a header.
-  if (chunk.is_whole && !chunk.is_intact && !(tolerates_damage_ && !chunk.is("IHDR"))) {
-    return refuse("a wrong checksum of", chunk);
-  }
   if (chunk.is("IHDR")) {
     has_header_ = true;
     has_palette_ =
@@ -148,6 +143,14 @@ bool PngPixelStream::accept(const PngChunk& chunk) {
   }
   std::copy(chunk.type.begin(), chunk.type.end(), head_.begin() + kLengthBytes);
   return true;
+}
+
+// When somebody wants the content: who reads a header gets to where the pixels begin, and not
+// further. A wrong checksum says that pixels are wrong. Where the file ends before there is one,
+// what the pixel data itself says of its end must do. Nobody guesses at a header.
+bool PngPixelStream::check_content() {
+  const bool matters = chunk_.is_whole && (!tolerates_damage_ || chunk_.is("IHDR"));
+  return !matters || chunk_.is_intact() || refuse("a wrong checksum of", chunk_);
 }
 
 bool PngPixelStream::refuse(const char* what, const PngChunk& chunk) {

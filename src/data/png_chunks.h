@@ -15,10 +15,11 @@ namespace lockstep::data {
 struct PngChunk {
   std::span<const std::byte> type;  // 4 letters
   std::span<const std::byte> content;
-  bool is_whole = false;   // content and checksum are all there
-  bool is_intact = false;  // and the checksum fits; false also where nobody asked for it
+  bool is_whole = false;  // content and checksum are all there
 
   [[nodiscard]] bool is(std::string_view letters) const;
+  /// Whole, and the checksum fits. Reads all of the content.
+  [[nodiscard]] bool is_intact() const;
 };
 
 /// Walks over the chunks of a PNG file in memory, behind its signature.
@@ -28,9 +29,8 @@ class PngChunks {
  public:
   explicit PngChunks(std::span<const std::byte> file);
 
-  /// The next chunk, or nothing where the file ends before another one has length and type. With
-  /// `checks`, says whether its checksum fits.
-  [[nodiscard]] std::optional<PngChunk> next(bool (*checks)(const PngChunk& chunk));
+  /// The next chunk, or nothing where the file ends before another one has length and type.
+  [[nodiscard]] std::optional<PngChunk> next();
 
  private:
   std::span<const std::byte> left_;
@@ -57,6 +57,7 @@ class PngPixelStream {
   [[nodiscard]] bool advance();
   [[nodiscard]] bool find_chunk();
   [[nodiscard]] bool accept(const PngChunk& chunk);
+  [[nodiscard]] bool check_content();
   [[nodiscard]] bool refuse(const char* what, const PngChunk& chunk);
 
   PngChunks chunks_;

@@ -41,9 +41,21 @@ void take(png_structp png, png_bytep target, std::size_t count) {
   }
 }
 
+void clear_rows(Image& image, std::int64_t first) {
+  std::memset(
+      image.row(first), 0,
+      static_cast<std::size_t>((image.height() - first) * image.width() * Image::kBytesPerPixel));
+}
+
+struct Arrival {
+  std::int64_t rows = 0;
+  Image* to_clear = nullptr;  // before the first row, so that a size alone takes no memory
+};
+
 // Called with each row that has arrived as a whole, before it goes into the image.
 void count_row(png_structp png, png_row_infop, png_bytep) {
-  ++*static_cast<std::int64_t*>(::png_get_user_transform_ptr(png));
+  auto* arrival = static_cast<Arrival*>(::png_get_user_transform_ptr(png));
+  if (arrival->rows++ == 0 && arrival->to_clear != nullptr) clear_rows(*arrival->to_clear, 0);
 }
 
 // Owns libpng's state, so it is freed whatever throws.
@@ -114,12 +126,6 @@ std::int64_t rows_of(const ImageHeader& header, int passes) {
   return rows;
 }
 
-void clear_rows(Image& image, std::int64_t first) {
-  std::memset(
-      image.row(first), 0,
-      static_cast<std::size_t>((image.height() - first) * image.width() * Image::kBytesPerPixel));
-}
-
 }  // namespace
 
 ImageHeader read_png_header(const EncodedImage& encoded) {
@@ -131,7 +137,7 @@ ImageHeader read_png_header(const EncodedImage& encoded) {
 Image decode_png(const EncodedImage& encoded, const ImageHeader& header) {
   PngReader reader(encoded);
   Image image(header.height, header.width);
-  std::int64_t arrived = 0;
+  Arrival arrival;
   int passes = 1;
   reader.guarded([&] {
     auto* png = reader.png();
@@ -145,7 +151,7 @@ Image decode_png(const EncodedImage& encoded, const ImageHeader& header) {
     // Four bytes a pixel; where there is an alpha channel, that is the fourth.
     ::png_set_add_alpha(png, 0xFF, PNG_FILLER_AFTER);
     ::png_set_read_user_transform_fn(png, count_row);
-    ::png_set_user_transform_info(png, &arrived, 0, 0);
+    ::png_set_user_transform_info(png, &arrival, 0, 0);
     // 7 where the image is interlaced: each one adds pixels to the rows, which stay where they are.
     passes = ::png_set_interlace_handling(png);
     ::png_read_update_info(png, reader.info());
@@ -155,7 +161,7 @@ Image decode_png(const EncodedImage& encoded, const ImageHeader& header) {
     }
   });
   // What damage leaves out is black; of an interlaced image that may be any of the pixels.
-  if (encoded.tolerate_damage && passes > 1) clear_rows(image, 0);
+  if (encoded.tolerate_damage && passes > 1) arrival.to_clear = &image;
   const bool is_read = reader.tried([&] {
     for (int pass = 0; pass < passes; ++pass) {
       for (std::int64_t y = 0; y < header.height; ++y) {
@@ -166,9 +172,9 @@ Image decode_png(const EncodedImage& encoded, const ImageHeader& header) {
   // libpng looks for the end of the data in the same call that gives the last row. What is missing
   // or wrong there, and all that follows, takes nothing from the pixels.
   const bool is_whole =
-      (is_read || arrived == rows_of(header, passes)) && !reader.has_other_pixels();
-  if (!is_whole && (!encoded.tolerate_damage || arrived == 0)) reader.fail();
-  if (!is_whole && passes == 1) clear_rows(image, arrived);
+      (is_read || arrival.rows == rows_of(header, passes)) && !reader.has_other_pixels();
+  if (!is_whole && (!encoded.tolerate_damage || arrival.rows == 0)) reader.fail();
+  if (!is_whole && passes == 1) clear_rows(image, arrival.rows);
   return image;
 }
 

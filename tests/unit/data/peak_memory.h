@@ -25,7 +25,8 @@ inline std::int64_t memory_of_process(const std::string& name) {
 }
 
 /// By how much the memory of a process grows at most while it makes the call, whether or not that
-/// throws. A child makes it, so that what came before does not count.
+/// throws. A child makes it, so that what came before does not count; what the call expects in vain
+/// fails here, too.
 inline std::int64_t peak_bytes_of(const std::function<void()>& call) {
   int ends[2];
   if (::pipe(ends) != 0) return ADD_FAILURE() << "no pipe", 0;
@@ -37,7 +38,8 @@ inline std::int64_t peak_bytes_of(const std::function<void()>& call) {
     } catch (const std::exception&) {
     }
     const auto grown = memory_of_process("VmHWM") - before;
-    ::_exit(::write(ends[1], &grown, sizeof(grown)) == sizeof(grown) ? 0 : 1);
+    const bool is_told = ::write(ends[1], &grown, sizeof(grown)) == sizeof(grown);
+    ::_exit(is_told && !::testing::Test::HasFailure() ? 0 : 1);
   }
   ::close(ends[1]);
   std::int64_t grown = 0;

@@ -122,6 +122,9 @@ TEST_P(PngDamage, OfThePixelsIsAnErrorUnlessTolerated) {
   expect_whole({head_, first, second, end_}, "two chunks");
   expect_refused({head_, with_wrong_checksum(first), second, end_}, "a wrong checksum of IDAT");
   expect_refused({head_, first, with_wrong_checksum(second), end_}, "a wrong checksum of IDAT");
+  // The header alone does not look at them.
+  const auto wrong = joined_bytes({head_, with_wrong_checksum(first), second, end_});
+  EXPECT_EQ(ImageDecoder(wrong, "header").header().height, whole_.height());
   expect_refused({head_, first, png_chunk("tEXt", {}), second, end_},
                  "not enough pixel data before tEXt");
   expect_refused({head_, first, end_}, "not enough pixel data before IEND");
