@@ -5,12 +5,13 @@
 #   tools/bare_root.sh COMMAND ...          as root, in this checkout, which is bound at its own path
 #   tools/bare_root.sh --user COMMAND ...   as a user without root, in a clone of this checkout that is thrown away; the
 #                                           command that set-up prints for root is run when it is printed
-#   tools/bare_root.sh --check              says what is missing to do that here, and fails; or is silent
+#   tools/bare_root.sh --check              makes the bare system where there is none yet; or says what is missing to do
+#                                           that here, and fails
 #
 #   LOCKSTEP_BARE_ROOT=DIR   where the bare system is kept (default: /var/cache/lockstep/bookworm). Each run works in a copy.
 #
-# What is taken from this machine: names of hosts, how apt and pip reach their packages, and the caches of the compiler
-# (CCACHE_DIR, or the usual folder) and of pip.
+# debootstrap is installed where it is missing. What is taken from this machine: names of hosts, how apt and pip reach
+# their packages, and the caches of the compiler (CCACHE_DIR, or the usual folder) and of pip.
 set -euo pipefail
 checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 kept=${LOCKSTEP_BARE_ROOT:-/var/cache/lockstep/bookworm}
@@ -26,12 +27,30 @@ check() {
   unshare --mount true 2>/dev/null || fail "no mount namespace can be made"
 }
 
-# The first source of packages that this machine's apt knows, in either of its two notations.
+# The source of Debian 12 that this machine's apt knows, in either of its two notations; nothing where there is none that
+# debootstrap can use. Others have a bookworm, too, so one that is called debian goes first.
 debian_mirror() {
-  local -a files
-  mapfile -t files < <(find /etc/apt/sources.list.d -name '*.sources' 2>/dev/null)
-  ((${#files[@]})) && awk '/^URIs:/{print $2; exit}' "${files[@]}" && return
-  awk '$1 == "deb" {print $2; exit}' /etc/apt/sources.list
+  local -a stanzas lines
+  mapfile -t stanzas < <(find /etc/apt -name '*.sources' 2>/dev/null | sort)
+  mapfile -t lines < <(find /etc/apt -name '*.list' 2>/dev/null | sort)
+  {
+    awk -v RS= '{
+      uri = ""; has_suite = 0; has_main = 0; is_off = 0
+      count = split($0, line, "\n")
+      for (i = 1; i <= count; i++) {
+        words = split(line[i], word)
+        if (word[1] == "URIs:") uri = word[2]
+        if (word[1] == "Enabled:" && word[2] == "no") is_off = 1
+        if (word[1] == "Suites:") for (j = 2; j <= words; j++) if (word[j] == "bookworm") has_suite = 1
+        if (word[1] == "Components:") for (j = 2; j <= words; j++) if (word[j] == "main") has_main = 1
+      }
+      if (has_suite && has_main && !is_off && uri ~ /^(https?|file):/) print uri
+    }' "${stanzas[@]}" /dev/null
+    awk '$1 == "deb" {
+      sub(/\[[^]]*\]/, "")  # options
+      if ($3 == "bookworm" && $4 == "main" && $2 ~ /^(https?|file):/) print $2
+    }' "${lines[@]}" /dev/null
+  } | awk '!first {first = $0} !best && /\/debian\/?$/ {best = $0} END {if (first) print best ? best : first}'
 }
 
 make_kept() {
@@ -41,24 +60,33 @@ make_kept() {
   mkdir -p "$(dirname "$kept")"
   new=$(mktemp -d "$(dirname "$kept")/new.XXXXXX")
   chmod 755 "$new"
-  debootstrap --variant=minbase bookworm "$new" "$(debian_mirror)" >"$new.log" 2>&1 ||
-    { tail -n 20 "$new.log" >&2; rm -rf "$new" "$new.log"; fail "debootstrap failed; the end of its output is above"; }
+  # What it mounts is gone with it, however it ends.
+  unshare --mount --propagation private debootstrap --variant=minbase bookworm "$new" "$(debian_mirror)" >"$new.log" 2>&1 ||
+    { tail -n 20 "$new.log" >&2; rm -rf --one-file-system "$new" "$new.log"; fail "debootstrap failed; the end of its output is above"; }
   rm -f "$new.log"
   # Another run may have been faster.
-  mv -T "$new" "$kept" 2>/dev/null || rm -rf "$new"
+  mv -T "$new" "$kept" 2>/dev/null || rm -rf --one-file-system "$new"
 }
 
 # copy_if_there FILE: into the same place of the root.
 copy_if_there() { [[ ! -e $1 ]] || install -D -m 644 "$(readlink -f "$1")" "$root$1"; }
 
 configure_network() {
-  local file
+  local file mirror settings=$root/etc/apt/apt.conf.d/90as-outside
   for file in /etc/resolv.conf /etc/hosts /etc/pip.conf; do copy_if_there "$file"; done
-  : >"$root/etc/apt/sources.list"
-  for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.{list,sources}; do copy_if_there "$file"; done
-  apt-config dump Acquire >"$root/etc/apt/apt.conf.d/90as-outside"
-  [[ ! -e /etc/ssl/certs/ca-certificates.crt ]] || install -D -m 644 "$(readlink -f /etc/ssl/certs/ca-certificates.crt)" "$root$certificates"
-  # The package ca-certificates would overwrite the usual file.
+  mirror=$(debian_mirror)
+  if [[ -n $mirror ]]; then  # no packages of others, whose keys are not there either
+    : >"$root/etc/apt/sources.list"
+    for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.{list,sources}; do
+      ! grep -qsF "$mirror" "$file" || copy_if_there "$file"
+    done
+  fi
+  ! command -v apt-config >/dev/null || apt-config dump Acquire >"$settings"
+  # The package ca-certificates, which a bare system lacks, would overwrite the usual file.
+  if [[ -e /etc/ssl/certs/ca-certificates.crt ]]; then
+    install -D -m 644 "$(readlink -f /etc/ssl/certs/ca-certificates.crt)" "$root$certificates"
+    echo "Acquire::https::CaInfo \"$certificates\";" >>"$settings"
+  fi
   [[ ! -e $root/etc/pip.conf ]] || sed -i "s#^\(cert *=\).*#\1 $certificates#" "$root/etc/pip.conf"
 }
 
@@ -124,12 +152,12 @@ if [[ ${1:-} == --inside ]]; then
   run_inside "${@:2}"
   exit
 fi
+[[ $# -ge 1 && $* != --user ]] || fail "which command? The comment at the top of $0 has the usage"
 check
-[[ ${1:-} != --check ]] || exit 0
-(($#)) || fail "which command? The comment at the top of $0 has the usage"
 make_kept
+[[ $1 != --check ]] || exit 0
 copy=$(mktemp -d "$(dirname "$kept")/run.XXXXXX")
-trap 'rm -rf "$copy"' EXIT  # out here nothing is mounted in it
+trap 'rm -rf --one-file-system "$copy"' EXIT  # out here nothing is mounted in it
 chmod 755 "$copy"
 cp -a --reflink=auto "$kept/." "$copy/"
 unshare --mount --propagation private "$0" --inside "$copy" "$@"
