@@ -168,6 +168,46 @@ TEST_P(PngDamage, ToleratedGivesWhatThereIsAndBlack) {
   EXPECT_TRUE(has_part);
 }
 
+// Seven passes, of which small images lack some: behind the last pixel nothing is missing.
+TEST(PngInterlaced, OfAnySizeNeedsNoMoreThanItsPixels) {
+  struct Pass {
+    std::size_t left, top, across, down;
+  };
+  constexpr Pass kPasses[] = {{0, 0, 8, 8}, {4, 0, 8, 8}, {0, 4, 4, 8}, {2, 0, 4, 4},
+                              {0, 2, 2, 4}, {1, 0, 2, 2}, {0, 1, 1, 2}};
+  const auto grey = [](std::size_t y, std::size_t x) {
+    return static_cast<std::uint8_t>(1 + y * 16 + x);
+  };
+  for (std::size_t height = 1; height <= 10; ++height) {
+    for (std::size_t width = 1; width <= 10; ++width) {
+      std::vector<std::uint8_t> rows;
+      for (const auto& pass : kPasses) {
+        for (auto y = pass.top; y < height && pass.left < width; y += pass.down) {
+          rows.push_back(0);  // no filter
+          for (auto x = pass.left; x < width; x += pass.across) rows.push_back(grey(y, x));
+        }
+      }
+      EncodedBytes data(::compressBound(rows.size()));
+      uLongf bytes = data.size();
+      ASSERT_EQ(::compress(reinterpret_cast<Bytef*>(data.data()), &bytes, rows.data(), rows.size()),
+                Z_OK);
+      data.resize(bytes - 4);  // without the checksum of the pixels
+      EncodedBytes header(13);
+      put(header, 0, width, 4);
+      put(header, 4, height, 4);
+      put(header, 8, 8, 1);
+      put(header, 12, 1, 1);
+      const auto file = joined_bytes(
+          {encoded_bytes("\x89PNG\r\n\x1A\n"), png_chunk("IHDR", header), png_chunk("IDAT", data)});
+      const auto image = ImageDecoder(file, "interlaced").decode();
+      for (std::size_t i = 0; i < height * width; ++i) {
+        ASSERT_EQ(image.row(0)[i * Image::kBytesPerPixel], grey(i / width, i % width))
+            << height << " x " << width << ", pixel " << i;
+      }
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Files, PngDamage,
                          ::testing::Values("rgb.png", "palette.png", "grey_2.png", "rgb_alpha.png",
                                            "interlaced.png"));
