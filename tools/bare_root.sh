@@ -156,8 +156,15 @@ fi
 check
 make_kept
 [[ $1 != --check ]] || exit 0
+# What a run left that was killed: a copy whose lock nobody holds.
+for left in "$(dirname "$kept")"/run.*.lock; do
+  [[ -e $left ]] || continue
+  flock --nonblock "$left" rm -rf --one-file-system "${left%.lock}" "$left" || true
+done
 copy=$(mktemp -d "$(dirname "$kept")/run.XXXXXX")
-trap 'rm -rf --one-file-system "$copy"' EXIT  # out here nothing is mounted in it
+exec 9>"$copy.lock"
+flock 9
+trap 'rm -rf --one-file-system "$copy" "$copy.lock"' EXIT  # out here nothing is mounted in it
 chmod 755 "$copy"
 cp -a --reflink=auto "$kept/." "$copy/"
 unshare --mount --propagation private "$0" --inside "$copy" "$@"
