@@ -2,28 +2,28 @@
 #include "data/batch_builder.h"
 
 #include <c10/util/Exception.h>
-#include <c10/util/Type.h>
-#include <cxxabi.h>
 
 #include <exception>
+#include <utility>
 
 #include "data/sample_generator.h"
+#include "data/value_tensors.h"
+#include "workers/exception_text.h"
 
 namespace lockstep::data::detail {
 
-void fetch_row(const SampleSource& source, std::uint64_t seed, std::int64_t epoch,
-               std::int64_t index, const ValueLayout& layout, std::byte* memory, std::size_t row) {
+std::optional<Value> fetch_for_row(const SampleSource& source, std::uint64_t seed,
+                                   std::int64_t epoch, std::int64_t index,
+                                   const ValueLayout& layout, std::byte* memory, std::size_t row) {
   SampleGenerator::begin_sample(seed, epoch, index);
   SampleRandom random(seed, epoch, index);
   const auto number = static_cast<std::size_t>(index);
-  if (!source.get_into) {
-    write_row(source.get(number, random), layout, memory, row);
-    return;
-  }
+  if (!source.get_into) return source.get(number, random);
   const auto row_of = [&](const ValueLayout& leaf) {
     return std::span(memory + leaf.offset + row * leaf.bytes, leaf.bytes);
   };
   source.get_into(number, row_of(layout.children[0]), row_of(layout.children[1]), random);
+  return std::nullopt;
 }
 
 Value fetch(const SampleSource& source, std::uint64_t seed, std::int64_t epoch,
@@ -33,25 +33,20 @@ Value fetch(const SampleSource& source, std::uint64_t seed, std::int64_t epoch,
   return source.get(static_cast<std::size_t>(index), random);
 }
 
-Value collate(const SampleSource& source, std::vector<Value> samples) {
-  return source.collate ? source.collate(std::move(samples)) : stack(std::move(samples));
+Value collate(const SampleSource& source, std::vector<Value> samples, std::size_t& at) {
+  at = 0;
+  return source.collate ? source.collate(std::move(samples)) : stack(std::move(samples), at);
 }
 
 std::string current_exception_message() {
-  try {
-    throw;
-  } catch (const c10::Error& error) {
-    return error.what_without_backtrace();
-  } catch (const std::exception& error) {
-    return error.what();
-  } catch (...) {
-    return "an exception of unknown type";
-  }
+  return workers::current_exception_text([](const std::exception& error) -> std::string {
+    const auto* ours = dynamic_cast<const c10::Error*>(&error);
+    return ours != nullptr ? ours->what_without_backtrace() : error.what();
+  });
 }
 
 std::string current_exception_type() {
-  const std::type_info* type = abi::__cxa_current_exception_type();
-  return type != nullptr ? c10::demangle(type->name()) : std::string();
+  return workers::current_exception_type();
 }
 
 }  // namespace lockstep::data::detail

@@ -14,7 +14,6 @@
 #include "data/value_bytes.h"
 #include "data/value_tensors.h"
 #include "data/worker_source.h"
-#include "workers/unit_word.h"
 
 namespace lockstep::data::detail {
 namespace {
@@ -57,9 +56,8 @@ void WorkerSource::pin_ring(std::size_t slot) {
 Value WorkerSource::deliver(std::size_t slot, std::size_t held) {
   pin_ring(slot);
   const bool keep_a_copy = slots_.size() - held - 1 < workers_ + 1;
-  const auto items = channel_->items(slot).size();
   bool was_copied = false;
-  const auto samples = job_->source.open ? static_cast<std::size_t>(channel_->result(slot)) : items;
+  const auto samples = count_samples(slot);
   Value batch = open(slot, keep_a_copy, was_copied);
   ++next_;
   ++statistics_.batches;
@@ -87,11 +85,11 @@ Value WorkerSource::open(std::size_t slot, bool keep_a_copy, bool& was_copied) {
   try {
     return job_->source.has_rows ? open_rows(slot, keep_a_copy, was_copied)
                                  : open_whole(slot, keep_a_copy, was_copied);
-  } catch (const std::exception& error) {
+  } catch (...) {
     WorkerError::Context context;
     context.pid = ::getpid();
     context.exception_type = current_exception_type();
-    context.message = error.what();
+    context.message = current_exception_message();
     // It may already be in a tensor's hands, which give it back.
     const bool is_ours = slots_[slot].use == Use::Live;
     give_up_batch(is_ours ? std::optional(slot) : std::nullopt, std::move(context));
@@ -100,10 +98,10 @@ Value WorkerSource::open(std::size_t slot, bool keep_a_copy, bool& was_copied) {
 
 // Those that were not left out.
 std::vector<std::int64_t> WorkerSource::rows_of(std::size_t slot) const {
-  const auto items = channel_->items(slot);
+  const auto items = channel_->items(slot).size();
   std::vector<std::int64_t> rows;
-  for (std::size_t row = 0; row < items.size(); ++row) {
-    if (items[row] != workers::kLeftOut && !channel_->is_skipped(slot, row)) {
+  for (std::size_t row = 0; row < items; ++row) {
+    if (!channel_->is_left_out(slot, row)) {
       rows.push_back(static_cast<std::int64_t>(row));
     }
   }
@@ -118,12 +116,11 @@ Value WorkerSource::open_rows(std::size_t slot, bool keep_a_copy, bool& was_copi
     layout_ = ValueLayout::from_bytes({payload, common.layout_bytes}, common.slot_bytes);
   }
   const auto items = channel_->items(slot).size();
-  const auto rows = skips_poison_ ? rows_of(slot) : std::vector<std::int64_t>();
+  const auto rows = may_leave_out_ ? rows_of(slot) : std::vector<std::int64_t>();
   const HeldLease<SlotLease> lease(new SlotLease(channel_, slot, keep_a_copy ? nullptr : parking_));
   slots_[slot].use = Use::None;
   auto batch = read_rows(*layout_, memory, items, tensors_of(*lease));
-  if (!skips_poison_ || rows.size() == items) return batch;
-  statistics_.skipped_samples += items - rows.size();
+  if (!may_leave_out_ || rows.size() == items) return batch;
   ++statistics_.copies;
   was_copied = true;
   return select_rows(batch, rows);
@@ -131,9 +128,6 @@ Value WorkerSource::open_rows(std::size_t slot, bool keep_a_copy, bool& was_copi
 
 Value WorkerSource::open_whole(std::size_t slot, bool keep_a_copy, bool& was_copied) {
   const auto& common = SharedLayout::of(*channel_);
-  if (skips_poison_) {
-    statistics_.skipped_samples += channel_->items(slot).size() - rows_of(slot).size();
-  }
   auto piece = channel_->map_piece(slot, SharedMemoryChannel::kResultPiece);
   if (!piece) {
     std::byte* memory = slot_memory(slot);

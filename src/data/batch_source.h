@@ -24,6 +24,7 @@ struct BatchFacts {
   std::size_t first_shard = 0;  ///< this loader's are this one and every `shard_step`-th
   std::size_t shard_step = 1;
   bool drop_last = false;
+  SamplePolicy on_failed_sample = SamplePolicy::Error;
 
   [[nodiscard]] std::size_t shard(std::size_t number) const {
     return first_shard + number * shard_step;

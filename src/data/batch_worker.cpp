@@ -14,7 +14,9 @@
 #include <utility>
 
 #include "data/batch_builder.h"
+#include "data/batch_places.h"
 #include "data/sample_generator.h"
+#include "data/sample_policy.h"
 #include "native/posix/thread_clock.h"
 #include "workers/unit_word.h"
 
@@ -85,46 +87,72 @@ void BatchWorker::fail(const Claim& claim, std::size_t at) {
   channel_.fail(claim, failure);
 }
 
+// Why the task goes on without an item, or with another one in its place. In a catch block only.
+void BatchWorker::note(std::size_t slot, std::size_t position, std::int64_t item) {
+  workers::Failure failure;
+  failure.position = position;
+  failure.worker = worker_;
+  failure.item = item;
+  failure.type = current_exception_type();
+  failure.message = current_exception_message();
+  channel_.note(slot, failure);
+}
+
 void BatchWorker::fill_rows(const Claim& claim, std::size_t& at) {
   const auto epoch = static_cast<std::int64_t>(channel_.word(claim.slot, kEpoch));
+  Places places(*this, claim.slot);
   for (; at < claim.items.size(); ++at) {
     if (channel_.is_futile(claim) || channel_.is_stopping()) return;
-    const auto item = claim.items[at];
-    if (item == workers::kLeftOut) continue;
     const auto row = claim.first + at;
+    if (channel_.item(claim.slot, row) == workers::kLeftOut) continue;
     channel_.begin_item(worker_, claim.slot, row);
     if (!layout_ && shared().turn.load(std::memory_order_acquire) == SharedLayout::kSettled) {
       learn_layout();
     }
-    if (layout_) {
-      fetch_row(job_.source, job_.seed, epoch, item, *layout_, slot_memory(claim.slot), row);
-      channel_.end_item(worker_);
-      continue;
-    }
-    const Value sample = fetch(job_.source, job_.seed, epoch, item);
+    auto* const memory = layout_ ? slot_memory(claim.slot) : nullptr;
+    std::optional<Value> sample;
+    const bool is_there =
+        have_sample(job_.facts.on_failed_sample, places, row, [&](std::int64_t index) {
+          sample = memory != nullptr
+                       ? fetch_for_row(job_.source, job_.seed, epoch, index, *layout_, memory, row)
+                       : fetch(job_.source, job_.seed, epoch, index);
+        });
+    if (memory != nullptr && sample) write_row(*sample, *layout_, memory, row);
     channel_.end_item(worker_);
-    while (!layout_) {
-      const auto is_ours = await_turn(claim, row);
-      if (!is_ours) return;
-      // A worker that ends here ends at something, and not again and again.
-      channel_.begin_item(worker_, claim.slot, workers::kNoItem);
-      if (*is_ours) {
-        std::size_t bytes = 0;
-        const auto form = ValueLayout::of_rows(sample, job_.facts.largest_batch, bytes);
-        if (!settle(claim, form.to_bytes(), bytes)) continue;
-      }
-      learn_layout();
+    if (memory != nullptr) continue;
+    if (!is_there) {
+      channel_.wake_workers();  // the next one may be the first now
+    } else if (!write_first_row(claim, row, *sample)) {
+      return;
     }
-    write_row(sample, *layout_, slot_memory(claim.slot), row);
-    channel_.end_item(worker_);
   }
+}
+
+// Of a worker that did not know the layout when it fetched the sample. False when the claim has
+// become futile meanwhile.
+bool BatchWorker::write_first_row(const Claim& claim, std::size_t row, const Value& sample) {
+  while (!layout_) {
+    const auto is_ours = await_turn(claim, row);
+    if (!is_ours) return false;
+    // A worker that ends here ends at something, and not again and again.
+    channel_.begin_item(worker_, claim.slot, workers::kNoItem);
+    if (*is_ours) {
+      std::size_t bytes = 0;
+      const auto form = ValueLayout::of_rows(sample, job_.facts.largest_batch, bytes);
+      if (!settle(claim, form.to_bytes(), bytes)) continue;
+    }
+    learn_layout();
+  }
+  write_row(sample, *layout_, slot_memory(claim.slot), row);
+  channel_.end_item(worker_);
+  return true;
 }
 
 std::optional<bool> BatchWorker::await_turn(const Claim& claim, std::size_t position) {
   const auto sequence = channel_.sequence(claim.slot);
   const auto is_first = [&] {
     for (std::size_t before = 0; before < position; ++before) {
-      if (!channel_.is_skipped(claim.slot, before)) return false;
+      if (!channel_.is_left_out(claim.slot, before)) return false;
     }
     return true;
   };

@@ -60,9 +60,23 @@ struct SharedLayout {
   }
 };
 
-/// A task's words. Where batches are built as a whole, its result is the number of samples, which
-/// is known when all of them are there and not yet a batch.
-enum TaskWord : std::size_t { kEpoch, kShard };
+/// A task's words: of an iterable dataset its shard, of others what follows the batch. The result
+/// of an iterable dataset's batch is a `StreamResult`.
+enum TaskWord : std::size_t { kEpoch, kShard, kBehind = kShard };
+static_assert(kBehind + DataLoaderOptions::kReplacements <= workers::Task::kWords);
+
+/// Known when all samples are there and not yet a batch.
+struct StreamResult {
+  static constexpr int kShift = 32;
+
+  std::size_t samples = 0;
+  std::size_t thrown = 0;  // passed over between these
+
+  [[nodiscard]] std::uint64_t word() const { return samples | std::uint64_t{thrown} << kShift; }
+  [[nodiscard]] static StreamResult of(std::uint64_t word) {
+    return {word & 0xffff'ffffU, word >> kShift};
+  }
+};
 
 /// `kShard` holds the pass too: each opens its shards again.
 [[nodiscard]] constexpr std::uint64_t shard_word(std::uint64_t pass, std::size_t shard) {
@@ -104,14 +118,23 @@ class BatchWorker {
   };
 
   void work(const workers::Claim& claim);
+  class Places;
+
   void fill_rows(const workers::Claim& claim, std::size_t& at);
+  [[nodiscard]] bool write_first_row(const workers::Claim& claim, std::size_t row,
+                                     const Value& sample);
+  void note(std::size_t slot, std::size_t position, std::int64_t item);
   void build_whole(const workers::Claim& claim, std::size_t& at);
   void fetch_part(const workers::Claim& claim);
   [[nodiscard]] std::optional<Value> part(const workers::Claim& claim, std::size_t at);
   [[nodiscard]] std::optional<std::vector<Value>> collect(const workers::Claim& claim,
                                                           std::size_t& at);
+  [[nodiscard]] Value make_batch(const workers::Claim& claim, std::vector<Value> samples,
+                                 std::size_t& at);
+  [[nodiscard]] std::size_t place_of(const workers::Claim& claim, std::size_t number) const;
   void put_whole(const workers::Claim& claim, const Value& batch);
-  [[nodiscard]] std::optional<std::vector<Value>> read_stream(const workers::Claim& claim);
+  [[nodiscard]] std::optional<std::vector<Value>> read_stream(const workers::Claim& claim,
+                                                              std::size_t& thrown);
   void begin_collating(const workers::Claim& claim) const;
   void fail(const workers::Claim& claim, std::size_t at);
 

@@ -7,10 +7,8 @@
 #include <lockstep/core/logging.h>
 #include <lockstep/data/data_loader_options.h>
 #include <lockstep/data/detail/loader_engine.h>
-#include <sched.h>
 
 #include <algorithm>
-#include <chrono>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -18,50 +16,12 @@
 #include "data/batch_source.h"
 #include "data/inline_source.h"
 #include "data/mix.h"
+#include "data/option_checks.h"
 #include "data/sample_generator.h"
-#include "data/spawned_worker.h"
 #include "data/worker_source.h"
 
 namespace lockstep::data::detail {
 namespace {
-
-constexpr std::int64_t kMaxPrefetch = 64;
-constexpr std::chrono::milliseconds kMaxTimeout = std::chrono::hours(24 * 365);
-
-void check(const DataLoaderOptions& options) {
-  constexpr auto kMaxWorkers = DataLoaderOptions::kMaxWorkers;
-  TORCH_CHECK(options.batch_size() > 0, "DataLoaderOptions: batch_size is ", options.batch_size(),
-              "; it must be at least 1");
-  TORCH_CHECK(options.workers() >= 0 && options.workers() <= kMaxWorkers,
-              "DataLoaderOptions: workers is ", options.workers(), "; it must be from 0 to ",
-              kMaxWorkers);
-  TORCH_CHECK(options.prefetch_batches() > 0 && options.prefetch_batches() <= kMaxPrefetch,
-              "DataLoaderOptions: prefetch_batches is ", options.prefetch_batches(),
-              "; it must be from 1 to ", kMaxPrefetch);
-  TORCH_CHECK(options.timeout().count() > 0 && options.timeout() <= kMaxTimeout,
-              "DataLoaderOptions: timeout is ", options.timeout().count(),
-              " ms; it must be from 1 to ", kMaxTimeout.count(), " ms");
-  TORCH_CHECK(options.worker_memory_limit() >= 0, "DataLoaderOptions: worker_memory_limit is ",
-              options.worker_memory_limit(), "; it must not be negative");
-  for (const int cpu : options.worker_cpus()) {
-    TORCH_CHECK(cpu >= 0 && cpu < CPU_SETSIZE, "DataLoaderOptions: worker_cpus names the core ",
-                cpu, "; it must be from 0 to ", CPU_SETSIZE - 1);
-  }
-}
-
-void check_spawn(const DataLoaderOptions& options) {
-  TORCH_CHECK(
-      !is_spawned_worker(),
-      "DataLoader: this process was started as a data worker, but its main() does not begin "
-      "with maybe_worker_main()");
-  if (options.kind() != WorkerKind::Spawn) return;
-  TORCH_CHECK(
-      !options.spawn_name().empty(),
-      "DataLoaderOptions: kind is Spawn, but no dataset is named; call spawn(name, config)");
-  TORCH_CHECK(!options.worker_init(),
-              "DataLoaderOptions: worker_init cannot reach workers of the kind Spawn; do it in the "
-              "dataset's factory");
-}
 
 // One object for several threads at once would be a race that nobody sees.
 void check_threads(const SampleSource& source, const DataLoaderOptions& options) {
@@ -71,17 +31,6 @@ void check_threads(const SampleSource& source, const DataLoaderOptions& options)
       " thread workers need a copy of the dataset each, and it cannot be copied; give it a copy "
       "constructor, use 1 worker or WorkerKind::Process, or, where several threads may call it at "
       "once, hold what cannot be copied by a std::shared_ptr");
-}
-
-void check_shards(const DataLoaderOptions& options) {
-  TORCH_CHECK(
-      options.world_size() > 0 && options.rank() >= 0 && options.rank() < options.world_size(),
-      "DataLoaderOptions: rank is ", options.rank(), " and world_size is ", options.world_size(),
-      "; rank must be from 0 to world_size - 1");
-  TORCH_CHECK(
-      options.shards() >= options.world_size() && options.shards() <= DataLoaderOptions::kMaxShards,
-      "DataLoaderOptions: shards is ", options.shards(), "; it must be from world_size, ",
-      options.world_size(), ", to ", DataLoaderOptions::kMaxShards);
 }
 
 std::unique_ptr<BatchSource> make_source(SampleSource source, const BatchFacts& facts,
@@ -104,8 +53,7 @@ LoaderEngine::LoaderEngine(SampleSource source, const SamplerFacts& sampler,
       seed_(options.seed()),
       drop_last_(options.drop_last()),
       sampler_(sampler) {
-  check(options);
-  check_spawn(options);
+  check_options(options, source.open != nullptr, sampler);
   check_threads(source, options);
   TORCH_CHECK(!source.size || *source.size > 0,
               "DataLoader: the dataset is empty; it must hold at least 1 sample");
@@ -115,8 +63,8 @@ LoaderEngine::LoaderEngine(SampleSource source, const SamplerFacts& sampler,
   BatchFacts facts;
   facts.batch_size = batch_size_;
   facts.drop_last = drop_last_;
+  facts.on_failed_sample = options.on_failed_sample();
   if (source.open) {
-    check_shards(options);
     facts.all_shards = static_cast<std::size_t>(options.shards());
     facts.first_shard = static_cast<std::size_t>(options.rank());
     facts.shard_step = static_cast<std::size_t>(options.world_size());

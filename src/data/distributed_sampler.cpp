@@ -2,23 +2,50 @@
 // Step 1 of the way of a sample: which samples this rank sees, in which order. After it:
 // data_loader cuts batches.
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/ops/from_blob.h>
 #include <ATen/ops/randperm.h>
+#include <c10/util/Exception.h>
 #include <lockstep/data/distributed_sampler.h>
 
+#include <new>
+#include <stdexcept>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "data/lazy_order.h"
 #include "data/mix.h"
+#include "native/posix/available_memory.h"
 
 namespace lockstep::data {
 namespace {
 
+constexpr std::size_t kMebibyte = std::size_t{1} << 20;
+
 std::vector<std::int64_t> pytorch_order(std::size_t size, std::uint64_t seed) {
-  auto generator = at::detail::createCPUGenerator(seed);
-  const auto order = at::randperm(static_cast<std::int64_t>(size), generator, at::kLong);
-  const auto* values = order.const_data_ptr<std::int64_t>();
-  return {values, values + size};
+  const auto refuse = [&](const std::string& why) {
+    TORCH_CHECK(false, "DistributedSampler: PyTorch's order of ", size, " samples takes ",
+                size / (kMebibyte / sizeof(std::int64_t)), " MiB of memory: ", why,
+                ". ShuffleOrder::Keyed takes none: DistributedSamplerOptions::order, or "
+                "DataLoaderOptions::shuffle_order for a loader without a sampler");
+  };
+  // Asked for first: the system gives more than there is, and ends the program when it is used.
+  const auto available = native::available_memory();
+  if (size > available / sizeof(std::int64_t)) {
+    refuse(std::to_string(available / kMebibyte) + " MiB are left");
+  }
+  try {
+    std::vector<std::int64_t> order(size);
+    auto generator = at::detail::createCPUGenerator(seed);
+    auto tensor = at::from_blob(order.data(), {static_cast<std::int64_t>(size)}, at::kLong);
+    at::randperm_out(tensor, static_cast<std::int64_t>(size), generator);
+    return order;
+  } catch (const std::bad_alloc& error) {
+    refuse(error.what());
+  } catch (const std::length_error& error) {
+    refuse(error.what());
+  }
+  return {};
 }
 
 }  // namespace

@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include <lockstep/data/worker_error.h>
+
 #include <chrono>
+#include <exception>
 #include <optional>
 #include <vector>
 
 #include "data/batch_source.h"
 #include "data/sample_generator.h"
 #include "data/sample_layout.h"
+#include "data/sample_policy.h"
 
 namespace lockstep::data::detail {
 
@@ -28,12 +32,25 @@ class InlineSource : public BatchSource {
  private:
   using Clock = std::chrono::steady_clock;
 
-  [[nodiscard]] Value build_rows(std::size_t& row);
-  [[nodiscard]] Value build_whole(std::size_t& row);
+  class Places;
+  // A batch, or why there is none.
+  struct Built {
+    Value batch;
+    std::size_t samples = 0;
+    std::exception_ptr error;
+  };
+
+  void build();
+  [[nodiscard]] Built build_next();
+  [[nodiscard]] Value build_rows(std::size_t& row, std::size_t& rows);
+  [[nodiscard]] Value build_whole(std::size_t& row, std::size_t& rows);
+  [[nodiscard]] Value take_stream();
+  [[nodiscard]] Value take_built();
   void look_ahead();
   void count_work(Clock::time_point since);
   [[nodiscard]] std::vector<Value> read_stream(const ShardRound::Turn& turn);
-  [[noreturn]] void throw_error(std::size_t batch, std::optional<std::int64_t> sample);
+  void warn_of_missing(std::optional<std::int64_t> index);
+  [[nodiscard]] WorkerError error_of(std::size_t batch, std::optional<std::int64_t> sample);
 
   SampleSource source_;
   BatchFacts facts_;
@@ -43,6 +60,9 @@ class InlineSource : public BatchSource {
   PassPlan plan_;
   std::vector<std::int64_t> items_;
   std::size_t next_ = 0;
+  std::optional<Built> built_;  // the batch that comes next, where it has been looked for
+  std::size_t replaced_ = 0;    // samples of the batch that is being built
+  MissingSampleWarning missing_;
   std::optional<ValueLayout> layout_;
   std::size_t layout_bytes_ = 0;
   // Iterable datasets only.

@@ -3,9 +3,14 @@
 
 #include <lockstep/data/value.h>
 
+#include <cstddef>
 #include <functional>
+#include <vector>
 
 namespace lockstep::data {
+
+/// As `stack`; when it throws, `at` is the number of the sample that is unlike the first.
+[[nodiscard]] Value stack(std::vector<Value> samples, std::size_t& at);
 
 /// The same tree with `change` applied to each tensor.
 [[nodiscard]] Value map_tensors(const Value& value,

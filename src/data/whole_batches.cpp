@@ -5,9 +5,11 @@
 #include <utility>
 
 #include "data/batch_builder.h"
+#include "data/batch_places.h"
 #include "data/batch_worker.h"
 #include "data/sample_generator.h"
 #include "data/sample_pieces.h"
+#include "data/sample_policy.h"
 #include "data/value_bytes.h"
 #include "workers/unit_word.h"
 
@@ -28,15 +30,14 @@ void BatchWorker::build_whole(const Claim& claim, std::size_t& at) {
   channel_.set_result(claim.slot, 0);
   auto samples = collect(claim, at);
   if (!samples) return;
-  at = 0;  // what goes wrong now is nobody's sample; the first stands for all
-  channel_.set_result(claim.slot, samples->size());
+  at = 0;
   if (samples->empty() ||
       (job_.source.open && job_.facts.drop_last && samples->size() < job_.facts.batch_size)) {
     return;
   }
   channel_.begin_item(worker_, claim.slot, workers::kNoItem);
   begin_collating(claim);
-  put_whole(claim, collate(job_.source, std::move(*samples)));
+  put_whole(claim, make_batch(claim, std::move(*samples), at));
   channel_.free_pieces(claim.slot, SharedMemoryChannel::kItemPieces);
 }
 
@@ -48,6 +49,27 @@ void BatchWorker::begin_collating(const Claim& claim) const {
                                       static_cast<std::uint64_t>(claim.items[0]));
 }
 
+// When it throws, `at` is the place of the sample that is to blame.
+Value BatchWorker::make_batch(const Claim& claim, std::vector<Value> samples, std::size_t& at) {
+  std::size_t number = 0;
+  try {
+    auto batch = collate(job_.source, std::move(samples), number);
+    return batch;
+  } catch (...) {
+    if (!job_.source.open) at = place_of(claim, number);
+    throw;
+  }
+}
+
+// Of sample `number` of those that were not left out.
+std::size_t BatchWorker::place_of(const Claim& claim, std::size_t number) const {
+  std::size_t place = 0;
+  for (; place + 1 < claim.items.size(); ++place) {
+    if (!channel_.is_left_out(claim.slot, place) && number-- == 0) break;
+  }
+  return place;
+}
+
 // What cannot be passed on is left to the worker with the closing unit, which fetches it again.
 // When that has happened once, nobody fetches parts any more.
 void BatchWorker::fetch_part(const Claim& claim) {
@@ -56,7 +78,12 @@ void BatchWorker::fetch_part(const Claim& claim) {
   if (channel_.is_futile(claim) || channel_.is_stopping()) return;
   const auto epoch = static_cast<std::int64_t>(channel_.word(claim.slot, kEpoch));
   channel_.begin_item(worker_, claim.slot, claim.first);
-  const Value sample = fetch(job_.source, job_.seed, epoch, claim.items[0]);
+  Places places(*this, claim.slot);
+  Value sample;
+  const auto fetch_one = [&](std::int64_t index) {
+    sample = fetch(job_.source, job_.seed, epoch, index);
+  };
+  if (!have_sample(job_.facts.on_failed_sample, places, claim.first, fetch_one)) return;
   if (!can_be_passed_on(sample, job_.source.collate != nullptr)) {
     samples_stay.store(1, std::memory_order_relaxed);
     return;
@@ -83,22 +110,30 @@ std::optional<Value> BatchWorker::part(const Claim& claim, std::size_t at) {
 std::optional<std::vector<Value>> BatchWorker::collect(const Claim& claim, std::size_t& at) {
   if (job_.source.open) {
     channel_.begin_item(worker_, claim.slot, 0);
-    return read_stream(claim);
+    std::size_t thrown = 0;
+    auto samples = read_stream(claim, thrown);
+    if (samples) channel_.set_result(claim.slot, StreamResult{samples->size(), thrown}.word());
+    return samples;
   }
   const auto epoch = static_cast<std::int64_t>(channel_.word(claim.slot, kEpoch));
+  Places places(*this, claim.slot);
   std::vector<Value> samples;
   samples.reserve(claim.items.size());
   for (; at < claim.items.size(); ++at) {
     if (channel_.is_futile(claim) || channel_.is_stopping()) return std::nullopt;
-    if (claim.items[at] == workers::kLeftOut || channel_.is_skipped(claim.slot, at)) continue;
-    if (samples.empty()) first_item_ = claim.items[at];
+    if (channel_.is_left_out(claim.slot, at)) continue;
+    const auto had = samples.size();
     if (auto sample = part(claim, at)) {
       samples.push_back(std::move(*sample));
-      continue;
+    } else {
+      channel_.begin_item(worker_, claim.slot, at);
+      static_cast<void>(
+          have_sample(job_.facts.on_failed_sample, places, at, [&](std::int64_t index) {
+            samples.push_back(fetch(job_.source, job_.seed, epoch, index));
+          }));
+      channel_.end_item(worker_);
     }
-    channel_.begin_item(worker_, claim.slot, at);
-    samples.push_back(fetch(job_.source, job_.seed, epoch, claim.items[at]));
-    channel_.end_item(worker_);
+    if (had == 0 && !samples.empty()) first_item_ = channel_.item(claim.slot, at);
   }
   return samples;
 }
@@ -123,7 +158,8 @@ void BatchWorker::put_whole(const Claim& claim, const Value& batch) {
 }
 
 // A shard that another worker was at begins anew, and what has been delivered of it is passed over.
-std::optional<std::vector<Value>> BatchWorker::read_stream(const Claim& claim) {
+std::optional<std::vector<Value>> BatchWorker::read_stream(const Claim& claim,
+                                                           std::size_t& thrown) {
   const auto epoch = static_cast<std::int64_t>(channel_.word(claim.slot, kEpoch));
   const auto word = channel_.word(claim.slot, kShard);
   const auto shard = shard_of_word(word);
@@ -139,15 +175,23 @@ std::optional<std::vector<Value>> BatchWorker::read_stream(const Claim& claim) {
   std::vector<Value> samples;
   for (; state.next <= number; ++state.next) {
     samples.clear();
+    thrown = 0;
     while (samples.size() < job_.facts.batch_size) {
       if (channel_.is_futile(claim) || channel_.is_stopping()) {
         state.stream.reset();
         return std::nullopt;
       }
-      channel_.begin_item(worker_, claim.slot, 0);
-      SampleGenerator::begin_next(job_.seed, epoch, job_.facts.shard(shard),
-                                  state.next * job_.facts.batch_size + samples.size());
-      auto sample = state.stream->next();
+      auto sample = next_sample(
+          *state.stream, job_.facts.on_failed_sample,
+          [&] {
+            channel_.begin_item(worker_, claim.slot, 0);
+            SampleGenerator::begin_next(job_.seed, epoch, job_.facts.shard(shard),
+                                        state.next * job_.facts.batch_size + samples.size());
+          },
+          [&] {
+            ++thrown;
+            note(claim.slot, 0, -1);
+          });
       if (!sample) break;
       samples.push_back(std::move(*sample));
     }

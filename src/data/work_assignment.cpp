@@ -111,6 +111,10 @@ void WorkerSource::assign(std::size_t slot, Pass& pass) {
     TORCH_CHECK(items_.size() <= channel_->items_per_slot(), "DataLoader: batch ", pass.assigned,
                 " of the sampler has ", items_.size(), " samples, but it promised at most ",
                 channel_->items_per_slot());
+    if (replaces_) {
+      const auto behind = items_behind(pass.plan, pass.assigned);
+      std::copy(behind.begin(), behind.end(), task.words.begin() + kBehind);
+    }
   }
   task.items = items_;
   divide(task);

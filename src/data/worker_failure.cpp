@@ -54,7 +54,8 @@ WorkerError::Context context_of(const workers::Failure& failure,
       break;
     case FailureKind::NoProgress:
       context.failure = WorkerFailure::TimedOut;
-      context.message = "made no progress for " + seconds(timeout) + ", as one before it,";
+      context.message = "made no progress for " + seconds(timeout) +
+                        " (DataLoaderOptions::timeout), as one before it,";
       break;
     case FailureKind::TooMuchMemory:
       context.failure = WorkerFailure::OutOfMemory;
@@ -78,7 +79,9 @@ WorkerError::Context end_of(const workers::WorkerRecord& record, std::size_t wor
   if (record.order.load(std::memory_order_acquire) == workers::EndOrder::NoProgress) {
     context.failure = WorkerFailure::TimedOut;
     context.message =
-        "was not ready for its first sample within " + seconds(start_timeout) + ", time after time";
+        "was not ready for its first sample within " + seconds(start_timeout) +
+        " (DataLoaderOptions::timeout; a program that is run again has 120 s at least), time after "
+        "time";
     return context;
   }
   describe_end(context, status);

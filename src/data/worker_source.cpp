@@ -32,6 +32,15 @@ std::chrono::milliseconds start_timeout_of(const DataLoaderOptions& options) {
   return std::max(options.timeout(), kProgramStart);
 }
 
+workers::Poison poison_of(const DataLoaderOptions& options, const SampleSource& source) {
+  // What a stream would have given next is not a sample that could be left out.
+  if (source.open || options.on_poison_sample() == PoisonPolicy::Error) {
+    return workers::Poison::Fails;
+  }
+  return options.on_poison_sample() == PoisonPolicy::Skip ? workers::Poison::IsLeftOut
+                                                          : workers::Poison::IsReplaced;
+}
+
 workers::WorkerProgram program_of(const std::shared_ptr<WorkerJob>& job, bool as_threads,
                                   const DataLoaderOptions& options) {
   // A dataset need not be safe to use in several threads: each has its own, where it can be copied.
@@ -51,11 +60,9 @@ workers::WorkerProgram program_of(const std::shared_ptr<WorkerJob>& job, bool as
     program.run = [jobs](std::size_t worker) { BatchWorker(*jobs[worker], worker).run(); };
   }
   program.start_timeout = start_timeout_of(options);
-  // What a stream would have given next is not a sample that could be left out.
   program.repair = [channel = job->channel,
-                    skip = options.on_poison_sample() == PoisonPolicy::Skip &&
-                           !job->source.open](std::size_t worker) {
-    channel->repair(worker, skip);
+                    poison = poison_of(options, job->source)](std::size_t worker) {
+    channel->repair(worker, poison);
     auto& turn = SharedLayout::of(*channel).turn;
     auto settling = SharedLayout::kSettling | worker;
     turn.compare_exchange_strong(settling, SharedLayout::kNobody);
@@ -104,7 +111,11 @@ WorkerSource::WorkerSource(SampleSource source, const BatchFacts& facts,
       timeout_(options.timeout()),
       start_timeout_(start_timeout_of(options)),
       in_order_(options.in_order()),
-      skips_poison_(options.on_poison_sample() == PoisonPolicy::Skip),
+      may_leave_out_(!source.open && (options.on_poison_sample() == SamplePolicy::Skip ||
+                                      options.on_failed_sample() == SamplePolicy::Skip)),
+      replaces_(options.on_poison_sample() == SamplePolicy::Replace ||
+                options.on_failed_sample() == SamplePolicy::Replace),
+      on_failed_sample_(options.on_failed_sample()),
       job_(std::make_shared<WorkerJob>()) {
   const auto slots = workers_ * static_cast<std::size_t>(options.prefetch_batches()) + kSpareSlots;
   slots_.resize(slots);
@@ -189,32 +200,38 @@ void WorkerSource::begin_pass() {
 }
 
 bool WorkerSource::has_next() {
-  if (!job_->source.open) {
+  if (!may_be_over()) {
     if (next_ < now_.plan.batches) return true;
     give_out_work();  // the last batch's slot is for what follows
     return false;
   }
-  // Only when all that was given out has come back is it known that there is no more.
+  // Only when what was given out has come back is it known whether there is any more.
   for (;;) {
     const auto seen = give_out_work();
-    if (!seen.next) return !round_.is_over();
+    if (!job_->source.open && next_ >= now_.plan.batches) return false;
+    if (!seen.next) return !job_->source.open || !round_.is_over();
     if (seen.next_is_ready) {
       if (!passes_over(*seen.next)) return true;
       continue;
     }
-    await_stream(*seen.next);
+    await_end(*seen.next);
     // A failure is a batch too: its error is for `next`.
     if (channel_->state(*seen.next) == SlotState::Filling) return true;
   }
 }
 
+// Whether batches that are still expected may turn out to be none.
+bool WorkerSource::may_be_over() const {
+  return job_->source.open != nullptr || may_leave_out_;
+}
+
 // Until the batch is there, or no longer to be expected.
-void WorkerSource::await_stream(std::size_t slot) {
+void WorkerSource::await_end(std::size_t slot) {
   Wait wait(statistics_, timeout_);
   while (channel_->state(slot) == SlotState::Filling) {
     const auto seen = channel_->done_count();
     if (supervisor_is_dead_ || host_->supervisor_status()) break;
-    if (is_lost(slots_[slot].turn.shard % workers_)) break;
+    if (is_lost_to_all(slot)) break;
     if (wait.without_progress(signs_of_progress(slot)) > patience()) break;
     if (channel_->state(slot) != SlotState::Filling) break;
     channel_->wake_workers();
@@ -311,20 +328,20 @@ void WorkerSource::see(Overview& overview, std::size_t slot, SlotState state) co
   overview.next_is_ready = is_ready;
 }
 
-// Whether there is nothing in it for the program: the end of a shard, or nothing but poison.
+// Whether there is nothing in it for the program: the end of a shard, or all of its samples were
+// left out.
 bool WorkerSource::passes_over(std::size_t slot) {
   if (channel_->first_failed(slot)) return false;
-  const auto items = channel_->items(slot).size();
   if (job_->source.open) {
-    const auto rows = static_cast<std::size_t>(channel_->result(slot));
+    const auto rows = StreamResult::of(channel_->result(slot)).samples;
     if (rows == facts_.batch_size) return false;
     round_.end(slots_[slot].turn.shard, slots_[slot].turn.batch);
     if (rows != 0 && !facts_.drop_last) return false;
   } else {
-    if (!skips_poison_ || !rows_of(slot).empty()) return false;
-    statistics_.skipped_samples += items;
+    if (!may_leave_out_ || !rows_of(slot).empty()) return false;
     ++next_;
   }
+  static_cast<void>(count_samples(slot));
   take_back(slot);
   return true;
 }

@@ -16,6 +16,7 @@
 #include "concurrency/deadline.h"
 #include "data/batch_source.h"
 #include "data/batch_worker.h"
+#include "data/sample_policy.h"
 #include "data/slot_parking.h"
 #include "native/posix/owning_process.h"
 #include "workers/shared_memory_channel.h"
@@ -95,10 +96,14 @@ class WorkerSource : public BatchSource {
   // Waits for a batch that is there; none is next at the end of an iterable dataset.
   [[nodiscard]] Overview await();
   [[nodiscard]] bool passes_over(std::size_t slot);
+  [[nodiscard]] std::size_t count_samples(std::size_t slot);
+  void warn_of_missing(std::size_t slot);
   void check_failed(std::size_t slot);
   [[nodiscard]] bool is_lost(std::size_t worker) const;
+  [[nodiscard]] bool is_lost_to_all(std::optional<std::size_t> slot) const;
   [[nodiscard]] std::chrono::milliseconds patience() const;
-  void await_stream(std::size_t slot);
+  [[nodiscard]] bool may_be_over() const;
+  void await_end(std::size_t slot);
   void check_workers();
   void check_anyone_left(std::optional<std::size_t> slot);
   [[noreturn]] void throw_timeout(std::optional<std::size_t> slot, double seconds);
@@ -121,7 +126,10 @@ class WorkerSource : public BatchSource {
   std::chrono::milliseconds timeout_;
   std::chrono::milliseconds start_timeout_;  // until a worker is ready for its first sample
   bool in_order_;
-  bool skips_poison_;
+  bool may_leave_out_;  // samples, of what is no stream
+  bool replaces_;
+  SamplePolicy on_failed_sample_;
+  MissingSampleWarning missing_;
   std::shared_ptr<WorkerJob> job_;
   std::shared_ptr<workers::SharedMemoryChannel> channel_;  // shared with the batches handed out
   std::shared_ptr<native::HostPinning> pinning_;           // none: batches are not pinned

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // What the rank makes of workers that fail, end or stand still, and what it knows of their time.
+#include <chrono>
+#include <sstream>
 #include <string>
 #include <utility>
 
 #include "data/worker_failure.h"
 #include "data/worker_source.h"
+#include "workers/unit_word.h"
 
 namespace lockstep::data::detail {
 
@@ -15,7 +18,8 @@ void WorkerSource::give_up_batch(std::optional<std::size_t> slot, WorkerError::C
   context.batch = static_cast<std::int64_t>(slot ? slots_[*slot].batch : next_);
   if (slot) {
     // Where all samples were there, only the batch could not be made of them.
-    if (job_->source.open && channel_->result(*slot) != facts_.batch_size) {
+    const auto result = StreamResult::of(channel_->result(*slot));
+    if (job_->source.open && result.samples != facts_.batch_size) {
       round_.end(slots_[*slot].turn.shard, slots_[*slot].turn.batch);
     }
     slots_[*slot].use = Use::Stale;
@@ -33,8 +37,51 @@ void WorkerSource::check_failed(std::size_t slot) {
   const auto failure = channel_->failure(slot);
   if (!failure) return;
   auto context = context_of(*failure, timeout_);
-  if (!job_->source.open) context.sample = channel_->items(slot)[failure->position];
+  if (!job_->source.open) {
+    context.sample = workers::item_of(channel_->item(slot, failure->position));
+  }
   give_up_batch(slot, std::move(context));
+}
+
+// How many samples the batch holds; those that are missing, or are others', are counted.
+std::size_t WorkerSource::count_samples(std::size_t slot) {
+  auto samples = channel_->items(slot).size();
+  std::size_t skipped = 0;
+  if (job_->source.open) {
+    const auto result = StreamResult::of(channel_->result(slot));
+    samples = result.samples;
+    skipped = result.thrown;
+  } else if (may_leave_out_) {
+    skipped = samples - rows_of(slot).size();
+    samples -= skipped;
+  }
+  const auto replaced = channel_->replaced(slot);
+  statistics_.skipped_samples += skipped;
+  statistics_.replaced_samples += replaced;
+  if (skipped + replaced != 0) warn_of_missing(slot);
+  return samples;
+}
+
+void WorkerSource::warn_of_missing(std::size_t slot) {
+  if (!missing_.is_due()) return;
+  const auto noted = channel_->noted(slot);
+  if (!noted) return;  // by on_poison_sample
+  MissingSample missing;
+  if (!job_->source.open) missing.index = noted->item;
+  missing.exception_type = noted->type;
+  missing.message = noted->message;
+  missing_.give(job_->source, on_failed_sample_, missing);
+}
+
+// Whether nobody is left who could build the batch in that slot, or any.
+bool WorkerSource::is_lost_to_all(std::optional<std::size_t> slot) const {
+  for (std::size_t worker = 0; worker < workers_; ++worker) {
+    // A shard belongs to one worker.
+    const bool may_help =
+        !job_->source.open || !slot || slots_[*slot].turn.shard % workers_ == worker;
+    if (may_help && !is_lost(worker)) return false;
+  }
+  return true;
 }
 
 bool WorkerSource::is_lost(std::size_t worker) const {
@@ -61,14 +108,7 @@ void WorkerSource::check_workers() {
 void WorkerSource::check_anyone_left(std::optional<std::size_t> slot) {
   const auto supervisor = host_->supervisor_status();
   supervisor_is_dead_ = supervisor_is_dead_ || supervisor.has_value();
-  bool all_are_lost = true;
-  for (std::size_t worker = 0; worker < workers_; ++worker) {
-    // A shard belongs to one worker.
-    const bool may_help =
-        !job_->source.open || !slot || slots_[*slot].turn.shard % workers_ == worker;
-    all_are_lost = all_are_lost && (!may_help || is_lost(worker));
-  }
-  if (!supervisor_is_dead_ && !all_are_lost) return;
+  if (!supervisor_is_dead_ && !is_lost_to_all(slot)) return;
   if (slot && channel_->state(*slot) == SlotState::Ready) return;  // finished before that
   if (supervisor_is_dead_) {
     give_up_batch(slot, end_of_supervisor(host_->supervisor_pid(), *supervisor));
@@ -83,7 +123,10 @@ void WorkerSource::check_anyone_left(std::optional<std::size_t> slot) {
 void WorkerSource::throw_timeout(std::optional<std::size_t> slot, double seconds) {
   WorkerError::Context context;
   context.failure = WorkerFailure::TimedOut;
-  context.message = "made no progress for " + std::to_string(seconds) + " s";
+  std::ostringstream text;
+  text << "made no progress for " << seconds << " s (DataLoaderOptions::timeout is "
+       << std::chrono::duration<double>(timeout_).count() << " s)";
+  context.message = std::move(text).str();
   context.pid = host_->supervisor_pid();
   name_culprit(context, slot);
   give_up_batch(slot, std::move(context));
@@ -100,7 +143,7 @@ void WorkerSource::name_culprit(WorkerError::Context& context,
     if (in_hand == workers::WorkerRecord::kNothing || job_->source.open) return;
     const auto items = channel_->items(static_cast<std::size_t>(in_hand >> 32) - 1);
     const auto position = static_cast<std::size_t>(in_hand & 0xffff'ffffU);
-    if (position < items.size()) context.sample = items[position];
+    if (position < items.size()) context.sample = workers::item_of(items[position]);
   };
   if (slot) {
     if (const auto worker = channel_->claimer(*slot)) return name(*worker);

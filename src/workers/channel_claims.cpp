@@ -163,21 +163,46 @@ void SharedMemoryChannel::write_failure(std::size_t slot, const Failure& failure
   Slot& target = at(slot);
   const auto number = target.areas_taken.fetch_add(1, std::memory_order_relaxed);
   if (number < areas()) {
-    Area& area = areas_of(slot)[number];
-    area.sequence.store(0, std::memory_order_relaxed);
-    area.kind = failure.kind;
-    area.worker = static_cast<std::uint32_t>(failure.worker);
-    area.pid = failure.pid;
-    area.wait_status = failure.wait_status;
-    area.position = failure.position;
-    copy_text(area.type, failure.type);
-    copy_text(area.message, failure.message);
-    area.sequence.store(sequence(slot) + 1, std::memory_order_release);
+    auto& of_area = areas_of(slot)[number].sequence;
+    of_area.store(0, std::memory_order_relaxed);
+    fill_area(slot, number, failure);
+    of_area.store(sequence(slot) + 1, std::memory_order_release);
   }
   auto first = target.first_failed.load(std::memory_order_relaxed);
   while (failure.position < first && !target.first_failed.compare_exchange_weak(
                                          first, failure.position, std::memory_order_release)) {
   }
+}
+
+void SharedMemoryChannel::fill_area(std::size_t slot, std::size_t number, const Failure& failure) {
+  Area& area = areas_of(slot)[number];
+  area.kind = failure.kind;
+  area.worker = static_cast<std::uint32_t>(failure.worker);
+  area.pid = failure.pid;
+  area.wait_status = failure.wait_status;
+  area.position = failure.position;
+  area.item = failure.item;
+  copy_text(area.type, failure.type);
+  copy_text(area.message, failure.message);
+}
+
+void SharedMemoryChannel::leave_out(std::size_t slot, std::size_t position) {
+  set_item(slot, position, kLeftOut);
+}
+
+void SharedMemoryChannel::replace(std::size_t slot, std::size_t position, std::int64_t item) {
+  set_item(slot, position, item);
+  at(slot).replaced.fetch_add(1, std::memory_order_release);
+}
+
+// Where a worker dies in here, nothing is noted in this slot any more: that costs a warning.
+void SharedMemoryChannel::note(std::size_t slot, const Failure& failure) {
+  auto& of_area = areas_of(slot)[areas()].sequence;
+  auto found = of_area.load(std::memory_order_relaxed);
+  if (found == sequence(slot) + 1 || found == Area::kIsWritten) return;
+  if (!of_area.compare_exchange_strong(found, Area::kIsWritten)) return;
+  fill_area(slot, areas(), failure);
+  of_area.store(sequence(slot) + 1, std::memory_order_release);
 }
 
 void SharedMemoryChannel::conclude(std::size_t slot, std::size_t unit, std::uint32_t state) {

@@ -21,7 +21,7 @@ constexpr int kStateBits = 8;
 constexpr std::uint64_t kStateMask = (1U << kStateBits) - 1;
 
 struct SharedMemoryChannel::Header {
-  static constexpr std::uint64_t kMagic = 0x4c53'4461'7461'3034;
+  static constexpr std::uint64_t kMagic = 0x4c53'4461'7461'3035;
 
   std::uint64_t control_bytes;  // first: MemoryRing reads it
   std::uint64_t magic;
@@ -48,6 +48,7 @@ struct SharedMemoryChannel::Slot {
 
   std::atomic<std::uint64_t> state;  // SlotState, and above kStateBits a number a task
   std::atomic<std::uint32_t> withdrawn;
+  std::atomic<std::uint32_t> replaced;
   std::atomic<std::uint64_t> sequence;
   // Atomic because a worker may still look at the task before; what it claims is of this one.
   std::atomic<std::uint32_t> count;
@@ -60,7 +61,7 @@ struct SharedMemoryChannel::Slot {
   std::atomic<std::uint32_t> items_done;
   std::atomic<std::uint32_t> areas_taken;
   std::atomic<std::uint64_t> first_failed;
-  std::array<std::uint64_t, 2> words;
+  std::array<std::uint64_t, Task::kWords> words;
   std::atomic<std::uint64_t> result;
 };
 
@@ -78,12 +79,15 @@ struct SharedMemoryChannel::PieceWords {
 };
 
 struct SharedMemoryChannel::Area {
+  static constexpr std::uint64_t kIsWritten = ~std::uint64_t{0};
+
   FailureKind kind;
   std::uint32_t worker;
   std::int32_t pid;
   std::int32_t wait_status;
   std::uint64_t position;
-  std::atomic<std::uint64_t> sequence;  // + 1: the task it belongs to
+  std::int64_t item;
+  std::atomic<std::uint64_t> sequence;  // + 1: the task it belongs to; of a note also kIsWritten
   std::array<char, 192> type;
   std::array<char, 1600> message;
 };

@@ -24,7 +24,7 @@ bool SharedMemoryChannel::withdraw(std::size_t slot) {
   return true;
 }
 
-void SharedMemoryChannel::repair(std::size_t worker, bool skip_poison) {
+void SharedMemoryChannel::repair(std::size_t worker, Poison poison) {
   // Whatever the slot's state: a task may be claimed from in the moment before it is Filling.
   for (std::size_t slot = 0; slot < shape_.slots; ++slot) {
     Slot& target = at(slot);
@@ -34,7 +34,7 @@ void SharedMemoryChannel::repair(std::size_t worker, bool skip_poison) {
     for (std::size_t unit = 0; unit < Units::of(target).all(); ++unit) {
       const auto value = units_of(slot)[unit].load(std::memory_order_seq_cst);
       if (state_of(value) == UnitState::Claimed && worker_of(value) == worker) {
-        repair_unit(slot, unit, worker, skip_poison);
+        repair_unit(slot, unit, worker, poison);
       }
     }
     complete_if_all_done(slot);
@@ -42,7 +42,7 @@ void SharedMemoryChannel::repair(std::size_t worker, bool skip_poison) {
 }
 
 void SharedMemoryChannel::repair_unit(std::size_t slot, std::size_t unit, std::size_t worker,
-                                      bool skip_poison) {
+                                      Poison poison) {
   Slot& target = at(slot);
   WorkerRecord& record = board_.workers[worker];
   auto& word = units_of(slot)[unit];
@@ -57,18 +57,29 @@ void SharedMemoryChannel::repair_unit(std::size_t slot, std::size_t unit, std::s
   const auto position = static_cast<std::size_t>(in_hand & 0xffff'ffffU);
   const bool is_closing = unit == Units::of(target).of_items;
   const auto one_item = target.items_per_unit == 1 && !is_closing;
+  const bool is_at_item = position != kNoItem;
+  // At what might replace the item of this unit.
+  const bool is_elsewhere = one_item && is_at_item && position != unit;
   auto& end = ends_of(slot)[unit];
-  if (!one_item && std::exchange(end, static_cast<std::uint32_t>(position) + 1) !=
-                       static_cast<std::uint32_t>(position) + 1) {
+  if ((!one_item || is_elsewhere) && std::exchange(end, static_cast<std::uint32_t>(position) + 1) !=
+                                         static_cast<std::uint32_t>(position) + 1) {
     attempts = 0;
   }
   if (attempts == 0) return reopen(1);
-  const bool is_at_item = position != kNoItem;
-  if (skip_poison && is_at_item && !one_item) {
-    items_of(slot)[position] = kLeftOut;
+  if (poison == Poison::IsLeftOut && is_at_item) {
+    if (one_item && !is_elsewhere) return conclude(slot, unit, unit_word(UnitState::Skipped));
+    leave_out(slot, position);
     return reopen(0);
   }
-  if (skip_poison && is_at_item) return conclude(slot, unit, unit_word(UnitState::Skipped));
+  if (poison == Poison::IsReplaced && is_at_item) {
+    const auto found = item(slot, position);
+    if (found >= 0) {
+      set_item(slot, position, to_be_replaced(found));
+      return reopen(0);
+    }
+    // It may have been marked, because of others' deaths, while this worker was still at it.
+    if (attempts == 1) return reopen(2);
+  }
   Failure failure;
   const auto order = record.order.load(std::memory_order_acquire);
   failure.kind = order == EndOrder::NoProgress      ? FailureKind::NoProgress

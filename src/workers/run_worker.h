@@ -2,8 +2,8 @@
 #pragma once
 
 #include <cstring>
-#include <exception>
 
+#include "workers/exception_text.h"
 #include "workers/worker_board.h"
 #include "workers/worker_host.h"
 
@@ -15,10 +15,8 @@ inline int run_worker(WorkerRecord& record, const WorkerProgram& program, std::s
   try {
     program.run(worker);
     return 0;
-  } catch (const std::exception& error) {
-    std::strncpy(record.message, error.what(), WorkerRecord::kMessageBytes - 1);
   } catch (...) {
-    std::strncpy(record.message, "an exception of unknown type", WorkerRecord::kMessageBytes - 1);
+    std::strncpy(record.message, current_exception_text().c_str(), WorkerRecord::kMessageBytes - 1);
   }
   return 1;
 }

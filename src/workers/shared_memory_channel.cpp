@@ -12,6 +12,7 @@
 #include "native/posix/futex.h"
 #include "native/posix/posix_check.h"
 #include "workers/channel_layout.h"
+#include "workers/unit_word.h"
 
 namespace lockstep::workers {
 namespace {
@@ -30,8 +31,10 @@ std::size_t SharedMemoryChannel::areas() const noexcept {
   return std::min({shape_.items_per_slot, shape_.workers + 2, kMaxAreas});
 }
 
+// One area more: for a note.
 std::size_t SharedMemoryChannel::stride() const noexcept {
-  return round_up(areas() * sizeof(Area)) + round_up(units() * sizeof(std::atomic<std::uint32_t>)) +
+  return round_up((areas() + 1) * sizeof(Area)) +
+         round_up(units() * sizeof(std::atomic<std::uint32_t>)) +
          round_up(units() * sizeof(std::uint32_t)) +
          round_up(shape_.items_per_slot * sizeof(std::int64_t)) +
          round_up(pieces() * sizeof(PieceWords));
@@ -99,7 +102,7 @@ void SharedMemoryChannel::lay_out(bool is_new) {
   for (std::size_t slot = 0; slot < shape_.slots; ++slot) {
     std::construct_at(&at(slot));
     std::uninitialized_value_construct_n(units_of(slot), units());
-    std::uninitialized_value_construct_n(areas_of(slot), areas());
+    std::uninitialized_value_construct_n(areas_of(slot), areas() + 1);
     std::uninitialized_value_construct_n(pieces_of(slot), pieces());
   }
 }
@@ -114,7 +117,7 @@ SharedMemoryChannel::Area* SharedMemoryChannel::areas_of(std::size_t slot) const
 
 std::atomic<std::uint32_t>* SharedMemoryChannel::units_of(std::size_t slot) const noexcept {
   return reinterpret_cast<std::atomic<std::uint32_t>*>(
-      reinterpret_cast<std::byte*>(areas_of(slot)) + round_up(areas() * sizeof(Area)));
+      reinterpret_cast<std::byte*>(areas_of(slot)) + round_up((areas() + 1) * sizeof(Area)));
 }
 
 std::uint32_t* SharedMemoryChannel::ends_of(std::size_t slot) const noexcept {
@@ -142,6 +145,14 @@ std::uint64_t SharedMemoryChannel::sequence(std::size_t slot) const {
 
 std::span<const std::int64_t> SharedMemoryChannel::items(std::size_t slot) const {
   return {items_of(slot), at(slot).count};
+}
+
+std::int64_t SharedMemoryChannel::item(std::size_t slot, std::size_t position) const {
+  return std::atomic_ref(items_of(slot)[position]).load(std::memory_order_acquire);
+}
+
+void SharedMemoryChannel::set_item(std::size_t slot, std::size_t position, std::int64_t item) {
+  std::atomic_ref(items_of(slot)[position]).store(item, std::memory_order_release);
 }
 
 std::uint64_t SharedMemoryChannel::word(std::size_t slot, std::size_t number) const {
@@ -196,6 +207,7 @@ void SharedMemoryChannel::assign(std::size_t slot, const Task& task) {
   target.worker.store(task.worker, std::memory_order_relaxed);
   target.sequence.store(task.sequence, std::memory_order_relaxed);
   target.withdrawn.store(0, std::memory_order_relaxed);
+  target.replaced.store(0, std::memory_order_relaxed);
   target.finished.store(0, std::memory_order_relaxed);
   target.is_suspect.store(0, std::memory_order_relaxed);
   target.items_done.store(0, std::memory_order_relaxed);
@@ -252,14 +264,37 @@ std::optional<Failure> SharedMemoryChannel::failure(std::size_t slot) const {
     const Area& area = areas_of(slot)[number];
     if (area.sequence.load(std::memory_order_acquire) != sequence(slot) + 1) continue;
     if (area.position != *position) continue;
-    failure.kind = area.kind;
-    failure.worker = area.worker;
-    failure.pid = area.pid;
-    failure.wait_status = area.wait_status;
-    failure.type = text_of(area.type);
-    failure.message = text_of(area.message);
+    read_area(slot, number, failure);
   }
   return failure;
+}
+
+void SharedMemoryChannel::read_area(std::size_t slot, std::size_t number, Failure& failure) const {
+  const Area& area = areas_of(slot)[number];
+  failure.kind = area.kind;
+  failure.worker = area.worker;
+  failure.pid = area.pid;
+  failure.wait_status = area.wait_status;
+  failure.item = area.item;
+  failure.type = text_of(area.type);
+  failure.message = text_of(area.message);
+}
+
+std::optional<Failure> SharedMemoryChannel::noted(std::size_t slot) const {
+  const Area& area = areas_of(slot)[areas()];
+  if (area.sequence.load(std::memory_order_acquire) != sequence(slot) + 1) return std::nullopt;
+  Failure failure;
+  failure.position = area.position;
+  read_area(slot, areas(), failure);
+  return failure;
+}
+
+std::size_t SharedMemoryChannel::replaced(std::size_t slot) const {
+  return at(slot).replaced.load(std::memory_order_acquire);
+}
+
+bool SharedMemoryChannel::is_left_out(std::size_t slot, std::size_t position) const {
+  return item(slot, position) == kLeftOut || is_skipped(slot, position);
 }
 
 bool SharedMemoryChannel::is_skipped(std::size_t slot, std::size_t position) const {

@@ -25,13 +25,14 @@ enum class SlotState : std::uint32_t { Free, Filling, Ready, Held };
 /// of them.
 struct Task {
   static constexpr std::int32_t kAnybody = -1;
+  static constexpr std::size_t kWords = 5;
 
   std::uint64_t sequence = 0;  ///< never used again; workers take the lowest first
   std::span<const std::int64_t> items;
   std::size_t items_per_unit = 1;
   bool has_closing_unit = false;
-  std::int32_t worker = kAnybody;        ///< the only one that may claim it
-  std::array<std::uint64_t, 2> words{};  ///< the caller's own
+  std::int32_t worker = kAnybody;             ///< the only one that may claim it
+  std::array<std::uint64_t, kWords> words{};  ///< the caller's own
 };
 
 /// What a worker has claimed: `items` of slot `slot`, from `first` on.
@@ -51,10 +52,14 @@ struct Failure {
   std::size_t position = 0;  ///< of the item within the task
   std::size_t worker = 0;
   int pid = 0;
-  int wait_status = 0;  ///< of a worker that ended
-  std::string type;     ///< of the exception
+  int wait_status = 0;     ///< of a worker that ended
+  std::int64_t item = -1;  ///< of a note: the task's item may be another one by now
+  std::string type;        ///< of the exception
   std::string message;
 };
+
+/// What becomes of an item that has ended two workers.
+enum class Poison { Fails, IsLeftOut, IsReplaced };
 
 /// Hands tasks (lists of item numbers) to workers and brings word back, through a memory ring that
 /// all processes map. All workers work at the oldest task together, unit by unit.
@@ -103,6 +108,8 @@ class SharedMemoryChannel {
   [[nodiscard]] SlotState state(std::size_t slot) const;
   [[nodiscard]] std::uint64_t sequence(std::size_t slot) const;
   [[nodiscard]] std::span<const std::int64_t> items(std::size_t slot) const;
+  /// One of them, as it is now: workers may leave items out, or replace them.
+  [[nodiscard]] std::int64_t item(std::size_t slot, std::size_t position) const;
   [[nodiscard]] std::uint64_t word(std::size_t slot, std::size_t number) const;
   /// The caller's word about the result; whoever has claimed the only unit, or the closing one, may
   /// set it.
@@ -145,6 +152,12 @@ class SharedMemoryChannel {
   [[nodiscard]] std::optional<Failure> failure(std::size_t slot) const;
   /// Whether the unit of this item was left out (`repair`).
   [[nodiscard]] bool is_skipped(std::size_t slot, std::size_t position) const;
+  /// Whether it was left out, with its unit or alone.
+  [[nodiscard]] bool is_left_out(std::size_t slot, std::size_t position) const;
+  /// How many of the task's items were replaced.
+  [[nodiscard]] std::size_t replaced(std::size_t slot) const;
+  /// What a worker noted about the task.
+  [[nodiscard]] std::optional<Failure> noted(std::size_t slot) const;
   [[nodiscard]] std::uint32_t done_count() const;
   /// Sleeps until `done_count()` is no longer `seen`, which it was when the owner found that the
   /// task with number `sequence` (BoardHeader::kAny - 1: any) was not finished. Blocks: at most
@@ -165,16 +178,22 @@ class SharedMemoryChannel {
   void end_item(std::size_t worker);
   void finish(const Claim& claim);
   void fail(const Claim& claim, const Failure& failure);
+  /// Of an item of a unit that the worker has claimed: the task goes on without it, or with another
+  /// one in its place.
+  void leave_out(std::size_t slot, std::size_t position);
+  void replace(std::size_t slot, std::size_t position, std::int64_t item);
+  /// Keeps why that was, of the first such item of the task.
+  void note(std::size_t slot, const Failure& failure);
   /// Sleeps until there is news for workers. Blocks: at most `kSlice`.
   [[nodiscard]] std::uint32_t work_count() const;
   void wait_work(std::size_t worker, std::uint32_t seen) const;
   void wake_owner();
 
   // The repairer's side.
-  /// Opens again what `worker`, which has ended, had claimed. An item that was in hand at the end
-  /// of two workers fails, or is left out when `skip_poison`; a task at which two ended while they
-  /// were at none of its items (`kNoItem`) fails.
-  void repair(std::size_t worker, bool skip_poison);
+  /// Opens again what `worker`, which has ended, had claimed. Of an item that was in hand at the
+  /// end of two workers becomes what `poison` says; one that is to be replaced, and ends three
+  /// more, fails. A task at which two ended while they were at none of its items (`kNoItem`) fails.
+  void repair(std::size_t worker, Poison poison);
 
  private:
   struct Header;
@@ -204,8 +223,11 @@ class SharedMemoryChannel {
   [[nodiscard]] Claim claim_of(std::size_t slot, std::size_t unit) const;
   void conclude(std::size_t slot, std::size_t unit, std::uint32_t state);
   void complete_if_all_done(std::size_t slot);
+  void set_item(std::size_t slot, std::size_t position, std::int64_t item);
   void write_failure(std::size_t slot, const Failure& failure);
-  void repair_unit(std::size_t slot, std::size_t unit, std::size_t worker, bool skip_poison);
+  void fill_area(std::size_t slot, std::size_t number, const Failure& failure);
+  void read_area(std::size_t slot, std::size_t number, Failure& failure) const;
+  void repair_unit(std::size_t slot, std::size_t unit, std::size_t worker, Poison poison);
 
   Shape shape_;
   std::size_t slot_stride_ = 0;

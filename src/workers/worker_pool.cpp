@@ -69,13 +69,7 @@ void work(SharedMemoryChannel& channel, const Function& function, std::size_t wo
       failure.worker = worker;
       failure.pid = ::getpid();
       failure.type = workers::current_exception_type();
-      try {
-        throw;
-      } catch (const std::exception& error) {
-        failure.message = error.what();
-      } catch (...) {
-        failure.message = "an exception of unknown type";
-      }
+      failure.message = workers::current_exception_text();
       channel.end_item(worker);
       channel.fail(*claim, failure);
     }
@@ -116,7 +110,9 @@ class Run {
     program.run = [channel = channel_, function](std::size_t worker) {
       work(*channel, function, worker);
     };
-    program.repair = [channel = channel_](std::size_t worker) { channel->repair(worker, false); };
+    program.repair = [channel = channel_](std::size_t worker) {
+      channel->repair(worker, workers::Poison::Fails);
+    };
     program.keep_descriptors = {channel_->ring().descriptor()};
     program.timeout = options.timeout;
     if (options.kind == PoolKind::Thread) {

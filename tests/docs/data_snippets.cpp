@@ -131,6 +131,39 @@ TEST(DataPage, TakesTrees) {
   EXPECT_EQ(used[0].sizes(), (std::vector<std::int64_t>{4, 3, 8, 8}));
 }
 
+struct LibTorchWaves : torch::data::datasets::Dataset<LibTorchWaves> {
+  torch::data::Example<> get(std::size_t index) override { return Waves().get(index); }
+  std::optional<std::size_t> size() const override { return 100; }
+};
+
+TEST(DataPage, MapsAsLibTorch) {
+  // [map]
+  data::DataLoader loader(LibTorchWaves().map(torch::data::transforms::Normalize<>(0.0, 2.0))
+                                         .map(torch::data::transforms::Stack<>()),
+                          data::DataLoaderOptions().batch_size(64).workers(2));
+  for (auto& batch : loader) use(batch.data, batch.target);
+  // [map]
+  EXPECT_TRUE(torch::equal(used[0][35], Waves().get(99).data / 2));
+}
+
+struct PicturesWithABrokenOne : Waves {
+  torch::data::Example<> get(std::size_t index) {
+    if (index == 7) throw std::runtime_error("broken");
+    return Waves::get(index);
+  }
+};
+
+TEST(DataPage, ReplacesSamples) {
+  const PicturesWithABrokenOne pictures;
+  // [policy]
+  data::DataLoader loader(pictures, data::DataLoaderOptions().batch_size(64).workers(2)
+                                        .on_failed_sample(data::SamplePolicy::Replace));
+  for (auto& batch : loader) use(batch.data, batch.target);
+  std::uint64_t broken = loader.statistics().replaced_samples;    // of Skip: skipped_samples
+  // [policy]
+  EXPECT_EQ(broken, 1U);
+}
+
 struct Sentences {
   torch::Tensor get(std::size_t index) { return torch::ones({static_cast<int64_t>(index % 7 + 1)}); }
   std::size_t size() const { return 100; }

@@ -4,6 +4,7 @@
 #include <lockstep/data/data_loader_options.h>
 #include <lockstep/data/detail/batch_iterator.h>
 #include <lockstep/data/detail/loader_engine.h>
+#include <lockstep/data/detail/loader_types.h>
 #include <lockstep/data/detail/pass_plan.h>
 #include <lockstep/data/detail/sample_source.h>
 #include <lockstep/data/detail/sampler_concepts.h>
@@ -55,13 +56,15 @@ class DevicePrefetcher;
 /// Thread-safety: none; one thread uses a loader. Batches may be used and dropped in any thread.
 /// Owns: the dataset, the sampler, the workers. The destructor ends the workers (Blocks:
 /// milliseconds, at most 2 s; with `pin_memory` also until no device reads a batch any more, at
-/// most 10 s). Throws: `c10::Error` for bad options; `WorkerError` for what goes wrong with samples
-/// and workers. Source: the contract of `torch.utils.data.DataLoader` of PyTorch 2.11.
-template <class Dataset, class Sampler = DistributedSampler, class Collate = StackSamples>
-requires(MapStyleDataset<Dataset>&& AnySampler<Sampler>) ||
-    (IterableDataset<Dataset> && std::is_same_v<Sampler, detail::NoSampler>)class DataLoader {
-  using Codec = detail::BatchOf<typename detail::SampleOf<Dataset>::Type, Collate>;
-  static constexpr bool kIsIterable = IterableDataset<Dataset>;
+/// most 10 s). Throws: `c10::Error` for bad options, and when it has been moved from; `WorkerError`
+/// for what goes wrong with samples and workers. Source: the contract of
+/// `torch.utils.data.DataLoader` of PyTorch 2.11. Models `std::ranges::input_range`.
+template <class Dataset, class Sampler = detail::DefaultSampler<Dataset>,
+          class Collate = StackSamples>
+class DataLoader {
+  using Types = detail::LoaderTypes<Dataset, Sampler, Collate>;
+  using Codec = typename Types::Codec;
+  static constexpr bool kIsIterable = Types::kIsIterable;
 
  public:
   using Batch = typename Codec::Type;
@@ -73,18 +76,19 @@ requires(MapStyleDataset<Dataset>&& AnySampler<Sampler>) ||
         sampler_(std::move(sampler)),
         in_order_(options.in_order()),
         prepares_next_epoch_(options.prepare_next_epoch()),
-        engine_(std::make_unique<detail::LoaderEngine>(detail::source_of(dataset_, collate),
-                                                       facts(sampler_), options)) {}
+        engine_(engine_of(dataset_, collate, facts(sampler_, true), options)) {}
 
-  /// The whole dataset, in order or with `options.shuffle()`; or an iterable dataset.
-  explicit DataLoader(Dataset dataset, const DataLoaderOptions& options = {},
-                      Collate collate = {}) requires std::is_same_v<Sampler, DistributedSampler> ||
-      std::is_same_v<Sampler, detail::NoSampler>
+  /// The whole dataset, in order or with `options.shuffle()`, or `options.rank()`'s share of it; or
+  /// an iterable dataset.
+  explicit DataLoader(
+      Dataset dataset, const DataLoaderOptions& options = {},
+      Collate collate = {}) requires std::is_same_v<Sampler, detail::DefaultSampler<Dataset>>
       : DataLoader(std::move(dataset), Whole{}, options, std::move(collate)) {}
 
   /// From the next `begin()` on. For each pass, or all have the same order and random numbers.
   /// Throws: `c10::Error` when `epoch` is negative.
   void set_epoch(std::int64_t epoch) {
+    static_cast<void>(engine());
     if constexpr (kIsIterable) {
       TORCH_CHECK(epoch >= 0, "DataLoader: epoch is ", epoch, "; it must not be negative");
     } else {
@@ -99,16 +103,17 @@ requires(MapStyleDataset<Dataset>&& AnySampler<Sampler>) ||
 
   /// Batches in an epoch; in what is left of it, after `load_state`.
   [[nodiscard]] std::size_t size() const requires(!kIsIterable) {
+    static_cast<void>(engine());
     if constexpr (GivesBatches<Sampler>) {
       return static_cast<std::size_t>(sampler_.size());
     } else {
-      return engine_->batches(static_cast<std::size_t>(sampler_.size()));
+      return engine().batches(static_cast<std::size_t>(sampler_.size()));
     }
   }
 
   [[nodiscard]] Iterator begin() {
     const auto pass = start_pass();
-    return Iterator(engine_.get(), pass);
+    return Iterator(&engine(), pass);
   }
   [[nodiscard]] std::default_sentinel_t end() const noexcept { return std::default_sentinel; }
 
@@ -116,13 +121,14 @@ requires(MapStyleDataset<Dataset>&& AnySampler<Sampler>) ||
   /// that have received the same number of batches. Throws: `c10::Error` with `in_order(false)`:
   /// then there is no such place.
   [[nodiscard]] LoaderState state() const requires ResumableSampler<Sampler> {
+    static_cast<void>(engine());
     TORCH_CHECK(in_order_, "DataLoader: there is no state with in_order(false)");
     LoaderState state;
     state.seed = sampler_.seed();
     state.epoch = sampler_.epoch();
     state.position = sampler_.global_position(has_begun_ ? received() : 0);
     state.dataset_size = sampler_.dataset_size();
-    state.fingerprint = engine_->fingerprint(sampler_.fingerprint());
+    state.fingerprint = engine().fingerprint(sampler_.fingerprint());
     return state;
   }
 
@@ -130,12 +136,13 @@ requires(MapStyleDataset<Dataset>&& AnySampler<Sampler>) ||
   /// epochs after it start from their beginning.
   /// Throws: `c10::Error` when the state is of another dataset or sampler.
   void load_state(const LoaderState& state) requires ResumableSampler<Sampler> {
+    static_cast<void>(engine());
     TORCH_CHECK(state.dataset_size == sampler_.dataset_size(), "DataLoader: the state is of ",
                 state.dataset_size, " samples, the sampler is for ", sampler_.dataset_size());
     TORCH_CHECK(state.seed == sampler_.seed(), "DataLoader: the state has the seed ", state.seed,
                 ", the sampler has ", sampler_.seed());
     TORCH_CHECK(
-        state.fingerprint == engine_->fingerprint(sampler_.fingerprint()),
+        state.fingerprint == engine().fingerprint(sampler_.fingerprint()),
         "DataLoader: the state is of a sampler of another kind, with other options (such as "
         "shuffle, num_samples, window or the size of its batches), or for other weights, "
         "labels, lengths or indices, or of a loader with another DataLoaderOptions::seed. The "
@@ -146,10 +153,13 @@ requires(MapStyleDataset<Dataset>&& AnySampler<Sampler>) ||
     has_begun_ = false;
   }
 
-  [[nodiscard]] LoaderStatistics statistics() const { return engine_->statistics(); }
+  [[nodiscard]] LoaderStatistics statistics() const { return engine().statistics(); }
 
   /// This process's copy.
-  [[nodiscard]] const Dataset& dataset() const noexcept { return *dataset_; }
+  [[nodiscard]] const Dataset& dataset() const {
+    static_cast<void>(engine());
+    return *dataset_;
+  }
   [[nodiscard]] const Sampler& sampler() const noexcept { return sampler_; }
 
  private:
@@ -162,46 +172,65 @@ requires(MapStyleDataset<Dataset>&& AnySampler<Sampler>) ||
         sampler_(whole(*dataset_, options)),
         in_order_(options.in_order()),
         prepares_next_epoch_(options.prepare_next_epoch()),
-        engine_(std::make_unique<detail::LoaderEngine>(detail::source_of(dataset_, collate),
-                                                       facts(sampler_), options)) {}
+        engine_(engine_of(dataset_, collate, facts(sampler_, false), options)) {}
 
   static Sampler whole([[maybe_unused]] Dataset& dataset,
                        [[maybe_unused]] const DataLoaderOptions& options) {
     if constexpr (kIsIterable) {
       return {};
+    } else if constexpr (Types::kIsValid) {
+      return detail::sampler_of_whole(dataset.size(), options);
     } else {
-      const std::optional<std::size_t> size = dataset.size();
-      TORCH_CHECK(size,
-                  "DataLoader: the dataset does not know its size; give the loader a sampler");
-      return Sampler(*size, 1, 0,
-                     DistributedSamplerOptions().shuffle(options.shuffle()).seed(options.seed()));
+      return Sampler(1, 1, 0);
     }
   }
 
-  static detail::SamplerFacts facts([[maybe_unused]] const Sampler& sampler) {
+  static detail::SamplerFacts facts([[maybe_unused]] const Sampler& sampler,
+                                    [[maybe_unused]] bool is_given) {
     detail::SamplerFacts facts;
-    if constexpr (!kIsIterable) {
+    if constexpr (!kIsIterable && Types::kIsValid) {
       facts.size = detail::epoch_size(sampler);
       facts.dataset_size = static_cast<std::size_t>(sampler.dataset_size());
       facts.largest_batch = detail::largest_batch(sampler);
+      facts.is_given = is_given;
+      facts.gives_batches = GivesBatches<Sampler>;
     }
     return facts;
+  }
+
+  static std::unique_ptr<detail::LoaderEngine> engine_of(const std::shared_ptr<Dataset>& dataset,
+                                                         const Collate& collate,
+                                                         const detail::SamplerFacts& facts,
+                                                         const DataLoaderOptions& options) {
+    if constexpr (Types::kIsValid) {
+      return std::make_unique<detail::LoaderEngine>(detail::source_of(dataset, collate), facts,
+                                                    options);
+    } else {
+      return nullptr;
+    }
+  }
+
+  detail::LoaderEngine& engine() const {
+    TORCH_CHECK(engine_ != nullptr,
+                "DataLoader: this loader has been moved from; use the one that "
+                "it was moved to");
+    return *engine_;
   }
 
   // Nothing is forgotten before the pass has begun: where its plan cannot be made, the next begin()
   // tries the same.
   std::uint64_t start_pass() {
-    if (repeats_an_epoch()) engine_->warn_of_repetition(epoch());
+    if (repeats_an_epoch()) engine().warn_of_repetition(epoch());
     if constexpr (ResumableSampler<Sampler>) {
       if (!is_resumed_ && was_resumed_) sampler_.start_at(0);
     }
-    if (is_resumed_ || !engine_->start_prepared(epoch())) engine_->start(plan());
+    if (is_resumed_ || !engine().start_prepared(epoch())) engine().start(plan());
     was_resumed_ = is_resumed_;
     is_resumed_ = false;
     is_epoch_chosen_ = false;
     prepare_what_follows();
     has_begun_ = true;
-    return engine_->pass();
+    return engine().pass();
   }
 
   // Asked before a pass is started: whether the last one was a whole one over the same epoch, and
@@ -209,7 +238,7 @@ requires(MapStyleDataset<Dataset>&& AnySampler<Sampler>) ||
   bool repeats_an_epoch() const {
     if constexpr (requires { sampler_.is_shuffled(); }) {
       return !is_epoch_chosen_ && !was_resumed_ && last_begun_ == epoch() &&
-             sampler_.is_shuffled() && engine_->passed() >= size();
+             sampler_.is_shuffled() && engine().passed() >= size();
     } else {
       return false;
     }
@@ -217,7 +246,7 @@ requires(MapStyleDataset<Dataset>&& AnySampler<Sampler>) ||
 
   // What a sampler counts: its batches, or else samples.
   std::size_t received() const {
-    return GivesBatches<Sampler> ? engine_->passed() : engine_->consumed();
+    return GivesBatches<Sampler> ? engine().passed() : engine().consumed();
   }
 
   // What the program is likely to ask for after this pass: the epoch that is as far from this one
@@ -229,7 +258,7 @@ requires(MapStyleDataset<Dataset>&& AnySampler<Sampler>) ||
     if constexpr (ResumableSampler<Sampler> && std::is_copy_constructible_v<Sampler>) {
       const auto next = epoch() + step;
       if (!prepares_next_epoch_ || next < 0) return;
-      engine_->prepare(next, [engine = engine_.get(), sampler = sampler_, next]() mutable {
+      engine().prepare(next, [engine = &engine(), sampler = sampler_, next]() mutable {
         sampler.start_at(0);
         sampler.set_epoch(next);
         return detail::plan_of(sampler, next, *engine);
@@ -243,7 +272,7 @@ requires(MapStyleDataset<Dataset>&& AnySampler<Sampler>) ||
       plan.epoch = epoch();
       return plan;
     } else {
-      return detail::plan_of(sampler_, epoch(), *engine_);
+      return detail::plan_of(sampler_, epoch(), engine());
     }
   }
 
@@ -268,15 +297,12 @@ requires(MapStyleDataset<Dataset>&& AnySampler<Sampler>) ||
   bool has_begun_ = false;        // what the engine has consumed is of this epoch
 };
 
-template <IterableDataset Dataset>
-DataLoader(Dataset, DataLoaderOptions) -> DataLoader<Dataset, detail::NoSampler>;
-template <IterableDataset Dataset, class Collate>
-DataLoader(Dataset, DataLoaderOptions, Collate) -> DataLoader<Dataset, detail::NoSampler, Collate>;
-template <MapStyleDataset Dataset>
-DataLoader(Dataset) -> DataLoader<Dataset, DistributedSampler>;
-template <MapStyleDataset Dataset>
-DataLoader(Dataset, DataLoaderOptions) -> DataLoader<Dataset, DistributedSampler>;
-template <MapStyleDataset Dataset, class Collate>
-DataLoader(Dataset, DataLoaderOptions, Collate) -> DataLoader<Dataset, DistributedSampler, Collate>;
+template <class Dataset>
+DataLoader(Dataset) -> DataLoader<Dataset>;
+template <class Dataset>
+DataLoader(Dataset, DataLoaderOptions) -> DataLoader<Dataset>;
+template <class Dataset, class Collate>
+DataLoader(Dataset, DataLoaderOptions, Collate)
+    -> DataLoader<Dataset, detail::DefaultSampler<Dataset>, Collate>;
 
 }  // namespace lockstep::data

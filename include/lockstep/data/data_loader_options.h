@@ -2,6 +2,7 @@
 #pragma once
 
 #include <lockstep/core/export.h>
+#include <lockstep/data/distributed_sampler.h>
 #include <torch/arg.h>
 
 #include <chrono>
@@ -31,17 +32,27 @@ enum class WorkerKind {
             ///< `spawn` and `maybe_worker_main`
 };
 
-/// What becomes of a sample that has killed two workers, one after the other.
-enum class PoisonPolicy {
-  Error,  ///< its batch is a `WorkerError` that names it
-  Skip,   ///< its batch comes without it
+/// What becomes of a sample that cannot be had.
+enum class SamplePolicy {
+  Error,    ///< its batch is a `WorkerError` that names it
+  Skip,     ///< its batch comes without it; one of which nothing is left does not come
+  Replace,  ///< another one takes its place: the next of its batch that can be had, from the first
+            ///< on again behind the last; then the next in the order of the epoch, up to
+            ///< `kReplacements` behind the batch. Where none can be had: as `Error`
 };
+/// Of one that has killed two workers, one after the other.
+using PoisonPolicy = SamplePolicy;
 
+/// Options that say which samples come, in which order and batches, are refused where they do not
+/// apply. Those that say how workers do it mean nothing for `workers(0)`.
 struct LOCKSTEP_API DataLoaderOptions {
+  static constexpr std::size_t kReplacements = 4;
+  static constexpr std::size_t kMostThrownInARow = 100;
   static constexpr std::int64_t kMaxWorkers = 1024;
   static constexpr std::int64_t kMaxShards = 65536;
 
-  /// Samples in a batch; at least 1. The last batch of an epoch may have fewer.
+  /// Samples in a batch; at least 1. The last batch of an epoch may have fewer. Not where a sampler
+  /// gives batches, as for `drop_last`.
   TORCH_ARG(std::int64_t, batch_size) = 1;
   /// Workers, 0 to `kMaxWorkers`; 0 builds the batches in the calling thread. All numbers give the
   /// same bits.
@@ -61,8 +72,11 @@ struct LOCKSTEP_API DataLoaderOptions {
   /// Leaves out a last batch that is not full.
   TORCH_ARG(bool, drop_last) = false;
   /// An order of its own for each epoch that `set_epoch` sets; only where the loader is given no
-  /// sampler. A pass without a `set_epoch` before it has the order of the pass before.
+  /// sampler, and not for iterable datasets. A pass without a `set_epoch` before it has the order
+  /// of the pass before.
   TORCH_ARG(bool, shuffle) = false;
+  /// Who makes that order. For very large datasets: `Keyed`, which takes no memory.
+  TORCH_ARG(ShuffleOrder, shuffle_order) = ShuffleOrder::PyTorch;
   /// Decides what datasets draw from `SampleRandom` and from LibTorch's functions (`torch::rand`),
   /// together with epoch and index; and the order, with `shuffle`. The same on all ranks.
   TORCH_ARG(std::uint64_t, seed) = 0;
@@ -86,10 +100,18 @@ struct LOCKSTEP_API DataLoaderOptions {
   /// is a process, and the sample done again; where it is a thread, the batch's turn ends in a
   /// `WorkerError`.
   TORCH_ARG(std::chrono::milliseconds, timeout) = std::chrono::seconds(60);
+  /// For a sample at which the dataset throws: by default its batch's turn ends in a `WorkerError`.
+  /// The same for every kind and number of workers. `statistics()` counts; the first one is logged
+  /// as a warning. What the sampler, the collate function or the stacking of samples throws is an
+  /// error in any case. An iterable dataset is asked for its next sample, for `Skip` as for
+  /// `Replace`; one that throws `kMostThrownInARow` times in a row is at its end, with that error.
+  TORCH_ARG(SamplePolicy, on_failed_sample) = SamplePolicy::Error;
+  /// For a sample that has killed two worker processes, one after the other. Not for threads; an
+  /// error in any case for an iterable dataset, of which nobody knows what would have come next.
   TORCH_ARG(PoisonPolicy, on_poison_sample) = PoisonPolicy::Error;
   /// Anonymous memory of a worker process in bytes, with what it has in common with this process. A
   /// worker that has more is replaced between two samples; one that has half as much again is
-  /// killed. 0: no limit.
+  /// killed. 0: no limit. Not for threads.
   TORCH_ARG(std::int64_t, worker_memory_limit) = 0;
   /// Cores of the workers, by turns; empty: wherever the system puts them.
   TORCH_ARG(std::vector<int>, worker_cpus);
@@ -99,7 +121,9 @@ struct LOCKSTEP_API DataLoaderOptions {
   /// Iterable datasets: parts into which all ranks' data is cut, at least one a rank. They decide
   /// what comes in which order; workers do not.
   TORCH_ARG(std::int64_t, shards) = 1;
-  /// Iterable datasets: this loader takes the shards `rank`, `rank + world_size`, ...
+  /// This loader takes its share of the data, where it is given no sampler: of an iterable dataset
+  /// the shards `rank`, `rank + world_size`, ...; of others what a `DistributedSampler` gives,
+  /// which repeats samples so that all ranks have as many.
   TORCH_ARG(std::int64_t, rank) = 0;
   TORCH_ARG(std::int64_t, world_size) = 1;
 

@@ -3,6 +3,7 @@
 
 #include <lockstep/core/export.h>
 #include <lockstep/data/detail/loader_engine.h>
+#include <lockstep/data/detail/loader_types.h>
 #include <lockstep/data/detail/sample_source.h>
 
 #include <functional>
@@ -37,9 +38,12 @@ class LOCKSTEP_API DatasetRegistry {
   template <class Factory, class Collate = StackSamples>
   void add(const std::string& name, Factory factory, Collate collate = {}) {
     using Dataset = std::remove_cvref_t<std::invoke_result_t<Factory&, const std::string&>>;
-    add_source(name, [factory = std::move(factory), collate](const std::string& config) {
-      return detail::source_of(std::make_shared<Dataset>(factory(config)), collate);
-    });
+    using Types = detail::LoaderTypes<Dataset, detail::DefaultSampler<Dataset>, Collate>;
+    if constexpr (Types::kIsValid) {
+      add_source(name, [factory = std::move(factory), collate](const std::string& config) {
+        return detail::source_of(std::make_shared<Dataset>(factory(config)), collate);
+      });
+    }
   }
 
   /// Throws: `c10::Error` with the names that there are.

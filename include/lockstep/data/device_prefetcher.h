@@ -2,6 +2,7 @@
 #pragma once
 
 #include <c10/core/Device.h>
+#include <c10/util/Exception.h>
 #include <lockstep/data/detail/batch_iterator.h>
 #include <lockstep/data/detail/device_feed.h>
 
@@ -32,7 +33,7 @@ namespace lockstep::data {
 /// Blocks: as the loader. Thread-safety: as the loader. Owns: at most one batch more on the device.
 /// The loader must outlive it and stay where it is.
 /// Throws: as the loader, at that batch's turn, and the loop may go on; `c10::Error` when there is
-/// no such device, or no memory on it.
+/// no such device, or no memory on it, or when it has been moved from.
 template <class Loader>
 class DevicePrefetcher {
  public:
@@ -41,20 +42,27 @@ class DevicePrefetcher {
 
   /// `device` without an index is the current one.
   DevicePrefetcher(Loader& loader, c10::Device device)
-      : loader_(&loader), feed_(std::make_unique<detail::DeviceFeed>(*loader.engine_, device)) {}
+      : loader_(&loader), feed_(std::make_unique<detail::DeviceFeed>(loader.engine(), device)) {}
 
   [[nodiscard]] Iterator begin() {
-    feed_->restart();
-    return Iterator(feed_.get(), loader_->start_pass());
+    feed().restart();
+    return Iterator(&feed(), loader_->start_pass());
   }
   [[nodiscard]] std::default_sentinel_t end() const noexcept { return std::default_sentinel; }
 
   /// Batches in an epoch.
   [[nodiscard]] std::size_t size() const requires requires(const Loader& loader) { loader.size(); }
   { return loader_->size(); }
-  [[nodiscard]] c10::Device device() const noexcept { return feed_->device(); }
+  [[nodiscard]] c10::Device device() const { return feed().device(); }
 
  private:
+  detail::DeviceFeed& feed() const {
+    TORCH_CHECK(feed_ != nullptr,
+                "DevicePrefetcher: this prefetcher has been moved from; use the "
+                "one that it was moved to");
+    return *feed_;
+  }
+
   Loader* loader_;
   std::unique_ptr<detail::DeviceFeed> feed_;
 };

@@ -13,9 +13,10 @@ struct LOCKSTEP_API LoaderStatistics {
   double seconds = 0;        ///< in passes, from `begin()` to the last batch that was taken
   double stall_seconds = 0;  ///< of these, the program waited for a batch
   std::uint64_t batches = 0;
-  std::uint64_t samples = 0;
-  std::uint64_t lost_batches = 0;     ///< that ended in a `WorkerError`
-  std::uint64_t skipped_samples = 0;  ///< left out, because each killed two workers
+  std::uint64_t samples = 0;           ///< in these batches
+  std::uint64_t lost_batches = 0;      ///< that ended in a `WorkerError`
+  std::uint64_t skipped_samples = 0;   ///< left out, by `on_failed_sample` or `on_poison_sample`
+  std::uint64_t replaced_samples = 0;  ///< by another, likewise
   std::uint64_t copies = 0;    ///< batches that were copied: the program kept too many, or samples
                                ///< were left out
   std::uint64_t oversize = 0;  ///< batches that did not fit their slot and got memory of their own

@@ -4,9 +4,12 @@
 #include <ATen/core/Tensor.h>
 #include <lockstep/core/export.h>
 
+#include <concepts>
 #include <cstddef>
+#include <cstdint>
 #include <map>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -16,7 +19,48 @@ namespace lockstep::data {
 /// Raw bytes of a sample, as opposed to text.
 using Bytes = std::vector<std::byte>;
 
-/// A sample or a batch of any form: a tree with tensors, texts and bytes as leaves. What a dataset
+namespace detail {
+template <class T>
+concept CharacterType = std::same_as<T, char> || std::same_as<T, wchar_t> ||
+    std::same_as<T, char8_t> || std::same_as<T, char16_t> || std::same_as<T, char32_t>;
+}  // namespace detail
+
+/// A number as samples have it: whole numbers of up to 64 bits, float, double, bool. A `char` is
+/// neither a number nor a text; `std::int8_t` and `std::uint8_t` are numbers.
+template <class T>
+concept NumberType = (std::integral<T> && !detail::CharacterType<T> && sizeof(T) <= 8) ||
+                     std::same_as<T, float> || std::same_as<T, double>;
+
+namespace detail {
+
+/// The dtype of the same size and kind.
+template <NumberType T>
+[[nodiscard]] constexpr at::ScalarType dtype_of() {
+  constexpr bool is_signed = std::is_signed_v<T>;
+  if (std::is_same_v<T, bool>) return at::kBool;
+  if (std::is_same_v<T, float>) return at::kFloat;
+  if (std::is_same_v<T, double>) return at::kDouble;
+  if (sizeof(T) == 1) return is_signed ? at::kChar : at::kByte;
+  if (sizeof(T) == 2) return is_signed ? at::kShort : at::kUInt16;
+  if (sizeof(T) == 4) return is_signed ? at::kInt : at::kUInt32;
+  return is_signed ? at::kLong : at::kUInt64;
+}
+
+/// The type of this kind that `at::Scalar` takes and gives, whatever the platform calls it.
+template <NumberType T>
+using ScalarOf = std::conditional_t<
+    std::is_same_v<T, bool>, bool,
+    std::conditional_t<std::is_floating_point_v<T>, double,
+                       std::conditional_t<std::is_signed_v<T>, std::int64_t, std::uint64_t>>>;
+
+/// Without dimensions.
+[[nodiscard]] LOCKSTEP_API at::Tensor tensor_of_number(const at::Scalar& number,
+                                                       at::ScalarType dtype);
+
+}  // namespace detail
+
+/// A sample or a batch of any form: a tree with tensors, texts and bytes as leaves; a number is a
+/// tensor without dimensions. What a dataset
 /// returns becomes one of these on its way to the program, and becomes a tensor, `std::tuple`,
 /// `std::map` and so on again there (`data/detail/value_codec.h`). A dataset whose samples have no
 /// fixed type may return `Value` itself.
@@ -32,11 +76,18 @@ class LOCKSTEP_API Value {
   Value(at::Tensor tensor) {  // NOLINT(google-explicit-constructor): a tensor is a value
     if (tensor.defined()) content_ = std::move(tensor);
   }
-  Value(std::string text) : content_(std::move(text)) {}    // NOLINT(google-explicit-constructor)
-  Value(const char* text) : content_(std::string(text)) {}  // NOLINT(google-explicit-constructor)
-  Value(Bytes bytes) : content_(std::move(bytes)) {}        // NOLINT(google-explicit-constructor)
-  Value(List children) : content_(std::move(children)) {}   // NOLINT(google-explicit-constructor)
-  Value(Map children) : content_(std::move(children)) {}    // NOLINT(google-explicit-constructor)
+  /// A tensor without dimensions, of the number's type.
+  template <NumberType T>
+  Value(T number)  // NOLINT(google-explicit-constructor)
+      : content_(detail::tensor_of_number(static_cast<detail::ScalarOf<T>>(number),
+                                          detail::dtype_of<T>())) {}
+  Value(std::nullptr_t) = delete;
+  Value(std::string text) : content_(std::move(text)) {}  // NOLINT(google-explicit-constructor)
+  /// Throws: `c10::Error` for a null pointer.
+  Value(const char* text);                                 // NOLINT(google-explicit-constructor)
+  Value(Bytes bytes) : content_(std::move(bytes)) {}       // NOLINT(google-explicit-constructor)
+  Value(List children) : content_(std::move(children)) {}  // NOLINT(google-explicit-constructor)
+  Value(Map children) : content_(std::move(children)) {}   // NOLINT(google-explicit-constructor)
 
   [[nodiscard]] bool is_nothing() const { return holds<std::monostate>(); }
   [[nodiscard]] bool is_tensor() const { return holds<at::Tensor>(); }

@@ -155,7 +155,8 @@ int repetitions(Sampler sampler, const Use& use) {
     }
   });
   {
-    DataLoader loader(Numbers{20}, std::move(sampler), options_with(2));
+    DataLoader loader(Numbers{20}, std::move(sampler),
+                      options_with(2, GivesBatches<Sampler> ? 1 : 4));
     use(loader);
   }
   logging::set_sink({});

@@ -221,10 +221,10 @@ TEST_F(DataVarietyTest, SamplersOfBatchesDecideWhatIsABatch) {
     return result;
   };
   for (const int workers : {0, 2}) {
-    DataLoader pairs(Numbers{20}, Pairs{}, options_with(workers));
+    DataLoader pairs(Numbers{20}, Pairs{}, options_with(workers, 1));
     EXPECT_EQ(pairs.size(), 3U);
     EXPECT_EQ(targets(pairs), Pairs{}.batches());
-    DataLoader growing(Numbers{20}, Growing{}, options_with(workers));
+    DataLoader growing(Numbers{20}, Growing{}, options_with(workers, 1));
     growing.set_epoch(3);
     EXPECT_EQ(targets(growing),
               (std::vector<std::vector<std::int64_t>>{{3}, {4, 4}, {5, 5, 5}, {6, 6, 6, 6}}));

@@ -127,8 +127,10 @@ template <class Make>
 class JointResume : public NothingLeftBehind {
  protected:
   static auto loader(const Leg& leg, int rank) {
-    return DataLoader(Drawn{kSamples}, Make::make(leg.world, rank),
-                      options_with(leg.workers, 4).kind(leg.kind).seed(kSeed));
+    auto sampler = Make::make(leg.world, rank);
+    constexpr std::int64_t kBatch = GivesBatches<decltype(sampler)> ? 1 : 4;  // which are of 4
+    return DataLoader(Drawn{kSamples}, std::move(sampler),
+                      options_with(leg.workers, kBatch).kind(leg.kind).seed(kSeed));
   }
 
   // The samples of one leg, rank by rank; `state` becomes what all ranks say at its end that have

@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "unit/data/joint_test_support.h"
+#include "unit/data/sample_policy_support.h"
 
 namespace lockstep::data {
 namespace {
@@ -116,6 +117,20 @@ INSTANTIATE_TEST_SUITE_P(, SameStream, ::testing::ValuesIn(cases()), [](const au
          (param.kills ? "Killed" : "");
 });
 
+const std::set<std::size_t> kBroken{3, 8, 9, 10, 11, 17};
+
+TEST(SpawnedPolicy, MissingSamplesAreTheSameAsForOtherWorkers) {
+  for (const auto policy : {SamplePolicy::Skip, SamplePolicy::Replace}) {
+    DataLoader loader(
+        BrokenNumbers{kBroken}, broken_order(),
+        options_with(2).kind(WorkerKind::Spawn).spawn("broken").on_failed_sample(policy));
+    const auto expected = expected_pass(kBroken, policy, 4);
+    EXPECT_EQ(targets_of(loader).samples, expected.samples);
+    EXPECT_EQ(loader.statistics().skipped_samples, expected.skipped);
+    EXPECT_EQ(loader.statistics().replaced_samples, expected.replaced);
+  }
+}
+
 }  // namespace
 }  // namespace lockstep::data
 
@@ -127,6 +142,7 @@ int main(int argc, char** argv) {
     std::istringstream(config) >> dataset.deadly >> dataset.marker;
     return dataset;
   });
+  registry.add("broken", [](const std::string&) { return BrokenNumbers{kBroken}; });
   if (const auto status = maybe_worker_main(registry)) return *status;
   ::testing::InitGoogleTest(&argc, argv);
   return RUN_ALL_TESTS();

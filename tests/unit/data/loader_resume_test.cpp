@@ -174,13 +174,13 @@ class TurningInFours {
 TEST_F(LoaderResumeTest, SamplersOfBatchesCountBatches) {
   LoaderState state;
   {
-    DataLoader loader(Numbers{60}, TurningInFours{}, options_with(2));
+    DataLoader loader(Numbers{60}, TurningInFours{}, options_with(2, 1));
     auto it = loader.begin();
     for (int i = 0; i < 3; ++i) ++it;
     state = loader.state();
     EXPECT_EQ(state.position, 12U);
   }
-  DataLoader loader(Numbers{60}, TurningInFours{}, options_with(1));
+  DataLoader loader(Numbers{60}, TurningInFours{}, options_with(1, 1));
   loader.load_state(state);
   EXPECT_EQ(loader.begin()->target[0].item<std::int64_t>(), 7 * 12 % 60);
   EXPECT_EQ(loader.begin()->target[0].item<std::int64_t>(), 0);

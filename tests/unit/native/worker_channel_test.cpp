@@ -97,7 +97,7 @@ TEST(WorkerChannel, RepairOpensWhatTheDeadHadAndCountsWhatTheyHadDone) {
   const auto held = channel.claim(0);  // the others are worker 1's
   channel.finish(*channel.claim(1));
   channel.begin_item(0, 0, held->first);
-  channel.repair(0, false);
+  channel.repair(0, Poison::Fails);
   auto again = channel.claim(1);
   EXPECT_EQ(again->unit, 0U);  // the lowest first
   channel.finish(*again);
@@ -116,7 +116,7 @@ TEST(WorkerChannel, SecondDeathAtTheSameItemIsAFailureOrSkipsIt) {
       EXPECT_EQ(claim->items[0], 5);
       channel.begin_item(0, 0, claim->first);
       channel.board().workers[0].wait_status.store(9);
-      channel.repair(0, skip);
+      channel.repair(0, skip ? Poison::IsLeftOut : Poison::Fails);
     }
     const auto other = channel.claim(0);
     EXPECT_EQ(other->items[0], 6);
@@ -138,7 +138,7 @@ TEST(WorkerChannel, DeathWithNothingInHandDoesNotCount) {
   channel.assign(0, task(1, items));
   for (int death = 0; death < 5; ++death) {
     EXPECT_TRUE(channel.claim(0));
-    channel.repair(0, false);
+    channel.repair(0, Poison::Fails);
   }
   channel.finish(*channel.claim(0));
   EXPECT_FALSE(channel.failure(0));
@@ -152,11 +152,72 @@ TEST(WorkerChannel, PoisonInALargeUnitIsLeftOutAlone) {
   for (const std::size_t position : {0U, 1U, 2U, 2U}) {
     EXPECT_EQ(channel.claim(0)->items[2], 7);
     channel.begin_item(0, 0, position);
-    channel.repair(0, true);
+    channel.repair(0, Poison::IsLeftOut);
   }
   const auto claim = channel.claim(0);
   EXPECT_EQ(claim->items[0], 5);
   EXPECT_EQ(claim->items[2], kLeftOut);
+}
+
+TEST(WorkerChannel, PoisonIsMarkedToBeReplacedAndFailsAtThreeMoreDeaths) {
+  SharedMemoryChannel channel({1, 1, 4, 0});
+  const auto items = numbers(5, 2);
+  channel.assign(0, task(1, items));
+  for (int death = 0; death < 5; ++death) {
+    EXPECT_EQ(channel.item(0, 0), death < 2 ? 5 : to_be_replaced(5));
+    const auto claim = channel.claim(0);
+    EXPECT_EQ(claim->first, 0U);
+    channel.begin_item(0, 0, claim->first);
+    channel.repair(0, Poison::IsReplaced);
+  }
+  EXPECT_EQ(item_of(channel.item(0, 0)), 5);
+  channel.finish(*channel.claim(0));
+  ASSERT_EQ(channel.state(0), SlotState::Ready);
+  EXPECT_EQ(channel.failure(0)->position, 0U);
+}
+
+// While it looks for what could replace the item of its own unit.
+TEST(WorkerChannel, DeathsAtAnothersItemAreThatItemsFault) {
+  SharedMemoryChannel channel({1, 1, 4, 0});
+  const auto items = numbers(5, 2);
+  channel.assign(0, task(1, items));
+  for (const std::size_t position : {0U, 1U, 1U}) {
+    EXPECT_EQ(channel.claim(0)->first, 0U);
+    channel.begin_item(0, 0, position);
+    channel.repair(0, Poison::IsLeftOut);
+  }
+  EXPECT_TRUE(channel.is_left_out(0, 1));
+  EXPECT_FALSE(channel.is_left_out(0, 0));
+  channel.finish(*channel.claim(0));
+  channel.finish(*channel.claim(0));
+  ASSERT_EQ(channel.state(0), SlotState::Ready);
+  EXPECT_FALSE(channel.failure(0));
+}
+
+TEST(WorkerChannel, NoteIsOfTheFirstItemAndOfThisTask) {
+  SharedMemoryChannel channel({1, 1, 4, 0});
+  const auto items = numbers(5, 2);
+  for (const std::uint64_t sequence : {1U, 2U}) {
+    channel.assign(0, task(sequence, items));
+    EXPECT_FALSE(channel.noted(0));
+    EXPECT_EQ(channel.replaced(0), 0U);
+    for (int i = 0; i < 2; ++i) {
+      const auto claim = channel.claim(0);
+      Failure failure;
+      failure.item = claim->items[0];
+      failure.message = "broken";
+      channel.note(0, failure);
+      channel.replace(0, claim->first, 7);
+      channel.finish(*claim);
+    }
+    ASSERT_EQ(channel.state(0), SlotState::Ready);
+    EXPECT_FALSE(channel.failure(0));
+    EXPECT_EQ(channel.noted(0)->item, 5);
+    EXPECT_EQ(channel.noted(0)->message, "broken");
+    EXPECT_EQ(channel.replaced(0), 2U);
+    EXPECT_EQ(channel.items(0)[1], 7);
+    channel.release(0);
+  }
 }
 
 TEST(WorkerChannel, TaskOfOneWorkerIsLeftToIt) {
@@ -226,7 +287,7 @@ TEST(WorkerChannel, SecondDeathAtTheClosingUnit) {
       for (int death = 0; death < 2; ++death) {
         EXPECT_TRUE(channel.claim(0)->is_closing);
         channel.begin_item(0, 0, position);
-        channel.repair(0, skip);
+        channel.repair(0, skip ? Poison::IsLeftOut : Poison::Fails);
       }
       if (skip && position != kNoItem) {
         const auto closing = channel.claim(0);
@@ -333,7 +394,7 @@ void run_many_workers(bool with_repairs) {
       while (const auto claim = channel.claim(worker)) {
         if (with_repairs &&
             random() % 8 == 0) {  // as if it had died here, and another had its number now
-          channel.repair(worker, false);
+          channel.repair(worker, Poison::Fails);
           continue;
         }
         if (claim->is_closing) {  // reads what the others have written

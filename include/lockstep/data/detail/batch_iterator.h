@@ -12,8 +12,8 @@
 
 namespace lockstep::data::detail {
 
-/// Walks over the batches of one pass of an engine, or of a feed that has one. A batch is fetched
-/// when it is looked at, and given back by `++`.
+/// Walks over the batches of one pass of an engine, or of a feed that has one: a
+/// `std::input_iterator`. A batch is fetched when it is looked at, and given back by `++`.
 template <class Codec, class Feed = LoaderEngine>
 class BatchIterator {
  public:
@@ -28,7 +28,7 @@ class BatchIterator {
 
   /// Throws: `WorkerError` when this batch could not be had; looking again, or after `++`, gives
   /// the next one.
-  Batch& operator*() {
+  Batch& operator*() const {
     if (!current_) {
       check_pass();
       has_failed_ = true;
@@ -37,7 +37,7 @@ class BatchIterator {
     }
     return *current_;
   }
-  Batch* operator->() { return &**this; }
+  Batch* operator->() const { return &**this; }
   BatchIterator& operator++() {
     // Over a batch that nobody looked at: it is fetched all the same, so that its errors are seen.
     if (!current_ && !has_failed_) static_cast<void>(**this);
@@ -61,8 +61,9 @@ class BatchIterator {
 
   Feed* feed_;
   std::uint64_t pass_;
-  std::optional<Batch> current_;
-  bool has_failed_ = false;  // the batch of this position is lost
+  // To look is const, as std::input_iterator wants it.
+  mutable std::optional<Batch> current_;
+  mutable bool has_failed_ = false;  // the batch of this position is lost
 };
 
 }  // namespace lockstep::data::detail

@@ -55,7 +55,14 @@ struct SamplerFacts {
   std::size_t size = 0;           ///< indices in an epoch
   std::size_t dataset_size = 0;   ///< every index is below this; 0 = not known
   std::size_t largest_batch = 0;  ///< of a sampler of batches; 0: batches have `batch_size`
+  bool is_given = false;          ///< by the program
+  bool gives_batches = false;
 };
+
+/// The whole dataset, or the rank's share of it, for a loader that is given no sampler.
+/// Throws: `c10::Error` when the dataset is empty or does not know its size.
+[[nodiscard]] LOCKSTEP_API DistributedSampler sampler_of_whole(std::optional<std::size_t> size,
+                                                               const DataLoaderOptions& options);
 
 /// The batches of one pass. What `items` uses is the plan's own: the sampler may go on to another
 /// epoch meanwhile.
@@ -63,7 +70,8 @@ struct PassPlan {
   std::int64_t epoch = 0;
   std::size_t batches = 0;
   /// Dataset indices of a batch, into an empty vector. Called for 0, 1, 2, ... when a batch is
-  /// given out. Empty for iterable datasets, whose batches are as many as come.
+  /// given out; where samples may be replaced, also for some that follow. Empty for iterable
+  /// datasets, whose batches are as many as come.
   std::function<void(std::size_t batch, std::vector<std::int64_t>& items)> items;
 };
 

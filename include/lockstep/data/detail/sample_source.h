@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include <lockstep/data/detail/dataset_access.h>
 #include <lockstep/data/detail/loader_engine.h>
 #include <lockstep/data/detail/value_codec.h>
 #include <lockstep/data/sample_random.h>
@@ -24,22 +25,31 @@ concept DrawsAtRandom = requires(T& dataset, std::size_t index, SampleRandom& ra
   { dataset.get(index, random) } -> GivesSample;
 };
 
-/// Any of LibTorch's map-style datasets, or a class of your own with `get` and `size`. `get(index)`
-/// must depend on the index alone; what it draws at random it takes from the generator of
-/// `get(index, random)`, or from LibTorch's functions without a generator. Samples are
-/// `torch::data::Example<>`, tensors, numbers, texts, `Bytes`, and vectors, tuples, pairs and maps
-/// of these (`SampleCodec`).
+namespace detail {
+
+template <class Dataset>
+struct SampleOf {
+  using Type = std::remove_cvref_t<decltype(Access<Dataset>::get(
+      std::declval<Dataset&>(), std::size_t{}, std::declval<SampleRandom&>()))>;
+};
+
+}  // namespace detail
+
+/// Any of LibTorch's map-style datasets, with or without transforms (`map`), or a class of your own
+/// with `get` and `size`. `get(index)` must depend on the index alone; what it draws at random it
+/// takes from the generator of `get(index, random)`, or from LibTorch's functions without a
+/// generator. Samples are `torch::data::Example<>`, tensors, numbers, texts, `Bytes`, and vectors,
+/// tuples, pairs and maps of these (`SampleCodec`).
 template <class T>
-concept MapStyleDataset = (DrawsAtRandom<T> ||
-                           requires(T & dataset, std::size_t index) {
-                             { dataset.get(index) } -> GivesSample;
-                           }) &&
-                          requires(T& dataset) {
+concept MapStyleDataset = detail::IsAccessible<T> &&
+    SampleType<typename detail::SampleOf<T>::Type> && requires(T& dataset) {
   { dataset.size() } -> std::convertible_to<std::optional<std::size_t>>;
 };
 
 /// A dataset that is read front to back, in shards: after `reset(shard, shards, epoch)`, `next()`
-/// gives the shard's samples one by one, then nothing. The loader makes copies of it.
+/// gives the shard's samples one by one, then nothing. The loader makes copies of it. Where
+/// `next()` has thrown and `on_failed_sample` passes over that, it is asked again, for the sample
+/// behind.
 template <class T>
 concept IterableDataset = requires(T& dataset, std::size_t shard, std::int64_t epoch) {
   dataset.reset(shard, shard, epoch);
@@ -64,35 +74,43 @@ struct StackSamples {};
 
 namespace detail {
 
-template <class Dataset>
-auto get_sample(Dataset& dataset, std::size_t index, SampleRandom& random) {
-  if constexpr (DrawsAtRandom<Dataset>) {
-    return dataset.get(index, random);
-  } else {
-    return dataset.get(index);
-  }
-}
-
-template <class Dataset>
-struct SampleOf {
-  using Type = std::remove_cvref_t<decltype(get_sample(std::declval<Dataset&>(), std::size_t{},
-                                                       std::declval<SampleRandom&>()))>;
-};
 template <IterableDataset Dataset>
 struct SampleOf<Dataset> {
   using Type = std::remove_cvref_t<decltype(*std::declval<Dataset&>().next())>;
 };
 
-template <class Sample, class Collate>
-struct BatchOf {
-  using Type = std::remove_cvref_t<std::invoke_result_t<Collate&, std::vector<Sample>>>;
+/// Of what a batch is made: a vector of samples; or, where the dataset's transforms make something
+/// of a whole batch, what they make.
+template <class Dataset>
+struct CollatedOf {
+  using Type = std::vector<typename SampleOf<Dataset>::Type>;
+};
+template <IsAccessible Dataset>
+requires(Access<Dataset>::kMakesBatches &&
+         !Access<Dataset>::kOnlyStacks) struct CollatedOf<Dataset> {
+  using Samples = std::vector<typename SampleOf<Dataset>::Type>;
+  using Type = std::remove_cvref_t<decltype(Access<Dataset>::finish(std::declval<Dataset&>(),
+                                                                    std::declval<Samples>()))>;
+};
+
+/// The type of a batch that `Collate` makes of `Made`, and how it comes out of a `Value`.
+template <class Made, class Collate>
+struct BatchOfMade {
+  using Type = std::remove_cvref_t<std::invoke_result_t<Collate&, Made>>;
   static Type from(const Value& value) { return SampleCodec<Type>::from_value(value); }
 };
+template <class Made>
+struct BatchOfMade<Made, StackSamples> {
+  using Type = Made;
+  static Type from(const Value& value) { return SampleCodec<Made>::from_value(value); }
+};
 template <class Sample>
-struct BatchOf<Sample, StackSamples> {
+struct BatchOfMade<std::vector<Sample>, StackSamples> {
   using Type = typename SampleCodec<Sample>::Batch;
   static Type from(const Value& value) { return SampleCodec<Sample>::to_batch(value); }
 };
+template <class Dataset, class Collate>
+using BatchOf = BatchOfMade<typename CollatedOf<Dataset>::Type, Collate>;
 
 template <class Dataset>
 class StreamOf : public SampleStream {
@@ -111,20 +129,45 @@ class StreamOf : public SampleStream {
   Dataset dataset_;
 };
 
+/// What a loader delivers of what the transforms and the collate function have made.
+template <class Made, class Collate>
+Value value_of_batch(Made made, Collate& collate) {
+  if constexpr (!std::is_same_v<Collate, StackSamples>) {
+    using Batch = typename BatchOfMade<Made, Collate>::Type;
+    return SampleCodec<Batch>::to_value(collate(std::move(made)));
+  } else if constexpr (IsVector<Made>::value) {
+    std::vector<Value> samples;
+    samples.reserve(made.size());
+    for (auto& sample : made) {
+      samples.push_back(SampleCodec<typename Made::value_type>::to_value(std::move(sample)));
+    }
+    return stack(std::move(samples));
+  } else {
+    return SampleCodec<Made>::to_value(std::move(made));
+  }
+}
+
 template <class Dataset, class Collate>
-void add_collate(SampleSource& source, Collate collate) {
+void add_collate(SampleSource& source, const std::shared_ptr<Dataset>& dataset, Collate collate) {
   using Sample = typename SampleOf<Dataset>::Type;
-  if constexpr (std::is_same_v<Collate, StackSamples>) {
+  constexpr bool kFinishes = requires {
+    typename CollatedOf<Dataset>::Samples;
+  };
+  if constexpr (std::is_same_v<Collate, StackSamples> && !kFinishes) {
     source.has_rows = !IterableDataset<Dataset> && SampleCodec<Sample>::kHasRows;
   } else {
-    source.collate = [collate = std::move(collate)](std::vector<Value> values) mutable -> Value {
+    source.collate = [dataset,
+                      collate = std::move(collate)](std::vector<Value> values) mutable -> Value {
       std::vector<Sample> samples;
       samples.reserve(values.size());
       for (auto& value : values) {
         samples.push_back(SampleCodec<Sample>::from_value(std::move(value)));
       }
-      using Batch = typename BatchOf<Sample, Collate>::Type;
-      return SampleCodec<Batch>::to_value(collate(std::move(samples)));
+      if constexpr (kFinishes) {
+        return value_of_batch(Access<Dataset>::finish(*dataset, std::move(samples)), collate);
+      } else {
+        return value_of_batch(std::move(samples), collate);
+      }
     };
   }
 }
@@ -133,7 +176,7 @@ template <class Dataset>
 void add_samples(SampleSource& source, const std::shared_ptr<Dataset>& dataset) {
   using Sample = typename SampleOf<Dataset>::Type;
   source.get = [dataset](std::size_t index, SampleRandom& random) {
-    return SampleCodec<Sample>::to_value(get_sample(*dataset, index, random));
+    return SampleCodec<Sample>::to_value(Access<Dataset>::get(*dataset, index, random));
   };
   constexpr bool kIsExample = std::is_same_v<Sample, torch::data::Example<>>;
   if constexpr (kIsExample && WritesInPlaceAtRandom<Dataset>) {
@@ -146,11 +189,12 @@ void add_samples(SampleSource& source, const std::shared_ptr<Dataset>& dataset) 
                                 std::span<std::byte> target,
                                 SampleRandom&) { dataset->get_into(index, data, target); };
   }
-  if constexpr (requires(const Dataset& known, std::size_t index) {
+  using Innermost = std::remove_cvref_t<decltype(Access<Dataset>::innermost(*dataset))>;
+  if constexpr (requires(const Innermost& known, std::size_t index) {
                   { known.describe(index) } -> std::convertible_to<std::string>;
                 }) {
     source.describe = [dataset](std::size_t index) -> std::string {
-      return std::as_const(*dataset).describe(index);
+      return Access<Dataset>::innermost(*dataset).describe(index);
     };
   }
   source.size = std::optional<std::size_t>(dataset->size());
@@ -159,7 +203,7 @@ void add_samples(SampleSource& source, const std::shared_ptr<Dataset>& dataset) 
 template <class Dataset, class Collate>
 SampleSource source_of(const std::shared_ptr<Dataset>& dataset, const Collate& collate) {
   SampleSource source;
-  add_collate<Dataset>(source, collate);
+  add_collate(source, dataset, collate);
   if constexpr (IterableDataset<Dataset>) {
     source.open = [dataset]() -> std::unique_ptr<SampleStream> {
       return std::make_unique<StreamOf<Dataset>>(*dataset);

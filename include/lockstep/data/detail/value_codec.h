@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-#include <ATen/ops/scalar_tensor.h>
-#include <c10/core/ScalarType.h>
 #include <lockstep/data/value.h>
 #include <torch/data/example.h>
 
@@ -86,16 +84,15 @@ struct SampleCodec<Bytes> {
 };
 
 /// A number becomes a tensor without dimensions of the same type; a batch of them has one.
-template <class T>
-requires std::is_arithmetic_v<T>
+template <NumberType T>
 struct SampleCodec<T> {
   using Batch = at::Tensor;
   static constexpr bool kHasRows = true;
-  static Value to_value(T sample) {
-    return at::scalar_tensor(sample, at::TensorOptions(c10::CppTypeToScalarType<T>::value));
-  }
+  static Value to_value(T sample) { return sample; }
   static at::Tensor to_batch(const Value& batch) { return batch.tensor(); }
-  static T from_value(const Value& value) { return value.tensor().item<T>(); }
+  static T from_value(const Value& value) {
+    return static_cast<T>(value.tensor().item().to<detail::ScalarOf<T>>());
+  }
 };
 
 template <SampleType Data, SampleType Target>
