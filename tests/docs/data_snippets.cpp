@@ -143,7 +143,7 @@ TEST(DataPage, MapsAsLibTorch) {
                           data::DataLoaderOptions().batch_size(64).workers(2));
   for (auto& batch : loader) use(batch.data, batch.target);
   // [map]
-  EXPECT_TRUE(torch::equal(used[0][35], Waves().get(99).data / 2));
+  EXPECT_TRUE(torch::equal(used[0][35].view(-1), Waves().get(99).data / 2));  // of pictures: {1, 1, 64}
 }
 
 struct PicturesWithABrokenOne : Waves {
