@@ -109,7 +109,7 @@ std::string find_silent_mpi_peers(MpiChannels& channels) {
   for (int peer = 0; peer < channels.fingerprints.size(); ++peer) {
     if (channels.answers.contains(peer)) continue;
     text += (text.empty() ? "rank " : ", rank ") + std::to_string(peer) +
-            " has arrived, but does not answer";
+            " has arrived, but does not answer: it is gone, or in no call of this group";
   }
   return text;
 }
