@@ -178,8 +178,9 @@ void DistributedDataParallelBase::follow_parameters(bool has_graph) {
   *record_ = ParameterRecord(now);
 }
 
-void DistributedDataParallelBase::begin_forward(std::int64_t samples) {
+void DistributedDataParallelBase::begin_forward(std::optional<std::int64_t> samples) {
   forward_begin_ = Clock::now();
+  forward_samples_ = samples;
   is_watched_ = false;
   if (group_->size() == 1 || !at::GradMode::is_enabled()) return;
   follow_parameters(/*has_graph=*/false);
@@ -187,7 +188,7 @@ void DistributedDataParallelBase::begin_forward(std::int64_t samples) {
   // With all parameters frozen there is nothing to average, unless something has waited for it.
   is_watched_ = needs_gradients_ || reducer_->has_waiting();
   if (is_watched_) {
-    reducer_->note_forward(samples);
+    reducer_->begin_forward(samples);
   } else {
     reducer_->note_idle();
   }
@@ -203,7 +204,11 @@ void DistributedDataParallelBase::end_forward() {
   if (group_->size() == 1 || !at::GradMode::is_enabled()) return;
   // Forward may have registered parameters, which get gradients in this backward already.
   follow_parameters(/*has_graph=*/true);
-  is_watched_ = is_watched_ || needs_gradients_;
+  if (!reducer_) return;
+  const bool was_watched = std::exchange(is_watched_, is_watched_ || needs_gradients_);
+  if (!is_watched_) return;
+  if (!was_watched) reducer_->begin_forward(forward_samples_);
+  reducer_->end_forward();
 }
 
 std::vector<torch::Tensor> DistributedDataParallelBase::parameters(bool recurse) const {
@@ -249,8 +254,9 @@ void join(const std::vector<std::reference_wrapper<DistributedDataParallelBase>>
   }
   for (bool has_data = true; has_data;) {
     has_data = false;
+    const auto round = std::make_shared<bool>(true);
     for (DistributedDataParallelBase& model : models) {
-      if (model.shadow()) has_data = true;
+      if (model.shadow(round)) has_data = true;
     }
     if (has_data && step) step();
   }
@@ -262,15 +268,15 @@ void join(const std::vector<std::reference_wrapper<DistributedDataParallelBase>>
   }
 }
 
-bool DistributedDataParallelBase::shadow() {
+bool DistributedDataParallelBase::shadow(const std::shared_ptr<bool>& round) {
   if (!reducer_) return false;
   // A step may have frozen or thawed parameters, as those of the others did.
   follow_parameters(/*has_graph=*/false);
-  return reducer_->shadow();
+  return reducer_->shadow(round);
 }
 
 void DistributedDataParallelBase::set_samples(std::int64_t samples) {
-  TORCH_CHECK(samples > 0, "set_samples: ", samples, " samples; a rank without any calls join");
+  TORCH_CHECK(samples >= 0, "set_samples: ", samples, " samples; it takes 0 or more");
   if (reducer_) reducer_->set_samples(samples);
 }
 

@@ -7,6 +7,8 @@
 #include <shared_mutex>
 #include <utility>
 
+#include "parallel/storage_memory.h"
+
 namespace lockstep {
 namespace {
 
@@ -111,27 +113,78 @@ bool GradientArena::take(std::size_t parameter, const at::Tensor& gradient) {
   if (!block || blocks_[*block].size != division_.size_of[parameter]) return false;
   if (blocks_[*block].state != State::Lent && owned_[parameter] != block) return false;
   set_owner(*block, parameter, State::Taken);
+  note_storage(*block, gradient.storage());
   return true;
 }
 
-at::Tensor GradientArena::make(std::size_t parameter, const at::Tensor& like) {
+at::Tensor GradientArena::make(std::size_t parameter, const at::Tensor& like,
+                               const at::Tensor& current) {
   const std::size_t size = division_.size_of[parameter];
-  c10::DataPtr data;
+  const auto make_in = [&](const c10::Storage& storage) {
+    return at::empty({0}, memory_.options()).set_(storage, 0, like.sizes(), like.strides());
+  };
+  if (current.defined() && current.has_storage()) {
+    const std::lock_guard lock(mutex_);
+    const auto block = block_at(current.storage().data());
+    if (block && owned_[parameter] == block) {
+      set_owner(*block, parameter, State::Taken);
+      return make_in(current.storage());
+    }
+  }
+  if (const auto kept = block_to_clear(parameter)) move_away(*kept);
+  c10::Storage storage;
   {
     const std::lock_guard lock(mutex_);
-    auto block = owned_[parameter];
-    if (!block) {
-      block = find_free(size);
-      TORCH_INTERNAL_ASSERT(block, "gradient arena: no block of ", division_.sizes[size].bytes,
-                            " bytes is left");
+    auto block = find_free(size);
+    if (block) {
       --counts_[size].free;
+    } else {
+      block = owned_[parameter];  // another thread is just letting go of it
     }
+    TORCH_INTERNAL_ASSERT(block, "gradient arena: no block of ", division_.sizes[size].bytes,
+                          " bytes is left");
     set_owner(*block, parameter, State::Taken);
-    data = lease(*block);
+    storage = c10::Storage(c10::Storage::use_byte_size_t(), division_.sizes[size].bytes,
+                           lease(*block), /*allocator=*/nullptr, /*resizable=*/false);
+    note_storage(*block, storage);
   }
-  const c10::Storage storage(c10::Storage::use_byte_size_t(), division_.sizes[size].bytes,
-                             std::move(data), /*allocator=*/nullptr, /*resizable=*/false);
-  return at::empty({0}, memory_.options()).set_(storage, 0, like.sizes(), like.strides());
+  return make_in(storage);
+}
+
+std::optional<std::size_t> GradientArena::block_to_clear(std::size_t parameter) {
+  const std::lock_guard lock(mutex_);
+  const std::size_t size = division_.size_of[parameter];
+  if (!owned_[parameter] || !has_too_few(size) || cut_spare(size)) return std::nullopt;
+  return owned_[parameter];
+}
+
+void GradientArena::move_away(std::size_t block) {
+  c10::intrusive_ptr<c10::StorageImpl> storage;
+  const void* data = nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    if (blocks_[block].storage) storage = blocks_[block].storage->lock();
+    data = begin() + blocks_[block].begin;
+  }
+  if (!storage || storage->data() != data) return;
+  // What comes back is let go of here.
+  static_cast<void>(move_to_ordinary_memory(c10::Storage(std::move(storage))));
+}
+
+void GradientArena::vacate() noexcept {
+  const auto self = shared_from_this();  // as long as gradients are the last to hold this
+  std::size_t blocks = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    blocks = blocks_.size();
+  }
+  for (std::size_t block = 0; block < blocks; ++block) {
+    try {
+      move_away(block);
+    } catch (...) {  // it stays where it is
+      return;
+    }
+  }
 }
 
 void GradientArena::adopt(std::size_t parameter, const at::Tensor& gradient) {
@@ -142,7 +195,9 @@ void GradientArena::adopt(std::size_t parameter, const at::Tensor& gradient) {
     return;
   }
   const auto own = owned_[parameter];
-  if (!own || blocks_[*own].state == State::Given) set_owner(*block, parameter, State::Given);
+  if (own && blocks_[*own].state != State::Given) return;
+  set_owner(*block, parameter, State::Given);
+  note_storage(*block, gradient.storage());
 }
 
 void GradientArena::end_cycle() {
@@ -253,6 +308,10 @@ void GradientArena::set_owner(std::size_t block, std::size_t parameter, State st
   return_spare(blocks_[block].size);
 }
 
+void GradientArena::note_storage(std::size_t block, const c10::Storage& storage) {
+  blocks_[block].storage.emplace(storage.getWeakStorageImpl());
+}
+
 bool GradientArena::give_back(void* data) noexcept {
   GradientArena* arena = nullptr;
   {
@@ -278,6 +337,7 @@ std::shared_ptr<GradientArena> GradientArena::end_lease(void* data) noexcept {
       --count.owned;
     }
     block.state = State::Free;
+    block.storage.reset();
     ++count.free;
     return_spare(block.size);
   }

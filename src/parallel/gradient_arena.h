@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 #include <c10/core/Allocator.h>
+#include <c10/core/Storage.h>
 
 #include <atomic>
 #include <cstddef>
@@ -24,6 +25,8 @@ namespace lockstep {
 /// always finds a block, whatever got the others, and however long it keeps them.
 ///
 /// A block is free once the last tensor in it is gone; the arena lives as long as such tensors.
+/// Gradients of earlier cycles that the program keeps stay where they are as long as there are
+/// other blocks; then they move to ordinary memory.
 /// Thread-safety: lending and giving back from any thread; the rest is the reducer's.
 class GradientArena : public std::enable_shared_from_this<GradientArena> {
  public:
@@ -64,12 +67,17 @@ class GradientArena : public std::enable_shared_from_this<GradientArena> {
   /// Whether this gradient fills a block of its own that is the parameter's now, until the
   /// cycle's end.
   [[nodiscard]] bool take(std::size_t parameter, const at::Tensor& gradient);
-  /// A block for this parameter's gradient of this cycle, shaped as `like`. It may be the one that
-  /// still holds the gradient of an earlier cycle.
-  [[nodiscard]] at::Tensor make(std::size_t parameter, const at::Tensor& like);
+  /// A block for this parameter's gradient of this cycle, shaped as `like`. It is the one in which
+  /// `current` lies, the gradient that the parameter still has, if that fills it; otherwise nobody
+  /// holds a tensor in it.
+  [[nodiscard]] at::Tensor make(std::size_t parameter, const at::Tensor& like,
+                                const at::Tensor& current = {});
   /// Notes that a gradient that waits for a later cycle (accumulation) is this parameter's.
   void adopt(std::size_t parameter, const at::Tensor& gradient);
   void end_cycle();
+  /// Moves all gradients that somebody still holds to ordinary memory, so that they do not keep
+  /// this one. As far as there is memory.
+  void vacate() noexcept;
 
   [[nodiscard]] const at::Tensor& memory() const noexcept { return memory_; }
   /// Whether the tensor lies in here, and at which element it begins.
@@ -81,7 +89,7 @@ class GradientArena : public std::enable_shared_from_this<GradientArena> {
     Free,
     Lent,   // nobody knows yet what for
     Taken,  // a gradient of this cycle
-    Given,  // the latest gradient of a parameter, which its next one may overwrite
+    Given,  // the latest gradient of a parameter; its next one may lie here, or move it away
     Old,    // a gradient that somebody keeps although its parameter has another
   };
   struct Block {
@@ -90,6 +98,8 @@ class GradientArena : public std::enable_shared_from_this<GradientArena> {
     State state = State::Free;
     int leases = 0;
     std::size_t parameter = 0;  // of Taken and Given
+    // Of Taken, Given and Old.
+    std::optional<c10::weak_intrusive_ptr<c10::StorageImpl>> storage = std::nullopt;
   };
   struct Count {  // of one size
     std::size_t free = 0;
@@ -112,6 +122,11 @@ class GradientArena : public std::enable_shared_from_this<GradientArena> {
   [[nodiscard]] bool has_too_few(std::size_t size) const;
   [[nodiscard]] c10::DataPtr lease(std::size_t block);
   void set_owner(std::size_t block, std::size_t parameter, State state);
+  void note_storage(std::size_t block, const c10::Storage& storage);
+  /// Without the lock, since memory is given back.
+  void move_away(std::size_t block);
+  /// The parameter's block, if another one is wanted, and there is none.
+  [[nodiscard]] std::optional<std::size_t> block_to_clear(std::size_t parameter);
   [[nodiscard]] std::shared_ptr<GradientArena> end_lease(void* data) noexcept;
 
   at::Tensor memory_;

@@ -15,6 +15,8 @@
 #include <map>
 #include <set>
 
+#include "parallel/storage_memory.h"
+
 namespace lockstep {
 namespace {
 
@@ -38,9 +40,10 @@ at::Tensor shape_of(const at::Tensor& parameter, at::ScalarType dtype) {
 // Not a view in autograd's sense: LibTorch's optimizers detach gradients in place, which views
 // refuse.
 at::Tensor make_view(const at::Tensor& flat, const at::Tensor& shape, std::size_t offset) {
-  return at::empty({0}, flat.options())
-      .set_(flat.storage(), flat.storage_offset() + static_cast<std::int64_t>(offset),
-            shape.sizes(), shape.strides());
+  const auto begin = static_cast<std::size_t>(flat.storage_offset()) + offset;
+  const auto storage = make_storage_in(
+      flat.storage(), begin * static_cast<std::size_t>(flat.element_size()), shape.nbytes());
+  return at::empty({0}, flat.options()).set_(storage, 0, shape.sizes(), shape.strides());
 }
 
 void clear(const at::Tensor& flat, std::size_t begin, std::size_t end) {
@@ -121,7 +124,9 @@ GradientBucket::GradientBucket(const BucketPlan& plan, at::Tensor flat,
   std::size_t offset = 0;
   if (!device_.is_cpu()) flat_.zero_();
   for (const std::size_t index : parameters_) {
-    views_.push_back(make_view(flat_, shape_of(parameters[index], dtype_), offset));
+    shapes_.push_back(shape_of(parameters[index], dtype_));
+    begins_.push_back(offset);
+    views_.push_back(make_view(flat_, shapes_.back(), offset));
     const auto elements = static_cast<std::size_t>(parameters[index].numel());
     const std::size_t end = offset + round_up(elements, plan.dtype);
     // What lies between the gradients travels with them; it may be left of another division.
@@ -157,33 +162,31 @@ bool GradientBucket::is_laid_out_as(const at::Tensor& shape, const at::Tensor& g
 }
 
 bool GradientBucket::is_view(std::size_t place, const at::Tensor& gradient) const {
-  if (arena_) {
-    return gradient.defined() && gradient.layout() == at::kStrided &&
-           gradient.device() == device_ && arena_->place_of(gradient);
-  }
   const at::Tensor& view = views_[place];
   return is_laid_out_as(view, gradient) && gradient.const_data_ptr() == view.const_data_ptr();
 }
 
 void GradientBucket::take(std::size_t place, const at::Tensor& parameter, double scale,
-                          const at::Tensor& incoming) {
+                          const at::Tensor& incoming, bool leaves_it) {
   follow_stream();
   const at::Tensor& gradient = parameter.grad();
   if (has_taken_[place]) {
-    if (gradient.defined()) views_[place].add_(gradient, scale);
+    if (gradient.defined() && scale != 0) views_[place].add_(gradient, scale);
   } else {
-    if (arena_) settle_in_arena(place, gradient, incoming);
+    if (arena_) {
+      settle_in_arena(place, gradient, incoming, leaves_it);
+    } else {
+      settle(place, gradient, leaves_it);
+    }
     const at::Tensor& view = views_[place];
-    if (!gradient.defined()) {
+    if (!gradient.defined() || scale == 0) {
       view.zero_();
-    } else if (is_laid_out_as(view, gradient) &&
-               gradient.const_data_ptr() == view.const_data_ptr()) {
+    } else if (is_view(place, gradient)) {
       if (scale != 1) view.mul_(scale);
     } else {
       copied_bytes_ += view.nbytes();
       // The parameter's last gradient in another order lies where the new one goes.
-      const bool is_in_the_way =
-          arena_ && is_view(place, gradient) && gradient.storage().data() == view.storage().data();
+      const bool is_in_the_way = gradient.storage().data() == view.storage().data();
       const at::Tensor source = is_in_the_way ? gradient.clone() : gradient;
       if (scale == 1) {
         view.copy_(source);
@@ -199,14 +202,33 @@ void GradientBucket::take(std::size_t place, const at::Tensor& parameter, double
 }
 
 void GradientBucket::settle_in_arena(std::size_t place, const at::Tensor& gradient,
-                                     const at::Tensor& incoming) {
+                                     const at::Tensor& incoming, bool leaves_it) {
   const at::Tensor& shape = shapes_[place];
-  if (is_laid_out_as(shape, gradient) && has_memory_of_its_own(gradient, incoming) &&
-      arena_->take(numbers_[place], gradient)) {
+  if (leaves_it) {
+    views_[place] = arena_->make(numbers_[place], shape);
+  } else if (is_laid_out_as(shape, gradient) && has_memory_of_its_own(gradient, incoming) &&
+             arena_->take(numbers_[place], gradient)) {
     views_[place] = gradient;
   } else {
-    views_[place] = arena_->make(numbers_[place], shape);
+    const bool may_be_there = gradient.defined() && gradient.layout() == at::kStrided;
+    views_[place] = arena_->make(numbers_[place], shape, may_be_there ? gradient : at::Tensor());
   }
+}
+
+void GradientBucket::settle(std::size_t place, const at::Tensor& gradient, bool leaves_it) {
+  if (leaves_it || !is_view(place, gradient)) vacate(place);
+}
+
+void GradientBucket::vacate(std::size_t place) {
+  at::Tensor& view = views_[place];
+  if (view.use_count() == 1 && view.storage().use_count() == 1) return;
+  // What comes back keeps all of `flat_`.
+  static_cast<void>(move_to_ordinary_memory(view.storage()));
+  view = make_view(flat_, shapes_[place], begins_[place]);
+}
+
+void GradientBucket::vacate() {
+  for (std::size_t place = 0; place < views_.size(); ++place) vacate(place);
 }
 
 void GradientBucket::note_waiting(std::size_t place, const at::Tensor& gradient,
@@ -223,10 +245,26 @@ void GradientBucket::count_as_taken(std::size_t place) {
 }
 
 void GradientBucket::take_nothing(std::size_t place) {
+  if (has_taken_[place]) return;
   follow_stream();
-  if (arena_ && !has_taken_[place]) settle_in_arena(place, {}, {});
+  if (arena_) {
+    settle_in_arena(place, {}, {}, false);
+  } else {
+    settle(place, {}, false);
+  }
   views_[place].zero_();
   count_as_taken(place);
+}
+
+std::vector<at::Tensor> GradientBucket::parts() const {
+  std::vector<at::Tensor> parts;
+  for (std::size_t place = 0; place < shapes_.size(); ++place) {
+    const auto begin = flat_.storage_offset() + static_cast<std::int64_t>(begins_[place]);
+    parts.push_back(
+        at::empty({0}, flat_.options())
+            .set_(flat_.storage(), begin, shapes_[place].sizes(), shapes_[place].strides()));
+  }
+  return parts;
 }
 
 void GradientBucket::multiply(double factor) {
@@ -237,10 +275,9 @@ void GradientBucket::multiply(double factor) {
   }
 }
 
-void GradientBucket::give(std::size_t place, const at::Tensor& parameter) const {
+at::Tensor GradientBucket::average(std::size_t place, const at::Tensor& parameter) const {
   const at::Tensor& view = views_[place];
-  const bool is_alike = parameter.scalar_type() == view.scalar_type();
-  parameter.mutable_grad() = is_alike ? view : view.to(parameter.scalar_type());
+  return parameter.scalar_type() == view.scalar_type() ? view : view.to(parameter.scalar_type());
 }
 
 void GradientBucket::follow_stream() {

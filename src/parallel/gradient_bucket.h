@@ -38,15 +38,16 @@ class GradientBucket {
                  std::vector<std::size_t> numbers, at::Tensor places,
                  const std::vector<at::Tensor>& parameters, std::string name);
 
-  /// Takes in the gradient of this place, times `scale`; once more: adds it. Without one: zero.
-  /// Copies it, unless it lies in the arena and nothing else lies there. `incoming`: what autograd
-  /// made the gradient of, if it still holds it.
+  /// Takes in the gradient of this place, times `scale`, which is nothing if that is 0; once more:
+  /// adds it. Without one: zero. Copies it, unless it lies in the arena and nothing else lies
+  /// there, or `leaves_it`: the tensor keeps its values. `incoming`: what autograd made the
+  /// gradient of, if it still holds it.
   void take(std::size_t place, const at::Tensor& parameter, double scale,
-            const at::Tensor& incoming = {});
-  /// Counts as taken, as zero; the parameter keeps its gradient.
+            const at::Tensor& incoming = {}, bool leaves_it = false);
+  /// Counts as taken, as zero if nothing was; the parameter keeps its gradient.
   void take_nothing(std::size_t place);
-  /// After the all-reduce: makes the average the parameter's gradient.
-  void give(std::size_t place, const at::Tensor& parameter) const;
+  /// After the all-reduce: the average, of the parameter's dtype.
+  [[nodiscard]] at::Tensor average(std::size_t place, const at::Tensor& parameter) const;
   /// A gradient that waits for a later backward. `incoming`: as of `take`.
   void note_waiting(std::size_t place, const at::Tensor& gradient, const at::Tensor& incoming);
 
@@ -54,15 +55,16 @@ class GradientBucket {
   [[nodiscard]] bool is_complete() const noexcept { return missing_ == 0; }
   [[nodiscard]] const std::vector<std::size_t>& parameters() const noexcept { return parameters_; }
   [[nodiscard]] const at::Tensor& view(std::size_t place) const { return views_[place]; }
-  [[nodiscard]] const std::vector<at::Tensor>& views() const noexcept { return views_; }
+  /// The gradients as parts of `flat`, for communication hooks. Not with an arena.
+  [[nodiscard]] std::vector<at::Tensor> parts() const;
   /// Undefined with an arena.
   [[nodiscard]] const at::Tensor& flat() const noexcept { return flat_; }
   [[nodiscard]] std::size_t bytes() const noexcept { return bytes_; }
   /// Of gradients, in this cycle.
   [[nodiscard]] std::size_t copied_bytes() const noexcept { return copied_bytes_; }
-  /// Whether this tensor lies where this bucket's gradient of that place does or did.
-  [[nodiscard]] bool is_view(std::size_t place, const at::Tensor& gradient) const;
   void multiply(double factor);
+  /// Whoever holds gradients that lie here keeps them elsewhere. Not with an arena.
+  void vacate();
 
   void launch(ProcessGroup& group);
   /// Not with an arena.
@@ -79,7 +81,13 @@ class GradientBucket {
   /// where parts of the model run on several.
   void follow_stream();
   /// Makes the view of this place what the gradient is, or memory for it.
-  void settle_in_arena(std::size_t place, const at::Tensor& gradient, const at::Tensor& incoming);
+  void settle_in_arena(std::size_t place, const at::Tensor& gradient, const at::Tensor& incoming,
+                       bool leaves_it);
+  /// The same side by side: what lies there and is not the gradient is moved away for whoever holds
+  /// it.
+  void settle(std::size_t place, const at::Tensor& gradient, bool leaves_it);
+  void vacate(std::size_t place);
+  [[nodiscard]] bool is_view(std::size_t place, const at::Tensor& gradient) const;
   [[nodiscard]] bool is_laid_out_as(const at::Tensor& shape, const at::Tensor& gradient) const;
   void count_as_taken(std::size_t place);
 
@@ -90,11 +98,12 @@ class GradientBucket {
   std::shared_ptr<GradientArena> arena_;
   std::vector<std::size_t> numbers_;
   at::Tensor places_;
-  std::vector<at::Tensor> shapes_;  // meta tensors, with an arena: its views come and go
+  std::vector<at::Tensor> shapes_;   // meta tensors
+  std::vector<std::size_t> begins_;  // elements, in `flat_`
   std::size_t bytes_ = 0;
   std::size_t copied_bytes_ = 0;
   std::string name_;
-  std::vector<at::Tensor> views_;
+  std::vector<at::Tensor> views_;  // each with a storage of its own, which tells who holds it
   std::vector<bool> has_taken_;
   std::size_t missing_ = 0;
   std::optional<c10::Stream> stream_;

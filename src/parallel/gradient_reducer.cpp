@@ -2,7 +2,6 @@
 #include "parallel/gradient_reducer.h"
 
 #include <torch/csrc/autograd/graph_task.h>
-#include <torch/csrc/autograd/utils/lambda_post_hook.h>
 
 #include <algorithm>
 #include <utility>
@@ -20,7 +19,7 @@ GradientReducer::GradientReducer(std::shared_ptr<ProcessGroup> group,
   std::vector<bool> planned;
   for (const auto& [name, tensor] : parameters) {
     index_of_.emplace(tensor.unsafeGetTensorImpl(), hooked_.size());
-    hooked_.push_back({tensor, TensorForm(tensor), nullptr});
+    hooked_.push_back({tensor, TensorForm(tensor), nullptr, nullptr});
     planned.push_back(tensor.requires_grad());
   }
   state_ = std::make_shared<ReducerState>(std::move(group), parameters, std::move(planned),
@@ -69,6 +68,7 @@ GradientReducer::Unfinished GradientReducer::unfinished() const {
     if (waiting[i]) result.waiting.push_back(hooked_[i].parameter);
   }
   result.shared = state_->shared_values();
+  result.samples = state_->sample_count();
   return result;
 }
 
@@ -83,6 +83,7 @@ void GradientReducer::take_over(Unfinished unfinished) {
   }
   state_->set_waiting(waiting);
   state_->share_values(std::move(unfinished.shared));
+  state_->set_sample_count(std::move(unfinished.samples));
 }
 
 void GradientReducer::share_values(const NamedTensors& tensors) {
@@ -106,43 +107,49 @@ void GradientReducer::hook_parameters() {
 
 void GradientReducer::hook(std::size_t index) {
   Hooked& hooked = hooked_[index];
-  if (hooked.node) hooked.node->del_post_hook(hooked.key);
+  unhook(index);
   // The tensor itself refers to this node weakly: whoever hooks it must keep it.
   hooked.node = torch::autograd::impl::grad_accumulator(hooked.parameter);
-  hooked.key = hooked.node->add_post_hook(std::make_unique<torch::autograd::utils::LambdaPostHook>(
-      [weak = std::weak_ptr(state_), index](const torch::autograd::variable_list& outputs,
-                                            const torch::autograd::variable_list& inputs) {
-        if (const auto state = weak.lock()) {
-          state->on_gradient(index, inputs.empty() ? at::Tensor() : inputs.front());
-        }
-        return outputs;
-      }));
+  hooked.listeners = ParameterListeners::of(*hooked.node);
+  hooked.listeners->add(state_, index);
+  state_->set_listeners(index, hooked.listeners);
+}
+
+void GradientReducer::unhook(std::size_t index) {
+  Hooked& hooked = hooked_[index];
+  if (hooked.node) hooked.listeners->remove(state_, *hooked.node);
+  hooked.node = nullptr;
 }
 
 void GradientReducer::drop_hooks() {
-  for (Hooked& hooked : hooked_) {
-    if (hooked.node) hooked.node->del_post_hook(hooked.key);
-    hooked.node = nullptr;
-  }
+  for (std::size_t i = 0; i < hooked_.size(); ++i) unhook(i);
 }
 
 void GradientReducer::watch(const at::Tensor& output) {
+  if (!output.defined() || !at::GradMode::is_enabled()) return;
+  state_->show(output);
   // A leaf has hooks of its own, and would keep this one for ever.
-  if (!output.defined() || output.is_leaf() || !at::GradMode::is_enabled()) return;
-  output.register_hook([weak = std::weak_ptr(state_)](const at::Tensor&) {
-    // autograd::grad wants gradients for the program, not for the parameters: nothing to average.
-    const auto* wanted = torch::autograd::get_current_graph_task_exec_info();
-    if (wanted != nullptr && !wanted->empty()) return;
-    if (const auto state = weak.lock()) state->begin();
-  });
+  if (output.is_leaf()) return;
+  output.register_hook(
+      [weak = std::weak_ptr(state_), watched = state_->watch(output)](const at::Tensor&) {
+        // autograd::grad wants gradients for the program, not for the parameters: nothing to
+        // average.
+        const auto* wanted = torch::autograd::get_current_graph_task_exec_info();
+        const bool is_for_parameters = wanted == nullptr || wanted->empty();
+        if (const auto state = weak.lock()) state->reach(*watched, is_for_parameters);
+      });
 }
 
 void GradientReducer::note_idle() {
   state_->note_idle();
 }
 
-void GradientReducer::note_forward(std::int64_t samples) {
-  state_->note_forward(samples);
+void GradientReducer::begin_forward(std::optional<std::int64_t> samples) {
+  state_->begin_forward(samples);
+}
+
+void GradientReducer::end_forward() {
+  state_->end_forward();
 }
 
 void GradientReducer::set_samples(std::int64_t samples) {
@@ -153,8 +160,8 @@ void GradientReducer::set_hook(CommunicationHook hook) {
   state_->set_hook(std::move(hook));
 }
 
-bool GradientReducer::shadow() {
-  return state_->shadow();
+bool GradientReducer::shadow(const std::shared_ptr<bool>& round) {
+  return state_->shadow(round);
 }
 
 int GradientReducer::first_active_rank() const {

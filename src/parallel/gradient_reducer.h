@@ -13,11 +13,14 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "parallel/module_state.h"
+#include "parallel/parameter_listeners.h"
+#include "parallel/sample_count.h"
 #include "parallel/tensor_form.h"
 
 namespace lockstep {
@@ -62,6 +65,7 @@ class GradientReducer {
   struct Unfinished {
     std::vector<at::Tensor> waiting;  ///< parameters whose gradients wait for their average
     NamedTensors shared;              ///< of `share_values`
+    SampleCount samples;
   };
   [[nodiscard]] Unfinished unfinished() const;
   /// Takes that over from a predecessor.
@@ -74,14 +78,16 @@ class GradientReducer {
   void watch(const at::Tensor& output);
   /// A forward begins in which no parameter needs a gradient, though autograd is on.
   void note_idle();
-  /// A forward of so many samples begins, whose outputs may get a backward.
-  void note_forward(std::int64_t samples);
+  /// A forward begins, whose outputs may get a backward. `samples`: if it shows.
+  void begin_forward(std::optional<std::int64_t> samples);
+  /// It has returned; its outputs will be watched.
+  void end_forward();
   /// What this rank counts in the next average by samples.
   void set_samples(std::int64_t samples);
   void set_hook(CommunicationHook hook);
   /// Takes part in a backward of the others without gradients of its own. Returns false, and has
   /// done nothing, when no rank had any. Collective. Blocks.
-  [[nodiscard]] bool shadow();
+  [[nodiscard]] bool shadow(const std::shared_ptr<bool>& round);
   /// The first rank that took part with data in the latest backward.
   [[nodiscard]] int first_active_rank() const;
   /// Whether some rank took part without since this was last asked.
@@ -102,12 +108,13 @@ class GradientReducer {
     at::Tensor parameter;
     TensorForm form;
     Node node;  // null while it has no hook
-    std::uintptr_t key = 0;
+    std::shared_ptr<ParameterListeners> listeners;
 
     [[nodiscard]] bool is_hooked() const;
   };
 
   void hook(std::size_t index);
+  void unhook(std::size_t index);
   void drop_hooks();
 
   std::shared_ptr<ReducerState> state_;  // hooks hold it weakly: one may still run when this goes

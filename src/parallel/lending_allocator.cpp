@@ -86,6 +86,10 @@ void install_lending_allocator() {
   static_cast<void>(allocator);
 }
 
+c10::Allocator& ordinary_cpu_allocator() {
+  return underlying != nullptr ? *underlying : *c10::GetCPUAllocator();
+}
+
 void lend_to_this_thread(const std::shared_ptr<GradientArena>& arena) {
   install_lending_allocator();
   tidy();

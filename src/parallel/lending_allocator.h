@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include <c10/core/Allocator.h>
+
 #include <memory>
 
 #include "parallel/gradient_arena.h"
@@ -13,6 +15,9 @@ namespace lockstep {
 /// away again; gradients are copied then. The second call does nothing.
 /// Thread-safety: any thread.
 void install_lending_allocator();
+
+/// LibTorch's allocator, which lends nothing.
+[[nodiscard]] c10::Allocator& ordinary_cpu_allocator();
 
 /// Has this thread's CPU tensors of a gradient's size be allocated in the arena, from now until it
 /// is closed or gone. All other memory comes from LibTorch's allocator as ever.

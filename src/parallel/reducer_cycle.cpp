@@ -35,18 +35,26 @@ void ReducerState::finish() {
   }
 }
 
-bool ReducerState::shadow() {
+bool ReducerState::shadow(const std::shared_ptr<bool>& round) {
   const std::lock_guard lock(mutex_);
   const at::NoGradGuard no_grad;
   if (is_in_cycle_) recover();
   try {
-    begin_cycle(0);
+    begin_cycle(std::nullopt);
+    backward_ = round;
     // Whatever gradients this rank still has belong to no data of this cycle. They are dropped, so
-    // that a step cannot take one that the others no longer have.
+    // that a step cannot take one that the others no longer have. One that another model has given
+    // in this round stays, if this one has none.
     for (Parameter& parameter : parameters_) {
       parameter.is_used = false;
       parameter.kept.reset();
-      if (parameter.is_planned) bucket_of(parameter).take_nothing(parameter.place);
+      if (!parameter.is_planned) continue;
+      at::Tensor& gradient = parameter.tensor.mutable_grad();
+      if (parameter.listeners && parameter.listeners->is_given_by_another(*this)) {
+        parameter.kept = gradient;
+      }
+      gradient.reset();
+      bucket_of(parameter).take_nothing(parameter.place);
     }
     return complete_cycle();
   } catch (MismatchError& error) {
@@ -63,7 +71,15 @@ bool ReducerState::complete_cycle() {
   const auto end_of_backward = Clock::now();
   close_arenas();
   for (Parameter& parameter : parameters_) {
-    if (parameter.is_planned && !bucket_of(parameter).has_taken(parameter.place)) take(parameter);
+    if (!parameter.is_planned) continue;
+    GradientBucket& bucket = bucket_of(parameter);
+    if (bucket.has_taken(parameter.place)) continue;
+    // What another model made the gradient of this backward is no part of this one's.
+    if (parameter.listeners && parameter.listeners->is_given_by_another(*this)) {
+      bucket.take_nothing(parameter.place);
+    } else {
+      take(parameter);
+    }
   }
   launch_complete_buckets();
   if (has_summary()) launch_summary();
@@ -118,9 +134,12 @@ void ReducerState::launch_summary() {
 
 void ReducerState::note_left_over(Parameter& parameter) {
   const at::Tensor& gradient = parameter.tensor.grad();
-  parameter.is_used = parameter.is_used && gradient.defined();
+  const auto& listeners = parameter.listeners;
+  parameter.is_used = parameter.is_used && gradient.defined() &&
+                      !(listeners && listeners->is_given_by_another(*this));
   parameter.is_sparse = parameter.is_used && gradient.layout() != at::kStrided;
   parameter.is_late = parameter.is_used && !parameter.is_sparse;
+  if (parameter.is_used) set_aside(parameter);
 }
 
 void ReducerState::check_summary() const {
@@ -167,6 +186,7 @@ double ReducerState::factor() {
   if (options_.averaging() == GradientAveraging::ActiveRanks) return ranks / active;
   if (options_.averaging() == GradientAveraging::AllRanks) return 1;
   const auto total = static_cast<double>(summary_->total_samples());
+  if (total == 0) return 1;
   const double factor = ranks * static_cast<double>(nominal_) / total;
   nominal_ = std::max<std::int64_t>(1, std::llround(total / active));
   return factor;
@@ -183,7 +203,7 @@ void ReducerState::add_late_gradients() {
         parameter.is_planned
             ? at::zeros_like(bucket_of(parameter).view(parameter.place))
             : at::zeros_like(parameter.tensor, at::TensorOptions(shapes_[i].dtype));
-    if (parameter.is_late) late.add_(parameter.tensor.grad(), scale_);
+    if (parameter.is_late && scale_ != 0) late.add_(parameter.aside, scale_);
     const auto scope = group_->with(CallOptions().name(call_name("late gradient")));
     group_->all_reduce(late, ReduceOp::Avg).wait();
     if (parameter.is_planned) {
@@ -200,52 +220,80 @@ void ReducerState::give_all(double factor) {
   }
   statistics_.unused_parameters.clear();
   statistics_.locally_unused_parameters.clear();
+  // Where no rank had a sample, there is no average either, and nothing that could be one.
+  const bool has_samples = options_.averaging() != GradientAveraging::Samples || !has_summary() ||
+                           summary_->total_samples() > 0;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& parameter = parameters_[i];
     if (!parameter.is_planned) {
       if (!has_summary() || summary_->used(i) == 0) continue;
+      if (!has_samples) {
+        if (parameter.aside.defined()) parameter.tensor.mutable_grad() = parameter.aside;
+        continue;
+      }
       parameter.was_dense = summary_->used(i) > summary_->sparse(i);
       if (parameter.was_dense) parameter.late.mul_(factor);
-      if (summary_->sparse(i) > 0) {
-        give_sparse(parameter, factor);
-      } else {
-        parameter.tensor.mutable_grad() = parameter.late.to(parameter.tensor.scalar_type());
-      }
+      give(parameter, summary_->sparse(i) > 0 ? sparse_average(parameter, factor)
+                                              : parameter.late.to(parameter.tensor.scalar_type()));
       continue;
     }
-    if (has_summary()) {
-      parameter.was_used = summary_->used(i) > 0;
-      parameter.was_sparse = summary_->sparse(i) > 0;
-      parameter.was_dense = summary_->used(i) > summary_->sparse(i);
-    }
-    TORCH_CHECK(!parameter.is_used || parameter.was_used, "DistributedDataParallel: parameter '",
-                parameter.name,
-                "' has a gradient, and no rank had one in the first backward, which static_graph "
-                "excludes");
-    if (!parameter.is_used) statistics_.locally_unused_parameters.push_back(parameter.name);
-    if (parameter.count > 0) parameter.expected = parameter.count;
-    if (!parameter.was_used) {
-      // Stays as it is, undefined as a rule, so that no optimizer moves it.
-      statistics_.unused_parameters.push_back(parameter.name);
-      parameter.tensor.mutable_grad() = parameter.kept;
+    note_usage(i);
+    if (!parameter.was_used || !has_samples) {
+      // Stays as it is, undefined as a rule, so that no optimizer moves it. If it was not taken, it
+      // may be what another model that shares the parameter has made it.
+      if (parameter.kept.defined()) parameter.tensor.mutable_grad() = parameter.kept;
     } else if (parameter.was_sparse) {
-      give_sparse(parameter, factor);
+      give(parameter, sparse_average(parameter, factor));
     } else {
-      bucket_of(parameter).give(parameter.place, parameter.tensor);
+      give(parameter, bucket_of(parameter).average(parameter.place, parameter.tensor));
     }
   }
 }
 
-void ReducerState::give_sparse(Parameter& parameter, double factor) {
-  const at::Tensor local = parameter.is_sparse ? parameter.tensor.grad() : at::Tensor();
-  at::Tensor average = average_sparse(*group_, local, parameter.tensor, scale_);
-  if (factor != 1) average = average.mul(factor);
-  if (parameter.was_dense) {
-    const at::Tensor& dense =
-        parameter.is_planned ? bucket_of(parameter).view(parameter.place) : parameter.late;
-    average = dense.to(average.scalar_type()).add(average);
+void ReducerState::note_usage(std::size_t index) {
+  Parameter& parameter = parameters_[index];
+  if (has_summary()) {
+    // With a static graph there is no other summary, and the next time this model may be the one
+    // that takes a shared parameter's gradient.
+    parameter.was_used =
+        summary_->used(index) > 0 || (options_.static_graph() && parameter.is_shared);
+    parameter.was_sparse = summary_->sparse(index) > 0;
+    parameter.was_dense = summary_->used(index) > summary_->sparse(index);
   }
-  parameter.tensor.mutable_grad() = average;
+  TORCH_CHECK(!parameter.is_used || parameter.was_used, "DistributedDataParallel: parameter '",
+              parameter.name,
+              "' has a gradient, and no rank had one in the first backward, which static_graph "
+              "excludes");
+  if (parameter.count > 0) parameter.expected = parameter.count;
+  if (parameter.is_shared) return;
+  if (!parameter.is_used) statistics_.locally_unused_parameters.push_back(parameter.name);
+  if (!parameter.was_used) statistics_.unused_parameters.push_back(parameter.name);
+}
+
+void ReducerState::give(Parameter& parameter, const at::Tensor& average) {
+  at::Tensor& gradient = parameter.tensor.mutable_grad();
+  const auto& listeners = parameter.listeners;
+  const bool is_a_part = gradient.defined() && listeners && listeners->is_given_by_another(*this);
+  // Dense before sparse, as an addition wants it.
+  if (!is_a_part) {
+    gradient = average;
+  } else if (gradient.layout() == at::kStrided) {
+    gradient = gradient.add(average);
+  } else {
+    gradient = average.add(gradient);
+  }
+  if (listeners) listeners->note_given(*this, backward_);
+}
+
+at::Tensor ReducerState::sparse_average(const Parameter& parameter, double factor) {
+  const bool has_any = parameter.is_sparse && scale_ != 0;
+  at::Tensor average =
+      average_sparse(*group_, has_any ? parameter.aside : at::Tensor(), parameter.tensor, scale_);
+  if (factor != 1) average = average.mul(factor);
+  if (!parameter.was_dense) return average;
+  const at::Tensor& dense =
+      parameter.is_planned ? buckets_[parameter.bucket].view(parameter.place) : parameter.late;
+  return dense.to(average.scalar_type()).add(average);
 }
 
 void ReducerState::synchronize_buffers() {
@@ -258,7 +306,7 @@ void ReducerState::synchronize_buffers() {
   if (options_.buffer_sync() == BufferSync::Broadcast) {
     return broadcast_tensors(*group_, buffers, first_active_rank_);
   }
-  const bool is_active = !has_summary() || summary_->samples_of(group_->rank()) > 0;
+  const bool is_active = !has_summary() || summary_->is_active(group_->rank());
   average_tensors(*group_, buffers, is_active, first_active_rank_);
 }
 

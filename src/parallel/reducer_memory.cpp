@@ -93,6 +93,7 @@ void ReducerState::use_flat_memory() {
   for (Memory& memory : memories_) {
     if (memory.arena) allocate_flat(memory);
   }
+  vacate();
   for (Memory& memory : memories_) {
     memory.arena.reset();
     memory.places.reset();
@@ -123,23 +124,35 @@ GradientBucket ReducerState::make_bucket(const BucketPlan& plan, std::vector<std
 }
 
 void ReducerState::open_arenas() {
-  if (!has_arena() || has_failed_ || !open_arenas_.expired()) return;
+  if (!accumulation_.expired()) return;
   std::vector<std::shared_ptr<GradientArena>> arenas;
   for (const Memory& memory : memories_) {
-    if (!memory.arena) continue;
+    if (!memory.arena || has_failed_) continue;
     lend_to_this_thread(memory.arena);
     arenas.push_back(memory.arena);
   }
   const std::shared_ptr<void> guard(nullptr, [arenas = std::move(arenas)](void*) {
     for (const auto& arena : arenas) arena->close();
   });
-  open_arenas_ = guard;
+  accumulation_ = guard;
   torch::autograd::Engine::get_default_engine().queue_callback([guard] {});
 }
 
 void ReducerState::close_arenas() noexcept {
   for (const Memory& memory : memories_) {
     if (memory.arena) memory.arena->close();
+  }
+}
+
+void ReducerState::vacate() noexcept {
+  for (const Memory& memory : memories_) {
+    if (memory.arena) memory.arena->vacate();
+  }
+  for (GradientBucket& bucket : buckets_) {
+    try {
+      if (bucket.flat().defined()) bucket.vacate();
+    } catch (...) {  // what could not be moved keeps the group's memory
+    }
   }
 }
 

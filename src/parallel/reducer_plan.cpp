@@ -66,6 +66,16 @@ NamedTensors ReducerState::shared_values() {
   return shared_;
 }
 
+SampleCount ReducerState::sample_count() {
+  const std::lock_guard lock(mutex_);
+  return samples_;
+}
+
+void ReducerState::set_sample_count(SampleCount samples) {
+  const std::lock_guard lock(mutex_);
+  samples_ = std::move(samples);
+}
+
 void ReducerState::follow_set() {
   const auto before = sets_.front().number();
   is_other_set_ = planned_ != sets_.front().members();
@@ -88,15 +98,13 @@ PlannedSet& ReducerState::find_set() {
 void ReducerState::divide() {
   const at::NoGradGuard no_grad;
   PlannedSet& set = sets_.front();
+  for (GradientBucket& bucket : buckets_) {
+    // Gradients that lie side by side would be written over.
+    if (bucket.flat().defined()) bucket.vacate();
+  }
   std::vector<at::Tensor> tensors;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& parameter = parameters_[i];
-    // Gradients that lie side by side would be written over.
-    auto& gradient = parameter.tensor.mutable_grad();
-    if (parameter.is_planned && bucket_of(parameter).flat().defined() &&
-        bucket_of(parameter).is_view(parameter.place, gradient)) {
-      gradient = gradient.clone();
-    }
     parameter.is_planned = set.members()[i];
     tensors.push_back(parameter.tensor);
   }

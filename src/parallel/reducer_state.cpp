@@ -56,30 +56,32 @@ ReducerState::ReducerState(std::shared_ptr<ProcessGroup> group, NamedTensors par
   divide();
 }
 
-void ReducerState::begin() {
+ReducerState::~ReducerState() {
+  // A fork's copy has nothing in the ranks' memory.
+  if (owner_.is_current()) vacate();
+}
+
+void ReducerState::reach(SampleCount::Output& output, bool is_for_parameters) {
   TORCH_CHECK(
       owner_.is_current(),
       "DistributedDataParallel: backward in a fork of the rank that wrapped the model, whose "
       "gradients lie in memory of the ranks; a child trains a model of its own");
   const std::lock_guard lock(mutex_);
-  if (is_paused()) return open_arenas();
-  begin_locked();
+  SampleCount::note_reached(output);
+  if (!is_for_parameters) return;
+  if (!is_paused()) return begin_locked();
+  if (!samples_.has_counted(output)) samples_.count();
+  open_arenas();
 }
 
 void ReducerState::begin_locked() {
   if (is_in_cycle_ && !backward_.expired()) return;
   if (is_in_cycle_) recover();
-  // Another backward of the same outputs.
-  if (samples_ == 0) samples_ = last_samples_;
-  last_samples_ = samples_;
-  TORCH_CHECK(options_.averaging() != GradientAveraging::Samples || samples_ > 0,
-              "DistributedDataParallel: averaging by samples, but forward's first argument is no "
-              "tensor of samples; call set_samples before backward");
   // Runs when the graph that is being worked on now is done: the outermost one, if an output's hook
   // came first. A graph that throws drops the callback unrun, and with it the token.
   const auto token = std::make_shared<bool>(true);
   backward_ = token;
-  begin_cycle(options_.averaging() == GradientAveraging::Samples ? samples_ : 1);
+  begin_cycle(count_samples());
   if (had_idle_) summary_->add_idle();
   open_arenas();
   torch::autograd::Engine::get_default_engine().queue_callback([weak = weak_from_this(), token] {
@@ -87,7 +89,18 @@ void ReducerState::begin_locked() {
   });
 }
 
-void ReducerState::begin_cycle(std::int64_t samples) {
+std::int64_t ReducerState::count_samples() {
+  samples_.count();
+  if (options_.averaging() != GradientAveraging::Samples) return 1;
+  const auto samples = samples_.total();
+  TORCH_CHECK(samples,
+              "DistributedDataParallel: averaging by samples, but how many this backward is of is "
+              "not known: it goes through no output of forward, or forward's first argument is no "
+              "tensor of samples; call set_samples before backward");
+  return *samples;
+}
+
+void ReducerState::begin_cycle(std::optional<std::int64_t> samples) {
   const at::NoGradGuard no_grad;
   is_in_cycle_ = true;
   cycle_begin_ = Clock::now();
@@ -97,11 +110,11 @@ void ReducerState::begin_cycle(std::int64_t samples) {
   scale_ = 1;
   if (options_.averaging() == GradientAveraging::Samples) {
     if (nominal_ == 0) {
-      const auto most = at::full({1}, samples, at::kLong);
+      const auto most = at::full({1}, samples.value_or(0), at::kLong);
       group_->all_reduce(most, ReduceOp::Max).wait();
       nominal_ = std::max<std::int64_t>(1, most.item<std::int64_t>());
     }
-    scale_ = static_cast<double>(samples) / static_cast<double>(nominal_);
+    scale_ = static_cast<double>(samples.value_or(0)) / static_cast<double>(nominal_);
   }
   summary_->clear();
   summary_->set_samples(samples);
@@ -116,6 +129,10 @@ void ReducerState::on_gradient(std::size_t index, const at::Tensor& incoming) {
               "DistributedDataParallel: the gradient of parameter '", parameter.name,
               "' has a graph of its own (backward with create_graph); averages cannot be "
               "differentiated. Use torch::autograd::grad for the inner derivative");
+  TORCH_CHECK(gradient.defined() || !incoming.defined() || is_paused(),
+              "DistributedDataParallel: something took the gradient of parameter '", parameter.name,
+              "' away before it could be averaged, as an optimizer that steps in a hook does; step "
+              "when backward is over");
   if (!is_paused()) begin_locked();
   if (gradient.defined()) parameter.is_used = true;
   if (is_paused()) {
@@ -134,17 +151,49 @@ void ReducerState::on_gradient(std::size_t index, const at::Tensor& incoming) {
   if (bucket_of(parameter).is_launched()) {
     // Another gradient after those of earlier backwards: a part of the model runs several times
     // within this one. It is reduced once more, at the end.
-    parameter.is_late = gradient.defined() && !parameter.is_sparse;
-    TORCH_CHECK(!parameter.is_late || has_summary(), "DistributedDataParallel: parameter '",
-                parameter.name,
+    const bool is_late = gradient.defined() && !parameter.is_sparse;
+    TORCH_CHECK(!is_late || has_summary(), "DistributedDataParallel: parameter '", parameter.name,
                 "' got more gradients than in the first backward, which static_graph excludes");
+    parameter.is_late = parameter.is_late || is_late;
+    if (gradient.defined()) set_aside(parameter);
   } else if (parameter.count >= parameter.expected) {
     take(parameter, incoming);
-    sets_.front().note_ready(index);
-    launch_complete_buckets();
+    note_ready(index);
   }
   group_->progress();
   note_reduced();
+}
+
+void ReducerState::on_gradient_of_another(std::size_t index) {
+  const std::lock_guard lock(mutex_);
+  if (is_paused() || !is_in_cycle_ || backward_.expired()) return;
+  const at::NoGradGuard no_grad;
+  Parameter& parameter = parameters_[index];
+  parameter.is_shared = true;
+  if (!parameter.is_planned) return;
+  ++parameter.count;
+  if (!bucket_of(parameter).is_launched() && parameter.count >= parameter.expected) {
+    bucket_of(parameter).take_nothing(parameter.place);
+    note_ready(index);
+  }
+  group_->progress();
+  note_reduced();
+}
+
+void ReducerState::note_ready(std::size_t index) {
+  sets_.front().note_ready(index);
+  launch_complete_buckets();
+}
+
+ReducerState::Claim ReducerState::claim() {
+  const std::lock_guard lock(mutex_);
+  using Reason = Claim::Reason;
+  if (is_paused()) {
+    if (!accumulation_.expired()) return {Reason::PausedReached, {}};
+    return {samples_.has_hidden() ? Reason::PausedHidden : Reason::Paused, {}};
+  }
+  if (is_in_cycle_ && !backward_.expired()) return {Reason::Reached, cycle_begin_};
+  return {samples_.has_hidden() ? Reason::Hidden : Reason::Idle, {}};
 }
 
 void ReducerState::note_reduced() {
@@ -162,18 +211,31 @@ void ReducerState::note_reduced() {
 void ReducerState::take(Parameter& parameter, const at::Tensor& incoming) {
   const at::Tensor& gradient = parameter.tensor.grad();
   GradientBucket& bucket = bucket_of(parameter);
-  if (parameter.is_sparse || (gradient.defined() && gradient.layout() != at::kStrided)) {
+  const bool has_taken = bucket.has_taken(parameter.place);
+  // Nothing has come in this cycle; or what has come is of no samples, and is dropped if others
+  // have some.
+  const bool may_stay = (!parameter.is_used || scale_ == 0) && !has_taken;
+  if (may_stay) parameter.kept = gradient;
+  const bool is_sparse = gradient.defined() && gradient.layout() != at::kStrided && !has_taken;
+  if (parameter.is_sparse || is_sparse) {
     parameter.is_sparse = true;
+    if (gradient.defined()) set_aside(parameter);
     return bucket.take_nothing(parameter.place);
   }
-  if (!parameter.is_used) keep(parameter);
-  bucket.take(parameter.place, parameter.tensor, scale_, incoming);
+  bucket.take(parameter.place, parameter.tensor, scale_, incoming, may_stay);
 }
 
-void ReducerState::keep(Parameter& parameter) {
-  const at::Tensor& gradient = parameter.tensor.grad();
-  const bool is_view = bucket_of(parameter).is_view(parameter.place, gradient);
-  parameter.kept = is_view ? gradient.clone() : gradient;
+void ReducerState::set_aside(Parameter& parameter) {
+  at::Tensor& gradient = parameter.tensor.mutable_grad();
+  at::Tensor& aside = parameter.aside;
+  if (!aside.defined()) {
+    aside = gradient;
+  } else if (aside.layout() != at::kStrided && gradient.layout() == at::kStrided) {
+    aside = aside.add(gradient.to_sparse(aside.sparse_dim()));
+  } else {
+    aside = aside.add(gradient);
+  }
+  gradient.reset();
 }
 
 void ReducerState::launch_complete_buckets() {
@@ -196,18 +258,17 @@ void ReducerState::launch(GradientBucket& bucket) {
   bucket.launch(
       *group_, hook_,
       GradientBucketView(launched_, launched_ + 1 == buckets_.size(), sets_.front().number(),
-                         bucket.flat(), bucket.views(), std::move(tensors)));
+                         bucket.flat(), bucket.parts(), std::move(tensors)));
 }
 
 void ReducerState::recover() {
   for (GradientBucket& bucket : buckets_) {
     if (bucket.is_launched()) bucket.wait();
   }
-  const std::int64_t samples = samples_;  // the same outputs may get another backward
-  const bool are_said = are_samples_said_;
+  SampleCount samples = std::move(samples_);  // the same outputs may get another backward
   reset();
-  samples_ = samples;
-  are_samples_said_ = are_said;
+  samples.forget_counted();
+  samples_ = std::move(samples);
 }
 
 void ReducerState::reset() noexcept {
@@ -218,13 +279,13 @@ void ReducerState::reset() noexcept {
   }
   for (Parameter& parameter : parameters_) {
     parameter.count = 0;
-    parameter.is_sparse = parameter.is_late = parameter.is_used = false;
+    parameter.is_sparse = parameter.is_late = parameter.is_used = parameter.is_shared = false;
+    parameter.aside.reset();
     parameter.kept.reset();
     parameter.late.reset();
   }
   launched_ = let_go_ = 0;
-  samples_ = 0;
-  are_samples_said_ = false;
+  samples_.clear();
   is_in_cycle_ = false;
 }
 
@@ -243,20 +304,38 @@ void ReducerState::settle() noexcept {
   reset();
 }
 
-void ReducerState::note_forward(std::int64_t samples) {
+void ReducerState::begin_forward(std::optional<std::int64_t> samples) {
   const std::lock_guard lock(mutex_);
   if (is_in_cycle_ && backward_.expired()) {
     recover();
-    samples_ = 0;
-    are_samples_said_ = false;
+    samples_.clear();
   }
-  if (!are_samples_said_) samples_ += samples;
+  samples_.begin_forward(samples);
+}
+
+void ReducerState::end_forward() {
+  const std::lock_guard lock(mutex_);
+  samples_.end_forward();
+}
+
+void ReducerState::show(const at::Tensor& output) {
+  const std::lock_guard lock(mutex_);
+  samples_.show(output);
+}
+
+std::shared_ptr<SampleCount::Output> ReducerState::watch(const at::Tensor& output) {
+  const std::lock_guard lock(mutex_);
+  return samples_.watch(output);
+}
+
+void ReducerState::set_listeners(std::size_t index, std::shared_ptr<ParameterListeners> listeners) {
+  const std::lock_guard lock(mutex_);
+  parameters_[index].listeners = std::move(listeners);
 }
 
 void ReducerState::set_samples(std::int64_t samples) {
   const std::lock_guard lock(mutex_);
-  samples_ = samples;
-  are_samples_said_ = true;
+  samples_.say(samples);
 }
 
 void ReducerState::set_hook(CommunicationHook hook) {

@@ -23,9 +23,11 @@
 #include "parallel/bucket_planner.h"
 #include "parallel/gradient_bucket.h"
 #include "parallel/module_state.h"
+#include "parallel/parameter_listeners.h"
 #include "parallel/plan_learner.h"
 #include "parallel/planned_set.h"
 #include "parallel/reduction_summary.h"
+#include "parallel/sample_count.h"
 
 namespace lockstep {
 
@@ -47,16 +49,40 @@ class ReducerState : public std::enable_shared_from_this<ReducerState> {
                const DistributedDataParallelOptions& options,
                std::shared_ptr<const std::atomic<int>> pauses,
                DistributedDataParallelStatistics so_far);
+  /// Gradients that somebody still holds do not keep the group's memory.
+  ~ReducerState();
+  ReducerState(const ReducerState&) = delete;
+  ReducerState& operator=(const ReducerState&) = delete;
 
   // --- from autograd's hooks ---
-  /// Some backward has begun, as far as this model is concerned.
-  void begin();
+  /// Some backward has reached an output. `is_for_parameters`: it makes gradients of parameters,
+  /// and so begins, as far as this model is concerned.
+  void reach(SampleCount::Output& output, bool is_for_parameters);
+  /// Why a gradient may be this model's rather than another's that has the parameter too. From the
+  /// weakest reason to the strongest: it is as good as any, it had a forward whose outputs nobody
+  /// can watch, this backward has reached an output; each time one that averages goes before one
+  /// that accumulates.
+  struct Claim {
+    enum class Reason { Paused, Idle, PausedHidden, Hidden, PausedReached, Reached };
+    Reason reason = Reason::Idle;
+    std::chrono::steady_clock::time_point since;  // of `Reached`: the first one's memory is lent
+    [[nodiscard]] bool is_weaker_than(const Claim& other) const {
+      return reason != other.reason ? reason < other.reason : since > other.since;
+    }
+  };
+  [[nodiscard]] Claim claim();
   /// `incoming`: what autograd made the gradient of.
   void on_gradient(std::size_t index, const at::Tensor& incoming);
+  /// The same of a gradient that another model that shares the parameter has taken.
+  void on_gradient_of_another(std::size_t index);
 
   // --- from the program ---
-  /// A forward whose outputs may get a backward begins.
-  void note_forward(std::int64_t samples);
+  /// A forward whose outputs may get a backward begins. `samples`: if it shows.
+  void begin_forward(std::optional<std::int64_t> samples);
+  void end_forward();
+  void show(const at::Tensor& output);
+  [[nodiscard]] std::shared_ptr<SampleCount::Output> watch(const at::Tensor& output);
+  void set_listeners(std::size_t index, std::shared_ptr<ParameterListeners> listeners);
   void set_samples(std::int64_t samples);
   void set_hook(CommunicationHook hook);
   /// These need gradients from the next backward on; not none.
@@ -69,8 +95,12 @@ class ReducerState : public std::enable_shared_from_this<ReducerState> {
   void set_waiting(const std::vector<bool>& waiting);
   /// Tensors that get rank 0's values at the end of the next cycle. The same on all ranks.
   void share_values(NamedTensors tensors);
+  [[nodiscard]] SampleCount sample_count();
+  /// Takes it over from a predecessor.
+  void set_sample_count(SampleCount samples);
   [[nodiscard]] NamedTensors shared_values();
-  [[nodiscard]] bool shadow();
+  /// `round`: lives as long as models that are trained together do this once.
+  [[nodiscard]] bool shadow(const std::shared_ptr<bool>& round);
   [[nodiscard]] int first_active_rank();
   /// Whether some rank has made a cycle of zeros since this was last asked.
   [[nodiscard]] bool take_had_shadows();
@@ -85,15 +115,18 @@ class ReducerState : public std::enable_shared_from_this<ReducerState> {
     std::string name;
     at::Tensor tensor;
     bool is_planned = false;
+    std::shared_ptr<ParameterListeners> listeners;
     std::size_t bucket = 0;  // this and the place: if it is planned
     std::size_t place = 0;
     int expected = 1;  // gradients in a backward; how many the one before had
     // In this backward:
     int count = 0;
     bool is_sparse = false;
-    bool is_late = false;  // has a gradient that its bucket did not take
-    at::Tensor kept;       // its gradient if no rank used it
-    at::Tensor late;       // the average of those that no bucket took, where it is not planned
+    bool is_late = false;    // has a gradient that its bucket did not take
+    bool is_shared = false;  // another model that has it took one
+    at::Tensor aside;        // what its bucket cannot take: late gradients, sparse ones
+    at::Tensor kept;         // its gradient if no rank used it
+    at::Tensor late;         // the average of those that no bucket took, where it is not planned
     // Since the last average:
     bool is_used = false;
     // On any rank, in the last cycle with a summary:
@@ -132,6 +165,8 @@ class ReducerState : public std::enable_shared_from_this<ReducerState> {
   /// is being worked on is done or dropped, or `close_arenas`.
   void open_arenas();
   void close_arenas() noexcept;
+  /// Moves gradients that somebody holds to memory of their own.
+  void vacate() noexcept;
 
   // reducer_plan.cpp
   /// The set that is wanted is the one from now on, by its plan.
@@ -144,10 +179,13 @@ class ReducerState : public std::enable_shared_from_this<ReducerState> {
   // reducer_state.cpp
   [[nodiscard]] bool is_paused() const { return *pauses_ != 0; }
   void begin_locked();
-  void begin_cycle(std::int64_t samples);
+  /// Without samples: this rank has no data.
+  void begin_cycle(std::optional<std::int64_t> samples);
+  [[nodiscard]] std::int64_t count_samples();
   void take(Parameter& parameter, const at::Tensor& incoming = {});
-  /// Keeps what gradient a parameter has, for when no rank used it.
-  void keep(Parameter& parameter);
+  /// From the parameter to `aside`.
+  void set_aside(Parameter& parameter);
+  void note_ready(std::size_t index);
   void launch_complete_buckets();
   void launch(GradientBucket& bucket);
   /// A backward that threw left its buckets half filled; what it had started is finished first.
@@ -166,7 +204,7 @@ class ReducerState : public std::enable_shared_from_this<ReducerState> {
   [[nodiscard]] bool has_summary() const;
   void launch_summary();
   /// What a parameter that is not planned has all the same.
-  static void note_left_over(Parameter& parameter);
+  void note_left_over(Parameter& parameter);
   /// Adds to the text what this rank has frozen.
   void explain(MismatchError& error) const;
   /// Throws: `MismatchError` on all ranks where they do not belong to the same backward.
@@ -174,7 +212,10 @@ class ReducerState : public std::enable_shared_from_this<ReducerState> {
   [[nodiscard]] double factor();
   void add_late_gradients();
   void give_all(double factor);
-  void give_sparse(Parameter& parameter, double factor);
+  void note_usage(std::size_t index);
+  /// Makes it the parameter's gradient, or adds it to what another model made that.
+  void give(Parameter& parameter, const at::Tensor& average);
+  [[nodiscard]] at::Tensor sparse_average(const Parameter& parameter, double factor);
   void synchronize_buffers();
   void learn();
 
@@ -196,18 +237,17 @@ class ReducerState : public std::enable_shared_from_this<ReducerState> {
   bool had_idle_ = false;       // forwards without parameters that need gradients
   NamedTensors shared_;         // get rank 0's values at the end of this cycle
   CommunicationHook hook_;
-  std::int64_t samples_ = 0;       // of forwards since the last average
-  bool are_samples_said_ = false;  // by the program
-  std::int64_t last_samples_ = 0;  // of the backward before
-  std::int64_t nominal_ = 0;       // samples that a rank usually has; 0: not known yet
+  SampleCount samples_;
+  std::int64_t nominal_ = 0;  // samples that a rank usually has; 0: not known yet
 
   bool is_in_cycle_ = false;
-  std::weak_ptr<bool> backward_;     // lives as long as the backward under way
-  std::weak_ptr<void> open_arenas_;  // as long as the arenas are open for one
-  bool has_failed_ = false;          // others may still write to what was in buckets
-  std::size_t launched_ = 0;         // buckets, in their order
-  std::size_t let_go_ = 0;           // of these, known to be reduced
-  double scale_ = 1;                 // of this rank's gradients in this cycle
+  std::weak_ptr<bool> backward_;  // lives as long as the backward under way
+  std::weak_ptr<void>
+      accumulation_;          // the same while paused; as long as the arenas are open for it
+  bool has_failed_ = false;   // others may still write to what was in buckets
+  std::size_t launched_ = 0;  // buckets, in their order
+  std::size_t let_go_ = 0;    // of these, known to be reduced
+  double scale_ = 1;          // of this rank's gradients in this cycle
   std::uint64_t cycles_ = 0;
   int first_active_rank_ = 0;
   bool had_shadows_ = false;

@@ -17,8 +17,8 @@ void ReductionSummary::clear() {
   work_.reset();
 }
 
-void ReductionSummary::set_samples(std::int64_t samples) {
-  words_[rank_] = samples;
+void ReductionSummary::set_samples(std::optional<std::int64_t> samples) {
+  words_[rank_] = samples ? *samples + 1 : 0;
 }
 
 void ReductionSummary::launch(ProcessGroup& group) {
@@ -26,17 +26,16 @@ void ReductionSummary::launch(ProcessGroup& group) {
 }
 
 std::int64_t ReductionSummary::total_samples() const {
-  return std::accumulate(words_, words_ + world_size_, std::int64_t{0});
+  return std::accumulate(words_, words_ + world_size_, std::int64_t{0}) - active_ranks();
 }
 
 int ReductionSummary::active_ranks() const {
-  return static_cast<int>(std::count_if(words_, words_ + world_size_,
-                                        [](std::int64_t samples) { return samples > 0; }));
+  return static_cast<int>(world_size_ - std::count(words_, words_ + world_size_, std::int64_t{0}));
 }
 
 int ReductionSummary::first_active_rank() const {
   for (int rank = 0; rank < world_size_; ++rank) {
-    if (words_[rank] > 0) return rank;
+    if (is_active(rank)) return rank;
   }
   return 0;
 }

@@ -23,7 +23,8 @@ class ReductionSummary {
 
   /// Ready to be written.
   void clear();
-  void set_samples(std::int64_t samples);
+  /// Nothing: this rank has no data.
+  void set_samples(std::optional<std::int64_t> samples);
   void add_used(std::size_t parameter) { entry(parameter) += kUsed; }
   void add_late(std::size_t parameter) { entry(parameter) += kLate; }
   void add_sparse(std::size_t parameter) { entry(parameter) += kSparse; }
@@ -36,10 +37,11 @@ class ReductionSummary {
   void wait(ProcessGroup& group) { work_->wait(group.timeout()); }
 
   // --- after `wait`: sums over the ranks ---
-  [[nodiscard]] std::int64_t samples_of(int rank) const { return words_[rank]; }
+  /// Whether a rank had data, be it none in number.
+  [[nodiscard]] bool is_active(int rank) const { return words_[rank] != 0; }
   [[nodiscard]] std::int64_t total_samples() const;
   [[nodiscard]] int active_ranks() const;
-  /// The first rank with samples; 0 where none has any.
+  /// The first rank with data; 0 where none has any.
   [[nodiscard]] int first_active_rank() const;
   /// How many ranks said so.
   [[nodiscard]] std::int64_t idle() const { return words_[tensor_.numel() - 1]; }
@@ -52,7 +54,8 @@ class ReductionSummary {
   }
 
  private:
-  // Three counts of ranks in one word.
+  // A rank's word is its samples plus one, or 0 without data; a parameter's has three counts of
+  // ranks.
   static constexpr std::int64_t kField = std::int64_t{1} << 21;
   static constexpr std::int64_t kUsed = 1;
   static constexpr std::int64_t kLate = kField;

@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -79,8 +80,9 @@ class LOCKSTEP_API DistributedDataParallelBase : public torch::nn::Module {
   /// Throws: `c10::Error` with `static_graph`. Source: PyTorch's Join.
   void join(const std::function<void()>& step = nullptr);
 
-  /// How many samples this rank counts in the next average, with `GradientAveraging::Samples`.
-  /// Otherwise forward adds up the sizes of the first dimension of its first argument.
+  /// How many samples this rank counts in the next average, with `GradientAveraging::Samples`; 0:
+  /// its gradients count nothing. Otherwise these are the sizes of the first dimension of forward's
+  /// first argument, added up over the forwards that backward goes through.
   void set_samples(std::int64_t samples);
 
   /// Replaces the all-reduce of each bucket, from the next backward on; null brings it back. The
@@ -115,10 +117,10 @@ class LOCKSTEP_API DistributedDataParallelBase : public torch::nn::Module {
                               std::shared_ptr<ProcessGroup> group,
                               const DistributedDataParallelOptions& options);
 
-  /// Come before each forward of so many samples, and after it. Where parameters that had no
-  /// gradients before need them, or have got another form, all ranks compare them and divide them
-  /// into buckets anew. Collective in that case.
-  void begin_forward(std::int64_t samples);
+  /// Come before each forward, and after it; `samples`: if their number shows. Where parameters
+  /// that had no gradients before need them, or have got another form, all ranks compare them and
+  /// divide them into buckets anew. Collective in that case.
+  void begin_forward(std::optional<std::int64_t> samples);
   void end_forward();
   /// Makes the backward that reaches `output` finish the reduction when its outermost graph is
   /// done, also where parts of the model run a backward of their own (checkpointing).
@@ -138,8 +140,9 @@ class LOCKSTEP_API DistributedDataParallelBase : public torch::nn::Module {
   void compare_and_hook(bool has_graph);
   void replace_reducer(std::vector<std::pair<std::string, torch::Tensor>> hooked);
   [[nodiscard]] std::vector<std::pair<std::string, torch::Tensor>> parameters_to_hook() const;
-  /// Takes part in a backward of the others. Returns false when no rank had data. Collective.
-  bool shadow();
+  /// Takes part in a backward of the others. Returns false when no rank had data. `round`: lives as
+  /// long as all models do so once. Collective.
+  bool shadow(const std::shared_ptr<bool>& round);
 
   std::shared_ptr<torch::nn::Module> module_;
   std::shared_ptr<ProcessGroup> group_;
@@ -153,6 +156,7 @@ class LOCKSTEP_API DistributedDataParallelBase : public torch::nn::Module {
   bool is_watched_ = false;                   // the forward under way: its backward averages
   DistributedDataParallelStatistics so_far_;  // of reducers that were replaced
   Clock::time_point forward_begin_;
+  std::optional<std::int64_t> forward_samples_;
   Clock::duration forward_ = {}, forward_total_ = {};
   std::uint64_t forward_step_ = 0;  // of `forward_`
 };

@@ -96,11 +96,13 @@ TEST(GradientArena, TakesNothingThatIsNotAWholeBlockOfItsOwn) {
   EXPECT_NE(arena->make(1, block).data_ptr(), block.data_ptr());
 }
 
-TEST(GradientArena, OverwritesAParametersLastGradientOnlyWhereItHasNoOther) {
+TEST(GradientArena, OverwritesAParametersLastGradientOnlyWhereItIsStillTheParameters) {
   const auto arena = make_arena({kBytes, kBytes});
   const auto last = arena->make(0, torch::zeros({kElements}));
   arena->end_cycle();
-  EXPECT_EQ(arena->make(0, last).data_ptr(), last.data_ptr());
+  EXPECT_EQ(arena->make(0, last, last).data_ptr(), last.data_ptr());
+  arena->end_cycle();
+  EXPECT_NE(arena->make(0, last).data_ptr(), last.data_ptr()) << "somebody keeps it";
   arena->end_cycle();
   const auto fresh = allocate(arena, kElements);
   ASSERT_TRUE(is_in(arena, fresh));
@@ -121,6 +123,36 @@ TEST(GradientArena, OutlivesNobodyButItsTensors) {
   EXPECT_EQ(tensor.sum().item<float>(), 3.0F * kElements);
   tensor.reset();
   EXPECT_TRUE(weak.expired());
+}
+
+TEST(GradientArena, MovesKeptGradientsAwayWhereThereIsNoOtherBlock) {
+  const auto arena = make_arena({kBytes});
+  std::vector<torch::Tensor> kept;
+  for (int cycle = 0; cycle < 10; ++cycle) {
+    const auto gradient = arena->make(0, torch::zeros({kElements}));
+    ASSERT_TRUE(is_in(arena, gradient));
+    gradient.fill_(cycle);
+    kept.push_back(cycle % 2 == 0 ? gradient : gradient.view({2, -1}));
+    arena->end_cycle();
+  }
+  for (int cycle = 0; cycle < 10; ++cycle) {
+    EXPECT_TRUE(torch::all(kept[static_cast<std::size_t>(cycle)] == cycle).item<bool>());
+  }
+}
+
+TEST(GradientArena, IsGoneOnceItIsVacated) {
+  auto arena = make_arena({kBytes, kBytes});
+  const std::weak_ptr<GradientArena> weak = arena;
+  const auto made = arena->make(0, torch::zeros({kElements})).fill_(3);
+  const auto taken = allocate(arena, kElements).fill_(4);
+  ASSERT_TRUE(arena->take(1, taken));
+  const auto view = taken.narrow(0, 7, 5);
+  arena->vacate();
+  arena.reset();
+  EXPECT_TRUE(weak.expired());
+  EXPECT_EQ(made.sum().item<float>(), 3.0F * kElements);
+  EXPECT_EQ(taken.sum().item<float>(), 4.0F * kElements);
+  EXPECT_EQ(view.sum().item<float>(), 20);
 }
 
 TEST(GradientArena, LendsPointersWithoutOwnersToo) {
@@ -168,7 +200,7 @@ class GradientArenaAtRandom : public ::testing::TestWithParam<unsigned> {
   void end_cycle() {
     for (auto& [parameter, gradient] : current_) {
       // Some keep it, for good; others have none in the next backward.
-      if (pick(8) == 0) held_.push_back(gradient.first);
+      if (pick(8) == 0) held_.push_back(gradient);
       if (pick(2) == 0) gradient.first.reset();
     }
     std::erase_if(current_, [](const auto& item) { return !item.second.first.defined(); });
@@ -181,6 +213,9 @@ class GradientArenaAtRandom : public ::testing::TestWithParam<unsigned> {
     for (const auto& [parameter, gradient] : current_) {
       ASSERT_TRUE(torch::all(gradient.first == static_cast<float>(gradient.second)).item<bool>());
     }
+    for (const auto& [gradient, stamp] : held_) {
+      ASSERT_TRUE(torch::all(gradient == static_cast<float>(stamp)).item<bool>());
+    }
   }
   std::size_t pick(std::size_t count) { return random_() % count; }
 
@@ -189,7 +224,7 @@ class GradientArenaAtRandom : public ::testing::TestWithParam<unsigned> {
       make_arena({kBytes, kBytes, kBytes, 2 * kBytes, 2 * kBytes, 2 * kBytes});
   int stamp_ = 0;
   std::vector<std::pair<torch::Tensor, int>> kept_;  // no gradients
-  std::vector<torch::Tensor> held_;                  // of old gradients
+  std::vector<std::pair<torch::Tensor, int>> held_;  // old gradients
   std::map<std::size_t, std::pair<torch::Tensor, int>> current_;
 };
 INSTANTIATE_TEST_SUITE_P(Seeds, GradientArenaAtRandom, ::testing::Range(0u, 10u));

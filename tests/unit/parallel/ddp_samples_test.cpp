@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Which samples count in averages by samples, with ranks as threads.
+#include <gtest/gtest.h>
+#include <lockstep/parallel/distributed_data_parallel.h>
+
+#include <cmath>
+
+#include "support/expected_errors.h"
+#include "support/in_process_ranks.h"
+#include "support/small_nets.h"
+
+namespace lockstep::testing {
+namespace {
+
+using Group = std::shared_ptr<ProcessGroup>;
+
+struct HiddenOutput {
+  torch::Tensor loss;
+};
+
+/// Its gradient is the mean of the batch's rows.
+struct RowMeanImpl : torch::nn::Module {
+  RowMeanImpl() { weight = register_parameter("weight", torch::zeros({1})); }
+  torch::Tensor forward(const torch::Tensor& x, bool throws = false) {
+    auto loss = (x * weight).sum() / std::max<std::int64_t>(1, x.size(0));
+    if (throws) throw std::runtime_error("no forward today");
+    return loss;
+  }
+  HiddenOutput forward(const torch::Tensor& x, const std::string&) { return {forward(x)}; }
+  torch::Tensor forward(const std::vector<torch::Tensor>& rows) {
+    return forward(torch::stack(rows));
+  }
+  torch::Tensor weight;
+};
+TORCH_MODULE(RowMean);
+
+torch::Tensor constant_rows(std::int64_t count, float value) {
+  return torch::full({count, 1}, value);
+}
+
+class DdpSamples : public ::testing::TestWithParam<int> {
+ protected:
+  using Model = DistributedDataParallel<RowMean>;
+  struct Rank {
+    Group group;
+    Model& model;
+    [[nodiscard]] int number() const { return group->rank(); }
+    [[nodiscard]] float value() const { return static_cast<float>(group->rank() + 1); }
+  };
+
+  static Model wrap(const Group& group) {
+    return {RowMean(), group,
+            DistributedDataParallelOptions().averaging(GradientAveraging::Samples)};
+  }
+  static float gradient(const Model& model) { return model->module()->weight.grad().item<float>(); }
+  /// `step` does one backward of samples as often as rank and step say, with values rank + 1.
+  /// Twice, since the first step also learns what is usual.
+  static void expect_average(const std::function<void(const Rank&, int step)>& step,
+                             const std::function<int(int rank, int step)>& samples) {
+    run_ranks_or_throw(GetParam(), [&](const Group& group) {
+      auto model = wrap(group);
+      for (int number = 0; number < 3; ++number) {
+        model->zero_grad();
+        step({group, model}, number);
+        float sum = 0;
+        float total = 0;
+        for (int rank = 0; rank < group->size(); ++rank) {
+          const auto count = static_cast<float>(samples(rank, number));
+          sum += count * static_cast<float>(rank + 1);
+          total += count;
+        }
+        EXPECT_FLOAT_EQ(gradient(model), total == 0 ? 0 : sum / total) << "step " << number;
+      }
+      group->close();
+    });
+  }
+};
+INSTANTIATE_TEST_SUITE_P(WorldSizes, DdpSamples, ::testing::Values(2, 3));
+
+int one_sample_each(int, int) {
+  return 1;
+}
+
+TEST_P(DdpSamples, OfAForwardWithoutBackwardDoNotCount) {
+  expect_average(
+      [](const Rank& rank, int step) {
+        const auto before = rank.model->forward(constant_rows(rank.number() == 0 ? 5 : 1, 9));
+        if (step == 1) static_cast<void>(rank.model->forward(constant_rows(7, 9)));  // gone at once
+        const auto loss = rank.model->forward(constant_rows(1, rank.value()));
+        const auto after = rank.model->forward(constant_rows(rank.number() + 3, 9));
+        loss.backward();
+      },
+      one_sample_each);
+}
+
+TEST_P(DdpSamples, OfAForwardThatThrewDoNotCount) {
+  expect_average(
+      [](const Rank& rank, int) {
+        if (rank.number() == 0) {
+          EXPECT_THROW(static_cast<void>(rank.model->forward(constant_rows(5, 9), true)),
+                       std::runtime_error);
+        }
+        const auto loss = rank.model->forward(constant_rows(1, rank.value()));
+        if (rank.number() == 1) {
+          EXPECT_THROW(static_cast<void>(rank.model->forward(constant_rows(5, 9), true)),
+                       std::runtime_error);
+          const torch::NoGradGuard no_grad;
+          static_cast<void>(rank.model->forward(constant_rows(4, 9)));
+        }
+        loss.backward();
+      },
+      one_sample_each);
+}
+
+TEST_P(DdpSamples, OfAnEmptyBatchAreNone) {
+  for (const int first : {0, 1}) {
+    // Rank 0 has rows in every second step; in the first one too, or not.
+    const auto samples = [=](int rank, int step) { return rank == 0 && step % 2 == first ? 0 : 4; };
+    expect_average(
+        [=](const Rank& rank, int step) {
+          rank.model->forward(constant_rows(samples(rank.number(), step), rank.value())).backward();
+        },
+        samples);
+  }
+}
+
+TEST_P(DdpSamples, OfAnEmptyBatchCountNothingThoughTheirMeanIsNoNumber) {
+  expect_average(
+      [](const Rank& rank, int) {
+        const auto x = rank.number() == 0 ? constant_rows(0, 1) : constant_rows(2, rank.value());
+        const auto loss = rank.model->forward(x);
+        (rank.number() == 0 ? loss * std::nanf("") : loss).backward();
+      },
+      [](int rank, int) { return rank == 0 ? 0 : 2; });
+}
+
+TEST_P(DdpSamples, OfNobodyLeaveGradientsAsTheyAre) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    auto model = wrap(group);
+    model->forward(constant_rows(2, static_cast<float>(group->rank()))).backward();
+    const auto mean_rank = static_cast<float>(group->size() - 1) / 2;
+    EXPECT_FLOAT_EQ(gradient(model), mean_rank);
+    model->forward(constant_rows(0, 5)).backward();  // on all ranks
+    EXPECT_FLOAT_EQ(gradient(model), mean_rank);
+    model->zero_grad();
+    model->forward(constant_rows(0, 5)).backward();
+    EXPECT_EQ(gradient(model), 0);
+    model->zero_grad();
+    model->forward(constant_rows(2, static_cast<float>(group->rank()))).backward();
+    EXPECT_FLOAT_EQ(gradient(model), mean_rank);
+    group->close();
+  });
+}
+
+TEST_P(DdpSamples, OfSeveralForwardsAddUp) {
+  expect_average(
+      [](const Rank& rank, int step) {
+        const auto own = [&](int count) {
+          return rank.model->forward(constant_rows(count, rank.value()));
+        };
+        const auto wasted = own(6);
+        const auto guard_of = [&] { return rank.model->no_sync(); };
+        if (step == 0) {
+          ((own(1) + own(rank.number() + 1)) / 2).backward();
+        } else {
+          {
+            const auto guard = guard_of();
+            static_cast<void>(own(2));
+            (own(1) / 2).backward();
+          }
+          (own(rank.number() + 1) / 2).backward();
+        }
+      },
+      [](int rank, int) { return rank + 2; });
+}
+
+TEST_P(DdpSamples, CountAgainInAnotherBackwardOfTheSameOutputs) {
+  expect_average(
+      [](const Rank& rank, int) {
+        const auto loss = rank.model->forward(constant_rows(rank.number() + 1, rank.value()));
+        loss.backward({}, /*retain_graph=*/true);
+        rank.model->zero_grad();
+        static_cast<void>(torch::autograd::grad({loss}, {rank.model->module()->weight}, {}, true));
+        const auto wasted = rank.model->forward(constant_rows(9, 9));
+        torch::autograd::backward({loss}, {}, true, false, {rank.model->module()->weight});
+        rank.model->zero_grad();
+        loss.backward();
+      },
+      [](int rank, int) { return rank + 1; });
+}
+
+TEST_P(DdpSamples, OfOutputsThatNobodyCanWatchCountAsIfUsed) {
+  expect_average(
+      [](const Rank& rank, int) {
+        rank.model->forward(constant_rows(rank.number() + 1, rank.value()), std::string("hidden"))
+            .loss.backward();
+      },
+      [](int rank, int) { return rank + 1; });
+}
+
+TEST_P(DdpSamples, AreSaidByTheProgramBeOrNotBeThereAny) {
+  const auto samples = [](int rank, int step) { return rank == 0 && step != 1 ? 0 : rank + 2; };
+  expect_average(
+      [=](const Rank& rank, int step) {
+        const auto loss =
+            rank.model->forward(std::vector<torch::Tensor>(3, torch::full({1}, rank.value())));
+        rank.model->set_samples(samples(rank.number(), step));
+        loss.backward({}, /*retain_graph=*/true);
+        rank.model->zero_grad();
+        loss.backward();  // counts the same
+      },
+      samples);
+}
+
+TEST_P(DdpSamples, ThatNothingTellsAreAnErrorThatSaysSo) {
+  const auto errors = run_ranks(GetParam(), [](const Group& group) {
+    auto model = wrap(group);
+    model->forward(std::vector<torch::Tensor>(3, torch::ones({1}))).backward();
+  });
+  for (const auto& error : errors) {
+    expect_error<c10::Error>(error, "forward's first argument is no tensor of samples");
+  }
+  const auto others = run_ranks(GetParam(), [](const Group& group) {
+    auto model = wrap(group);
+    model->module()->weight.sum().backward();
+  });
+  for (const auto& error : others) {
+    expect_error<c10::Error>(error, "it goes through no output of forward");
+  }
+}
+
+}  // namespace
+}  // namespace lockstep::testing
