@@ -110,6 +110,7 @@ const Launcher* choose_innermost(const std::vector<const Launcher*>& found, cons
   const auto innermost = std::min_element(ages.begin(), ages.end());
   Candidate inner{found[static_cast<std::size_t>(innermost - ages.begin())], {}, *innermost};
   inner.place = read_environment(*inner.launcher, own);
+  const Launcher* chosen = inner.launcher;
   for (std::size_t i = 0; i < found.size(); ++i) {
     if (found[i] == inner.launcher) continue;
     const bool is_tied = ages[i] == inner.age;
@@ -118,12 +119,14 @@ const Launcher* choose_innermost(const std::vector<const Launcher*>& found, cons
     const Candidate other{found[i], *place, ages[i]};
     if (!is_same_place(inner.place, other.place)) {
       compare(inner, other, own);
-    } else if (is_tied && is_slurm(*other.launcher) && has_local_size(*other.launcher, own) &&
-               !has_local_size(*inner.launcher, own)) {
-      inner = other;  // srun sets variables of MPICH beside its own, which know more
+    } else if (has_local_size(*other.launcher, own) && !has_local_size(*chosen, own) &&
+               (!is_slurm(*other.launcher) || is_step(*other.launcher, own))) {
+      // One world, of which that one knows more: srun sets variables of MPICH beside its own, and
+      // scripts set RANK and WORLD_SIZE to what the launcher around them said.
+      chosen = other.launcher;
     }
   }
-  return inner.launcher;
+  return chosen;
 }
 
 /// Half a set of variables is no world; but it may be all that is left of one of several ranks.

@@ -211,7 +211,7 @@ TEST(LaunchEnvironment, TheInnermostLauncherCounts) {
     EXPECT_EQ(chosen(inner, {inner, both(open_mpi("3", "4"), torchrun("0", "1"))}), "torchrun");
   }
   // One launcher's variables twice are one world.
-  EXPECT_EQ(chosen(both(open_mpi("1", "2"), torchrun("1", "2")), {}), "Open MPI");
+  EXPECT_EQ(chosen(both(open_mpi("1", "2"), {{"RANK", "1"}, {"WORLD_SIZE", "2"}}), {}), "Open MPI");
 }
 
 TEST(LaunchEnvironment, TwoLaunchersThatContradictEachOtherAreAnError) {
@@ -257,6 +257,12 @@ TEST(LaunchEnvironment, AnAllocationOfSlurmContradictsNobody) {
 TEST(LaunchEnvironment, OfTwoSetsForOneWorldTheOneThatKnowsTheHostCounts) {
   EXPECT_EQ(chosen(both(mpich("5", "11"), kSlurm), {}), "Slurm");  // srun --mpi=pmi2
   EXPECT_EQ(chosen(both(mpich("5", "11"), slurm_step("5", "11")), {}), "MPICH");
+  // A script that the launcher starts exports them for programs that read nothing else.
+  const Variables exported{{"RANK", "5"}, {"WORLD_SIZE", "11"}};
+  const Variables on_hosts = both(open_mpi("5", "11"), {{"OMPI_COMM_WORLD_LOCAL_RANK", "1"},
+                                                        {"OMPI_COMM_WORLD_LOCAL_SIZE", "4"}});
+  EXPECT_EQ(chosen(both(on_hosts, exported), {on_hosts, {}}), "Open MPI");
+  EXPECT_EQ(chosen(both(kSlurm, exported), {kSlurm, {}}), "Slurm");
 }
 
 TEST(LaunchEnvironment, AnUnknownLauncherIsNotTakenForNone) {
