@@ -133,17 +133,17 @@ void DistributedDataParallelBase::compare_and_hook(bool has_graph) {
     if (!is_first) explain(error, options_.name());
     throw;
   }
-  known_.clear();
-  for (const auto& [name, tensor] : state) known_.push_back(tensor);
   if (group_->size() == 1) return;  // gradients are their own average
   replace_reducer(std::move(hooked));
-  if (!options_.broadcast_at_start()) return;
-  if (has_graph) {
+  if (options_.broadcast_at_start() && has_graph) {
     // Backward needs the values of its forward.
     reducer_->share_values(later);
-  } else {
+  } else if (options_.broadcast_at_start()) {
     broadcast_tensors(*group_, is_first ? state : later, 0);
   }
+  // Last: what an error leaves without rank 0's values gets them by the next attempt.
+  known_.clear();
+  for (const auto& [name, tensor] : state) known_.push_back(tensor);
 }
 
 void DistributedDataParallelBase::replace_reducer(NamedTensors hooked) {
