@@ -121,6 +121,8 @@ void ReducerState::begin_cycle(std::optional<std::int64_t> samples) {
 }
 
 void ReducerState::on_gradient(std::size_t index, const at::Tensor& incoming) {
+  // A fork that trains the wrapped module itself trains alone: the ranks' memory is not there.
+  if (!owner_.is_current()) return;
   const std::lock_guard lock(mutex_);
   const at::NoGradGuard no_grad;
   Parameter& parameter = parameters_[index];

@@ -6,6 +6,7 @@
 #include <lockstep/parallel/distributed_data_parallel.h>
 
 #include "support/expected_errors.h"
+#include "support/forks.h"
 #include "support/in_process_ranks.h"
 
 namespace lockstep::testing {
@@ -441,6 +442,28 @@ TEST_P(DdpChanges, AForwardWithAllFrozenOnOneRankAloneIsAnErrorOnAll) {
     }
   });
   for (const auto& error : errors) expect_error<MismatchError>(error, "with all parameters frozen");
+}
+
+// Autograd of LibTorch refuses to work in a fork where there is a GPU.
+TEST_P(DdpChanges, AForkThatTrainsTheModuleItselfTrainsAlone) {
+  if (torch::cuda::is_available()) GTEST_SKIP();
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    Weights net;
+    WrappedWeights model(net, group);
+    const torch::Tensor row = row_of_rank(group);
+    model->forward(row).backward();
+    model->zero_grad();
+    group->barrier();
+    run_in_fork([&] {
+      net->forward(row).backward();
+      if (net->a.grad()[0].item<double>() != group->rank() + 1.0) {
+        throw std::runtime_error("another gradient");
+      }
+    });
+    model->forward(row).backward();
+    expect_gradient(net->a, mean_row(group));
+    group->close();
+  });
 }
 
 TEST_P(DdpChanges, AParameterThatOneRankAloneCannotAverageIsAnErrorOnAll) {
