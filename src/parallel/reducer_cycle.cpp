@@ -142,13 +142,14 @@ void ReducerState::note_left_over(Parameter& parameter) {
   if (parameter.is_used) set_aside(parameter);
 }
 
-void ReducerState::check_summary() const {
+void ReducerState::check_summary() {
   if (summary_->idle() == 0 || summary_->idle() == summary_->active_ranks()) return;
+  const bool was_idle = std::exchange(had_idle_, false);  // said now, to all
   throw MismatchError(
       context_of(*group_),
       options_.name() + ": before this backward, " + std::to_string(summary_->idle()) + " of " +
           std::to_string(summary_->active_ranks()) + " ranks (" +
-          (had_idle_ ? "this one is one of them" : "not this one") +
+          (was_idle ? "this one is one of them" : "not this one") +
           ") made a forward with all parameters frozen",
       "all ranks freeze the same parameters; a rank that looks at something alone calls forward of "
       "the wrapped module");

@@ -208,7 +208,7 @@ class ReducerState : public std::enable_shared_from_this<ReducerState> {
   /// Adds to the text what this rank has frozen.
   void explain(MismatchError& error) const;
   /// Throws: `MismatchError` on all ranks where they do not belong to the same backward.
-  void check_summary() const;
+  void check_summary();
   [[nodiscard]] double factor();
   void add_late_gradients();
   void give_all(double factor);

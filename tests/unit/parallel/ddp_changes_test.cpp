@@ -444,6 +444,30 @@ TEST_P(DdpChanges, AForwardWithAllFrozenOnOneRankAloneIsAnErrorOnAll) {
   for (const auto& error : errors) expect_error<MismatchError>(error, "with all parameters frozen");
 }
 
+TEST_P(DdpChanges, ThatErrorComesOnce) {
+  if (GetParam() == 1) return;
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    Weights net;
+    WrappedWeights model(net, group);
+    const torch::Tensor row = row_of_rank(group);
+    int errors = 0;
+    // Rank 1 leaves one average out, so that it makes one step more.
+    for (int step = group->rank() == 1 ? -1 : 0; step < 4; ++step) {
+      const bool is_frozen = group->rank() == 1 && step == 0;
+      for (torch::Tensor& parameter : net->parameters()) parameter.set_requires_grad(!is_frozen);
+      model->zero_grad();
+      try {
+        model->forward(row.clone().set_requires_grad(true)).backward();
+      } catch (const MismatchError&) {
+        ++errors;
+      }
+    }
+    EXPECT_EQ(errors, 1);
+    expect_gradient(net->a, mean_row(group));
+    group->close();
+  });
+}
+
 // Autograd of LibTorch refuses to work in a fork where there is a GPU.
 TEST_P(DdpChanges, AForkThatTrainsTheModuleItselfTrainsAlone) {
   if (torch::cuda::is_available()) GTEST_SKIP();
