@@ -48,13 +48,12 @@ bool ReducerState::shadow(const std::shared_ptr<bool>& round) {
     for (Parameter& parameter : parameters_) {
       parameter.is_used = false;
       parameter.kept.reset();
-      if (!parameter.is_planned) continue;
       at::Tensor& gradient = parameter.tensor.mutable_grad();
       if (parameter.listeners && parameter.listeners->is_given_by_another(*this)) {
         parameter.kept = gradient;
       }
       gradient.reset();
-      bucket_of(parameter).take_nothing(parameter.place);
+      if (parameter.is_planned) bucket_of(parameter).take_nothing(parameter.place);
     }
     return complete_cycle();
   } catch (MismatchError& error) {

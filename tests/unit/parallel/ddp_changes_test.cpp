@@ -468,6 +468,24 @@ TEST_P(DdpChanges, ThatErrorComesOnce) {
   });
 }
 
+TEST_P(DdpChanges, ARankThatJoinedDropsTheLastGradientOfAFrozenParameter) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    Weights net;
+    WrappedWeights model(net, group);
+    torch::optim::SGD optimizer(net->parameters(), torch::optim::SGDOptions(0.1));
+    const int steps = group->rank() == 0 ? 2 : 1;
+    for (int step = 0; step < steps; ++step) {
+      model->zero_grad();
+      model->forward(row_of_rank(group)).backward();
+      optimizer.step();
+      net->a.set_requires_grad(false);
+    }
+    model->join([&] { optimizer.step(); });
+    expect_values_of_rank_zero(group, *net);
+    group->close();
+  });
+}
+
 // Autograd of LibTorch refuses to work in a fork where there is a GPU.
 TEST_P(DdpChanges, AForkThatTrainsTheModuleItselfTrainsAlone) {
   if (torch::cuda::is_available()) GTEST_SKIP();
