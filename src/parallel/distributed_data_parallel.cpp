@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
+#include <ATen/ops/full.h>
 #include <lockstep/parallel/distributed_data_parallel.h>
 
 #include <algorithm>
@@ -62,6 +63,13 @@ std::string names_of(const NamedTensors& later) {
   for (const auto& [name, tensor] : later)
     names += (names.empty() ? "; new: '" : ", '") + name + "'";
   return names;
+}
+
+/// Collective. Blocks.
+bool any_rank(ProcessGroup& group, bool is_so) {
+  const auto most = at::full({1}, is_so ? 1 : 0, at::kLong);
+  group.all_reduce(most, ReduceOp::Max).wait();
+  return most.item<std::int64_t>() != 0;
 }
 
 /// What `check_parameters` says, to be told to all ranks.
@@ -135,7 +143,7 @@ void DistributedDataParallelBase::compare_and_hook(bool has_graph) {
   }
   if (group_->size() == 1) return;  // gradients are their own average
   replace_reducer(std::move(hooked));
-  if (options_.broadcast_at_start() && has_graph) {
+  if (options_.broadcast_at_start() && !later.empty() && any_rank(*group_, has_graph)) {
     // Backward needs the values of its forward.
     reducer_->share_values(later);
   } else if (options_.broadcast_at_start()) {

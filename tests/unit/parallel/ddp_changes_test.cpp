@@ -240,6 +240,21 @@ TEST_P(DdpChanges, ParametersOfTheFirstForwardAreAveragedInItsBackwardAndEqualBe
   });
 }
 
+TEST_P(DdpChanges, ParametersThatOneRankMadeBeforeAreEqualToo) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    Lazy net(group->rank());
+    DistributedDataParallel<Lazy> model(net, group);
+    if (group->rank() == 0) {  // a look at one batch before the training
+      const torch::NoGradGuard no_grad;
+      model->forward(row_of_rank(group));
+    }
+    model->forward(row_of_rank(group)).backward();
+    expect_values_of_rank_zero(group, *net);
+    EXPECT_TRUE(net->weight.grad().defined());
+    group->close();
+  });
+}
+
 TEST_P(DdpChanges, ParametersAreMadeEqualOnRequest) {
   run_ranks_or_throw(GetParam(), [](const Group& group) {
     Weights net;
