@@ -50,6 +50,7 @@ bool ReducerState::shadow(const std::shared_ptr<bool>& round) {
       parameter.kept.reset();
       at::Tensor& gradient = parameter.tensor.mutable_grad();
       if (parameter.listeners && parameter.listeners->is_given_by_another(*this)) {
+        if (!parameter.is_planned) continue;  // that one's to drop
         parameter.kept = gradient;
       }
       gradient.reset();
