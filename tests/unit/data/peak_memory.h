@@ -52,6 +52,10 @@ inline std::int64_t peak_bytes_of(const std::function<void()>& call) {
 }
 
 /// What an error may cost, whatever a header claims: pieces of the readers, and the error itself.
+#ifdef __SANITIZE_ADDRESS__  // whose shadow memory and quarantine grow with every allocation
+inline constexpr std::int64_t kMostForAnError = std::int64_t{128} << 20;
+#else
 inline constexpr std::int64_t kMostForAnError = std::int64_t{16} << 20;
+#endif
 
 }  // namespace lockstep::data
