@@ -72,13 +72,11 @@ const char* name_of(BufferSync sync) {
 
 }  // namespace
 
-void check_arguments(const torch::nn::Module* module, const ProcessGroup* group,
+void check_arguments(const torch::nn::Module& module,
                      const DistributedDataParallelOptions& options) {
-  TORCH_CHECK(module != nullptr, "DistributedDataParallel: the module is empty");
-  TORCH_CHECK(group != nullptr, "DistributedDataParallel: the process group is null");
   check_options(options);
-  check_names(*module, options.ignored_names());
-  check_state(*module, options.ignored_names());
+  check_names(module, options.ignored_names());
+  check_state(module, options.ignored_names());
 }
 
 void check_parameters(const NamedTensors& parameters) {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-#include <lockstep/comm/process_group.h>
 #include <lockstep/parallel/distributed_data_parallel_options.h>
 #include <torch/nn/module.h>
 
@@ -11,8 +10,8 @@
 
 namespace lockstep {
 
-/// What one rank can see of misuse, before it asks the others. Throws: `c10::Error`.
-void check_arguments(const torch::nn::Module* module, const ProcessGroup* group,
+/// What one rank can see of misuse. Throws: `c10::Error`.
+void check_arguments(const torch::nn::Module& module,
                      const DistributedDataParallelOptions& options);
 
 /// `parameters`: those that need gradients. Throws: `c10::Error` for none, or a dtype that has no

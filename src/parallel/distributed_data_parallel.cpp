@@ -3,8 +3,8 @@
 #include <lockstep/parallel/distributed_data_parallel.h>
 
 #include <algorithm>
-#include <set>
 #include <string>
+#include <unordered_set>
 #include <utility>
 
 #include "native/posix/heap.h"
@@ -17,6 +17,7 @@ namespace lockstep {
 namespace {
 
 using Names = std::vector<std::string>;
+using TensorSet = std::unordered_set<const c10::TensorImpl*>;
 
 bool contains(const Names& names, const std::string& name) {
   return std::find(names.begin(), names.end(), name) != names.end();
@@ -40,7 +41,7 @@ NamedTensors state_of(const torch::nn::Module& module, const Names& ignored) {
 
 /// A parameter that two submodules share has one gradient.
 NamedTensors distinct(NamedTensors parameters) {
-  std::set<const c10::TensorImpl*> seen;
+  TensorSet seen;
   std::erase_if(parameters, [&](const auto& named) {
     return named.second.numel() == 0 || !seen.insert(named.second.unsafeGetTensorImpl()).second;
   });
@@ -52,9 +53,15 @@ NamedTensors with_gradient(NamedTensors parameters) {
   return distinct(std::move(parameters));
 }
 
-bool contains_tensor(const std::vector<torch::Tensor>& tensors, const torch::Tensor& tensor) {
-  return std::any_of(tensors.begin(), tensors.end(),
-                     [&](const torch::Tensor& other) { return other.is_same(tensor); });
+/// Those that are none of `known`.
+NamedTensors without(const std::vector<torch::Tensor>& known, const NamedTensors& tensors) {
+  TensorSet seen;
+  for (const torch::Tensor& tensor : known) seen.insert(tensor.unsafeGetTensorImpl());
+  NamedTensors rest;
+  for (const auto& named : tensors) {
+    if (!seen.contains(named.second.unsafeGetTensorImpl())) rest.push_back(named);
+  }
+  return rest;
 }
 
 /// Which tensors get rank 0's values must be the same on all ranks.
@@ -72,10 +79,13 @@ bool any_rank(ProcessGroup& group, bool is_so) {
   return most.item<std::int64_t>() != 0;
 }
 
-/// What `check_parameters` says, to be told to all ranks.
-std::string problem_of(const NamedTensors& parameters) {
+/// What makes this impossible on this rank, to be told to all: a rank that threw by itself would
+/// leave the others waiting.
+std::string problem_of(const torch::nn::Module& module,
+                       const DistributedDataParallelOptions& options, const NamedTensors& hooked) {
   try {
-    check_parameters(parameters);
+    check_arguments(module, options);
+    check_parameters(hooked);
     return "";
   } catch (const c10::Error& error) {
     return error.what_without_backtrace();
@@ -102,12 +112,13 @@ DistributedDataParallelBase::DistributedDataParallelBase(
       module_(std::move(module)),
       group_(std::move(group)),
       options_(options) {
-  check_arguments(module_.get(), group_.get(), options_);
+  TORCH_CHECK(module_ != nullptr, "DistributedDataParallel: the module is empty");
+  TORCH_CHECK(group_ != nullptr, "DistributedDataParallel: the process group is null");
   register_module("module", module_);
   // The number tells models apart also where the program gave two of them one name.
   const std::string number = std::to_string(group_->next_number());
   options_.name(options.name().empty() ? "model " + number : options.name() + " (" + number + ")");
-  record_ = std::make_unique<ParameterRecord>(module_->named_parameters());
+  record_ = std::make_unique<ParameterRecord>(*module_);
   compare_and_hook(/*has_graph=*/false);
 }
 
@@ -127,16 +138,14 @@ void DistributedDataParallelBase::compare_and_hook(bool has_graph) {
   const Names& ignored = options_.ignored_names();
   const bool is_first = known_.empty();
   const NamedTensors state = state_of(*module_, ignored);
-  NamedTensors later;  // than the others, whose values are equal already
-  for (const auto& named : state) {
-    if (!is_first && !contains_tensor(known_, named.second)) later.push_back(named);
-  }
+  // Than the others, whose values are equal already.
+  const NamedTensors later = is_first ? NamedTensors() : without(known_, state);
   auto hooked = parameters_to_hook();
   try {
     const auto scope = group_->with(
         CallOptions().name(options_.name() + (is_first ? ": parameters" : ": new parameters")));
-    check_same_on_all_ranks(*group_, problem_of(hooked), describe(options_) + names_of(later),
-                            state);
+    check_same_on_all_ranks(*group_, problem_of(*module_, options_, hooked),
+                            describe(options_) + names_of(later), state);
   } catch (MismatchError& error) {
     if (!is_first) explain(error, options_.name());
     throw;
@@ -156,10 +165,10 @@ void DistributedDataParallelBase::compare_and_hook(bool has_graph) {
 
 void DistributedDataParallelBase::replace_reducer(NamedTensors hooked) {
   if (options_.retain_freed_memory()) native::retain_freed_memory();
-  GradientReducer::Unfinished unfinished;
   if (reducer_) {
     so_far_ = reducer_->statistics();
-    unfinished = reducer_->unfinished();
+    // Kept until a successor has it: making one may fail.
+    unfinished_ = std::make_unique<UnfinishedReduction>(reducer_->unfinished());
   }
   reducer_.reset();  // before its successor takes memory
   reducer_ = std::make_unique<GradientReducer>(
@@ -169,13 +178,14 @@ void DistributedDataParallelBase::replace_reducer(NamedTensors hooked) {
       },
       options_, pauses_, so_far_);
   reducer_->set_hook(hook_);
-  reducer_->take_over(std::move(unfinished));
+  if (unfinished_) reducer_->take_over(std::move(*unfinished_));
+  unfinished_.reset();
 }
 
 void DistributedDataParallelBase::follow_parameters(bool has_graph) {
-  const auto now = module_->named_parameters();
-  if (reducer_ && record_->is_of(now) && !reducer_->has_lost_hooks()) return;
-  const auto needing = with_gradient(to_list(now, options_.ignored_names()));
+  if (reducer_ && record_->is_of(*module_) && !reducer_->has_lost_hooks()) return;
+  const auto needing =
+      with_gradient(to_list(module_->named_parameters(), options_.ignored_names()));
   if (reducer_ && reducer_->covers(needing)) {
     reducer_->follow_needs();
   } else if (!needing.empty()) {
@@ -183,7 +193,7 @@ void DistributedDataParallelBase::follow_parameters(bool has_graph) {
     compare_and_hook(has_graph);
   }
   needs_gradients_ = !needing.empty();
-  *record_ = ParameterRecord(now);
+  *record_ = ParameterRecord(*module_);
 }
 
 void DistributedDataParallelBase::begin_forward(std::optional<std::int64_t> samples) {

@@ -61,8 +61,8 @@ void GradientReducer::follow_needs() {
   if (!is_idle) state_->plan_for(std::move(planned));
 }
 
-GradientReducer::Unfinished GradientReducer::unfinished() const {
-  Unfinished result;
+UnfinishedReduction GradientReducer::unfinished() const {
+  UnfinishedReduction result;
   const auto waiting = state_->waiting();
   for (std::size_t i = 0; i < waiting.size(); ++i) {
     if (waiting[i]) result.waiting.push_back(hooked_[i].parameter);
@@ -72,7 +72,7 @@ GradientReducer::Unfinished GradientReducer::unfinished() const {
   return result;
 }
 
-void GradientReducer::take_over(Unfinished unfinished) {
+void GradientReducer::take_over(UnfinishedReduction unfinished) {
   std::vector<bool> waiting(hooked_.size(), false);
   for (const at::Tensor& parameter : unfinished.waiting) {
     const auto own = index_of_.find(parameter.unsafeGetTensorImpl());

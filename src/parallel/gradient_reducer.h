@@ -27,6 +27,13 @@ namespace lockstep {
 
 class ReducerState;
 
+/// What the next backward would have done, beside averaging that backward's gradients.
+struct UnfinishedReduction {
+  std::vector<at::Tensor> waiting;  ///< parameters whose gradients wait for their average
+  NamedTensors shared;              ///< of `GradientReducer::share_values`
+  SampleCount samples;
+};
+
 /// Averages gradients over the ranks while backward runs.
 ///
 /// Step 1 of the gradient path: autograd tells when a gradient is there; the reducer puts it into
@@ -61,15 +68,9 @@ class GradientReducer {
   /// Parameters were frozen or thawed: looks which of them need gradients now. Allocates nothing,
   /// and exchanges nothing: the names of the next calls say it.
   void follow_needs();
-  /// What its next backward would have done, beside averaging that backward's gradients.
-  struct Unfinished {
-    std::vector<at::Tensor> waiting;  ///< parameters whose gradients wait for their average
-    NamedTensors shared;              ///< of `share_values`
-    SampleCount samples;
-  };
-  [[nodiscard]] Unfinished unfinished() const;
+  [[nodiscard]] UnfinishedReduction unfinished() const;
   /// Takes that over from a predecessor.
-  void take_over(Unfinished unfinished);
+  void take_over(UnfinishedReduction unfinished);
   [[nodiscard]] bool has_waiting() const { return !unfinished().waiting.empty(); }
   /// Tensors that get rank 0's values at the end of the next backward. The same on all ranks.
   void share_values(const NamedTensors& tensors);

@@ -20,6 +20,7 @@ namespace {
 std::vector<std::string> describe(const std::string& problem, const std::string& settings,
                                   const NamedTensors& tensors) {
   std::vector<std::string> lines{problem, settings};
+  if (!problem.empty()) return lines;  // odd tensors have no sizes or strides to be shown
   for (const auto& [name, tensor] : tensors) {
     std::ostringstream line;
     line << "'" << name << "' " << tensor.scalar_type() << " " << tensor.sizes() << " strides "
@@ -68,20 +69,13 @@ std::string line_or_nothing(const std::vector<std::string>& lines, std::size_t i
 
 /// What makes it impossible to write the values of another rank to a tensor; nothing as a rule.
 std::string obstacle_of(const at::Tensor& tensor) {
-  std::ostringstream text;
-  if (tensor.is_nested()) {
-    text << "is a nested tensor";
-  } else if (tensor.layout() != at::kStrided) {
-    text << "has layout " << tensor.layout();
-  } else if (tensor.is_meta()) {
-    text << "is on the device meta, where there are no values";
-  } else if (tensor.is_quantized()) {
-    text << "is quantized (" << tensor.scalar_type() << ")";
-  } else if (at::has_internal_overlap(tensor) == at::MemOverlap::Yes) {
-    text << "of sizes " << tensor.sizes() << " is expanded (strides " << tensor.strides()
-         << "), so that several of its elements are one place in memory";
-  }
-  return std::move(text).str();
+  if (tensor.is_nested()) return "is a nested tensor";
+  if (tensor.layout() != at::kStrided) return c10::str("has layout ", tensor.layout());
+  if (tensor.is_meta()) return "is on the device meta, where there are no values";
+  if (tensor.is_quantized()) return c10::str("is quantized (", tensor.scalar_type(), ")");
+  if (at::has_internal_overlap(tensor) != at::MemOverlap::Yes) return "";
+  return c10::str("of sizes ", tensor.sizes(), " is expanded (strides ", tensor.strides(),
+                  "), so that several of its elements are one place in memory");
 }
 
 bool has_mean(const at::Tensor& tensor) {
@@ -178,6 +172,11 @@ void broadcast_tensors(ProcessGroup& group, const NamedTensors& tensors, int roo
   for (const auto& [name, tensor] : tensors) {
     check_can_be_shared("parameter or buffer", name, tensor);
     const at::Tensor values = tensor.detach();
+    // A rank that had these values already has no other graph than the others: what they must not
+    // use any more, it does not use either.
+    if (group.rank() == root && !tensor.is_inference()) {
+      tensor.unsafeGetTensorImpl()->bump_version();
+    }
     const bool shows_its_memory = !values.is_conj() && !values.is_neg();
     if (values.device().is_cpu() && values.is_non_overlapping_and_dense() && shows_its_memory) {
       group.broadcast(values, root).wait();

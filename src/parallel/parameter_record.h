@@ -2,9 +2,8 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <torch/ordered_dict.h>
+#include <torch/nn/module.h>
 
-#include <string>
 #include <vector>
 
 #include "parallel/tensor_form.h"
@@ -12,21 +11,21 @@
 namespace lockstep {
 
 /// A module's parameters as they were at one time: which tensors, of what form, and whether they
-/// needed gradients. Cheap to compare with those of now, which happens in every forward.
+/// needed gradients. They are compared with those of now before and after each forward, so the walk
+/// makes no names.
 class ParameterRecord {
  public:
-  using Parameters = torch::OrderedDict<std::string, at::Tensor>;
+  explicit ParameterRecord(const torch::nn::Module& module);
 
-  ParameterRecord() = default;
-  explicit ParameterRecord(const Parameters& parameters);
-
-  [[nodiscard]] bool is_of(const Parameters& parameters) const;
+  [[nodiscard]] bool is_of(const torch::nn::Module& module) const;
 
  private:
   struct Entry {
     at::Tensor tensor;  // held, so that its address stays its own
     bool needs_gradient;
     TensorForm form;
+
+    [[nodiscard]] bool is_of(const at::Tensor& now) const;
   };
 
   std::vector<Entry> entries_;

@@ -26,6 +26,7 @@ namespace lockstep {
 
 class GradientReducer;  // src/parallel/gradient_reducer.h
 class ParameterRecord;  // src/parallel/parameter_record.h
+struct UnfinishedReduction;
 
 /// While one lives, backwards of its model add up gradients on this rank and communicate nothing.
 /// The next backward without one averages the sums, once. What counts is when backward runs, not
@@ -152,9 +153,10 @@ class LOCKSTEP_API DistributedDataParallelBase : public torch::nn::Module {
   std::unique_ptr<ParameterRecord> record_;  // of the latest look at the parameters
   std::vector<torch::Tensor> known_;         // to be compared, and to have rank 0's values
   std::unique_ptr<GradientReducer> reducer_;
-  bool needs_gradients_ = true;               // some parameter does
-  bool is_watched_ = false;                   // the forward under way: its backward averages
-  DistributedDataParallelStatistics so_far_;  // of reducers that were replaced
+  std::unique_ptr<UnfinishedReduction> unfinished_;  // of a reducer that has no successor yet
+  bool needs_gradients_ = true;                      // some parameter does
+  bool is_watched_ = false;                          // the forward under way: its backward averages
+  DistributedDataParallelStatistics so_far_;         // of reducers that were replaced
   Clock::time_point forward_begin_;
   std::optional<std::int64_t> forward_samples_;
   Clock::duration forward_ = {}, forward_total_ = {};

@@ -240,6 +240,20 @@ TEST_P(DdpChanges, ParametersOfTheFirstForwardAreAveragedInItsBackwardAndEqualBe
   });
 }
 
+TEST_P(DdpChanges, AGraphOfTheValuesBeforeThatIsAnErrorOnAllRanksAlike) {
+  if (GetParam() == 1) return;
+  const auto errors = run_ranks(GetParam(), [](const Group& group) {
+    Lazy net(group->rank());
+    DistributedDataParallel<Lazy> model(net, group);
+    const torch::Tensor loss = model->forward(row_of_rank(group));
+    loss.backward({}, /*retain_graph=*/true);
+    loss.backward();
+  });
+  for (const auto& error : errors) {
+    expect_error<c10::Error>(error, "modified by an inplace operation");
+  }
+}
+
 TEST_P(DdpChanges, ParametersThatOneRankMadeBeforeAreEqualToo) {
   run_ranks_or_throw(GetParam(), [](const Group& group) {
     Lazy net(group->rank());

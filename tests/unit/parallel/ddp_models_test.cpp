@@ -88,6 +88,26 @@ TEST_P(DdpModels, NameTensorsThatCannotBeTheSameOnAllRanks) {
   });
 }
 
+TEST_P(DdpModels, ThatOneRankAloneCannotWrapAreAnErrorOnAll) {
+  if (GetParam() == 1) return;
+  using Options = DistributedDataParallelOptions;
+  const auto expect_on_all = [](const Options& options, bool is_odd, const std::string& what) {
+    const auto errors = run_ranks(GetParam(), [&](const std::shared_ptr<ProcessGroup>& group) {
+      const bool is_it = group->rank() == 1;
+      const auto dense = torch::ones({2, 2});
+      DistributedDataParallel<Odd>(with_buffer(is_it && is_odd ? dense.to_sparse() : dense), group,
+                                   is_it ? options : Options());
+    });
+    for (const auto& error : errors) {
+      expect_error<c10::Error>(error, what);
+      expect_error<c10::Error>(error, "(on rank 1)");
+    }
+  };
+  expect_on_all(Options(), true, "buffer 'odd' has layout Sparse");
+  expect_on_all(Options().bucket_cap_bytes(0), false, "bucket_cap_bytes is 0");
+  expect_on_all(Options().ignored_names({"nothing"}), false, "ignored_names has 'nothing'");
+}
+
 torch::Tensor complex_of_rank(int rank) {
   const auto part = torch::full({3}, static_cast<double>(rank + 1), torch::kDouble);
   return torch::complex(part, part * 10).to(torch::kComplexFloat);

@@ -212,6 +212,55 @@ TEST_P(DdpSamples, AreSaidByTheProgramBeOrNotBeThereAny) {
       samples);
 }
 
+TEST_P(DdpSamples, ThatWaitedCountWhenTheParametersHaveAnotherDtype) {
+  expect_average(
+      [](const Rank& rank, int step) {
+        const auto own = [&](int count) {
+          const auto dtype = rank.model->module()->weight.scalar_type();
+          return rank.model->forward(constant_rows(count, rank.value()).to(dtype)) / 2;
+        };
+        {
+          const auto guard = rank.model->no_sync();
+          own(1).backward();
+        }
+        rank.model->module()->to(step % 2 == 0 ? torch::kDouble : torch::kFloat);
+        own(rank.number() + 1).backward();
+      },
+      [](int rank, int) { return rank + 2; });
+}
+
+/// Makes its weight in the first forward.
+struct LateRowMeanImpl : torch::nn::Module {
+  LateRowMeanImpl() { bias = register_parameter("bias", torch::zeros({1})); }
+  torch::Tensor forward(const torch::Tensor& x) {
+    if (!weight.defined()) weight = register_parameter("weight", torch::zeros({1}));
+    return (x * weight).mean() + bias.sum();
+  }
+  torch::Tensor weight, bias;
+};
+TORCH_MODULE(LateRowMean);
+
+TEST_P(DdpSamples, OfAForwardThatRegistersParametersCount) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    LateRowMean net;
+    DistributedDataParallel<LateRowMean> model(
+        net, group, DistributedDataParallelOptions().averaging(GradientAveraging::Samples));
+    const int own = group->rank() + 1;
+    float sum = 0;
+    float total = 0;
+    for (int rank = 1; rank <= group->size(); ++rank) {
+      sum += static_cast<float>(rank * rank);
+      total += static_cast<float>(rank);
+    }
+    for (int step = 0; step < 2; ++step) {
+      model->zero_grad();
+      model->forward(constant_rows(own, static_cast<float>(own))).backward();
+      EXPECT_FLOAT_EQ(net->weight.grad().item<float>(), sum / total) << "step " << step;
+    }
+    group->close();
+  });
+}
+
 TEST_P(DdpSamples, ThatNothingTellsAreAnErrorThatSaysSo) {
   const auto errors = run_ranks(GetParam(), [](const Group& group) {
     auto model = wrap(group);
