@@ -25,7 +25,8 @@ class ForkedWorkers : public WorkerHost {
   ForkedWorkers(const WorkerBoard& board, const WorkerProgram& program);
   /// Those that do not end with the item in hand are killed. In a copy of this object that a fork
   /// of the program's took along nothing happens.
-  /// Blocks: at most 2 s, a few milliseconds as a rule.
+  /// Blocks: a few milliseconds as a rule, a second where workers are stuck, and on a busy machine
+  /// until the killed nursery has had a core to end on (at most 31 s).
   ~ForkedWorkers() override;
 
   bool stop() noexcept override;

@@ -168,7 +168,8 @@ class Nursery {
     Watch& watch = watches_[worker];
     --running_;
     watch.pid = 0;
-    if (is_stopping_) return;
+    // Or it ended because the owner, which has not written its order yet, wants the end of all.
+    if (is_stopping_ || board_.header->stop.load(std::memory_order_acquire) != 0) return;
     record.wait_status.store(status, std::memory_order_relaxed);
     // A sleeper that was killed is still counted as one.
     if (record.sleeps.exchange(0, std::memory_order_relaxed) != 0) {

@@ -6,10 +6,12 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#include <cerrno>
 #include <csignal>
 #include <cstring>
 #include <utility>
 
+#include "concurrency/deadline.h"
 #include "native/posix/output_buffers.h"
 #include "native/posix/posix_check.h"
 
@@ -17,6 +19,9 @@ namespace lockstep::native {
 namespace {
 
 constexpr int kBodyThrew = 125;
+// A killed process goes at once, but it needs a core for that. One that is left unreaped stays in
+// the process table for as long as its parent lives.
+constexpr std::chrono::seconds kEndOfKilled{30};
 
 // Those that the parent alone answers, what is an error of the call where it is ignored, and what
 // the parent ignores: no process group may lose its children alone. Faults are never ignored.
@@ -62,13 +67,13 @@ void reset_signals() {
                             const std::function<int()>& body) {
   int code = kBodyThrew;
   try {
-    reset_signals();
-    drop_inherited_output();
-    ::prctl(PR_SET_NAME, name);
     if (follow_parent) {
       ::prctl(PR_SET_PDEATHSIG, SIGKILL);
       if (::getppid() != parent) ::_exit(0);  // it died before the line above
     }
+    reset_signals();
+    drop_inherited_output();
+    ::prctl(PR_SET_NAME, name);
     code = body();
   } catch (...) {
     code = kBodyThrew;
@@ -117,7 +122,7 @@ ChildProcess::ChildProcess(const char* name, const std::function<int()>& body)
 ChildProcess::~ChildProcess() {
   if (pid_ < 0 || status_ || !owner_.is_current()) return;
   kill();
-  static_cast<void>(wait(std::chrono::seconds(1)));
+  static_cast<void>(wait(kEndOfKilled));
 }
 
 ChildProcess::ChildProcess(ChildProcess&& other) noexcept
@@ -128,14 +133,24 @@ ChildProcess::ChildProcess(ChildProcess&& other) noexcept
 
 std::optional<int> ChildProcess::wait(std::chrono::milliseconds limit) noexcept {
   if (status_ || pid_ < 0) return status_;
-  pollfd entry{handle_.get(), POLLIN, 0};
-  if (::poll(&entry, 1, static_cast<int>(limit.count())) <= 0) return std::nullopt;
+  if (!has_ended_within(limit)) return std::nullopt;
   int status = 0;
   // ECHILD: the program ignores SIGCHLD or reaped our child itself; the status is lost, the child
   // is gone.
   const pid_t reaped = ::waitpid(pid_, &status, WNOHANG);
   if (reaped == pid_ || (reaped < 0 && errno == ECHILD)) status_ = status;
   return status_;
+}
+
+// A handler of the program's that runs meanwhile ends a poll, and not the wait.
+bool ChildProcess::has_ended_within(std::chrono::milliseconds limit) const noexcept {
+  const auto deadline = Deadline::after(limit);
+  pollfd entry{handle_.get(), POLLIN, 0};
+  for (auto left = limit;;
+       left = std::chrono::ceil<std::chrono::milliseconds>(deadline.remaining())) {
+    const int ready = ::poll(&entry, 1, static_cast<int>(left.count()));
+    if (ready >= 0 || errno != EINTR) return ready > 0;
+  }
 }
 
 void ChildProcess::kill() noexcept {

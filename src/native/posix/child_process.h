@@ -33,8 +33,8 @@ namespace lockstep::native {
 /// One forked child. Move-only.
 ///
 /// Thread-safety: none.
-/// Owns: the child. The destructor kills and reaps it (Blocks: at most 1 s); that of a copy which a
-/// fork took along does nothing.
+/// Owns: the child. The destructor kills and reaps it (Blocks: at most 30 s, until the killed
+/// process has had a core to end on); that of a copy which a fork took along does nothing.
 class ChildProcess {
  public:
   ChildProcess() = default;
@@ -54,6 +54,8 @@ class ChildProcess {
   void kill() noexcept;
 
  private:
+  [[nodiscard]] bool has_ended_within(std::chrono::milliseconds limit) const noexcept;
+
   pid_t pid_ = -1;
   FileDescriptor handle_;  // a pidfd: never names another process, and can be polled
   std::optional<int> status_;

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <lockstep/workers/worker_pool.h>
 #include <pthread.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -28,6 +29,19 @@ std::vector<int> numbers(int count) {
   std::iota(items.begin(), items.end(), 0);
   return items;
 }
+
+// A number that all processes of a test see.
+struct SharedCount {
+  SharedCount()
+      : value(static_cast<std::atomic<int>*>(::mmap(nullptr, sizeof(std::atomic<int>),
+                                                    PROT_READ | PROT_WRITE,
+                                                    MAP_SHARED | MAP_ANONYMOUS, -1, 0))) {}
+  ~SharedCount() { ::munmap(static_cast<void*>(value), sizeof(std::atomic<int>)); }
+  SharedCount(const SharedCount&) = delete;
+  SharedCount& operator=(const SharedCount&) = delete;
+
+  std::atomic<int>* value;
+};
 
 TEST_P(WorkerPoolTest, MapKeepsTheOrder) {
   WorkerPool pool(options());
@@ -59,19 +73,26 @@ TEST_P(WorkerPoolTest, ResultsMayBeTextsVectorsLargeOrNothing) {
 
 TEST_P(WorkerPoolTest, ResultsComeInOrderOrAsTheyAreFinished) {
   WorkerPool pool(options());
-  const auto slow_start = [](int item) {
-    if (item == 0) std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  const SharedCount done;   // by workers, but for item 0
+  const SharedCount taken;  // here
+  const SharedCount* awaited = &done;
+  const auto slow_start = [&](int item) {
+    while (item == 0 && *awaited->value == 0) std::this_thread::yield();
+    if (item != 0) ++*done.value;
     return item;
   };
   std::vector<std::size_t> order;
   const auto take = [&](std::size_t item, int result) {
     EXPECT_EQ(static_cast<int>(item), result);
     order.push_back(item);
+    ++*taken.value;
   };
   pool.map_in_order(numbers(30), slow_start, take);
   EXPECT_TRUE(std::is_sorted(order.begin(), order.end()));
   EXPECT_EQ(order.size(), 30U);
   order.clear();
+  *taken.value = 0;
+  awaited = &taken;
   pool.map_unordered(numbers(30), slow_start, take);
   EXPECT_NE(order[0], 0U);
   EXPECT_EQ(std::set<std::size_t>(order.begin(), order.end()).size(), 30U);

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "workers/nursery.h"
+
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <array>
+#include <atomic>
+#include <csignal>
+#include <memory>
+
+#include "native/posix/child_process.h"
+#include "support/meeting.h"
+#include "workers/shared_memory_channel.h"
+
+namespace lockstep::workers {
+namespace {
+
+using testing::happens;
+
+// The owner says it to all before it writes its order to the nursery, which may be later on a busy
+// machine.
+TEST(Nursery, DoesNotReplaceAWorkerThatEndedBecauseAllShall) {
+  SharedMemoryChannel channel({1, 1, 1, sizeof(std::atomic<int>), false});
+  auto& starts = *std::construct_at(reinterpret_cast<std::atomic<int>*>(channel.user_area()));
+  auto& worker = channel.board().workers[0];
+  WorkerProgram program;
+  program.run = [&](std::size_t) {
+    worker.state = WorkerState::Running;
+    ++starts;
+    happens([&] { return channel.is_stopping(); });
+  };
+  program.repair = [](std::size_t) {};
+  program.keep_descriptors = {channel.ring().descriptor()};
+  std::array<int, 2> ends{};
+  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()), 0);
+  native::ChildProcess nursery("test", [&, owner = ::getpid()] {
+    return run_nursery(channel.board(), program, {owner, ends[1]});
+  });
+  ASSERT_TRUE(happens([&] { return starts == 1 && worker.pid != 0; }));
+  const pid_t pid = worker.pid;
+  channel.board().header->stop = 1;
+  ASSERT_TRUE(happens([&] { return ::kill(pid, 0) != 0; }));  // the nursery has reaped it
+  ASSERT_EQ(::write(ends[0], "q", 1), 1);
+  EXPECT_TRUE(nursery.wait(std::chrono::minutes(1)).has_value());
+  EXPECT_EQ(starts, 1);
+  ::close(ends[0]);
+  ::close(ends[1]);
+}
+
+}  // namespace
+}  // namespace lockstep::workers
