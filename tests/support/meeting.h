@@ -6,7 +6,9 @@
 #include <functional>
 #include <mutex>
 #include <stdexcept>
+#include <string>
 #include <thread>
+#include <utility>
 
 namespace lockstep::testing {
 
@@ -42,10 +44,12 @@ class Meeting {
   int round_ = 0;
 };
 
-/// What one thread waits for until others have said it, this many of them; with a limit.
+/// What threads wait for until others have said it, this many times. A wait has a limit, and throws
+/// when it has passed: what comes after it would not be what the test is about.
 class Signal {
  public:
-  explicit Signal(int times = 1) : missing_(times) {}
+  /// `what`: "until rank 0 had failed", for the error's text.
+  explicit Signal(std::string what, int times = 1) : what_(std::move(what)), missing_(times) {}
 
   void give() {
     const std::lock_guard lock(mutex_);
@@ -54,10 +58,14 @@ class Signal {
   }
   void wait() {
     std::unique_lock lock(mutex_);
-    changed_.wait_for(lock, kTestPatience, [&] { return missing_ <= 0; });
+    if (changed_.wait_for(lock, kTestPatience, [&] { return missing_ <= 0; })) return;
+    throw std::runtime_error("this test waited for " + std::to_string(kTestPatience.count()) +
+                             " s in vain, " + what_ + "; " + std::to_string(missing_) +
+                             " more had to say so");
   }
 
  private:
+  const std::string what_;
   std::mutex mutex_;
   std::condition_variable changed_;
   int missing_;

@@ -25,6 +25,7 @@
 #include "support/in_process_ranks.h"
 #include "support/meeting.h"
 #include "support/random_conformance.h"
+#include "support/some_limit.h"
 
 namespace lockstep::testing {
 namespace {
@@ -135,7 +136,7 @@ TEST_P(GlooRanks, GroupsFollowOneAnotherAndMayLiveAtOnce) {
 }
 
 TEST(GlooFailure, AGroupThatFailedCanBeClosedAndDestroyedAtOnce) {
-  Signal has_failed;
+  Signal has_failed("until rank 0 had failed");
   const auto errors = run_gloo_ranks(
       2,
       [&](const Group& group) {
@@ -153,14 +154,14 @@ TEST(GlooFailure, AGroupThatFailedCanBeClosedAndDestroyedAtOnce) {
 }
 
 TEST(GlooFailure, AMessageThatNobodySentIsMissedByClose) {
-  const auto errors = run_gloo_ranks(
-      2,
-      [](const Group& group) {
-        const auto tensor = torch::zeros({4});
-        if (group->rank() == 1) group->recv(tensor, 0, 3);
-        group->close();
-      },
-      milliseconds(1500));
+  const auto errors = run_gloo_ranks(2, [](const Group& group) {
+    const auto tensor = torch::zeros({4});
+    if (group->rank() == 1) {  // rank 0 has the time to hear of it
+      const auto limit = limit_calls(*group, milliseconds(500));
+      group->recv(tensor, 0, 3);
+    }
+    group->close();
+  });
   ASSERT_NE(errors[0], nullptr);  // rank 1 does not come to the last meeting
   expect_error<TimeoutError>(errors[1], "rank 0 has not sent");
 }
@@ -178,7 +179,7 @@ TEST(GlooFailure, RanksThatCallDifferentThingsAllSeeIt) {
 }
 
 TEST(GlooFailure, RanksThatDoNotArriveAreNamedWhenTheDeadlinePasses) {
-  Signal have_failed(2);
+  Signal have_failed("until ranks 0 and 2 had failed", 2);
   const auto errors = run_gloo_ranks(
       3,
       [&](const Group& group) {
@@ -205,11 +206,11 @@ TEST(GlooFailure, ARankThatThrowsIsNamed) {
 
 // Rank 0 hears from rank 1 and gives up as well; whoever comes last must hear of the first.
 TEST(GlooFailure, TheFirstReasonStays) {
-  std::atomic<int> gone{0};
+  Signal are_gone("until ranks 0 and 1 had given up", 2);
   const auto errors = run_gloo_ranks(3, [&](const Group& group) {
     group->barrier();
     if (group->rank() == 2) {
-      while (gone < 2) std::this_thread::sleep_for(milliseconds(5));
+      are_gone.wait();
       group->all_reduce(torch::ones({10})).wait();
       return;
     }
@@ -218,7 +219,7 @@ TEST(GlooFailure, TheFirstReasonStays) {
       group->all_reduce(torch::ones({10})).wait();
     } catch (...) {
       const_cast<Group&>(group).reset();  // gives up now, not when this function has ended
-      ++gone;
+      are_gone.give();
       throw;
     }
   });
@@ -244,7 +245,7 @@ TEST(GlooFailure, AMessageOfAnotherSizeIsRefused) {
 }
 
 TEST(GlooFailure, AMessageThatDoesNotComeIsNamedWhenTheDeadlinePasses) {
-  Signal is_over;
+  Signal is_over("until the other rank had given up");
   const auto errors = run_gloo_ranks(2, [&](const Group& group) {
     if (group->rank() == 0) return is_over.wait();
     const SignalAtEnd end(is_over);
@@ -254,15 +255,18 @@ TEST(GlooFailure, AMessageThatDoesNotComeIsNamedWhenTheDeadlinePasses) {
 }
 
 TEST(GlooMeeting, RanksThatDoNotComeAreNamed) {
-  const GlooRendezvous rendezvous{"127.0.0.1", free_port(), false};
-  try {
-    static_cast<void>(make_gloo_process_group(fake_environment(0, 3, unique_job_id()),
-                                              milliseconds(500), rendezvous));
-    ADD_FAILURE() << "no error";
-  } catch (const LaunchError& error) {
-    EXPECT_NE(std::string(error.what()).find("rank(s) 1, 2 of 3 did not come"), std::string::npos)
-        << error.what();
-  }
+  // The store must be there, and answer, within the time.
+  expect_with_some_limit([](milliseconds limit) -> std::string {
+    const GlooRendezvous rendezvous{"127.0.0.1", free_port(), false};
+    try {
+      static_cast<void>(
+          make_gloo_process_group(fake_environment(0, 3, unique_job_id()), limit, rendezvous));
+      return "no error";
+    } catch (const LaunchError& error) {
+      const std::string text = error.what();
+      return text.find("rank(s) 1, 2 of 3 did not come") == std::string::npos ? text : "";
+    }
+  });
 }
 
 // The store outlives what failed there, as torchrun's does.

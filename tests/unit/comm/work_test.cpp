@@ -13,6 +13,7 @@
 #include "support/expected_errors.h"
 #include "support/in_process_ranks.h"
 #include "support/meeting.h"
+#include "support/some_limit.h"
 
 namespace lockstep::testing {
 namespace {
@@ -89,7 +90,7 @@ TEST(Futures, PassErrorsOnAndMayBeVoidOrReady) {
 }
 
 TEST(Futures, TakeADeadlineOfTheirOwn) {
-  Signal is_over;
+  Signal is_over("until the other rank had given up");
   const auto errors = run_ranks(2, [&](const std::shared_ptr<ProcessGroup>& group) {
     if (group->rank() == 1) return is_over.wait();
     const SignalAtEnd end(is_over);
@@ -144,23 +145,27 @@ TEST(Coalesced, PassesOnWhatItsCallsThrow) {
 }
 
 TEST(Coalesced, AreCompleteWhenAllTheirCallsAre) {
-  std::atomic<bool> is_reduced{false}, is_looked_at{false};
+  std::atomic<bool> is_reduced{false};
+  Signal is_looked_at("until rank 1 had looked at its calls");
   run_ranks_or_throw(2, [&](const std::shared_ptr<ProcessGroup>& group) {
     const auto message = torch::full({4}, group->rank());
     const auto sum = torch::ones({3});
     if (group->rank() == 0) {
       group->all_reduce(sum).wait();
       is_reduced = true;
-      while (!is_looked_at) std::this_thread::sleep_for(milliseconds(1));
+      is_looked_at.wait();
       group->send(message, 1).wait();
     } else {
       Work both = group->coalesced([&] {
         group->recv(message, 0);
         group->all_reduce(sum);
       });
-      while (!is_reduced) EXPECT_FALSE(both.is_completed());
+      EXPECT_TRUE(happens([&] {
+        EXPECT_FALSE(both.is_completed());
+        return is_reduced.load();
+      }));
       for (int i = 0; i < 10; ++i) EXPECT_FALSE(both.is_completed()) << "no message was sent yet";
-      is_looked_at = true;
+      is_looked_at.give();
       both.wait();
       EXPECT_EQ(message[3].item<int>(), 0);
       EXPECT_EQ(sum[2].item<int>(), 2);
@@ -169,26 +174,41 @@ TEST(Coalesced, AreCompleteWhenAllTheirCallsAre) {
   });
 }
 
+/// The seconds of "timed out after 0.7 s".
+double seconds_until_timeout(const std::string& text) {
+  const std::string start = "timed out after ";
+  const auto at = text.find(start);
+  return at == std::string::npos ? 0 : std::stod(text.substr(at + start.size()));
+}
+
+// The first takes half of the time, so less than all of it is left for the second.
 TEST(Coalesced, HaveOneTimeoutTogether) {
-  Signal is_over;
-  const auto errors = run_ranks(2, [&](const std::shared_ptr<ProcessGroup>& group) {
-    const auto first = torch::ones({1});
-    const auto second = torch::ones({1});
-    if (group->rank() == 0) {
-      std::this_thread::sleep_for(milliseconds(1000));
-      group->send(first, 1).wait();
-      return is_over.wait();
-    }
-    const SignalAtEnd end(is_over);
-    Work both = group->coalesced([&] {
-      group->recv(first, 0);
-      group->recv(second, 0, 1);
+  expect_with_some_limit([](milliseconds limit) {
+    Signal is_waiting("until rank 1 began to wait");
+    Signal is_over("until rank 1 had given up");
+    const auto errors = run_ranks(2, [&](const std::shared_ptr<ProcessGroup>& group) {
+      const auto first = torch::ones({1});
+      const auto second = torch::ones({1});
+      if (group->rank() == 0) {
+        is_waiting.wait();
+        std::this_thread::sleep_for(limit / 2);
+        group->send(first, 1).wait();
+        return is_over.wait();
+      }
+      const SignalAtEnd end(is_over);
+      Work both = group->coalesced([&] {
+        group->recv(first, 0);
+        group->recv(second, 0, 1);
+      });
+      is_waiting.give();
+      both.wait(limit);
     });
-    both.wait(milliseconds(4000));
+    const std::string text = text_of(errors[1]);
+    const double seconds = seconds_until_timeout(text);
+    const bool is_the_second = text.find("with tag 1") != std::string::npos;
+    const bool is_less = seconds < 0.9 * std::chrono::duration<double>(limit).count();
+    return is_the_second && seconds > 0 && is_less ? "" : text;
   });
-  expect_error<TimeoutError>(errors[1], "with tag 1");
-  // The first took about one of the four seconds.
-  EXPECT_EQ(text_of(errors[1]).find("timed out after 4"), std::string::npos) << text_of(errors[1]);
 }
 
 TEST(Coalesced, FailsWhenOneOfItsCallsFails) {
@@ -199,8 +219,7 @@ TEST(Coalesced, FailsWhenOneOfItsCallsFails) {
       group->all_reduce(good);
       group->all_reduce(bad);
     });
-    while (!all.is_completed()) {
-    }
+    EXPECT_TRUE(happens([&] { return all.is_completed(); }));
     EXPECT_NE(all.exception(), nullptr);
     all.wait();
   });
@@ -232,7 +251,7 @@ TEST(CallNames, EndWithTheirScope) {
   run_ranks_or_throw(2, [](const std::shared_ptr<ProcessGroup>& group) {
     {
       const auto outer = group->with(CallOptions().name("outer"));
-      const auto inner = group->with(CallOptions().timeout(std::chrono::seconds(9)));
+      const auto inner = group->with(CallOptions().timeout(kRankTimeout));
       group->barrier();
     }
     if (group->rank() == 0) {
@@ -248,11 +267,11 @@ TEST(CallNames, EndWithTheirScope) {
 TEST(CallNames, AndDeadlinesStayInScopesWithin) {
   const auto errors = run_ranks(2, [](const std::shared_ptr<ProcessGroup>& group) {
     const auto outer = group->with(CallOptions().name(group->rank() == 0 ? "this" : "that"));
-    const auto inner = group->with(CallOptions().timeout(std::chrono::seconds(9)));
+    const auto inner = group->with(CallOptions().timeout(kRankTimeout));
     group->barrier();
   });
   for (const auto& error : errors) expect_error<MismatchError>(error, "that");
-  Signal is_over;
+  Signal is_over("until the other rank had given up");
   const auto late = run_ranks(2, [&](const std::shared_ptr<ProcessGroup>& group) {
     if (group->rank() == 1) return is_over.wait();
     const SignalAtEnd end(is_over);
@@ -264,7 +283,7 @@ TEST(CallNames, AndDeadlinesStayInScopesWithin) {
 }
 
 TEST(CallTimeouts, ReplaceTheGroups) {
-  Signal is_over;
+  Signal is_over("until the other rank had given up");
   const auto errors = run_ranks(2, [&](const std::shared_ptr<ProcessGroup>& group) {
     if (group->rank() == 1) return is_over.wait();
     const SignalAtEnd end(is_over);
