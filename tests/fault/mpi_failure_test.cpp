@@ -76,9 +76,9 @@ const std::map<std::string, std::function<void(const std::string& backend)>> kPr
        const auto group = init(backend);
        const auto others = processes_of(*group);
        if (group->rank() == 1) {
-         while (others[0].is_alive() || others[2].is_alive()) {
-           std::this_thread::sleep_for(milliseconds(5));
-         }
+         const bool are_gone =
+             happens([&] { return !others[0].is_alive() && !others[2].is_alive(); });
+         if (!are_gone) throw std::runtime_error("the others wait without end");
        }
        const auto limit = group->with(CallOptions().timeout(milliseconds(600)));
        group->all_reduce(torch::ones({1})).wait();

@@ -25,6 +25,7 @@
 #include "native/posix/peer_process.h"
 #include "support/forks.h"
 #include "support/free_port.h"
+#include "support/meeting.h"
 #include "support/small_nets.h"
 
 namespace lockstep::testing {
@@ -67,8 +68,14 @@ void train_until_stopped(const std::shared_ptr<ProcessGroup>& group) {
   train_until_told(
       group, [] { ::raise(SIGSTOP); },
       [&] {
-        while (culprit.state() != "stopped") {
-          std::this_thread::sleep_for(std::chrono::milliseconds(2));
+        std::string state;
+        static_cast<void>(happens([&] {
+          state = culprit.state();
+          return state == "stopped" || state == "dead";
+        }));
+        if (state != "stopped") {
+          throw std::runtime_error("rank 1 was to stop, and this test waited for that: it is " +
+                                   state);
         }
         limit.reset(
             new CallScope(group->with(CallOptions().timeout(std::chrono::milliseconds(700)))));

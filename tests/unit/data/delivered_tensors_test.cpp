@@ -65,7 +65,7 @@ TEST(BatchLease, MakesTheTensorsThatFromBlobMakes) {
     for (const auto dtype : {torch::kFloat, torch::kUInt8, torch::kLong, torch::kBool, torch::kHalf,
                              torch::kBFloat16, torch::kComplexFloat, torch::kFloat8_e4m3fn}) {
       for (const auto& shape : shapes) {
-        SCOPED_TRACE(testing::Message() << dtype << ' ' << at::IntArrayRef(shape));
+        SCOPED_TRACE(::testing::Message() << dtype << ' ' << at::IntArrayRef(shape));
         int gone = 0;
         auto* lease = new CountedLease(gone);
         auto tensor = lease->tensor(memory, shape, dtype);
@@ -79,7 +79,7 @@ TEST(BatchLease, MakesTheTensorsThatFromBlobMakes) {
   }
 }
 
-class DeliveredTensorsTest : public testing::TestWithParam<std::int64_t> {
+class DeliveredTensorsTest : public ::testing::TestWithParam<std::int64_t> {
  protected:
   static DataLoader<Numbers> loader() {
     return DataLoader<Numbers>(Numbers{kSamples}, options_with(GetParam(), kBatch));
@@ -165,7 +165,7 @@ TEST_P(DeliveredTensorsTest, AnotherThreadMayLetGoOfThem) {
   EXPECT_EQ(loader.statistics().copies, 0U);
 }
 
-INSTANTIATE_TEST_SUITE_P(Workers, DeliveredTensorsTest, testing::Values(1, 2, 3));
+INSTANTIATE_TEST_SUITE_P(Workers, DeliveredTensorsTest, ::testing::Values(1, 2, 3));
 
 }  // namespace
 }  // namespace lockstep::data

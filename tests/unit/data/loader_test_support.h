@@ -24,7 +24,11 @@
 #include <utility>
 #include <vector>
 
+#include "support/some_limit.h"
+
 namespace lockstep::data {
+
+using lockstep::testing::expect_with_some_limit;
 
 /// A dataset whose samples say which index they are of, and that does to chosen indices what a test
 /// asks for.
@@ -215,6 +219,19 @@ inline std::vector<int> descendants(int of) {
   return found;
 }
 
+/// For messages: "4711 lockstep-nursry, state R; ".
+inline std::string describe(const std::vector<int>& processes) {
+  std::string text;
+  for (const int pid : processes) {
+    std::ifstream file("/proc/" + std::to_string(pid) + "/comm");
+    std::string name;
+    std::getline(file, name);
+    const auto line = process(pid);
+    text += std::to_string(pid) + " " + name + ", state " + (line ? line->state : '-') + "; ";
+  }
+  return text;
+}
+
 /// Of a loader with worker processes: those that live.
 inline std::vector<int> workers_of_this_process() {
   std::vector<int> workers;
@@ -266,7 +283,7 @@ class NothingLeftBehind : public ::testing::Test {
  protected:
   void SetUp() override { descriptors_ = open_descriptors(); }
   void TearDown() override {
-    EXPECT_TRUE(descendants(::getpid()).empty()) << "a process is left";
+    EXPECT_EQ(describe(descendants(::getpid())), "") << "a process is left";
     EXPECT_EQ(open_descriptors(), descriptors_) << "a descriptor is left";
   }
 

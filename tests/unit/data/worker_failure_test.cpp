@@ -186,6 +186,8 @@ TEST_F(WorkerFailureTest, DeadNurseryIsAnError) {
   int nursery = 0;
   for (const int pid : all) nursery = process(pid)->parent == ::getpid() ? pid : nursery;
   ASSERT_EQ(::kill(nursery, SIGKILL), 0);
+  // It takes its workers along, which could make all batches otherwise.
+  ASSERT_TRUE(eventually([&] { return std::all_of(all.begin(), all.end(), is_gone); }));
   std::optional<WorkerError> last;
   for (++it; it != loader.end(); ++it) {
     try {
@@ -197,7 +199,6 @@ TEST_F(WorkerFailureTest, DeadNurseryIsAnError) {
   ASSERT_TRUE(last);
   EXPECT_EQ(last->pid(), nursery);
   EXPECT_EQ(last->signal(), SIGKILL);
-  EXPECT_TRUE(eventually([&] { return std::all_of(all.begin(), all.end(), is_gone); }));
 }
 
 TEST_F(WorkerFailureTest, StuckWorkerIsNamedAfterTheTimeout) {
@@ -276,12 +277,10 @@ TEST_F(WorkerFailureTest, WorkersDieWithAKilledRank) {
     EXPECT_EQ(got, static_cast<ssize_t>(4 * sizeof(int)));  // a nursery and three workers
     ::kill(rank, SIGKILL);
     const auto killed = Clock::now();
-    EXPECT_TRUE(eventually(
-        [&] {
-          return std::all_of(pids.begin(), pids.begin() + got / static_cast<ssize_t>(sizeof(int)),
-                             is_gone);
-        },
-        std::chrono::seconds(10)));
+    EXPECT_TRUE(eventually([&] {
+      return std::all_of(pids.begin(), pids.begin() + got / static_cast<ssize_t>(sizeof(int)),
+                         is_gone);
+    }));
     RecordProperty("seconds_until_gone",
                    std::to_string(std::chrono::duration<double>(Clock::now() - killed).count()));
     ::waitpid(rank, nullptr, 0);
