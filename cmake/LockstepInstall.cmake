@@ -17,3 +17,8 @@ install(FILES
   "${PROJECT_BINARY_DIR}/LockstepConfig.cmake" "${PROJECT_BINARY_DIR}/LockstepConfigVersion.cmake"
   cmake/FindLibTorch.cmake cmake/FindNCCL.cmake
   DESTINATION "${config_dir}")
+
+install(PROGRAMS tools/install_libtorch.sh DESTINATION "${CMAKE_INSTALL_DATADIR}/lockstep")
+install(FILES tools/versions.env DESTINATION "${CMAKE_INSTALL_DATADIR}/lockstep")
+install(FILES LICENSE DESTINATION "${CMAKE_INSTALL_DATADIR}/doc/liblockstep-dev" RENAME copyright)
+install(DIRECTORY examples DESTINATION "${CMAKE_INSTALL_DATADIR}/doc/liblockstep-dev" PATTERN run.sh EXCLUDE)

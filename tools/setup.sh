@@ -51,30 +51,6 @@ install_packages() {
   rm -f "$log"
 }
 
-# The marker is written last, so that an interrupted installation is repeated, and names what it installed.
-install_libtorch() {
-  local flavour=full
-  [[ ${LOCKSTEP_CPU_ONLY:-0} == 1 ]] && flavour=cpu-only
-  local full="torch==$LOCKSTEP_TORCH_VERSION numpy $LOCKSTEP_CUDA_HEADER_WHEELS"
-  local cpu_only="torch==$LOCKSTEP_TORCH_VERSION $LOCKSTEP_CPU_ONLY_WHEELS"
-  local marker=$venv/.lockstep-torch want=$full have=''
-  [[ $flavour == full ]] || want=$cpu_only
-  [[ -f $marker ]] && have=$(<"$marker")
-  # A full installation serves CPU training as well.
-  [[ $have == "$want" || $have == "$full" ]] && return 0
-  say "installing torch $LOCKSTEP_TORCH_VERSION ($flavour) into $venv; this downloads $([[ $flavour == full ]] && echo 2.5 || echo 0.6) GB"
-  # The system's python, not a user's shim: the environment must stay valid when shims change.
-  local python=python3
-  [[ -x /usr/bin/python3 ]] && python=/usr/bin/python3
-  mkdir -p "$build_dir"
-  "$python" -m venv "$venv" || fail "python3 could not make a virtual environment in $venv"
-  local -a pip=("$venv/bin/pip" install --quiet --disable-pip-version-check)
-  [[ $flavour == full ]] || pip+=(--no-deps)
-  # shellcheck disable=SC2086  # a list of words on purpose
-  "${pip[@]}" $want || fail "pip could not install $want"
-  echo "$want" >"$marker"
-}
-
 # In a folder of its own: neither the library nor its tests need it. A benchmark does without where it cannot be had.
 install_torchvision() {
   local folder=$build_dir/torchvision
@@ -93,6 +69,8 @@ install_packages
 if [[ -n ${LibTorch_ROOT:-} ]]; then
   [[ -d $LibTorch_ROOT ]] || fail "LibTorch_ROOT is '$LibTorch_ROOT', which is no folder"
 else
-  install_libtorch
+  libtorch=("$root/tools/install_libtorch.sh" "$venv")
+  [[ ${LOCKSTEP_CPU_ONLY:-0} != 1 ]] || libtorch+=(--cpu-only)
+  "${libtorch[@]}"
 fi
 [[ ${LOCKSTEP_WITH_TORCHVISION:-0} != 1 || ! -x $venv/bin/pip ]] || install_torchvision
