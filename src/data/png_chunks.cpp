@@ -17,6 +17,9 @@ constexpr std::size_t kChecksumBytes = 4;
 constexpr std::size_t kColourTypeAt = 9;  // in the content of IHDR
 constexpr auto kPaletteType = std::byte{3};
 constexpr std::size_t kMostContent = 0x7FFFFFFF;  // what a length may say
+// Behind the last pixel, where the data's end and checksum take less than 16 bytes, in a chunk each
+// at worst.
+constexpr std::size_t kMostToEnd = 256;
 
 constexpr std::array<std::byte, kChecksumBytes> kNoChecksum{};
 
@@ -71,7 +74,19 @@ PngPixelStream::PngPixelStream(std::span<const std::byte> file, bool tolerates_d
       tolerates_damage_(tolerates_damage),
       piece_(file.first(std::min(kSignatureBytes, file.size()))) {}
 
+void PngPixelStream::end_soon() noexcept {
+  ends_soon_ = true;
+  left_to_end_ = kMostToEnd;
+}
+
 bool PngPixelStream::read(std::span<std::byte> target) {
+  if (ends_soon_) {
+    if (left_to_end_ == 0) {
+      std::snprintf(error_, sizeof(error_), "the data goes on behind the last pixel");
+      return false;
+    }
+    left_to_end_ -= std::min(left_to_end_, target.size());
+  }
   while (!target.empty()) {
     if (piece_.empty() && !advance()) return false;
     const auto count = std::min(target.size(), piece_.size());

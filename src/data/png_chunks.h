@@ -49,6 +49,9 @@ class PngPixelStream {
   /// Fills `target`. Does not throw, because libpng is in between: false where the stream ends
   /// before, or something is wrong with it; then `error` says what.
   [[nodiscard]] bool read(std::span<std::byte> target);
+  /// All pixels have arrived. libpng goes on inflating in search of the data's end, and what lies
+  /// before that may be terabytes: the stream ends soon, behind what a checksum may take.
+  void end_soon() noexcept;
   [[nodiscard]] const char* error() const noexcept { return error_; }
 
  private:
@@ -65,6 +68,8 @@ class PngPixelStream {
   bool has_palette_ = false;  // the header says that pixels are numbers of colours
   bool has_header_ = false;
   bool has_pixels_ = false;
+  bool ends_soon_ = false;
+  std::size_t left_to_end_ = 0;
   PngChunk chunk_;
   Part part_ = Part::Signature;
   std::span<const std::byte> piece_;  // what is left of the part

@@ -48,7 +48,9 @@ void clear_rows(Image& image, std::int64_t first) {
 }
 
 struct Arrival {
+  PngPixelStream& stream;
   std::int64_t rows = 0;
+  std::int64_t all_rows = 0;
   Image* to_clear = nullptr;  // before the first row, so that a size alone takes no memory
 };
 
@@ -56,6 +58,7 @@ struct Arrival {
 void count_row(png_structp png, png_row_infop, png_bytep) {
   auto* arrival = static_cast<Arrival*>(::png_get_user_transform_ptr(png));
   if (arrival->rows++ == 0 && arrival->to_clear != nullptr) clear_rows(*arrival->to_clear, 0);
+  if (arrival->rows == arrival->all_rows) arrival->stream.end_soon();
 }
 
 // Owns libpng's state, so it is freed whatever throws.
@@ -83,6 +86,7 @@ class PngReader {
 
   png_structp png() { return png_; }
   png_infop info() { return info_; }
+  PngPixelStream& stream() { return stream_; }
 
   // Runs calls of libpng. An error of theirs jumps out of `calls`, which therefore must own
   // nothing; then this returns false, and `fail` says what it was.
@@ -137,7 +141,7 @@ ImageHeader read_png_header(const EncodedImage& encoded) {
 Image decode_png(const EncodedImage& encoded, const ImageHeader& header) {
   PngReader reader(encoded);
   Image image(header.height, header.width);
-  Arrival arrival;
+  Arrival arrival{.stream = reader.stream()};
   int passes = 1;
   reader.guarded([&] {
     auto* png = reader.png();
@@ -160,6 +164,7 @@ Image decode_png(const EncodedImage& encoded, const ImageHeader& header) {
       ::png_error(png, "rows of an unexpected size");
     }
   });
+  arrival.all_rows = rows_of(header, passes);
   // What damage leaves out is black; of an interlaced image that may be any of the pixels.
   if (encoded.tolerate_damage && passes > 1) arrival.to_clear = &image;
   const bool is_read = reader.tried([&] {
@@ -171,8 +176,7 @@ Image decode_png(const EncodedImage& encoded, const ImageHeader& header) {
   });
   // libpng looks for the end of the data in the same call that gives the last row. What is missing
   // or wrong there, and all that follows, takes nothing from the pixels.
-  const bool is_whole =
-      (is_read || arrival.rows == rows_of(header, passes)) && !reader.has_other_pixels();
+  const bool is_whole = (is_read || arrival.rows == arrival.all_rows) && !reader.has_other_pixels();
   if (!is_whole && (!encoded.tolerate_damage || arrival.rows == 0)) reader.fail();
   if (!is_whole && passes == 1) clear_rows(image, arrival.rows);
   return image;

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <lockstep/data/image_decoder.h>
+#include <sys/mman.h>
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "unit/data/encoded_image_support.h"
 #include "unit/data/image_test_support.h"
@@ -205,6 +207,64 @@ TEST(PngInterlaced, OfAnySizeNeedsNoMoreThanItsPixels) {
             << height << " x " << width << ", pixel " << i;
       }
     }
+  }
+}
+
+/// Whole pieces of deflated data, each of which ends at a byte.
+class DeflatedPieces {
+ public:
+  DeflatedPieces() { EXPECT_EQ(::deflateInit(&stream_, Z_BEST_COMPRESSION), Z_OK); }
+  ~DeflatedPieces() { ::deflateEnd(&stream_); }
+  DeflatedPieces(const DeflatedPieces&) = delete;
+  DeflatedPieces& operator=(const DeflatedPieces&) = delete;
+
+  EncodedBytes next(std::vector<std::uint8_t> raw) {
+    EncodedBytes deflated(::deflateBound(&stream_, raw.size()) + 16);
+    stream_.next_in = raw.data();
+    stream_.avail_in = static_cast<uInt>(raw.size());
+    stream_.next_out = reinterpret_cast<Bytef*>(deflated.data());
+    stream_.avail_out = static_cast<uInt>(deflated.size());
+    EXPECT_EQ(::deflate(&stream_, Z_FULL_FLUSH), Z_OK);
+    deflated.resize(deflated.size() - stream_.avail_out);
+    return deflated;
+  }
+
+ private:
+  z_stream stream_{};
+};
+
+/// Decodes a file in memory of which only the beginning can be read, and tells by its exit status
+/// whether the first pixel is this one.
+[[noreturn]] void decode_beginning(const EncodedBytes& file, std::size_t readable, int pixel,
+                                   bool tolerates_damage) {
+  auto* memory = static_cast<std::byte*>(
+      ::mmap(nullptr, file.size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  if (memory == MAP_FAILED) std::_Exit(2);
+  std::copy(file.begin(), file.end(), memory);
+  if (::mprotect(memory + readable, file.size() - readable, PROT_NONE) != 0) std::_Exit(3);
+  const auto options = ImageDecoderOptions().tolerate_damage(tolerates_damage);
+  const auto image = ImageDecoder({memory, file.size()}, "endless", options).decode();
+  std::_Exit(image.row(0)[0] == pixel ? 0 : 1);
+}
+
+TEST(PngEndless, DataIsNotInflatedBehindTheLastPixel) {
+  constexpr std::size_t kReadable = 1 << 16;  // whole pages
+  constexpr std::uint8_t kPixel = 77;
+  EncodedBytes header(13);
+  put(header, 3, 1, 1);
+  put(header, 7, 1, 1);
+  put(header, 8, 8, 1);
+  DeflatedPieces pieces;
+  const auto first = png_chunk("IDAT", pieces.next({0, kPixel}));
+  const auto zeros = png_chunk("IDAT", pieces.next(std::vector<std::uint8_t>(1 << 20)));
+  std::vector<EncodedBytes> parts{encoded_bytes("\x89PNG\r\n\x1A\n"), png_chunk("IHDR", header),
+                                  first};
+  parts.insert(parts.end(), 500, zeros);
+  const auto file = joined_bytes(parts);
+  ASSERT_GT(file.size(), 2 * kReadable);
+  for (const bool tolerates_damage : {false, true}) {
+    EXPECT_EXIT(decode_beginning(file, kReadable, kPixel, tolerates_damage),
+                ::testing::ExitedWithCode(0), "");
   }
 }
 
