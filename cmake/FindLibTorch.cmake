@@ -74,6 +74,15 @@ function(_libtorch_cuda_version folder result)
 endfunction()
 
 if(LibTorch_FOUND AND NOT TARGET LibTorch::cpu)
+  # CMake hands runtime paths over by -Wl, which ends an argument at each comma. This counts for the folder that asks
+  # for LibTorch, and for those below it.
+  if(LibTorch_DIR_FOUND MATCHES ",")
+    set(CMAKE_EXECUTABLE_RUNTIME_CXX_FLAG "-Xlinker -rpath -Xlinker ")
+    set(CMAKE_SHARED_LIBRARY_RUNTIME_CXX_FLAG "-Xlinker -rpath -Xlinker ")
+    set(CMAKE_EXECUTABLE_RPATH_LINK_CXX_FLAG "-Xlinker -rpath-link -Xlinker ")
+    set(CMAKE_SHARED_LIBRARY_RPATH_LINK_CXX_FLAG "-Xlinker -rpath-link -Xlinker ")
+  endif()
+
   set(_lib "${LibTorch_DIR_FOUND}/lib")
   set(_wheels "${LibTorch_DIR_FOUND}/../nvidia")
 
@@ -131,7 +140,8 @@ if(LibTorch_FOUND AND NOT TARGET LibTorch::cpu)
     add_library(LibTorch::cuda INTERFACE IMPORTED)
     # Nothing refers to libtorch_cuda by name: it registers itself when loaded, so the linker must not drop it.
     target_link_libraries(LibTorch::cuda INTERFACE
-      "-Wl,--push-state,--no-as-needed,\"${_lib}/libtorch_cuda.so\",--pop-state"  # quoted: it may hold spaces
+      # Quoted, since it may hold spaces, and apart from -Wl, since it may hold commas.
+      "-Wl,--push-state,--no-as-needed \"${_lib}/libtorch_cuda.so\" -Wl,--pop-state"
       LibTorch::c10_cuda LibTorch::cudart LibTorch::cpu)
   endif()
 endif()

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # run_consumer.sh BUILD_DIR LIBTORCH MPIRUN...: installs BUILD_DIR into an empty prefix, builds the consumer against
-# nothing but that, and runs it with two ranks. Every folder has a space in its name, LibTorch's too.
+# nothing but that, and runs it with two ranks. Every folder has a space in its name, LibTorch's a comma too.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 build=$1 libtorch=$2
@@ -8,9 +8,10 @@ shift 2
 temporary=$(mktemp -d)
 trap 'rm -rf "$temporary"' EXIT
 work="$temporary/some folder"
-mkdir -p "$work/wheels"
-ln -s "$(dirname "$libtorch")"/* "$work/wheels/"
-libtorch="$work/wheels/$(basename "$libtorch")"
+wheels="$work/wheels, in a folder"
+mkdir -p "$wheels"
+ln -s "$(dirname "$libtorch")"/* "$wheels/"
+libtorch="$wheels/$(basename "$libtorch")"
 cmake --install "$build" --prefix "$work/prefix" >"$work/install.log" || { cat "$work/install.log"; exit 1; }
 cmake -S "$here/consumer" -B "$work/build" -G Ninja -DCMAKE_BUILD_TYPE=Release \
   -DCMAKE_PREFIX_PATH="$work/prefix" -DLibTorch_ROOT="$libtorch"
