@@ -8,6 +8,8 @@
 #include <array>
 #include <atomic>
 #include <cstdlib>
+#include <mutex>
+#include <optional>
 #include <stdexcept>
 #include <utility>
 
@@ -20,16 +22,15 @@ namespace {
 std::atomic<bool> has_given_up{false};
 std::atomic<int> open_groups{0};
 
-/// Of MPI as far as Lockstep uses it.
-const OwningProcess& mpi_process() {
-  static const OwningProcess first_to_ask;
-  return first_to_ask;
-}
+// The first group's process, once MPI runs in it: a fork that comes later cannot use that MPI, and
+// one that comes before starts its own. Guarded by `starting`, as two threads may make groups.
+std::optional<OwningProcess> mpi_process;
+std::mutex starting;
 
 void finalize_at_exit() {
   // A fork has a copy of all this, and none of the connections. A group that is open here was left
   // in the middle: others wait in it, and do not come to MPI_Finalize.
-  if (!mpi_process().is_current() || has_given_up || open_groups > 0 || has_mpi_ended()) return;
+  if (!mpi_process->is_current() || has_given_up || open_groups > 0 || has_mpi_ended()) return;
   MPI_Finalize();
 }
 
@@ -57,8 +58,9 @@ void check_mpi_runs() {
 }
 
 void ensure_mpi() {
+  const std::lock_guard lock(starting);
   if (has_mpi_ended()) throw std::runtime_error("MPI has ended in this process");
-  if (!mpi_process().is_current()) {
+  if (mpi_process && !mpi_process->is_current()) {
     throw std::runtime_error(
         "MPI was started before the fork that made this process, and does not know it");
   }
@@ -67,9 +69,11 @@ void ensure_mpi() {
   int level = MPI_THREAD_SINGLE;
   if (is_initialized != 0) {
     check_mpi(MPI_Query_thread(&level), "MPI_Query_thread");
+    if (!mpi_process) mpi_process.emplace();
   } else {
     // So that two groups can be used by two threads at once.
     check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &level), "MPI_Init_thread");
+    mpi_process.emplace();
     // A group cannot end MPI when it closes: MPI never starts twice, and the program may make
     // another group.
     std::atexit(finalize_at_exit);

@@ -15,7 +15,8 @@ void check_mpi(int code, const char* call);
 /// Starts MPI unless somebody has, and has it end when the program does. A program that starts MPI
 /// itself asks for MPI_THREAD_SERIALIZED or more; for groups in several threads,
 /// MPI_THREAD_MULTIPLE. Throws: `std::runtime_error` when MPI has ended already or offers fewer
-/// threads, or was started before this process was forked.
+/// threads, or a group used it before this process was forked. A fork that comes between the
+/// program's own MPI_Init and its first group goes unnoticed: MPI does not say who started it.
 void ensure_mpi();
 
 /// Whether MPI_Finalize has been called: by the program, since Lockstep does it last of all.
