@@ -222,18 +222,31 @@ TEST_P(DdpModels, AreMembersThatGetTheirModelLater) {
   });
 }
 
+template <typename Net>
+void expect_empty(Net net, const std::shared_ptr<ProcessGroup>& group) {
+  try {
+    DistributedDataParallel<Net>(std::move(net), group);
+    ADD_FAILURE() << "no error";
+  } catch (const c10::Error& error) {
+    EXPECT_STREQ(error.what_without_backtrace(), "DistributedDataParallel: the module is empty");
+  }
+}
+
 TEST_P(DdpModels, AreAnyModules) {
   run_ranks_or_throw(GetParam(), [](const std::shared_ptr<ProcessGroup>& group) {
     Odd net;
     DistributedDataParallel<torch::nn::AnyModule> model(torch::nn::AnyModule(net), group);
     model->forward(torch::full({2}, static_cast<float>(group->rank()))).backward();
     EXPECT_EQ(net->weight.grad()[0].item<float>(), static_cast<float>(group->size() - 1) / 2);
-    EXPECT_THROW(DistributedDataParallel<torch::nn::AnyModule>(torch::nn::AnyModule(), group),
-                 c10::Error);
-    EXPECT_THROW(DistributedDataParallel<Odd>(Odd(nullptr), group), c10::Error);
-    EXPECT_THROW(
-        DistributedDataParallel<std::shared_ptr<OddImpl>>(std::shared_ptr<OddImpl>(), group),
-        c10::Error);
+    group->close();
+  });
+}
+
+TEST_P(DdpModels, AreNotEmpty) {
+  run_ranks_or_throw(GetParam(), [](const std::shared_ptr<ProcessGroup>& group) {
+    expect_empty(torch::nn::AnyModule(), group);
+    expect_empty(Odd(nullptr), group);
+    expect_empty(std::shared_ptr<OddImpl>(), group);
     group->close();
   });
 }
