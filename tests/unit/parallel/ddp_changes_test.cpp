@@ -1,19 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Parameters that are frozen, thawed, registered, replaced or converted after wrapping, with ranks
 // as threads.
-#include <gtest/gtest.h>
-#include <lockstep/core/error.h>
-#include <lockstep/parallel/distributed_data_parallel.h>
-
-#include "support/expected_errors.h"
 #include "support/forks.h"
-#include "support/in_process_ranks.h"
+#include "unit/parallel/ddp_test_support.h"
 
 namespace lockstep::testing {
 namespace {
-
-using Group = std::shared_ptr<ProcessGroup>;
-using Options = DistributedDataParallelOptions;
 
 class DdpChanges : public ::testing::TestWithParam<int> {};
 INSTANTIATE_TEST_SUITE_P(WorldSizes, DdpChanges, ::testing::Values(1, 2, 3));
@@ -34,14 +26,6 @@ struct WeightsImpl : torch::nn::Module {
 TORCH_MODULE(Weights);
 using WrappedWeights = DistributedDataParallel<Weights>;
 
-torch::Tensor row_of_rank(const Group& group, at::ScalarType dtype = at::kFloat) {
-  return torch::full({1, 3}, group->rank() + 1.0, dtype);
-}
-
-double mean_row(const Group& group) {
-  return (group->size() + 1) / 2.0;
-}
-
 void expect_gradient(const torch::Tensor& parameter, double value) {
   ASSERT_TRUE(parameter.grad().defined());
   EXPECT_TRUE(torch::allclose(parameter.grad().to(at::kDouble),
@@ -52,6 +36,12 @@ void expect_gradient(const torch::Tensor& parameter, double value) {
 void add_up(WrappedWeights& model, const torch::Tensor& row, const std::string& used = "ab") {
   const auto guard = model->no_sync();
   model->forward(row, used).backward();
+}
+
+/// With all parameters frozen, or none, and an input that needs a gradient in any case.
+void take_step(const Group& group, WrappedWeights& model, bool is_frozen) {
+  set_frozen(*model->module(), is_frozen);
+  model->forward(row_of_rank(group).set_requires_grad(true)).backward();
 }
 
 void expect_values_of_rank_zero(const Group& group, const torch::nn::Module& net) {
@@ -122,8 +112,7 @@ TEST_P(DdpChanges, WhatWaitedWhenAllWereFrozenIsAveraged) {
     WrappedWeights model(net, group);
     const torch::Tensor row = row_of_rank(group);
     add_up(model, row);
-    for (torch::Tensor& parameter : net->parameters()) parameter.set_requires_grad(false);
-    model->forward(row.clone().set_requires_grad(true)).backward();
+    take_step(group, model, /*is_frozen=*/true);
     expect_gradient(net->a, mean_row(group));
     expect_gradient(net->b, mean_row(group));
     group->close();
@@ -336,18 +325,6 @@ TEST_P(DdpChanges, GradientsThatWaitFollowTheDtype) {
   });
 }
 
-TEST_P(DdpChanges, ConversionOnOneRankAloneIsAnErrorOnAll) {
-  if (GetParam() == 1) return;
-  const auto errors = run_ranks(GetParam(), [](const Group& group) {
-    Weights net;
-    WrappedWeights model(net, group);
-    if (group->rank() == 1) net->to(at::kDouble);
-    model->forward(row_of_rank(group)).backward();
-  });
-  for (const auto& error : errors) expect_error<MismatchError>(error, "model 1: new parameters");
-  expect_error<MismatchError>(errors[1], "got another dtype, device or shape");
-}
-
 // --- sets of parameters that come back ---
 
 TEST_P(DdpChanges, ADiscriminatorMayBeFrozenForTheGeneratorsStep) {
@@ -359,14 +336,12 @@ TEST_P(DdpChanges, ADiscriminatorMayBeFrozenForTheGeneratorsStep) {
       judged->zero_grad();
       judged->forward(row).backward();
       expect_gradient(discriminator->a, mean_row(group));
-      for (torch::Tensor& parameter : discriminator->parameters())
-        parameter.set_requires_grad(false);
+      set_frozen(*discriminator, true);
       made->zero_grad();
       judged->forward(made->forward(row).view({1, 1})).backward();
       expect_gradient(generator->b, 6 * mean_row(group));
       expect_gradient(discriminator->a, mean_row(group));
-      for (torch::Tensor& parameter : discriminator->parameters())
-        parameter.set_requires_grad(true);
+      set_frozen(*discriminator, false);
     }
     if (group->size() > 1) {
       EXPECT_EQ(judged->statistics().steps, 3U);
@@ -379,13 +354,7 @@ TEST_P(DdpChanges, ADiscriminatorMayBeFrozenForTheGeneratorsStep) {
 void freeze_in_turns(const Group& group, bool has_hook) {
   Weights net;
   WrappedWeights model(net, group);
-  if (has_hook) {
-    model->register_communication_hook([](ProcessGroup& ranks, const GradientBucketView& bucket) {
-      return ranks.all_reduce(bucket.buffer(), ReduceOp::Avg).then([buffer = bucket.buffer()] {
-        return buffer;
-      });
-    });
-  }
+  if (has_hook) model->register_communication_hook(average_bucket);
   const torch::Tensor row = row_of_rank(group);
   std::uint64_t plans = 0;
   for (int step = 0; step < 12; ++step) {
@@ -418,7 +387,7 @@ TEST_P(DdpChanges, MoreSetsThanAreKeptAreStillRight) {
     for (int step = 0; step < 62; ++step) {
       const int set = step % 31 + 1;
       for (int i = 0; i < 5; ++i) {
-        for (torch::Tensor& p : net[i]->parameters()) p.set_requires_grad((set >> i & 1) != 0);
+        set_frozen(*net[i], (set >> i & 1) == 0);
       }
       model->zero_grad();
       (model->forward(torch::ones({1, 2})).sum() * (group->rank() + 1)).backward();
@@ -434,25 +403,39 @@ TEST_P(DdpChanges, MoreSetsThanAreKeptAreStillRight) {
 
 // --- where ranks do not do the same ---
 
-TEST_P(DdpChanges, WhatOneRankAloneFreezesIsAnErrorOnAllThatNamesIt) {
-  if (GetParam() == 1) return;
-  const auto errors = run_ranks(GetParam(), [](const Group& group) {
+/// Of ranks that do something of their own to their module before they use it.
+std::vector<std::exception_ptr> errors_behind(
+    int ranks, const std::function<void(int rank, Weights& net)>& change) {
+  return run_ranks(ranks, [&](const Group& group) {
     Weights net;
     WrappedWeights model(net, group);
-    if (group->rank() == 1) net->b.set_requires_grad(false);
+    change(group->rank(), net);
     model->forward(row_of_rank(group)).backward();
+  });
+}
+
+TEST_P(DdpChanges, WhatOneRankAloneFreezesIsAnErrorOnAllThatNamesIt) {
+  if (GetParam() == 1) return;
+  const auto errors = errors_behind(GetParam(), [](int rank, Weights& net) {
+    if (rank == 1) net->b.set_requires_grad(false);
   });
   for (const auto& error : errors) expect_error<MismatchError>(error, "'model 1, 1 frozen: ");
   expect_error<MismatchError>(errors[1], "this rank has frozen 'b'");
 }
 
+TEST_P(DdpChanges, ConversionOnOneRankAloneIsAnErrorOnAll) {
+  if (GetParam() == 1) return;
+  const auto errors = errors_behind(GetParam(), [](int rank, Weights& net) {
+    if (rank == 1) net->to(at::kDouble);
+  });
+  for (const auto& error : errors) expect_error<MismatchError>(error, "model 1: new parameters");
+  expect_error<MismatchError>(errors[1], "got another dtype, device or shape");
+}
+
 TEST_P(DdpChanges, RanksThatFreezeDifferentOnesOfTheSameSizeGetAnError) {
   if (GetParam() == 1) return;
-  const auto errors = run_ranks(GetParam(), [](const Group& group) {
-    Weights net;
-    WrappedWeights model(net, group);
-    (group->rank() == 1 ? net->b : net->a).set_requires_grad(false);
-    model->forward(row_of_rank(group)).backward();
+  const auto errors = errors_behind(GetParam(), [](int rank, Weights& net) {
+    (rank == 1 ? net->b : net->a).set_requires_grad(false);
   });
   expect_error<MismatchError>(errors[0], "this rank has frozen 'a'");
   expect_error<MismatchError>(errors[1], "this rank has frozen 'b'");
@@ -463,12 +446,7 @@ TEST_P(DdpChanges, AForwardWithAllFrozenOnOneRankAloneIsAnErrorOnAll) {
   const auto errors = run_ranks(GetParam(), [](const Group& group) {
     Weights net;
     WrappedWeights model(net, group);
-    const torch::Tensor row = row_of_rank(group);
-    for (int step = 0; step < 3; ++step) {
-      const bool is_frozen = group->rank() == 1 && step == 1;
-      for (torch::Tensor& parameter : net->parameters()) parameter.set_requires_grad(!is_frozen);
-      model->forward(row.clone().set_requires_grad(true)).backward();
-    }
+    for (int step = 0; step < 3; ++step) take_step(group, model, group->rank() == 1 && step == 1);
   });
   for (const auto& error : errors) expect_error<MismatchError>(error, "with all parameters frozen");
 }
@@ -478,15 +456,12 @@ TEST_P(DdpChanges, ThatErrorComesOnce) {
   run_ranks_or_throw(GetParam(), [](const Group& group) {
     Weights net;
     WrappedWeights model(net, group);
-    const torch::Tensor row = row_of_rank(group);
     int errors = 0;
     // Rank 1 leaves one average out, so that it makes one step more.
     for (int step = group->rank() == 1 ? -1 : 0; step < 4; ++step) {
-      const bool is_frozen = group->rank() == 1 && step == 0;
-      for (torch::Tensor& parameter : net->parameters()) parameter.set_requires_grad(!is_frozen);
       model->zero_grad();
       try {
-        model->forward(row.clone().set_requires_grad(true)).backward();
+        take_step(group, model, group->rank() == 1 && step == 0);
       } catch (const MismatchError&) {
         ++errors;
       }

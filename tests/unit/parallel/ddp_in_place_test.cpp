@@ -1,18 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Gradients that autograd makes in group memory, with ranks as threads.
-#include <gtest/gtest.h>
-#include <lockstep/parallel/distributed_data_parallel.h>
-
-#include "support/in_process_ranks.h"
-#include "support/small_nets.h"
+#include "unit/parallel/ddp_test_support.h"
 
 namespace lockstep::testing {
 namespace {
-
-using Group = std::shared_ptr<ProcessGroup>;
-using Options = DistributedDataParallelOptions;
-using torch::nn::Linear;
-using torch::nn::Sequential;
 
 constexpr std::int64_t kWidth = 64;  // weights of 16 KiB, biases of 256 bytes
 
@@ -196,14 +187,7 @@ TEST_P(DdpInPlace, UnusedAndLateGradients) {
 TEST_P(DdpInPlace, EndsWithACommunicationHookWhichGetsWholeBuckets) {
   run_ranks_or_throw(GetParam(), [](const Group& group) {
     compare(group, [&](auto& model, int number) {
-      if (number == 2) {
-        model->register_communication_hook([](ProcessGroup& ranks,
-                                              const GradientBucketView& bucket) {
-          return ranks.all_reduce(bucket.buffer(), ReduceOp::Avg).then([buffer = bucket.buffer()] {
-            return buffer;
-          });
-        });
-      }
+      if (number == 2) model->register_communication_hook(average_bucket);
       // Once with a gradient from before the change, which is added to.
       if (number != 2) model->zero_grad();
       model->forward(input(group->rank(), number)).pow(2).sum().backward();

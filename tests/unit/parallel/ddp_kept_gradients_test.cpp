@@ -1,20 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Gradients that the program still holds when their parameters get others, with ranks as threads.
-#include <gtest/gtest.h>
-#include <lockstep/parallel/distributed_data_parallel.h>
-
 #include <fstream>
 
-#include "support/in_process_ranks.h"
-#include "support/small_nets.h"
+#include "unit/parallel/ddp_test_support.h"
 
 namespace lockstep::testing {
 namespace {
-
-using Group = std::shared_ptr<ProcessGroup>;
-using Options = DistributedDataParallelOptions;
-using torch::nn::Linear;
-using torch::nn::Sequential;
 
 enum class KeptKind { InPlace, Copied, Hook, Narrow };
 struct KeptCase {
@@ -53,6 +44,11 @@ class KeptTensors {
     tensors_.push_back(tensor);
     copies_.push_back(tensor.clone());
   }
+  void keep_gradients(const torch::nn::Module& module) {
+    for (const auto& parameter : module.parameters()) {
+      if (parameter.grad().defined()) keep(parameter.grad());
+    }
+  }
   void expect_unchanged(const std::string& where) const {
     for (std::size_t i = 0; i < tensors_.size(); ++i) {
       EXPECT_TRUE(torch::equal(tensors_[i], copies_[i])) << where << ", tensor " << i;
@@ -77,18 +73,17 @@ class DdpKeptGradients : public ::testing::TestWithParam<KeptCase> {
     if (GetParam().kind == KeptKind::Copied) options.gradients_in_group_memory(false);
     if (GetParam().kind == KeptKind::Narrow) options.reduce_dtype(torch::kBFloat16);
     DistributedDataParallel<Net> model(std::move(net), group, options);
-    if (GetParam().kind == KeptKind::Hook) {
-      model->register_communication_hook([](ProcessGroup& ranks, const GradientBucketView& bucket) {
-        return ranks.all_reduce(bucket.buffer(), ReduceOp::Avg).then([buffer = bucket.buffer()] {
-          return buffer;
-        });
-      });
-    }
+    if (GetParam().kind == KeptKind::Hook) model->register_communication_hook(average_bucket);
     return model;
   }
   static torch::Tensor scale(const Group& group, int step) {
     return torch::full({1},
                        static_cast<float>(1 + step) + 0.3F * static_cast<float>(group->rank()));
+  }
+  static void take_step(DistributedDataParallel<ManySizes>& model, const Group& group, int step,
+                        bool uses_all = true) {
+    model->zero_grad();
+    model->forward(scale(group, step), uses_all).backward();
   }
 };
 INSTANTIATE_TEST_SUITE_P(
@@ -103,10 +98,9 @@ TEST_P(DdpKeptGradients, KeepTheirValuesAtAnySize) {
     for (int round = 0; round < 3; ++round) {
       KeptTensors kept;
       for (int step = 0; step < 4; ++step) {
-        model->zero_grad();
-        model->forward(scale(group, step), true).backward();
+        take_step(model, group, step);
         kept.expect_unchanged(std::string("step ").append(std::to_string(step)));
-        for (const auto& parameter : model->parameters()) kept.keep(parameter.grad());
+        kept.keep_gradients(*model->module());
       }
     }
   });
@@ -117,8 +111,7 @@ TEST_P(DdpKeptGradients, KeepTheirValuesThoughOnlyAViewIsHeld) {
     auto model = wrap(ManySizes(), group);
     KeptTensors kept;
     for (int step = 0; step < 4; ++step) {
-      model->zero_grad();
-      model->forward(scale(group, step), true).backward();
+      take_step(model, group, step);
       kept.expect_unchanged(std::string("step ").append(std::to_string(step)));
       for (const auto& parameter : model->parameters()) kept.keep(parameter.grad().narrow(0, 1, 1));
     }
@@ -130,9 +123,8 @@ TEST_P(DdpKeptGradients, KeepTheirValuesHoweverManyThereAre) {
     auto model = wrap(ManySizes(), group);
     KeptTensors kept;
     for (int step = 0; step < 12; ++step) {
-      model->zero_grad();
-      model->forward(scale(group, step), true).backward();
-      for (const auto& parameter : model->parameters()) kept.keep(parameter.grad());
+      take_step(model, group, step);
+      kept.keep_gradients(*model->module());
     }
     kept.expect_unchanged("in the end");
   });
@@ -171,8 +163,7 @@ TEST_P(DdpKeptGradients, KeepTheirValuesWhereTheParameterIsNotUsed) {
     }
     kept.expect_unchanged("still the parameter's");
     for (int step = 0; step < 2; ++step) {
-      model->zero_grad();
-      model->forward(scale(group, step), false).backward();
+      take_step(model, group, step, false);
     }
     kept.expect_unchanged("no longer the parameter's");
   });
@@ -184,8 +175,7 @@ TEST_P(DdpKeptGradients, FollowTheParameterAsLongAsTheyAreItsOwn) {
   run([](const Group& group) {
     auto model = wrap(ManySizes(), group);
     model->forward(scale(group, 0), true).backward();
-    model->zero_grad();
-    model->forward(scale(group, 0), true).backward();
+    take_step(model, group, 0);
     std::vector<torch::Tensor> held;
     for (const auto& parameter : model->parameters()) held.push_back(parameter.grad());
     model->zero_grad(/*set_to_none=*/false);
@@ -201,25 +191,17 @@ TEST_P(DdpKeptGradients, KeepTheirValuesWhenRanksJoinAndPlansChange) {
     ManySizes net;
     auto model = wrap(net, group);
     KeptTensors kept;
-    const auto keep_all = [&] {
-      for (const auto& parameter : net->parameters()) {
-        if (parameter.grad().defined()) kept.keep(parameter.grad());
-      }
-    };
     for (int step = 0; step < 2 + group->rank(); ++step) {
-      model->zero_grad();
-      model->forward(scale(group, step), true).backward();
-      keep_all();
+      take_step(model, group, step);
+      kept.keep_gradients(*net);
     }
     model->join([] {});
     kept.expect_unchanged("after join");
-    model->zero_grad();
-    model->forward(scale(group, 5), true).backward();
-    keep_all();
+    take_step(model, group, 5);
+    kept.keep_gradients(*net);
     net->unused.set_requires_grad(false);
     for (int step = 0; step < 3; ++step) {
-      model->zero_grad();
-      model->forward(scale(group, step), false).backward();
+      take_step(model, group, step, false);
     }
     kept.expect_unchanged("with another plan");
   });
@@ -232,18 +214,17 @@ TEST_P(DdpKeptGradients, KeepTheirValuesWhenAHookComesAndWhenTheModelGoes) {
     {
       auto model = wrap(net, group);
       model->forward(scale(group, 0), true).backward();
-      for (const auto& parameter : net->parameters()) kept.keep(parameter.grad());
+      kept.keep_gradients(*net);
       model->zero_grad();
       model->register_communication_hook([](ProcessGroup&, const GradientBucketView& bucket) {
         bucket.buffer().fill_(7);
         return make_future(bucket.buffer());
       });
       model->forward(scale(group, 1), true).backward();
-      for (const auto& parameter : net->parameters()) kept.keep(parameter.grad());
+      kept.keep_gradients(*net);
     }
     auto model = wrap(net, group);
-    model->zero_grad();
-    model->forward(scale(group, 2), true).backward();
+    take_step(model, group, 2);
     kept.expect_unchanged("in the end");
   });
 }

@@ -1,17 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Several models of one process, on one group or on several, with ranks as threads.
-#include <gtest/gtest.h>
-#include <lockstep/core/error.h>
-#include <lockstep/parallel/distributed_data_parallel.h>
-
-#include "support/expected_errors.h"
-#include "support/in_process_ranks.h"
+#include "unit/parallel/ddp_test_support.h"
 
 namespace lockstep::testing {
 namespace {
-
-using Group = std::shared_ptr<ProcessGroup>;
-using Options = DistributedDataParallelOptions;
 
 class DdpSeveralModels : public ::testing::TestWithParam<int> {};
 INSTANTIATE_TEST_SUITE_P(WorldSizes, DdpSeveralModels, ::testing::Values(1, 2, 3));
@@ -25,10 +17,6 @@ struct OneWeightImpl : torch::nn::Module {
 TORCH_MODULE(OneWeight);
 using WrappedWeight = DistributedDataParallel<OneWeight>;
 
-torch::Tensor own_row(const Group& group) {
-  return torch::full({1, 3}, group->rank() + 1.0);
-}
-
 float gradient_of_weight(const WrappedWeight& model) {
   return model->module()->weight.grad()[0].item<float>();
 }
@@ -40,8 +28,8 @@ void expect_order_error(int world_size, const std::string& first_name,
   const auto errors = run_ranks(world_size, [&](const Group& group) {
     WrappedWeight one(OneWeight(), group, Options().name(first_name));
     WrappedWeight other(OneWeight(), group, Options().name(second_name));
-    (group->rank() == 0 ? one : other)->forward(own_row(group)).backward();
-    (group->rank() == 0 ? other : one)->forward(own_row(group)).backward();
+    (group->rank() == 0 ? one : other)->forward(row_of_rank(group)).backward();
+    (group->rank() == 0 ? other : one)->forward(row_of_rank(group)).backward();
   });
   for (const auto& error : errors) {
     expect_error<MismatchError>(error, first);
@@ -64,14 +52,14 @@ TEST_P(DdpSeveralModels, ShareAGroupWhereRanksUseThemInTheSameOrder) {
   run_ranks_or_throw(GetParam(), [](const Group& group) {
     WrappedWeight one(OneWeight(), group);
     WrappedWeight other(OneWeight(), group, Options().name("other"));
-    const float mean = static_cast<float>(group->size() + 1) / 2;
+    const auto mean = static_cast<float>(mean_row(group));
     for (int step = 0; step < 3; ++step) {
       one->zero_grad();
       other->zero_grad();
-      one->forward(own_row(group)).backward();
-      other->forward(2 * own_row(group)).backward();
+      one->forward(row_of_rank(group)).backward();
+      other->forward(2 * row_of_rank(group)).backward();
       EXPECT_FLOAT_EQ(gradient_of_weight(one), mean);
-      (one->forward(own_row(group)) + other->forward(own_row(group))).backward();
+      (one->forward(row_of_rank(group)) + other->forward(row_of_rank(group))).backward();
       EXPECT_FLOAT_EQ(gradient_of_weight(one), 2 * mean);
       EXPECT_FLOAT_EQ(gradient_of_weight(other), 3 * mean);
     }
@@ -93,11 +81,11 @@ void train_both_unevenly(const Group& group, const Group& other_group, bool step
     for (int batch = 0; batch <= group->rank(); ++batch) {
       freeze_judge(false);
       optimizer.zero_grad();
-      judge->forward(own_row(group)).backward();
+      judge->forward(row_of_rank(group)).backward();
       optimizer.step();
       freeze_judge(true);
       other.zero_grad();
-      (maker->forward(own_row(group)) + 0 * judge->forward(own_row(group))).backward();
+      (maker->forward(row_of_rank(group)) + 0 * judge->forward(row_of_rank(group))).backward();
       other.step();
     }
     join({*judge, *maker}, steps_along ? std::function<void()>([&] {
@@ -148,7 +136,7 @@ TEST_P(DdpSeveralModels, OfGroupsOfTheirOwnMayShareABackwardAndJoin) {
     for (; steps <= group->rank(); ++steps) {
       last->zero_grad();
       first->zero_grad();
-      last->forward(own_row(group) + first->forward(own_row(group))).backward();
+      last->forward(row_of_rank(group) + first->forward(row_of_rank(group))).backward();
     }
     join({*last, *first}, [&] {
       // The ranks from `steps` on had data; the weights are zeros.

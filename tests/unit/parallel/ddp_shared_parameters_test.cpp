@@ -1,19 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Parameters that several wrapped models have, with ranks as threads. What is right is what each
 // rank's own backwards give without any wrapper, averaged.
-#include <gtest/gtest.h>
-#include <lockstep/parallel/distributed_data_parallel.h>
-
-#include "support/expected_errors.h"
-#include "support/in_process_ranks.h"
-#include "support/small_nets.h"
+#include "unit/parallel/ddp_test_support.h"
 
 namespace lockstep::testing {
 namespace {
-
-using Group = std::shared_ptr<ProcessGroup>;
-using Options = DistributedDataParallelOptions;
-using torch::nn::Linear;
 
 constexpr std::int64_t kWide = 40;
 
@@ -70,13 +61,15 @@ std::vector<torch::Tensor> all_parameters(const std::vector<SharingTask>& tasks)
   return all;
 }
 
-/// What every rank must have after these backwards.
-std::vector<torch::Tensor> expected_gradients(std::size_t count, const Order& order, int ranks,
-                                              int step) {
+/// What every rank must have after these backwards of the ranks from `first` on; those that `uses`
+/// leaves out do not use the encoder.
+std::vector<torch::Tensor> expected_gradients(
+    std::size_t count, const Order& order, int ranks, int step, int first = 0,
+    const std::function<bool(int rank)>& uses = [](int) { return true; }) {
   auto tasks = make_tasks(count);
-  for (int rank = 0; rank < ranks; ++rank) {
+  for (int rank = first; rank < ranks; ++rank) {
     run_backwards(order, [&](std::size_t task) {
-      return tasks[task]->forward(rows_of_task(rank, task, step)) / ranks;
+      return tasks[task]->forward(rows_of_task(rank, task, step), uses(rank)) / (ranks - first);
     });
   }
   std::vector<torch::Tensor> gradients;
@@ -112,14 +105,22 @@ Future<at::Tensor> average_in_double(ProcessGroup& ranks, const GradientBucketVi
   return ranks.all_reduce(wide, ReduceOp::Avg).then([wide] { return wide.to(torch::kFloat); });
 }
 
+using WrappedTasks = std::vector<DistributedDataParallel<SharingTask>>;
+
+WrappedTasks wrap_tasks(const std::vector<SharingTask>& tasks, const Group& group,
+                        const Options& options = {}) {
+  WrappedTasks models;
+  for (const auto& task : tasks) models.emplace_back(task, group, options);
+  return models;
+}
+
 class DdpSharedParameters : public ::testing::TestWithParam<int> {
  protected:
   static void check(const Group& group, std::size_t count, const Order& order, SharedKind kind) {
     auto tasks = make_tasks(count);
-    std::vector<DistributedDataParallel<SharingTask>> models;
-    for (const auto& task : tasks) {
-      models.emplace_back(task, group, options_of_shared(kind));
-      if (kind == SharedKind::Hook) models.back()->register_communication_hook(average_in_double);
+    auto models = wrap_tasks(tasks, group, options_of_shared(kind));
+    if (kind == SharedKind::Hook) {
+      for (auto& model : models) model->register_communication_hook(average_in_double);
     }
     for (int step = 0; step < 3; ++step) {
       for (auto& model : models) model->zero_grad();
@@ -203,8 +204,7 @@ TEST_P(DdpSharedParameters, OfOneBackwardAreCopiedNowhere) {
   run_ranks_or_throw(GetParam(), [](const Group& group) {
     auto tasks = make_tasks(2);
     // The bias of the encoder and what the heads have are too small to be made in place.
-    std::vector<DistributedDataParallel<SharingTask>> models;
-    for (const auto& task : tasks) models.emplace_back(task, group);
+    auto models = wrap_tasks(tasks, group);
     for (const Order& order : std::vector<Order>{{{0}}, {{0, 1}}}) {
       for (int step = 0; step < 3; ++step) {
         for (auto& model : models) model->zero_grad();
@@ -225,8 +225,7 @@ TEST_P(DdpSharedParameters, AddUpUnderAGuardUntilOneModelAverages) {
     for (const auto kind : {SharedKind::InPlace, SharedKind::Copied}) {
       for (const bool pauses_both : {true, false}) {
         auto tasks = make_tasks(2);
-        std::vector<DistributedDataParallel<SharingTask>> models;
-        for (const auto& task : tasks) models.emplace_back(task, group, options_of_shared(kind));
+        auto models = wrap_tasks(tasks, group, options_of_shared(kind));
         const auto forward = [&](std::size_t task) {
           return models[task]->forward(rows_of_task(group->rank(), task, 0));
         };
@@ -259,29 +258,20 @@ TEST_P(DdpSharedParameters, ThatOnlySomeRanksUse) {
     for (const auto kind : {SharedKind::InPlace, SharedKind::Copied}) {
       for (const Order& order : std::vector<Order>{{{0}}, {{1}}, {{0, 1}}, {{1, 0}}}) {
         auto tasks = make_tasks(2);
-        std::vector<DistributedDataParallel<SharingTask>> models;
+        WrappedTasks models;
         for (std::size_t i = 0; i < 2; ++i) {
           models.emplace_back(tasks[i], i == 0 ? group : second_group, options_of_shared(kind));
         }
-        auto plain = make_tasks(2);
         for (int step = 0; step < 3; ++step) {
           for (auto& model : models) model->zero_grad();
-          for (auto& task : plain) task->zero_grad();
           // In each step another rank leaves the encoder out.
           const auto uses = [&](int rank) { return (rank + step) % group->size() != 0; };
           run_backwards(order, [&](std::size_t task) {
             return models[task]->forward(rows_of_task(group->rank(), task, step),
                                          uses(group->rank()));
           });
-          for (int rank = 0; rank < group->size(); ++rank) {
-            run_backwards(order, [&](std::size_t task) {
-              return plain[task]->forward(rows_of_task(rank, task, step), uses(rank)) /
-                     group->size();
-            });
-          }
-          std::vector<torch::Tensor> expected;
-          for (const auto& parameter : all_parameters(plain)) expected.push_back(parameter.grad());
-          expect_gradients(tasks, expected, std::string("step ").append(std::to_string(step)));
+          expect_gradients(tasks, expected_gradients(2, order, group->size(), step, 0, uses),
+                           std::string("step ").append(std::to_string(step)));
         }
       }
     }
@@ -390,23 +380,16 @@ TEST_P(DdpSharedParameters, ReachRanksThatHaveJoined) {
     const auto second_group = group->size() > 1 ? group->split(0) : group;
     for (const Order& order : std::vector<Order>{{{0, 1}}, {{0}, {1}}, {{1}}}) {
       auto tasks = make_tasks(2);
-      std::vector<DistributedDataParallel<SharingTask>> models;
+      WrappedTasks models;
       models.emplace_back(tasks[0], group);
       models.emplace_back(tasks[1], second_group);
       int step = 0;
       const auto follow = [&] {
-        // The last rank is the only one with data then.
-        std::vector<torch::Tensor> expected;
-        auto plain = make_tasks(2);
-        const int last = group->size() - 1;
-        for (int rank = step == 0 ? 0 : last; rank <= last; ++rank) {
-          run_backwards(order, [&](std::size_t task) {
-            return plain[task]->forward(rows_of_task(rank, task, step)) /
-                   (step == 0 ? group->size() : 1);
-          });
-        }
-        for (const auto& parameter : all_parameters(plain)) expected.push_back(parameter.grad());
-        expect_gradients(tasks, expected, std::string("step ").append(std::to_string(step++)));
+        // Behind the first step the last rank is the only one with data.
+        const int first = step == 0 ? 0 : group->size() - 1;
+        expect_gradients(tasks, expected_gradients(2, order, group->size(), step, first),
+                         std::string("step ").append(std::to_string(step)));
+        ++step;
         for (auto& model : models) model->zero_grad();
       };
       for (int i = 0; i < (group->rank() + 1 == group->size() ? 3 : 1); ++i) {

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+// What tests of DistributedDataParallel with ranks as threads have in common.
+#include <gtest/gtest.h>
+#include <lockstep/core/error.h>
+#include <lockstep/parallel/distributed_data_parallel.h>
+
+#include <memory>
+
+#include "support/expected_errors.h"
+#include "support/in_process_ranks.h"
+#include "support/small_nets.h"
+
+namespace lockstep::testing {
+
+using Group = std::shared_ptr<ProcessGroup>;
+using Options = DistributedDataParallelOptions;
+using torch::nn::Linear;
+using torch::nn::Sequential;
+
+/// What differs from rank to rank, with a mean that is easy to say: 1 on rank 0, 2 on rank 1.
+inline torch::Tensor row_of_rank(const Group& group, at::ScalarType dtype = at::kFloat) {
+  return torch::full({1, 3}, group->rank() + 1.0, dtype);
+}
+
+inline double mean_row(const Group& group) {
+  return (group->size() + 1) / 2.0;
+}
+
+inline void set_frozen(const torch::nn::Module& module, bool is_frozen) {
+  for (torch::Tensor& parameter : module.parameters()) parameter.set_requires_grad(!is_frozen);
+}
+
+/// A communication hook that does what happens without one.
+inline Future<at::Tensor> average_bucket(ProcessGroup& ranks, const GradientBucketView& bucket) {
+  return ranks.all_reduce(bucket.buffer(), ReduceOp::Avg).then([buffer = bucket.buffer()] {
+    return buffer;
+  });
+}
+
+}  // namespace lockstep::testing
