@@ -155,10 +155,12 @@ TEST_P(DdpModels, AverageComplexBuffers) {
   run_ranks_or_throw(GetParam(), [](const std::shared_ptr<ProcessGroup>& group) {
     const float mean = static_cast<float>(group->size() + 1) / 2;
     for (const bool is_conjugated : {false, true}) {
-      Odd net = with_buffer(complex_of_rank(0));
+      const auto of_rank = [&](int rank) {
+        return is_conjugated ? complex_of_rank(rank).conj() : complex_of_rank(rank);
+      };
+      Odd net = with_buffer(of_rank(0));
       DistributedDataParallel<Odd> model(net, group);
-      const auto own = complex_of_rank(group->rank());
-      net->odd.copy_(is_conjugated ? own.conj() : own);
+      net->odd.copy_(of_rank(group->rank()));
       model->average_buffers();
       const auto value = net->odd[1].item<c10::complex<float>>();
       EXPECT_FLOAT_EQ(value.real(), mean);
