@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+/// @file
 /// Everything that a training program needs.
 
 #include <lockstep/comm/call_options.h>

@@ -35,7 +35,9 @@ struct IsFuture<Future<T>> : std::true_type {
 template <typename T>
 class Future {
  public:
+  /// A limit of its own for each wait; without one, the call's.
   using Timeout = std::optional<std::chrono::milliseconds>;
+  /// What it holds: T, or nothing for `Future<void>`.
   using Value = std::conditional_t<std::is_void_v<T>, std::monostate, T>;
 
   /// `compute` is called once, in the first `wait`; what it throws is thrown by each.

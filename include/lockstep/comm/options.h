@@ -10,6 +10,9 @@
 
 namespace lockstep {
 
+/// What `init_process_group` is told. The same on all ranks, but for `environment`.
+///
+/// Thread-safety: a value.
 struct ProcessGroupOptions {
   /// What carries the traffic.
   TORCH_ARG(Backend, backend) = Backend::Auto;

@@ -49,11 +49,17 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   ProcessGroup(const ProcessGroup&) = delete;
   ProcessGroup& operator=(const ProcessGroup&) = delete;
 
+  /// This rank's number, from 0 to `size()` - 1.
   [[nodiscard]] int rank() const noexcept { return environment_.rank; }
+  /// How many ranks the group has.
   [[nodiscard]] int size() const noexcept { return environment_.world_size; }
+  /// This rank's number among the ranks of its host.
   [[nodiscard]] int local_rank() const noexcept { return environment_.local_rank; }
+  /// How many ranks of the group are on this host.
   [[nodiscard]] int local_size() const noexcept { return environment_.local_size; }
+  /// What carries the traffic; never `Backend::Auto`.
   [[nodiscard]] Backend backend() const noexcept { return backend_; }
+  /// How long a call may wait for other ranks, unless `with` says otherwise.
   [[nodiscard]] std::chrono::milliseconds timeout() const noexcept { return timeout_; }
 
   // --- reductions ---
@@ -89,16 +95,23 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   Work all_reduce(const Pieces& pieces, ReduceOp op = ReduceOp::Sum);
 
   /// `all_reduce` for rank `root` alone; the tensors of the others stay as they are.
+  ///
+  /// Shapes: as `all_reduce`.
+  /// Blocks: nothing; see `Work`.
+  /// Throws: as `all_reduce`, and `c10::Error` for a `root` that the group does not have.
   Work reduce(const at::Tensor& tensor, int root = 0, ReduceOp op = ReduceOp::Sum);
 
   /// Combines all ranks' `input`, of which rank r gets part r.
   ///
   /// Shapes: `input.numel() == size() * output.numel()`, contiguous.
+  /// Blocks: nothing; see `Work`.
+  /// Throws: as `all_reduce`, and `c10::Error` for another shape or two dtypes.
   Work reduce_scatter(const at::Tensor& output, const at::Tensor& input,
                       ReduceOp op = ReduceOp::Sum);
   /// The same with one input tensor a rank; they may differ in size, but not between ranks.
   ///
   /// Shapes: `inputs[rank()].numel() == output.numel()`.
+  /// Throws: also for another number of inputs than of ranks.
   Work reduce_scatter(const at::Tensor& output, const std::vector<at::Tensor>& inputs,
                       ReduceOp op = ReduceOp::Sum);
 
@@ -107,7 +120,8 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   /// Makes the calls of `calls` as one: they start in their order, and the result is complete when
   /// all of them are. `calls` waits for none of them.
   ///
-  /// Blocks: nothing. Throws: what the calls throw; those before are under way then.
+  /// Blocks: nothing.
+  /// Throws: what the calls throw; those before are under way then.
   Work coalesced(const std::function<void()>& calls);
 
   /// Options for all calls of this group until the scope ends; scopes nest.
@@ -124,10 +138,13 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   /// Sends `tensor` to rank `to`; complete when the tensor may be changed, whether or not it has
   /// been received.
   ///
-  /// Tags: 0 to 32766. Throws: `c10::Error` for another tag, or for a message to oneself.
+  /// Blocks: nothing; see `Work`.
+  /// Throws: `c10::Error` for a tag that is not from 0 to 32766, for a rank that the group does not
+  /// have, or for a message to oneself.
   Work send(const at::Tensor& tensor, int to, int tag = 0);
   /// Receives from rank `from` what it sends under the same tag.
   ///
+  /// Blocks: nothing; see `Work`.
   /// Throws: as `send`. Waiting throws `MismatchError` when a message of another dtype or number of
   /// elements comes.
   Work recv(const at::Tensor& tensor, int from, int tag = 0);
@@ -139,11 +156,15 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   /// Divides the group: ranks with the same `color` form a group, in the order of `key`, then of
   /// rank. A negative color joins none and gets null.
   ///
-  /// Collective. Blocks: the calling thread. Source: MPI_Comm_split, ncclCommSplit.
+  /// Blocks: the calling thread.
+  /// Collective: all ranks of this group call it, each with its own arguments.
+  /// Throws: what a collective throws.
+  /// Source: MPI_Comm_split, ncclCommSplit.
   [[nodiscard]] std::shared_ptr<ProcessGroup> split(int color, int key = 0);
   /// The group of these ranks, in this order; null on all others.
   ///
-  /// Collective: all ranks of this group call it with the same list. Blocks: the calling thread.
+  /// Blocks: the calling thread.
+  /// Collective: all ranks of this group call it with the same list.
   /// Throws: `c10::Error` for a list that is empty, repeats a rank, or names one that there is not;
   /// `MismatchError` for lists that differ.
   [[nodiscard]] std::shared_ptr<ProcessGroup> new_group(const std::vector<int>& ranks);
@@ -151,45 +172,69 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   // --- movements; any dtype, contiguous tensors ---
 
   /// Copies `tensor` of rank `root` into `tensor` of every other rank.
+  ///
+  /// Shapes: any, the same number of elements everywhere; zero elements are allowed.
+  /// Blocks: nothing; see `Work`.
+  /// Throws: `c10::Error` for a tensor that is not a defined, dense tensor without gaps between its
+  /// elements, for a `root` that the group does not have, or for a closed group.
   Work broadcast(const at::Tensor& tensor, int root = 0);
 
   /// Places `input` of rank r at row r of `output`, on every rank.
   ///
   /// Shapes: `output.numel() == size() * input.numel()`. `input` may be row `rank()` of `output`.
+  /// Blocks: nothing; see `Work`.
+  /// Throws: `c10::Error` for another shape, two dtypes, tensors that overlap elsewhere, one that
+  /// is not defined, dense and contiguous, or a closed group.
   Work all_gather(const at::Tensor& output, const at::Tensor& input);
   /// The same with one output tensor a rank; they may differ in size, but not between ranks.
   ///
   /// Shapes: `outputs[rank()].numel() == input.numel()`.
+  /// Throws: also for another number of outputs than of ranks.
   Work all_gather(const std::vector<at::Tensor>& outputs, const at::Tensor& input);
 
   /// As `all_gather`, for rank `root` alone; the others pass no outputs. All inputs are equally
   /// large.
+  ///
+  /// Shapes: on rank `root` one output for each rank, each of `input`'s number of elements.
+  /// Blocks: nothing; see `Work`.
+  /// Throws: as `all_gather`, for outputs on another rank, and for a `root` that the group does not
+  /// have.
   Work gather(const std::vector<at::Tensor>& outputs, const at::Tensor& input, int root = 0);
 
   /// Copies `inputs[r]` of rank `root` into `output` of rank r; the others pass no inputs. All
   /// inputs are equally large.
+  ///
+  /// Shapes: on rank `root` one input for each rank, each of `output`'s number of elements.
+  /// Blocks: nothing; see `Work`.
+  /// Throws: as `gather`, with inputs for outputs.
   Work scatter(const at::Tensor& output, const std::vector<at::Tensor>& inputs, int root = 0);
 
   /// Part i of `input` on rank r becomes part r of `output` on rank i; all parts are equally large.
   ///
   /// Shapes: `output.numel() == input.numel()`, a multiple of `size()`. They do not overlap.
+  /// Blocks: nothing; see `Work`.
+  /// Throws: as `all_gather`, and `c10::Error` for tensors that overlap.
   Work all_to_all(const at::Tensor& output, const at::Tensor& input);
   /// The same with `input_splits[i]` rows for rank i and `output_splits[r]` rows from rank r.
   ///
   /// Shapes: the splits add up to the sizes of the first dimensions; the rows are equally large.
+  /// Throws: also for splits that are negative, or of another number than of ranks.
   Work all_to_all(const at::Tensor& output, const at::Tensor& input, at::IntArrayRef output_splits,
                   at::IntArrayRef input_splits);
   /// The same with one tensor for, and from, each rank.
   Work all_to_all(const std::vector<at::Tensor>& outputs, const std::vector<at::Tensor>& inputs);
 
   /// Returns when every rank has called it.
+  ///
   /// Blocks: the calling thread.
+  /// Throws: what a collective throws, and `c10::Error` for a closed group.
   void barrier();
 
   /// A zeroed tensor in the memory that this backend reduces fastest: collectives on it copy
   /// nothing. The tensor keeps the memory alive, also after `close()`.
   ///
-  /// Collective. Blocks: the calling thread.
+  /// Blocks: the calling thread.
+  /// Collective: all ranks call it with the same arguments.
   /// Throws: `CommError` on every rank when one of them lacks the memory, with the bytes wanted and
   /// free.
   [[nodiscard]] at::Tensor allocate(at::IntArrayRef sizes, const at::TensorOptions& options);
@@ -197,8 +242,11 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   /// Finishes what is under way, messages included, meets all ranks once more, and lets the
   /// resources go. Calling it again does nothing.
   ///
-  /// Collective. Blocks: the calling thread. Throws: what a collective throws.
+  /// Blocks: the calling thread.
+  /// Collective: all ranks call it.
+  /// Throws: what a collective throws.
   void close();
+  /// Whether `close` has been called.
   [[nodiscard]] bool is_closed() const noexcept { return closed_; }
 
   /// 1, 2, 3, ...: for the names of what shares this group. The same on ranks that ask equally
@@ -211,6 +259,8 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   /// which is misuse that the next call reports.
   void progress() noexcept;
 
+  // What backends implement, in src/comm: no part of the reference.
+  /// @cond backends
  protected:
   ProcessGroup(Backend backend, LaunchEnvironment environment, std::chrono::milliseconds timeout);
 
@@ -228,7 +278,7 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   virtual std::unique_ptr<Operation> make_send(at::Tensor tensor, int to, int tag) = 0;
   virtual std::unique_ptr<Operation> make_receive(at::Tensor tensor, int from, int tag) = 0;
   /// A group of several of these ranks, this one included. `environment` says its place there.
-  /// Collective over the members.
+  /// Collective: over the members.
   virtual std::shared_ptr<ProcessGroup> make_group(LaunchEnvironment environment,
                                                    const std::vector<int>& members) = 0;
   struct Memory {
@@ -265,8 +315,8 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   virtual void abandon(const std::string& /*reason*/) noexcept {}
   /// Called when `close` fails: gives back what would keep a later group of this job from meeting.
   virtual void forget_names() noexcept {}
-  /// Collective; blocks. Throws: `CommError` with this text unless every rank has its memory, so
-  /// that none goes on alone.
+  /// Blocks: the calling thread. Collective: all ranks. Throws: `CommError` with this text unless
+  /// every rank has its memory, so that none goes on alone.
   void agree_on_memory(bool has_memory, const std::string& error_text);
 
   [[nodiscard]] const LaunchEnvironment& environment() const noexcept { return environment_; }
@@ -308,6 +358,7 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   [[nodiscard]] bool is_copy_of_fork() const noexcept;
   /// Whether the group failed in a way that every rank found by itself.
   [[nodiscard]] bool is_failure_shared() const noexcept;
+  /// @endcond
 
  private:
   friend class Work;

@@ -15,24 +15,38 @@ namespace lockstep {
 ///
 /// Which dtypes an operation takes: docs/process_groups.md. Bool counts as one bit, as in PyTorch:
 /// Sum, Max and BitOr are "any", Product, Min and BitAnd are "all".
+///
+/// Thread-safety: a value.
 class LOCKSTEP_API ReduceOp {
  public:
-  enum class Kind : std::uint8_t { Sum, Avg, Product, Min, Max, BitAnd, BitOr, BitXor, PreMulSum };
+  /// The operation without its factor; see the constants of the same names.
+  enum class Kind : std::uint8_t {
+    Sum,        ///< `ReduceOp::Sum`
+    Avg,        ///< `ReduceOp::Avg`
+    Product,    ///< `ReduceOp::Product`
+    Min,        ///< `ReduceOp::Min`
+    Max,        ///< `ReduceOp::Max`
+    BitAnd,     ///< `ReduceOp::BitAnd`
+    BitOr,      ///< `ReduceOp::BitOr`
+    BitXor,     ///< `ReduceOp::BitXor`
+    PreMulSum,  ///< `ReduceOp::PreMulSum`
+  };
 
-  static const ReduceOp Sum;
-  static const ReduceOp Avg;  ///< the sum, multiplied by 1 / world size; no integers
-  static const ReduceOp Product;
-  static const ReduceOp Min;     ///< of numbers with an order; a NaN on any rank wins
-  static const ReduceOp Max;     ///< likewise
-  static const ReduceOp BitAnd;  ///< of integers and Bool, like the two below
-  static const ReduceOp BitOr;
-  static const ReduceOp BitXor;
+  static const ReduceOp Sum;      ///< a + b
+  static const ReduceOp Avg;      ///< the sum, multiplied by 1 / world size; no integers
+  static const ReduceOp Product;  ///< a * b
+  static const ReduceOp Min;      ///< of numbers with an order; a NaN on any rank wins
+  static const ReduceOp Max;      ///< likewise
+  static const ReduceOp BitAnd;   ///< of integers and Bool, like the two below
+  static const ReduceOp BitOr;    ///< bits that are set on any rank
+  static const ReduceOp BitXor;   ///< bits that are set on an odd number of ranks
   /// Every rank's values times `factor`, then the sum; no integers. The factor is the same on all
   /// ranks.
   [[nodiscard]] static constexpr ReduceOp PreMulSum(double factor) {
     return {Kind::PreMulSum, factor};
   }
 
+  /// Which operation it is.
   [[nodiscard]] constexpr Kind kind() const noexcept { return kind_; }
   /// Of PreMulSum; 1 for all others.
   [[nodiscard]] constexpr double factor() const noexcept { return factor_; }
@@ -67,6 +81,7 @@ enum class Backend {
 
 /// "Sum", "PreMulSum(0.5)".
 [[nodiscard]] LOCKSTEP_API std::string to_string(ReduceOp op);
+/// "SharedMemory", "Mpi": the enumerator's name.
 [[nodiscard]] LOCKSTEP_API std::string_view to_string(Backend backend);
 
 }  // namespace lockstep

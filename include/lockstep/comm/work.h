@@ -29,11 +29,16 @@ class LOCKSTEP_API Work {
   /// Returns when the result is in the tensor and the tensor may be changed again. Rethrows what
   /// failed.
   ///
-  /// Blocks: the calling thread, until the deadline of the call (set when the collective started)
-  /// or of this wait. Of CUDA tensors over NCCL, `wait()` blocks only until the collective is
-  /// enqueued: the current stream waits for the result, as in PyTorch; `wait(timeout)` blocks until
-  /// it is there. Throws: `TimeoutError`, `PeerLostError`, `MismatchError`, `CommError`.
+  /// Blocks: the calling thread, until the deadline of the call, which was set when the collective
+  /// started. Of CUDA tensors over NCCL only until the collective is enqueued: the current stream
+  /// waits for the result, as in PyTorch.
+  /// Throws: `TimeoutError`, `PeerLostError`, `MismatchError`, `CommError`.
   void wait();
+  /// The same with a limit for this wait.
+  ///
+  /// Blocks: the calling thread, until the result is there, on CUDA too, or the limit or the call's
+  /// deadline has passed.
+  /// Throws: as `wait()`.
   void wait(std::chrono::milliseconds timeout);
 
   /// True when `wait()` would return or throw at once. Does this rank's part if its turn has come;
@@ -49,6 +54,7 @@ class LOCKSTEP_API Work {
   [[nodiscard]] auto then(F next) const {
     return future().then(std::move(next));
   }
+  /// A future without a value, completed when this is.
   [[nodiscard]] Future<void> future() const;
 
  private:

@@ -13,8 +13,8 @@ namespace lockstep {
 ///
 /// Thread-safety: a value; copies are independent.
 struct LOCKSTEP_API LaunchEnvironment {
-  int rank = 0;
-  int world_size = 1;
+  int rank = 0;        ///< number of this process among all, from 0
+  int world_size = 1;  ///< number of all processes
   int local_rank = 0;  ///< rank among the ranks of this host
   int local_size = 1;  ///< ranks on this host
   /// Which launcher was recognised: "Open MPI", "MPICH", "Slurm", "torchrun" or "alone".
@@ -34,7 +34,7 @@ struct LOCKSTEP_API LaunchEnvironment {
 
   /// Reads the variables of Open MPI, MPICH/Hydra, torchrun or Slurm. Where several left some, the
   /// innermost launcher counts, as far as this process's ancestors show which that is; without them
-  /// (the second form), those of Slurm count last, because `sbatch` sets its variables even where
+  /// those of Slurm count last, because `sbatch` sets its variables even where
   /// `mpirun` starts the ranks. No such variable: a world of one. `LOCKSTEP_LAUNCHER` (openmpi,
   /// mpich, torchrun, slurm, alone), where set, chooses; `LOCKSTEP_JOB_ID` replaces the job id.
   /// `LOCKSTEP_PRETEND_HOSTS`, a name for each rank such as "a,a,b,b", makes one machine play
@@ -45,6 +45,9 @@ struct LOCKSTEP_API LaunchEnvironment {
   /// Source: Open MPI 4.1 FAQ, Hydra and Slurm `srun` manuals, `torchrun` documentation of
   /// PyTorch 2.11.
   [[nodiscard]] static LaunchEnvironment detect();
+  /// The same from the variables that `lookup` knows, without a look at this process's ancestors.
+  ///
+  /// Throws: as `detect()`.
   [[nodiscard]] static LaunchEnvironment detect(const Lookup& lookup);
 };
 

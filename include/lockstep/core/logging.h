@@ -6,31 +6,50 @@
 #include <functional>
 #include <string_view>
 
+/// @file
 /// Where Lockstep's own remarks go. The library never writes to stdout; by default warnings and
 /// errors go to stderr, one line each, and anything below is silent. `LOCKSTEP_LOG_LEVEL` (debug,
 /// info, warning, error, off) changes that.
+///
+/// Thread-safety: any thread, any time.
+
 namespace lockstep::logging {
 
-enum class Level { Debug, Info, Warning, Error, Off };
+/// How much a remark matters.
+enum class Level {
+  Debug,    ///< for those who look for a fault
+  Info,     ///< what was chosen, and why
+  Warning,  ///< something works, but not as it could
+  Error,    ///< something has failed; as a rule it is thrown as well
+  Off,      ///< no remark has it: nothing is written
+};
 
+/// Takes a remark.
 using Sink = std::function<void(Level, std::string_view message)>;
 
-/// Sends messages of `level` and above to `sink`. An empty sink restores the default.
-/// Thread-safety: any thread, any time; the sink may be called from any thread, one call at a time.
+/// Sends messages of `level()` and above to `sink`. An empty sink restores the default.
+/// The sink may be called from any thread, one call at a time.
 LOCKSTEP_API void set_sink(Sink sink);
+/// Drops remarks below `level` from now on.
 LOCKSTEP_API void set_level(Level level);
+/// Remarks below it are dropped.
 [[nodiscard]] LOCKSTEP_API Level level();
 
+/// Gives a remark to the sink, unless it is below `level()`.
 LOCKSTEP_API void write(Level level, std::string_view message);
+/// `write` of `Level::Debug`.
 inline void debug(std::string_view message) {
   write(Level::Debug, message);
 }
+/// `write` of `Level::Info`.
 inline void info(std::string_view message) {
   write(Level::Info, message);
 }
+/// `write` of `Level::Warning`.
 inline void warning(std::string_view message) {
   write(Level::Warning, message);
 }
+/// `write` of `Level::Error`.
 inline void error(std::string_view message) {
   write(Level::Error, message);
 }

@@ -48,6 +48,7 @@ class BatchSampler {
     return std::min(batch_size_, sampler_.epoch_size());
   }
 
+  /// Indices of this rank's batch `number`.
   /// Throws: `c10::Error` when `number` is not below `size()`.
   [[nodiscard]] std::vector<std::int64_t> batch(std::size_t number) const {
     TORCH_CHECK(number < size(), "BatchSampler: batch ", number, " is not below the size ", size());
@@ -56,27 +57,37 @@ class BatchSampler {
     for (std::size_t i = 0; i < indices.size(); ++i) indices[i] = sampler_.index(first + i);
     return indices;
   }
+  /// All `size()` of them.
   [[nodiscard]] std::vector<std::vector<std::int64_t>> batches() const {
     std::vector<std::vector<std::int64_t>> all(size());
     for (std::size_t i = 0; i < all.size(); ++i) all[i] = batch(i);
     return all;
   }
 
-  /// The members of `EpochSampler`; positions count samples.
+  /// As `EpochSampler::set_epoch`.
+  /// Throws: `c10::Error` when `epoch` is negative.
   void set_epoch(std::int64_t epoch) { sampler_.set_epoch(epoch); }
+  /// As `EpochSampler::epoch`.
   [[nodiscard]] std::int64_t epoch() const noexcept { return sampler_.epoch(); }
+  /// As `EpochSampler::start_at`: positions count samples, not batches.
+  /// Throws: `c10::Error` when it lies behind the order's end.
   void start_at(std::uint64_t global_position) { sampler_.start_at(global_position); }
-  /// When each rank has consumed this many batches.
+  /// As `EpochSampler::global_position`, when each rank has consumed this many batches.
   [[nodiscard]] std::uint64_t global_position(std::size_t local_batches) const noexcept {
     // Beyond any rank's end, and far from where a product would overflow.
     const auto most = (sampler_.size() + 1) / batch_size_ + 1;
     return sampler_.global_position(local_batches < most ? local_batches * batch_size_
                                                          : sampler_.size() + 1);
   }
+  /// Every index is below it.
   [[nodiscard]] std::size_t dataset_size() const noexcept { return sampler_.dataset_size(); }
+  /// Together with the epoch it decides the order.
   [[nodiscard]] std::uint64_t seed() const noexcept { return sampler_.seed(); }
+  /// Whether each epoch has an order of its own.
   [[nodiscard]] bool is_shuffled() const noexcept { return sampler_.is_shuffled(); }
+  /// As `EpochSampler::fingerprint`; the size of the batches is not in it.
   [[nodiscard]] std::uint64_t fingerprint() const noexcept { return sampler_.fingerprint(); }
+  /// Who gives the indices.
   [[nodiscard]] const Sampler& sampler() const noexcept { return sampler_; }
 
  private:

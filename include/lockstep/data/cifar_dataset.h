@@ -17,13 +17,16 @@ namespace lockstep::data {
 
 class BoundedView;
 
+/// Which dataset the files are of, and which of its labels is the target.
 enum class CifarLabels {
   Cifar10,         ///< records of 3073 bytes: label, pixels
   Cifar100Fine,    ///< records of 3074 bytes: coarse label, fine label, pixels; the target is fine
   Cifar100Coarse,  ///< the same records; the target is the coarse label
 };
 
+/// What a `CifarDataset` is told.
 struct LOCKSTEP_API CifarDatasetOptions {
+  /// A value for each of red, green and blue.
   using Channels = std::array<double, 3>;
   /// Leaves pixels uint8, as they are in the file; `mean` and `std` do not apply then.
   TORCH_ARG(bool, raw) = false;
@@ -55,6 +58,7 @@ class LOCKSTEP_API CifarDataset {
                                              const CifarDatasetOptions& options = {},
                                              CifarLabels labels = CifarLabels::Cifar100Fine);
 
+  /// One image and its label.
   /// Shapes: data float32 {3, 32, 32}, uint8 with `raw`; target int64 {}.
   /// Throws: `c10::Error` when `index` is not below `size()`, and naming file, byte and value of a
   /// label that does not exist.
@@ -63,6 +67,7 @@ class LOCKSTEP_API CifarDataset {
   /// Throws: as `get`, and when a destination has another size than the sample.
   void get_into(std::size_t index, std::span<std::byte> data, std::span<std::byte> target) const;
 
+  /// Samples of all files.
   [[nodiscard]] std::size_t size() const noexcept { return size_; }
   /// File, record and byte of a sample, for messages.
   [[nodiscard]] std::string describe(std::size_t index) const;

@@ -51,14 +51,17 @@ class DevicePrefetcher;
 /// returns is the batch. Otherwise samples are stacked: a batch has the form of a sample, with a
 /// dimension in front of each tensor and a vector for each text.
 ///
+/// Models `std::ranges::input_range`.
+///
 /// Shapes: data {n, ...sample}, target {n, ...sample}, n = `batch_size` except in a last batch.
 /// Blocks: the calling thread, until the next batch is there; `WorkerError` when that cannot be.
+/// The destructor for milliseconds, at most 2 s, and with `pin_memory` also until no device reads a
+/// batch any more, at most 10 s.
 /// Thread-safety: none; one thread uses a loader. Batches may be used and dropped in any thread.
-/// Owns: the dataset, the sampler, the workers. The destructor ends the workers (Blocks:
-/// milliseconds, at most 2 s; with `pin_memory` also until no device reads a batch any more, at
-/// most 10 s). Throws: `c10::Error` for bad options, and when it has been moved from; `WorkerError`
-/// for what goes wrong with samples and workers. Source: the contract of
-/// `torch.utils.data.DataLoader` of PyTorch 2.11. Models `std::ranges::input_range`.
+/// Owns: the dataset, the sampler, the workers. The destructor ends the workers.
+/// Throws: `c10::Error` for bad options, and when it has been moved from; `WorkerError` for what
+/// goes wrong with samples and workers.
+/// Source: the contract of `torch.utils.data.DataLoader` of PyTorch 2.11.
 template <class Dataset, class Sampler = detail::DefaultSampler<Dataset>,
           class Collate = StackSamples>
 class DataLoader {
@@ -67,9 +70,14 @@ class DataLoader {
   static constexpr bool kIsIterable = Types::kIsIterable;
 
  public:
+  /// What `for` gives: a sample's form with a dimension in front, or what `Collate` returns.
   using Batch = typename Codec::Type;
+  /// An input iterator over the batches of a pass.
   using Iterator = detail::BatchIterator<Codec>;
 
+  /// Batches of what `sampler` says.
+  /// Blocks: until the workers are there, for milliseconds.
+  /// Throws: `c10::Error` for bad options.
   DataLoader(Dataset dataset, Sampler sampler, const DataLoaderOptions& options = {},
              Collate collate = {})
       : dataset_(std::make_shared<Dataset>(std::move(dataset))),
@@ -111,15 +119,19 @@ class DataLoader {
     }
   }
 
+  /// Starts a pass. Who looks at a batch waits until it is there, and gets what went
+  /// wrong with it.
+  /// Throws: `c10::Error` when this has been moved from.
   [[nodiscard]] Iterator begin() {
     const auto pass = start_pass();
     return Iterator(&engine(), pass);
   }
+  /// The end of every pass.
   [[nodiscard]] std::default_sentinel_t end() const noexcept { return std::default_sentinel; }
 
   /// What the program has received, never what was prepared or copied ahead; the same on all ranks
-  /// that have received the same number of batches. Throws: `c10::Error` with `in_order(false)`:
-  /// then there is no such place.
+  /// that have received the same number of batches.
+  /// Throws: `c10::Error` with `in_order(false)`: then there is no such place.
   [[nodiscard]] LoaderState state() const requires ResumableSampler<Sampler> {
     static_cast<void>(engine());
     TORCH_CHECK(in_order_, "DataLoader: there is no state with in_order(false)");
@@ -153,6 +165,8 @@ class DataLoader {
     has_begun_ = false;
   }
 
+  /// What this loader has done since it was built.
+  /// Throws: `c10::Error` when it has been moved from.
   [[nodiscard]] LoaderStatistics statistics() const { return engine().statistics(); }
 
   /// This process's copy.
@@ -160,6 +174,7 @@ class DataLoader {
     static_cast<void>(engine());
     return *dataset_;
   }
+  /// This loader's own sampler.
   [[nodiscard]] const Sampler& sampler() const noexcept { return sampler_; }
 
  private:
@@ -297,10 +312,13 @@ class DataLoader {
   bool has_begun_ = false;        // what the engine has consumed is of this epoch
 };
 
+/// `DataLoader loader(dataset)` takes the whole dataset.
 template <class Dataset>
 DataLoader(Dataset) -> DataLoader<Dataset>;
+/// The same with options.
 template <class Dataset>
 DataLoader(Dataset, DataLoaderOptions) -> DataLoader<Dataset>;
+/// The same with options and a collate function.
 template <class Dataset, class Collate>
 DataLoader(Dataset, DataLoaderOptions, Collate)
     -> DataLoader<Dataset, detail::DefaultSampler<Dataset>, Collate>;

@@ -43,12 +43,19 @@ enum class SamplePolicy {
 /// Of one that has killed two workers, one after the other.
 using PoisonPolicy = SamplePolicy;
 
-/// Options that say which samples come, in which order and batches, are refused where they do not
-/// apply. Those that say how workers do it mean nothing for `workers(0)`.
+/// What a `DataLoader` is told. Options that say which samples come, in which order and batches,
+/// are refused where they do not apply. Those that say how workers do it mean nothing for
+/// `workers(0)`.
+///
+/// Thread-safety: a value.
 struct LOCKSTEP_API DataLoaderOptions {
+  /// How far behind a batch `SamplePolicy::Replace` looks for a sample.
   static constexpr std::size_t kReplacements = 4;
+  /// An iterable dataset that throws so often in a row is at its end.
   static constexpr std::size_t kMostThrownInARow = 100;
+  /// The most `workers`.
   static constexpr std::int64_t kMaxWorkers = 1024;
+  /// The most `shards`.
   static constexpr std::int64_t kMaxShards = 65536;
 
   /// Samples in a batch; at least 1. The last batch of an epoch may have fewer. Not where a sampler
@@ -57,6 +64,7 @@ struct LOCKSTEP_API DataLoaderOptions {
   /// Workers, 0 to `kMaxWorkers`; 0 builds the batches in the calling thread. All numbers give the
   /// same bits.
   TORCH_ARG(std::int64_t, workers) = 0;
+  /// What the workers are.
   TORCH_ARG(WorkerKind, kind) = WorkerKind::Process;
 
  public:
@@ -67,7 +75,9 @@ struct LOCKSTEP_API DataLoaderOptions {
     spawn_config_ = std::move(config);
     return *this;
   }
+  /// What `spawn` was given; empty before.
   [[nodiscard]] const std::string& spawn_name() const noexcept { return spawn_name_; }
+  /// What `spawn` was given; empty before.
   [[nodiscard]] const std::string& spawn_config() const noexcept { return spawn_config_; }
   /// Leaves out a last batch that is not full.
   TORCH_ARG(bool, drop_last) = false;
@@ -125,6 +135,7 @@ struct LOCKSTEP_API DataLoaderOptions {
   /// the shards `rank`, `rank + world_size`, ...; of others what a `DistributedSampler` gives,
   /// which repeats samples so that all ranks have as many.
   TORCH_ARG(std::int64_t, rank) = 0;
+  /// How many ranks take a share, this one included.
   TORCH_ARG(std::int64_t, world_size) = 1;
 
  private:

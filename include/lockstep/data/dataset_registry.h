@@ -30,6 +30,7 @@ namespace lockstep::data {
 /// Thread-safety: none; a value.
 class LOCKSTEP_API DatasetRegistry {
  public:
+  /// Makes the dataset of a worker.
   using Make = std::function<detail::SampleSource(const std::string& config)>;
 
   /// `factory(config)` makes the dataset; it must be the one that the loader is given in the rank,
@@ -46,6 +47,7 @@ class LOCKSTEP_API DatasetRegistry {
     }
   }
 
+  /// Makes the dataset of this name, as a worker does.
   /// Throws: `c10::Error` with the names that there are.
   [[nodiscard]] detail::SampleSource make(const std::string& name, const std::string& config) const;
 
@@ -58,6 +60,8 @@ class LOCKSTEP_API DatasetRegistry {
 /// First of all in `main`: in a process that was started as a worker it works until the loader is
 /// gone, and gives the status with which `main` shall return; in all others it gives nothing at
 /// once.
+///
+/// Blocks: in a worker, until the loader is gone.
 [[nodiscard]] LOCKSTEP_API std::optional<int> maybe_worker_main(const DatasetRegistry& registry);
 
 }  // namespace lockstep::data

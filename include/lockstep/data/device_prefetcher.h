@@ -30,29 +30,37 @@ namespace lockstep::data {
 /// the program has received: a batch that is ahead does not count. Each `begin()` starts the
 /// loader's epoch over, and ends earlier loops over the loader.
 ///
-/// Blocks: as the loader. Thread-safety: as the loader. Owns: at most one batch more on the device.
-/// The loader must outlive it and stay where it is.
+/// Blocks: as the loader.
+/// Thread-safety: as the loader.
+/// Owns: at most one batch more on the device. The loader must outlive it and stay where it is.
 /// Throws: as the loader, at that batch's turn, and the loop may go on; `c10::Error` when there is
 /// no such device, or no memory on it, or when it has been moved from.
 template <class Loader>
 class DevicePrefetcher {
  public:
+  /// The loader's.
   using Batch = typename Loader::Batch;
+  /// An input iterator over the batches of a pass.
   using Iterator = detail::BatchIterator<typename Loader::Codec, detail::DeviceFeed>;
 
   /// `device` without an index is the current one.
   DevicePrefetcher(Loader& loader, c10::Device device)
       : loader_(&loader), feed_(std::make_unique<detail::DeviceFeed>(loader.engine(), device)) {}
 
+  /// Starts a pass of the loader. Who looks at a batch waits until it is there, and gets what went
+  /// wrong with it.
+  /// Throws: `c10::Error` when this has been moved from.
   [[nodiscard]] Iterator begin() {
     feed().restart();
     return Iterator(&feed(), loader_->start_pass());
   }
+  /// The end of every pass.
   [[nodiscard]] std::default_sentinel_t end() const noexcept { return std::default_sentinel; }
 
   /// Batches in an epoch.
   [[nodiscard]] std::size_t size() const requires requires(const Loader& loader) { loader.size(); }
   { return loader_->size(); }
+  /// Where the batches go, with its index.
   [[nodiscard]] c10::Device device() const { return feed().device(); }
 
  private:

@@ -24,12 +24,15 @@ enum class ShuffleOrder {
   Keyed,    ///< `KeyedPermutation`: no memory, no time, at any size
 };
 
+/// What a `DistributedSampler` is told. The same on all ranks.
 struct LOCKSTEP_API DistributedSamplerOptions {
   /// Whether each epoch has an order of its own; otherwise 0, 1, 2, ...
   TORCH_ARG(bool, shuffle) = true;
   /// Together with the epoch it decides the order. The same on all ranks.
   TORCH_ARG(std::uint64_t, seed) = 0;
+  /// What happens to samples that cannot be shared out evenly.
   TORCH_ARG(Remainder, remainder) = Remainder::Pad;
+  /// Who makes the order, with `shuffle`.
   TORCH_ARG(ShuffleOrder, order) = ShuffleOrder::PyTorch;
 };
 
@@ -43,6 +46,7 @@ struct LOCKSTEP_API DistributedSamplerOptions {
 /// `drop_last=False`, `Drop` its `drop_last=True`; `Exact` and `Keyed` have no counterpart there).
 class LOCKSTEP_API DistributedSampler final : public EpochSampler {
  public:
+  /// The share of rank `rank` of `world_size`.
   /// Throws: `c10::Error` when the dataset is empty, the world has no ranks, or `rank` lies outside
   /// of it.
   DistributedSampler(std::size_t dataset_size, int world_size, int rank,

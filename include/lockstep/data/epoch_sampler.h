@@ -34,6 +34,7 @@ class LOCKSTEP_API EpochSampler {
   /// stays as it is.
   /// Throws: `c10::Error` when `epoch` is negative.
   void set_epoch(std::int64_t epoch);
+  /// The epoch whose order `index` is about.
   [[nodiscard]] std::int64_t epoch() const noexcept { return epoch_; }
 
   /// How many indices this rank has from `start_at` on; 0 is possible.
@@ -44,8 +45,11 @@ class LOCKSTEP_API EpochSampler {
   [[nodiscard]] std::size_t dataset_size() const noexcept { return dataset_size_; }
   /// Length of the epoch's order, over all ranks.
   [[nodiscard]] std::uint64_t order_size() const noexcept { return order_size_; }
+  /// Over how many ranks the order is shared out.
   [[nodiscard]] int world_size() const noexcept { return share_.world_size(); }
+  /// Whose share this is.
   [[nodiscard]] int rank() const noexcept { return share_.rank(); }
+  /// Together with the epoch it decides the order.
   [[nodiscard]] std::uint64_t seed() const noexcept { return seed_; }
 
   /// This rank's index number `position` from `start_at` on.
@@ -73,16 +77,18 @@ class LOCKSTEP_API EpochSampler {
   [[nodiscard]] std::uint64_t fingerprint() const noexcept { return fingerprint_; }
 
  protected:
+  /// What a derived class says about itself.
   struct Facts {
-    const char* name;  // in messages; not owned
-    std::size_t dataset_size;
-    std::uint64_t order_size;
-    int world_size;
-    int rank;
-    std::uint64_t seed;
-    Remainder remainder;
+    const char* name;          ///< in messages; not owned
+    std::size_t dataset_size;  ///< samples of the dataset
+    std::uint64_t order_size;  ///< length of an epoch's order, over all ranks
+    int world_size;            ///< ranks
+    int rank;                  ///< whose share this is
+    std::uint64_t seed;        ///< together with the epoch it decides the order
+    Remainder remainder;       ///< what happens to samples that cannot be shared out evenly
   };
 
+  /// The epoch is 0 at first.
   /// Throws: `c10::Error` when the dataset or the order is empty or absurdly large, the world has
   /// no ranks, or `rank` lies outside of it.
   explicit EpochSampler(const Facts& facts);
@@ -99,8 +105,9 @@ class LOCKSTEP_API EpochSampler {
                     std::uint64_t step) const;
   /// The epoch is another one now.
   virtual void epoch_changed() {}
+  /// What `fingerprint()` returns; 0 unless it is said.
   void set_fingerprint(std::uint64_t value) noexcept { fingerprint_ = value; }
-  /// True unless it is said.
+  /// What `is_shuffled()` returns; true unless it is said.
   void set_shuffled(bool is_shuffled) noexcept { is_shuffled_ = is_shuffled; }
 
  private:

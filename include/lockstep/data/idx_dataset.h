@@ -33,6 +33,7 @@ class LOCKSTEP_API IdxFile {
   /// what was found.
   explicit IdxFile(std::string path, std::uint64_t max_bytes = kMaxBytes);
 
+  /// The file's name, as it was given.
   [[nodiscard]] const std::string& path() const noexcept { return path_; }
   /// uint8, int8, int16, int32, float32 or float64, on the CPU, contiguous.
   [[nodiscard]] const at::Tensor& values() const noexcept { return values_; }
@@ -42,6 +43,7 @@ class LOCKSTEP_API IdxFile {
   at::Tensor values_;
 };
 
+/// What an `IdxDataset` is told.
 struct LOCKSTEP_API IdxDatasetOptions {
   /// Subtracted from pixels in [0, 1].
   TORCH_ARG(double, mean) = 0.0;
@@ -55,12 +57,14 @@ struct LOCKSTEP_API IdxDatasetOptions {
 /// Thread-safety: const members may be called from several threads.
 class LOCKSTEP_API IdxDataset {
  public:
+  /// Reads both files.
   /// Shapes: images uint8 {N, H, W}, labels uint8 {N}.
   /// Throws: `c10::Error` as `IdxFile`, and when the two files do not fit each other or hold
   /// nothing.
   IdxDataset(const std::string& images_path, const std::string& labels_path,
              IdxDatasetOptions options = {});
 
+  /// One image and its label.
   /// Shapes: data float32 {1, H, W}, target int64 {}.
   /// Throws: `c10::Error` when `index` is not below `size()`.
   [[nodiscard]] torch::data::Example<> get(std::size_t index) const;
@@ -69,9 +73,12 @@ class LOCKSTEP_API IdxDataset {
   /// Throws: as `get`, and when a destination has another size than the sample.
   void get_into(std::size_t index, std::span<std::byte> data, std::span<std::byte> target) const;
 
+  /// Samples.
   [[nodiscard]] std::size_t size() const noexcept { return static_cast<std::size_t>(count_); }
+  /// All images.
   /// Shapes: uint8 {N, H, W}.
   [[nodiscard]] const at::Tensor& images() const noexcept { return images_; }
+  /// All labels.
   /// Shapes: uint8 {N}.
   [[nodiscard]] const at::Tensor& labels() const noexcept { return labels_; }
 

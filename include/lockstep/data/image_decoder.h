@@ -13,16 +13,21 @@
 
 namespace lockstep::data {
 
-enum class ImageFormat : std::uint8_t { Jpeg, Png };
+/// The formats that can be decoded.
+enum class ImageFormat : std::uint8_t {
+  Jpeg,  ///< baseline and progressive, of 8 bits
+  Png,   ///< of every kind
+};
 
 /// What the first bytes of an encoded image say; the pixels may still be damaged. The size is that
 /// of the decoded image.
 struct ImageHeader {
-  ImageFormat format = ImageFormat::Jpeg;
-  std::int64_t height = 0;
-  std::int64_t width = 0;
+  ImageFormat format = ImageFormat::Jpeg;  ///< what the content says, not the name
+  std::int64_t height = 0;                 ///< rows
+  std::int64_t width = 0;                  ///< columns
 };
 
+/// What an `ImageDecoder` is told.
 struct LOCKSTEP_API ImageDecoderOptions {
   /// Images with more pixels are refused before memory is taken for them; 1 to `Image::kMaxPixels`.
   /// A PNG file takes 4 bytes a pixel while it is decoded, a progressive JPEG file up to 6 (8 with
@@ -46,10 +51,11 @@ struct LOCKSTEP_API ImageDecoderOptions {
 /// also of grey, where Pillow cuts off at 255. An EXIF orientation is left alone unless
 /// `apply_orientation` asks for it; then sizes and parts are those of the upright image.
 ///
-/// Thread-safety: one thread uses a decoder; several decoders may work at the same time. Owns:
-/// nothing; `bytes` and `name` must outlive it. Throws: `c10::Error` naming `name` and what is
-/// wrong with the bytes; nothing leaks. Source: libjpeg-turbo (with its default "islow" transform
-/// and smooth upsampling, as Pillow) and libpng.
+/// Thread-safety: one thread uses a decoder; several decoders may work at the same time.
+/// Owns: nothing; `bytes` and `name` must outlive it.
+/// Throws: `c10::Error` naming `name` and what is wrong with the bytes; nothing leaks.
+/// Source: libjpeg-turbo (with its default "islow" transform and smooth upsampling, as Pillow) and
+/// libpng.
 class LOCKSTEP_API ImageDecoder {
  public:
   /// Reads the header.
@@ -58,9 +64,11 @@ class LOCKSTEP_API ImageDecoder {
   ImageDecoder(std::span<const std::byte> bytes, std::string_view name,
                const ImageDecoderOptions& options = {});
 
+  /// What the first bytes say.
   [[nodiscard]] const ImageHeader& header() const noexcept { return header_; }
 
   /// The whole image.
+  /// Throws: `c10::Error` when the pixels are damaged, unless `tolerate_damage`.
   [[nodiscard]] Image decode() const;
 
   /// A part of the image, resized as `resize` does it, with less work and memory than decoding the
@@ -90,6 +98,7 @@ class LOCKSTEP_API ImageDecoder {
   int orientation_ = 1;  // EXIF's number of how to get there
 };
 
+/// Decodes an image that is in memory.
 /// Shapes: uint8 {3, H, W}, contiguous.
 /// Throws: `c10::Error` as `ImageDecoder`.
 [[nodiscard]] LOCKSTEP_API at::Tensor decode_image(std::span<const std::byte> bytes,

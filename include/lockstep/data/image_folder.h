@@ -16,14 +16,18 @@
 
 namespace lockstep::data {
 
+/// What becomes of symbolic links below the root.
 enum class SymbolicLinks : std::uint8_t {
   Follow,  ///< as if what they point to were there; a link to a folder above it is an error
   Refuse,  ///< one below the root is an error
 };
 
+/// What an `ImageFolder` is told.
 struct LOCKSTEP_API ImageFolderOptions {
+  /// Ends of names.
   using Extensions = std::vector<std::string>;
 
+  /// What becomes of symbolic links.
   TORCH_ARG(SymbolicLinks, symbolic_links) = SymbolicLinks::Follow;
   /// Lets a class have no image; it keeps its number. Else that is an error.
   TORCH_ARG(bool, allow_empty) = false;
@@ -45,16 +49,18 @@ struct LOCKSTEP_API ImageFolderOptions {
 /// `torchvision.datasets.ImageFolder`. The folder is read once, at construction; a file when its
 /// sample is asked for.
 ///
-/// Thread-safety: const members may be called from several threads. Owns: the list of files, which
-/// copies share.
+/// Thread-safety: const members may be called from several threads.
+/// Owns: the list of files, which copies share.
 class LOCKSTEP_API ImageFolder {
  public:
+  /// Reads which files there are, not what is in them.
   /// Blocks: as long as reading the folders takes.
   /// Throws: `c10::Error` naming the folder that cannot be read or holds no class, the classes
   /// without images, and the symbolic link that is refused or leads in circles.
   explicit ImageFolder(const std::string& root, ImagePipeline pipeline = {},
                        const ImageFolderOptions& options = {});
 
+  /// Decodes and transforms one file.
   /// Shapes: data as the pipeline gives it, target int64 {}.
   /// Throws: `c10::Error` when `index` is not below `size()`; naming the file, when it cannot be
   /// read, decoded or transformed.
@@ -66,8 +72,11 @@ class LOCKSTEP_API ImageFolder {
   /// Throws: as `get`, and when a destination has another size than the sample.
   void get_into(std::size_t index, std::span<std::byte> data, std::span<std::byte> target,
                 SampleRandom& random) const;
+  /// The same with random numbers that depend on the index alone.
+  /// Throws: as above.
   void get_into(std::size_t index, std::span<std::byte> data, std::span<std::byte> target) const;
 
+  /// Files of all classes.
   [[nodiscard]] std::size_t size() const noexcept;
   /// The file of a sample.
   [[nodiscard]] std::string describe(std::size_t index) const;

@@ -7,24 +7,27 @@
 #include <array>
 #include <cstdint>
 
+/// @file
 /// What the transforms do once their numbers are drawn. Each has the result of the function of the
 /// same name in `torchvision.transforms.v2.functional` for a uint8 tensor, to the tolerance given.
 ///
-/// Thread-safety: functions without state. Throws: `c10::Error` for an image without pixels and for
-/// arguments out of range, with what was given.
+/// Thread-safety: functions without state.
+/// Throws: `c10::Error` for an image without pixels and for arguments out of range, with what was
+/// given.
+
 namespace lockstep::data {
 
 /// A part of an image in fractions of pixels.
 struct FractionalBox {
-  double top = 0;
-  double left = 0;
-  double height = 0;
-  double width = 0;
+  double top = 0;     ///< rows above it
+  double left = 0;    ///< columns to its left
+  double height = 0;  ///< its rows
+  double width = 0;   ///< its columns
 };
 
-/// Bilinear with antialiasing: where it becomes smaller, each pixel is a weighted mean of all that
-/// it covers (a triangle, as wide as twice the ratio). Within 1 of Pillow and of torchvision's
-/// `resize(antialias=True)`.
+/// The image at another size, bilinear with antialiasing: where it becomes smaller, each pixel is a
+/// weighted mean of all that it covers (a triangle, as wide as twice the ratio). Within 1 of Pillow
+/// and of torchvision's `resize(antialias=True)`.
 ///
 /// The same bits on every machine: whole numbers of 14 bits for weights, 7 bits behind the point
 /// between the two directions.
@@ -36,21 +39,27 @@ struct FractionalBox {
 [[nodiscard]] LOCKSTEP_API Image resize(const Image& image, const FractionalBox& box,
                                         std::int64_t height, std::int64_t width);
 
-/// Equal. The box may reach beyond the image; what lies there becomes 0.
+/// A part of the image. Equal. The box may reach beyond the image; what lies there becomes 0.
 [[nodiscard]] LOCKSTEP_API Image crop(const Image& image, const ImageBox& box);
 
-/// How `pad` fills what it adds: with a colour, the nearest pixel, or the image mirrored without
-/// (Reflect) or with (Symmetric) its outermost pixels.
-enum class PaddingMode : std::uint8_t { Constant, Edge, Reflect, Symmetric };
-
-struct Padding {
-  std::int64_t left = 0;
-  std::int64_t top = 0;
-  std::int64_t right = 0;
-  std::int64_t bottom = 0;
+/// How `pad` fills what it adds.
+enum class PaddingMode : std::uint8_t {
+  Constant,   ///< with a colour
+  Edge,       ///< with the nearest pixel
+  Reflect,    ///< with the image mirrored, without its outermost pixels
+  Symmetric,  ///< with the image mirrored, its outermost pixels included
 };
 
-/// Equal. Throws: also when a mirrored image is not large enough for what it is to fill.
+/// Pixels to be added at each side; none is negative.
+struct Padding {
+  std::int64_t left = 0;    ///< columns
+  std::int64_t top = 0;     ///< rows
+  std::int64_t right = 0;   ///< columns
+  std::int64_t bottom = 0;  ///< rows
+};
+
+/// The image with sides added. Equal.
+/// Throws: also when a mirrored image is not large enough for what it is to fill.
 [[nodiscard]] LOCKSTEP_API Image pad(const Image& image, const Padding& padding,
                                      std::array<std::uint8_t, 3> fill = {0, 0, 0},
                                      PaddingMode mode = PaddingMode::Constant);

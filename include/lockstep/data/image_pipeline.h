@@ -16,6 +16,8 @@
 
 namespace lockstep::data {
 
+/// What a pipeline is made of: a step on the image, `Normalize` or `ToFloat`, or a step on the
+/// finished sample.
 template <class T>
 concept PipelineStep = std::derived_from<T, ImageTransform> || std::derived_from<T, Normalize> ||
     std::derived_from<T, PlaneTransform>;
@@ -29,16 +31,22 @@ concept PipelineStep = std::derived_from<T, ImageTransform> || std::derived_from
 /// finished sample. Without the second the sample is uint8; without any step it is the image.
 ///
 /// Shapes: {3, H, W}, float32 or uint8, contiguous.
-/// Thread-safety: const members may be called from several threads. Owns: its steps; copies share
-/// them. Throws: `c10::Error` for steps in another order, and what the steps throw.
+/// Thread-safety: const members may be called from several threads.
+/// Owns: its steps; copies share them.
+/// Throws: `c10::Error` for steps in another order, and what the steps throw.
 class LOCKSTEP_API ImagePipeline {
  public:
+  /// No steps: a sample is the image.
   ImagePipeline() = default;
+  /// Adds all steps.
+  /// Throws: as `add`.
   template <PipelineStep... Steps>
   requires(sizeof...(Steps) > 0) explicit ImagePipeline(Steps... steps) {
     (add(std::move(steps)), ...);
   }
 
+  /// Adds a step behind the others.
+  /// Throws: `c10::Error` for a step that cannot come there.
   template <PipelineStep Step>
   ImagePipeline& add(Step step) {
     if constexpr (std::derived_from<Step, ImageTransform>) {
@@ -51,15 +59,20 @@ class LOCKSTEP_API ImagePipeline {
     return *this;
   }
 
+  /// The sample of an encoded image. Where the first step can do with a part, only that is decoded.
   [[nodiscard]] at::Tensor operator()(const ImageDecoder& decoder, SampleRandom& random) const;
+  /// The sample of a decoded image.
   [[nodiscard]] at::Tensor operator()(Image image, SampleRandom& random) const;
 
   /// Writes the sample where it belongs, without a tensor in between.
   /// Throws: also when `destination` has another size than the sample; it names both.
   void write(const ImageDecoder& decoder, SampleRandom& random,
              std::span<std::byte> destination) const;
+  /// The same of a decoded image.
+  /// Throws: as above.
   void write(Image image, SampleRandom& random, std::span<std::byte> destination) const;
 
+  /// Of the samples: Float with `ToFloat` or `Normalize`, else Byte.
   [[nodiscard]] at::ScalarType dtype() const noexcept;
 
  private:

@@ -22,6 +22,8 @@ class LOCKSTEP_API ImageTransform {
   ImageTransform& operator=(const ImageTransform&) = default;
   virtual ~ImageTransform();
 
+  /// The image after this step.
+  /// Throws: `c10::Error` for an image that it cannot take.
   [[nodiscard]] virtual Image apply(Image image, SampleRandom& random) const = 0;
 
   /// What `apply` gives for the decoded image. A step that can do with less than the whole image
@@ -31,10 +33,10 @@ class LOCKSTEP_API ImageTransform {
 
 /// The finished sample in memory, {3, height, width}: either floats or bytes, the other is null.
 struct ImagePlanes {
-  float* floats = nullptr;
-  std::uint8_t* bytes = nullptr;
-  std::int64_t height = 0;
-  std::int64_t width = 0;
+  float* floats = nullptr;        ///< the first value, channel by channel; null: see `bytes`
+  std::uint8_t* bytes = nullptr;  ///< likewise of uint8
+  std::int64_t height = 0;        ///< rows of each channel
+  std::int64_t width = 0;         ///< columns of each channel
 };
 
 /// A step of an `ImagePipeline` on the finished sample, in place.
@@ -47,6 +49,7 @@ class LOCKSTEP_API PlaneTransform {
   PlaneTransform& operator=(const PlaneTransform&) = default;
   virtual ~PlaneTransform();
 
+  /// Changes the sample in place.
   virtual void apply(const ImagePlanes& planes, SampleRandom& random) const = 0;
   /// Whether it makes sense for floats only.
   [[nodiscard]] virtual bool needs_floats() const { return false; }

@@ -22,6 +22,7 @@ namespace lockstep::data {
 /// secrets.
 class LOCKSTEP_API KeyedPermutation {
  public:
+  /// The largest `size`.
   static constexpr std::uint64_t kMaxSize = std::uint64_t{1} << 62;
 
   /// `stream` tells apart shuffles that one seed and epoch must have side by side.
@@ -30,6 +31,7 @@ class LOCKSTEP_API KeyedPermutation {
   KeyedPermutation(std::uint64_t size, std::uint64_t seed, std::int64_t epoch,
                    std::uint64_t stream = 0);
 
+  /// How many numbers are shuffled.
   [[nodiscard]] std::uint64_t size() const noexcept { return size_; }
 
   /// What stands at this position.

@@ -16,6 +16,7 @@ namespace detail {
 class BucketPlan;
 }
 
+/// What a `LengthBucketSampler` is told. The same on all ranks.
 struct LOCKSTEP_API LengthBucketSamplerOptions {
   /// Most samples in a batch; at least 1.
   TORCH_ARG(std::size_t, batch_size) = 0;
@@ -28,7 +29,7 @@ struct LOCKSTEP_API LengthBucketSamplerOptions {
   TORCH_ARG(bool, shuffle) = true;
   /// Together with the epoch it decides the order. The same on all ranks.
   TORCH_ARG(std::uint64_t, seed) = 0;
-  /// Of batches, not of samples.
+  /// What happens to batches, not samples, that cannot be shared out evenly.
   TORCH_ARG(Remainder, remainder) = Remainder::Pad;
 };
 
@@ -48,22 +49,33 @@ class LOCKSTEP_API LengthBucketSampler {
                       const LengthBucketSamplerOptions& options);
 
   /// As `EpochSampler::set_epoch`.
+  /// Throws: `c10::Error` when `epoch` is negative.
   void set_epoch(std::int64_t epoch);
+  /// As `EpochSampler::epoch`.
   [[nodiscard]] std::int64_t epoch() const noexcept { return epoch_; }
 
   /// Batches of this rank from `start_at` on.
   [[nodiscard]] std::size_t size() const;
+  /// No batch of any epoch has more.
   [[nodiscard]] std::size_t largest_batch() const noexcept { return options_.batch_size(); }
+  /// Every index is below it.
   [[nodiscard]] std::size_t dataset_size() const noexcept { return lengths_->size(); }
+  /// Indices of this rank's batch `number`.
   /// Throws: `c10::Error` when `number` is not below `size()`.
   [[nodiscard]] std::vector<std::int64_t> batch(std::size_t number) const;
+  /// All `size()` of them.
   [[nodiscard]] std::vector<std::vector<std::int64_t>> batches() const;
 
-  /// As `EpochSampler`'s, but positions count batches of the epoch, over all ranks.
+  /// As `EpochSampler::start_at`, but positions count batches of the epoch, over all ranks.
+  /// Throws: `c10::Error` when it lies behind the epoch's end.
   void start_at(std::uint64_t global_position);
+  /// As `EpochSampler::global_position`, in batches.
   [[nodiscard]] std::uint64_t global_position(std::size_t local_batches) const;
+  /// Together with the epoch it decides the order.
   [[nodiscard]] std::uint64_t seed() const noexcept { return options_.seed(); }
+  /// Whether each epoch has an order of its own.
   [[nodiscard]] bool is_shuffled() const noexcept { return options_.shuffle(); }
+  /// As `EpochSampler::fingerprint`; lengths and the sizes of batches are in it.
   [[nodiscard]] std::uint64_t fingerprint() const noexcept { return fingerprint_; }
 
  private:

@@ -15,12 +15,13 @@ namespace lockstep::data {
 ///
 /// Thread-safety: a value.
 struct LOCKSTEP_API LoaderState {
+  /// The longest text of `to_bytes`.
   static constexpr std::size_t kMaxBytes = 128;
 
-  std::uint64_t seed = 0;
-  std::int64_t epoch = 0;
-  std::uint64_t position = 0;  ///< samples of the epoch's order that all ranks have consumed
-  std::uint64_t dataset_size = 0;
+  std::uint64_t seed = 0;          ///< the sampler's
+  std::int64_t epoch = 0;          ///< the epoch under way
+  std::uint64_t position = 0;      ///< samples of the epoch's order that all ranks have consumed
+  std::uint64_t dataset_size = 0;  ///< samples of the dataset
   /// Of what else decides the samples: how their order is made, and by which seed they draw.
   std::uint64_t fingerprint = 0;
 
@@ -30,9 +31,11 @@ struct LOCKSTEP_API LoaderState {
   /// Throws: `c10::Error` when `epoch` is negative.
   [[nodiscard]] std::string to_bytes() const;
 
+  /// The state that `to_bytes` was called on.
   /// Throws: `c10::Error` for anything that `to_bytes` has not made, with what is wrong with it.
   [[nodiscard]] static LoaderState from_bytes(std::string_view bytes);
 
+  /// Whether all five numbers are the same.
   friend bool operator==(const LoaderState&, const LoaderState&) = default;
 };
 

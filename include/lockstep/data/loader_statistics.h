@@ -8,13 +8,16 @@
 
 namespace lockstep::data {
 
-/// What a loader has done since it was built. Units: seconds, and counts.
+/// What a loader has done since it was built.
+///
+/// Units: seconds, and counts.
+/// Thread-safety: a value.
 struct LOCKSTEP_API LoaderStatistics {
-  double seconds = 0;        ///< in passes, from `begin()` to the last batch that was taken
-  double stall_seconds = 0;  ///< of these, the program waited for a batch
-  std::uint64_t batches = 0;
-  std::uint64_t samples = 0;           ///< in these batches
-  std::uint64_t lost_batches = 0;      ///< that ended in a `WorkerError`
+  double seconds = 0;              ///< in passes, from `begin()` to the last batch that was taken
+  double stall_seconds = 0;        ///< of these, the program waited for a batch
+  std::uint64_t batches = 0;       ///< that the program has taken
+  std::uint64_t samples = 0;       ///< in these batches
+  std::uint64_t lost_batches = 0;  ///< that ended in a `WorkerError`
   std::uint64_t skipped_samples = 0;   ///< left out, by `on_failed_sample` or `on_poison_sample`
   std::uint64_t replaced_samples = 0;  ///< by another, likewise
   std::uint64_t copies = 0;    ///< batches that were copied: the program kept too many, or samples
@@ -22,13 +25,14 @@ struct LOCKSTEP_API LoaderStatistics {
   std::uint64_t oversize = 0;  ///< batches that did not fit their slot and got memory of their own
   std::uint64_t restarts = 0;  ///< workers that were replaced
   double ready_depth = 0;      ///< batches that were ready when one was asked for, on average
-  /// Of the workers' time: getting samples, of that computing, of that without a core, and idle.
-  double busy_seconds = 0;
-  double compute_seconds = 0;
-  double delayed_seconds = 0;
-  double idle_seconds = 0;
+  double busy_seconds = 0;     ///< of all workers together, getting samples
+  double compute_seconds = 0;  ///< of these, computing
+  double delayed_seconds = 0;  ///< of these, ready to compute but without a core
+  double idle_seconds = 0;     ///< of all workers together, without anything to do
 
+  /// The part of `seconds` in which the program waited, from 0 to 1.
   [[nodiscard]] double stall_share() const { return seconds > 0 ? stall_seconds / seconds : 0; }
+  /// Samples by `seconds`, the program's own time included.
   [[nodiscard]] double samples_per_second() const {
     return seconds > 0 ? static_cast<double>(samples) / seconds : 0;
   }

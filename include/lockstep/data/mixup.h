@@ -7,14 +7,17 @@
 
 #include <cstdint>
 
+/// @file
 /// Transforms of a whole batch: each sample is mixed with its neighbour, and so are the labels.
 ///
 /// Shapes: data {N, ...} floating (`MixUp`) or {N, ..., H, W} of any type (`CutMix`); target int64
 /// {N} with classes from 0 to `classes` - 1, or floating {N, classes}. The result's target is float
 /// {N, classes}; the batch given is not changed.
-/// Thread-safety: const members may be called from several threads. Throws: `c10::Error` naming the
-/// argument that does not fit. Source: `torchvision.transforms.v2.MixUp` and `CutMix`; the results
-/// are equal for equal drawn numbers, up to rounding.
+/// Thread-safety: const members may be called from several threads.
+/// Throws: `c10::Error` naming the argument that does not fit.
+/// Source: `torchvision.transforms.v2.MixUp` and `CutMix`; the results are equal for equal drawn
+/// numbers, up to rounding.
+
 namespace lockstep::data {
 
 /// A number in [0, 1] of the distribution Beta(alpha, alpha).
@@ -26,8 +29,10 @@ class LOCKSTEP_API MixUp {
   /// lambda is drawn from Beta(alpha, alpha).
   explicit MixUp(std::int64_t classes, double alpha = 1.0);
 
+  /// The mixed batch, with a lambda that is drawn.
   [[nodiscard]] torch::data::Example<> operator()(const torch::data::Example<>& batch,
                                                   SampleRandom& random) const;
+  /// The mixed batch, with this lambda.
   [[nodiscard]] torch::data::Example<> mix(const torch::data::Example<>& batch,
                                            double lambda) const;
 
@@ -43,6 +48,7 @@ class LOCKSTEP_API CutMix {
   /// is drawn from Beta(alpha, alpha).
   explicit CutMix(std::int64_t classes, double alpha = 1.0);
 
+  /// The mixed batch, with a lambda and a place that are drawn.
   [[nodiscard]] torch::data::Example<> operator()(const torch::data::Example<>& batch,
                                                   SampleRandom& random) const;
   /// With a rectangle of the size for `lambda` around a pixel.

@@ -33,6 +33,7 @@ class PackedFileWriter;
 
 }  // namespace detail
 
+/// What `PackedRecords` are told.
 struct LOCKSTEP_API PackedRecordsOptions {
   /// Reads the whole file at opening and compares its checksum. Otherwise only the header's is.
   TORCH_ARG(bool, verify) = false;
@@ -52,9 +53,11 @@ struct LOCKSTEP_API PackedRecordsOptions {
 /// Thread-safety: const members may be called from several threads. Copies share the file.
 class LOCKSTEP_API PackedRecords {
  public:
+  /// Opens a file that `PackedRecordsWriter` has written.
   /// Throws: `c10::Error` naming the file, the byte, what was expected and what was found.
   explicit PackedRecords(const std::string& path, const PackedRecordsOptions& options = {});
 
+  /// A copy of one sample.
   /// Shapes: those of the samples that were packed.
   /// Throws: `c10::Error` when `index` is not below `size()`.
   [[nodiscard]] torch::data::Example<> get(std::size_t index) const;
@@ -62,6 +65,7 @@ class LOCKSTEP_API PackedRecords {
   /// Throws: as `get`, and when a destination has another size than the sample.
   void get_into(std::size_t index, std::span<std::byte> data, std::span<std::byte> target) const;
 
+  /// Samples.
   [[nodiscard]] std::size_t size() const noexcept { return static_cast<std::size_t>(count_); }
   /// File, record and byte of a sample, for messages.
   [[nodiscard]] std::string describe(std::size_t index) const;
@@ -87,21 +91,25 @@ class LOCKSTEP_API PackedRecords {
 /// Owns: the unfinished file, which its destructor gives up.
 class LOCKSTEP_API PackedRecordsWriter {
  public:
+  /// Begins a file.
   /// Throws: `c10::Error` naming the file when it cannot be made.
   explicit PackedRecordsWriter(const std::string& path);
+  /// Without `finish`, what was written is given up.
   ~PackedRecordsWriter();
   PackedRecordsWriter(const PackedRecordsWriter&) = delete;
   PackedRecordsWriter& operator=(const PackedRecordsWriter&) = delete;
 
-  /// Tensors of any device and strides.
+  /// Adds a sample: tensors of any device and strides.
   /// Throws: `c10::Error` for a dtype that cannot be packed, more than 8 dimensions, and naming the
   /// sample when it has another dtype or shape than the first; all these leave the writer as it
   /// was. When the disk is full; the writer is of no more use then.
   void add(const torch::data::Example<>& sample);
+  /// Gives the file its name.
   /// Blocks: until the disk has it.
   /// Throws: `c10::Error` when there is no sample, when writing has failed before, and when the
   /// file cannot be finished.
   void finish();
+  /// Samples that were added.
   [[nodiscard]] std::size_t size() const noexcept;
 
  private:

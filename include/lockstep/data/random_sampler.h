@@ -12,6 +12,7 @@
 
 namespace lockstep::data {
 
+/// What a `RandomSampler` is told. The same on all ranks.
 struct LOCKSTEP_API RandomSamplerOptions {
   /// Whether each draw is from all samples, as if none had been drawn before. A sample that comes
   /// several times in an epoch has the same `SampleRandom` each time.
@@ -21,6 +22,7 @@ struct LOCKSTEP_API RandomSamplerOptions {
   TORCH_ARG(std::uint64_t, num_samples) = 0;
   /// Together with the epoch it decides the order. The same on all ranks.
   TORCH_ARG(std::uint64_t, seed) = 0;
+  /// What happens to samples that cannot be shared out evenly.
   TORCH_ARG(Remainder, remainder) = Remainder::Pad;
 };
 
@@ -32,6 +34,7 @@ struct LOCKSTEP_API RandomSamplerOptions {
 /// `KeyedPermutation`'s and `SampleRandom`'s.
 class LOCKSTEP_API RandomSampler final : public EpochSampler {
  public:
+  /// The share of rank `rank` of `world_size`.
   /// Throws: `c10::Error` as `EpochSampler`.
   explicit RandomSampler(std::size_t dataset_size, int world_size = 1, int rank = 0,
                          const RandomSamplerOptions& options = {});

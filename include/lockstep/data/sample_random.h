@@ -28,11 +28,15 @@ namespace lockstep::data {
 /// so no two samples' numbers overlap within their first 2^34.
 class LOCKSTEP_API SampleRandom {
  public:
+  /// As `<random>` wants it.
   using result_type = std::uint32_t;
 
+  /// The numbers of this sample in this epoch, from their beginning.
   SampleRandom(std::uint64_t seed, std::int64_t epoch, std::int64_t sample);
 
+  /// The least that `operator()` gives.
   static constexpr result_type min() { return 0; }
+  /// The most that `operator()` gives.
   static constexpr result_type max() { return std::numeric_limits<result_type>::max(); }
   /// 32 random bits.
   result_type operator()() { return engine_(); }

@@ -14,6 +14,7 @@ namespace lockstep::data {
 /// Thread-safety: as `EpochSampler`.
 class LOCKSTEP_API SequentialSampler final : public EpochSampler {
  public:
+  /// The share of rank `rank` of `world_size`.
   /// Throws: `c10::Error` as `EpochSampler`.
   explicit SequentialSampler(std::size_t dataset_size, int world_size = 1, int rank = 0,
                              Remainder remainder = Remainder::Exact);

@@ -24,16 +24,19 @@ enum class ClassBalance {
                  ///< `SampleRandom`), of frequent ones less
 };
 
+/// What a `StratifiedSampler` is told. The same on all ranks.
 struct LOCKSTEP_API StratifiedSamplerOptions {
   /// Samples of the epoch's order that make up one window; at least 1. A good choice is what all
   /// ranks use in one step, as a number of its own: it decides the order, so a state can be loaded
   /// in a world of another size only if the window has stayed the same.
   TORCH_ARG(std::uint64_t, window) = 0;
+  /// How often each class comes.
   TORCH_ARG(ClassBalance, balance) = ClassBalance::Proportional;
   /// Draws of an epoch over all ranks, with `Balanced`; 0 = as many as there are labels.
   TORCH_ARG(std::uint64_t, num_samples) = 0;
   /// Together with the epoch it decides the order. The same on all ranks.
   TORCH_ARG(std::uint64_t, seed) = 0;
+  /// What happens to samples that cannot be shared out evenly.
   TORCH_ARG(Remainder, remainder) = Remainder::Pad;
 };
 

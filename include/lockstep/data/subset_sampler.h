@@ -14,11 +14,13 @@
 
 namespace lockstep::data {
 
+/// What a `SubsetSampler` is told. The same on all ranks.
 struct LOCKSTEP_API SubsetSamplerOptions {
   /// Whether each epoch has an order of its own; otherwise the order given.
   TORCH_ARG(bool, shuffle) = true;
   /// Together with the epoch it decides the order. The same on all ranks.
   TORCH_ARG(std::uint64_t, seed) = 0;
+  /// What happens to samples that cannot be shared out evenly.
   TORCH_ARG(Remainder, remainder) = Remainder::Pad;
 };
 
@@ -29,6 +31,7 @@ struct LOCKSTEP_API SubsetSamplerOptions {
 /// Source: the contract of `torch.utils.data.SubsetRandomSampler` of PyTorch 2.11.
 class LOCKSTEP_API SubsetSampler final : public EpochSampler {
  public:
+  /// The share of rank `rank` of `world_size` in these samples.
   /// Throws: `c10::Error` as `EpochSampler`, and naming an index that is not in [0, dataset_size).
   SubsetSampler(std::vector<std::int64_t> indices, std::size_t dataset_size, int world_size = 1,
                 int rank = 0, const SubsetSamplerOptions& options = {});

@@ -27,10 +27,12 @@ struct TarSample {
   /// By extension, in small letters: "jpg", "cls", "seg.png".
   std::map<std::string_view, std::span<const std::byte>> members;
 
+  /// The bytes of one member.
   /// Throws: `c10::Error` naming the sample and what it has instead.
   [[nodiscard]] LOCKSTEP_API std::span<const std::byte> at(std::string_view extension) const;
 };
 
+/// What `TarShards` are told.
 struct LOCKSTEP_API TarShardsOptions {
   /// Keeps each archive's index in a file beside it (its name and ".lockstep-index"), so that the
   /// next who opens it need not look at all its headers. An index that does not fit the archive's
@@ -51,6 +53,7 @@ struct LOCKSTEP_API TarShardsOptions {
 /// Source: WebDataset's `tariterators.py` for what makes a sample.
 class LOCKSTEP_API TarShards {
  public:
+  /// Makes an example of the bytes of a sample.
   using Decoder = std::function<torch::data::Example<>(const TarSample& sample)>;
 
   /// `decoder` makes an example of the bytes; it runs in the workers.
@@ -61,11 +64,14 @@ class LOCKSTEP_API TarShards {
   TarShards(const std::vector<std::string>& paths, Decoder decoder,
             const TarShardsOptions& options = {});
 
+  /// What the decoder makes of a sample.
   /// Throws: `c10::Error` when `index` is not below `size()`, and what the decoder throws.
   [[nodiscard]] torch::data::Example<> get(std::size_t index) const;
+  /// The bytes of a sample.
   /// Throws: `c10::Error` when `index` is not below `size()`.
   [[nodiscard]] TarSample sample(std::size_t index) const;
 
+  /// Samples of all archives.
   [[nodiscard]] std::size_t size() const noexcept { return ends_.empty() ? 0 : ends_.back(); }
   /// Archive, key and members of a sample, for messages.
   [[nodiscard]] std::string describe(std::size_t index) const;

@@ -22,12 +22,14 @@ enum class TokenFormat {
   BareUInt32,  ///< uint32 from the first byte to the last
 };
 
+/// What a `TokenFile` is told.
 struct LOCKSTEP_API TokenFileOptions {
   /// Tokens of a window; at least 1.
   TORCH_ARG(std::int64_t, block) = 0;
   /// From the start of one window to the start of the next; 0 = `block`, 1 = a window at every
   /// token.
   TORCH_ARG(std::int64_t, stride) = 0;
+  /// How the file stores tokens.
   TORCH_ARG(TokenFormat, format) = TokenFormat::Llmc;
   /// Every token must be below it; 0 = not checked. An embedding on a GPU says nothing useful
   /// about a token that it does not have.
@@ -43,11 +45,13 @@ struct LOCKSTEP_API TokenFileOptions {
 /// version 7: uint32), nanoGPT's `prepare.py`; all little-endian.
 class LOCKSTEP_API TokenFile {
  public:
+  /// Opens the file and reads its header.
   /// Throws: `c10::Error` naming the file, the byte, what was expected and what was found, when the
   /// header is none of the known ones or the file is shorter or longer than it says; when there is
   /// not one window; for options out of range.
   explicit TokenFile(const std::string& path, const TokenFileOptions& options);
 
+  /// One window, and the same window one token on.
   /// Shapes: data int64 {block}, target int64 {block}.
   /// Throws: `c10::Error` when `index` is not below `size()`, and naming file, byte and value of a
   /// token that is not in the vocabulary.
@@ -58,6 +62,7 @@ class LOCKSTEP_API TokenFile {
 
   /// Windows.
   [[nodiscard]] std::size_t size() const noexcept { return size_; }
+  /// Tokens of the file.
   [[nodiscard]] std::uint64_t tokens() const noexcept { return tokens_; }
   /// File, tokens and byte of a window, for messages.
   [[nodiscard]] std::string describe(std::size_t index) const;

@@ -60,19 +60,22 @@ using ScalarOf = std::conditional_t<
 }  // namespace detail
 
 /// A sample or a batch of any form: a tree with tensors, texts and bytes as leaves; a number is a
-/// tensor without dimensions. What a dataset
-/// returns becomes one of these on its way to the program, and becomes a tensor, `std::tuple`,
-/// `std::map` and so on again there (`data/detail/value_codec.h`). A dataset whose samples have no
-/// fixed type may return `Value` itself.
+/// tensor without dimensions. What a dataset returns becomes one of these on its way to the
+/// program, and becomes a tensor, `std::tuple`, `std::map` and so on again there
+/// (`data/detail/value_codec.h`). A dataset whose samples have no fixed type may return `Value`
+/// itself.
 ///
 /// Thread-safety: a value; tensors are shared by copies.
 class LOCKSTEP_API Value {
  public:
+  /// Children by number.
   using List = std::vector<Value>;
+  /// Children by name.
   using Map = std::map<std::string, Value>;
 
   /// Nothing, as an undefined tensor.
   Value() = default;
+  /// A tensor; an undefined one is nothing.
   Value(at::Tensor tensor) {  // NOLINT(google-explicit-constructor): a tensor is a value
     if (tensor.defined()) content_ = std::move(tensor);
   }
@@ -82,30 +85,51 @@ class LOCKSTEP_API Value {
       : content_(detail::tensor_of_number(static_cast<detail::ScalarOf<T>>(number),
                                           detail::dtype_of<T>())) {}
   Value(std::nullptr_t) = delete;
+  /// A text.
   Value(std::string text) : content_(std::move(text)) {}  // NOLINT(google-explicit-constructor)
+  /// A text.
   /// Throws: `c10::Error` for a null pointer.
-  Value(const char* text);                                 // NOLINT(google-explicit-constructor)
-  Value(Bytes bytes) : content_(std::move(bytes)) {}       // NOLINT(google-explicit-constructor)
+  Value(const char* text);  // NOLINT(google-explicit-constructor)
+  /// Bytes.
+  Value(Bytes bytes) : content_(std::move(bytes)) {}  // NOLINT(google-explicit-constructor)
+  /// A list of values.
   Value(List children) : content_(std::move(children)) {}  // NOLINT(google-explicit-constructor)
-  Value(Map children) : content_(std::move(children)) {}   // NOLINT(google-explicit-constructor)
+  /// A map of values.
+  Value(Map children) : content_(std::move(children)) {}  // NOLINT(google-explicit-constructor)
 
+  /// Whether it holds nothing.
   [[nodiscard]] bool is_nothing() const { return holds<std::monostate>(); }
+  /// Whether it is a tensor, or a number.
   [[nodiscard]] bool is_tensor() const { return holds<at::Tensor>(); }
+  /// Whether it is a text.
   [[nodiscard]] bool is_text() const { return holds<std::string>(); }
+  /// Whether it is bytes.
   [[nodiscard]] bool is_bytes() const { return holds<Bytes>(); }
+  /// Whether it has children by number.
   [[nodiscard]] bool is_list() const { return holds<List>(); }
+  /// Whether it has children by name.
   [[nodiscard]] bool is_map() const { return holds<Map>(); }
 
-  /// Throws: `c10::Error` with what there is instead. An undefined tensor for nothing.
+  /// The tensor; an undefined one for nothing.
+  /// Throws: `c10::Error` with what there is instead; so do the others.
   [[nodiscard]] at::Tensor tensor() const;
+  /// The text.
   [[nodiscard]] const std::string& text() const;
+  /// The bytes.
   [[nodiscard]] const Bytes& bytes() const;
+  /// The children by number.
   [[nodiscard]] const List& list() const;
+  /// The same to be changed.
   [[nodiscard]] List& list();
+  /// The children by name.
   [[nodiscard]] const Map& map() const;
+  /// The same to be changed.
   [[nodiscard]] Map& map();
-  /// The child of this name, or number.
+  /// The child of this name.
+  /// Throws: `c10::Error` where there is none.
   [[nodiscard]] const Value& operator[](const std::string& key) const;
+  /// The child of this number.
+  /// Throws: `c10::Error` where there is none.
   [[nodiscard]] const Value& operator[](std::size_t number) const;
 
   /// "Float [3, 2]", "a text", "a list of 3": for messages.

@@ -16,6 +16,7 @@ class AliasTable;
 class LazyOrder;
 }  // namespace detail
 
+/// What a `WeightedRandomSampler` is told. The same on all ranks.
 struct LOCKSTEP_API WeightedRandomSamplerOptions {
   /// Draws of an epoch, over all ranks; 0 = as many as there are weights, or, without replacement,
   /// weights above 0.
@@ -25,6 +26,7 @@ struct LOCKSTEP_API WeightedRandomSamplerOptions {
   TORCH_ARG(bool, replacement) = true;
   /// Together with the epoch it decides the order. The same on all ranks.
   TORCH_ARG(std::uint64_t, seed) = 0;
+  /// What happens to samples that cannot be shared out evenly.
   TORCH_ARG(Remainder, remainder) = Remainder::Pad;
 };
 

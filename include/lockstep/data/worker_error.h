@@ -25,31 +25,37 @@ enum class WorkerFailure {
 /// error only when the same sample has ended two of them.
 ///
 /// Carries no C++ backtrace: it would show the rank's stack, and what failed is elsewhere.
+///
+/// Thread-safety: a value; const members may be called from several threads.
 class LOCKSTEP_API WorkerError : public c10::Error {
  public:
+  /// What is known of a failure; see the members of the same names.
   struct Context {
-    WorkerFailure failure = WorkerFailure::Exception;
-    int worker = -1;
-    int pid = 0;
-    std::optional<int> exit_status;
-    std::optional<int> signal;
-    std::optional<std::int64_t> batch;
-    std::optional<std::int64_t> sample;
-    std::string message;
-    std::string exception_type;
-    std::string path;
+    WorkerFailure failure = WorkerFailure::Exception;  ///< `failure()`
+    int worker = -1;                                   ///< `worker()`
+    int pid = 0;                                       ///< `pid()`
+    std::optional<int> exit_status;                    ///< `exit_status()`
+    std::optional<int> signal;                         ///< `signal()`
+    std::optional<std::int64_t> batch;                 ///< `batch_index()`
+    std::optional<std::int64_t> sample;                ///< `sample_index()`
+    std::string message;                               ///< `original_message()`
+    std::string exception_type;                        ///< `exception_type()`
+    std::string path;                                  ///< `sample_path()`
   };
 
   /// `what()` becomes "data worker 1 (pid 4711) ...: MESSAGE", one line as far as MESSAGE is one.
   explicit WorkerError(Context context);
 
+  /// What became of the worker.
   [[nodiscard]] WorkerFailure failure() const noexcept { return context_.failure; }
   /// Number of the worker from 0; -1 where no single worker is to blame (`workers(0)`, the workers'
   /// parent process).
   [[nodiscard]] int worker() const noexcept { return context_.worker; }
   /// Process that failed.
   [[nodiscard]] int pid() const noexcept { return context_.pid; }
+  /// With which the process ended by itself, if it did.
   [[nodiscard]] std::optional<int> exit_status() const noexcept { return context_.exit_status; }
+  /// That ended the process, if one did.
   [[nodiscard]] std::optional<int> signal() const noexcept { return context_.signal; }
   /// Number of the batch within its epoch, from 0.
   [[nodiscard]] std::optional<std::int64_t> batch_index() const noexcept { return context_.batch; }

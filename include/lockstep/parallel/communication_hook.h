@@ -15,8 +15,13 @@ namespace lockstep {
 
 /// One bucket as a communication hook gets it: this rank's gradients of some parameters, side by
 /// side. Valid until the hook's future has been waited for.
+///
+/// Thread-safety: const members may be called from several threads. The tensors are the bucket's
+/// own: one thread at a time changes them.
 class GradientBucketView {
  public:
+  /// Made by `DistributedDataParallel`, and by hooks that call another one; see the members of the
+  /// same names.
   GradientBucketView(std::size_t index, bool is_last, std::uint64_t plan, at::Tensor buffer,
                      std::vector<at::Tensor> gradients, std::vector<at::Tensor> parameters)
       : index_(index),
@@ -28,15 +33,18 @@ class GradientBucketView {
 
   /// Place in the order in which buckets are reduced; the same on all ranks.
   [[nodiscard]] std::size_t index() const noexcept { return index_; }
+  /// Whether it is the last bucket of the step.
   [[nodiscard]] bool is_last() const noexcept { return is_last_; }
   /// Which division of the parameters into buckets this belongs to: 1, 2, ... State that a hook
   /// keeps by `index()` is worthless when this number changes; state kept by parameter is not.
   [[nodiscard]] std::uint64_t plan() const noexcept { return plan_; }
+  /// All gradients of the bucket, side by side.
   /// Shapes: one dimension, contiguous, in the memory that the group reduces fastest. Between two
   /// gradients there may be a few zeros.
   [[nodiscard]] const at::Tensor& buffer() const noexcept { return buffer_; }
   /// The same memory, one tensor a parameter, in the parameters' shapes.
   [[nodiscard]] const std::vector<at::Tensor>& gradients() const noexcept { return gradients_; }
+  /// The parameters, in the order of `gradients()`.
   [[nodiscard]] const std::vector<at::Tensor>& parameters() const noexcept { return parameters_; }
 
  private:
@@ -55,7 +63,14 @@ class GradientBucketView {
 /// collectives of the group without waiting for them; what follows a collective goes into
 /// `Work::then`. Futures are waited for in bucket order when backward ends. On a rank that has no
 /// data left (`join`), the gradients are zeros. It must not ask or change its own model
-/// (`statistics`, `set_samples`), which waits for it. Source: PyTorch's DDP communication hooks.
+/// (`statistics`, `set_samples`), which waits for it.
+///
+/// Blocks: it should not; waiting in it holds up backward.
+/// Collective: all ranks register a hook that makes the same calls.
+/// Thread-safety: called by one thread at a time, which may be autograd's; the group is that
+/// thread's meanwhile.
+/// Throws: what it throws is thrown by backward.
+/// Source: PyTorch's DDP communication hooks.
 using CommunicationHook =
     std::function<Future<at::Tensor>(ProcessGroup&, const GradientBucketView&)>;
 

@@ -31,14 +31,19 @@ struct UnfinishedReduction;
 /// While one lives, backwards of its model add up gradients on this rank and communicate nothing.
 /// The next backward without one averages the sums, once. What counts is when backward runs, not
 /// when forward ran. Guards nest; the model may end first.
+///
+/// Thread-safety: a guard may end in any thread, but not while backward runs.
 class [[nodiscard]] NoSyncGuard {
  public:
+  /// Made by `DistributedDataParallelBase::no_sync`.
   explicit NoSyncGuard(std::shared_ptr<std::atomic<int>> pauses) : pauses_(std::move(pauses)) {
     ++*pauses_;
   }
+  /// The next backward averages, unless another guard lives.
   ~NoSyncGuard() {
     if (pauses_) --*pauses_;
   }
+  /// The other one guards nothing any more.
   NoSyncGuard(NoSyncGuard&&) = default;  // for std::optional and std::unique_ptr
   NoSyncGuard(const NoSyncGuard&) = delete;
   NoSyncGuard& operator=(const NoSyncGuard&) = delete;
@@ -48,21 +53,29 @@ class [[nodiscard]] NoSyncGuard {
 };
 
 /// The part of `DistributedDataParallelImpl` that does not depend on the wrapped type.
+///
+/// Thread-safety: as `DistributedDataParallelImpl`.
 class LOCKSTEP_API DistributedDataParallelBase : public torch::nn::Module {
  public:
+  /// Removes the hooks from the parameters; communicates nothing.
   ~DistributedDataParallelBase() override;
 
-  /// Parameters, buffers and names are the wrapped module's own, with no prefix.
+  /// The wrapped module's own.
   [[nodiscard]] std::vector<torch::Tensor> parameters(bool recurse = true) const;
+  /// The wrapped module's own, under its own names, with no prefix.
   [[nodiscard]] torch::OrderedDict<std::string, torch::Tensor> named_parameters(
       bool recurse = true) const;
+  /// The wrapped module's own.
   [[nodiscard]] std::vector<torch::Tensor> buffers(bool recurse = true) const;
+  /// The wrapped module's own, under its own names, with no prefix.
   [[nodiscard]] torch::OrderedDict<std::string, torch::Tensor> named_buffers(
       bool recurse = true) const;
 
+  /// Lets the gradients go, or with `set_to_none` false makes them zeros where they are.
   void zero_grad(bool set_to_none = true) override;
   /// The archive is the wrapped module's own, so that it can be read with and without Lockstep.
   void save(torch::serialize::OutputArchive& archive) const override;
+  /// Reads what `save` of this or of the wrapped module has written.
   void load(torch::serialize::InputArchive& archive) override;
 
   /// Gradients add up on this rank while the guard lives: accumulation over several batches.
@@ -76,9 +89,13 @@ class LOCKSTEP_API DistributedDataParallelBase : public torch::nn::Module {
   /// at the end from the first rank that worked longest; the optimizer's state is not. All ranks
   /// give one, or none does. Afterwards no parameter has a gradient.
   ///
-  /// Collective. Blocks: the calling thread, until all ranks have joined. Nothing but the gradients
-  /// is averaged: a forward that communicates itself (SyncBatchNorm) needs all ranks to have data.
-  /// Throws: `c10::Error` with `static_graph`. Source: PyTorch's Join.
+  /// Nothing but the gradients is averaged: a forward that communicates itself (SyncBatchNorm)
+  /// needs all ranks to have data.
+  ///
+  /// Blocks: the calling thread, until all ranks have joined.
+  /// Collective: all ranks call it.
+  /// Throws: `c10::Error` with `static_graph`.
+  /// Source: PyTorch's Join.
   void join(const std::function<void()>& step = nullptr);
 
   /// How many samples this rank counts in the next average, with `GradientAveraging::Samples`; 0:
@@ -93,14 +110,22 @@ class LOCKSTEP_API DistributedDataParallelBase : public torch::nn::Module {
   /// Copies the parameters of rank `root` to all ranks, as construction does: for programs that
   /// changed them otherwise than by steps with averages.
   ///
-  /// Collective. Blocks: the calling thread.
+  /// Blocks: the calling thread.
+  /// Collective: all ranks call it.
+  /// Throws: what a collective throws.
   void broadcast_parameters(int root = 0);
   /// Copies the buffers (running statistics of batch norm) of rank `root` to all ranks. Call it
   /// before an evaluation whose result must not depend on the rank, and before saving.
   ///
-  /// Collective. Blocks: the calling thread.
+  /// Blocks: the calling thread.
+  /// Collective: all ranks call it.
+  /// Throws: what a collective throws.
   void broadcast_buffers(int root = 0);
   /// The same with their mean over the ranks; whole numbers come from rank 0.
+  ///
+  /// Blocks: the calling thread.
+  /// Collective: all ranks call it.
+  /// Throws: what a collective throws.
   void average_buffers();
 
   /// Hooks the parameters anew on the stream that is current now. For programs that train on
@@ -113,6 +138,8 @@ class LOCKSTEP_API DistributedDataParallelBase : public torch::nn::Module {
   /// How the gradients travel: bytes of each bucket, in the order of their all-reduce.
   [[nodiscard]] std::vector<std::size_t> bucket_bytes() const;
 
+  // What `DistributedDataParallelImpl` uses: no part of the reference.
+  /// @cond backends
  protected:
   DistributedDataParallelBase(std::shared_ptr<torch::nn::Module> module,
                               std::shared_ptr<ProcessGroup> group,
@@ -120,12 +147,13 @@ class LOCKSTEP_API DistributedDataParallelBase : public torch::nn::Module {
 
   /// Come before each forward, and after it; `samples`: if their number shows. Where parameters
   /// that had no gradients before need them, or have got another form, all ranks compare them and
-  /// divide them into buckets anew. Collective in that case.
+  /// divide them into buckets anew. Collective: in that case.
   void begin_forward(std::optional<std::int64_t> samples);
   void end_forward();
   /// Makes the backward that reaches `output` finish the reduction when its outermost graph is
   /// done, also where parts of the model run a backward of their own (checkpointing).
   void watch(const torch::Tensor& output);
+  /// @endcond
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -134,15 +162,15 @@ class LOCKSTEP_API DistributedDataParallelBase : public torch::nn::Module {
       const std::vector<std::reference_wrapper<DistributedDataParallelBase>>& models,
       const std::function<void()>& step);
 
-  /// Follows what the program has done to the parameters. `has_graph`: forward has run. Collective
-  /// as `begin_forward`.
+  /// Follows what the program has done to the parameters. `has_graph`: forward has run.
+  /// Collective: as `begin_forward`.
   void follow_parameters(bool has_graph);
-  /// Collective. Blocks.
+  /// Blocks: the calling thread. Collective: all ranks.
   void compare_and_hook(bool has_graph);
   void replace_reducer(std::vector<std::pair<std::string, torch::Tensor>> hooked);
   [[nodiscard]] std::vector<std::pair<std::string, torch::Tensor>> parameters_to_hook() const;
   /// Takes part in a backward of the others. Returns false when no rank had data. `round`: lives as
-  /// long as all models do so once. Collective.
+  /// long as all models do so once. Collective: all ranks.
   bool shadow(const std::shared_ptr<bool>& round);
 
   std::shared_ptr<torch::nn::Module> module_;
@@ -169,7 +197,10 @@ class LOCKSTEP_API DistributedDataParallelBase : public torch::nn::Module {
 /// joined as one module, or have a group each and stand here as backward reaches them.) `step` runs
 /// after each round.
 ///
-/// Collective. Blocks: the calling thread. `lockstep::join({*generator, *discriminator}, step)`.
+///     lockstep::join({*generator, *discriminator}, step);
+///
+/// Blocks: the calling thread, until all ranks have joined.
+/// Collective: all ranks call it with the same models in the same order.
 /// Throws: as `DistributedDataParallelBase::join`.
 LOCKSTEP_API void join(
     const std::vector<std::reference_wrapper<DistributedDataParallelBase>>& models,
@@ -188,14 +219,16 @@ LOCKSTEP_API void join(
 /// backward, as recomputed activations do. Sparse gradients of embeddings stay sparse. The
 /// gradients stay in the buckets: `grad()` is a view of one, until `zero_grad()` drops it.
 ///
-/// Collective: construction, backward (without a `NoSyncGuard`), `join`, and what says so.
 /// Construction compares names, shapes and dtypes over the ranks, then copies parameters and
-/// buffers of rank 0 to all others. Thread-safety: one thread at a time, which must also be the
-/// only one to use the group meanwhile. Owns: hooks on the parameters' gradient accumulators,
-/// removed on destruction, and the buckets. Throws: `MismatchError` naming the first parameter or
-/// buffer that differs; from `backward()` what a collective throws, and `c10::Error` for
-/// `create_graph`. Source: Li et al., "PyTorch Distributed: Experiences on Accelerating Data
-/// Parallel Training", VLDB 2020.
+/// buffers of rank 0 to all others.
+///
+/// Collective: construction, backward (without a `NoSyncGuard`), `join`, and what says so.
+/// Thread-safety: one thread at a time, which must also be the only one to use the group meanwhile.
+/// Owns: hooks on the parameters' gradient accumulators, removed on destruction, and the buckets.
+/// Throws: `MismatchError` naming the first parameter or buffer that differs; from `backward()`
+/// what a collective throws, and `c10::Error` for `create_graph`.
+/// Source: Li et al., "PyTorch Distributed: Experiences on Accelerating Data Parallel Training",
+/// VLDB 2020.
 template <typename Net>
 class DistributedDataParallelImpl : public DistributedDataParallelBase {
   static_assert(detail::WrapsModule<Net>,
@@ -205,6 +238,10 @@ class DistributedDataParallelImpl : public DistributedDataParallelBase {
                 "DistributedDataParallel<std::shared_ptr<NameImpl>>");
 
  public:
+  /// Wraps `net`.
+  /// Blocks: the calling thread.
+  /// Collective: all ranks wrap the same module with the same options.
+  /// Throws: as the class says, and `c10::Error` for options out of range.
   DistributedDataParallelImpl(Net net, std::shared_ptr<ProcessGroup> group,
                               const DistributedDataParallelOptions& options = {})
       : DistributedDataParallelBase(detail::module_of(net), std::move(group), options),
@@ -235,6 +272,7 @@ class DistributedDataParallelImpl : public DistributedDataParallelBase {
 
   /// The wrapped module.
   [[nodiscard]] Net& module() noexcept { return net_; }
+  /// The wrapped module.
   [[nodiscard]] const Net& module() const noexcept { return net_; }
 
  private:
@@ -250,21 +288,27 @@ class DistributedDataParallelImpl : public DistributedDataParallelBase {
 
 /// Holder of a `DistributedDataParallelImpl`, as LibTorch's modules have: `model->forward(x)` and
 /// `model(x)` both work, and `{nullptr}` makes an empty one, to be assigned later.
+///
+/// Thread-safety: as what it holds.
 template <typename Net>
 class DistributedDataParallel : public torch::nn::ModuleHolder<DistributedDataParallelImpl<Net>> {
  public:
+  /// What it holds.
   using Impl = DistributedDataParallelImpl<Net>;
 
+  /// Wraps `net`, as the constructor of `DistributedDataParallelImpl`.
   DistributedDataParallel(Net net, std::shared_ptr<ProcessGroup> group,
                           const DistributedDataParallelOptions& options = {})
       : torch::nn::ModuleHolder<Impl>(
             std::make_shared<Impl>(std::move(net), std::move(group), options)) {}
+  /// An empty one.
   DistributedDataParallel(std::nullptr_t) : torch::nn::ModuleHolder<Impl>(nullptr) {}  // NOLINT
   /// What `register_module` of another module returns.
   DistributedDataParallel(std::shared_ptr<Impl> impl)  // NOLINT
       : torch::nn::ModuleHolder<Impl>(std::move(impl)) {}
 
   // LibTorch's own deduces the result from `forward` only where that is no template.
+  /// `forward`.
   template <typename... Arguments>
   auto operator()(Arguments&&... arguments) {
     return this->get()->forward(std::forward<Arguments>(arguments)...);

@@ -27,7 +27,9 @@ enum class BufferSync : std::uint8_t {
   Average,    ///< the mean over the ranks that still have data; whole numbers as Broadcast
 };
 
-/// The same on all ranks, which is checked.
+/// What a `DistributedDataParallel` is told. The same on all ranks, which is checked.
+///
+/// Thread-safety: a value.
 struct DistributedDataParallelOptions {
   /// What the model is called in error messages, before its number among the models of the group.
   /// Without one: "model 1", "model 2", ...
@@ -57,7 +59,9 @@ struct DistributedDataParallelOptions {
   /// equal, nor averaged.
   TORCH_ARG(std::vector<std::string>, ignored_names) = {};
 
+  /// What the sums of gradients are divided by.
   TORCH_ARG(GradientAveraging, averaging) = GradientAveraging::ActiveRanks;
+  /// What happens to buffers at the end of each backward.
   TORCH_ARG(BufferSync, buffer_sync) = BufferSync::Local;
   /// Gradients of Float and Double parameters travel and are added in this dtype (Half, BFloat16 or
   /// Float) where it is smaller than theirs.

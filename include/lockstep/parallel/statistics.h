@@ -11,8 +11,13 @@ namespace lockstep {
 
 /// What a `DistributedDataParallel` has done so far, on this rank. Times are the host's: of work on
 /// a GPU they tell when it was enqueued. In a world of one, buckets and communication are empty.
+///
+/// Units: seconds, bytes, and counts.
+/// Thread-safety: a value.
 struct DistributedDataParallelStatistics {
+  /// A duration in seconds, with fractions.
   using Seconds = std::chrono::duration<double>;
+  /// Where the time of a step went.
   struct Times {
     Seconds forward{};        ///< of the wrapped module, all calls since the backward before
     Seconds backward{};       ///< from the first sign of it to the last gradient
@@ -21,11 +26,12 @@ struct DistributedDataParallelStatistics {
   };
 
   std::uint64_t steps = 0;  ///< backwards that ended with averaged gradients
-  Times last;
-  Times total;
+  Times last;               ///< of the last backward that averaged
+  Times total;              ///< of all of them
 
+  /// Parameters whose gradients travel together.
   struct Bucket {
-    std::size_t bytes = 0;
+    std::size_t bytes = 0;                ///< of its gradients, as they travel
     std::vector<std::string> parameters;  ///< names, in the order of their places
   };
   std::vector<Bucket> buckets;  ///< in the order in which they are reduced
@@ -36,8 +42,9 @@ struct DistributedDataParallelStatistics {
   /// not put them there.
   std::size_t copied_bytes = 0;
 
-  /// Parameters that no rank used in the last backward; those that this rank did not use.
+  /// Parameters that no rank used in the last backward.
   std::vector<std::string> unused_parameters;
+  /// Parameters that this rank did not use in the last backward.
   std::vector<std::string> locally_unused_parameters;
   /// Parameters that got gradients after their bucket had been reduced, and were reduced once more;
   /// and those that were frozen while a gradient waited.

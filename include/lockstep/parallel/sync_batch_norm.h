@@ -30,9 +30,11 @@ namespace lockstep::nn {
 /// saved.
 ///
 /// Shapes: (N, C), (N, C, L), (N, C, H, W) or (N, C, D, H, W); C and the dtype are the same on all
-/// ranks. The memory format of the input is kept. Blocks: the calling thread, forward and backward,
-/// while training. Collective: forward while training, and its backward. Thread-safety: as its
-/// group's, one thread at a time; on a device, backward runs in autograd's thread.
+/// ranks. The memory format of the input is kept.
+/// Blocks: the calling thread, forward and backward, while training.
+/// Collective: forward while training, and its backward.
+/// Thread-safety: as its group's, one thread at a time; on a device, backward runs in autograd's
+/// thread.
 /// Throws: `c10::Error` for a wrong number of dimensions or channels, for a single value a channel
 /// over all ranks, for a closed group, and where the result is differentiated twice; what a
 /// collective throws. Source: Ioffe and Szegedy, "Batch Normalization", ICML 2015; the variances
@@ -40,6 +42,7 @@ namespace lockstep::nn {
 /// Computing Sample Variances", 1979.
 class LOCKSTEP_API SyncBatchNormImpl : public torch::nn::Cloneable<SyncBatchNormImpl> {
  public:
+  /// A new layer whose ranks are those of `group`.
   /// Throws: `c10::Error` for a null group.
   SyncBatchNormImpl(const torch::nn::BatchNormOptions& options,
                     std::shared_ptr<ProcessGroup> group);
@@ -59,24 +62,33 @@ class LOCKSTEP_API SyncBatchNormImpl : public torch::nn::Cloneable<SyncBatchNorm
     train(batch_norm.is_training());
   }
 
+  /// Registers new parameters and buffers, as the options say, with their values at the start.
   void reset() override;
+  /// Forgets all batches: mean 0, variance 1, no batch counted.
   void reset_running_stats();
+  /// Weight 1, bias 0, and `reset_running_stats`.
   void reset_parameters();
+  /// Writes the module's name and options.
   void pretty_print(std::ostream& stream) const override;
 
+  /// The input, normalised; shapes, collectives and errors as the class says.
   torch::Tensor forward(const torch::Tensor& input);
 
   /// Null where it has none yet.
   [[nodiscard]] const std::shared_ptr<ProcessGroup>& process_group() const noexcept {
     return group_;
   }
+  /// From now on the ranks are those of `group`.
   /// Throws: `c10::Error` for a null group.
   void set_process_group(std::shared_ptr<ProcessGroup> group);
 
+  /// As LibTorch's module has them.
   torch::nn::BatchNormOptions options;
-  torch::Tensor weight, bias;               // undefined without affine
-  torch::Tensor running_mean, running_var;  // undefined without track_running_stats
-  torch::Tensor num_batches_tracked;
+  torch::Tensor weight;               ///< {C}; undefined without affine
+  torch::Tensor bias;                 ///< {C}; undefined without affine
+  torch::Tensor running_mean;         ///< {C}; undefined without track_running_stats
+  torch::Tensor running_var;          ///< {C}; undefined without track_running_stats
+  torch::Tensor num_batches_tracked;  ///< {}; undefined without track_running_stats
 
  private:
   struct State {
@@ -95,6 +107,7 @@ class LOCKSTEP_API SyncBatchNormImpl : public torch::nn::Cloneable<SyncBatchNorm
   std::shared_ptr<ProcessGroup> group_;
 };
 
+/// Holder of a `SyncBatchNormImpl`, as LibTorch's modules have.
 TORCH_MODULE(SyncBatchNorm);
 
 /// Makes the batch norms in `root` normalise over all ranks of `group`, and returns how many it
@@ -108,7 +121,8 @@ TORCH_MODULE(SyncBatchNorm);
 ///   be replaced: the calls in the model's forward are bound to its type when it is compiled.
 ///   Declare such a member as `lockstep::nn::SyncBatchNorm`.
 ///
-/// Thread-safety: as the module's. Throws: `c10::Error` that names each batch norm that cannot be
+/// Thread-safety: as the module's.
+/// Throws: `c10::Error` that names each batch norm that cannot be
 /// converted, by its path; for a null group.
 LOCKSTEP_API std::size_t convert_sync_batchnorm(torch::nn::Module& root,
                                                 const std::shared_ptr<ProcessGroup>& group);

@@ -17,6 +17,9 @@
 
 namespace lockstep {
 
+/// What `checkpoint` is told.
+///
+/// Thread-safety: a value.
 struct CheckpointOptions {
   /// Whether the function draws the same random numbers (dropout) when it runs again. Costs a copy
   /// of the state of each default generator, some kilobytes.

@@ -18,14 +18,16 @@
 
 namespace lockstep {
 
+/// What the workers of a pool are.
 enum class PoolKind {
   Process,  ///< forked for each call: a crash costs one item
   Thread,   ///< in this process
 };
 
+/// What a `WorkerPool` is told.
 struct LOCKSTEP_API WorkerPoolOptions {
-  std::size_t workers = 2;  ///< from 1 to 1024
-  PoolKind kind = PoolKind::Process;
+  std::size_t workers = 2;            ///< from 1 to 1024
+  PoolKind kind = PoolKind::Process;  ///< what the workers are
   /// A worker process that is at one item for longer is killed, and the item is tried once more.
   std::chrono::milliseconds timeout = std::chrono::minutes(10);
   /// Called in the calling thread after each item, with those that are over and all of them.
@@ -35,6 +37,7 @@ struct LOCKSTEP_API WorkerPoolOptions {
 /// An item for which there is no result: the function threw, or the item ended two workers.
 class LOCKSTEP_API TaskError : public std::runtime_error {
  public:
+  /// Made by a pool; see the members of the same names.
   TaskError(std::size_t item, std::optional<int> signal, std::string type, std::string message);
 
   /// Number of the item, from 0.
@@ -43,6 +46,7 @@ class LOCKSTEP_API TaskError : public std::runtime_error {
   [[nodiscard]] std::optional<int> signal() const noexcept { return signal_; }
   /// Type of the exception; empty where there was none.
   [[nodiscard]] const std::string& exception_type() const noexcept { return type_; }
+  /// What the exception said, or how the worker ended.
   [[nodiscard]] const std::string& original_message() const noexcept { return message_; }
 
  private:
@@ -65,11 +69,14 @@ class LOCKSTEP_API TaskError : public std::runtime_error {
 /// and other trivially copyable types, `std::string`, vectors of these, or nothing. Build and call
 /// it outside of parallel regions.
 ///
-/// Blocks: the calling thread, until all items are over. Thread-safety: none.
+/// Blocks: the calling thread, until all items are over.
+/// Thread-safety: none.
 /// Throws: `std::invalid_argument` for bad options; `std::system_error` when memory or processes
 /// cannot be had; `TaskError` for the first item that failed, after all others are over.
 class LOCKSTEP_API WorkerPool {
  public:
+  /// A pool of so many workers, which are made in each call.
+  /// Throws: `std::invalid_argument` for bad options.
   explicit WorkerPool(WorkerPoolOptions options);
 
   /// Results in the order of the items.

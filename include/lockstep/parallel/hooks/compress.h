@@ -10,7 +10,8 @@ namespace lockstep::hooks {
 /// What happens without a hook: one all-reduce of the bucket where it lies. For hooks that take
 /// another one.
 ///
-/// Sends, of a bucket of N bytes: what an all-reduce of N bytes does, 2 N (W-1)/W a rank on MPI.
+/// Sends: of a bucket of N bytes what an all-reduce of N bytes does, 2 N (W-1)/W a rank on MPI.
+/// Thread-safety: hooks of this file keep nothing; as the group's, one thread at a time.
 [[nodiscard]] LOCKSTEP_API CommunicationHook all_reduce();
 
 /// Casts each bucket to `dtype`, gives it to `inner`, and casts what that returns back.
@@ -21,16 +22,19 @@ namespace lockstep::hooks {
 /// Half ends at 65504, where a gradient becomes infinite; BFloat16 ends where Float does, and has
 /// eight bits.
 ///
-/// Shapes: buckets of Float, Double, Half, BFloat16. Sends: as `inner` for N/2 bytes of a Float
-/// bucket of N, N/4 of a Double one. Owns: nothing between two buckets. Throws: `c10::Error` for a
-/// `dtype` other than Half, BFloat16, Float, for an empty `inner`, and from backward for buckets of
-/// other dtypes.
+/// Shapes: buckets of Float, Double, Half, BFloat16.
+/// Sends: as `inner` for N/2 bytes of a Float bucket of N, N/4 of a Double one.
+/// Thread-safety: as `inner`.
+/// Owns: nothing between two buckets.
+/// Throws: `c10::Error` for a `dtype` other than Half, BFloat16, Float, for an empty `inner`, and
+/// from backward for buckets of other dtypes.
 [[nodiscard]] LOCKSTEP_API CommunicationHook compress(at::ScalarType dtype,
                                                       CommunicationHook inner = all_reduce());
 
 /// `compress` to Half and an all-reduce. On the CPU the sum is accumulated in float, divided by the
-/// number of ranks, and rounded once: it cannot overflow where the average does not. Source: the
-/// hook of this name in PyTorch, which divides before it adds.
+/// number of ranks, and rounded once: it cannot overflow where the average does not.
+///
+/// Source: the hook of this name in PyTorch, which divides before it adds.
 [[nodiscard]] LOCKSTEP_API CommunicationHook fp16_compress();
 /// The same with BFloat16.
 [[nodiscard]] LOCKSTEP_API CommunicationHook bf16_compress();

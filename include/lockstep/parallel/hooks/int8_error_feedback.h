@@ -11,7 +11,7 @@
 
 namespace lockstep::hooks {
 
-/// The same on all ranks.
+/// What an `Int8ErrorFeedback` is told. The same on all ranks.
 struct Int8ErrorFeedbackOptions {
   /// So many neighbouring elements share one scale, which is a 127th of the largest of them. A
   /// scale for the whole bucket would turn gradients of quiet layers into zeros beside those of
@@ -27,26 +27,30 @@ struct Int8ErrorFeedbackOptions {
 /// the second one leaves out, the rank that made it sends later.
 ///
 /// A communication hook; copies share their state. One for each model and rank. State belongs to
-/// parameters, so that it survives another division into buckets.
+/// parameters, so that it survives another division into buckets. All ranks get the same bytes, and
+/// so the same bits. A gradient that is not finite makes its chunk of the average not a number, and
+/// leaves no trace in the state.
 ///
 /// Shapes: buckets of Float, Double, Half, BFloat16; Double's values beyond Float's range become
-/// infinite or zero. Sends, a bucket of N elements: 2 N (W-1)/W bytes a rank, and 4 more for each
-/// chunk: a quarter of an all-reduce in Float. Gathering all ranks' numbers at once would take
-/// (W-1) N: the same for two ranks, more for all others. A bucket smaller than W chunks has smaller
-/// ones, and is filled up to a multiple of 4 W elements. Blocks: nothing; the second movement
-/// starts when the bucket is waited for. Collective: all ranks register one with the same options.
-/// Thread-safety: one thread at a time. Owns: a float (Double buckets: a double) for each element
-/// of the gradients; no parameter. Throws: `c10::Error` for options out of range, and from backward
-/// for buckets of other dtypes.
-///
-/// All ranks get the same bytes, and so the same bits. A gradient that is not finite makes its
-/// chunk of the average not a number, and leaves no trace in the state.
+/// infinite or zero.
+/// Sends: of a bucket of N elements 2 N (W-1)/W bytes a rank, and 4 more for each chunk: a quarter
+/// of an all-reduce in Float. Gathering all ranks' numbers at once would take (W-1) N: the same for
+/// two ranks, more for all others. A bucket smaller than W chunks has smaller ones, and is filled
+/// up to a multiple of 4 W elements.
+/// Blocks: nothing; the second movement starts when the bucket is waited for.
+/// Collective: all ranks register one with the same options.
+/// Thread-safety: one thread at a time.
+/// Owns: a float (Double buckets: a double) for each element of the gradients; no parameter.
+/// Throws: `c10::Error` for options out of range, and from backward for buckets of other dtypes.
 /// Source: Seide et al., "1-Bit Stochastic Gradient Descent and its Application to Data-Parallel
 /// Distributed Training of Speech DNNs", Interspeech 2014 (error feedback, two roundings).
 class LOCKSTEP_API Int8ErrorFeedback {
  public:
+  /// Nothing has been left out yet.
+  /// Throws: `c10::Error` for options out of range.
   explicit Int8ErrorFeedback(const Int8ErrorFeedbackOptions& options = {});
 
+  /// The hook itself; see `CommunicationHook`.
   Future<at::Tensor> operator()(ProcessGroup& group, const GradientBucketView& bucket) const;
 
   /// What this rank has still to send of the gradients of `parameter`, in its shape. Undefined if

@@ -12,7 +12,7 @@
 
 namespace lockstep::hooks {
 
-/// The same on all ranks, but for `subgroup`.
+/// What a `PostLocalSgd` is told. The same on all ranks, but for `subgroup`.
 struct PostLocalSgdOptions {
   /// Backwards before this one average their gradients over all ranks.
   TORCH_ARG(std::uint64_t, start_iteration) = 0;
@@ -26,22 +26,26 @@ struct PostLocalSgdOptions {
 ///
 /// A communication hook; copies share their state. One for each model and rank. From
 /// `start_iteration` on, gradients and parameters are not the same on all ranks any more, until the
-/// averager has made the parameters equal.
+/// averager has made the parameters equal. With ranks that `join`, wrap the model with
+/// `GradientAveraging::AllRanks`: the others' gradients, which are no averages over all ranks,
+/// would be scaled as if they were.
 ///
-/// Shapes: buckets of every dtype that ReduceOp::Avg takes. Sends, a bucket of N bytes: an
-/// all-reduce of N bytes among all ranks, later among those of the subgroup, or nothing. Blocks:
-/// nothing. Collective: all ranks register one that starts at the same iteration. Thread-safety:
-/// one thread at a time, also for the subgroup. Owns: a share of the subgroup, which is not closed.
+/// Shapes: buckets of every dtype that ReduceOp::Avg takes.
+/// Sends: of a bucket of N bytes an all-reduce of N bytes among all ranks, later among those of the
+/// subgroup, or nothing.
+/// Blocks: nothing.
+/// Collective: all ranks register one that starts at the same iteration.
+/// Thread-safety: one thread at a time, also for the subgroup.
+/// Owns: a share of the subgroup, which is not closed.
 /// Throws: from backward what the groups throw.
-///
-/// With ranks that `join`, wrap the model with `GradientAveraging::AllRanks`: the others'
-/// gradients, which are no averages over all ranks, would be scaled as if they were. Source: Lin et
-/// al., "Don't Use Large Mini-Batches, Use Local SGD", ICLR 2020 (arXiv 1808.07217); PyTorch's
-/// post_localSGD_hook.
+/// Source: Lin et al., "Don't Use Large Mini-Batches, Use Local SGD", ICLR 2020 (arXiv 1808.07217);
+/// PyTorch's post_localSGD_hook.
 class LOCKSTEP_API PostLocalSgd {
  public:
+  /// `options.subgroup()` stays the caller's to close.
   explicit PostLocalSgd(const PostLocalSgdOptions& options = {});
 
+  /// The hook itself; see `CommunicationHook`.
   Future<at::Tensor> operator()(ProcessGroup& group, const GradientBucketView& bucket) const;
 
   /// Backwards so far.
@@ -62,17 +66,22 @@ class LOCKSTEP_API PostLocalSgd {
 /// DistributedDataParallel.
 ///
 /// Sends: in such a step, an all-reduce of the parameters' bytes for each of their dtypes and
-/// devices. Thread-safety: as the group's. Source: PyTorch's PeriodicModelAverager.
+/// devices.
+/// Thread-safety: as the group's.
+/// Source: PyTorch's PeriodicModelAverager.
 class LOCKSTEP_API PeriodicModelAverager {
  public:
+  /// Averages over the ranks of `group`, in every `period`-th step.
   /// Throws: `c10::Error` for no group, a period below 1, or less than no warm-up.
   PeriodicModelAverager(std::shared_ptr<ProcessGroup> group, std::int64_t period,
                         std::int64_t warmup_steps = 0);
 
   /// Returns whether this step was one of those that average.
   ///
-  /// Collective. Blocks: the calling thread, in such a step. Throws: `c10::Error` if no parameter
-  /// has a gradient in such a step; `MismatchError` if ranks have them for different parameters.
+  /// Blocks: the calling thread, in such a step.
+  /// Collective: all ranks call it in every step, with the same parameters.
+  /// Throws: `c10::Error` if no parameter has a gradient in such a step; `MismatchError` if ranks
+  /// have them for different parameters.
   bool average_parameters(const std::vector<at::Tensor>& parameters);
 
   /// Calls so far.

@@ -11,7 +11,8 @@
 
 namespace lockstep::hooks {
 
-/// The same on all ranks. Names and defaults are those of PyTorch's PowerSGDState.
+/// What a `PowerSgd` is told. The same on all ranks. Names and defaults are those of PyTorch's
+/// PowerSGDState.
 struct PowerSgdOptions {
   /// How many columns the factors have; at most as many as the matrix has rows or columns. 1 to 4
   /// is usual. At least 1.
@@ -30,6 +31,7 @@ struct PowerSgdOptions {
   /// Added to the length by which a column is divided. Columns of zeros need none: they stay zeros.
   /// At least 0.
   TORCH_ARG(double, orthogonalization_epsilon) = 0;
+  /// Decides the random factors.
   TORCH_ARG(std::uint64_t, random_seed) = 0;
 };
 
@@ -39,27 +41,31 @@ struct PowerSgdOptions {
 ///
 /// A communication hook; copies share their state. One for each model and rank. State belongs to
 /// parameters, so that it survives another division into buckets. Factors are computed in float
-/// (Double buckets: in double) and orthogonalised in double.
+/// (Double buckets: in double) and orthogonalised in double. All ranks get the same bits if they
+/// compute alike: the same LibTorch, kind of processor, and number of threads. A gradient that is
+/// not finite makes the average not finite, and leaves no trace in the state.
 ///
-/// Shapes: buckets of Float, Double, Half, BFloat16. Sends, a bucket: one all-reduce of what is not
-/// compressed and the Ps, one of the Qs, both in the bucket's dtype: the sum of (n + m) * rank over
-/// its compressed matrices and of the sizes of its other gradients, in elements. A bucket with
-/// nothing to compress: one all-reduce where it lies. Blocks: nothing; the second half runs when
-/// the bucket is waited for. Collective: all ranks register one with the same options.
-/// Thread-safety: one thread at a time. Owns: with error feedback as many elements as are
-/// compressed; twice the Q of each compressed matrix; no parameter. Throws: `c10::Error` for
-/// options out of range, and from backward for buckets of other dtypes.
-///
-/// All ranks get the same bits if they compute alike: the same LibTorch, kind of processor, and
-/// number of threads. A gradient that is not finite makes the average not finite, and leaves no
-/// trace in the state.
+/// Shapes: buckets of Float, Double, Half, BFloat16.
+/// Sends: of a bucket one all-reduce of what is not compressed and the Ps, one of the Qs, both in
+/// the bucket's dtype: the sum of (n + m) * rank over its compressed matrices and of the sizes of
+/// its other gradients, in elements. A bucket with nothing to compress: one all-reduce where it
+/// lies.
+/// Blocks: nothing; the second half runs when the bucket is waited for.
+/// Collective: all ranks register one with the same options.
+/// Thread-safety: one thread at a time.
+/// Owns: with error feedback as many elements as are compressed; twice the Q of each compressed
+/// matrix; no parameter.
+/// Throws: `c10::Error` for options out of range, and from backward for buckets of other dtypes.
 /// Source: Vogels et al., "PowerSGD: Practical Low-Rank Gradient Compression for Distributed
 /// Optimization", NeurIPS 2019 (arXiv 1905.13727); PyTorch's powerSGD_hook, except that columns
 /// that depend on others do no harm here.
 class LOCKSTEP_API PowerSgd {
  public:
+  /// No backward has been seen yet.
+  /// Throws: `c10::Error` for options out of range.
   explicit PowerSgd(const PowerSgdOptions& options = {});
 
+  /// The hook itself; see `CommunicationHook`.
   Future<at::Tensor> operator()(ProcessGroup& group, const GradientBucketView& bucket) const;
 
   /// Backwards so far.
@@ -78,18 +84,26 @@ class LOCKSTEP_API PowerSgd {
 /// worse approximations, since rows of different parameters have little in common. Try `PowerSgd`
 /// first.
 ///
-/// As `PowerSgd` in everything else, with these differences. Sends, a bucket of N elements: 2 *
-/// rank * ceil(sqrt(N)) elements in two all-reduces; N in one where `min_compression_rate` is not
-/// reached. The factor of the step before belongs to the bucket's index, and is dropped when
-/// `plan()` or the bucket's parameters change; errors belong to parameters and stay.
+/// As `PowerSgd` in everything else, with these differences. The factor of the step before belongs
+/// to the bucket's index, and is dropped when `plan()` or the bucket's parameters change; errors
+/// belong to parameters and stay.
+///
+/// Sends: of a bucket of N elements 2 * rank * ceil(sqrt(N)) elements in two all-reduces; N in one
+/// where `min_compression_rate` is not reached.
+/// Thread-safety: one thread at a time.
 /// Source: PyTorch's batched_powerSGD_hook, which takes no notice of `min_compression_rate`.
 class LOCKSTEP_API BatchedPowerSgd {
  public:
+  /// No backward has been seen yet.
+  /// Throws: `c10::Error` for options out of range.
   explicit BatchedPowerSgd(const PowerSgdOptions& options = {});
 
+  /// The hook itself; see `CommunicationHook`.
   Future<at::Tensor> operator()(ProcessGroup& group, const GradientBucketView& bucket) const;
 
+  /// Backwards so far.
   [[nodiscard]] std::uint64_t steps() const noexcept;
+  /// As `PowerSgd::error_of`.
   [[nodiscard]] at::Tensor error_of(const at::Tensor& parameter) const;
 
  private:
