@@ -15,6 +15,7 @@
 #include <lockstep/core/environment.h>
 #include <lockstep/core/error.h>
 #include <lockstep/core/logging.h>
+#include <lockstep/core/version.h>
 #include <lockstep/data/batch_sampler.h>
 #include <lockstep/data/cifar_dataset.h>
 #include <lockstep/data/data_loader.h>

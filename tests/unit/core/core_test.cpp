@@ -3,6 +3,7 @@
 #include <lockstep/core/device.h>
 #include <lockstep/core/error.h>
 #include <lockstep/core/logging.h>
+#include <lockstep/core/version.h>
 
 #include <chrono>
 #include <string>
@@ -25,6 +26,12 @@ TEST(CommError, SaysWhatWhereAndWhoInOneLine) {
   EXPECT_EQ(error.world_size(), 8);
   EXPECT_EQ(error.sequence(), 17U);
   EXPECT_THROW(throw error, c10::DistError);  // what users of LibTorch's own groups catch
+}
+
+TEST(Version, IsThatOfThePackage) {
+  EXPECT_EQ(version(), LOCKSTEP_PROJECT_VERSION);
+  const auto part = [](int hundreds) { return std::to_string(LOCKSTEP_VERSION / hundreds % 100); };
+  EXPECT_EQ(part(10000) + "." + part(100) + "." + part(1), LOCKSTEP_PROJECT_VERSION);
 }
 
 TEST(Logging, GoesToTheSinkFromItsLevelOn) {
