@@ -2,6 +2,10 @@
 # Installs what Lockstep needs and this machine lacks: Debian packages, and LibTorch from the pinned wheel in a
 # virtual environment inside the build folder. Silent where nothing is missing; safe to run again at any time.
 #
+#   tools/setup.sh           what building and running needs
+#   tools/setup.sh docs      only what tools/docs.sh needs
+#   tools/setup.sh lint      only what tools/lint.sh needs
+#
 #   LibTorch_ROOT=DIR        use the LibTorch (2.11 or newer) in DIR and install no wheel
 #   LOCKSTEP_WITH_TESTS=1    also what only the tests need (tests/run.sh sets it)
 #   LOCKSTEP_WITH_TORCHVISION=1  also what one benchmark compares with (benchmarks/run.sh sets it)
@@ -22,6 +26,13 @@ packages=(g++ cmake ninja-build ccache openmpi-bin libopenmpi-dev libgtest-dev l
 
 say() { echo "setup: $*" >&2; }
 fail() { echo "setup: error: $*" >&2; exit 1; }
+
+case ${1:-} in
+  '') ;;
+  docs) packages=(doxygen python3) ;;
+  lint) packages=(doxygen python3 shellcheck g++ "clang-format-$LOCKSTEP_LLVM_VERSION" "clang-tidy-$LOCKSTEP_LLVM_VERSION") ;;
+  *) fail "'$1' is nothing that is set up: docs, lint, or no argument" ;;
+esac
 
 missing_packages() {
   local package
@@ -66,6 +77,7 @@ install_torchvision() {
 }
 
 install_packages
+(($# == 0)) || exit 0
 if [[ -n ${LibTorch_ROOT:-} ]]; then
   [[ -d $LibTorch_ROOT ]] || fail "LibTorch_ROOT is '$LibTorch_ROOT', which is no folder"
 else
