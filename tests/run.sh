@@ -8,7 +8,7 @@
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 preset=${LOCKSTEP_PRESET:-release}
-[[ -z ${LibTorch_ROOT:-} ]] || export LibTorch_ROOT=$(realpath "$LibTorch_ROOT")
+[[ -z ${LibTorch_ROOT:-} ]] || { LibTorch_ROOT=$(realpath "$LibTorch_ROOT"); export LibTorch_ROOT; }
 cd "$root"
 # told WHAT: how long the part that has just ended took.
 told() { echo "run.sh: $1 took $SECONDS s" >&2; SECONDS=0; }

@@ -4,7 +4,7 @@
 #   LibTorch_ROOT=DIR        build against this LibTorch instead of the pinned wheel
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-[[ -z ${LibTorch_ROOT:-} ]] || export LibTorch_ROOT=$(realpath "$LibTorch_ROOT")
+[[ -z ${LibTorch_ROOT:-} ]] || { LibTorch_ROOT=$(realpath "$LibTorch_ROOT"); export LibTorch_ROOT; }
 cd "$root"
 tools/setup.sh
 build=build/package

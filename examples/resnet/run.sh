@@ -51,7 +51,7 @@ if ((help)); then
   exec "$program" --help
 fi
 
-[[ -z ${LibTorch_ROOT:-} ]] || export LibTorch_ROOT=$(realpath "$LibTorch_ROOT")
+[[ -z ${LibTorch_ROOT:-} ]] || { LibTorch_ROOT=$(realpath "$LibTorch_ROOT"); export LibTorch_ROOT; }
 "$root/tools/setup.sh"
 command -v mpirun >/dev/null ||
   fail 1 'mpirun was not found; install Open MPI (Debian: openmpi-bin), or start the ranks with torchrun-style variables (docs/launching.md)'

@@ -60,11 +60,12 @@ native::DatagramSocket open_socket(const std::string& name, const LaunchEnvironm
                             environment.job_id + "' (" + environment.launcher +
                             ") is running already";
     if (native::DatagramSocket::is_own(name)) {
-      throw LaunchError(who +
-                        ", in this process: its process group is still open. Use that one, or "
-                        "split(0) of it for a second one of the same ranks, or close() it before "
-                        "init_process_group; where this process is a fork of that rank, set another "
-                        "LOCKSTEP_JOB_ID");
+      throw LaunchError(
+          who +
+          ", in this process: its process group is still open. Use that one, or "
+          "split(0) of it for a second one of the same ranks, or close() it before "
+          "init_process_group; where this process is a fork of that rank, set another "
+          "LOCKSTEP_JOB_ID");
     }
     throw LaunchError(who +
                       ": two processes have the same rank, or two jobs the same id "

@@ -36,6 +36,7 @@ void run_program_again(const std::string& variable, int keep) {
     environment.emplace_back(assignment);
   }
   std::vector<char*> pointers;
+  pointers.reserve(environment.size() + 1);
   for (auto& assignment : environment) pointers.push_back(assignment.data());
   pointers.push_back(nullptr);
   std::string program = "lockstep-worker";

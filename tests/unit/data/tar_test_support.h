@@ -21,7 +21,7 @@ inline void fix_tar_checksum(ByteVector& archive, std::size_t header) {
 
 /// A ustar header and content, padded.
 inline ByteVector tar_member(const std::string& name, const std::string& content = {},
-                            char type = '0') {
+                             char type = '0') {
   ByteVector bytes(512);
   std::copy_n(name.begin(), std::min<std::size_t>(name.size(), 100), bytes.begin());
   const std::string mode = "0000644";

@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# Checks that need no build and take seconds.
+#
+#   tools/lint.sh             installs what they need, and runs all of them
+#   tools/lint.sh CHECK ...   runs these with what is there: format shell layers contracts readme pictures snippets tidy
+#                             docs. Exit status 77 where the program for one is missing
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=tools/versions.env
+source tools/versions.env
+folders=(benchmarks examples include src tests)
+
+# needs PROGRAM: whether it is here.
+needs() {
+  command -v "$1" >/dev/null && return 0
+  echo "lint: $1 is not installed; tools/setup.sh lint installs it" >&2
+  return 1
+}
+
+check_format() {
+  local format=clang-format-$LOCKSTEP_LLVM_VERSION
+  needs "$format" || return 77
+  find "${folders[@]}" \( -name '*.h' -o -name '*.cpp' \) -print0 | xargs -0 "$format" --dry-run -Werror
+}
+
+check_shell() {
+  needs shellcheck || return 77
+  local -a scripts
+  mapfile -t scripts < <(find "${folders[@]}" tools .ci -type f -exec grep -lE '^#!.*\bbash$' {} + | sort)
+  shellcheck --external-sources --severity=warning "${scripts[@]}"
+}
+
+check_layers() { python3 tools/check_layers.py .; }
+check_contracts() { python3 tools/check_contracts.py .; }
+check_readme() { python3 tests/support/check_readme.py .; }
+check_pictures() { python3 benchmarks/plot --check; }
+
+# snippets NAME PAGE ...: the pages show parts of tests/docs/NAME_snippets.cpp.
+snippets() { python3 tests/support/check_snippets.py "tests/docs/$1_snippets.cpp" "${@:2}"; }
+check_snippets() {
+  local status=0
+  snippets ddp docs/ddp.md docs/communication_hooks.md docs/batch_norm_and_checkpoints.md || status=1
+  snippets data docs/data_loading.md || status=1
+  snippets data_source docs/data_sources.md || status=1
+  snippets image docs/image_data.md || status=1
+  return $status
+}
+
+# .clang-tidy says which checks. Only what needs no torch: a file with torch takes ten times as long.
+check_tidy() {
+  local tidy=clang-tidy-$LOCKSTEP_LLVM_VERSION
+  needs "$tidy" || return 77
+  find src \( -path 'src/native/posix/*.cpp' -o -path 'src/workers/*.cpp' -o -name 'shared_memory_rounds.cpp' -o -name 'shared_memory_pipe.cpp' \) -print0 |
+    xargs -0 -P "$(nproc)" -n 3 bash -c '"$0" --quiet "$@" -- -std=c++20 -Isrc -Iinclude 2>&1' "$tidy" |
+    { ! grep -v ' warnings\? generated\.$'; }
+}
+
+check_docs() {
+  needs doxygen || return 77
+  tools/docs.sh
+}
+
+checks=("$@")
+if (($# == 0)); then
+  tools/setup.sh lint
+  checks=(format shell layers contracts readme pictures snippets tidy docs)
+fi
+status=0
+for check in "${checks[@]}"; do
+  declare -F "check_$check" >/dev/null || { echo "lint: '$check' is no check; see the top of $0" >&2; exit 2; }
+  SECONDS=0
+  "check_$check" || { found=$?; ((status == 1)) || status=$found; ((found == 77)) || echo "lint: $check: not in order" >&2; continue; }
+  echo "lint: $check: in order ($SECONDS s)"
+done
+exit $status
