@@ -133,17 +133,6 @@ std::string read_word_of_leaving(c10d::Store& store) {
   return store.check({"left"}) ? text_of_bytes(store.get("left")) : std::string();
 }
 
-std::unique_lock<std::mutex> lock_gloo_start() {
-  static std::mutex mutex;
-  return std::unique_lock(mutex);
-}
-
-std::string words_of(const std::exception& error) {
-  const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
-  const std::string text = torch_error ? torch_error->what_without_backtrace() : error.what();
-  return text.substr(0, text.find("\nException raised from"));
-}
-
 bool is_gloo_work_done(GlooChannels& channels, c10d::Work& work) {
   if (!work.isCompleted()) return false;
   const auto error = work.exception();

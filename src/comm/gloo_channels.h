@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include <lockstep/core/environment.h>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/Store.hpp>
 
@@ -14,20 +15,11 @@
 #include <tuple>
 #include <vector>
 
-#include "comm/gloo_process_group.h"
 #include "concurrency/deadline.h"
 
 namespace lockstep {
 
 struct GlooMessageState;
-
-// A store of c10d's holds bytes.
-[[nodiscard]] inline std::vector<std::uint8_t> bytes_of_text(const std::string& text) {
-  return {text.begin(), text.end()};
-}
-[[nodiscard]] inline std::string text_of_bytes(const std::vector<std::uint8_t>& bytes) {
-  return {bytes.begin(), bytes.end()};
-}
 
 /// What the operations of a group over gloo work with: c10d's groups, which do the work in threads
 /// of their own and are asked whether it is done, and the store in which ranks leave word.
@@ -88,9 +80,6 @@ constexpr std::chrono::hours kGlooTimeout{24 * 7};
 /// What a rank that gave up left in the store, else nothing. Blocks: as long as the store is
 /// silent.
 [[nodiscard]] std::string read_word_of_leaving(c10d::Store& store);
-
-/// c10d's words, without the addresses where they were thrown.
-[[nodiscard]] std::string words_of(const std::exception& error);
 
 /// Whether `work` is done. Throws `OperationFailure` where it failed, which is when a connection
 /// broke.

@@ -10,7 +10,6 @@
 #include <random>
 #include <vector>
 
-#include "comm/gloo_channels.h"
 #include "native/posix/loopback_listener.h"
 
 namespace lockstep {
@@ -98,6 +97,12 @@ std::string await_name(c10d::Store& store, const std::string& word,
 }
 
 }  // namespace
+
+std::string words_of(const std::exception& error) {
+  const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
+  const std::string text = torch_error ? torch_error->what_without_backtrace() : error.what();
+  return text.substr(0, text.find("\nException raised from"));
+}
 
 GlooStore gloo_store_part(const std::string& prefix, const GlooStore& store) {
   return c10::make_intrusive<c10d::PrefixStore>(prefix, store);

@@ -5,14 +5,28 @@
 #include <torch/csrc/distributed/c10d/Store.hpp>
 
 #include <chrono>
+#include <cstdint>
+#include <exception>
 #include <string>
+#include <vector>
 
-#include "comm/gloo_process_group.h"
+#include "comm/gloo_rendezvous.h"
 #include "concurrency/deadline.h"
 
 namespace lockstep {
 
 using GlooStore = c10::intrusive_ptr<c10d::Store>;
+
+// A store of c10d's holds bytes.
+[[nodiscard]] inline std::vector<std::uint8_t> bytes_of_text(const std::string& text) {
+  return {text.begin(), text.end()};
+}
+[[nodiscard]] inline std::string text_of_bytes(const std::vector<std::uint8_t>& bytes) {
+  return {bytes.begin(), bytes.end()};
+}
+
+/// c10d's words, without the addresses where they were thrown.
+[[nodiscard]] std::string words_of(const std::exception& error);
 
 /// The store of a job. Where rank 0 has to serve it and ranks meet on the loop-back, it listens
 /// there alone. Blocks. Throws: `LaunchError`.

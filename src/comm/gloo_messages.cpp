@@ -4,7 +4,9 @@
 #include <thread>
 #include <utility>
 
+#include "comm/gloo_meeting.h"
 #include "comm/gloo_operation.h"
+#include "comm/gloo_start_lock.h"
 #include "comm/message.h"
 
 namespace lockstep {

@@ -5,6 +5,7 @@
 #include <thread>
 #include <utility>
 
+#include "comm/gloo_start_lock.h"
 #include "comm/tensor_bytes.h"
 
 namespace lockstep {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
+#include "comm/gloo_rendezvous.h"
+
 #include <lockstep/core/error.h>
 
 #include <charconv>
 #include <cstdlib>
-
-#include "comm/gloo_process_group.h"
 
 namespace lockstep {
 namespace {

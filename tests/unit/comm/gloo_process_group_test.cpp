@@ -18,6 +18,7 @@
 #include <thread>
 #include <vector>
 
+#include "comm/gloo_start_lock.h"
 #include "support/collective_conformance.h"
 #include "support/expected_errors.h"
 #include "support/forks.h"
