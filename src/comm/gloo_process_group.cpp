@@ -11,7 +11,7 @@
 #include "comm/gloo_meeting.h"
 #include "comm/gloo_operation.h"
 #include "comm/gloo_watch.h"
-#include "comm/single_process_group.h"
+#include "comm/host_memory.h"
 #include "concurrency/deadline.h"
 
 namespace lockstep {

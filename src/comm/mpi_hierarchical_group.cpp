@@ -6,7 +6,7 @@
 
 #include <utility>
 
-#include "comm/single_process_group.h"
+#include "comm/host_memory.h"
 
 namespace lockstep {
 

@@ -6,9 +6,9 @@
 #include <string>
 #include <utility>
 
+#include "comm/host_memory.h"
 #include "comm/mpi_group.h"
 #include "comm/mpi_hierarchical_group.h"
-#include "comm/single_process_group.h"
 
 namespace lockstep {
 namespace {

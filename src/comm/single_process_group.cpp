@@ -3,12 +3,12 @@
 
 #include <ATen/core/LegacyTypeDispatch.h>
 
-#include <cstdlib>
 #include <cstring>
 #include <new>
 #include <utility>
 
 #include "comm/collective.h"
+#include "comm/host_memory.h"
 #include "comm/operation.h"
 #include "comm/reduce_kernels.h"
 
@@ -50,17 +50,6 @@ void copy_on_device(const Collective& call) {
 }
 
 }  // namespace
-
-std::shared_ptr<void> allocate_zeroed(std::size_t bytes) {
-  void* data = std::calloc(std::max<std::size_t>(1, bytes), 1);
-  if (data == nullptr) return nullptr;
-  return {data, std::free};
-}
-
-std::string no_memory_text(std::size_t bytes, bool has_memory) {
-  return std::to_string(bytes) + " bytes wanted, more than is free on " +
-         (has_memory ? "another rank" : "this rank");
-}
 
 SingleProcessGroup::SingleProcessGroup(LaunchEnvironment environment,
                                        std::chrono::milliseconds timeout)
