@@ -16,6 +16,7 @@
 
 #include "comm/backend_choice.h"
 #include "comm/gloo_process_group.h"
+#include "comm/hierarchical_process_group.h"
 #include "comm/mpi_process_group.h"
 #include "comm/nccl_process_group.h"
 #include "comm/shared_memory_process_group.h"

@@ -11,6 +11,9 @@
 
 namespace lockstep {
 
+/// The communicators of all ranks that the launcher started. Throws: `LaunchError`.
+[[nodiscard]] std::unique_ptr<MpiChannels> open_mpi_world(const LaunchEnvironment& environment);
+
 /// Ranks that talk through MPI. The base of groups that use more than that inside a host.
 class MpiProcessGroup : public ProcessGroup {
  public:

@@ -6,6 +6,7 @@
 
 #include <utility>
 
+#include "comm/hierarchical_process_group.h"
 #include "comm/host_memory.h"
 
 namespace lockstep {
@@ -93,6 +94,14 @@ void HierarchicalProcessGroup::release() {
   if (local_) local_->close();
   if (hierarchy_ && hierarchy_->leaders) hierarchy_->leaders->free();
   MpiProcessGroup::release();
+}
+
+std::shared_ptr<ProcessGroup> make_hierarchical_process_group(const LaunchEnvironment& environment,
+                                                              std::chrono::milliseconds timeout) {
+  auto group =
+      std::make_shared<HierarchicalProcessGroup>(environment, timeout, open_mpi_world(environment));
+  group->meet();
+  return group;
 }
 
 }  // namespace lockstep

@@ -8,13 +8,10 @@
 
 #include "comm/host_memory.h"
 #include "comm/mpi_group.h"
-#include "comm/mpi_hierarchical_group.h"
 
 namespace lockstep {
-namespace {
 
-/// The communicators of all ranks that the launcher started.
-std::unique_ptr<MpiChannels> open_world(const LaunchEnvironment& environment) {
+std::unique_ptr<MpiChannels> open_mpi_world(const LaunchEnvironment& environment) {
   std::unique_ptr<MpiChannels> channels;
   try {
     native::ensure_mpi();
@@ -33,8 +30,6 @@ std::unique_ptr<MpiChannels> open_world(const LaunchEnvironment& environment) {
   }
   return channels;
 }
-
-}  // namespace
 
 MpiProcessGroup::~MpiProcessGroup() {
   // MPI may still read or write for requests that never ended, and nothing tells it to stop.
@@ -93,15 +88,7 @@ void MpiProcessGroup::release() {
 std::shared_ptr<ProcessGroup> make_mpi_process_group(const LaunchEnvironment& environment,
                                                      std::chrono::milliseconds timeout) {
   return std::make_shared<MpiProcessGroup>(Backend::Mpi, environment, timeout,
-                                           open_world(environment));
-}
-
-std::shared_ptr<ProcessGroup> make_hierarchical_process_group(const LaunchEnvironment& environment,
-                                                              std::chrono::milliseconds timeout) {
-  auto group =
-      std::make_shared<HierarchicalProcessGroup>(environment, timeout, open_world(environment));
-  group->meet();
-  return group;
+                                           open_mpi_world(environment));
 }
 
 }  // namespace lockstep

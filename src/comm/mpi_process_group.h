@@ -12,8 +12,4 @@ namespace lockstep {
 [[nodiscard]] std::shared_ptr<ProcessGroup> make_mpi_process_group(
     const LaunchEnvironment& environment, std::chrono::milliseconds timeout);
 
-/// The same, with shared memory inside each host.
-[[nodiscard]] std::shared_ptr<ProcessGroup> make_hierarchical_process_group(
-    const LaunchEnvironment& environment, std::chrono::milliseconds timeout);
-
 }  // namespace lockstep
