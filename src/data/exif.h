@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-#include <lockstep/data/image_decoder.h>
+#include <lockstep/data/image_header.h>
 
 #include <cstddef>
 #include <span>

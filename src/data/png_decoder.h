@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-#include <lockstep/data/image_decoder.h>
+#include <lockstep/data/image.h>
+#include <lockstep/data/image_header.h>
 
 #include "data/jpeg_decoder.h"
 

@@ -3,6 +3,7 @@
 
 #include <lockstep/core/export.h>
 #include <lockstep/data/image.h>
+#include <lockstep/data/image_header.h>
 #include <torch/arg.h>
 
 #include <cstddef>
@@ -12,20 +13,6 @@
 #include <string_view>
 
 namespace lockstep::data {
-
-/// The formats that can be decoded.
-enum class ImageFormat : std::uint8_t {
-  Jpeg,  ///< baseline and progressive, of 8 bits
-  Png,   ///< of every kind
-};
-
-/// What the first bytes of an encoded image say; the pixels may still be damaged. The size is that
-/// of the decoded image.
-struct ImageHeader {
-  ImageFormat format = ImageFormat::Jpeg;  ///< what the content says, not the name
-  std::int64_t height = 0;                 ///< rows
-  std::int64_t width = 0;                  ///< columns
-};
 
 /// What an `ImageDecoder` is told.
 struct LOCKSTEP_API ImageDecoderOptions {
