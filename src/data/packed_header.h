@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-#include <lockstep/data/packed_records.h>
+#include <ATen/core/Tensor.h>
+#include <lockstep/data/detail/packed_tensor.h>
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 
 #include "data/bounded_view.h"
 

@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 #include <c10/util/Exception.h>
 #include <lockstep/core/export.h>
+#include <lockstep/data/detail/packed_tensor.h>
 #include <torch/arg.h>
 #include <torch/data/example.h>
 
@@ -20,14 +21,6 @@ namespace lockstep::data {
 class BoundedView;
 
 namespace detail {
-
-/// dtype and shape of one half of a sample.
-struct PackedTensor {
-  at::ScalarType type = at::kByte;
-  std::vector<std::int64_t> sizes;
-  std::uint64_t bytes = 0;
-  friend bool operator==(const PackedTensor&, const PackedTensor&) = default;
-};
 
 class PackedFileWriter;
 
