@@ -5,7 +5,7 @@
 #include <ATen/core/Tensor.h>
 #include <c10/core/DispatchKeySet.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
-#include <lockstep/parallel/hooks/power_sgd.h>
+#include <lockstep/parallel/hooks/power_sgd_options.h>
 
 #include <cstdint>
 
