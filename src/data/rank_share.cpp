@@ -3,7 +3,6 @@
 // this rank's.
 #include <c10/util/Exception.h>
 #include <lockstep/data/detail/rank_share.h>
-#include <lockstep/data/epoch_sampler.h>
 
 #include <algorithm>
 

@@ -3,6 +3,7 @@
 
 #include <lockstep/core/export.h>
 #include <lockstep/data/detail/rank_share.h>
+#include <lockstep/data/remainder.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -10,13 +11,6 @@
 #include <vector>
 
 namespace lockstep::data {
-
-/// What happens when the samples cannot be shared out evenly.
-enum class Remainder {
-  Pad,    ///< the first indices of the epoch are repeated, so that every rank has the same number
-  Drop,   ///< the last indices of the epoch are left out, so that every rank has the same number
-  Exact,  ///< every index goes to exactly one rank; numbers differ by at most one (for evaluation)
-};
 
 /// What all samplers have in common. An epoch has one order of indices, which seed and epoch decide
 /// and the world does not; rank r of W ranks takes its positions r, r + W, r + 2W, ...

@@ -2,15 +2,12 @@
 #pragma once
 
 #include <lockstep/core/export.h>
+#include <lockstep/data/remainder.h>
 
 #include <cstddef>
 #include <cstdint>
 
-namespace lockstep::data {
-
-enum class Remainder;
-
-namespace detail {
+namespace lockstep::data::detail {
 
 /// Which places of an epoch's order are one rank's: from a start on every `world_size`-th, in the
 /// order of the ranks. What a place holds, a sample or a batch, is the sampler's business.
@@ -54,5 +51,4 @@ class LOCKSTEP_API RankShare {
   std::uint64_t start_ = 0;
 };
 
-}  // namespace detail
-}  // namespace lockstep::data
+}  // namespace lockstep::data::detail
