@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Checks that each room of the house includes only what it may see, and that native things stay in their room.
+"""Checks that each room of the house includes only what it may see, that no two files include each other, and that
+native things stay in their room.
 
 Usage: check_layers.py [ROOT]. Prints one line a violation; exit status 1 when there is one.
 """
@@ -8,7 +9,8 @@ import re
 import sys
 from pathlib import Path
 
-# A room sees itself and the rooms named here; `comm` in `data` would make a sampler depend on communication.
+# A room sees itself and the rooms named here; `comm` in `data` would make a sampler depend on communication. A room that is
+# divided has a row for each of its folders instead of one for itself.
 SEES = {
     "core": set(),
     "concurrency": set(),
@@ -20,6 +22,19 @@ SEES = {
     "inference": {"workers", "native", "core", "concurrency"},
     "training": {"comm", "concurrency", "core"},
 }
+# Header and source of one name are one unit, public header or not. Where public headers lie flat although their room is
+# divided, this says to which folder's unit one belongs.
+UNIT_OF = {}
+# Units that include each other, and should not. This list only becomes shorter.
+INCLUDE_EACH_OTHER = {
+    ("comm/process_group", "comm/work"),
+    ("core/environment", "core/launchers"),
+    ("data/batch_places", "data/batch_worker"),
+    ("parallel/parameter_listeners", "parallel/reducer_state"),
+    ("workers/channel_layout", "workers/shared_memory_channel"),
+}
+# Units that see a folder which their own may not see. This list, too, only becomes shorter.
+LOOKS_BACK = set()
 # What no torch header may be seen from, so that sanitizers see all of it.
 TORCH_FREE = ("src/concurrency/", "src/native/posix/", "src/comm/shared_memory_rounds", "src/comm/shared_memory_pipe", "src/comm/fingerprint.h")
 # token, what it is, files in which it may stand
@@ -34,44 +49,82 @@ BANNED = [
 ]
 
 
-def room_of(path: Path, root: Path) -> str:
-    parts = path.relative_to(root).parts
-    return parts[1] if parts[0] == "src" else parts[2]
+def unit_of(path: str) -> str:
+    """`path` below src/ or include/lockstep/, without its suffix; what lies in detail/ belongs to the folder around it."""
+    unit = path.rsplit(".", 1)[0].replace("/detail/", "/")
+    return UNIT_OF.get(unit, unit)
 
 
-def included_rooms(line: str):
-    match = re.match(r'\s*#include\s+(?:<lockstep/(\w+)/|"(\w+)/)', line)
-    return match and (match.group(1) or match.group(2))
+def room_of(unit: str):
+    """The row of SEES with the longest path around this unit."""
+    while "/" in unit:
+        unit = unit.rsplit("/", 1)[0]
+        if unit in SEES:
+            return unit
+    return None
 
 
-def check_file(path: Path, root: Path):
-    name = path.relative_to(root).as_posix()
-    room = room_of(path, root)
-    if room not in SEES:
-        yield f"{name}: '{room}' is no room of the house"
-        return
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        where = f"{name}:{number}"
-        seen = included_rooms(line)
-        if seen and seen != room and seen not in SEES[room]:
-            yield f"{where}: {room} may not see {seen}"
+def check_includes(unit: str, text: str, units: set, includes: set):
+    """Yields (line number, what is wrong), and adds what the file includes to `includes`."""
+    room = room_of(unit)
+    for number, line in enumerate(text.splitlines(), 1):
+        match = re.match(r'\s*#include\s+(?:<lockstep/([^>]+)>|"([^"]+)")', line)
+        if not match:
+            continue
+        seen = unit_of(match.group(1) or match.group(2))
+        if seen not in units:
+            yield number, f"includes '{seen}', which is no file of the house"
+            continue
+        includes.add((unit, seen))
+        seen_room = room_of(seen)
+        if seen_room not in SEES[room] | {room} and (unit, seen_room) not in LOOKS_BACK:
+            yield number, f"{room} may not see {seen_room}"
+
+
+def check_code(name: str, text: str):
+    for number, line in enumerate(text.splitlines(), 1):
         if name.startswith(TORCH_FREE) and re.match(r"\s*#include\s+<(torch|ATen|c10)/", line):
-            yield f"{where}: torch in a torch-free place"
+            yield number, "torch in a torch-free place"
         code = re.sub(r'"[^"]*"', '""', line).split("//")[0]
         for pattern, what, allowed in BANNED:
             if re.search(pattern, code) and not re.search(allowed, name):
-                yield f"{where}: {what} does not belong here"
+                yield number, f"{what} does not belong here"
+
+
+def check_pairs(includes: set):
+    pairs = {(a, b) for a, b in includes if a < b and (b, a) in includes}
+    yield from (f"{a} and {b} include each other" for a, b in sorted(pairs - INCLUDE_EACH_OTHER))
+    yield from (f"{a} and {b} no longer include each other: strike them off the list in check_layers.py"
+                for a, b in sorted(INCLUDE_EACH_OTHER - pairs))
+    seen = {(unit, room_of(other)) for unit, other in includes}
+    yield from (f"{unit} no longer sees {room}: strike it off the list in check_layers.py"
+                for unit, room in sorted(LOOKS_BACK - seen))
+
+
+def check(sources: dict):
+    """`sources`: the text of each file, by its path below the root."""
+    unit_by_name = {name: unit_of(re.sub(r"^(src|include/lockstep)/", "", name)) for name in sources}
+    units = set(unit_by_name.values())
+    includes = set()
+    for name, text in sources.items():
+        unit = unit_by_name[name]
+        if room_of(unit) is None:
+            yield f"{name}: '{unit.rsplit('/', 1)[0]}' is no room of the house"
+            continue
+        found = [*check_includes(unit, text, units, includes), *check_code(name, text)]
+        yield from (f"{name}:{number}: {what}" for number, what in sorted(found))
+    yield from check_pairs({(a, b) for a, b in includes if a != b})
 
 
 def main() -> int:
     root = Path(sys.argv[1] if len(sys.argv) > 1 else ".").resolve()
     files = [p for top in ("src", "include/lockstep") for p in sorted((root / top).rglob("*")) if p.suffix in (".h", ".cpp")]
-    files = [p for p in files if p.name != "lockstep.h"]
-    if not files:
+    sources = {p.relative_to(root).as_posix(): p.read_text() for p in files if p.name != "lockstep.h"}
+    if not sources:
         print(f"check_layers: no sources below {root}")
         return 1
-    violations = [v for path in files for v in check_file(path, root)]
-    print("\n".join(violations) if violations else f"check_layers: {len(files)} files, all in order")
+    violations = list(check(sources))
+    print("\n".join(violations) if violations else f"check_layers: {len(sources)} files, all in order")
     return 1 if violations else 0
 
 
