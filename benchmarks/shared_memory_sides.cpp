@@ -6,9 +6,9 @@
 #include <span>
 
 #include "collective_tensors.h"
-#include "comm/collective.h"
-#include "comm/reduce_kernels.h"
-#include "comm/shared_memory_process_group.h"
+#include "comm/collective/collective.h"
+#include "comm/collective/reduce_kernels.h"
+#include "comm/shared_memory/process_group.h"
 
 namespace bench {
 namespace {

@@ -9,38 +9,58 @@ import re
 import sys
 from pathlib import Path
 
+BELOW = {"native", "core", "concurrency"}
+# What those outside of comm, and every backend, may see of it.
+COMM = {"comm/collective", "comm/group", "comm/interface"}
 # A room sees itself and the rooms named here; `comm` in `data` would make a sampler depend on communication. A room that is
 # divided has a row for each of its folders instead of one for itself.
 SEES = {
     "core": set(),
     "concurrency": set(),
     "native": {"core", "concurrency"},
-    "comm": {"native", "core", "concurrency"},
-    "parallel": {"comm", "native", "core", "concurrency"},
+    "comm/collective": BELOW,
+    "comm/interface": BELOW | {"comm/collective"},
+    "comm/group": BELOW | {"comm/collective", "comm/interface"},
+    "comm/single": BELOW | COMM,
+    "comm/shared_memory": BELOW | COMM,
+    "comm/mpi": BELOW | COMM,
+    "comm/gloo": BELOW | COMM,
+    "comm/nccl": BELOW | COMM,
+    "comm/hierarchical": BELOW | COMM | {"comm/mpi", "comm/shared_memory"},
+    "comm/bootstrap": BELOW | COMM | {"comm/gloo", "comm/hierarchical", "comm/mpi", "comm/nccl", "comm/shared_memory", "comm/single"},
+    "parallel": BELOW | COMM,
     "workers": {"native", "core", "concurrency"},
     "data": {"workers", "native", "core", "concurrency"},
     "inference": {"workers", "native", "core", "concurrency"},
-    "training": {"comm", "concurrency", "core"},
+    "training": {"concurrency", "core"} | COMM,
 }
 # Header and source of one name are one unit, public header or not. Where public headers lie flat although their room is
 # divided, this says to which folder's unit one belongs.
-UNIT_OF = {}
+UNIT_OF = {
+    "comm/call_options": "comm/interface/call_options",
+    "comm/future": "comm/interface/future",
+    "comm/init": "comm/bootstrap/init",
+    "comm/options": "comm/interface/options",
+    "comm/process_group": "comm/group/process_group",
+    "comm/types": "comm/collective/types",
+    "comm/work": "comm/group/work",
+}
 # Units that include each other, and should not. This list only becomes shorter.
 INCLUDE_EACH_OTHER = {
-    ("comm/process_group", "comm/work"),
+    ("comm/group/process_group", "comm/group/work"),
     ("core/environment", "core/launchers"),
     ("data/batch_places", "data/batch_worker"),
     ("parallel/parameter_listeners", "parallel/reducer_state"),
     ("workers/channel_layout", "workers/shared_memory_channel"),
 }
 # Units that see a folder which their own may not see. This list, too, only becomes shorter.
-LOOKS_BACK = set()
+LOOKS_BACK = {("comm/group/split", "comm/single")}
 # What no torch header may be seen from, so that sanitizers see all of it.
-TORCH_FREE = ("src/concurrency/", "src/native/posix/", "src/comm/shared_memory_rounds", "src/comm/shared_memory_pipe", "src/comm/fingerprint.h")
+TORCH_FREE = ("src/concurrency/", "src/native/posix/", "src/comm/shared_memory/rounds", "src/comm/shared_memory/pipe", "src/comm/collective/fingerprint.h")
 # token, what it is, files in which it may stand
 BANNED = [
-    (r"\bMPI_[A-Z]\w*", "MPI", r"src/native/mpi/|src/comm/mpi_"),
-    (r"\bnccl[A-Z]\w*", "NCCL", r"src/native/nccl/|src/comm/nccl_"),
+    (r"\bMPI_[A-Z]\w*", "MPI", r"src/native/mpi/|src/comm/(mpi|hierarchical)/"),
+    (r"\bnccl[A-Z]\w*", "NCCL", r"src/native/nccl/|src/comm/nccl/"),
     (r"\bcuda[A-Z]\w*", "CUDA", r"src/native/(cuda/|nccl/nccl_library\.cpp)"),  # NCCL takes CUDA's streams
     (r"\bstd::c(out|err)\b|\bprintf\(", "printing", r"src/native/posix/output_buffers\.cpp"),  # it writes what others have printed
     (r"(?<![\w_])(exit|abort)\(", "ending the process", r"src/native/posix/|src/workers/"),

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <sstream>
 
-#include "comm/reduce_kernels.h"
+#include "comm/collective/reduce_kernels.h"
 
 namespace lockstep {
 namespace {

@@ -3,7 +3,7 @@
 
 #include <utility>
 
-#include "comm/fingerprint.h"
+#include "comm/collective/fingerprint.h"
 
 namespace lockstep {
 namespace {

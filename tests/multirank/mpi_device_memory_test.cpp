@@ -10,7 +10,7 @@
 #include <numeric>
 #include <vector>
 
-#include "comm/mpi_operations.h"
+#include "comm/mpi/channels.h"
 
 namespace lockstep::testing {
 namespace {

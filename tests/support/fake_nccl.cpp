@@ -9,7 +9,7 @@
 #include <stdexcept>
 #include <utility>
 
-#include "comm/reduce_kernels.h"
+#include "comm/collective/reduce_kernels.h"
 
 namespace lockstep::testing {
 namespace {

@@ -14,7 +14,7 @@
 #include <utility>
 #include <vector>
 
-#include "comm/nccl_services.h"
+#include "comm/nccl/services.h"
 
 namespace lockstep::testing {
 

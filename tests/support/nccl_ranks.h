@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-#include "comm/nccl_process_group.h"
+#include "comm/nccl/process_group.h"
 #include "support/expected_errors.h"
 #include "support/fake_nccl.h"
 #include "support/in_process_ranks.h"

@@ -18,10 +18,10 @@
 
 namespace lockstep {
 
-struct Collective;        // one call, checked (src/comm/collective.h)
-class CallingThread;      // the thread that is in a group (src/comm/calling_thread.h)
+struct Collective;        // one call, checked (src/comm/collective/collective.h)
+class CallingThread;      // the thread that is in a group (src/comm/group/calling_thread.h)
 class GroupVisit;         // its stay there (likewise)
-class Operation;          // one collective on one backend (src/comm/operation.h)
+class Operation;          // one collective on one backend (src/comm/collective/operation.h)
 struct OperationFailure;  // why one cannot go on (likewise)
 class OperationQueue;     // the collectives under way, in the order of their calls
 

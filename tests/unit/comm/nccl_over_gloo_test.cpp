@@ -6,7 +6,7 @@
 #include <string>
 #include <thread>
 
-#include "comm/gloo_process_group.h"
+#include "comm/gloo/process_group.h"
 #include "support/free_port.h"
 #include "support/meeting.h"
 #include "support/nccl_ranks.h"

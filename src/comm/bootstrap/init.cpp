@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
+#include <lockstep/comm/init.h>
+#include <lockstep/core/device.h>
+#include <lockstep/core/error.h>
+#include <lockstep/core/logging.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "comm/bootstrap/backend_choice.h"
+#include "comm/gloo/process_group.h"
+#include "comm/hierarchical/make_process_group.h"
+#include "comm/mpi/make_process_group.h"
+#include "comm/nccl/process_group.h"
+#include "comm/shared_memory/process_group.h"
+#include "comm/single/process_group.h"
+#include "native/posix/host_name.h"
+
+namespace lockstep {
+namespace {
+
+void check(const LaunchEnvironment& environment) {
+  TORCH_CHECK(environment.world_size > 0, "init_process_group: world size is ",
+              environment.world_size, "; it must be 1 or more");
+  TORCH_CHECK(environment.rank >= 0 && environment.rank < environment.world_size,
+              "init_process_group: rank is ", environment.rank, "; in a world of ",
+              environment.world_size, " it must be 0 to ", environment.world_size - 1);
+}
+
+std::shared_ptr<ProcessGroup> make_transport(Backend backend, const LaunchEnvironment& environment,
+                                             std::chrono::milliseconds timeout) {
+  switch (backend) {
+    case Backend::SharedMemory:
+      return std::make_shared<SharedMemoryProcessGroup>(environment, timeout);
+    case Backend::Mpi:
+      return make_mpi_process_group(environment, timeout);
+    case Backend::Hierarchical:
+      return make_hierarchical_process_group(environment, timeout);
+    case Backend::Gloo:
+      return make_gloo_process_group(environment, timeout, GlooRendezvous::detect());
+    default:
+      return std::make_shared<SingleProcessGroup>(environment, timeout);
+  }
+}
+
+/// Which GPU of which host `bind_device` gives this rank; 0 where there is none.
+std::int64_t gpu_number(const LaunchEnvironment& environment, const Surroundings& surroundings) {
+  if (surroundings.gpus == 0) return 0;
+  const std::string address = gpu_address(environment.local_rank % surroundings.gpus);
+  const auto number = static_cast<std::int64_t>(
+      std::hash<std::string>{}(std::to_string(native::host_hash()) + " " + address));
+  return number == 0 ? 1 : number;
+}
+
+std::vector<std::int64_t> gather(ProcessGroup& group, std::int64_t number) {
+  const auto all = at::empty({group.size()}, at::kLong);
+  group.all_gather(all, at::full({1}, number, at::kLong)).wait();
+  const auto* numbers = all.const_data_ptr<std::int64_t>();
+  return {numbers, numbers + group.size()};
+}
+
+}  // namespace
+
+std::shared_ptr<ProcessGroup> init_process_group(const ProcessGroupOptions& options) {
+  LaunchEnvironment environment =
+      options.environment() ? *options.environment() : LaunchEnvironment::detect();
+  check(environment);
+  // Ranks meet under the job id; somebody alone must not meet others who are.
+  if (environment.world_size == 1 && environment.job_id.empty()) {
+    environment.job_id =
+        "alone " + std::to_string(::getpid()) + " " +
+        std::to_string(std::chrono::steady_clock::now().time_since_epoch().count());
+  }
+  TORCH_CHECK(options.timeout().count() > 0, "init_process_group: timeout is ",
+              options.timeout().count(), " ms; it must be positive");
+  const Surroundings surroundings = Surroundings::detect();
+  BackendChoice choice = choose_backend(options.backend(), environment, surroundings);
+  logging::debug("rank " + std::to_string(environment.rank) + " meets the others over " +
+                 std::string(to_string(choice.transport)));
+  auto transport = make_transport(choice.transport, environment, options.timeout());
+  if (choice.may_have_nccl) {
+    decide_on_nccl(choice, gather(*transport, gpu_number(environment, surroundings)));
+  }
+  logging::info("rank " + std::to_string(environment.rank) + " of " +
+                std::to_string(environment.world_size) + ", launched by " + environment.launcher +
+                ": backend " + std::string(to_string(choice.backend())) + " (" + choice.reason +
+                ")");
+  if (!choice.has_nccl) return transport;
+  return std::make_shared<NcclProcessGroup>(environment, options.timeout(), std::move(transport),
+                                            make_nccl_services(), options.check_calls());
+}
+
+c10::Device bind_device(const ProcessGroup& group) {
+  return bind_device(group.local_rank());
+}
+
+}  // namespace lockstep

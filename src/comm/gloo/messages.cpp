@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include <atomic>
+#include <exception>
+#include <thread>
+#include <utility>
+
+#include "comm/collective/message.h"
+#include "comm/gloo/meeting.h"
+#include "comm/gloo/operation.h"
+#include "comm/gloo/start_lock.h"
+
+namespace lockstep {
+
+/// c10d can only wait for a message, so each has a thread that does. What the thread touches is
+/// here, and outlives the operation where that is given up.
+struct GlooMessageState {
+  GlooChannels::Group group;
+  at::Tensor tensor;
+  MessageHeader header;  // sent, or expected
+  int peer = 0;
+  bool is_sent = false;
+  std::atomic<bool> is_done{false};
+  std::exception_ptr error;  // written before `is_done`
+};
+
+namespace {
+
+at::Tensor header_tensor(const MessageHeader& header) {
+  auto tensor = at::empty({static_cast<std::int64_t>(sizeof(header))}, at::kByte);
+  std::memcpy(tensor.data_ptr(), &header, sizeof(header));
+  return tensor;
+}
+
+/// One part to its end: the header under twice the tag, the tensor under one more.
+void transfer(const GlooMessageState& state, const at::Tensor& part, int offset) {
+  std::vector<at::Tensor> parts{part.view({-1}).view(at::kByte)};
+  const int tag = 2 * state.header.tag + offset;
+  GlooChannels::Group::element_type* group = state.group.get();
+  c10::intrusive_ptr<c10d::Work> work;
+  {
+    const auto lock = lock_gloo_start();
+    work =
+        state.is_sent ? group->send(parts, state.peer, tag) : group->recv(parts, state.peer, tag);
+  }
+  work->wait(kGlooTimeout);
+}
+
+void run(GlooMessageState& state) {
+  const auto header = header_tensor(state.header);
+  transfer(state, header, 0);
+  if (!state.is_sent) {
+    // Before gloo sees a tensor of another size, which it takes for a fault of its own.
+    MessageHeader came;
+    std::memcpy(&came, header.const_data_ptr(), sizeof(came));
+    check_message(came, state.header, state.peer);
+  }
+  if (state.tensor.nbytes() != 0) transfer(state, state.tensor, 1);
+}
+
+class GlooMessage final : public Operation {
+ public:
+  GlooMessage(GlooChannels& channels, at::Tensor tensor, int peer, int tag, bool is_sent)
+      : channels_(channels), state_(std::make_shared<GlooMessageState>()) {
+    state_->group = channels.messages();
+    state_->header = MessageHeader::of(tensor, tag);
+    state_->tensor = std::move(tensor);
+    state_->peer = peer;
+    state_->is_sent = is_sent;
+    // Under one tag messages keep their order: each begins when the one before has ended.
+    previous_ = std::exchange(channels.latest_message(peer, tag, is_sent), state_);
+  }
+
+  ~GlooMessage() override {
+    if (!thread_) return;
+    if (state_->is_done) {
+      thread_->join();
+    } else {
+      [[maybe_unused]] auto* kept = thread_.release();  // gloo does not let go of it
+    }
+  }
+  GlooMessage(const GlooMessage&) = delete;
+  GlooMessage& operator=(const GlooMessage&) = delete;
+
+  bool try_start(bool) override {
+    if (previous_ && !previous_->is_done) return false;
+    previous_.reset();
+    thread_ = std::make_unique<std::thread>([state = state_] {
+      try {
+        run(*state);
+      } catch (...) {
+        state->error = std::current_exception();
+      }
+      state->tensor.reset();  // the latest message of each tag is kept
+      state->is_done = true;
+    });
+    return true;
+  }
+
+  bool try_finish() override {
+    if (!state_->is_done) return false;
+    if (!state_->error) return true;
+    try {
+      std::rethrow_exception(state_->error);
+    } catch (const OperationFailure&) {
+      throw;
+    } catch (const std::exception& error) {
+      throw OperationFailure{
+          OperationFailure::Kind::PeerLost,
+          "the connection to rank " + std::to_string(state_->peer) + " broke: " + words_of(error),
+          "look at what that rank reported first"};
+    }
+  }
+
+  void sleep(std::chrono::nanoseconds limit) override { backoff_.sleep(limit); }
+
+  void check_peers() override {
+    const std::string left = channels_.who_left();
+    if (left.empty()) return;
+    throw OperationFailure{OperationFailure::Kind::PeerLost, left,
+                           "look at what that rank reported first"};
+  }
+
+  [[nodiscard]] std::string describe_missing() const override {
+    const std::string peer = "rank " + std::to_string(state_->peer);
+    if (!state_->is_sent) return peer + " has not sent " + describe(state_->header);
+    return peer + " does not receive; " + describe(state_->header) + " waits for it";
+  }
+
+ private:
+  GlooChannels& channels_;
+  std::shared_ptr<GlooMessageState> state_, previous_;
+  std::unique_ptr<std::thread> thread_;
+  GlooBackoff backoff_;
+};
+
+}  // namespace
+
+std::unique_ptr<Operation> make_gloo_send(GlooChannels& channels, at::Tensor tensor, int to,
+                                          int tag) {
+  return std::make_unique<GlooMessage>(channels, std::move(tensor), to, tag, true);
+}
+
+std::unique_ptr<Operation> make_gloo_receive(GlooChannels& channels, at::Tensor tensor, int from,
+                                             int tag) {
+  return std::make_unique<GlooMessage>(channels, std::move(tensor), from, tag, false);
+}
+
+}  // namespace lockstep

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <lockstep/comm/process_group.h>
+
+#include <memory>
+
+#include "comm/gloo/rendezvous.h"
+
+namespace lockstep {
+
+/// Ranks of any hosts, over TCP, by the gloo inside LibTorch. CPU tensors. A build without gloo's
+/// headers has the same function; it throws. Collective. Throws: `LaunchError`.
+[[nodiscard]] std::shared_ptr<ProcessGroup> make_gloo_process_group(
+    const LaunchEnvironment& environment, std::chrono::milliseconds timeout,
+    const GlooRendezvous& rendezvous);
+
+}  // namespace lockstep

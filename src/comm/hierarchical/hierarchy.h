@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "comm/collective/collective.h"
+#include "comm/collective/operation.h"
+#include "comm/group/host_layout.h"
+#include "comm/mpi/channels.h"
+#include "comm/shared_memory/transport.h"
+
+namespace lockstep {
+
+/// What the operations of a group over several hosts work with. All of it outlives them.
+struct MpiHierarchy {
+  MpiChannels& channels;
+  HostLayout layout;
+  SharedMemoryTransport* local = nullptr;          ///< null: this rank is alone on its host
+  std::optional<native::MpiCommunicator> leaders;  ///< each host's first rank; only they have it
+};
+
+// The collectives that use the memory of a host: between hosts, each byte travels once a host, not
+// once a rank. Every other collective, and a reduction where hosts are not in rank order, is the
+// Mpi backend's. Costs are for N bytes on W ranks, L on each of H hosts.
+
+[[nodiscard]] std::unique_ptr<Operation> make_hierarchical_operation(MpiHierarchy& hierarchy,
+                                                                     Collective call);
+
+/// all_reduce and reduce: ranks of a host exchange shares in memory, each share runs along a chain
+/// of hosts and back (`MpiChain`), and the host puts the shares together again in memory. Between
+/// hosts, each rank sends and receives up to 2 N / L bytes. The same bits as SharedMemory and Mpi.
+[[nodiscard]] std::unique_ptr<Operation> make_hierarchical_reduction(MpiHierarchy& hierarchy,
+                                                                     Collective call);
+/// In memory to the first rank of the root's host, by MPI's broadcast to the first rank of each
+/// other, in memory from there.
+[[nodiscard]] std::unique_ptr<Operation> make_hierarchical_broadcast(MpiHierarchy& hierarchy,
+                                                                     Collective call);
+/// In memory inside each host, all pieces of a host between first ranks, in memory from there.
+[[nodiscard]] std::unique_ptr<Operation> make_hierarchical_all_gather(MpiHierarchy& hierarchy,
+                                                                      Collective call);
+
+}  // namespace lockstep

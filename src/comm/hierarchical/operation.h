@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "comm/hierarchical/hierarchy.h"
+#include "comm/mpi/operation.h"
+
+namespace lockstep {
+
+/// The frame of collectives over several hosts: ranks agree over MPI, as for any other call, and
+/// the steps are requests of MPI, or collectives in the memory of this host, or both. The host's
+/// memory is used by the oldest operation alone, so that all its ranks use it in the same order.
+class MpiHierarchicalOperation : public MpiOperation {
+ public:
+  void sleep(std::chrono::nanoseconds limit) override;
+  void check_peers() override;
+  [[nodiscard]] std::string describe_missing() const override;
+
+ protected:
+  MpiHierarchicalOperation(MpiHierarchy& hierarchy, Fingerprint fingerprint, std::size_t bytes)
+      : MpiOperation(hierarchy.channels, fingerprint, bytes), hierarchy_(hierarchy) {}
+
+  /// Part of the current step: a collective of this host's ranks. Nothing where there is one.
+  void start_local(Collective call);
+  bool is_step_done() override;
+
+  [[nodiscard]] MpiHierarchy& hierarchy() const noexcept { return hierarchy_; }
+  [[nodiscard]] const HostLayout& layout() const noexcept { return hierarchy_.layout; }
+  [[nodiscard]] std::size_t local_size() const noexcept { return layout().own_ranks().size(); }
+  [[nodiscard]] std::size_t local_rank() const noexcept {
+    return static_cast<std::size_t>(layout().own_index);
+  }
+
+ private:
+  /// The index of a rank of this host that has announced nothing and cannot any more, else their
+  /// number.
+  [[nodiscard]] int find_gone() const;
+
+  MpiHierarchy& hierarchy_;
+  std::optional<std::chrono::steady_clock::time_point> is_suspicious_since_;
+  std::unique_ptr<Operation> local_;
+};
+
+}  // namespace lockstep

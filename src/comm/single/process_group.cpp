@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "comm/single/process_group.h"
+
+#include <ATen/core/LegacyTypeDispatch.h>
+
+#include <cstring>
+#include <new>
+#include <utility>
+
+#include "comm/collective/collective.h"
+#include "comm/collective/operation.h"
+#include "comm/collective/reduce_kernels.h"
+#include "comm/group/host_memory.h"
+
+namespace lockstep {
+namespace {
+
+class CompletedOperation : public Operation {
+ public:
+  bool try_start(bool) override { return true; }
+  bool try_finish() override { return true; }
+  void sleep(std::chrono::nanoseconds) override {}
+  void check_peers() override {}
+  [[nodiscard]] std::string describe_missing() const override { return "nobody"; }
+};
+
+/// Pieces of the program's own sizes: what goes to this rank itself must be what it expects.
+class CheckedMove final : public CompletedOperation {
+ public:
+  explicit CheckedMove(Collective call) : call_(std::move(call)) {}
+  bool try_finish() override {
+    const Streams streams = streams_of(call_, 0, 1);
+    const auto lengths = lengths_of(streams);
+    check_lengths({lengths});
+    streams.copy_own(0);
+    return true;
+  }
+
+ private:
+  Collective call_;
+};
+
+/// On the current stream, as every other operation there.
+void copy_on_device(const Collective& call) {
+  const at::AutoDispatchBelowADInplaceOrView no_autograd;  // of the call it has heard
+  const at::Tensor& input = call.inputs.front();
+  const at::Tensor& output = call.outputs.front();
+  if (!output.is_same(input)) output.view({-1}).copy_(input.view({-1}));
+  if (call.reduce_op.kind() == ReduceOp::Kind::PreMulSum) output.mul_(call.reduce_op.factor());
+}
+
+}  // namespace
+
+SingleProcessGroup::SingleProcessGroup(LaunchEnvironment environment,
+                                       std::chrono::milliseconds timeout)
+    : ProcessGroup(Backend::Single, std::move(environment), timeout) {}
+
+std::unique_ptr<Operation> SingleProcessGroup::make_operation(Collective call) {
+  if (call.op == CollectiveOp::Barrier) return std::make_unique<CompletedOperation>();
+  if (call.has_own_sizes && call.device().is_cpu()) {
+    return std::make_unique<CheckedMove>(std::move(call));
+  }
+  if (!call.device().is_cpu()) {
+    copy_on_device(call);
+  } else if (is_reduction(call.op)) {
+    // Not always a copy: a factor, or a rounding, applies to one rank's values too.
+    const void* input = call.inputs.front().const_data_ptr();
+    void* output = call.outputs.front().data_ptr();
+    reduce_ranks(call.dtype(), call.reduce_op, std::span(&input, 1), std::span(&output, 1),
+                 static_cast<std::size_t>(call.tensor().numel()));
+  } else {
+    streams_of(call, 0, 1).copy_own(0);
+  }
+  return std::make_unique<CompletedOperation>();
+}
+
+// There is nobody to send to: `ProcessGroup` refuses messages to oneself.
+std::unique_ptr<Operation> SingleProcessGroup::make_send(at::Tensor, int, int) {
+  return std::make_unique<CompletedOperation>();
+}
+
+std::unique_ptr<Operation> SingleProcessGroup::make_receive(at::Tensor, int, int) {
+  return std::make_unique<CompletedOperation>();
+}
+
+std::shared_ptr<ProcessGroup> SingleProcessGroup::make_group(LaunchEnvironment environment,
+                                                             const std::vector<int>&) {
+  return std::make_shared<SingleProcessGroup>(std::move(environment), timeout());
+}
+
+bool SingleProcessGroup::takes(c10::DeviceType) const {
+  return true;
+}
+
+ProcessGroup::Memory SingleProcessGroup::allocate_bytes(std::size_t bytes) {
+  auto owner = allocate_zeroed(bytes);
+  if (!owner) throw CommError(context_for("allocate"), no_memory_text(bytes, false));
+  void* data = owner.get();
+  return {data, std::move(owner)};
+}
+
+}  // namespace lockstep
