@@ -3,7 +3,7 @@
 // The C++ side of the data_loader benchmark; data_loader_driver.py starts it and reads what it
 // prints.
 
-#include <lockstep/data/idx_dataset.h>
+#include <lockstep/data/readers/idx_dataset.h>
 
 #include <CLI/CLI.hpp>
 #include <exception>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-#include <lockstep/data/data_loader.h>
+#include <lockstep/data/loader/data_loader.h>
 #include <unistd.h>
 
 #include <algorithm>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-#include <lockstep/data/image_folder.h>
+#include <lockstep/data/images/image_folder.h>
 #include <torch/torch.h>
 
 #include <algorithm>

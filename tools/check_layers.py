@@ -30,7 +30,11 @@ SEES = {
     "comm/bootstrap": BELOW | COMM | {"comm/gloo", "comm/hierarchical", "comm/mpi", "comm/nccl", "comm/shared_memory", "comm/single"},
     "parallel": BELOW | COMM,
     "workers": {"native", "core", "concurrency"},
-    "data": {"workers", "native", "core", "concurrency"},
+    "data/samples": BELOW,
+    "data/samplers": BELOW,
+    "data/readers": BELOW,
+    "data/images": BELOW | {"data/readers", "data/samplers"},
+    "data/loader": BELOW | {"workers", "data/samples", "data/samplers"},
     "inference": {"workers", "native", "core", "concurrency"},
     "training": {"concurrency", "core"} | COMM,
 }
@@ -49,7 +53,7 @@ UNIT_OF = {
 INCLUDE_EACH_OTHER = {
     ("comm/group/process_group", "comm/group/work"),
     ("core/environment", "core/launchers"),
-    ("data/batch_places", "data/batch_worker"),
+    ("data/loader/batch_places", "data/loader/batch_worker"),
     ("parallel/parameter_listeners", "parallel/reducer_state"),
     ("workers/channel_layout", "workers/shared_memory_channel"),
 }

@@ -3,9 +3,9 @@
 //   pack_dataset cifar10 FOLDER train|test FILE
 //   pack_dataset cifar100 FOLDER train|test FILE
 //   pack_dataset idx IMAGES LABELS FILE
-#include <lockstep/data/cifar_dataset.h>
-#include <lockstep/data/idx_dataset.h>
-#include <lockstep/data/packed_records.h>
+#include <lockstep/data/readers/cifar_dataset.h>
+#include <lockstep/data/readers/idx_dataset.h>
+#include <lockstep/data/readers/packed_records.h>
 #include <torch/torch.h>
 
 #include <cstddef>

@@ -10,7 +10,7 @@
 #include "progress.h"
 #include "resnet.h"
 
-#include <lockstep/data/device_prefetcher.h>
+#include <lockstep/data/loader/device_prefetcher.h>
 #include <lockstep/lockstep.h>
 #include <torch/torch.h>
 

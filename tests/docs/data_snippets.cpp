@@ -2,9 +2,9 @@
 // The snippets of the page about data loading, as parts of programs that run. check_snippets.py
 // compares each `// [name]` part with the page.
 #include <gtest/gtest.h>
-#include <lockstep/data/data_loader.h>
-#include <lockstep/data/dataset_registry.h>
-#include <lockstep/data/device_prefetcher.h>
+#include <lockstep/data/loader/data_loader.h>
+#include <lockstep/data/loader/dataset_registry.h>
+#include <lockstep/data/loader/device_prefetcher.h>
 #include <lockstep/workers/worker_pool.h>
 #include <torch/torch.h>
 

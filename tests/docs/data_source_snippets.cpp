@@ -2,16 +2,16 @@
 // The snippets of the page about samplers and readers. check_snippets.py compares each `// [name]`
 // part with the page.
 #include <gtest/gtest.h>
-#include <lockstep/data/cifar_dataset.h>
-#include <lockstep/data/distributed_sampler.h>
-#include <lockstep/data/length_bucket_sampler.h>
-#include <lockstep/data/loader_state.h>
-#include <lockstep/data/packed_records.h>
-#include <lockstep/data/sample_random.h>
-#include <lockstep/data/stratified_sampler.h>
-#include <lockstep/data/tar_shards.h>
-#include <lockstep/data/token_file.h>
-#include <lockstep/data/weighted_random_sampler.h>
+#include <lockstep/data/loader/loader_state.h>
+#include <lockstep/data/readers/cifar_dataset.h>
+#include <lockstep/data/readers/packed_records.h>
+#include <lockstep/data/readers/tar_shards.h>
+#include <lockstep/data/readers/token_file.h>
+#include <lockstep/data/samplers/distributed_sampler.h>
+#include <lockstep/data/samplers/length_bucket_sampler.h>
+#include <lockstep/data/samplers/sample_random.h>
+#include <lockstep/data/samplers/stratified_sampler.h>
+#include <lockstep/data/samplers/weighted_random_sampler.h>
 #include <torch/torch.h>
 
 #include <filesystem>

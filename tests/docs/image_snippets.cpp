@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The snippets of docs/image_data.md, as parts of programs. check_snippets.py compares each `// [name]` part with the page.
 #include <gtest/gtest.h>
-#include <lockstep/data/data_loader.h>
-#include <lockstep/data/image_folder.h>
-#include <lockstep/data/mixup.h>
+#include <lockstep/data/images/image_folder.h>
+#include <lockstep/data/images/mixup.h>
+#include <lockstep/data/loader/data_loader.h>
 #include <torch/torch.h>
 
 #include <cstdlib>

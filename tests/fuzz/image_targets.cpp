@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <c10/util/Exception.h>
-#include <lockstep/data/image_decoder.h>
+#include <lockstep/data/images/image_decoder.h>
 #include <zlib.h>
 
 #include <algorithm>

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include <lockstep/data/cifar_dataset.h>
-#include <lockstep/data/idx_dataset.h>
-#include <lockstep/data/loader_state.h>
-#include <lockstep/data/packed_records.h>
-#include <lockstep/data/tar_shards.h>
-#include <lockstep/data/token_file.h>
+#include <lockstep/data/loader/loader_state.h>
+#include <lockstep/data/readers/cifar_dataset.h>
+#include <lockstep/data/readers/idx_dataset.h>
+#include <lockstep/data/readers/packed_records.h>
+#include <lockstep/data/readers/tar_shards.h>
+#include <lockstep/data/readers/token_file.h>
 #include <torch/torch.h>
 #include <zlib.h>
 
@@ -16,8 +16,8 @@
 #include <memory>
 #include <stdexcept>
 
-#include "data/bounded_view.h"
-#include "data/tar_index.h"
+#include "data/readers/bounded_view.h"
+#include "data/readers/tar_index.h"
 #include "fuzz/fuzz_target.h"
 #include "unit/data/tar_test_support.h"
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""Makes the files in tests/unit/data/images: small images, and what Pillow and torchvision make of them.
+"""Makes the files in tests/unit/data/images/fixtures: small images, and what Pillow and torchvision make of them.
 
 Usage: image_fixtures.py FOLDER, with a Python that has torch 2.11, torchvision 0.26 and Pillow. The tests only read what
 this wrote, so they need none of them.

@@ -2,7 +2,7 @@
 // Feeding a real GPU; skipped where there is none.
 #include <c10/core/Event.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
-#include <lockstep/data/device_prefetcher.h>
+#include <lockstep/data/loader/device_prefetcher.h>
 #include <torch/cuda.h>
 
 #include "unit/data/loader_test_support.h"

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Each sampler in a loader, broken off within an epoch and continued twice, each time with other
 // workers and in a world of another size: every sample of the epoch comes once, with its own bits.
-#include <lockstep/data/batch_sampler.h>
-#include <lockstep/data/length_bucket_sampler.h>
-#include <lockstep/data/loader_state.h>
-#include <lockstep/data/random_sampler.h>
-#include <lockstep/data/sequential_sampler.h>
-#include <lockstep/data/stratified_sampler.h>
-#include <lockstep/data/subset_sampler.h>
-#include <lockstep/data/weighted_random_sampler.h>
+#include <lockstep/data/loader/loader_state.h>
+#include <lockstep/data/samplers/batch_sampler.h>
+#include <lockstep/data/samplers/length_bucket_sampler.h>
+#include <lockstep/data/samplers/random_sampler.h>
+#include <lockstep/data/samplers/sequential_sampler.h>
+#include <lockstep/data/samplers/stratified_sampler.h>
+#include <lockstep/data/samplers/subset_sampler.h>
+#include <lockstep/data/samplers/weighted_random_sampler.h>
 
 #include <algorithm>
 #include <array>

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Kinds and numbers of workers, dying workers and sizes of the world together: the samples of an
 // epoch are the same bytes in the same order, which are worked out here without a loader.
-#include <lockstep/data/dataset_registry.h>
+#include <lockstep/data/loader/dataset_registry.h>
 
 #include <cstdlib>
 #include <sstream>
 
 #include "unit/data/joint_test_support.h"
-#include "unit/data/sample_policy_support.h"
+#include "unit/data/loader/sample_policy_support.h"
 
 namespace lockstep::data {
 namespace {

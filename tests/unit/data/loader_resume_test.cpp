@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include <lockstep/data/loader_state.h>
+#include <lockstep/data/loader/loader_state.h>
 
 #include <algorithm>
 #include <memory>

@@ -2,8 +2,8 @@
 #pragma once
 
 #include <gtest/gtest.h>
-#include <lockstep/data/data_loader.h>
-#include <lockstep/data/idx_dataset.h>
+#include <lockstep/data/loader/data_loader.h>
+#include <lockstep/data/readers/idx_dataset.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <torch/torch.h>

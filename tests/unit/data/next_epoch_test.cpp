@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // What workers do when an epoch's batches are all given out: the next epoch's, if the guess is
 // right, and nothing that the program notices if it is wrong.
-#include <lockstep/data/sample_random.h>
+#include <lockstep/data/samplers/sample_random.h>
 
 #include <csignal>
 #include <random>

@@ -3,7 +3,7 @@
 // still reads it.
 #include <c10/core/StreamGuard.h>
 
-#include "unit/data/feeding_test_support.h"
+#include "unit/data/loader/feeding_test_support.h"
 
 namespace lockstep::data {
 namespace {

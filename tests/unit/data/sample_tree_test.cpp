@@ -3,7 +3,7 @@
 #include <map>
 #include <tuple>
 
-#include "data/sample_layout.h"
+#include "data/samples/sample_layout.h"
 #include "unit/data/loader_test_support.h"
 
 namespace lockstep::data {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Workers that die, hang or grow: they are replaced, and the stream stays what it was.
-#include <lockstep/data/worker_error.h>
+#include <lockstep/data/loader/worker_error.h>
 
 #include <atomic>
 #include <csignal>

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <c10/util/ArrayRef.h>
+#include <c10/util/Exception.h>
+#include <lockstep/data/samplers/sample_random.h>
+#include <torch/data/datasets/map.h>
+#include <torch/data/transforms/stack.h>
+
+#include <concepts>
+#include <cstddef>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+/// How a loader comes to the samples of a dataset, whoever wrote it: by `get(index, random)`,
+/// `get(index)`, or LibTorch's `get_batch`; and what LibTorch's transforms make of them.
+namespace lockstep::data::detail {
+
+template <class T>
+concept HasGetAtRandom = requires(T& dataset, std::size_t index, SampleRandom& random) {
+  dataset.get(index, random);
+};
+template <class T>
+concept HasGet = HasGetAtRandom<T> || requires(T& dataset, std::size_t index) {
+  dataset.get(index);
+};
+
+template <class T>
+struct IsVector : std::false_type {};
+template <class T>
+struct IsVector<std::vector<T>> : std::true_type {};
+
+/// One of LibTorch's `BatchDataset` with samples that can be had one by one.
+template <class T>
+concept HasGetBatch = !HasGet<T> && requires(T & dataset, c10::ArrayRef<std::size_t> indices) {
+  requires IsVector<std::remove_cvref_t<decltype(dataset.get_batch(indices))>>::value;
+};
+
+/// Members: `get`, a sample; `innermost`, the dataset below all transforms; `kMakesBatches`,
+/// whether there are transforms of whole batches, and then `finish`, which applies these to
+/// samples; `kOnlyStacks`, whether they do what the loader does anyway.
+template <class Dataset>
+struct Access {};
+
+template <HasGet Dataset>
+struct Access<Dataset> {
+  static constexpr bool kMakesBatches = false;
+  static constexpr bool kOnlyStacks = false;
+
+  static auto get(Dataset& dataset, std::size_t index, SampleRandom& random) {
+    if constexpr (HasGetAtRandom<Dataset>) {
+      return dataset.get(index, random);
+    } else {
+      return dataset.get(index);
+    }
+  }
+  static const Dataset& innermost(Dataset& dataset) { return dataset; }
+};
+
+template <HasGetBatch Dataset>
+struct Access<Dataset> {
+  static constexpr bool kMakesBatches = false;
+  static constexpr bool kOnlyStacks = false;
+
+  static auto get(Dataset& dataset, std::size_t index, SampleRandom& /*random*/) {
+    auto batch = dataset.get_batch(index);
+    TORCH_CHECK(batch.size() == 1, "DataLoader: the dataset's get_batch gave ", batch.size(),
+                " samples for one index");
+    return std::move(batch.front());
+  }
+  static const Dataset& innermost(Dataset& dataset) { return dataset; }
+};
+
+template <class In, class Out>
+std::true_type is_per_sample(const torch::data::transforms::Transform<In, Out>*);
+std::false_type is_per_sample(const void*);
+
+template <class Transform>
+struct IsStack : std::false_type {};
+template <class Sample>
+struct IsStack<torch::data::transforms::Stack<Sample>> : std::true_type {};
+
+template <class Dataset>
+concept IsAccessible = requires {
+  Access<Dataset>::kMakesBatches;
+};
+
+/// `dataset.map(transform)`. Transforms of samples are applied one by one, so that all that a
+/// loader says about a sample holds for them; only what makes something of a whole batch waits for
+/// it.
+template <IsAccessible Source, class Transform>
+struct Access<torch::data::datasets::MapDataset<Source, Transform>> {
+  using Mapped = torch::data::datasets::MapDataset<Source, Transform>;
+  using Below = Access<Source>;
+  static constexpr bool kIsPerSample =
+      !Below::kMakesBatches && decltype(is_per_sample(std::declval<Transform*>()))::value;
+  static constexpr bool kMakesBatches = !kIsPerSample;
+  static constexpr bool kOnlyStacks = !Below::kMakesBatches && IsStack<Transform>::value;
+
+  static auto get(Mapped& dataset, std::size_t index, SampleRandom& random) {
+    if constexpr (kIsPerSample) {
+      return transform(dataset).apply(Below::get(source(dataset), index, random));
+    } else {
+      return Below::get(source(dataset), index, random);
+    }
+  }
+  static const auto& innermost(Mapped& dataset) { return Below::innermost(source(dataset)); }
+
+  template <class Samples>
+  static auto finish(Mapped& dataset, Samples samples) {
+    if constexpr (Below::kMakesBatches) {
+      return transform(dataset).apply_batch(Below::finish(source(dataset), std::move(samples)));
+    } else {
+      return transform(dataset).apply_batch(std::move(samples));
+    }
+  }
+
+ private:
+  // It is not const itself, only its accessors give it so; LibTorch's get and apply are not.
+  static Source& source(Mapped& dataset) { return const_cast<Source&>(dataset.dataset()); }
+  static Transform& transform(Mapped& dataset) {
+    return const_cast<Transform&>(dataset.transform());
+  }
+};
+
+}  // namespace lockstep::data::detail

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "data/loader/batch_builder.h"
+
+#include <c10/util/Exception.h>
+
+#include <exception>
+#include <utility>
+
+#include "data/loader/sample_generator.h"
+#include "data/samples/value_tensors.h"
+#include "workers/exception_text.h"
+
+namespace lockstep::data::detail {
+
+std::optional<Value> fetch_for_row(const SampleSource& source, std::uint64_t seed,
+                                   std::int64_t epoch, std::int64_t index,
+                                   const ValueLayout& layout, std::byte* memory, std::size_t row) {
+  SampleGenerator::begin_sample(seed, epoch, index);
+  SampleRandom random(seed, epoch, index);
+  const auto number = static_cast<std::size_t>(index);
+  if (!source.get_into) return source.get(number, random);
+  const auto row_of = [&](const ValueLayout& leaf) {
+    return std::span(memory + leaf.offset + row * leaf.bytes, leaf.bytes);
+  };
+  source.get_into(number, row_of(layout.children[0]), row_of(layout.children[1]), random);
+  return std::nullopt;
+}
+
+Value fetch(const SampleSource& source, std::uint64_t seed, std::int64_t epoch,
+            std::int64_t index) {
+  SampleGenerator::begin_sample(seed, epoch, index);
+  SampleRandom random(seed, epoch, index);
+  return source.get(static_cast<std::size_t>(index), random);
+}
+
+Value collate(const SampleSource& source, std::vector<Value> samples, std::size_t& at) {
+  at = 0;
+  return source.collate ? source.collate(std::move(samples)) : stack(std::move(samples), at);
+}
+
+std::string current_exception_message() {
+  return workers::current_exception_text([](const std::exception& error) -> std::string {
+    const auto* ours = dynamic_cast<const c10::Error*>(&error);
+    return ours != nullptr ? ours->what_without_backtrace() : error.what();
+  });
+}
+
+std::string current_exception_type() {
+  return workers::current_exception_type();
+}
+
+}  // namespace lockstep::data::detail

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <atomic>
+#include <cstddef>
+#include <memory>
+
+#include "data/loader/slot_parking.h"
+#include "native/posix/memory_ring.h"
+#include "native/posix/owning_process.h"
+#include "workers/shared_memory_channel.h"
+
+namespace lockstep::data::detail {
+
+/// Counts the tensors that lie in a piece of memory, and gives it back when the last of them is
+/// gone, in whatever thread, even after the loader is gone. Each tensor's storage has the lease
+/// itself as its context, so a delivery allocates one lease and nothing more of its own.
+///
+/// Thread-safety: `drop` from any thread. Owns: the ring, together with others.
+class BatchLease {
+ public:
+  virtual ~BatchLease() = default;
+  BatchLease(const BatchLease&) = delete;
+  BatchLease& operator=(const BatchLease&) = delete;
+
+  static void drop(void* lease);
+  [[nodiscard]] at::Tensor tensor(std::byte* place, at::IntArrayRef sizes, at::ScalarType dtype);
+
+ protected:
+  explicit BatchLease(std::shared_ptr<workers::SharedMemoryChannel> owner);
+
+  /// Not of a process that the program forks: one gives nothing back.
+  [[nodiscard]] bool is_ours() const { return process_.is_current(); }
+  [[nodiscard]] workers::SharedMemoryChannel& channel() const { return *channel_; }
+
+ private:
+  std::shared_ptr<workers::SharedMemoryChannel> channel_;
+  native::OwningProcess process_;
+  std::atomic<std::size_t> holders_{1};  // whoever makes the tensors
+};
+
+/// Of a slot, which it holds.
+class SlotLease : public BatchLease {
+ public:
+  /// With `parking`, a device may read the slot when it is let go of.
+  SlotLease(std::shared_ptr<workers::SharedMemoryChannel> owner, std::size_t slot,
+            std::shared_ptr<SlotParking> parking);
+  ~SlotLease() override;
+
+ private:
+  std::size_t slot_;
+  std::shared_ptr<SlotParking> parking_;
+};
+
+/// Of a batch that has memory of its own.
+class PieceLease : public BatchLease {
+ public:
+  PieceLease(std::shared_ptr<workers::SharedMemoryChannel> owner, native::MappedPiece piece);
+  ~PieceLease() override;
+  [[nodiscard]] const native::MappedPiece& piece() const { return piece_; }
+
+ private:
+  native::MappedPiece piece_;
+};
+
+struct DropLease {
+  void operator()(BatchLease* lease) const { BatchLease::drop(lease); }
+};
+template <class Lease>
+using HeldLease = std::unique_ptr<Lease, DropLease>;
+
+}  // namespace lockstep::data::detail

@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "data/loader/inline_source.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <lockstep/data/loader/worker_error.h>
+#include <unistd.h>
+
+#include <utility>
+
+#include "data/loader/batch_builder.h"
+#include "data/loader/worker_failure.h"
+#include "data/samples/value_tensors.h"
+
+namespace lockstep::data::detail {
+
+/// The places of the batch that is being built (`BatchPlaces`).
+class InlineSource::Places {
+ public:
+  explicit Places(InlineSource& source) : source_(source) {}
+
+  [[nodiscard]] std::size_t size() const { return source_.items_.size(); }
+  [[nodiscard]] std::int64_t word(std::size_t place) const { return source_.items_[place]; }
+  [[nodiscard]] std::int64_t behind(std::size_t number) {
+    if (!behind_) behind_ = items_behind(source_.plan_, source_.next_);
+    return (*behind_)[number];
+  }
+  void begin(std::size_t) {}
+  void note(std::size_t, std::int64_t index) { source_.warn_of_missing(index); }
+  void leave_out(std::size_t place) { source_.items_[place] = workers::kLeftOut; }
+  void replace(std::size_t place, std::int64_t index) {
+    source_.items_[place] = index;
+    ++source_.replaced_;
+  }
+
+ private:
+  InlineSource& source_;
+  std::optional<ItemsBehind> behind_;
+};
+
+void InlineSource::start(PassPlan plan) {
+  plan_ = std::move(plan);
+  built_.reset();
+  next_ = 0;
+  pass_start_ = Clock::now();
+  if (!source_.open) return;
+  round_.start(facts_.shards);
+  streams_.clear();
+  streams_.resize(facts_.shards);
+  ahead_.clear();
+  error_ahead_ = nullptr;
+}
+
+bool InlineSource::has_next() {
+  const bool may_be_over = source_.open != nullptr || facts_.on_failed_sample == SamplePolicy::Skip;
+  if (!may_be_over) return next_ < plan_.batches;
+  const auto start = Clock::now();
+  bool has_any = true;
+  if (source_.open) {
+    look_ahead();
+    has_any = !ahead_.empty() || error_ahead_ != nullptr;
+  } else {
+    try {
+      build();
+      has_any = built_.has_value();
+    } catch (...) {  // the sampler's, which says it again at its turn
+    }
+  }
+  count_work(start);
+  return has_any;
+}
+
+Value InlineSource::next() {
+  const at::NoGradGuard no_grad;
+  const auto start = Clock::now();
+  Value batch = source_.open ? take_stream() : take_built();
+  ++statistics_.batches;
+  if (pins_) batch = clone_into_pinned_memory(batch);
+  count_work(start);
+  statistics_.seconds += std::chrono::duration<double>(Clock::now() - pass_start_).count();
+  pass_start_ = Clock::now();
+  return batch;
+}
+
+Value InlineSource::take_stream() {
+  look_ahead();
+  ++next_;
+  const auto samples = ahead_.size();
+  std::size_t at = 0;
+  Value batch;
+  try {
+    if (error_ahead_) std::rethrow_exception(std::exchange(error_ahead_, nullptr));
+    const SampleGenerator::Use draws(generator_);
+    SampleGenerator::begin_stream_batch(seed_, plan_.epoch, facts_.shard(turn_.shard), turn_.batch);
+    batch = collate(source_, std::exchange(ahead_, {}), at);
+  } catch (...) {
+    ++statistics_.lost_batches;
+    throw error_of(next_ - 1, std::nullopt);
+  }
+  statistics_.samples += samples;
+  return batch;
+}
+
+Value InlineSource::take_built() {
+  build();
+  auto built = *std::exchange(built_, std::nullopt);
+  ++next_;
+  if (built.error) {
+    ++statistics_.lost_batches;
+    std::rethrow_exception(built.error);
+  }
+  statistics_.samples += built.samples;
+  return std::move(built.batch);
+}
+
+// The next batch of which something is left, unless there is none.
+void InlineSource::build() {
+  while (!built_ && next_ < plan_.batches) {
+    auto built = build_next();
+    if (built.samples != 0 || built.error) {
+      built_ = std::move(built);
+    } else {
+      ++next_;
+    }
+  }
+}
+
+InlineSource::Built InlineSource::build_next() {
+  const at::NoGradGuard no_grad;
+  items_.clear();
+  replaced_ = 0;
+  plan_.items(next_, items_);
+  Built built;
+  std::size_t row = 0;
+  try {
+    const SampleGenerator::Use draws(generator_);
+    built.batch =
+        source_.has_rows ? build_rows(row, built.samples) : build_whole(row, built.samples);
+    statistics_.skipped_samples += items_.size() - built.samples;
+    statistics_.replaced_samples += replaced_;
+  } catch (...) {
+    built.error = std::make_exception_ptr(
+        error_of(next_, workers::item_of(items_[std::min(row, items_.size() - 1)])));
+  }
+  return built;
+}
+
+void InlineSource::count_work(Clock::time_point since) {
+  statistics_.stall_seconds += std::chrono::duration<double>(Clock::now() - since).count();
+  statistics_.busy_seconds = statistics_.compute_seconds = statistics_.stall_seconds;
+}
+
+Value InlineSource::build_rows(std::size_t& row, std::size_t& rows) {
+  Places places(*this);
+  at::Tensor memory;
+  std::byte* place = nullptr;
+  const auto make_memory = [&] {
+    memory = at::empty({static_cast<std::int64_t>(layout_bytes_)}, at::kByte);
+    place = static_cast<std::byte*>(memory.mutable_data_ptr());
+  };
+  if (layout_) make_memory();
+  for (; row < items_.size(); ++row) {
+    std::optional<Value> sample;
+    const auto fetch_one = [&](std::int64_t index) {
+      sample = layout_ ? fetch_for_row(source_, seed_, plan_.epoch, index, *layout_, place, rows)
+                       : fetch(source_, seed_, plan_.epoch, index);
+    };
+    if (!have_sample(facts_.on_failed_sample, places, row, fetch_one)) continue;
+    if (!layout_) {
+      layout_ = ValueLayout::of_rows(*sample, facts_.largest_batch, layout_bytes_);
+      make_memory();
+    }
+    if (sample) write_row(*sample, *layout_, place, rows);
+    ++rows;
+  }
+  if (rows == 0) return {};
+  return read_rows(*layout_, place, rows,
+                   [&](std::byte* data, at::IntArrayRef sizes, at::ScalarType dtype) {
+                     return at::from_blob(
+                         data, sizes, [memory](void*) {}, at::TensorOptions(dtype));
+                   });
+}
+
+Value InlineSource::build_whole(std::size_t& row, std::size_t& rows) {
+  Places places(*this);
+  std::vector<Value> samples;
+  samples.reserve(items_.size());
+  std::int64_t first = 0;
+  for (; row < items_.size(); ++row) {
+    const auto had = samples.size();
+    static_cast<void>(have_sample(facts_.on_failed_sample, places, row, [&](std::int64_t index) {
+      samples.push_back(fetch(source_, seed_, plan_.epoch, index));
+    }));
+    if (had == 0 && !samples.empty()) first = items_[row];
+  }
+  row = 0;
+  rows = samples.size();
+  if (rows == 0) return {};
+  SampleGenerator::begin_batch(seed_, plan_.epoch, first);
+  std::size_t number = 0;
+  try {
+    auto batch = collate(source_, std::move(samples), number);
+    return batch;
+  } catch (...) {  // of those that are there
+    for (; row + 1 < items_.size(); ++row) {
+      if (items_[row] != workers::kLeftOut && number-- == 0) break;
+    }
+    throw;
+  }
+}
+
+void InlineSource::look_ahead() {
+  while (ahead_.empty() && error_ahead_ == nullptr && !round_.is_over()) {
+    const auto turn = turn_ = round_.take();
+    try {
+      ahead_ = read_stream(turn);
+    } catch (...) {
+      round_.end(turn.shard, turn.batch);
+      error_ahead_ = std::current_exception();  // for its batch's turn
+      return;
+    }
+    if (ahead_.size() == facts_.batch_size) continue;
+    round_.end(turn.shard, turn.batch);
+    if (facts_.drop_last) ahead_.clear();
+  }
+}
+
+std::vector<Value> InlineSource::read_stream(const ShardRound::Turn& turn) {
+  const at::NoGradGuard no_grad;
+  const SampleGenerator::Use draws(generator_);
+  const auto shard = facts_.shard(turn.shard);
+  auto& stream = streams_[turn.shard];
+  if (!stream) {
+    SampleGenerator::begin_reset(seed_, plan_.epoch, shard);
+    stream = source_.open();
+    stream->reset(shard, facts_.all_shards, plan_.epoch);
+  }
+  std::vector<Value> samples;
+  std::size_t thrown = 0;
+  while (samples.size() < facts_.batch_size) {
+    auto sample = next_sample(
+        *stream, facts_.on_failed_sample,
+        [&] {
+          SampleGenerator::begin_next(seed_, plan_.epoch, shard,
+                                      turn.batch * facts_.batch_size + samples.size());
+        },
+        [&] {
+          ++thrown;
+          warn_of_missing(std::nullopt);
+        });
+    if (!sample) break;
+    samples.push_back(std::move(*sample));
+  }
+  statistics_.skipped_samples += thrown;
+  return samples;
+}
+
+// In a catch block only, as what follows.
+void InlineSource::warn_of_missing(std::optional<std::int64_t> index) {
+  if (!missing_.is_due()) return;
+  missing_.give(source_, facts_.on_failed_sample,
+                {index, current_exception_type(), current_exception_message()});
+}
+
+WorkerError InlineSource::error_of(std::size_t batch, std::optional<std::int64_t> sample) {
+  WorkerError::Context context;
+  context.pid = ::getpid();
+  context.batch = static_cast<std::int64_t>(batch);
+  context.sample = sample;
+  context.exception_type = current_exception_type();
+  context.message = current_exception_message();
+  name_sample(context, source_);
+  return WorkerError(std::move(context));
+}
+
+LoaderStatistics InlineSource::statistics() const {
+  return statistics_;
+}
+
+}  // namespace lockstep::data::detail

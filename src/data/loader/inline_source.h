@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <lockstep/data/loader/worker_error.h>
+
+#include <chrono>
+#include <exception>
+#include <optional>
+#include <vector>
+
+#include "data/loader/batch_source.h"
+#include "data/loader/sample_generator.h"
+#include "data/loader/sample_policy.h"
+#include "data/samples/sample_layout.h"
+
+namespace lockstep::data::detail {
+
+/// Builds batches in the calling thread: `workers(0)`, and the oracle for everything else.
+class InlineSource : public BatchSource {
+ public:
+  InlineSource(SampleSource source, const BatchFacts& facts, std::uint64_t seed)
+      : source_(std::move(source)), facts_(facts), seed_(seed) {}
+
+  void pin_batches(std::shared_ptr<native::HostPinning>) override { pins_ = true; }
+  void start(PassPlan plan) override;
+  [[nodiscard]] bool has_next() override;
+  [[nodiscard]] Value next() override;
+  [[nodiscard]] bool is_ready() override { return false; }  // to look is to build
+  [[nodiscard]] std::size_t passed() const override { return next_; }
+  [[nodiscard]] LoaderStatistics statistics() const override;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  class Places;
+  // A batch, or why there is none.
+  struct Built {
+    Value batch;
+    std::size_t samples = 0;
+    std::exception_ptr error;
+  };
+
+  void build();
+  [[nodiscard]] Built build_next();
+  [[nodiscard]] Value build_rows(std::size_t& row, std::size_t& rows);
+  [[nodiscard]] Value build_whole(std::size_t& row, std::size_t& rows);
+  [[nodiscard]] Value take_stream();
+  [[nodiscard]] Value take_built();
+  void look_ahead();
+  void count_work(Clock::time_point since);
+  [[nodiscard]] std::vector<Value> read_stream(const ShardRound::Turn& turn);
+  void warn_of_missing(std::optional<std::int64_t> index);
+  [[nodiscard]] WorkerError error_of(std::size_t batch, std::optional<std::int64_t> sample);
+
+  SampleSource source_;
+  BatchFacts facts_;
+  std::uint64_t seed_;
+  SampleGenerator generator_{SampleGenerator::ManualSeed::Followed};
+  bool pins_ = false;
+  PassPlan plan_;
+  std::vector<std::int64_t> items_;
+  std::size_t next_ = 0;
+  std::optional<Built> built_;  // the batch that comes next, where it has been looked for
+  std::size_t replaced_ = 0;    // samples of the batch that is being built
+  MissingSampleWarning missing_;
+  std::optional<ValueLayout> layout_;
+  std::size_t layout_bytes_ = 0;
+  // Iterable datasets only.
+  ShardRound round_;
+  std::vector<std::unique_ptr<SampleStream>> streams_;
+  std::vector<Value> ahead_;
+  ShardRound::Turn turn_;  // of that batch
+  std::exception_ptr error_ahead_;
+  LoaderStatistics statistics_;
+  Clock::time_point pass_start_;
+};
+
+}  // namespace lockstep::data::detail

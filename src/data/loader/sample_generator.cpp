@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Numbers that samples draw from LibTorch's functions. LibTorch lets one add a layer to its
+// dispatcher, which is on in threads that ask for it. The layer here has a kernel for each function
+// that takes a generator and a tensor to fill or to look at: it adds a generator where none is
+// given. All other functions pass the layer by at no cost.
+#include "data/loader/sample_generator.h"
+
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/stack.h>
+#include <c10/util/Exception.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "data/samplers/mix.h"
+
+namespace lockstep::data::detail {
+namespace {
+
+// "Out-of-core": LibTorch keeps it for a library outside of it, which is no longer made, and uses
+// it nowhere itself.
+constexpr auto kLayer = c10::DispatchKey::DeferredInit;
+
+// A seed that no program has chosen.
+constexpr std::uint64_t kNotSeeded = 0xA3B1'95D4'27C6'F08DU;
+
+enum Purpose : std::uint64_t { kSample, kBatch, kReset, kNext, kStreamBatch };
+
+thread_local SampleGenerator* in_use = nullptr;
+
+bool is_on_cpu(const torch::jit::Stack& stack, std::size_t arguments) {
+  const auto first = stack.end() - static_cast<std::ptrdiff_t>(arguments);
+  const auto tensor = std::find_if(first, stack.end(), [](const c10::IValue& value) {
+    return value.isTensor() && value.toTensor().defined();
+  });
+  return tensor != stack.end() && tensor->toTensor().is_cpu();
+}
+
+bool is_the_programs(const c10::IValue& generator) {
+  return generator.isNone() || (generator.isGenerator() &&
+                                generator.toGenerator() == at::detail::getDefaultCPUGenerator());
+}
+
+// The kernel of the layer. A function without a tensor, such as `rand`, calls another that has one.
+void draw_from_sample(const c10::OperatorHandle& function, c10::DispatchKeySet keys,
+                      torch::jit::Stack* stack) {
+  const auto& arguments = function.schema().arguments();
+  if (in_use != nullptr && is_on_cpu(*stack, arguments.size())) {
+    const auto first = stack->end() - static_cast<std::ptrdiff_t>(arguments.size());
+    for (std::size_t at = 0; at < arguments.size(); ++at) {
+      auto& value = first[static_cast<std::ptrdiff_t>(at)];
+      if (arguments[at].name() == "generator" && is_the_programs(value)) {
+        value = *SampleGenerator::to_draw_from();
+      }
+    }
+  }
+  function.redispatchBoxed(keys & c10::DispatchKeySet(c10::DispatchKeySet::FULL_AFTER, kLayer),
+                           stack);
+}
+
+bool draws_for_a_tensor(const c10::FunctionSchema& schema) {
+  const auto& arguments = schema.arguments();
+  const auto any = [&](const auto& is) {
+    return std::any_of(arguments.begin(), arguments.end(), is);
+  };
+  return any([](const c10::Argument& argument) { return argument.name() == "generator"; }) &&
+         any([](const c10::Argument& argument) {
+           return argument.type()->kind() == c10::TypeKind::TensorType;
+         });
+}
+
+// Lives as long as the process: threads that are stuck may still draw when it ends.
+struct Layer {
+  torch::Library all{torch::Library::IMPL, "_", kLayer, __FILE__, __LINE__};
+  torch::Library aten{torch::Library::IMPL, "aten", kLayer, __FILE__, __LINE__};
+
+  Layer() {
+    constexpr std::string_view kPrefix = "aten::";
+    auto& dispatcher = c10::Dispatcher::singleton();
+    TORCH_CHECK(!dispatcher.hasBackendFallbackForDispatchKey(kLayer),
+                "DataLoader: another library of this program uses LibTorch's dispatch key ",
+                c10::toString(kLayer), ", by which samples get random numbers of their own");
+    all.fallback(torch::CppFunction::makeFallthrough());
+    for (const auto& name : dispatcher.getAllOpNames()) {
+      if (name.name.rfind(kPrefix, 0) != 0) continue;
+      const auto function = dispatcher.findSchema(name);
+      if (!function || !draws_for_a_tensor(function->schema())) continue;
+      const auto full_name = c10::toString(name).substr(kPrefix.size());
+      aten.impl(full_name.c_str(), torch::CppFunction::makeFromBoxedFunction<&draw_from_sample>());
+    }
+  }
+};
+
+}  // namespace
+
+void redirect_draws() {
+  [[maybe_unused]] static const auto* const layer = new Layer();
+}
+
+SampleGenerator::SampleGenerator(ManualSeed manual_seed)
+    : generator_(at::detail::createCPUGenerator(kNotSeeded)),
+      own_(*generator_.get<at::CPUGeneratorImpl>()),
+      program_(*at::detail::getDefaultCPUGenerator().get<at::CPUGeneratorImpl>()),
+      follows_manual_seed_(manual_seed == ManualSeed::Followed) {
+  redirect_draws();
+}
+
+SampleGenerator::Use::Use(SampleGenerator& generator)
+    : generator_(generator), before_(in_use), redirection_(kLayer) {
+  in_use = &generator;
+  generator.is_seeded_ = false;
+  if (!generator.follows_manual_seed_) return;
+  const std::lock_guard lock(generator.program_.mutex_);
+  generator.program_seed_ = generator.program_.current_seed();
+  generator.swap_program_seed(kNotSeeded);
+}
+
+SampleGenerator::Use::~Use() {
+  in_use = before_;
+  if (!generator_.follows_manual_seed_) return;
+  const std::lock_guard lock(generator_.program_.mutex_);
+  if (generator_.program_.current_seed() == kNotSeeded) {
+    generator_.swap_program_seed(generator_.program_seed_);
+  }
+}
+
+// What the generator says it was seeded with, and none of the numbers that it gives.
+void SampleGenerator::swap_program_seed(std::uint64_t seed) {
+  auto engine = program_.engine();
+  auto data = engine.data();
+  data.seed_ = seed;
+  engine.set_data(data);
+  program_.set_engine(engine);
+}
+
+void SampleGenerator::begin(const Key& key) {
+  if (in_use == nullptr) return;
+  in_use->key_ = key;
+  in_use->is_seeded_ = false;
+}
+
+void SampleGenerator::begin_sample(std::uint64_t seed, std::int64_t epoch, std::int64_t index) {
+  begin({kSample, seed, static_cast<std::uint64_t>(epoch), static_cast<std::uint64_t>(index), 0});
+}
+
+void SampleGenerator::begin_batch(std::uint64_t seed, std::int64_t epoch, std::int64_t index) {
+  begin({kBatch, seed, static_cast<std::uint64_t>(epoch), static_cast<std::uint64_t>(index), 0});
+}
+
+void SampleGenerator::begin_reset(std::uint64_t seed, std::int64_t epoch, std::size_t shard) {
+  begin({kReset, seed, static_cast<std::uint64_t>(epoch), shard, 0});
+}
+
+void SampleGenerator::begin_next(std::uint64_t seed, std::int64_t epoch, std::size_t shard,
+                                 std::uint64_t number) {
+  begin({kNext, seed, static_cast<std::uint64_t>(epoch), shard, number});
+}
+
+void SampleGenerator::begin_stream_batch(std::uint64_t seed, std::int64_t epoch, std::size_t shard,
+                                         std::uint64_t number) {
+  begin({kStreamBatch, seed, static_cast<std::uint64_t>(epoch), shard, number});
+}
+
+const at::Generator* SampleGenerator::to_draw_from() {
+  if (in_use == nullptr) return nullptr;
+  if (in_use->follows_manual_seed_) in_use->follow_manual_seed();
+  if (!in_use->is_seeded_) {
+    OrderFingerprint words("draws");
+    for (const auto word : in_use->key_) words.add(word);
+    in_use->seed(words.value());
+  }
+  return &in_use->generator_;
+}
+
+// LibTorch's own way uses 32 bits of a seed: of 100 000 samples two would have the same numbers.
+void SampleGenerator::seed(std::uint64_t key) {
+  constexpr std::uint64_t kStep = 0x9E3779B97F4A7C15U;
+  at::mt19937_data_pod data{};
+  data.seed_ = key;
+  data.seeded_ = true;
+  data.left_ = 1;  // the first number makes the next state
+  for (std::size_t at = 0; at < data.state_.size(); at += 2) {
+    const auto word = mix(key += kStep);
+    data.state_[at] = static_cast<std::uint32_t>(word);
+    data.state_[at + 1] = static_cast<std::uint32_t>(word >> 32);
+  }
+  const std::lock_guard lock(own_.mutex_);
+  auto engine = own_.engine();  // cheaper than a new one
+  engine.set_data(data);
+  own_.set_engine(engine);
+  own_.set_next_float_normal_sample(std::nullopt);
+  own_.set_next_double_normal_sample(std::nullopt);
+  is_seeded_ = true;
+}
+
+// `torch::manual_seed` reaches the program's generator. That one is told apart by a seed of ours,
+// which comes back at once, so that the same seed is seen a second time.
+void SampleGenerator::follow_manual_seed() {
+  std::uint64_t seed = 0;
+  {
+    const std::lock_guard lock(program_.mutex_);
+    seed = program_.current_seed();
+    if (seed == kNotSeeded) return;
+    program_seed_ = seed;
+    swap_program_seed(kNotSeeded);
+  }
+  const std::lock_guard lock(own_.mutex_);
+  own_.set_current_seed(seed);
+  is_seeded_ = true;
+}
+
+}  // namespace lockstep::data::detail

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <lockstep/data/samples/value.h>
+
+#include <cstddef>
+#include <functional>
+#include <vector>
+
+namespace lockstep::data {
+
+/// As `stack`; when it throws, `at` is the number of the sample that is unlike the first.
+[[nodiscard]] Value stack(std::vector<Value> samples, std::size_t& at);
+
+/// The same tree with `change` applied to each tensor.
+[[nodiscard]] Value map_tensors(const Value& value,
+                                const std::function<at::Tensor(const at::Tensor&)>& change);
+
+/// The same tree with all tensors of the CPU cloned into pinned memory of LibTorch's, which takes
+/// care by itself that it is not reused during a copy. Only where there is an accelerator.
+[[nodiscard]] Value clone_into_pinned_memory(const Value& value);
+
+}  // namespace lockstep::data

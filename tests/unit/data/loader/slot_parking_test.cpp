@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// When a slot that a device may read goes back to the workers.
+#include "data/loader/slot_parking.h"
+
+#include <c10/core/StreamGuard.h>
+
+#include "support/forks.h"
+#include "unit/data/loader/feeding_test_support.h"
+
+namespace lockstep::data::detail {
+namespace {
+
+using workers::SharedMemoryChannel;
+using workers::SlotState;
+
+class SlotParkingTest : public FeedingTest {
+ protected:
+  static constexpr std::size_t kBytes = 8192;
+
+  void SetUp() override {
+    FeedingTest::SetUp();
+    channel = std::make_shared<SharedMemoryChannel>(SharedMemoryChannel::Shape{4, 1, 4, 64});
+    channel->ring().reserve(0, kBytes);
+    memory = channel->ring().payload(0, kBytes);
+    channel->ring().close_descriptor();
+    for (std::size_t slot = 0; slot < 4; ++slot) channel->hold(slot);
+    parking = make();
+  }
+  void TearDown() override {
+    parking.reset();
+    channel.reset();
+    gpu.on_query = {};
+    // The channel's descriptor was closed at once, so that what a test leaves for good is memory.
+    FeedingTest::TearDown();
+  }
+  std::unique_ptr<SlotParking> make(std::chrono::milliseconds patience = std::chrono::seconds(30)) {
+    return std::make_unique<SlotParking>(channel, gpu.pinning(), memory, kBytes, patience);
+  }
+  [[nodiscard]] bool is_free(std::size_t slot) {
+    parking->look();
+    return channel->state(slot) == SlotState::Free;
+  }
+  [[nodiscard]] static c10::Stream side(int device = 0) {
+    return c10::impl::VirtualGuardImpl(c10::kPrivateUse1)
+        .getStreamFromGlobalPool(testing::FakeGpu::device(device));
+  }
+
+  std::shared_ptr<SharedMemoryChannel> channel;
+  std::byte* memory = nullptr;
+  std::unique_ptr<SlotParking> parking;
+};
+
+TEST_F(SlotParkingTest, SlotIsHeldUntilTheCurrentStreamHasDoneWhatItWasGiven) {
+  gpu.enqueue([] {});
+  parking->park(1);
+  gpu.enqueue([] {});  // later work does not count
+  EXPECT_EQ(parking->count(), 1U);
+  EXPECT_FALSE(is_free(1));
+  EXPECT_TRUE(gpu.run_one(gpu.current()));
+  EXPECT_FALSE(is_free(1));
+  EXPECT_TRUE(gpu.run_one(gpu.current()));
+  EXPECT_TRUE(is_free(1));
+  EXPECT_EQ(parking->count(), 0U);
+  EXPECT_EQ(gpu.pending(), 1U);
+}
+
+TEST_F(SlotParkingTest, TheStreamIsTheOneThatIsCurrentWhereTheSlotIsParked) {
+  const auto other = side();
+  gpu.enqueue([] {});
+  {
+    const c10::StreamGuard guard(other);
+    gpu.enqueue([] {});
+    parking->park(0);
+  }
+  parking->park(2);
+  gpu.run(gpu.current());
+  EXPECT_FALSE(is_free(0));
+  EXPECT_TRUE(is_free(2));
+  gpu.run(other);
+  EXPECT_TRUE(is_free(0));
+}
+
+TEST_F(SlotParkingTest, EveryDeviceInUseMustBeDone) {
+  gpu.devices_in_use = {0, 1};
+  const auto other = side(1);
+  {
+    const c10::StreamGuard guard(other);
+    parking->park(0);
+  }
+  gpu.run(gpu.current());
+  EXPECT_FALSE(is_free(0));
+  gpu.run(other);
+  EXPECT_TRUE(is_free(0));
+}
+
+TEST_F(SlotParkingTest, DevicesThatAreNotInUseAreLeftAlone) {
+  gpu.devices_in_use = {1};
+  std::thread([&] { parking->park(0); }).join();  // a thread that never used a device
+  EXPECT_EQ(gpu.events_recorded, 1U);
+  gpu.run_all();
+  EXPECT_TRUE(is_free(0));
+  gpu.devices_in_use = {};
+  parking->park(1);
+  EXPECT_EQ(channel->state(1), SlotState::Free) << "nothing can read it";
+  EXPECT_EQ(gpu.events_recorded, 1U);
+}
+
+TEST_F(SlotParkingTest, ACopyInAForkLeavesSlotsAndPinningAlone) {
+  gpu.enqueue([] {});
+  parking->park(0);
+  lockstep::testing::run_in_fork([&] {
+    gpu.run_all();
+    parking->look();
+    parking.reset();
+    if (gpu.unpins != 0) throw std::runtime_error("unpinned");
+  });
+  EXPECT_EQ(channel->state(0), SlotState::Held) << "the device may still read it";
+  gpu.run_all();
+  EXPECT_TRUE(is_free(0));
+}
+
+TEST_F(SlotParkingTest, DeviceThatDoesNotAnswerIsAskedAgain) {
+  gpu.fails_events = true;
+  parking->park(0);
+  EXPECT_FALSE(is_free(0));
+  EXPECT_FALSE(is_free(0));
+  gpu.fails_events = false;
+  EXPECT_FALSE(is_free(0)) << "marked only now";
+  EXPECT_FALSE(is_free(0));
+  gpu.run_all();
+  EXPECT_TRUE(is_free(0));
+  parking->park(1);
+  gpu.fails_events = true;
+  EXPECT_FALSE(is_free(1));  // its event is no good
+  gpu.fails_events = false;
+  gpu.run_all();
+  EXPECT_FALSE(is_free(1)) << "another one stands for it";
+  gpu.run_all();
+  EXPECT_TRUE(is_free(1));
+}
+
+TEST_F(SlotParkingTest, SlotsComeBackInAnyOrderFromAnyThread) {
+  const auto other = side();
+  std::thread([&] {
+    const c10::StreamGuard guard(other);
+    parking->park(3);
+  }).join();
+  parking->park(0);
+  parking->park(1);
+  gpu.run(other);
+  EXPECT_TRUE(is_free(3));
+  EXPECT_EQ(parking->count(), 2U);
+  gpu.run_all();
+  EXPECT_TRUE(is_free(0) && is_free(1));
+}
+
+TEST_F(SlotParkingTest, TheEndWaitsForTheDevice) {
+  gpu.copy_in(gpu.allocate(16)->data, memory, 16, nullptr);
+  parking->park(0);
+  int queries = 0;
+  gpu.on_query = [&] {
+    if (++queries == 3) gpu.run_all();
+  };
+  parking.reset();  // FakeGpu complains about memory that is unpinned during a copy
+  EXPECT_EQ(queries, 3);
+  EXPECT_EQ(gpu.unpins, 1U);
+  EXPECT_TRUE(logged().empty());
+}
+
+TEST_F(SlotParkingTest, TheEndLeavesTheMemoryToADeviceThatDoesNotFinish) {
+  parking.reset();
+  parking = make(std::chrono::milliseconds(20));
+  gpu.patience = 1'000'000;
+  gpu.copy_in(gpu.allocate(16)->data, memory, 16, nullptr);
+  parking->park(0);
+  const auto unpins = gpu.unpins;
+  parking.reset();
+  channel.reset();
+  EXPECT_EQ(gpu.unpins, unpins);
+  ASSERT_EQ(logged().size(), 1U);
+  EXPECT_NE(logged()[0].find("a device has not finished with 1 batches"), std::string::npos)
+      << logged()[0];
+  memory[0] = std::byte{1};  // still there
+  EXPECT_TRUE(gpu.is_pinned(memory));
+  gpu.pins = gpu.unpins;
+}
+
+TEST_F(SlotParkingTest, TheEndDoesNotWaitForADeviceThatDoesNotAnswer) {
+  parking->park(0);
+  gpu.fails_events = true;
+  const auto start = std::chrono::steady_clock::now();
+  parking.reset();
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
+  EXPECT_EQ(gpu.unpins, 0U);
+  EXPECT_EQ(logged().size(), 1U);
+  gpu.pins = gpu.unpins;
+}
+
+TEST_F(SlotParkingTest, WhatCannotBePinnedIsAnErrorWithTheBytes) {
+  gpu.fails_pinning = true;
+  const auto message = message_of([&] { make(); });
+  for (const char* part : {"8192 bytes", "4 slots", "out of memory", "pin_memory(false)"}) {
+    EXPECT_NE(message.find(part), std::string::npos) << message;
+  }
+}
+
+}  // namespace
+}  // namespace lockstep::data::detail
