@@ -28,7 +28,11 @@ SEES = {
     "comm/nccl": BELOW | COMM,
     "comm/hierarchical": BELOW | COMM | {"comm/mpi", "comm/shared_memory"},
     "comm/bootstrap": BELOW | COMM | {"comm/gloo", "comm/hierarchical", "comm/mpi", "comm/nccl", "comm/shared_memory", "comm/single"},
-    "parallel": BELOW | COMM,
+    "parallel/interface": BELOW | COMM,
+    "parallel/buckets": BELOW | COMM | {"parallel/interface"},
+    "parallel/ddp": BELOW | COMM | {"parallel/interface", "parallel/buckets"},
+    "parallel/hooks": BELOW | COMM | {"parallel/interface"},
+    "parallel/batch_norm": BELOW | COMM,
     "workers": {"native", "core", "concurrency"},
     "data/samples": BELOW,
     "data/samplers": BELOW,
@@ -48,13 +52,20 @@ UNIT_OF = {
     "comm/process_group": "comm/group/process_group",
     "comm/types": "comm/collective/types",
     "comm/work": "comm/group/work",
+    "parallel/communication_hook": "parallel/interface/communication_hook",
+    "parallel/distributed_data_parallel": "parallel/ddp/distributed_data_parallel",
+    "parallel/distributed_data_parallel_options": "parallel/interface/distributed_data_parallel_options",
+    "parallel/statistics": "parallel/interface/statistics",
+    "parallel/sync_batch_norm": "parallel/batch_norm/sync_batch_norm",
+    "parallel/watch_outputs": "parallel/ddp/watch_outputs",
+    "parallel/wrapped_module": "parallel/ddp/wrapped_module",
 }
 # Units that include each other, and should not. This list only becomes shorter.
 INCLUDE_EACH_OTHER = {
     ("comm/group/process_group", "comm/group/work"),
     ("core/environment", "core/launchers"),
     ("data/loader/batch_places", "data/loader/batch_worker"),
-    ("parallel/parameter_listeners", "parallel/reducer_state"),
+    ("parallel/ddp/parameter_listeners", "parallel/ddp/reducer_state"),
     ("workers/channel_layout", "workers/shared_memory_channel"),
 }
 # Units that see a folder which their own may not see. This list, too, only becomes shorter.

@@ -24,8 +24,8 @@
 
 namespace lockstep {
 
-class GradientReducer;  // src/parallel/gradient_reducer.h
-class ParameterRecord;  // src/parallel/parameter_record.h
+class GradientReducer;  // src/parallel/ddp/gradient_reducer.h
+class ParameterRecord;  // src/parallel/ddp/parameter_record.h
 struct UnfinishedReduction;
 
 /// While one lives, backwards of its model add up gradients on this rank and communicate nothing.

@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include <ATen/ops/full.h>
+#include <lockstep/parallel/distributed_data_parallel.h>
+
+#include <algorithm>
+#include <string>
+#include <unordered_set>
+#include <utility>
+
+#include "native/posix/heap.h"
+#include "parallel/ddp/ddp_checks.h"
+#include "parallel/ddp/gradient_reducer.h"
+#include "parallel/ddp/module_state.h"
+#include "parallel/ddp/parameter_record.h"
+
+namespace lockstep {
+namespace {
+
+using Names = std::vector<std::string>;
+using TensorSet = std::unordered_set<const c10::TensorImpl*>;
+
+bool contains(const Names& names, const std::string& name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+template <typename Items>
+NamedTensors to_list(const Items& items, const Names& ignored) {
+  NamedTensors list;
+  for (const auto& item : items) {
+    if (!contains(ignored, item.key())) list.emplace_back(item.key(), item.value());
+  }
+  return list;
+}
+
+/// Parameters, then buffers.
+NamedTensors state_of(const torch::nn::Module& module, const Names& ignored) {
+  NamedTensors state = to_list(module.named_parameters(), ignored);
+  for (auto& buffer : to_list(module.named_buffers(), ignored)) state.push_back(std::move(buffer));
+  return state;
+}
+
+/// A parameter that two submodules share has one gradient.
+NamedTensors distinct(NamedTensors parameters) {
+  TensorSet seen;
+  std::erase_if(parameters, [&](const auto& named) {
+    return named.second.numel() == 0 || !seen.insert(named.second.unsafeGetTensorImpl()).second;
+  });
+  return parameters;
+}
+
+NamedTensors with_gradient(NamedTensors parameters) {
+  std::erase_if(parameters, [](const auto& named) { return !named.second.requires_grad(); });
+  return distinct(std::move(parameters));
+}
+
+/// Those that are none of `known`.
+NamedTensors without(const std::vector<torch::Tensor>& known, const NamedTensors& tensors) {
+  TensorSet seen;
+  for (const torch::Tensor& tensor : known) seen.insert(tensor.unsafeGetTensorImpl());
+  NamedTensors rest;
+  for (const auto& named : tensors) {
+    if (!seen.contains(named.second.unsafeGetTensorImpl())) rest.push_back(named);
+  }
+  return rest;
+}
+
+/// Which tensors get rank 0's values must be the same on all ranks.
+std::string names_of(const NamedTensors& later) {
+  std::string names;
+  for (const auto& [name, tensor] : later)
+    names += (names.empty() ? "; new: '" : ", '") + name + "'";
+  return names;
+}
+
+/// Collective. Blocks.
+bool any_rank(ProcessGroup& group, bool is_so) {
+  const auto most = at::full({1}, is_so ? 1 : 0, at::kLong);
+  group.all_reduce(most, ReduceOp::Max).wait();
+  return most.item<std::int64_t>() != 0;
+}
+
+/// What makes this impossible on this rank, to be told to all: a rank that threw by itself would
+/// leave the others waiting.
+std::string problem_of(const torch::nn::Module& module,
+                       const DistributedDataParallelOptions& options, const NamedTensors& hooked) {
+  try {
+    check_arguments(module, options);
+    check_parameters(hooked);
+    return "";
+  } catch (const c10::Error& error) {
+    return error.what_without_backtrace();
+  }
+}
+
+/// Where the others have called something else.
+void explain(MismatchError& error, const std::string& model) {
+  const bool is_own = error.op() == kWrapper;
+  if (is_own || !error.context().empty()) return;
+  error.add_context(
+      model +
+      ": on this rank, parameters were thawed, registered or replaced, or got another "
+      "dtype, device or shape, since the forward before; all ranks do that before the "
+      "same forward");
+}
+
+}  // namespace
+
+DistributedDataParallelBase::DistributedDataParallelBase(
+    std::shared_ptr<torch::nn::Module> module, std::shared_ptr<ProcessGroup> group,
+    const DistributedDataParallelOptions& options)
+    : torch::nn::Module("DistributedDataParallel"),
+      module_(std::move(module)),
+      group_(std::move(group)),
+      options_(options) {
+  TORCH_CHECK(module_ != nullptr, "DistributedDataParallel: the module is empty");
+  TORCH_CHECK(group_ != nullptr, "DistributedDataParallel: the process group is null");
+  register_module("module", module_);
+  // The number tells models apart also where the program gave two of them one name.
+  const std::string number = std::to_string(group_->next_number());
+  options_.name(options.name().empty() ? "model " + number : options.name() + " (" + number + ")");
+  record_ = std::make_unique<ParameterRecord>(*module_);
+  compare_and_hook(/*has_graph=*/false);
+}
+
+DistributedDataParallelBase::~DistributedDataParallelBase() = default;
+
+// What was known before and has the same form can have gradients again, so it keeps its memory.
+NamedTensors DistributedDataParallelBase::parameters_to_hook() const {
+  NamedTensors list;
+  for (auto& named : distinct(to_list(module_->named_parameters(), options_.ignored_names()))) {
+    const bool had_gradients = reducer_ && reducer_->knows(named.second);
+    if (named.second.requires_grad() || had_gradients) list.push_back(std::move(named));
+  }
+  return list;
+}
+
+void DistributedDataParallelBase::compare_and_hook(bool has_graph) {
+  const Names& ignored = options_.ignored_names();
+  const bool is_first = known_.empty();
+  const NamedTensors state = state_of(*module_, ignored);
+  // Than the others, whose values are equal already.
+  const NamedTensors later = is_first ? NamedTensors() : without(known_, state);
+  auto hooked = parameters_to_hook();
+  try {
+    const auto scope = group_->with(
+        CallOptions().name(options_.name() + (is_first ? ": parameters" : ": new parameters")));
+    check_same_on_all_ranks(*group_, problem_of(*module_, options_, hooked),
+                            describe(options_) + names_of(later), state);
+  } catch (MismatchError& error) {
+    if (!is_first) explain(error, options_.name());
+    throw;
+  }
+  if (group_->size() == 1) return;  // gradients are their own average
+  replace_reducer(std::move(hooked));
+  if (options_.broadcast_at_start() && !later.empty() && any_rank(*group_, has_graph)) {
+    // Backward needs the values of its forward.
+    reducer_->share_values(later);
+  } else if (options_.broadcast_at_start()) {
+    broadcast_tensors(*group_, is_first ? state : later, 0);
+  }
+  // Last: what an error leaves without rank 0's values gets them by the next attempt.
+  known_.clear();
+  for (const auto& [name, tensor] : state) known_.push_back(tensor);
+}
+
+void DistributedDataParallelBase::replace_reducer(NamedTensors hooked) {
+  if (options_.retain_freed_memory()) native::retain_freed_memory();
+  if (reducer_) {
+    so_far_ = reducer_->statistics();
+    // Kept until a successor has it: making one may fail.
+    unfinished_ = std::make_unique<UnfinishedReduction>(reducer_->unfinished());
+  }
+  reducer_.reset();  // before its successor takes memory
+  reducer_ = std::make_unique<GradientReducer>(
+      group_, hooked,
+      [module = module_, ignored = options_.ignored_names()] {
+        return to_list(module->named_buffers(), ignored);
+      },
+      options_, pauses_, so_far_);
+  reducer_->set_hook(hook_);
+  if (unfinished_) reducer_->take_over(std::move(*unfinished_));
+  unfinished_.reset();
+}
+
+void DistributedDataParallelBase::follow_parameters(bool has_graph) {
+  if (reducer_ && record_->is_of(*module_) && !reducer_->has_lost_hooks()) return;
+  const auto needing =
+      with_gradient(to_list(module_->named_parameters(), options_.ignored_names()));
+  if (reducer_ && reducer_->covers(needing)) {
+    reducer_->follow_needs();
+  } else if (!needing.empty()) {
+    // Also where the last attempt to make a reducer failed.
+    compare_and_hook(has_graph);
+  }
+  needs_gradients_ = !needing.empty();
+  *record_ = ParameterRecord(*module_);
+}
+
+void DistributedDataParallelBase::begin_forward(std::optional<std::int64_t> samples) {
+  forward_begin_ = Clock::now();
+  forward_samples_ = samples;
+  is_watched_ = false;
+  if (group_->size() == 1 || !at::GradMode::is_enabled()) return;
+  follow_parameters(/*has_graph=*/false);
+  if (!reducer_) return;
+  // With all parameters frozen there is nothing to average, unless something has waited for it.
+  is_watched_ = needs_gradients_ || reducer_->has_waiting();
+  if (is_watched_) {
+    reducer_->begin_forward(samples);
+  } else {
+    reducer_->note_idle();
+  }
+}
+
+void DistributedDataParallelBase::end_forward() {
+  const auto time = Clock::now() - forward_begin_;
+  const std::uint64_t step = reducer_ ? reducer_->steps() : 0;
+  if (step != forward_step_) forward_ = {};
+  forward_step_ = step;
+  forward_ += time;
+  forward_total_ += time;
+  if (group_->size() == 1 || !at::GradMode::is_enabled()) return;
+  // Forward may have registered parameters, which get gradients in this backward already.
+  follow_parameters(/*has_graph=*/true);
+  if (!reducer_) return;
+  const bool was_watched = std::exchange(is_watched_, is_watched_ || needs_gradients_);
+  if (!is_watched_) return;
+  if (!was_watched) reducer_->begin_forward(forward_samples_);
+  reducer_->end_forward();
+}
+
+std::vector<torch::Tensor> DistributedDataParallelBase::parameters(bool recurse) const {
+  return module_->parameters(recurse);
+}
+
+torch::OrderedDict<std::string, torch::Tensor> DistributedDataParallelBase::named_parameters(
+    bool recurse) const {
+  return module_->named_parameters(recurse);
+}
+
+std::vector<torch::Tensor> DistributedDataParallelBase::buffers(bool recurse) const {
+  return module_->buffers(recurse);
+}
+
+torch::OrderedDict<std::string, torch::Tensor> DistributedDataParallelBase::named_buffers(
+    bool recurse) const {
+  return module_->named_buffers(recurse);
+}
+
+void DistributedDataParallelBase::zero_grad(bool set_to_none) {
+  module_->zero_grad(set_to_none);
+}
+
+void DistributedDataParallelBase::save(torch::serialize::OutputArchive& archive) const {
+  module_->save(archive);
+}
+
+void DistributedDataParallelBase::load(torch::serialize::InputArchive& archive) {
+  module_->load(archive);
+}
+
+void DistributedDataParallelBase::join(const std::function<void()>& step) {
+  lockstep::join({*this}, step);
+}
+
+void join(const std::vector<std::reference_wrapper<DistributedDataParallelBase>>& models,
+          const std::function<void()>& step) {
+  for (const DistributedDataParallelBase& model : models) {
+    TORCH_CHECK(!model.options_.static_graph(), "join: ", model.options_.name(),
+                " was wrapped with static_graph, so that ranks do not say whether they have data; "
+                "leave that option out");
+  }
+  for (bool has_data = true; has_data;) {
+    has_data = false;
+    const auto round = std::make_shared<bool>(true);
+    for (DistributedDataParallelBase& model : models) {
+      if (model.shadow(round)) has_data = true;
+    }
+    if (has_data && step) step();
+  }
+  for (DistributedDataParallelBase& model : models) {
+    // All ranks made the same cycles, so that they agree on this.
+    if (!model.reducer_ || !model.reducer_->take_had_shadows() || step) continue;
+    broadcast_tensors(*model.group_, state_of(*model.module_, model.options_.ignored_names()),
+                      model.reducer_->first_active_rank());
+  }
+}
+
+bool DistributedDataParallelBase::shadow(const std::shared_ptr<bool>& round) {
+  if (!reducer_) return false;
+  // A step may have frozen or thawed parameters, as those of the others did.
+  follow_parameters(/*has_graph=*/false);
+  return reducer_->shadow(round);
+}
+
+void DistributedDataParallelBase::set_samples(std::int64_t samples) {
+  TORCH_CHECK(samples >= 0, "set_samples: ", samples, " samples; it takes 0 or more");
+  if (reducer_) reducer_->set_samples(samples);
+}
+
+void DistributedDataParallelBase::register_communication_hook(CommunicationHook hook) {
+  hook_ = std::move(hook);
+  if (reducer_) reducer_->set_hook(hook_);
+}
+
+void DistributedDataParallelBase::broadcast_parameters(int root) {
+  broadcast_tensors(*group_, to_list(module_->named_parameters(), options_.ignored_names()), root);
+}
+
+void DistributedDataParallelBase::broadcast_buffers(int root) {
+  broadcast_tensors(*group_, to_list(module_->named_buffers(), options_.ignored_names()), root);
+}
+
+void DistributedDataParallelBase::average_buffers() {
+  average_tensors(*group_, to_list(module_->named_buffers(), options_.ignored_names()), true, 0);
+}
+
+void DistributedDataParallelBase::rebind() {
+  if (reducer_) reducer_->hook_parameters();
+}
+
+DistributedDataParallelStatistics DistributedDataParallelBase::statistics() const {
+  DistributedDataParallelStatistics result = reducer_ ? reducer_->statistics() : so_far_;
+  result.last.forward = forward_;
+  result.total.forward = forward_total_;
+  return result;
+}
+
+std::vector<std::size_t> DistributedDataParallelBase::bucket_bytes() const {
+  return reducer_ ? reducer_->bucket_bytes() : std::vector<std::size_t>();
+}
+
+void DistributedDataParallelBase::watch(const torch::Tensor& output) {
+  if (reducer_ && is_watched_) reducer_->watch(output);
+}
+
+}  // namespace lockstep

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Where gradients lie: the group's memory, its division into buckets, and when autograd may use it.
+#include <ATen/core/grad_mode.h>
+#include <lockstep/core/error.h>
+#include <lockstep/core/logging.h>
+#include <torch/csrc/autograd/engine.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "parallel/buckets/lending_allocator.h"
+#include "parallel/ddp/reducer_state.h"
+
+namespace lockstep {
+
+void ReducerState::allocate() {
+  for (std::size_t i = 0; i < shapes_.size(); ++i) {
+    const auto is_alike = [&](const Memory& memory) {
+      return memory.dtype == shapes_[i].dtype && memory.device == shapes_[i].device;
+    };
+    auto memory = std::find_if(memories_.begin(), memories_.end(), is_alike);
+    if (memory == memories_.end()) {
+      memory = memories_.emplace(memories_.end());
+      memory->dtype = shapes_[i].dtype;
+      memory->device = shapes_[i].device;
+    }
+    memory->parameters.push_back(i);
+  }
+  for (Memory& memory : memories_) {
+    std::string obstacle;
+    if (allocate_arena(memory, obstacle)) continue;
+    allocate_flat(memory);
+    if (obstacle.empty()) continue;
+    logging::warning(
+        "DistributedDataParallel: gradients will be copied, since there is no memory to make them "
+        "in, with some to spare: " +
+        obstacle);
+  }
+}
+
+bool ReducerState::allocate_arena(Memory& memory, std::string& obstacle) {
+  const auto travels_as_it_is = [&](std::size_t i) {
+    return parameters_[i].tensor.scalar_type() == memory.dtype;
+  };
+  if (!options_.gradients_in_group_memory() || !memory.device.is_cpu() ||
+      !std::all_of(memory.parameters.begin(), memory.parameters.end(), travels_as_it_is)) {
+    return false;
+  }
+  memory.places = group_->allocate({static_cast<std::int64_t>(memory.parameters.size())},
+                                   at::TensorOptions(at::kLong));
+  if (!group_->can_reduce_pieces(memory.places)) {
+    memory.places.reset();
+    return false;
+  }
+  std::vector<std::size_t> gradients;
+  memory.numbers.resize(parameters_.size());
+  for (const std::size_t i : memory.parameters) {
+    memory.numbers[i] = gradients.size();
+    gradients.push_back(shapes_[i].bytes());
+  }
+  const auto division = GradientArena::divide(gradients);
+  const std::size_t element = c10::elementSize(memory.dtype);
+  const auto elements = static_cast<std::int64_t>((division.bytes + element - 1) / element);
+  try {
+    const at::Tensor all = group_->allocate({elements}, at::TensorOptions(memory.dtype));
+    group_->keep_for_pieces(all);
+    memory.arena = GradientArena::create(all, division);
+  } catch (const CommError& error) {
+    // Buckets need less, and all ranks see this error.
+    obstacle = error.what();
+    memory.places.reset();
+    return false;
+  }
+  install_lending_allocator();
+  return true;
+}
+
+void ReducerState::allocate_flat(Memory& memory) {
+  // How much that is depends on no plan: every gradient begins on a cache line.
+  const BucketPlan all{memory.parameters, memory.dtype, memory.device};
+  const auto elements = static_cast<std::int64_t>(GradientBucket::elements_for(all, shapes_));
+  memory.flat = group_->allocate({elements}, at::TensorOptions(memory.dtype).device(memory.device));
+}
+
+bool ReducerState::has_arena() const {
+  return std::any_of(memories_.begin(), memories_.end(),
+                     [](const Memory& memory) { return memory.arena != nullptr; });
+}
+
+void ReducerState::use_flat_memory() {
+  close_arenas();
+  // All or nothing: an error leaves everything as it was.
+  for (Memory& memory : memories_) {
+    if (memory.arena) allocate_flat(memory);
+  }
+  vacate();
+  for (Memory& memory : memories_) {
+    memory.arena.reset();
+    memory.places.reset();
+  }
+  divide();
+}
+
+/// `used`: of each memory, what the buckets before have: elements, or places in an arena.
+GradientBucket ReducerState::make_bucket(const BucketPlan& plan, std::vector<std::int64_t>& used,
+                                         const std::vector<at::Tensor>& tensors) {
+  std::size_t kind = 0;
+  while (memories_[kind].dtype != plan.dtype || memories_[kind].device != plan.device) ++kind;
+  const Memory& memory = memories_[kind];
+  const std::string name = call_name("bucket " + std::to_string(buckets_.size() + 1) + " of " +
+                                     std::to_string(sets_.front().plans().size()));
+  if (memory.arena) {
+    std::vector<std::size_t> numbers;
+    for (const std::size_t index : plan.parameters) numbers.push_back(memory.numbers[index]);
+    const auto places = static_cast<std::int64_t>(numbers.size());
+    const auto first = std::exchange(used[kind], used[kind] + places);
+    return {plan,    memory.arena, std::move(numbers), memory.places.narrow(0, first, places),
+            tensors, name};
+  }
+  const auto elements = static_cast<std::int64_t>(GradientBucket::elements_for(plan, shapes_));
+  const auto first = std::exchange(used[kind], used[kind] + elements);
+  const at::Tensor flat = memory.flat.narrow(0, first, elements);
+  return {plan, flat, tensors, name};
+}
+
+void ReducerState::open_arenas() {
+  if (!accumulation_.expired()) return;
+  std::vector<std::shared_ptr<GradientArena>> arenas;
+  for (const Memory& memory : memories_) {
+    if (!memory.arena || has_failed_) continue;
+    lend_to_this_thread(memory.arena);
+    arenas.push_back(memory.arena);
+  }
+  const std::shared_ptr<void> guard(nullptr, [arenas = std::move(arenas)](void*) {
+    for (const auto& arena : arenas) arena->close();
+  });
+  accumulation_ = guard;
+  torch::autograd::Engine::get_default_engine().queue_callback([guard] {});
+}
+
+void ReducerState::close_arenas() noexcept {
+  for (const Memory& memory : memories_) {
+    if (memory.arena) memory.arena->close();
+  }
+}
+
+void ReducerState::vacate() noexcept {
+  for (const Memory& memory : memories_) {
+    if (memory.arena) memory.arena->vacate();
+  }
+  for (GradientBucket& bucket : buckets_) {
+    try {
+      if (bucket.flat().defined()) bucket.vacate();
+    } catch (...) {  // what could not be moved keeps the group's memory
+    }
+  }
+}
+
+}  // namespace lockstep
