@@ -18,7 +18,7 @@
 #include <fstream>
 #include <memory>
 
-#include "unit/data/tar_test_support.h"
+#include "support/tar_test_support.h"
 
 namespace {
 

@@ -19,7 +19,7 @@
 #include "data/readers/bounded_view.h"
 #include "data/readers/tar_index.h"
 #include "fuzz/fuzz_target.h"
-#include "unit/data/tar_test_support.h"
+#include "support/tar_test_support.h"
 
 namespace lockstep::fuzz {
 namespace {

@@ -2,7 +2,7 @@
 """Lets PyTorch's communication hooks reduce a few buckets, then a C++ program that must arrive at the same numbers.
 
 FOLDER/HOOK.ranksW.stepS holds the average of step S, raw float32, made by W ranks on gloo. The gradients, shapes and
-options here and in tests/unit/parallel/hooks_python_parity_test.cpp are the same.
+options here and in tests/scenario/parallel/hooks_python_parity_test.cpp are the same.
 
 Exit status: that of the C++ program; 77 (skipped) where this Python cannot import the torch that the program links.
 """

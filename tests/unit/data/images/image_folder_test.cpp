@@ -2,8 +2,8 @@
 #include <lockstep/data/images/image_folder.h>
 #include <sys/stat.h>
 
+#include "support/loader_test_support.h"
 #include "unit/data/images/image_test_support.h"
-#include "unit/data/loader_test_support.h"
 
 namespace lockstep::data {
 namespace {

@@ -7,8 +7,8 @@
 
 #include "data/images/resize_axis.h"
 #include "data/images/resize_kernels.h"
+#include "support/loader_test_support.h"
 #include "unit/data/images/image_test_support.h"
-#include "unit/data/loader_test_support.h"
 
 namespace lockstep::data {
 namespace {

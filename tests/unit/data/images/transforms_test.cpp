@@ -7,8 +7,8 @@
 #include <cmath>
 #include <map>
 
+#include "support/loader_test_support.h"
 #include "unit/data/images/image_test_support.h"
-#include "unit/data/loader_test_support.h"
 
 namespace lockstep::data {
 namespace {

@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "data/loader/batch_lease.h"
-#include "unit/data/loader_test_support.h"
+#include "support/loader_test_support.h"
 
 namespace lockstep::data {
 namespace {

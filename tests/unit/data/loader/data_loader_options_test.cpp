@@ -3,7 +3,7 @@
 #include <lockstep/data/loader/device_prefetcher.h>
 #include <lockstep/data/samplers/batch_sampler.h>
 
-#include "unit/data/loader_test_support.h"
+#include "support/loader_test_support.h"
 
 namespace lockstep::data {
 namespace {

@@ -13,7 +13,7 @@
 #include <string_view>
 #include <utility>
 
-#include "unit/data/loader_test_support.h"
+#include "support/loader_test_support.h"
 
 namespace lockstep::data {
 namespace {

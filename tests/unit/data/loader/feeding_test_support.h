@@ -9,7 +9,7 @@
 
 #include "data/loader/batch_source.h"
 #include "support/fake_gpu.h"
-#include "unit/data/loader_test_support.h"
+#include "support/loader_test_support.h"
 
 namespace lockstep::data {
 

@@ -7,7 +7,7 @@
 
 #include <lockstep/data/loader/device_prefetcher.h>
 
-#include "unit/data/loader_test_support.h"
+#include "support/loader_test_support.h"
 
 namespace lockstep::data {
 namespace {

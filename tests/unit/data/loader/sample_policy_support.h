@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "unit/data/loader_test_support.h"
+#include "support/loader_test_support.h"
 
 namespace lockstep::data {
 

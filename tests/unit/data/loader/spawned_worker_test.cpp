@@ -11,7 +11,7 @@
 #include <sstream>
 
 #include "native/posix/run_again.h"
-#include "unit/data/loader_test_support.h"
+#include "support/loader_test_support.h"
 
 namespace lockstep::data {
 namespace {

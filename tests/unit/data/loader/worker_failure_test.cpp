@@ -6,7 +6,7 @@
 #include <csignal>
 #include <stdexcept>
 
-#include "unit/data/loader_test_support.h"
+#include "support/loader_test_support.h"
 
 namespace lockstep::data {
 namespace {

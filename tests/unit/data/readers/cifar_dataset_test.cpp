@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "unit/data/reader_test_support.h"
+#include "support/reader_test_support.h"
 
 namespace lockstep::data {
 namespace {

@@ -8,10 +8,10 @@
 #include <zlib.h>
 
 #include "data/readers/bounded_view.h"
+#include "support/tar_test_support.h"
 #include "unit/data/images/encoded_image_support.h"
 #include "unit/data/images/jpeg_test_support.h"
 #include "unit/data/readers/peak_memory.h"
-#include "unit/data/tar_test_support.h"
 
 // Files of a few bytes whose headers claim gigabytes: an error, and next to no memory.
 namespace lockstep::data {

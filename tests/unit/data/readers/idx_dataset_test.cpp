@@ -5,7 +5,7 @@
 
 #include <cmath>
 
-#include "unit/data/loader_test_support.h"
+#include "support/loader_test_support.h"
 
 namespace lockstep::data {
 namespace {

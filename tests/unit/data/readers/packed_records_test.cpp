@@ -5,7 +5,7 @@
 
 #include <csignal>
 
-#include "unit/data/reader_test_support.h"
+#include "support/reader_test_support.h"
 
 namespace lockstep::data {
 namespace {

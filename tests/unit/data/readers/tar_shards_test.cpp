@@ -9,7 +9,7 @@
 
 #include "data/readers/tar_index.h"
 #include "data/readers/tar_reader.h"
-#include "unit/data/tar_test_support.h"
+#include "support/tar_test_support.h"
 
 namespace lockstep::data {
 namespace {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <lockstep/data/readers/token_file.h>
 
-#include "unit/data/reader_test_support.h"
+#include "support/reader_test_support.h"
 
 namespace lockstep::data {
 namespace {

@@ -8,7 +8,7 @@
 #include <random>
 #include <sstream>
 
-#include "unit/data/loader_test_support.h"
+#include "support/loader_test_support.h"
 
 namespace lockstep::data {
 namespace {

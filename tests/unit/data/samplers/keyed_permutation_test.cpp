@@ -9,7 +9,7 @@
 #include <span>
 #include <vector>
 
-#include "unit/data/loader_test_support.h"
+#include "support/loader_test_support.h"
 #include "unit/data/samplers/statistics.h"
 
 namespace lockstep::data {

@@ -19,7 +19,7 @@
 #include <stdexcept>
 #include <vector>
 
-#include "unit/data/loader_test_support.h"
+#include "support/loader_test_support.h"
 #include "unit/data/samplers/statistics.h"
 
 namespace lockstep::data {

@@ -5,7 +5,7 @@
 #include <cstdio>
 #include <string>
 
-#include "unit/data/reader_test_support.h"
+#include "support/reader_test_support.h"
 
 namespace lockstep::data {
 

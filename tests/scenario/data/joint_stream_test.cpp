@@ -6,7 +6,7 @@
 #include <cstdlib>
 #include <sstream>
 
-#include "unit/data/joint_test_support.h"
+#include "scenario/data/joint_test_support.h"
 #include "unit/data/loader/sample_policy_support.h"
 
 namespace lockstep::data {

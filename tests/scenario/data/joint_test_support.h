@@ -9,7 +9,7 @@
 #include <string>
 #include <utility>
 
-#include "unit/data/loader_test_support.h"
+#include "support/loader_test_support.h"
 
 namespace lockstep::data {
 

@@ -5,7 +5,7 @@
 #include <lockstep/data/loader/device_prefetcher.h>
 #include <torch/cuda.h>
 
-#include "unit/data/loader_test_support.h"
+#include "support/loader_test_support.h"
 
 namespace lockstep::data {
 namespace {

@@ -7,7 +7,7 @@
 #include <iostream>
 #include <sstream>
 
-#include "unit/data/loader_test_support.h"
+#include "support/loader_test_support.h"
 
 namespace lockstep::data {
 namespace {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Parameters that are frozen, thawed, registered, replaced or converted after wrapping, with ranks
 // as threads.
+#include "scenario/parallel/ddp_test_support.h"
 #include "support/forks.h"
-#include "unit/parallel/ddp_test_support.h"
 
 namespace lockstep::testing {
 namespace {

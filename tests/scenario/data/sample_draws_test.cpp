@@ -2,7 +2,7 @@
 // What samples draw from LibTorch's functions, without a generator of their own.
 #include <set>
 
-#include "unit/data/loader_test_support.h"
+#include "support/loader_test_support.h"
 
 namespace lockstep::data {
 namespace {

@@ -3,7 +3,7 @@
 // out: what on_poison_sample does about them.
 #include <csignal>
 
-#include "unit/data/loader_test_support.h"
+#include "support/loader_test_support.h"
 
 namespace lockstep::data {
 namespace {

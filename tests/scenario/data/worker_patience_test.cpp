@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <csignal>
 
-#include "unit/data/loader_test_support.h"
+#include "support/loader_test_support.h"
 
 namespace lockstep::data {
 namespace {

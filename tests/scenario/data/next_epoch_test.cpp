@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "loader_test_support.h"
+#include "support/loader_test_support.h"
 
 namespace lockstep::data {
 namespace {

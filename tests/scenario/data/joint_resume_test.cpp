@@ -13,7 +13,7 @@
 #include <algorithm>
 #include <array>
 
-#include "unit/data/joint_test_support.h"
+#include "scenario/data/joint_test_support.h"
 
 namespace lockstep::data {
 namespace {

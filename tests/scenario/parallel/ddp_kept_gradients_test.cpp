@@ -2,7 +2,7 @@
 // Gradients that the program still holds when their parameters get others, with ranks as threads.
 #include <fstream>
 
-#include "unit/parallel/ddp_test_support.h"
+#include "scenario/parallel/ddp_test_support.h"
 
 namespace lockstep::testing {
 namespace {

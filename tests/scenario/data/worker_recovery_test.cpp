@@ -7,7 +7,7 @@
 #include <thread>
 
 #include "native/posix/process_memory.h"
-#include "unit/data/loader_test_support.h"
+#include "support/loader_test_support.h"
 
 namespace lockstep::data {
 namespace {

@@ -2,7 +2,7 @@
 // What errors say: the sample that is to blame, the option that helps, and why in the end.
 #include <stdexcept>
 
-#include "unit/data/loader_test_support.h"
+#include "support/loader_test_support.h"
 
 namespace lockstep::data {
 namespace {

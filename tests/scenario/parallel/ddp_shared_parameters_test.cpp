@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Parameters that several wrapped models have, with ranks as threads. What is right is what each
 // rank's own backwards give without any wrapper, averaged.
-#include "unit/parallel/ddp_test_support.h"
+#include "scenario/parallel/ddp_test_support.h"
 
 namespace lockstep::testing {
 namespace {

@@ -4,7 +4,7 @@
 #include <tuple>
 
 #include "data/samples/sample_layout.h"
-#include "unit/data/loader_test_support.h"
+#include "support/loader_test_support.h"
 
 namespace lockstep::data {
 namespace {

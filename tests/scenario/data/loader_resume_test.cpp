@@ -6,7 +6,7 @@
 #include <stdexcept>
 #include <utility>
 
-#include "unit/data/loader_test_support.h"
+#include "support/loader_test_support.h"
 
 namespace lockstep::data {
 namespace {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Gradients that autograd makes in group memory, with ranks as threads.
-#include "unit/parallel/ddp_test_support.h"
+#include "scenario/parallel/ddp_test_support.h"
 
 namespace lockstep::testing {
 namespace {

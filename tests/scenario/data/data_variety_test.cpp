@@ -5,8 +5,8 @@
 #include <set>
 #include <stdexcept>
 
+#include "support/loader_test_support.h"
 #include "support/system_call_counter.h"
-#include "unit/data/loader_test_support.h"
 
 namespace lockstep::data {
 namespace {
