@@ -106,9 +106,7 @@ bool ReducerState::complete_cycle() {
     statistics_.total.exposed += statistics_.last.exposed;
     ++statistics_.steps;
     statistics_.copied_bytes = 0;
-    for (const GradientBucket& bucket : buckets_) {
-      statistics_.copied_bytes += bucket.copied_bytes();
-    }
+    for (const auto& bucket : buckets_) statistics_.copied_bytes += bucket->copied_bytes();
   } else {
     // What is left of the last cycle's lies in buckets that are zeros now.
     for (Parameter& parameter : parameters_) parameter.tensor.mutable_grad().reset();
@@ -172,8 +170,8 @@ void ReducerState::explain(MismatchError& error) const {
 }
 
 void ReducerState::wait_for_buckets() {
-  for (GradientBucket& bucket : buckets_) {
-    bucket.wait();
+  for (const auto& bucket : buckets_) {
+    bucket->wait();
     note_reduced();
   }
 }
@@ -217,7 +215,7 @@ void ReducerState::add_late_gradients() {
 
 void ReducerState::give_all(double factor) {
   if (factor != 1) {
-    for (GradientBucket& bucket : buckets_) bucket.multiply(factor);
+    for (const auto& bucket : buckets_) bucket->multiply(factor);
   }
   statistics_.unused_parameters.clear();
   statistics_.locally_unused_parameters.clear();
@@ -293,7 +291,7 @@ at::Tensor ReducerState::sparse_average(const Parameter& parameter, double facto
   if (factor != 1) average = average.mul(factor);
   if (!parameter.was_dense) return average;
   const at::Tensor& dense =
-      parameter.is_planned ? buckets_[parameter.bucket].view(parameter.place) : parameter.late;
+      parameter.is_planned ? buckets_[parameter.bucket]->view(parameter.place) : parameter.late;
   return dense.to(average.scalar_type()).add(average);
 }
 

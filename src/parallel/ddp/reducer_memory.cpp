@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "parallel/buckets/arena_bucket.h"
+#include "parallel/buckets/flat_bucket.h"
 #include "parallel/buckets/lending_allocator.h"
 #include "parallel/ddp/reducer_state.h"
 
@@ -78,7 +80,7 @@ bool ReducerState::allocate_arena(Memory& memory, std::string& obstacle) {
 void ReducerState::allocate_flat(Memory& memory) {
   // How much that is depends on no plan: every gradient begins on a cache line.
   const BucketPlan all{memory.parameters, memory.dtype, memory.device};
-  const auto elements = static_cast<std::int64_t>(GradientBucket::elements_for(all, shapes_));
+  const auto elements = static_cast<std::int64_t>(FlatBucket::elements_for(all, shapes_));
   memory.flat = group_->allocate({elements}, at::TensorOptions(memory.dtype).device(memory.device));
 }
 
@@ -102,8 +104,9 @@ void ReducerState::use_flat_memory() {
 }
 
 /// `used`: of each memory, what the buckets before have: elements, or places in an arena.
-GradientBucket ReducerState::make_bucket(const BucketPlan& plan, std::vector<std::int64_t>& used,
-                                         const std::vector<at::Tensor>& tensors) {
+std::unique_ptr<GradientBucket> ReducerState::make_bucket(const BucketPlan& plan,
+                                                          std::vector<std::int64_t>& used,
+                                                          const std::vector<at::Tensor>& tensors) {
   std::size_t kind = 0;
   while (memories_[kind].dtype != plan.dtype || memories_[kind].device != plan.device) ++kind;
   const Memory& memory = memories_[kind];
@@ -114,13 +117,13 @@ GradientBucket ReducerState::make_bucket(const BucketPlan& plan, std::vector<std
     for (const std::size_t index : plan.parameters) numbers.push_back(memory.numbers[index]);
     const auto places = static_cast<std::int64_t>(numbers.size());
     const auto first = std::exchange(used[kind], used[kind] + places);
-    return {plan,    memory.arena, std::move(numbers), memory.places.narrow(0, first, places),
-            tensors, name};
+    return std::make_unique<ArenaBucket>(plan, memory.arena, std::move(numbers),
+                                         memory.places.narrow(0, first, places), tensors, name);
   }
-  const auto elements = static_cast<std::int64_t>(GradientBucket::elements_for(plan, shapes_));
+  const auto elements = static_cast<std::int64_t>(FlatBucket::elements_for(plan, shapes_));
   const auto first = std::exchange(used[kind], used[kind] + elements);
   const at::Tensor flat = memory.flat.narrow(0, first, elements);
-  return {plan, flat, tensors, name};
+  return std::make_unique<FlatBucket>(plan, flat, tensors, name);
 }
 
 void ReducerState::open_arenas() {
@@ -148,9 +151,9 @@ void ReducerState::vacate() noexcept {
   for (const Memory& memory : memories_) {
     if (memory.arena) memory.arena->vacate();
   }
-  for (GradientBucket& bucket : buckets_) {
+  for (const auto& bucket : buckets_) {
     try {
-      if (bucket.flat().defined()) bucket.vacate();
+      bucket->vacate();
     } catch (...) {  // what could not be moved keeps the group's memory
     }
   }

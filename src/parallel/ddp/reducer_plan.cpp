@@ -98,10 +98,8 @@ PlannedSet& ReducerState::find_set() {
 void ReducerState::divide() {
   const at::NoGradGuard no_grad;
   PlannedSet& set = sets_.front();
-  for (GradientBucket& bucket : buckets_) {
-    // Gradients that lie side by side would be written over.
-    if (bucket.flat().defined()) bucket.vacate();
-  }
+  // Gradients that lie side by side would be written over.
+  for (const auto& bucket : buckets_) bucket->vacate();
   std::vector<at::Tensor> tensors;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& parameter = parameters_[i];
@@ -114,7 +112,7 @@ void ReducerState::divide() {
   for (const BucketPlan& plan : set.plans()) {
     buckets_.push_back(make_bucket(plan, used, tensors));
     auto& described = statistics_.buckets.emplace_back();
-    described.bytes = buckets_.back().bytes();
+    described.bytes = buckets_.back()->bytes();
     for (std::size_t place = 0; place < plan.parameters.size(); ++place) {
       Parameter& parameter = parameters_[plan.parameters[place]];
       parameter.bucket = buckets_.size() - 1;

@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "parallel/buckets/flat_bucket.h"
+
 namespace lockstep {
 namespace {
 
@@ -199,8 +201,8 @@ ReducerState::Claim ReducerState::claim() {
 }
 
 void ReducerState::note_reduced() {
-  for (; let_go_ < launched_ && buckets_[let_go_].is_reduced(); ++let_go_) {
-    GradientBucket& bucket = buckets_[let_go_];
+  for (; let_go_ < launched_ && buckets_[let_go_]->is_reduced(); ++let_go_) {
+    const GradientBucket& bucket = *buckets_[let_go_];
     const auto now = Clock::now();
     if (sets_.front().is_measuring()) {
       sets_.front().note_reduced(bucket.bytes(), std::max(bucket.launched_at(), last_reduced_),
@@ -241,10 +243,10 @@ void ReducerState::set_aside(Parameter& parameter) {
 }
 
 void ReducerState::launch_complete_buckets() {
-  while (launched_ < buckets_.size() && buckets_[launched_].is_complete()) {
+  while (launched_ < buckets_.size() && buckets_[launched_]->is_complete()) {
     if (launched_ == 0) first_launch_ = Clock::now();
     try {
-      launch(buckets_[launched_]);
+      launch(*buckets_[launched_]);
     } catch (MismatchError& error) {
       explain(error);
       throw;
@@ -257,15 +259,16 @@ void ReducerState::launch(GradientBucket& bucket) {
   if (!hook_) return bucket.launch(*group_);
   std::vector<at::Tensor> tensors;
   for (const std::size_t index : bucket.parameters()) tensors.push_back(parameters_[index].tensor);
-  bucket.launch(
+  auto& whole = dynamic_cast<FlatBucket&>(bucket);  // as it is since `use_flat_memory`
+  whole.launch(
       *group_, hook_,
       GradientBucketView(launched_, launched_ + 1 == buckets_.size(), sets_.front().number(),
-                         bucket.flat(), bucket.parts(), std::move(tensors)));
+                         whole.flat(), whole.parts(), std::move(tensors)));
 }
 
 void ReducerState::recover() {
-  for (GradientBucket& bucket : buckets_) {
-    if (bucket.is_launched()) bucket.wait();
+  for (const auto& bucket : buckets_) {
+    if (bucket->is_launched()) bucket->wait();
   }
   SampleCount samples = std::move(samples_);  // the same outputs may get another backward
   reset();
@@ -275,7 +278,7 @@ void ReducerState::recover() {
 
 void ReducerState::reset() noexcept {
   close_arenas();
-  for (GradientBucket& bucket : buckets_) bucket.reset();
+  for (const auto& bucket : buckets_) bucket->reset();
   for (const Memory& memory : memories_) {
     if (memory.arena) memory.arena->end_cycle();
   }
@@ -299,8 +302,8 @@ void ReducerState::settle() noexcept {
       has_failed_ = true;
     }
   };
-  for (GradientBucket& bucket : buckets_) {
-    if (bucket.is_launched()) end([&] { bucket.wait(); });
+  for (const auto& bucket : buckets_) {
+    if (bucket->is_launched()) end([&] { bucket->wait(); });
   }
   if (summary_->is_launched()) end([&] { summary_->wait(*group_); });
   reset();
@@ -361,7 +364,7 @@ bool ReducerState::take_had_shadows() {
 std::vector<std::size_t> ReducerState::bucket_bytes() {
   const std::lock_guard lock(mutex_);
   std::vector<std::size_t> bytes;
-  for (const GradientBucket& bucket : buckets_) bytes.push_back(bucket.bytes());
+  for (const auto& bucket : buckets_) bytes.push_back(bucket->bytes());
   return bytes;
 }
 

@@ -21,6 +21,7 @@
 
 #include "native/posix/owning_process.h"
 #include "parallel/buckets/bucket_planner.h"
+#include "parallel/buckets/gradient_arena.h"
 #include "parallel/buckets/gradient_bucket.h"
 #include "parallel/buckets/plan_learner.h"
 #include "parallel/buckets/planned_set.h"
@@ -147,7 +148,7 @@ class ReducerState : public std::enable_shared_from_this<ReducerState> {
   };
 
   [[nodiscard]] GradientBucket& bucket_of(const Parameter& parameter) {
-    return buckets_[parameter.bucket];
+    return *buckets_[parameter.bucket];
   }
 
   // reducer_memory.cpp
@@ -159,8 +160,9 @@ class ReducerState : public std::enable_shared_from_this<ReducerState> {
   [[nodiscard]] bool has_arena() const;
   /// A communication hook wants whole buckets. Collective.
   void use_flat_memory();
-  [[nodiscard]] GradientBucket make_bucket(const BucketPlan& plan, std::vector<std::int64_t>& used,
-                                           const std::vector<at::Tensor>& tensors);
+  [[nodiscard]] std::unique_ptr<GradientBucket> make_bucket(const BucketPlan& plan,
+                                                            std::vector<std::int64_t>& used,
+                                                            const std::vector<at::Tensor>& tensors);
   /// Autograd, which runs in this thread, may put gradients into the arenas, until the graph that
   /// is being worked on is done or dropped, or `close_arenas`.
   void open_arenas();
@@ -229,7 +231,7 @@ class ReducerState : public std::enable_shared_from_this<ReducerState> {
   std::mutex mutex_;  // guards what follows
   std::vector<Parameter> parameters_;
   std::vector<Memory> memories_;
-  std::vector<GradientBucket> buckets_;
+  std::vector<std::unique_ptr<GradientBucket>> buckets_;
   std::optional<ReductionSummary> summary_;
   std::list<PlannedSet> sets_;  // the one in use first
   std::vector<bool> planned_;   // wanted from the next backward on

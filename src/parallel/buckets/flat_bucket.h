@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <lockstep/comm/future.h>
+#include <lockstep/comm/process_group.h>
+#include <lockstep/parallel/communication_hook.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "parallel/buckets/bucket_planner.h"
+#include "parallel/buckets/gradient_bucket.h"
+
+namespace lockstep {
+
+/// A bucket whose gradients lie side by side in one tensor of group memory.
+///
+/// Every gradient is copied there, but for one that still is the bucket's view, as in accumulation.
+/// Serves all devices, dtypes and backends, and communication hooks, which want one tensor.
+/// Thread-safety: guarded by the reducer's lock.
+class FlatBucket final : public GradientBucket {
+ public:
+  /// How many elements a bucket needs. Gradients begin on cache lines.
+  [[nodiscard]] static std::size_t elements_for(const BucketPlan& plan,
+                                                const std::vector<GradientShape>& shapes);
+  /// `flat`: that many elements of group memory.
+  FlatBucket(const BucketPlan& plan, at::Tensor flat, const std::vector<at::Tensor>& parameters,
+             std::string name);
+
+  void note_waiting(std::size_t place, const at::Tensor& gradient,
+                    const at::Tensor& incoming) override;
+  void multiply(double factor) override;
+  void vacate() override;
+
+  using GradientBucket::launch;
+  /// The hook takes the place of the all-reduce. `view`: of `flat` and `parts`.
+  void launch(ProcessGroup& group, const CommunicationHook& hook, const GradientBucketView& view);
+  [[nodiscard]] const at::Tensor& flat() const noexcept { return flat_; }
+  /// The gradients as parts of `flat`.
+  [[nodiscard]] std::vector<at::Tensor> parts() const;
+  [[nodiscard]] bool is_launched() const noexcept override;
+  [[nodiscard]] bool is_reduced() override;
+  void wait() override;
+  void reset() override;
+
+ private:
+  /// What lies there and is not the gradient is moved away for whoever holds it.
+  void settle(std::size_t place, const at::Tensor& gradient, const at::Tensor& incoming,
+              bool leaves_it) override;
+  [[nodiscard]] Work all_reduce(ProcessGroup& group) override;
+  void vacate(std::size_t place);
+
+  at::Tensor flat_;
+  std::vector<std::size_t> begins_;           // elements, in `flat_`
+  std::optional<Future<at::Tensor>> result_;  // of a hook
+};
+
+}  // namespace lockstep
