@@ -12,6 +12,15 @@ from pathlib import Path
 BELOW = {"native", "core", "concurrency"}
 # What those outside of comm, and every backend, may see of it.
 COMM = {"comm/collective", "comm/group", "comm/interface"}
+# A folder for each backend, and what it may see beside that. No other backend, as a rule.
+BACKENDS = {
+    "comm/single": set(),
+    "comm/shared_memory": set(),
+    "comm/mpi": {"comm/exchange"},
+    "comm/gloo": {"comm/exchange"},
+    "comm/nccl": set(),
+    "comm/hierarchical": {"comm/exchange", "comm/mpi", "comm/shared_memory"},
+}
 # A room sees itself and the rooms named here; `comm` in `data` would make a sampler depend on communication. A room that is
 # divided has a row for each of its folders instead of one for itself.
 SEES = {
@@ -21,13 +30,9 @@ SEES = {
     "comm/collective": BELOW,
     "comm/interface": BELOW | {"comm/collective"},
     "comm/group": BELOW | {"comm/collective", "comm/interface"},
-    "comm/single": BELOW | COMM,
-    "comm/shared_memory": BELOW | COMM,
-    "comm/mpi": BELOW | COMM,
-    "comm/gloo": BELOW | COMM,
-    "comm/nccl": BELOW | COMM,
-    "comm/hierarchical": BELOW | COMM | {"comm/mpi", "comm/shared_memory"},
-    "comm/bootstrap": BELOW | COMM | {"comm/gloo", "comm/hierarchical", "comm/mpi", "comm/nccl", "comm/shared_memory", "comm/single"},
+    "comm/exchange": BELOW | {"comm/collective"},
+    "comm/bootstrap": BELOW | COMM | BACKENDS.keys(),
+    **{backend: BELOW | COMM | more for backend, more in BACKENDS.items()},
     "parallel/interface": BELOW | COMM,
     "parallel/buckets": BELOW | COMM | {"parallel/interface"},
     "parallel/ddp": BELOW | COMM | {"parallel/interface", "parallel/buckets"},

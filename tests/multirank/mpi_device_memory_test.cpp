@@ -10,7 +10,9 @@
 #include <numeric>
 #include <vector>
 
+#include "comm/exchange/operations.h"
 #include "comm/mpi/channels.h"
+#include "comm/mpi/transport.h"
 
 namespace lockstep::testing {
 namespace {
@@ -38,8 +40,8 @@ struct Values {
   at::Tensor tensor;
 };
 
-void finish(MpiChannels& channels, Collective call) {
-  const auto operation = make_mpi_operation(channels, std::move(call));
+void finish(Transport& transport, Collective call) {
+  const auto operation = make_exchange_operation(transport, std::move(call));
   ASSERT_TRUE(operation->try_start(true));
   const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(30);
   while (!operation->try_finish()) ASSERT_LT(std::chrono::steady_clock::now(), end);
@@ -54,29 +56,30 @@ std::vector<at::Tensor> tensors_of(const std::vector<Values>& all) {
 TEST(MpiDeviceMemory, IsMovedByMpiAlone) {
   native::ensure_mpi();
   MpiChannels channels;
+  MpiTransport transport(channels);
   const int rank = channels.data.rank();
   const int ranks = channels.data.size();
 
   Values shared(5, 100 * rank);
-  finish(channels, {.op = CollectiveOp::Broadcast,
-                    .root = ranks - 1,
-                    .inputs = {shared.tensor},
-                    .outputs = {shared.tensor}});
+  finish(transport, {.op = CollectiveOp::Broadcast,
+                     .root = ranks - 1,
+                     .inputs = {shared.tensor},
+                     .outputs = {shared.tensor}});
   EXPECT_EQ(shared.values[4], 100 * (ranks - 1) + 4);
 
   Values own(3, 100 * rank);
   std::vector<Values> rows;
   for (int peer = 0; peer < ranks; ++peer) rows.emplace_back(3);
-  finish(channels,
+  finish(transport,
          {.op = CollectiveOp::AllGather, .inputs = {own.tensor}, .outputs = tensors_of(rows)});
   for (int peer = 0; peer < ranks; ++peer) {
     EXPECT_EQ(rows[static_cast<std::size_t>(peer)].values[2], 100 * peer + 2) << peer;
   }
 
   // In place: this rank's row is its input already.
-  finish(channels, {.op = CollectiveOp::AllGather,
-                    .inputs = {rows[static_cast<std::size_t>(rank)].tensor},
-                    .outputs = tensors_of(rows)});
+  finish(transport, {.op = CollectiveOp::AllGather,
+                     .inputs = {rows[static_cast<std::size_t>(rank)].tensor},
+                     .outputs = tensors_of(rows)});
   EXPECT_EQ(rows[static_cast<std::size_t>(rank)].values[1], 100 * rank + 1);
 
   std::vector<Values> sent, received;
@@ -84,10 +87,10 @@ TEST(MpiDeviceMemory, IsMovedByMpiAlone) {
     sent.emplace_back(2 + peer, 1000 * rank + 10 * peer);
     received.emplace_back(2 + rank);
   }
-  finish(channels, {.op = CollectiveOp::AllToAll,
-                    .inputs = tensors_of(sent),
-                    .outputs = tensors_of(received),
-                    .has_own_sizes = true});
+  finish(transport, {.op = CollectiveOp::AllToAll,
+                     .inputs = tensors_of(sent),
+                     .outputs = tensors_of(received),
+                     .has_own_sizes = true});
   for (int peer = 0; peer < ranks; ++peer) {
     EXPECT_EQ(received[static_cast<std::size_t>(peer)].values[1], 1000 * peer + 10 * rank + 1)
         << peer;

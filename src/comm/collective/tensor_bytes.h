@@ -20,4 +20,9 @@ namespace lockstep {
   return at::from_blob(bytes.data(), {static_cast<std::int64_t>(bytes.size())}, at::kByte);
 }
 
+/// The same for bytes that nobody writes to.
+[[nodiscard]] inline at::Tensor tensor_of(std::span<const std::byte> bytes) {
+  return tensor_of(std::span(const_cast<std::byte*>(bytes.data()), bytes.size()));
+}
+
 }  // namespace lockstep

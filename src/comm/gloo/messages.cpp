@@ -4,15 +4,15 @@
 #include <thread>
 #include <utility>
 
-#include "comm/collective/message.h"
+#include "comm/collective/operation.h"
 #include "comm/gloo/meeting.h"
-#include "comm/gloo/operation.h"
 #include "comm/gloo/start_lock.h"
+#include "comm/gloo/transport.h"
 
 namespace lockstep {
 
 /// c10d can only wait for a message, so each has a thread that does. What the thread touches is
-/// here, and outlives the operation where that is given up.
+/// here, and outlives the request where that is given up.
 struct GlooMessageState {
   GlooChannels::Group group;
   at::Tensor tensor;
@@ -57,17 +57,18 @@ void run(GlooMessageState& state) {
   if (state.tensor.nbytes() != 0) transfer(state, state.tensor, 1);
 }
 
-class GlooMessage final : public Operation {
+class GlooMessage final : public TransportRequest {
  public:
-  GlooMessage(GlooChannels& channels, at::Tensor tensor, int peer, int tag, bool is_sent)
-      : channels_(channels), state_(std::make_shared<GlooMessageState>()) {
+  GlooMessage(GlooChannels& channels, const at::Tensor& tensor, const MessageHeader& header,
+              int peer, bool is_sent)
+      : state_(std::make_shared<GlooMessageState>()) {
     state_->group = channels.messages();
-    state_->header = MessageHeader::of(tensor, tag);
-    state_->tensor = std::move(tensor);
+    state_->header = header;
+    state_->tensor = tensor;
     state_->peer = peer;
     state_->is_sent = is_sent;
     // Under one tag messages keep their order: each begins when the one before has ended.
-    previous_ = std::exchange(channels.latest_message(peer, tag, is_sent), state_);
+    previous_ = std::exchange(channels.latest_message(peer, header.tag, is_sent), state_);
   }
 
   ~GlooMessage() override {
@@ -81,22 +82,8 @@ class GlooMessage final : public Operation {
   GlooMessage(const GlooMessage&) = delete;
   GlooMessage& operator=(const GlooMessage&) = delete;
 
-  bool try_start(bool) override {
-    if (previous_ && !previous_->is_done) return false;
-    previous_.reset();
-    thread_ = std::make_unique<std::thread>([state = state_] {
-      try {
-        run(*state);
-      } catch (...) {
-        state->error = std::current_exception();
-      }
-      state->tensor.reset();  // the latest message of each tag is kept
-      state->is_done = true;
-    });
-    return true;
-  }
-
-  bool try_finish() override {
+  bool is_done() override {
+    if (!thread_ && !try_start()) return false;
     if (!state_->is_done) return false;
     if (!state_->error) return true;
     try {
@@ -111,38 +98,33 @@ class GlooMessage final : public Operation {
     }
   }
 
-  void sleep(std::chrono::nanoseconds limit) override { backoff_.sleep(limit); }
-
-  void check_peers() override {
-    const std::string left = channels_.who_left();
-    if (left.empty()) return;
-    throw OperationFailure{OperationFailure::Kind::PeerLost, left,
-                           "look at what that rank reported first"};
-  }
-
-  [[nodiscard]] std::string describe_missing() const override {
-    const std::string peer = "rank " + std::to_string(state_->peer);
-    if (!state_->is_sent) return peer + " has not sent " + describe(state_->header);
-    return peer + " does not receive; " + describe(state_->header) + " waits for it";
-  }
-
  private:
-  GlooChannels& channels_;
+  bool try_start() {
+    if (previous_ && !previous_->is_done) return false;
+    previous_.reset();
+    thread_ = std::make_unique<std::thread>([state = state_] {
+      try {
+        run(*state);
+      } catch (...) {
+        state->error = std::current_exception();
+      }
+      state->tensor.reset();  // the latest message of each tag is kept
+      state->is_done = true;
+    });
+    return true;
+  }
+
   std::shared_ptr<GlooMessageState> state_, previous_;
   std::unique_ptr<std::thread> thread_;
-  GlooBackoff backoff_;
 };
 
 }  // namespace
 
-std::unique_ptr<Operation> make_gloo_send(GlooChannels& channels, at::Tensor tensor, int to,
-                                          int tag) {
-  return std::make_unique<GlooMessage>(channels, std::move(tensor), to, tag, true);
-}
-
-std::unique_ptr<Operation> make_gloo_receive(GlooChannels& channels, at::Tensor tensor, int from,
-                                             int tag) {
-  return std::make_unique<GlooMessage>(channels, std::move(tensor), from, tag, false);
+std::unique_ptr<TransportRequest> make_gloo_message(GlooChannels& channels,
+                                                    const at::Tensor& tensor,
+                                                    const MessageHeader& header, int peer,
+                                                    bool is_sent) {
+  return std::make_unique<GlooMessage>(channels, tensor, header, peer, is_sent);
 }
 
 }  // namespace lockstep

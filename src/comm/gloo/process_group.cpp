@@ -7,9 +7,10 @@
 #include <thread>
 #include <utility>
 
+#include "comm/exchange/operations.h"
 #include "comm/gloo/channels.h"
 #include "comm/gloo/meeting.h"
-#include "comm/gloo/operation.h"
+#include "comm/gloo/transport.h"
 #include "comm/gloo/watch.h"
 #include "comm/group/host_memory.h"
 #include "concurrency/deadline.h"
@@ -25,6 +26,7 @@ class GlooProcessGroup final : public ProcessGroup {
                    std::unique_ptr<GlooChannels> channels, GlooChannels::Store store)
       : ProcessGroup(Backend::Gloo, environment, timeout),
         channels_(std::move(channels)),
+        transport_(*channels_),
         store_(std::move(store)) {}
 
   ~GlooProcessGroup() override {
@@ -41,13 +43,13 @@ class GlooProcessGroup final : public ProcessGroup {
 
  private:
   std::unique_ptr<Operation> make_operation(Collective call) override {
-    return make_gloo_operation(*channels_, std::move(call));
+    return make_exchange_operation(transport_, std::move(call));
   }
   std::unique_ptr<Operation> make_send(at::Tensor tensor, int to, int tag) override {
-    return make_gloo_send(*channels_, std::move(tensor), to, tag);
+    return make_exchange_send(transport_, std::move(tensor), to, tag);
   }
   std::unique_ptr<Operation> make_receive(at::Tensor tensor, int from, int tag) override {
-    return make_gloo_receive(*channels_, std::move(tensor), from, tag);
+    return make_exchange_receive(transport_, std::move(tensor), from, tag);
   }
 
   std::shared_ptr<ProcessGroup> make_group(LaunchEnvironment environment,
@@ -58,7 +60,7 @@ class GlooProcessGroup final : public ProcessGroup {
   }
 
   Memory allocate_bytes(std::size_t bytes) override {
-    start(make_gloo_barrier(*channels_, bytes), "allocate").wait();
+    start(make_exchange_barrier(transport_, bytes), "allocate").wait();
     auto owner = allocate_zeroed(bytes);
     void* data = owner.get();
     agree_on_memory(data != nullptr, no_memory_text(bytes, data != nullptr));
@@ -88,10 +90,11 @@ class GlooProcessGroup final : public ProcessGroup {
 
   void abandon(const std::string& reason) noexcept override {
     if (!channels_ || std::exchange(has_abandoned_, true)) return;
-    channels_->say_leaving(reason);
+    transport_.announce_abort(reason);
   }
 
   std::unique_ptr<GlooChannels> channels_;
+  GlooTransport transport_;
   GlooChannels::Store store_;  // of the whole job
   bool has_abandoned_ = false;
 };

@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "comm/collective/reduce_kernels.h"
-#include "comm/mpi/operation.h"
+#include "comm/mpi/transport.h"
 
 namespace lockstep {
 namespace {

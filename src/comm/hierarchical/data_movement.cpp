@@ -2,6 +2,7 @@
 #include <utility>
 
 #include "comm/collective/tensor_bytes.h"
+#include "comm/exchange/operations.h"
 #include "comm/hierarchical/operation.h"
 
 namespace lockstep {
@@ -20,11 +21,12 @@ Collective local_broadcast(std::span<std::byte> bytes, int root) {
 class HierarchicalBroadcast final : public MpiHierarchicalOperation {
  public:
   HierarchicalBroadcast(MpiHierarchy& hierarchy, Collective call)
-      : MpiHierarchicalOperation(hierarchy, fingerprint_of(call), call.tensor().nbytes()),
+      : MpiHierarchicalOperation(hierarchy, fingerprint_of(call), call.tensor().nbytes(),
+                                 kMoveChunkBytes),
         call_(std::move(call)) {}
 
  private:
-  bool start_step(int step, const Chunk& chunk, native::MpiRequests& requests) override {
+  bool start_step(int step, const Chunk& chunk) override {
     const auto bytes = bytes_of(call_.tensor()).subspan(chunk.start, chunk.bytes);
     const std::size_t root_host = layout().host_of(call_.root);
     const bool is_root_host = layout().own_host == root_host;
@@ -36,7 +38,7 @@ class HierarchicalBroadcast final : public MpiHierarchicalOperation {
         if (hierarchy().leaders) {
           check_mpi(
               MPI_Ibcast(bytes.data(), to_mpi_count(bytes.size()), MPI_BYTE,
-                         static_cast<int>(root_host), hierarchy().leaders->get(), requests.add()),
+                         static_cast<int>(root_host), hierarchy().leaders->get(), requests().add()),
               "MPI_Ibcast");
         }
         return true;
@@ -47,15 +49,13 @@ class HierarchicalBroadcast final : public MpiHierarchicalOperation {
         return false;
     }
   }
-  [[nodiscard]] std::size_t chunk_bytes() const override { return kMoveChunkBytes; }
-
   Collective call_;
 };
 
 class HierarchicalAllGather final : public MpiHierarchicalOperation {
  public:
   HierarchicalAllGather(MpiHierarchy& hierarchy, Collective call)
-      : MpiHierarchicalOperation(hierarchy, fingerprint_of(call), longest(call)),
+      : MpiHierarchicalOperation(hierarchy, fingerprint_of(call), longest(call), kMoveChunkBytes),
         call_(std::move(call)) {
     for (std::size_t host = 0; host < layout().hosts.size(); ++host) {
       if (host == layout().own_host) continue;
@@ -72,17 +72,17 @@ class HierarchicalAllGather final : public MpiHierarchicalOperation {
   }
 
   [[nodiscard]] std::span<std::byte> part(const at::Tensor& tensor, const Chunk& chunk) const {
-    return part_of(bytes_of(tensor), chunk.start / chunk_bytes(), chunk_bytes());
+    return part_of(bytes_of(tensor), round_of(chunk), chunk_bytes());
   }
   [[nodiscard]] std::span<std::byte> part_of_rank(int rank, const Chunk& chunk) const {
     return part(call_.outputs[static_cast<std::size_t>(rank)], chunk);
   }
 
-  bool start_step(int step, const Chunk& chunk, native::MpiRequests& requests) override {
+  bool start_step(int step, const Chunk& chunk) override {
     if (step == 0) {
       gather_host(chunk);
     } else if (step == 1) {
-      if (hierarchy().leaders) exchange(chunk, requests);
+      if (hierarchy().leaders) exchange_between_hosts(chunk);
     } else {
       const auto place = static_cast<std::size_t>(step - 2);
       if (place >= foreign_.size() || local_size() == 1) return false;
@@ -107,28 +107,26 @@ class HierarchicalAllGather final : public MpiHierarchicalOperation {
   }
 
   /// Between first ranks: to each other host all pieces of this one, in the order of the ranks.
-  void exchange(const Chunk& chunk, native::MpiRequests& requests) {
+  void exchange_between_hosts(const Chunk& chunk) {
     const MPI_Comm leaders = hierarchy().leaders->get();
     for (const int rank : foreign_) {
       const auto bytes = part_of_rank(rank, chunk);
       if (bytes.empty()) continue;
-      check_mpi(
-          MPI_Irecv(bytes.data(), to_mpi_count(bytes.size()), MPI_BYTE,
-                    static_cast<int>(layout().host_of(rank)), kLeaderTag, leaders, requests.add()),
-          "MPI_Irecv");
+      check_mpi(MPI_Irecv(bytes.data(), to_mpi_count(bytes.size()), MPI_BYTE,
+                          static_cast<int>(layout().host_of(rank)), kLeaderTag, leaders,
+                          requests().add()),
+                "MPI_Irecv");
     }
     for (std::size_t host = 0; host < layout().hosts.size(); ++host) {
       for (const int rank : layout().own_ranks()) {
         const auto bytes = part_of_rank(rank, chunk);
         if (host == layout().own_host || bytes.empty()) continue;
         check_mpi(MPI_Isend(bytes.data(), to_mpi_count(bytes.size()), MPI_BYTE,
-                            static_cast<int>(host), kLeaderTag, leaders, requests.add()),
+                            static_cast<int>(host), kLeaderTag, leaders, requests().add()),
                   "MPI_Isend");
       }
     }
   }
-
-  [[nodiscard]] std::size_t chunk_bytes() const override { return kMoveChunkBytes; }
 
   Collective call_;
   std::vector<int> foreign_;  // ranks of other hosts
@@ -157,7 +155,7 @@ std::unique_ptr<Operation> make_hierarchical_operation(MpiHierarchy& hierarchy, 
     default:
       break;
   }
-  return make_mpi_operation(hierarchy.channels, std::move(call));
+  return make_exchange_operation(hierarchy.transport, std::move(call));
 }
 
 }  // namespace lockstep

@@ -7,14 +7,14 @@
 #include "comm/collective/collective.h"
 #include "comm/collective/operation.h"
 #include "comm/group/host_layout.h"
-#include "comm/mpi/channels.h"
+#include "comm/mpi/transport.h"
 #include "comm/shared_memory/transport.h"
 
 namespace lockstep {
 
 /// What the operations of a group over several hosts work with. All of it outlives them.
 struct MpiHierarchy {
-  MpiChannels& channels;
+  MpiTransport& transport;
   HostLayout layout;
   SharedMemoryTransport* local = nullptr;          ///< null: this rank is alone on its host
   std::optional<native::MpiCommunicator> leaders;  ///< each host's first rank; only they have it

@@ -21,6 +21,8 @@ void MpiHierarchicalOperation::start_local(Collective call) {
 }
 
 bool MpiHierarchicalOperation::is_step_done() {
+  if (!requests_.test()) return false;
+  requests_.clear();
   if (!local_) return true;
   if (!local_->try_finish()) return false;
   local_.reset();
@@ -29,11 +31,11 @@ bool MpiHierarchicalOperation::is_step_done() {
 
 void MpiHierarchicalOperation::sleep(std::chrono::nanoseconds limit) {
   if (local_) return local_->sleep(limit);
-  MpiOperation::sleep(limit);
+  ExchangeOperation::sleep(limit);
 }
 
 void MpiHierarchicalOperation::check_peers() {
-  MpiOperation::check_peers();
+  ExchangeOperation::check_peers();
   if (local_) return local_->check_peers();
   if (hierarchy_.local == nullptr || is_agreed()) return;
   const SharedMemoryRounds& rounds = hierarchy_.local->rounds();
@@ -60,7 +62,7 @@ int MpiHierarchicalOperation::find_gone() const {
 }
 
 std::string MpiHierarchicalOperation::describe_missing() const {
-  return local_ ? local_->describe_missing() : MpiOperation::describe_missing();
+  return local_ ? local_->describe_missing() : ExchangeOperation::describe_missing();
 }
 
 }  // namespace lockstep

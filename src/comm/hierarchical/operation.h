@@ -7,27 +7,32 @@
 #include <span>
 #include <string>
 
+#include "comm/exchange/operation.h"
 #include "comm/hierarchical/hierarchy.h"
-#include "comm/mpi/operation.h"
+#include "native/mpi/mpi_environment.h"
 
 namespace lockstep {
 
 /// The frame of collectives over several hosts: ranks agree over MPI, as for any other call, and
 /// the steps are requests of MPI, or collectives in the memory of this host, or both. The host's
 /// memory is used by the oldest operation alone, so that all its ranks use it in the same order.
-class MpiHierarchicalOperation : public MpiOperation {
+class MpiHierarchicalOperation : public ExchangeOperation {
  public:
   void sleep(std::chrono::nanoseconds limit) override;
   void check_peers() override;
   [[nodiscard]] std::string describe_missing() const override;
 
  protected:
-  MpiHierarchicalOperation(MpiHierarchy& hierarchy, Fingerprint fingerprint, std::size_t bytes)
-      : MpiOperation(hierarchy.channels, fingerprint, bytes), hierarchy_(hierarchy) {}
+  MpiHierarchicalOperation(MpiHierarchy& hierarchy, const Fingerprint& fingerprint,
+                           std::size_t bytes, std::size_t chunk_bytes)
+      : ExchangeOperation(hierarchy.transport, fingerprint, bytes, chunk_bytes),
+        hierarchy_(hierarchy) {}
 
   /// Part of the current step: a collective of this host's ranks. Nothing where there is one.
   void start_local(Collective call);
   bool is_step_done() override;
+  /// Part of the current step: what goes between hosts.
+  [[nodiscard]] native::MpiRequests& requests() noexcept { return requests_; }
 
   [[nodiscard]] MpiHierarchy& hierarchy() const noexcept { return hierarchy_; }
   [[nodiscard]] const HostLayout& layout() const noexcept { return hierarchy_.layout; }
@@ -44,6 +49,7 @@ class MpiHierarchicalOperation : public MpiOperation {
   MpiHierarchy& hierarchy_;
   std::optional<std::chrono::steady_clock::time_point> is_suspicious_since_;
   std::unique_ptr<Operation> local_;
+  native::MpiRequests requests_;
 };
 
 }  // namespace lockstep

@@ -6,6 +6,7 @@
 
 #include <utility>
 
+#include "comm/exchange/operations.h"
 #include "comm/group/host_memory.h"
 #include "comm/hierarchical/make_process_group.h"
 
@@ -15,8 +16,8 @@ void HierarchicalProcessGroup::meet() {
   HostLayout layout = find_hosts();
   set_local(layout.own_index, static_cast<int>(layout.own_ranks().size()));
   if (layout.own_ranks().size() > 1) meet_host(layout);
-  SharedMemoryTransport* transport = local_ ? &local_->transport() : nullptr;
-  MpiHierarchy hierarchy{channels(), std::move(layout), transport, std::nullopt};
+  SharedMemoryTransport* local = local_ ? &local_->transport() : nullptr;
+  MpiHierarchy hierarchy{transport(), std::move(layout), local, std::nullopt};
   hierarchy_.emplace(std::move(hierarchy));
   open_leaders();
 }
@@ -62,7 +63,7 @@ std::shared_ptr<ProcessGroup> HierarchicalProcessGroup::make_group(
 
 ProcessGroup::Memory HierarchicalProcessGroup::allocate_bytes(std::size_t bytes) {
   // The host's memory is for the oldest collective alone; when this meeting is done, all are.
-  start(make_mpi_barrier(channels(), bytes), "allocate").wait();
+  start(make_exchange_barrier(transport(), bytes), "allocate").wait();
   Memory memory;
   std::string error_text = "another host has no memory for it";
   try {

@@ -14,7 +14,8 @@ constexpr std::size_t kReductionChunkBytes = std::size_t{32} << 20;
 class HierarchicalReduction final : public MpiHierarchicalOperation {
  public:
   HierarchicalReduction(MpiHierarchy& hierarchy, Collective call)
-      : MpiHierarchicalOperation(hierarchy, fingerprint_of(call), call.tensor().nbytes()),
+      : MpiHierarchicalOperation(hierarchy, fingerprint_of(call), call.tensor().nbytes(),
+                                 kReductionChunkBytes),
         call_(std::move(call)),
         columns_(layout().smallest_host()),
         chain_(place(), call_.dtype(), call_.reduce_op) {}
@@ -22,11 +23,11 @@ class HierarchicalReduction final : public MpiHierarchicalOperation {
  private:
   // The steps of a chunk: exchange shares inside the host, reduce one along the chain, put the
   // shares together inside the host.
-  bool start_step(int step, const Chunk& chunk, native::MpiRequests&) override {
+  bool start_step(int step, const Chunk& chunk) override {
     switch (step) {
       case 0:
         chunk_ = bytes_of(call_.tensor()).subspan(chunk.start, chunk.bytes);
-        exchange();
+        exchange_shares();
         return true;
       case 1:
         reduce();
@@ -46,12 +47,10 @@ class HierarchicalReduction final : public MpiHierarchicalOperation {
     return true;
   }
 
-  [[nodiscard]] std::size_t chunk_bytes() const override { return kReductionChunkBytes; }
-
   [[nodiscard]] std::string describe_missing() const override {
     if (!is_in_chain_) return MpiHierarchicalOperation::describe_missing();
     // The neighbour in the chain may itself wait for the one that is gone.
-    const std::string silent = find_silent_mpi_peers(hierarchy().channels);
+    const std::string silent = find_silent_mpi_peers(hierarchy().transport.channels());
     if (!silent.empty()) return silent;
     const auto late = chain_.waits_for();
     if (!late) return "another host has not taken this host's part";
@@ -81,7 +80,7 @@ class HierarchicalReduction final : public MpiHierarchicalOperation {
     if (local_rank() >= columns_) return place;
     const auto& hosts = layout().hosts;
     const std::size_t own = layout().own_host;
-    place.communicator = data();
+    place.communicator = hierarchy().transport.channels().data.get();
     place.world_size = world_size();
     if (own > 0) place.previous = hosts[own - 1][local_rank()];
     if (own + 1 < hosts.size()) place.next = hosts[own + 1][local_rank()];
@@ -90,7 +89,7 @@ class HierarchicalReduction final : public MpiHierarchicalOperation {
     return place;
   }
 
-  void exchange() {
+  void exchange_shares() {
     const std::size_t bytes = share(local_rank()).size();
     result_.resize(bytes);
     if (local_size() == 1) return;

@@ -3,14 +3,11 @@
 
 #include <chrono>
 #include <cstdint>
-#include <memory>
 #include <optional>
 #include <set>
 #include <string>
 #include <vector>
 
-#include "comm/collective/collective.h"
-#include "comm/collective/operation.h"
 #include "native/mpi/mpi_environment.h"
 
 namespace lockstep {
@@ -44,29 +41,13 @@ struct MpiChannels {
 /// Tells all other ranks that this one gives up, and why. Does not wait; never throws.
 void announce_leaving(MpiChannels& channels, const std::string& reason) noexcept;
 
-// The collectives of the MPI backend, for tensors of any size: they travel in chunks whose bytes an
-// `int` can count. `channels` outlives the operations. Costs are for N bytes on W ranks.
+/// Throws `OperationFailure` when another rank has said that it gave up, and what it sent before
+/// has had time to come: between two communicators its word may overtake that.
+void check_mpi_peers(MpiChannels& channels);
 
-/// A message of any size to, or from, one rank.
-[[nodiscard]] std::unique_ptr<Operation> make_mpi_send(MpiChannels& channels, at::Tensor tensor,
-                                                       int to, int tag);
-[[nodiscard]] std::unique_ptr<Operation> make_mpi_receive(MpiChannels& channels, at::Tensor tensor,
-                                                          int from, int tag);
-
-/// A meeting of all ranks; `bytes` must be the same everywhere (the size of a joint allocation).
-[[nodiscard]] std::unique_ptr<Operation> make_mpi_barrier(MpiChannels& channels, std::size_t bytes);
-
-/// Any collective.
-[[nodiscard]] std::unique_ptr<Operation> make_mpi_operation(MpiChannels& channels, Collective call);
-
-/// Reduce-scatter by all-to-all, summed in rank order, then all-gather (or gather, to the root of a
-/// reduce): MPI's own reduction adds in an order that depends on its algorithm. Each rank sends and
-/// receives 2 N (W - 1) / W bytes.
-[[nodiscard]] std::unique_ptr<Operation> make_mpi_reduction(MpiChannels& channels, Collective call);
-/// Every rank sends every other the piece that is its, and sums what comes. N (W - 1) / W bytes.
-[[nodiscard]] std::unique_ptr<Operation> make_mpi_reduce_scatter(MpiChannels& channels,
-                                                                 Collective call);
-/// Broadcasts are MPI's; every other stream is a message of its own from rank to rank.
-[[nodiscard]] std::unique_ptr<Operation> make_mpi_move(MpiChannels& channels, Collective call);
+/// Asks all other ranks whether they are there, which those answer that wait for anything in this
+/// group. Returns what the first said that gave up meanwhile, else "rank 1 has arrived, but does
+/// not answer" for each that stays silent. Blocks: half a second at most.
+[[nodiscard]] std::string find_silent_mpi_peers(MpiChannels& channels);
 
 }  // namespace lockstep

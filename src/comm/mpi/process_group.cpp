@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include "comm/exchange/operations.h"
 #include "comm/group/host_memory.h"
 #include "comm/mpi/process_group.h"
 
@@ -46,15 +47,15 @@ bool MpiProcessGroup::moves(c10::DeviceType device) const {
 }
 
 std::unique_ptr<Operation> MpiProcessGroup::make_operation(Collective call) {
-  return make_mpi_operation(*channels_, std::move(call));
+  return make_exchange_operation(transport_, std::move(call));
 }
 
 std::unique_ptr<Operation> MpiProcessGroup::make_send(at::Tensor tensor, int to, int tag) {
-  return make_mpi_send(*channels_, std::move(tensor), to, tag);
+  return make_exchange_send(transport_, std::move(tensor), to, tag);
 }
 
 std::unique_ptr<Operation> MpiProcessGroup::make_receive(at::Tensor tensor, int from, int tag) {
-  return make_mpi_receive(*channels_, std::move(tensor), from, tag);
+  return make_exchange_receive(transport_, std::move(tensor), from, tag);
 }
 
 std::shared_ptr<ProcessGroup> MpiProcessGroup::make_group(LaunchEnvironment environment,
@@ -64,7 +65,7 @@ std::shared_ptr<ProcessGroup> MpiProcessGroup::make_group(LaunchEnvironment envi
 }
 
 ProcessGroup::Memory MpiProcessGroup::allocate_bytes(std::size_t bytes) {
-  start(make_mpi_barrier(*channels_, bytes), "allocate").wait();
+  start(make_exchange_barrier(transport_, bytes), "allocate").wait();
   auto owner = allocate_zeroed(bytes);
   void* data = owner.get();
   agree_on_memory(data != nullptr, no_memory_text(bytes, data != nullptr));
@@ -74,7 +75,7 @@ ProcessGroup::Memory MpiProcessGroup::allocate_bytes(std::size_t bytes) {
 void MpiProcessGroup::abandon(const std::string& reason) noexcept {
   if (std::exchange(has_abandoned_, true)) return;
   native::give_up_mpi();
-  announce_leaving(*channels_, reason);
+  transport_.announce_abort(reason);
 }
 
 void MpiProcessGroup::release() {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "comm/mpi/channels.h"
+#include "comm/mpi/transport.h"
 
 namespace lockstep {
 
@@ -19,7 +20,9 @@ class MpiProcessGroup : public ProcessGroup {
  public:
   MpiProcessGroup(Backend backend, const LaunchEnvironment& environment,
                   std::chrono::milliseconds timeout, std::unique_ptr<MpiChannels> channels)
-      : ProcessGroup(backend, environment, timeout), channels_(std::move(channels)) {}
+      : ProcessGroup(backend, environment, timeout),
+        channels_(std::move(channels)),
+        transport_(*channels_) {}
   ~MpiProcessGroup() override;
 
  protected:
@@ -33,10 +36,12 @@ class MpiProcessGroup : public ProcessGroup {
   void release() override;
   [[nodiscard]] bool moves(c10::DeviceType device) const override;
 
+  [[nodiscard]] MpiTransport& transport() noexcept { return transport_; }
   [[nodiscard]] MpiChannels& channels() noexcept { return *channels_; }
 
  private:
   std::unique_ptr<MpiChannels> channels_;
+  MpiTransport transport_;
   native::OpenMpiGroup open_;
   bool is_released_ = false;
   bool has_abandoned_ = false;

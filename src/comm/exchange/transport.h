@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "comm/collective/fingerprint.h"
+#include "comm/collective/message.h"
+
+namespace lockstep {
+
+/// What moves in one step of a collective. All ranks start the same steps in the same order, and
+/// what one sends another is as long as what that one receives from it.
+struct Exchange {
+  /// For libraries that have a call for it. A transport may take each of them as `Pairs`.
+  enum class Pattern {
+    Pairs,      ///< bytes from any rank to any other, anywhere in memory
+    AllToAll,   ///< between parts of one buffer and parts of another, in the order of the ranks
+    AllGather,  ///< the same bytes to all, into parts of one buffer in the order of the ranks
+    Gather,     ///< the same, to the root alone
+    Broadcast,  ///< the same bytes from the root to all; the root receives where it sends from
+  };
+  Pattern pattern = Pattern::Pairs;
+  int root = 0;
+  bool is_on_host = true;  ///< whether the CPU may read and write the memory
+  /// To and from each rank, this one included. Empty: nothing.
+  std::vector<std::span<const std::byte>> sends{};
+  std::vector<std::span<std::byte>> receives{};
+
+  /// What this rank sends to itself; nothing where it lies there already. Memory of the host only.
+  void copy_own(int rank) const;
+};
+
+/// Something under way. Its memory stays until it is done; whoever owns that memory keeps it where
+/// this never ends.
+class TransportRequest {
+ public:
+  virtual ~TransportRequest() = default;
+  /// Never blocks; may be asked again afterwards. Throws: `OperationFailure`, or the native call's
+  /// error.
+  [[nodiscard]] virtual bool is_done() = 0;
+};
+
+/// A collective that this rank has announced; done when all ranks have.
+class Announcement : public TransportRequest {
+ public:
+  /// Whether this rank has announced it. A transport that cannot tell says whether all have.
+  [[nodiscard]] virtual bool has_come(int rank) = 0;
+  /// Asked now and then while the collective waits, to its end. Throws: `OperationFailure` when a
+  /// rank that is still needed cannot come any more.
+  virtual void check_peers() = 0;
+  /// Which ranks are late, for an error message. May ask them, for a short time.
+  [[nodiscard]] virtual std::string describe_missing() = 0;
+};
+
+/// What a backend writes that passes messages: how bytes get from rank to rank. The collectives
+/// themselves (`make_exchange_operation`) are the same for all of them. docs/adding_a_backend.md
+/// goes through it.
+///
+/// Announcements are made ahead and in the order of the calls, exchanges for the oldest collective
+/// only, one at a time, and messages whenever two ranks like. These three must not wait for each
+/// other: each needs a channel of its own.
+///
+/// Nothing here blocks. Thread-safety: one thread at a time.
+class Transport {
+ public:
+  struct ChunkBytes {
+    std::size_t step;    ///< what a step of a reduction or a broadcast handles
+    std::size_t stream;  ///< what goes from one rank to another in a step of any other movement
+  };
+
+  virtual ~Transport() = default;
+  Transport(const Transport&) = delete;
+  Transport& operator=(const Transport&) = delete;
+
+  [[nodiscard]] int rank() const noexcept { return rank_; }
+  [[nodiscard]] int world_size() const noexcept { return world_size_; }
+  [[nodiscard]] const ChunkBytes& chunk_bytes() const noexcept { return chunk_bytes_; }
+
+  /// Tells all ranks what this one is about to do. `all`: takes what each says, this one included.
+  [[nodiscard]] virtual std::unique_ptr<Announcement> announce(const Fingerprint& own,
+                                                               std::span<Fingerprint> all) = 0;
+  /// The memory is the caller's; the description need not stay.
+  [[nodiscard]] virtual std::unique_ptr<TransportRequest> exchange(const Exchange& exchange) = 0;
+
+  /// A message: the header, then the tensor's bytes. Messages between two ranks under one tag keep
+  /// their order.
+  [[nodiscard]] virtual std::unique_ptr<TransportRequest> send(const at::Tensor& tensor,
+                                                               const MessageHeader& header,
+                                                               int to) = 0;
+  /// `is_done` throws what `check_message` throws of the header that comes.
+  [[nodiscard]] virtual std::unique_ptr<TransportRequest> receive(const at::Tensor& tensor,
+                                                                  const MessageHeader& expected,
+                                                                  int from) = 0;
+
+  /// Asked while a message waits. Throws: `OperationFailure` when a rank has gone.
+  virtual void check_peers() = 0;
+  /// Tells the other ranks that this one gives up, and why, so that their `check_peers` throw.
+  virtual void announce_abort(const std::string& reason) noexcept = 0;
+
+ protected:
+  Transport(int rank, int world_size, ChunkBytes chunk_bytes)
+      : rank_(rank), world_size_(world_size), chunk_bytes_(chunk_bytes) {}
+
+ private:
+  int rank_;
+  int world_size_;
+  ChunkBytes chunk_bytes_;
+};
+
+}  // namespace lockstep

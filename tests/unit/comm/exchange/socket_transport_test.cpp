@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The collectives that backends share, over a transport that has nothing but sockets.
+#include "support/socket_transport.h"
+
+#include <gtest/gtest.h>
+#include <lockstep/core/error.h>
+
+#include <exception>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "comm/exchange/operations.h"
+#include "comm/group/host_memory.h"
+#include "support/collective_conformance.h"
+#include "support/expected_errors.h"
+#include "support/in_process_ranks.h"
+
+namespace lockstep::testing {
+namespace {
+
+class SocketProcessGroup final : public ProcessGroup {
+ public:
+  // What a group calls its backend is not what is tested.
+  SocketProcessGroup(const LaunchEnvironment& environment, std::chrono::milliseconds timeout)
+      : ProcessGroup(Backend::Mpi, environment, timeout),
+        transport_(environment.job_id, environment.rank, environment.world_size) {}
+  ~SocketProcessGroup() override {
+    if (!is_closed() && !is_failure_shared()) transport_.announce_abort("it left");
+  }
+
+ private:
+  std::unique_ptr<Operation> make_operation(Collective call) override {
+    return make_exchange_operation(transport_, std::move(call));
+  }
+  std::unique_ptr<Operation> make_send(at::Tensor tensor, int to, int tag) override {
+    return make_exchange_send(transport_, std::move(tensor), to, tag);
+  }
+  std::unique_ptr<Operation> make_receive(at::Tensor tensor, int from, int tag) override {
+    return make_exchange_receive(transport_, std::move(tensor), from, tag);
+  }
+  std::shared_ptr<ProcessGroup> make_group(LaunchEnvironment environment,
+                                           const std::vector<int>&) override {
+    return std::make_shared<SocketProcessGroup>(environment, timeout());
+  }
+  Memory allocate_bytes(std::size_t bytes) override {
+    start(make_exchange_barrier(transport_, bytes), "allocate").wait();
+    auto owner = allocate_zeroed(bytes);
+    void* data = owner.get();
+    return {data, std::move(owner)};
+  }
+  void abandon(const std::string& reason) noexcept override { transport_.announce_abort(reason); }
+
+  SocketTransport transport_;
+};
+
+std::vector<std::exception_ptr> run_socket_ranks(int world_size,
+                                                 const std::function<void(ProcessGroup&)>& body) {
+  const std::string job = unique_job_id();
+  std::vector<std::exception_ptr> errors(static_cast<std::size_t>(world_size));
+  std::vector<std::jthread> threads;
+  for (int rank = 0; rank < world_size; ++rank) {
+    threads.emplace_back([&, rank] {
+      try {
+        const auto group = std::make_shared<SocketProcessGroup>(
+            fake_environment(rank, world_size, job), kRankTimeout);
+        body(*group);
+      } catch (...) {
+        errors[static_cast<std::size_t>(rank)] = std::current_exception();
+      }
+    });
+  }
+  threads.clear();
+  return errors;
+}
+
+class SocketRanks : public ::testing::TestWithParam<int> {};
+INSTANTIATE_TEST_SUITE_P(WorldSizes, SocketRanks, ::testing::Values(1, 2, 3));
+
+TEST_P(SocketRanks, DoEverythingThatABackendMust) {
+  const auto errors = run_socket_ranks(GetParam(), [](ProcessGroup& group) {
+    check_everything(group);
+    check_long_tensors(group);
+    group.close();
+  });
+  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
+}
+
+TEST(SocketFailure, RanksThatCallDifferentThingsAllSeeIt) {
+  const auto errors = run_socket_ranks(3, [](ProcessGroup& group) {
+    group.all_reduce(torch::ones({group.rank() == 1 ? 7 : 8})).wait();
+  });
+  for (const auto& error : errors) {
+    expect_error<MismatchError>(error, "rank 1 called all_reduce (Sum) of 7 x Float");
+  }
+}
+
+TEST(SocketFailure, AnAllToAllWhoseSizesDoNotFitWritesNothing) {
+  const auto errors = run_socket_ranks(2, [](ProcessGroup& group) {
+    const auto input = torch::ones({4});
+    const auto output = torch::zeros({group.rank() == 0 ? 5 : 4});
+    const std::vector<std::int64_t> expected{2, output.numel() - 2};
+    EXPECT_THROW(group.all_to_all(output, input, expected, {2, 2}).wait(), MismatchError);
+    EXPECT_EQ(output.count_nonzero().item<std::int64_t>(), 0);
+    group.barrier();
+  });
+  for (const auto& error : errors) {
+    expect_error<MismatchError>(error, "rank 1 sends 8 bytes to rank 0, which expects 12");
+  }
+}
+
+TEST(SocketFailure, ARankThatThrowsIsNamed) {
+  const auto errors = run_socket_ranks(2, [](ProcessGroup& group) {
+    if (group.rank() == 1) throw std::runtime_error("bad luck");
+    group.all_reduce(torch::ones({10})).wait();
+  });
+  expect_error<PeerLostError>(errors[0], "rank 1 gave up: it left");
+}
+
+TEST(SocketFailure, ARankThatIsLateIsNamed) {
+  const auto errors = run_socket_ranks(2, [](ProcessGroup& group) {
+    const auto tensor = torch::ones({2});
+    if (group.rank() == 0) group.all_reduce(tensor).wait(std::chrono::milliseconds(200));
+    group.recv(tensor, 0).wait();  // until rank 0 has given up
+  });
+  expect_error<TimeoutError>(errors[0], "rank 1 has not arrived");
+  expect_error<PeerLostError>(errors[1], "rank 0 gave up");
+}
+
+TEST(SocketFailure, AMessageOfAnotherSizeIsRefused) {
+  const auto errors = run_socket_ranks(2, [](ProcessGroup& group) {
+    if (group.rank() == 0) group.send(torch::ones({3}), 1, 4).wait();
+    if (group.rank() == 1) group.recv(torch::ones({5}), 0, 4).wait();
+  });
+  expect_error<MismatchError>(errors[1], "rank 0 sent a message of 3 x Float");
+}
+
+}  // namespace
+}  // namespace lockstep::testing
