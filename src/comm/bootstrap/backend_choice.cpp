@@ -1,50 +1,20 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "comm/bootstrap/backend_choice.h"
 
-#include <ATen/Context.h>
 #include <lockstep/core/error.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <utility>
+
+#include "comm/bootstrap/backends.h"
 
 namespace lockstep {
 namespace {
 
-#ifdef LOCKSTEP_HAS_MPI
-constexpr bool kHasMpi = true;
-#else
-constexpr bool kHasMpi = false;
-#endif
-#ifdef LOCKSTEP_HAS_GLOO
-constexpr bool kHasGloo = true;
-#else
-constexpr bool kHasGloo = false;
-#endif
-#ifdef LOCKSTEP_HAS_NCCL
-constexpr bool kHasNccl = true;
-#else
-constexpr bool kHasNccl = false;
-#endif
-
-bool is_set(const char* name) {
-  const char* value = std::getenv(name);
-  return value != nullptr && *value != '\0';
-}
-
-std::string ranks_text(const LaunchEnvironment& environment) {
-  return environment.launcher + " says that " + std::to_string(environment.local_size) + " of " +
-         std::to_string(environment.world_size) + " ranks are on this host";
-}
-
-bool is_one_host(const LaunchEnvironment& environment) {
-  return environment.local_size == environment.world_size;
-}
-
 BackendChoice choose_transport(const LaunchEnvironment& environment,
                                const Surroundings& surroundings) {
   if (environment.world_size == 1) return {Backend::Single, false, false, "there is one rank"};
-  if (is_one_host(environment)) {
+  if (environment.local_size == environment.world_size) {
     return {Backend::SharedMemory, false, false, "all ranks are on one host"};
   }
   // torchrun starts no MPI; nor can a build without it.
@@ -95,49 +65,16 @@ BackendChoice choose_nccl(const LaunchEnvironment& environment, const Surroundin
   return choice;
 }
 
-void require(bool condition, const std::string& message) {
-  if (!condition) throw LaunchError(message);
-}
-
 void check_wanted(Backend wanted, const LaunchEnvironment& environment,
                   const Surroundings& surroundings) {
-  switch (wanted) {
-    case Backend::Single:
-      return require(environment.world_size == 1,
-                     "backend Single is for a world of one; " + environment.launcher + " started " +
-                         std::to_string(environment.world_size) + " ranks");
-    case Backend::SharedMemory:
-      return require(
-          is_one_host(environment),
-          "backend SharedMemory needs all ranks on one host; " + ranks_text(environment));
-    case Backend::Mpi:
-    case Backend::Hierarchical:
-      return require(surroundings.has_mpi,
-                     "this build of Lockstep has no MPI backend; build it with "
-                     "-DLOCKSTEP_WITH_MPI=ON, or run all ranks on one host");
-    case Backend::Gloo:
-      require(surroundings.has_gloo,
-              "this build of Lockstep has no gloo backend; its headers (libgloo-dev) were not "
-              "found when it was built");
-      return require(surroundings.has_rendezvous,
-                     "backend Gloo needs MASTER_ADDR and MASTER_PORT, as torchrun sets them: a "
-                     "host of the job and a free port there, the same on all ranks");
-    default:
-      throw LaunchError("unknown backend " + std::to_string(static_cast<int>(wanted)));
+  const BackendRow* row = find_backend(wanted);
+  if (row == nullptr) {
+    throw LaunchError("unknown backend " + std::to_string(static_cast<int>(wanted)));
   }
+  row->check(environment, surroundings);
 }
 
 }  // namespace
-
-Surroundings Surroundings::detect() {
-  Surroundings result;
-  result.has_mpi = kHasMpi;
-  result.has_gloo = kHasGloo;
-  result.has_nccl = kHasNccl;
-  result.has_rendezvous = is_set("MASTER_ADDR") && is_set("MASTER_PORT");
-  if (at::hasCUDA()) result.gpus = static_cast<int>(at::detail::getCUDAHooks().deviceCount());
-  return result;
-}
 
 BackendChoice choose_backend(Backend wanted, const LaunchEnvironment& environment,
                              const Surroundings& surroundings) {

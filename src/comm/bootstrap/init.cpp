@@ -15,12 +15,8 @@
 #include <vector>
 
 #include "comm/bootstrap/backend_choice.h"
-#include "comm/gloo/process_group.h"
-#include "comm/hierarchical/make_process_group.h"
-#include "comm/mpi/make_process_group.h"
+#include "comm/bootstrap/backends.h"
 #include "comm/nccl/process_group.h"
-#include "comm/shared_memory/process_group.h"
-#include "comm/single/process_group.h"
 #include "native/posix/host_name.h"
 
 namespace lockstep {
@@ -32,22 +28,6 @@ void check(const LaunchEnvironment& environment) {
   TORCH_CHECK(environment.rank >= 0 && environment.rank < environment.world_size,
               "init_process_group: rank is ", environment.rank, "; in a world of ",
               environment.world_size, " it must be 0 to ", environment.world_size - 1);
-}
-
-std::shared_ptr<ProcessGroup> make_transport(Backend backend, const LaunchEnvironment& environment,
-                                             std::chrono::milliseconds timeout) {
-  switch (backend) {
-    case Backend::SharedMemory:
-      return std::make_shared<SharedMemoryProcessGroup>(environment, timeout);
-    case Backend::Mpi:
-      return make_mpi_process_group(environment, timeout);
-    case Backend::Hierarchical:
-      return make_hierarchical_process_group(environment, timeout);
-    case Backend::Gloo:
-      return make_gloo_process_group(environment, timeout, GlooRendezvous::detect());
-    default:
-      return std::make_shared<SingleProcessGroup>(environment, timeout);
-  }
 }
 
 /// Which GPU of which host `bind_device` gives this rank; 0 where there is none.
@@ -84,7 +64,7 @@ std::shared_ptr<ProcessGroup> init_process_group(const ProcessGroupOptions& opti
   BackendChoice choice = choose_backend(options.backend(), environment, surroundings);
   logging::debug("rank " + std::to_string(environment.rank) + " meets the others over " +
                  std::string(to_string(choice.transport)));
-  auto transport = make_transport(choice.transport, environment, options.timeout());
+  auto transport = find_backend(choice.transport)->make(environment, options.timeout());
   if (choice.may_have_nccl) {
     decide_on_nccl(choice, gather(*transport, gpu_number(environment, surroundings)));
   }

@@ -31,24 +31,4 @@ std::string to_string(ReduceOp op) {
   return "unknown";
 }
 
-std::string_view to_string(Backend backend) {
-  switch (backend) {
-    case Backend::Auto:
-      return "Auto";
-    case Backend::Single:
-      return "Single";
-    case Backend::SharedMemory:
-      return "SharedMemory";
-    case Backend::Mpi:
-      return "Mpi";
-    case Backend::Hierarchical:
-      return "Hierarchical";
-    case Backend::Gloo:
-      return "Gloo";
-    case Backend::Nccl:
-      return "Nccl";
-  }
-  return "unknown";
-}
-
 }  // namespace lockstep

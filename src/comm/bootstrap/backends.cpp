@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "comm/bootstrap/backends.h"
+
+#include <lockstep/core/error.h>
+
+#include <algorithm>
+#include <array>
+#include <string>
+
+#include "comm/gloo/process_group.h"
+#include "comm/hierarchical/make_process_group.h"
+#include "comm/mpi/make_process_group.h"
+#include "comm/shared_memory/process_group.h"
+#include "comm/single/process_group.h"
+
+namespace lockstep {
+namespace {
+
+void require(bool condition, const std::string& message) {
+  if (!condition) throw LaunchError(message);
+}
+
+void check_single_launch(const LaunchEnvironment& environment, const Surroundings&) {
+  require(environment.world_size == 1, "backend Single is for a world of one; " +
+                                           environment.launcher + " started " +
+                                           std::to_string(environment.world_size) + " ranks");
+}
+
+void check_shared_memory_launch(const LaunchEnvironment& environment, const Surroundings&) {
+  require(environment.local_size == environment.world_size,
+          "backend SharedMemory needs all ranks on one host; " + environment.launcher +
+              " says that " + std::to_string(environment.local_size) + " of " +
+              std::to_string(environment.world_size) + " ranks are on this host");
+}
+
+void check_mpi_launch(const LaunchEnvironment&, const Surroundings& surroundings) {
+  require(surroundings.has_mpi,
+          "this build of Lockstep has no MPI backend; build it with -DLOCKSTEP_WITH_MPI=ON, or run "
+          "all ranks on one host");
+}
+
+void check_gloo_launch(const LaunchEnvironment&, const Surroundings& surroundings) {
+  require(surroundings.has_gloo,
+          "this build of Lockstep has no gloo backend; its headers (libgloo-dev) were not found "
+          "when it was built");
+  require(surroundings.has_rendezvous,
+          "backend Gloo needs MASTER_ADDR and MASTER_PORT, as torchrun sets them: a host of the "
+          "job and a free port there, the same on all ranks");
+}
+
+template <typename Group>
+std::shared_ptr<ProcessGroup> make_directly(const LaunchEnvironment& environment,
+                                            std::chrono::milliseconds timeout) {
+  return std::make_shared<Group>(environment, timeout);
+}
+
+std::shared_ptr<ProcessGroup> make_gloo(const LaunchEnvironment& environment,
+                                        std::chrono::milliseconds timeout) {
+  return make_gloo_process_group(environment, timeout, GlooRendezvous::detect());
+}
+
+constexpr std::array kBackends{
+    BackendRow{Backend::Auto, "Auto", nullptr, nullptr},
+    BackendRow{Backend::Single, "Single", check_single_launch, make_directly<SingleProcessGroup>},
+    BackendRow{Backend::SharedMemory, "SharedMemory", check_shared_memory_launch,
+               make_directly<SharedMemoryProcessGroup>},
+    BackendRow{Backend::Mpi, "Mpi", check_mpi_launch, make_mpi_process_group},
+    BackendRow{Backend::Hierarchical, "Hierarchical", check_mpi_launch,
+               make_hierarchical_process_group},
+    BackendRow{Backend::Gloo, "Gloo", check_gloo_launch, make_gloo},
+    // Beside one of the others.
+    BackendRow{Backend::Nccl, "Nccl", nullptr, nullptr},
+};
+
+const BackendRow* find_row(Backend backend) {
+  const auto row = std::find_if(kBackends.begin(), kBackends.end(),
+                                [&](const BackendRow& one) { return one.backend == backend; });
+  return row == kBackends.end() ? nullptr : &*row;
+}
+
+}  // namespace
+
+std::string_view to_string(Backend backend) {
+  const BackendRow* row = find_row(backend);
+  return row == nullptr ? "unknown" : row->name;
+}
+
+const BackendRow* find_backend(Backend backend) {
+  const BackendRow* row = find_row(backend);
+  return row == nullptr || row->make == nullptr ? nullptr : row;
+}
+
+}  // namespace lockstep

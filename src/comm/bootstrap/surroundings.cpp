@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "comm/bootstrap/surroundings.h"
+
+#include <ATen/Context.h>
+
+#include <cstdlib>
+
+namespace lockstep {
+namespace {
+
+#ifdef LOCKSTEP_HAS_MPI
+constexpr bool kHasMpi = true;
+#else
+constexpr bool kHasMpi = false;
+#endif
+#ifdef LOCKSTEP_HAS_GLOO
+constexpr bool kHasGloo = true;
+#else
+constexpr bool kHasGloo = false;
+#endif
+#ifdef LOCKSTEP_HAS_NCCL
+constexpr bool kHasNccl = true;
+#else
+constexpr bool kHasNccl = false;
+#endif
+
+bool is_set(const char* name) {
+  const char* value = std::getenv(name);
+  return value != nullptr && *value != '\0';
+}
+
+}  // namespace
+
+Surroundings Surroundings::detect() {
+  Surroundings result;
+  result.has_mpi = kHasMpi;
+  result.has_gloo = kHasGloo;
+  result.has_nccl = kHasNccl;
+  result.has_rendezvous = is_set("MASTER_ADDR") && is_set("MASTER_PORT");
+  if (at::hasCUDA()) result.gpus = static_cast<int>(at::detail::getCUDAHooks().deviceCount());
+  return result;
+}
+
+}  // namespace lockstep
