@@ -70,7 +70,6 @@ INCLUDE_EACH_OTHER = {
     ("comm/group/process_group", "comm/group/work"),
     ("core/environment", "core/launchers"),
     ("data/loader/batch_places", "data/loader/batch_worker"),
-    ("parallel/ddp/parameter_listeners", "parallel/ddp/reducer_state"),
     ("workers/channel_layout", "workers/shared_memory_channel"),
 }
 # Units that see a folder which their own may not see. This list, too, only becomes shorter.

@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "parallel/ddp/reducer_state.h"
+#include "parallel/ddp/reducer.h"
 
 namespace lockstep {
 
@@ -22,9 +22,9 @@ GradientReducer::GradientReducer(std::shared_ptr<ProcessGroup> group,
     hooked_.push_back({tensor, TensorForm(tensor), nullptr, nullptr});
     planned.push_back(tensor.requires_grad());
   }
-  state_ = std::make_shared<ReducerState>(std::move(group), parameters, std::move(planned),
-                                          std::move(buffers), options, std::move(pauses),
-                                          std::move(so_far));
+  state_ =
+      std::make_shared<Reducer>(std::move(group), parameters, std::move(planned),
+                                std::move(buffers), options, std::move(pauses), std::move(so_far));
   hook_parameters();
 }
 

@@ -25,7 +25,7 @@
 
 namespace lockstep {
 
-class ReducerState;
+class Reducer;
 
 /// What the next backward would have done, beside averaging that backward's gradients.
 struct UnfinishedReduction {
@@ -118,7 +118,7 @@ class GradientReducer {
   void unhook(std::size_t index);
   void drop_hooks();
 
-  std::shared_ptr<ReducerState> state_;  // hooks hold it weakly: one may still run when this goes
+  std::shared_ptr<Reducer> state_;  // hooks hold it weakly: one may still run when this goes
   std::vector<Hooked> hooked_;
   std::unordered_map<const c10::TensorImpl*, std::size_t> index_of_;
 };

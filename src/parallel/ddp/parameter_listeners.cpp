@@ -5,8 +5,6 @@
 
 #include <algorithm>
 
-#include "parallel/ddp/reducer_state.h"
-
 namespace lockstep {
 namespace {
 
@@ -43,11 +41,11 @@ std::shared_ptr<ParameterListeners> ParameterListeners::of(torch::autograd::Node
   return listeners;
 }
 
-void ParameterListeners::add(const std::shared_ptr<ReducerState>& reducer, std::size_t index) {
+void ParameterListeners::add(const std::shared_ptr<GradientListener>& reducer, std::size_t index) {
   listeners_.push_back({reducer, index});
 }
 
-void ParameterListeners::remove(const std::shared_ptr<ReducerState>& reducer,
+void ParameterListeners::remove(const std::shared_ptr<GradientListener>& reducer,
                                 torch::autograd::Node& node) {
   std::erase_if(listeners_, [&](const Listener& listener) {
     return listener.reducer.expired() || listener.reducer.lock() == reducer;
@@ -67,9 +65,9 @@ void ParameterListeners::on_gradient(const at::Tensor& incoming) {
     return;
   }
   struct Candidate {
-    std::shared_ptr<ReducerState> reducer;
+    std::shared_ptr<GradientListener> reducer;
     std::size_t index;
-    ReducerState::Claim claim;
+    GradientListener::Claim claim;
   };
   std::vector<Candidate> candidates;
   for (const Listener& listener : listeners_) {
@@ -88,13 +86,14 @@ void ParameterListeners::on_gradient(const at::Tensor& incoming) {
   }
 }
 
-void ParameterListeners::note_given(const ReducerState& by, const std::weak_ptr<bool>& backward) {
+void ParameterListeners::note_given(const GradientListener& by,
+                                    const std::weak_ptr<bool>& backward) {
   if (!are_several()) return;
   std::erase_if(given_, [](const Given& given) { return given.backward.expired(); });
   given_.push_back({&by, backward});
 }
 
-bool ParameterListeners::is_given_by_another(const ReducerState& than) const {
+bool ParameterListeners::is_given_by_another(const GradientListener& than) const {
   return std::any_of(given_.begin(), given_.end(), [&](const Given& given) {
     return given.by != &than && !given.backward.expired();
   });

@@ -8,9 +8,9 @@
 #include <memory>
 #include <vector>
 
-namespace lockstep {
+#include "parallel/ddp/gradient_listener.h"
 
-class ReducerState;
+namespace lockstep {
 
 /// The reducers that average one parameter's gradient, where several wrapped models have it, as
 /// tasks share an encoder.
@@ -27,26 +27,26 @@ class ParameterListeners {
   [[nodiscard]] static std::shared_ptr<ParameterListeners> of(torch::autograd::Node& node);
 
   /// `index`: of the parameter, for that reducer.
-  void add(const std::shared_ptr<ReducerState>& reducer, std::size_t index);
+  void add(const std::shared_ptr<GradientListener>& reducer, std::size_t index);
   /// Takes the hook away with the last one.
-  void remove(const std::shared_ptr<ReducerState>& reducer, torch::autograd::Node& node);
+  void remove(const std::shared_ptr<GradientListener>& reducer, torch::autograd::Node& node);
   [[nodiscard]] bool are_several() const noexcept { return listeners_.size() > 1; }
 
   /// The accumulator has added `incoming` to the gradient.
   void on_gradient(const at::Tensor& incoming);
   /// This reducer has made an average the parameter's gradient. `backward`: lives as long as the
   /// backward in which it did.
-  void note_given(const ReducerState& by, const std::weak_ptr<bool>& backward);
+  void note_given(const GradientListener& by, const std::weak_ptr<bool>& backward);
   /// Whether another one did so in a backward that is still under way.
-  [[nodiscard]] bool is_given_by_another(const ReducerState& than) const;
+  [[nodiscard]] bool is_given_by_another(const GradientListener& than) const;
 
  private:
   struct Listener {
-    std::weak_ptr<ReducerState> reducer;
+    std::weak_ptr<GradientListener> reducer;
     std::size_t index = 0;
   };
   struct Given {
-    const ReducerState* by = nullptr;
+    const GradientListener* by = nullptr;
     std::weak_ptr<bool> backward;
   };
 

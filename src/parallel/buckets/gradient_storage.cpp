@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Where gradients lie: the group's memory, its division into buckets, and when autograd may use it.
-#include <ATen/core/grad_mode.h>
+#include "parallel/buckets/gradient_storage.h"
+
 #include <lockstep/core/error.h>
 #include <lockstep/core/logging.h>
 #include <torch/csrc/autograd/engine.h>
@@ -11,11 +11,38 @@
 #include "parallel/buckets/arena_bucket.h"
 #include "parallel/buckets/flat_bucket.h"
 #include "parallel/buckets/lending_allocator.h"
-#include "parallel/ddp/reducer_state.h"
 
 namespace lockstep {
+namespace {
 
-void ReducerState::allocate() {
+// Gradients of this parameter travel in this dtype.
+at::ScalarType travelling_dtype(const at::Tensor& parameter,
+                                const DistributedDataParallelOptions& options) {
+  const at::ScalarType own = parameter.scalar_type();
+  const auto wanted = options.reduce_dtype();
+  const bool is_smaller =
+      wanted && at::isFloatingType(own) && c10::elementSize(*wanted) < c10::elementSize(own);
+  return is_smaller ? *wanted : own;
+}
+
+std::vector<GradientShape> shapes_of(const std::vector<at::Tensor>& parameters,
+                                     const DistributedDataParallelOptions& options) {
+  std::vector<GradientShape> shapes;
+  for (const at::Tensor& tensor : parameters) {
+    shapes.push_back({static_cast<std::size_t>(tensor.numel()), travelling_dtype(tensor, options),
+                      tensor.device()});
+  }
+  return shapes;
+}
+
+}  // namespace
+
+GradientStorage::GradientStorage(ProcessGroup& group, std::vector<at::Tensor> parameters,
+                                 const DistributedDataParallelOptions& options)
+    : group_(group),
+      parameters_(std::move(parameters)),
+      shapes_(shapes_of(parameters_, options)),
+      may_have_arenas_(options.gradients_in_group_memory()) {
   for (std::size_t i = 0; i < shapes_.size(); ++i) {
     const auto is_alike = [&](const Memory& memory) {
       return memory.dtype == shapes_[i].dtype && memory.device == shapes_[i].device;
@@ -40,17 +67,17 @@ void ReducerState::allocate() {
   }
 }
 
-bool ReducerState::allocate_arena(Memory& memory, std::string& obstacle) {
+bool GradientStorage::allocate_arena(Memory& memory, std::string& obstacle) {
   const auto travels_as_it_is = [&](std::size_t i) {
-    return parameters_[i].tensor.scalar_type() == memory.dtype;
+    return parameters_[i].scalar_type() == memory.dtype;
   };
-  if (!options_.gradients_in_group_memory() || !memory.device.is_cpu() ||
+  if (!may_have_arenas_ || !memory.device.is_cpu() ||
       !std::all_of(memory.parameters.begin(), memory.parameters.end(), travels_as_it_is)) {
     return false;
   }
-  memory.places = group_->allocate({static_cast<std::int64_t>(memory.parameters.size())},
-                                   at::TensorOptions(at::kLong));
-  if (!group_->can_reduce_pieces(memory.places)) {
+  memory.places = group_.allocate({static_cast<std::int64_t>(memory.parameters.size())},
+                                  at::TensorOptions(at::kLong));
+  if (!group_.can_reduce_pieces(memory.places)) {
     memory.places.reset();
     return false;
   }
@@ -64,8 +91,8 @@ bool ReducerState::allocate_arena(Memory& memory, std::string& obstacle) {
   const std::size_t element = c10::elementSize(memory.dtype);
   const auto elements = static_cast<std::int64_t>((division.bytes + element - 1) / element);
   try {
-    const at::Tensor all = group_->allocate({elements}, at::TensorOptions(memory.dtype));
-    group_->keep_for_pieces(all);
+    const at::Tensor all = group_.allocate({elements}, at::TensorOptions(memory.dtype));
+    group_.keep_for_pieces(all);
     memory.arena = GradientArena::create(all, division);
   } catch (const CommError& error) {
     // Buckets need less, and all ranks see this error.
@@ -77,57 +104,63 @@ bool ReducerState::allocate_arena(Memory& memory, std::string& obstacle) {
   return true;
 }
 
-void ReducerState::allocate_flat(Memory& memory) {
+void GradientStorage::allocate_flat(Memory& memory) {
   // How much that is depends on no plan: every gradient begins on a cache line.
   const BucketPlan all{memory.parameters, memory.dtype, memory.device};
   const auto elements = static_cast<std::int64_t>(FlatBucket::elements_for(all, shapes_));
-  memory.flat = group_->allocate({elements}, at::TensorOptions(memory.dtype).device(memory.device));
+  memory.flat = group_.allocate({elements}, at::TensorOptions(memory.dtype).device(memory.device));
 }
 
-bool ReducerState::has_arena() const {
+bool GradientStorage::has_arena() const {
   return std::any_of(memories_.begin(), memories_.end(),
                      [](const Memory& memory) { return memory.arena != nullptr; });
 }
 
-void ReducerState::use_flat_memory() {
-  close_arenas();
+void GradientStorage::use_flat_memory() {
+  close();
   // All or nothing: an error leaves everything as it was.
   for (Memory& memory : memories_) {
     if (memory.arena) allocate_flat(memory);
   }
-  vacate();
+  vacate_arenas();
   for (Memory& memory : memories_) {
     memory.arena.reset();
     memory.places.reset();
   }
-  divide();
 }
 
-/// `used`: of each memory, what the buckets before have: elements, or places in an arena.
-std::unique_ptr<GradientBucket> ReducerState::make_bucket(const BucketPlan& plan,
-                                                          std::vector<std::int64_t>& used,
-                                                          const std::vector<at::Tensor>& tensors) {
+std::vector<std::unique_ptr<GradientBucket>> GradientStorage::make_buckets(
+    const std::vector<BucketPlan>& plans, const std::vector<std::string>& names) const {
+  std::vector<std::unique_ptr<GradientBucket>> buckets;
+  std::vector<std::int64_t> used(memories_.size(), 0);
+  for (const BucketPlan& plan : plans) {
+    buckets.push_back(make_bucket(plan, used, names[buckets.size()]));
+  }
+  return buckets;
+}
+
+std::unique_ptr<GradientBucket> GradientStorage::make_bucket(const BucketPlan& plan,
+                                                             std::vector<std::int64_t>& used,
+                                                             const std::string& name) const {
   std::size_t kind = 0;
   while (memories_[kind].dtype != plan.dtype || memories_[kind].device != plan.device) ++kind;
   const Memory& memory = memories_[kind];
-  const std::string name = call_name("bucket " + std::to_string(buckets_.size() + 1) + " of " +
-                                     std::to_string(sets_.front().plans().size()));
   if (memory.arena) {
     std::vector<std::size_t> numbers;
     for (const std::size_t index : plan.parameters) numbers.push_back(memory.numbers[index]);
     const auto places = static_cast<std::int64_t>(numbers.size());
     const auto first = std::exchange(used[kind], used[kind] + places);
     return std::make_unique<ArenaBucket>(plan, memory.arena, std::move(numbers),
-                                         memory.places.narrow(0, first, places), tensors, name);
+                                         memory.places.narrow(0, first, places), parameters_, name);
   }
   const auto elements = static_cast<std::int64_t>(FlatBucket::elements_for(plan, shapes_));
   const auto first = std::exchange(used[kind], used[kind] + elements);
   const at::Tensor flat = memory.flat.narrow(0, first, elements);
-  return std::make_unique<FlatBucket>(plan, flat, tensors, name);
+  return std::make_unique<FlatBucket>(plan, flat, parameters_, name);
 }
 
-void ReducerState::open_arenas() {
-  if (!accumulation_.expired()) return;
+void GradientStorage::open() {
+  if (!opened_.expired()) return;
   std::vector<std::shared_ptr<GradientArena>> arenas;
   for (const Memory& memory : memories_) {
     if (!memory.arena || has_failed_) continue;
@@ -137,25 +170,25 @@ void ReducerState::open_arenas() {
   const std::shared_ptr<void> guard(nullptr, [arenas = std::move(arenas)](void*) {
     for (const auto& arena : arenas) arena->close();
   });
-  accumulation_ = guard;
+  opened_ = guard;
   torch::autograd::Engine::get_default_engine().queue_callback([guard] {});
 }
 
-void ReducerState::close_arenas() noexcept {
+void GradientStorage::close() noexcept {
   for (const Memory& memory : memories_) {
     if (memory.arena) memory.arena->close();
   }
 }
 
-void ReducerState::vacate() noexcept {
+void GradientStorage::end_cycle() noexcept {
+  for (const Memory& memory : memories_) {
+    if (memory.arena) memory.arena->end_cycle();
+  }
+}
+
+void GradientStorage::vacate_arenas() noexcept {
   for (const Memory& memory : memories_) {
     if (memory.arena) memory.arena->vacate();
-  }
-  for (const auto& bucket : buckets_) {
-    try {
-      bucket->vacate();
-    } catch (...) {  // what could not be moved keeps the group's memory
-    }
   }
 }
 
