@@ -8,12 +8,13 @@
 #include "collective_tensors.h"
 #include "comm/collective/collective.h"
 #include "comm/collective/reduce_kernels.h"
-#include "comm/shared_memory/process_group.h"
+#include "comm/group/group_core.h"
+#include "comm/shared_memory/backend.h"
 
 namespace bench {
 namespace {
 
-using Group = std::shared_ptr<lockstep::SharedMemoryProcessGroup>;
+using Group = std::shared_ptr<lockstep::ProcessGroup>;
 
 std::function<void()> call_of(const std::shared_ptr<lockstep::ProcessGroup>& group, Op op,
                               const Tensors& tensors) {
@@ -69,8 +70,9 @@ class LimitSide final : public Side {
     const auto tensors = make_tensors(op, bytes, group_->size(), [this](std::int64_t elements) {
       return group_->allocate({elements}, torch::kFloat);
     });
+    auto& backend = dynamic_cast<lockstep::SharedMemoryBackend&>(group_->core().backend());
     const auto place =
-        group_->transport().find(tensors.input.const_data_ptr(), tensors.input.nbytes());
+        backend.transport().find(tensors.input.const_data_ptr(), tensors.input.nbytes());
     TORCH_CHECK(place.has_value(), "the tensor is not in group memory");
     const auto own = static_cast<std::size_t>(group_->rank());
     const auto world = static_cast<std::size_t>(group_->size());
@@ -103,7 +105,7 @@ class LimitSide final : public Side {
 Group make_group(const std::string& name) {
   auto environment = lockstep::LaunchEnvironment::detect();
   environment.job_id += " " + name;
-  return std::make_shared<lockstep::SharedMemoryProcessGroup>(environment, std::chrono::minutes(2));
+  return lockstep::make_shared_memory_process_group(environment, std::chrono::minutes(2));
 }
 
 }  // namespace

@@ -67,7 +67,6 @@ UNIT_OF = {
 }
 # Units that include each other, and should not. This list only becomes shorter.
 INCLUDE_EACH_OTHER = {
-    ("comm/group/process_group", "comm/group/work"),
     ("core/environment", "core/launchers"),
     ("data/loader/batch_places", "data/loader/batch_worker"),
     ("workers/channel_layout", "workers/shared_memory_channel"),

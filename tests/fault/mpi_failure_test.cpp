@@ -20,6 +20,7 @@
 #include <thread>
 #include <vector>
 
+#include "comm/group/group_core.h"
 #include "native/posix/peer_process.h"
 #include "support/forks.h"
 #include "support/meeting.h"
@@ -30,12 +31,10 @@ namespace {
 using std::chrono::milliseconds;
 using Group = std::shared_ptr<ProcessGroup>;
 
-/// What groups that are built on another one may ask of it.
-struct OfAGroup : ProcessGroup {
-  using ProcessGroup::peer_watch_of;
-  using ProcessGroup::recv_own;
-  using ProcessGroup::send_own;
-};
+/// Of a message under the library's own tag, as backends send them that are built on a group.
+void wait_for(const GroupCore::Ticket& message) {
+  message.carrier->wait_for(message.number, std::nullopt);
+}
 
 // --- what a rank does, by name ---
 
@@ -110,10 +109,10 @@ const std::map<std::string, std::function<void(const std::string& backend)>> kPr
        // The library's tag is the largest that MPI promises, and none of a program's.
        if (group->rank() == 0) {
          group->send(first, 1, 32766).wait();
-         OfAGroup::send_own(*group, second, 1).wait();
+         wait_for(group->core().send_own(second, 1));
        } else {
          first.zero_(), second.zero_();
-         OfAGroup::recv_own(*group, second, 0).wait();
+         wait_for(group->core().receive_own(second, 0));
          group->recv(first, 0, 32766).wait();
          if (first[2].item<int>() != 1 || second[3].item<int>() != 2) {
            throw std::runtime_error("other bytes came");
@@ -173,7 +172,7 @@ const std::map<std::string, std::function<void(const std::string& backend)>> kPr
     {"watch",
      [](const std::string& backend) {
        auto group = init(backend);
-       const auto watch = OfAGroup::peer_watch_of(*group);
+       const auto watch = group->core().backend().peer_watch();
        if (!watch) throw std::runtime_error("nobody is watched");
        group->barrier();
        if (group->rank() == 1) throw std::runtime_error("bad luck");

@@ -11,20 +11,20 @@
 #include <utility>
 #include <vector>
 
-#include "comm/nccl/process_group.h"
+#include "comm/nccl/backend.h"
 #include "support/expected_errors.h"
 #include "support/fake_nccl.h"
 #include "support/in_process_ranks.h"
 
 namespace lockstep::testing {
 
-inline std::shared_ptr<NcclProcessGroup> make_fake_nccl_group(
-    const std::shared_ptr<FakeNccl>& world, std::shared_ptr<ProcessGroup> side,
-    bool check_calls = false) {
+inline std::shared_ptr<ProcessGroup> make_fake_nccl_group(const std::shared_ptr<FakeNccl>& world,
+                                                          std::shared_ptr<ProcessGroup> side,
+                                                          bool check_calls = false) {
   const auto environment = fake_environment(side->rank(), side->size(), "over a fake NCCL");
   const auto timeout = side->timeout();
-  return std::make_shared<NcclProcessGroup>(environment, timeout, std::move(side),
-                                            world->services(environment.rank), check_calls);
+  return make_nccl_process_group(environment, timeout, std::move(side),
+                                 world->services(environment.rank), check_calls);
 }
 
 inline void sum_up(ProcessGroup& group) {
@@ -34,7 +34,7 @@ inline void sum_up(ProcessGroup& group) {
   EXPECT_EQ(tensor[3].item<float>(), expected);
 }
 
-using NcclBody = std::function<void(const std::shared_ptr<NcclProcessGroup>&)>;
+using NcclBody = std::function<void(const std::shared_ptr<ProcessGroup>&)>;
 
 /// From now on this group's calls are expected to time out: all that has to succeed before has
 /// time.

@@ -5,25 +5,17 @@
 #include <lockstep/comm/call_options.h>
 #include <lockstep/comm/types.h>
 #include <lockstep/comm/work.h>
-#include <lockstep/core/environment.h>
 #include <lockstep/core/error.h>
 
 #include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <optional>
-#include <string>
 #include <vector>
 
 namespace lockstep {
 
-struct Collective;        // one call, checked (src/comm/collective/collective.h)
-class CallingThread;      // the thread that is in a group (src/comm/group/calling_thread.h)
-class GroupVisit;         // its stay there (likewise)
-class Operation;          // one collective on one backend (src/comm/collective/operation.h)
-struct OperationFailure;  // why one cannot go on (likewise)
-class OperationQueue;     // the collectives under way, in the order of their calls
+class GroupCore;  // what is behind a group: its state and its backend; the library's own
 
 /// The ranks that work together, and how they talk. Made by `init_process_group`.
 ///
@@ -40,27 +32,27 @@ class OperationQueue;     // the collectives under way, in the order of their ca
 /// Thread-safety: one thread at a time; threads may take turns. Where two are in it at once, both
 /// get a `c10::Error` that names their calls, and the group has failed. Two groups are independent
 /// of each other.
-class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {
+class LOCKSTEP_API ProcessGroup final {
  public:
   /// Never waits for another rank and never throws. A group that was not closed leaves word that
   /// this rank left, so that its peers fail with `PeerLostError` instead of waiting. Over MPI, the
   /// process then ends without `MPI_Finalize`, which would wait for them.
-  virtual ~ProcessGroup();
+  ~ProcessGroup();
   ProcessGroup(const ProcessGroup&) = delete;
   ProcessGroup& operator=(const ProcessGroup&) = delete;
 
   /// This rank's number, from 0 to `size()` - 1.
-  [[nodiscard]] int rank() const noexcept { return environment_.rank; }
+  [[nodiscard]] int rank() const noexcept;
   /// How many ranks the group has.
-  [[nodiscard]] int size() const noexcept { return environment_.world_size; }
+  [[nodiscard]] int size() const noexcept;
   /// This rank's number among the ranks of its host.
-  [[nodiscard]] int local_rank() const noexcept { return environment_.local_rank; }
+  [[nodiscard]] int local_rank() const noexcept;
   /// How many ranks of the group are on this host.
-  [[nodiscard]] int local_size() const noexcept { return environment_.local_size; }
+  [[nodiscard]] int local_size() const noexcept;
   /// What carries the traffic; never `Backend::Auto`.
-  [[nodiscard]] Backend backend() const noexcept { return backend_; }
+  [[nodiscard]] Backend backend() const noexcept;
   /// How long a call may wait for other ranks, unless `with` says otherwise.
-  [[nodiscard]] std::chrono::milliseconds timeout() const noexcept { return timeout_; }
+  [[nodiscard]] std::chrono::milliseconds timeout() const noexcept;
 
   // --- reductions ---
 
@@ -247,11 +239,11 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   /// Throws: what a collective throws.
   void close();
   /// Whether `close` has been called.
-  [[nodiscard]] bool is_closed() const noexcept { return closed_; }
+  [[nodiscard]] bool is_closed() const noexcept;
 
   /// 1, 2, 3, ...: for the names of what shares this group. The same on ranks that ask equally
   /// often; exchanges nothing.
-  [[nodiscard]] int next_number() noexcept { return ++numbers_; }
+  [[nodiscard]] int next_number() noexcept;
 
   /// Does this rank's part of what is under way as far as it can be done now. Never blocks; errors
   /// appear in the `Work`. A program that computes for long between starting a collective and
@@ -259,154 +251,14 @@ class LOCKSTEP_API ProcessGroup : public std::enable_shared_from_this<ProcessGro
   /// which is misuse that the next call reports.
   void progress() noexcept;
 
-  // What backends implement, in src/comm: no part of the reference.
-  /// @cond backends
- protected:
-  ProcessGroup(Backend backend, LaunchEnvironment environment, std::chrono::milliseconds timeout);
-
-  /// The group that carries tensors of this kind: this one, unless it has another for them.
-  virtual ProcessGroup& carrier_of(c10::DeviceType /*device*/) { return *this; }
-  /// Whether the operations below take tensors of this kind as they are. Others are staged: copied
-  /// to pinned CPU memory and back.
-  [[nodiscard]] virtual bool takes(c10::DeviceType device) const { return device == c10::kCPU; }
-  /// Whether movements and messages may read and write memory of a device that it does not take,
-  /// once what the current stream has been given is done. Then nothing of theirs is staged.
-  [[nodiscard]] virtual bool moves(c10::DeviceType /*device*/) const { return false; }
-
-  /// Arguments are checked already.
-  virtual std::unique_ptr<Operation> make_operation(Collective call) = 0;
-  virtual std::unique_ptr<Operation> make_send(at::Tensor tensor, int to, int tag) = 0;
-  virtual std::unique_ptr<Operation> make_receive(at::Tensor tensor, int from, int tag) = 0;
-  /// A group of several of these ranks, this one included. `environment` says its place there.
-  /// Collective: over the members.
-  virtual std::shared_ptr<ProcessGroup> make_group(LaunchEnvironment environment,
-                                                   const std::vector<int>& members) = 0;
-  struct Memory {
-    void* data = nullptr;
-    std::shared_ptr<void> owner;
-  };
-  virtual Memory allocate_bytes(std::size_t bytes) = 0;
-  /// Whether this group has memory of its own on such devices, and a zeroed piece of it.
-  [[nodiscard]] virtual bool has_memory_on(c10::DeviceType device) const {
-    return device == c10::kCPU;
-  }
-  virtual Memory allocate_on(c10::Device /*device*/, std::size_t bytes) {
-    return allocate_bytes(bytes);
-  }
-  /// Whether this rank's part of group memory is seen by all ranks, and holds these bytes.
-  [[nodiscard]] virtual bool shares_memory(const void* /*data*/, std::size_t /*bytes*/) const {
-    return false;
-  }
-  virtual void keep_for_pieces(const void* /*data*/) {}
-  /// Around the calls of `coalesced`: the backend may start them as one. The end comes also after
-  /// an error.
-  virtual void begin_coalescing() {}
-  virtual void end_coalescing() {}
-  /// This rank's part of a division in which it joins no group of several ranks, for backends that
-  /// need all ranks of this group for it.
-  virtual void decline_group() {}
-  /// A look at the other ranks that any thread may take while the group lives: what happened to one
-  /// that cannot come any more, else nothing. Null where the backend cannot tell without taking
-  /// part in a collective.
-  [[nodiscard]] virtual std::function<std::string()> peer_watch() { return nullptr; }
-  /// Lets resources go after the last meeting of a close.
-  virtual void release() {}
-  /// Tells the other ranks that this one gave up, and why. Must not wait.
-  virtual void abandon(const std::string& /*reason*/) noexcept {}
-  /// Called when `close` fails: gives back what would keep a later group of this job from meeting.
-  virtual void forget_names() noexcept {}
-  /// Blocks: the calling thread. Collective: all ranks. Throws: `CommError` with this text unless
-  /// every rank has its memory, so that none goes on alone.
-  void agree_on_memory(bool has_memory, const std::string& error_text);
-
-  [[nodiscard]] const LaunchEnvironment& environment() const noexcept { return environment_; }
-  /// For groups that find out which ranks share a host; launchers may not know, or say nothing.
-  void set_local(int local_rank, int local_size) noexcept {
-    environment_.local_rank = local_rank;
-    environment_.local_size = local_size;
-  }
-  [[nodiscard]] CommContext context_for(const char* op) const;
-  using Timeout = std::chrono::milliseconds;
-  /// Of the call that is being made.
-  [[nodiscard]] Timeout call_timeout() const { return call_options_.timeout().value_or(timeout_); }
-  /// Throws: the group's failure; `c10::Error` for a closed group.
-  void check_open(const char* op) const;
-  /// Throws: `c10::Error` in a fork of the process that made the group.
-  void check_process(const char* op) const;
-  /// Throws: the group's failure, where there is one.
-  void throw_failure() const;
-  /// Ends the group with what was found outside of any operation. Throws: it, or the failure
-  /// before.
-  [[noreturn]] void fail(const OperationFailure& failure, const char* op);
-  /// For groups that are built on another one.
-  [[nodiscard]] static std::function<std::string()> peer_watch_of(ProcessGroup& other) {
-    return other.peer_watch();
-  }
-  static void abandon_other(ProcessGroup& other, const std::string& reason) noexcept {
-    other.abandon(reason);
-  }
-  /// Messages under the library's own tag, which no message of a program has.
-  [[nodiscard]] static Work send_own(ProcessGroup& other, const at::Tensor& tensor, int to);
-  [[nodiscard]] static Work recv_own(ProcessGroup& other, const at::Tensor& tensor, int from);
-  Work start(std::unique_ptr<Operation> operation, const char* op);
-  /// For backends that cannot call back what they gave away: leaves unfinished operations and their
-  /// buffers in memory.
-  void keep_unfinished() noexcept;
-  [[nodiscard]] bool has_unfinished() const noexcept;
-  /// Whether this is a copy that a fork took along: the group is another process's, and neither its
-  /// destructor nor a look may touch what is shared.
-  [[nodiscard]] bool is_copy_of_fork() const noexcept;
-  /// Whether the group failed in a way that every rank found by itself.
-  [[nodiscard]] bool is_failure_shared() const noexcept;
+  // For the library itself, which alone knows what this is.
+  /// @cond internal
+  explicit ProcessGroup(std::shared_ptr<GroupCore> core);
+  [[nodiscard]] GroupCore& core() const noexcept { return *core_; }
   /// @endcond
 
  private:
-  friend class Work;
-
-  /// What every public call begins with. Throws: `c10::Error` where another thread is in the group.
-  [[nodiscard]] GroupVisit enter(const char* op) const;
-  /// The same, and `check_open`.
-  [[nodiscard]] GroupVisit begin(const char* op) const;
-  void check_not_closed(const char* op) const;
-  /// Ends the group where two threads were in it at once.
-  void note_misuse() const noexcept;
-
-  void check_root(int root, const char* op) const;
-  void check_message(const at::Tensor& tensor, int peer, int tag, const char* op) const;
-  /// `call`: the same number on all ranks whose calls fit together.
-  std::shared_ptr<ProcessGroup> divide(int color, int key, std::int64_t call, const char* op);
-  void check_count(const std::vector<at::Tensor>& tensors, const char* op, const char* name) const;
-
-  /// Of a checked call. `whole`: the tensor whose pieces are its outputs, where they are no tensors
-  /// of the program's.
-  Work start(Collective call, const at::Tensor& whole = {});
-  Work start(std::unique_ptr<Operation> operation, const char* op, Timeout timeout);
-  Work start_message(std::unique_ptr<Operation> operation, const char* op, Timeout timeout,
-                     std::uint64_t lane);
-  Work start_send(const at::Tensor& tensor, int to, int tag, Timeout timeout);
-  Work start_receive(const at::Tensor& tensor, int from, int tag, Timeout timeout);
-  /// Enters a call into the `coalesced` under way.
-  Work keep(Work work);
-  /// An operation on tensors that wait for a stream, and are staged where they must be. `make`: the
-  /// same call on tensors of the CPU, or that `moves`.
-  std::unique_ptr<Operation> behind_stream(
-      Collective call, std::function<std::unique_ptr<Operation>(Collective)> make);
-  std::unique_ptr<Operation> operation_for(Collective call);
-  std::unique_ptr<Operation> operation_for_send(const at::Tensor& tensor, int to, int tag);
-  std::unique_ptr<Operation> operation_for_receive(const at::Tensor& tensor, int from, int tag);
-  void wait_for(std::uint64_t ticket, std::optional<std::chrono::milliseconds> timeout);
-  [[nodiscard]] bool is_completed(std::uint64_t ticket);
-  [[nodiscard]] std::exception_ptr exception_of(std::uint64_t ticket);
-
-  Backend backend_;
-  LaunchEnvironment environment_;
-  std::chrono::milliseconds timeout_;
-  CallOptions call_options_;
-  std::vector<Work>* coalesced_ = nullptr;  // of the calls of `coalesced`, while it runs
-  bool closed_ = false;
-  int numbers_ = 0;
-  std::unique_ptr<CallingThread> calling_thread_;
-  std::unique_ptr<OperationQueue> queue_;
+  std::shared_ptr<GroupCore> core_;  // a `Work` keeps it, too
 };
 
 }  // namespace lockstep

@@ -14,7 +14,7 @@
 
 namespace lockstep {
 
-class ProcessGroup;
+class GroupCore;  // what is behind a process group; the library's own
 
 /// One collective under way, or several that were started together. A small handle; copies refer to
 /// the same collective. Dropping it cancels nothing: the group finishes the collective in later
@@ -26,6 +26,11 @@ class ProcessGroup;
 /// Thread-safety: as its group's, one thread at a time. Keeps the group's state alive.
 class LOCKSTEP_API Work {
  public:
+  /// For the library: the call that `group` knows by `ticket`.
+  Work(std::shared_ptr<GroupCore> group, std::uint64_t ticket);
+  /// Several calls as one, which is complete when all of them are; see `ProcessGroup::coalesced`.
+  explicit Work(std::vector<Work> parts);
+
   /// Returns when the result is in the tensor and the tensor may be changed again. Rethrows what
   /// failed.
   ///
@@ -58,13 +63,9 @@ class LOCKSTEP_API Work {
   [[nodiscard]] Future<void> future() const;
 
  private:
-  friend class ProcessGroup;
-  Work(std::shared_ptr<ProcessGroup> group, std::uint64_t ticket);
-  explicit Work(std::vector<Work> parts);
-
   void wait_until(std::optional<std::chrono::milliseconds> timeout);
 
-  std::shared_ptr<ProcessGroup> group_;  // null: the parts
+  std::shared_ptr<GroupCore> group_;  // null: the parts
   std::uint64_t ticket_ = 0;
   std::shared_ptr<std::vector<Work>> parts_;
 };

@@ -7,11 +7,12 @@
 #include <array>
 #include <string>
 
-#include "comm/gloo/process_group.h"
+#include "comm/gloo/make_process_group.h"
+#include "comm/group/group_core.h"
 #include "comm/hierarchical/make_process_group.h"
 #include "comm/mpi/make_process_group.h"
-#include "comm/shared_memory/process_group.h"
-#include "comm/single/process_group.h"
+#include "comm/shared_memory/backend.h"
+#include "comm/single/backend.h"
 
 namespace lockstep {
 namespace {
@@ -48,10 +49,10 @@ void check_gloo_launch(const LaunchEnvironment&, const Surroundings& surrounding
           "job and a free port there, the same on all ranks");
 }
 
-template <typename Group>
-std::shared_ptr<ProcessGroup> make_directly(const LaunchEnvironment& environment,
-                                            std::chrono::milliseconds timeout) {
-  return std::make_shared<Group>(environment, timeout);
+std::shared_ptr<ProcessGroup> make_single(const LaunchEnvironment& environment,
+                                          std::chrono::milliseconds timeout) {
+  return std::make_shared<ProcessGroup>(
+      GroupCore::make(Backend::Single, environment, timeout, make_single_backend));
 }
 
 std::shared_ptr<ProcessGroup> make_gloo(const LaunchEnvironment& environment,
@@ -61,9 +62,9 @@ std::shared_ptr<ProcessGroup> make_gloo(const LaunchEnvironment& environment,
 
 constexpr std::array kBackends{
     BackendRow{Backend::Auto, "Auto", nullptr, nullptr},
-    BackendRow{Backend::Single, "Single", check_single_launch, make_directly<SingleProcessGroup>},
+    BackendRow{Backend::Single, "Single", check_single_launch, make_single},
     BackendRow{Backend::SharedMemory, "SharedMemory", check_shared_memory_launch,
-               make_directly<SharedMemoryProcessGroup>},
+               make_shared_memory_process_group},
     BackendRow{Backend::Mpi, "Mpi", check_mpi_launch, make_mpi_process_group},
     BackendRow{Backend::Hierarchical, "Hierarchical", check_mpi_launch,
                make_hierarchical_process_group},

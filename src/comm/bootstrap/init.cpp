@@ -16,7 +16,7 @@
 
 #include "comm/bootstrap/backend_choice.h"
 #include "comm/bootstrap/backends.h"
-#include "comm/nccl/process_group.h"
+#include "comm/nccl/backend.h"
 #include "native/posix/host_name.h"
 
 namespace lockstep {
@@ -73,8 +73,8 @@ std::shared_ptr<ProcessGroup> init_process_group(const ProcessGroupOptions& opti
                 ": backend " + std::string(to_string(choice.backend())) + " (" + choice.reason +
                 ")");
   if (!choice.has_nccl) return transport;
-  return std::make_shared<NcclProcessGroup>(environment, options.timeout(), std::move(transport),
-                                            make_nccl_services(), options.check_calls());
+  return make_nccl_process_group(environment, options.timeout(), std::move(transport),
+                                 make_nccl_services(), options.check_calls());
 }
 
 c10::Device bind_device(const ProcessGroup& group) {

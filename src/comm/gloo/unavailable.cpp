@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <lockstep/core/error.h>
 
-#include "comm/gloo/process_group.h"
+#include "comm/gloo/make_process_group.h"
 
 namespace lockstep {
 

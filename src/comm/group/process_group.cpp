@@ -1,314 +1,343 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include <ATen/ops/from_blob.h>
-#include <ATen/ops/full.h>
-#include <ATen/ops/zeros.h>
 #include <lockstep/comm/process_group.h>
-#include <lockstep/core/error.h>
-#include <lockstep/core/logging.h>
-#include <unistd.h>
 
-#include <limits>
-#include <numeric>
+#include <algorithm>
+#include <set>
 #include <utility>
 
 #include "comm/collective/collective.h"
-#include "comm/collective/operation.h"
-#include "comm/collective/operation_queue.h"
-#include "comm/collective/staged_operation.h"
-#include "comm/group/calling_thread.h"
-#include "comm/group/written_tensors.h"
+#include "comm/group/argument_checks.h"
+#include "comm/group/group_core.h"
+#include "comm/group/split.h"
 
 namespace lockstep {
 namespace {
 
-void check_one_device(const Collective& call) {
-  for (const auto* tensors : {&call.inputs, &call.outputs}) {
-    for (const at::Tensor& tensor : *tensors) {
-      TORCH_CHECK(tensor.device() == call.device(), to_string(call.op), ": one tensor is on ",
-                  call.device(), ", another on ", tensor.device(), "; all must be on one device");
-    }
-  }
+/// The handle of a call that was started, entered into the `coalesced` under way.
+Work track(GroupCore& group, GroupCore::Ticket ticket) {
+  Work work(std::move(ticket.carrier), ticket.number);
+  if (group.coalesced() != nullptr) group.coalesced()->push_back(work);
+  return work;
 }
 
-/// Whether this rank's outputs get other values: what only one rank gets, or gives, is the others'
-/// as it was.
-bool writes_outputs(const Collective& call, int rank) {
-  if (call.op == CollectiveOp::Reduce) return rank == call.root;
-  if (call.op == CollectiveOp::Broadcast) return rank != call.root;
-  return true;
+Work start_call(GroupCore& group, Collective call, const at::Tensor& whole = {}) {
+  return track(group, group.start(std::move(call), whole));
+}
+
+std::shared_ptr<ProcessGroup> group_of(std::shared_ptr<GroupCore> core) {
+  return core ? std::make_shared<ProcessGroup>(std::move(core)) : nullptr;
 }
 
 }  // namespace
 
-ProcessGroup::ProcessGroup(Backend backend, LaunchEnvironment environment,
-                           std::chrono::milliseconds timeout)
-    : backend_(backend),
-      environment_(std::move(environment)),
-      timeout_(timeout),
-      calling_thread_(std::make_unique<CallingThread>()) {
-  CommContext context;
-  context.backend = to_string(backend_);
-  context.rank = rank();
-  context.world_size = size();
-  queue_ = std::make_unique<OperationQueue>(std::move(context),
-                                            [this](const std::string& reason) { abandon(reason); });
+ProcessGroup::ProcessGroup(std::shared_ptr<GroupCore> core) : core_(std::move(core)) {}
+
+ProcessGroup::~ProcessGroup() = default;
+
+int ProcessGroup::rank() const noexcept {
+  return core_->rank();
 }
 
-ProcessGroup::~ProcessGroup() {
-  if (queue_ && is_copy_of_fork()) keep_unfinished();
+int ProcessGroup::size() const noexcept {
+  return core_->size();
 }
 
-bool ProcessGroup::is_copy_of_fork() const noexcept {
-  return !queue_->is_in_its_process();
+int ProcessGroup::local_rank() const noexcept {
+  return core_->environment().local_rank;
 }
 
-void ProcessGroup::keep_unfinished() noexcept {
-  [[maybe_unused]] auto* kept = queue_.release();
+int ProcessGroup::local_size() const noexcept {
+  return core_->environment().local_size;
 }
 
-bool ProcessGroup::has_unfinished() const noexcept {
-  return queue_->has_entries();
+Backend ProcessGroup::backend() const noexcept {
+  return core_->kind();
 }
 
-bool ProcessGroup::is_failure_shared() const noexcept {
-  return queue_->is_failure_shared();
+std::chrono::milliseconds ProcessGroup::timeout() const noexcept {
+  return core_->timeout();
 }
 
-GroupVisit ProcessGroup::enter(const char* op) const {
-  check_process(op);  // a fork may have been made while another thread was in
-  GroupVisit visit(*calling_thread_, op);
-  TORCH_CHECK(visit.has_entered(), op, ": ", calling_thread_->misuse());
-  note_misuse();
-  return visit;
+Work ProcessGroup::all_reduce(const at::Tensor& tensor, ReduceOp op) {
+  const auto visit = core_->begin("all_reduce");
+  check_tensor(tensor, "all_reduce", "the tensor");
+  check_reduction(tensor.scalar_type(), op, "all_reduce");
+  return start_call(
+      *core_,
+      {.op = CollectiveOp::AllReduce, .reduce_op = op, .inputs = {tensor}, .outputs = {tensor}});
 }
 
-GroupVisit ProcessGroup::begin(const char* op) const {
-  GroupVisit visit = enter(op);
-  check_not_closed(op);
-  return visit;
+bool ProcessGroup::can_reduce_pieces(const at::Tensor& memory) {
+  return memory.device().is_cpu() && core_->carrier_of(c10::kCPU).backend().shares_memory(
+                                         memory.const_data_ptr(), memory.nbytes());
 }
 
-void ProcessGroup::note_misuse() const noexcept {
-  if (!calling_thread_->is_misused() || queue_->failure()) return;
-  try {
-    TORCH_CHECK(false, calling_thread_->misuse());
-  } catch (...) {
-    queue_->fail(std::current_exception());
+void ProcessGroup::keep_for_pieces(const at::Tensor& memory) {
+  const auto visit = core_->begin("keep_for_pieces");
+  TORCH_CHECK(can_reduce_pieces(memory),
+              "keep_for_pieces: the tensor is none of allocate on the CPU, of a group whose ranks "
+              "share memory");
+  core_->carrier_of(c10::kCPU).backend().keep_for_pieces(memory.const_data_ptr());
+}
+
+Work ProcessGroup::all_reduce(const Pieces& pieces, ReduceOp op) {
+  const auto visit = core_->begin("all_reduce");
+  const auto& [memory, places, counts] = pieces;
+  check_tensor(memory, "all_reduce", "the memory of the pieces");
+  check_tensor(places, "all_reduce", "the places of the pieces");
+  check_reduction(memory.scalar_type(), op, "all_reduce");
+  TORCH_CHECK(
+      can_reduce_pieces(memory) && can_reduce_pieces(places),
+      "all_reduce: pieces and their places must lie in tensors of allocate on the CPU, of a "
+      "group whose ranks share memory");
+  TORCH_CHECK(places.scalar_type() == at::kLong &&
+                  places.numel() == static_cast<std::int64_t>(counts.size()),
+              "all_reduce: ", counts.size(),
+              " pieces need as many places of dtype Long; there are ", places.numel(), " of dtype ",
+              places.scalar_type());
+  const auto* begins = places.const_data_ptr<std::int64_t>();
+  for (std::size_t i = 0; i < counts.size(); ++i) {
+    TORCH_CHECK(counts[i] >= 0 && begins[i] >= 0 && begins[i] <= memory.numel() &&
+                    counts[i] <= memory.numel() - begins[i],
+                "all_reduce: piece ", i, ", ", counts[i], " elements from ", begins[i],
+                " on, does not lie in the memory, which has ", memory.numel(), " elements");
   }
+  return start_call(*core_, {.op = CollectiveOp::AllReduce,
+                             .reduce_op = op,
+                             .inputs = {memory},
+                             .outputs = {memory},
+                             .places = places,
+                             .piece_counts = counts});
 }
 
-void ProcessGroup::check_open(const char* op) const {
-  check_process(op);
-  check_not_closed(op);
+Work ProcessGroup::reduce(const at::Tensor& tensor, int root, ReduceOp op) {
+  const auto visit = core_->begin("reduce");
+  check_tensor(tensor, "reduce", "the tensor");
+  check_root(root, size(), "reduce");
+  check_reduction(tensor.scalar_type(), op, "reduce");
+  return start_call(*core_, {.op = CollectiveOp::Reduce,
+                             .reduce_op = op,
+                             .root = root,
+                             .inputs = {tensor},
+                             .outputs = {tensor}});
 }
 
-void ProcessGroup::check_not_closed(const char* op) const {
-  throw_failure();
-  TORCH_CHECK(!closed_, op, ": this process group is closed");
+Work ProcessGroup::reduce_scatter(const at::Tensor& output, const at::Tensor& input, ReduceOp op) {
+  const auto visit = core_->begin("reduce_scatter");
+  check_contiguous(output, "reduce_scatter", "the output");
+  check_contiguous(input, "reduce_scatter", "the input");
+  TORCH_CHECK(input.numel() == output.numel() * size(), "reduce_scatter: the input has ",
+              input.numel(), " elements; ", size(), " ranks with an output of ", output.numel(),
+              " elements each need ", output.numel() * size());
+  return reduce_scatter(output, split_evenly(input, size()), op);
 }
 
-void ProcessGroup::check_process(const char* op) const {
-  TORCH_CHECK(!is_copy_of_fork(), op, ": process ", ::getpid(),
-              " is a fork of the rank that made this process group, and cannot use its copy; it "
-              "makes a group of its own, or leaves the work to its parent");
+Work ProcessGroup::reduce_scatter(const at::Tensor& output, const std::vector<at::Tensor>& inputs,
+                                  ReduceOp op) {
+  const auto visit = core_->begin("reduce_scatter");
+  check_contiguous(output, "reduce_scatter", "the output");
+  check_count(inputs, size(), "reduce_scatter", "inputs");
+  check_contiguous(inputs, "reduce_scatter", "an input");
+  check_dtype(output.scalar_type(), inputs, "reduce_scatter");
+  check_reduction(output.scalar_type(), op, "reduce_scatter");
+  const auto own = static_cast<std::size_t>(rank());
+  check_same_size({output}, inputs[own].numel(), "reduce_scatter", "the output");
+  check_apart_but(own, inputs, output, "reduce_scatter");
+  return start_call(
+      *core_,
+      {.op = CollectiveOp::ReduceScatter, .reduce_op = op, .inputs = inputs, .outputs = {output}});
 }
 
-void ProcessGroup::throw_failure() const {
-  if (queue_->failure()) std::rethrow_exception(queue_->failure());
+Work ProcessGroup::broadcast(const at::Tensor& tensor, int root) {
+  const auto visit = core_->begin("broadcast");
+  check_tensor(tensor, "broadcast", "the tensor");
+  check_root(root, size(), "broadcast");
+  return start_call(
+      *core_,
+      {.op = CollectiveOp::Broadcast, .root = root, .inputs = {tensor}, .outputs = {tensor}});
 }
 
-void ProcessGroup::fail(const OperationFailure& failure, const char* op) {
-  queue_->fail(failure, op);
+Work ProcessGroup::all_gather(const at::Tensor& output, const at::Tensor& input) {
+  const auto visit = core_->begin("all_gather");
+  check_contiguous(output, "all_gather", "the output");
+  check_contiguous(input, "all_gather", "the input");
+  TORCH_CHECK(output.numel() == input.numel() * size(), "all_gather: the output has ",
+              output.numel(), " elements; ", size(), " ranks with ", input.numel(),
+              " elements each need ", input.numel() * size());
+  check_dtype(input.scalar_type(), {output}, "all_gather");
+  auto outputs = split_evenly(output, size());
+  check_apart_but(static_cast<std::size_t>(rank()), outputs, input, "all_gather");
+  return start_call(
+      *core_, {.op = CollectiveOp::AllGather, .inputs = {input}, .outputs = std::move(outputs)},
+      output);
 }
 
-Work ProcessGroup::start(Collective call, const at::Tensor& whole) {
-  const char* op = to_string(call.op);
-  check_one_device(call);
-  if (whole.defined()) {
-    note_written(whole, op);
-  } else if (writes_outputs(call, rank())) {
-    note_written(call.outputs, op);
+Work ProcessGroup::all_gather(const std::vector<at::Tensor>& outputs, const at::Tensor& input) {
+  const auto visit = core_->begin("all_gather");
+  check_contiguous(input, "all_gather", "the input");
+  check_count(outputs, size(), "all_gather", "outputs");
+  check_contiguous(outputs, "all_gather", "an output");
+  check_dtype(input.scalar_type(), outputs, "all_gather");
+  const auto own = static_cast<std::size_t>(rank());
+  check_same_size({input}, outputs[own].numel(), "all_gather", "the input");
+  check_apart_but(own, outputs, input, "all_gather");
+  return start_call(*core_, {.op = CollectiveOp::AllGather, .inputs = {input}, .outputs = outputs});
+}
+
+Work ProcessGroup::gather(const std::vector<at::Tensor>& outputs, const at::Tensor& input,
+                          int root) {
+  const auto visit = core_->begin("gather");
+  check_contiguous(input, "gather", "the input");
+  check_root(root, size(), "gather");
+  if (rank() == root) {
+    check_count(outputs, size(), "gather", "outputs");
+    check_contiguous(outputs, "gather", "an output");
+    check_dtype(input.scalar_type(), outputs, "gather");
+    check_same_size(outputs, input.numel(), "gather", "an output");
+    check_apart_but(static_cast<std::size_t>(rank()), outputs, input, "gather");
+  } else {
+    TORCH_CHECK(outputs.empty(), "gather: ", outputs.size(), " outputs on rank ", rank(),
+                "; only the root, rank ", root, ", passes any");
   }
-  if (!call_options_.name().empty()) call.name = CallName::of(call_options_.name());
-  ProcessGroup& carrier = carrier_of(call.device().type());
-  return keep(carrier.start(carrier.operation_for(std::move(call)), op, call_timeout()));
+  return start_call(
+      *core_, {.op = CollectiveOp::Gather, .root = root, .inputs = {input}, .outputs = outputs});
 }
 
-std::unique_ptr<Operation> ProcessGroup::behind_stream(
-    Collective call, std::function<std::unique_ptr<Operation>(Collective)> make) {
-  const auto way = !is_reduction(call.op) && moves(call.device().type())
-                       ? StagedOperation::Way::InPlace
-                       : StagedOperation::Way::PinnedCopies;
-  return std::make_unique<StagedOperation>(std::move(call), way, std::move(make));
+Work ProcessGroup::scatter(const at::Tensor& output, const std::vector<at::Tensor>& inputs,
+                           int root) {
+  const auto visit = core_->begin("scatter");
+  check_contiguous(output, "scatter", "the output");
+  check_root(root, size(), "scatter");
+  if (rank() == root) {
+    check_count(inputs, size(), "scatter", "inputs");
+    check_contiguous(inputs, "scatter", "an input");
+    check_dtype(output.scalar_type(), inputs, "scatter");
+    check_same_size(inputs, output.numel(), "scatter", "an input");
+    check_apart_but(static_cast<std::size_t>(rank()), inputs, output, "scatter");
+  } else {
+    TORCH_CHECK(inputs.empty(), "scatter: ", inputs.size(), " inputs on rank ", rank(),
+                "; only the root, rank ", root, ", passes any");
+  }
+  return start_call(
+      *core_, {.op = CollectiveOp::Scatter, .root = root, .inputs = inputs, .outputs = {output}});
 }
 
-std::unique_ptr<Operation> ProcessGroup::operation_for(Collective call) {
-  if (takes(call.device().type())) return make_operation(std::move(call));
-  return behind_stream(std::move(call),
-                       [this](Collective staged) { return make_operation(std::move(staged)); });
+Work ProcessGroup::all_to_all(const at::Tensor& output, const at::Tensor& input) {
+  const auto visit = core_->begin("all_to_all");
+  check_contiguous(output, "all_to_all", "the output");
+  check_contiguous(input, "all_to_all", "the input");
+  check_dtype(input.scalar_type(), {output}, "all_to_all");
+  check_same_size({output}, input.numel(), "all_to_all", "the output");
+  TORCH_CHECK(input.numel() % size() == 0, "all_to_all: the input has ", input.numel(),
+              " elements; it must be a multiple of the ", size(), " ranks, or have splits");
+  check_apart({output}, {input}, "all_to_all");
+  return start_call(*core_,
+                    {.op = CollectiveOp::AllToAll,
+                     .inputs = split_evenly(input, size()),
+                     .outputs = split_evenly(output, size())},
+                    output);
 }
 
-std::unique_ptr<Operation> ProcessGroup::operation_for_send(const at::Tensor& tensor, int to,
-                                                            int tag) {
-  if (takes(tensor.device().type())) return make_send(tensor, to, tag);
-  return behind_stream(
-      Collective{.op = CollectiveOp::Scatter, .inputs = {tensor}, .outputs = {}},
-      [=, this](const Collective& staged) { return make_send(staged.inputs.front(), to, tag); });
+Work ProcessGroup::all_to_all(const at::Tensor& output, const at::Tensor& input,
+                              at::IntArrayRef output_splits, at::IntArrayRef input_splits) {
+  const auto visit = core_->begin("all_to_all");
+  check_contiguous(output, "all_to_all", "the output");
+  check_contiguous(input, "all_to_all", "the input");
+  auto outputs = split_rows(output, output_splits, "the output");
+  auto inputs = split_rows(input, input_splits, "the input");
+  check_count(outputs, size(), "all_to_all", "output splits");
+  check_count(inputs, size(), "all_to_all", "input splits");
+  check_dtype(input.scalar_type(), {output}, "all_to_all");
+  TORCH_CHECK(row_elements(output) == row_elements(input), "all_to_all: a row of the output has ",
+              row_elements(output), " elements, one of the input ", row_elements(input));
+  check_apart({output}, {input}, "all_to_all");
+  return start_call(*core_,
+                    {.op = CollectiveOp::AllToAll,
+                     .inputs = std::move(inputs),
+                     .outputs = std::move(outputs),
+                     .has_own_sizes = true},
+                    output);
 }
 
-std::unique_ptr<Operation> ProcessGroup::operation_for_receive(const at::Tensor& tensor, int from,
-                                                               int tag) {
-  if (takes(tensor.device().type())) return make_receive(tensor, from, tag);
-  return behind_stream(Collective{.op = CollectiveOp::Gather, .inputs = {}, .outputs = {tensor}},
-                       [=, this](const Collective& staged) {
-                         return make_receive(staged.outputs.front(), from, tag);
-                       });
+Work ProcessGroup::all_to_all(const std::vector<at::Tensor>& outputs,
+                              const std::vector<at::Tensor>& inputs) {
+  const auto visit = core_->begin("all_to_all");
+  check_count(outputs, size(), "all_to_all", "outputs");
+  check_count(inputs, size(), "all_to_all", "inputs");
+  check_contiguous(outputs, "all_to_all", "an output");
+  check_contiguous(inputs, "all_to_all", "an input");
+  check_dtype(inputs.front().scalar_type(), inputs, "all_to_all");
+  check_dtype(inputs.front().scalar_type(), outputs, "all_to_all");
+  check_apart(outputs, inputs, "all_to_all");
+  return start_call(
+      *core_,
+      {.op = CollectiveOp::AllToAll, .inputs = inputs, .outputs = outputs, .has_own_sizes = true});
 }
 
-Work ProcessGroup::start_message(std::unique_ptr<Operation> operation, const char* op,
-                                 Timeout timeout, std::uint64_t lane) {
-  return Work(shared_from_this(), queue_->push_message(std::move(operation), op, timeout, lane));
+void ProcessGroup::barrier() {
+  const auto visit = core_->begin("barrier");
+  start_call(*core_, Collective{}).wait();
 }
 
-Work ProcessGroup::start(std::unique_ptr<Operation> operation, const char* op) {
-  return start(std::move(operation), op, call_timeout());
+Work ProcessGroup::send(const at::Tensor& tensor, int to, int tag) {
+  const auto visit = core_->begin("send");
+  check_message(tensor, to, tag, {rank(), size(), "send"});
+  return track(*core_, core_->send(tensor, to, tag));
 }
 
-Work ProcessGroup::start(std::unique_ptr<Operation> operation, const char* op, Timeout timeout) {
-  return Work(shared_from_this(), queue_->push(std::move(operation), op, timeout));
-}
-
-Work ProcessGroup::keep(Work work) {
-  if (coalesced_ != nullptr) coalesced_->push_back(work);
-  return work;
+Work ProcessGroup::recv(const at::Tensor& tensor, int from, int tag) {
+  const auto visit = core_->begin("recv");
+  check_message(tensor, from, tag, {rank(), size(), "recv"});
+  return track(*core_, core_->receive(tensor, from, tag));
 }
 
 Work ProcessGroup::coalesced(const std::function<void()>& calls) {
-  const auto visit = begin("coalesced");
-  TORCH_CHECK(coalesced_ == nullptr, "coalesced: called inside of coalesced");
+  const auto visit = core_->begin("coalesced");
+  TORCH_CHECK(core_->coalesced() == nullptr, "coalesced: called inside of coalesced");
   std::vector<Work> parts;
-  begin_coalescing();
-  coalesced_ = &parts;
-  const auto end = [this] {
-    coalesced_ = nullptr;
-    end_coalescing();
-  };
+  core_->begin_coalescing(parts);
   try {
     calls();
   } catch (...) {
-    end();
+    core_->end_coalescing();
     throw;
   }
-  end();
+  core_->end_coalescing();
   return Work(std::move(parts));
 }
 
 CallScope ProcessGroup::with(CallOptions options) {
-  const auto visit = enter("with");
-  TORCH_CHECK(!options.timeout() || options.timeout()->count() > 0, "with: the timeout is ",
-              options.timeout()->count(), " ms; it must be positive");
-  CallOptions merged = call_options_;
-  if (options.timeout()) merged.timeout(options.timeout());
-  if (!options.name().empty()) merged.name(options.name());
-  std::swap(call_options_, merged);
-  return CallScope(
-      [group = shared_from_this(), before = std::move(merged)] { group->call_options_ = before; });
+  return core_->with(std::move(options));
 }
 
-void ProcessGroup::barrier() {
-  const auto visit = begin("barrier");
-  start(Collective{}).wait();
+std::shared_ptr<ProcessGroup> ProcessGroup::split(int color, int key) {
+  const auto visit = core_->begin("split");
+  return group_of(divide_group(*core_, {color < 0 ? -1 : color, key, 0, "split"}));
+}
+
+std::shared_ptr<ProcessGroup> ProcessGroup::new_group(const std::vector<int>& ranks) {
+  const auto visit = core_->begin("new_group");
+  return group_of(divide_group(*core_, division_of(ranks, rank(), size())));
 }
 
 at::Tensor ProcessGroup::allocate(at::IntArrayRef sizes, const at::TensorOptions& options) {
-  const auto visit = begin("allocate");
-  ProcessGroup& carrier = carrier_of(options.device().type());
-  if (&carrier != this) return carrier.allocate(sizes, options);
-  std::size_t bytes = c10::elementSize(c10::typeMetaToScalarType(options.dtype()));
-  for (const auto size : sizes) {
-    TORCH_CHECK(size >= 0 &&
-                    !__builtin_mul_overflow(bytes, static_cast<std::size_t>(size), &bytes) &&
-                    bytes <= std::numeric_limits<std::size_t>::max() / 2,
-                "allocate: sizes ", sizes, " are negative or too large");
-  }
-  // Where such tensors are staged, no memory is faster than another.
-  if (!has_memory_on(options.device().type())) return at::zeros(sizes, options);
-  Memory memory = allocate_on(options.device(), bytes);
-  return at::from_blob(
-      memory.data, sizes, [owner = std::move(memory.owner)](void*) mutable { owner.reset(); },
-      options);
+  return core_->allocate(sizes, options);
 }
 
 void ProcessGroup::close() {
-  if (closed_ || is_copy_of_fork()) return;
-  const auto visit = enter("close");
-  try {
-    if (queue_->failure()) {
-      closed_ = true;
-      std::rethrow_exception(queue_->failure());
-    }
-    queue_->wait_for_messages();
-    // The queue is first in, first out: when the barrier is done, so is every collective before it.
-    start(make_operation(Collective{}), "close").wait();
-  } catch (...) {
-    forget_names();
-    throw;
-  }
-  closed_ = true;
-  release();
+  core_->close();
+}
+
+bool ProcessGroup::is_closed() const noexcept {
+  return core_->is_closed();
+}
+
+int ProcessGroup::next_number() noexcept {
+  return core_->next_number();
 }
 
 void ProcessGroup::progress() noexcept {
-  if (is_copy_of_fork()) return;
-  const GroupVisit visit(*calling_thread_, "progress");
-  if (!visit.has_entered()) return;
-  queue_->progress();
-  ProcessGroup& other = carrier_of(c10::kCPU);
-  if (&other != this) other.progress();
-}
-
-void ProcessGroup::wait_for(std::uint64_t ticket,
-                            std::optional<std::chrono::milliseconds> timeout) {
-  const auto visit = enter("wait");
-  queue_->wait(ticket, timeout);
-  // Whether the other thread's call went to the same place on all ranks, nobody knows.
-  note_misuse();
-  if (calling_thread_->is_misused()) throw_failure();
-}
-
-bool ProcessGroup::is_completed(std::uint64_t ticket) {
-  if (is_copy_of_fork()) return queue_->is_done(ticket) || queue_->failure() != nullptr;
-  const auto visit = enter("is_completed");
-  queue_->look(ticket);
-  return queue_->is_done(ticket) || queue_->failure() != nullptr;
-}
-
-std::exception_ptr ProcessGroup::exception_of(std::uint64_t ticket) {
-  if (is_copy_of_fork()) return queue_->is_done(ticket) ? nullptr : queue_->failure();
-  const auto visit = enter("exception");
-  queue_->look(ticket);
-  return queue_->is_done(ticket) ? nullptr : queue_->failure();
-}
-
-void ProcessGroup::agree_on_memory(bool has_memory, const std::string& error_text) {
-  const auto have_all = at::full({1}, has_memory ? 1 : 0, at::kInt);
-  start(make_operation({.op = CollectiveOp::AllReduce,
-                        .reduce_op = ReduceOp::Min,
-                        .inputs = {have_all},
-                        .outputs = {have_all}}),
-        "allocate")
-      .wait();
-  if (have_all.item<int>() == 0) throw CommError(context_for("allocate"), error_text);
-}
-
-CommContext ProcessGroup::context_for(const char* op) const {
-  CommContext context;
-  context.backend = to_string(backend_);
-  context.op = op;
-  context.rank = rank();
-  context.world_size = size();
-  context.sequence = queue_->pushed();
-  return context;
+  core_->try_progress();
 }
 
 }  // namespace lockstep

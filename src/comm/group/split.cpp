@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Groups of some of a group's ranks.
+#include "comm/group/split.h"
+
 #include <ATen/ops/empty.h>
 #include <ATen/ops/tensor.h>
-#include <lockstep/comm/process_group.h>
-
+#include <lockstep/core/error.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -12,10 +12,11 @@
 #include <string>
 #include <utility>
 
+#include "comm/collective/collective.h"
 #include "comm/collective/fingerprint.h"
-#include "comm/group/calling_thread.h"
+#include "comm/group/argument_checks.h"
 #include "comm/group/host_layout.h"
-#include "comm/single/process_group.h"
+#include "comm/single/backend.h"
 
 namespace lockstep {
 namespace {
@@ -36,10 +37,14 @@ std::int64_t next_occasion() {
   return (static_cast<std::int64_t>(::getpid()) << 32) + ++count;
 }
 
-std::vector<Place> gather_places(ProcessGroup& group, const Place& own) {
+std::vector<Place> gather_places(GroupCore& group, const Place& own) {
   const auto input = at::tensor({own.color, own.key, own.host, own.call, own.occasion}, at::kLong);
   const auto output = at::empty({group.size(), kNumbers}, at::kLong);
-  group.all_gather(output, input).wait();
+  const auto gathering = group.start({.op = CollectiveOp::AllGather,
+                                      .inputs = {input},
+                                      .outputs = split_evenly(output, group.size())},
+                                     output);
+  gathering.carrier->wait_for(gathering.number, std::nullopt);
   std::vector<Place> places;
   const auto* numbers = output.const_data_ptr<std::int64_t>();
   for (int rank = 0; rank < group.size(); ++rank, numbers += kNumbers) {
@@ -71,25 +76,42 @@ void check_same_call(const std::vector<Place>& places, const CommContext& contex
 
 }  // namespace
 
-std::shared_ptr<ProcessGroup> ProcessGroup::divide(int color, int key, std::int64_t call,
-                                                   const char* op) {
+Division division_of(const std::vector<int>& ranks, int rank, int size) {
+  TORCH_CHECK(!ranks.empty(), "new_group: the list of ranks is empty");
+  std::uint64_t hash = 1;
+  for (const int member : ranks) {
+    TORCH_CHECK(member >= 0 && member < size, "new_group: rank ", member,
+                " is in the list; this group has ranks 0 to ", size - 1);
+    hash = mix(hash, static_cast<std::uint64_t>(member) + 1);
+  }
+  TORCH_CHECK(std::set<int>(ranks.begin(), ranks.end()).size() == ranks.size(),
+              "new_group: the list ", c10::ArrayRef<int>(ranks), " repeats a rank");
+  const auto own = std::find(ranks.begin(), ranks.end(), rank);
+  const auto key = static_cast<int>(own - ranks.begin());
+  return {own == ranks.end() ? -1 : 0, key, static_cast<std::int64_t>(hash), "new_group"};
+}
+
+std::shared_ptr<GroupCore> divide_group(GroupCore& group, const Division& division) {
   // Where all are on one host, its name does not matter.
-  const std::int64_t host = local_size() == size() ? 0 : host_number(environment_);
-  const auto places = gather_places(*this, {color, key, host, call, next_occasion()});
-  check_same_call(places, context_for(op));
-  if (color < 0) {
-    decline_group();
+  const bool is_one_host = group.environment().local_size == group.size();
+  const std::int64_t host = is_one_host ? 0 : host_number(group.environment());
+  const auto places =
+      gather_places(group, {division.color, division.key, host, division.call, next_occasion()});
+  check_same_call(places, group.context_for(division.op));
+  CommBackend& backend = group.backend();
+  if (division.color < 0) {
+    backend.decline_group();
     return nullptr;
   }
-  const auto members = members_of(places, color);
-  LaunchEnvironment environment = environment_;
+  const auto members = members_of(places, division.color);
+  LaunchEnvironment environment = group.environment();
   const auto first = static_cast<std::size_t>(members.front());
   environment.job_id += " / " + std::to_string(places[first].occasion);
   environment.assumption.clear();  // they have met
   environment.world_size = static_cast<int>(members.size());
   environment.local_rank = environment.local_size = 0;
   for (std::size_t i = 0; i < members.size(); ++i) {
-    const bool is_own = members[i] == rank();
+    const bool is_own = members[i] == group.rank();
     if (is_own) {
       environment.rank = static_cast<int>(i);
       environment.local_rank = environment.local_size;
@@ -97,31 +119,12 @@ std::shared_ptr<ProcessGroup> ProcessGroup::divide(int color, int key, std::int6
     if (places[static_cast<std::size_t>(members[i])].host == host) ++environment.local_size;
   }
   if (members.size() == 1) {
-    decline_group();
-    return std::make_shared<SingleProcessGroup>(environment, timeout_);
+    backend.decline_group();
+    return GroupCore::make(Backend::Single, std::move(environment), group.timeout(),
+                           make_single_backend);
   }
-  return make_group(std::move(environment), members);
-}
-
-std::shared_ptr<ProcessGroup> ProcessGroup::split(int color, int key) {
-  const auto visit = begin("split");
-  return divide(color < 0 ? -1 : color, key, 0, "split");
-}
-
-std::shared_ptr<ProcessGroup> ProcessGroup::new_group(const std::vector<int>& ranks) {
-  const auto visit = begin("new_group");
-  TORCH_CHECK(!ranks.empty(), "new_group: the list of ranks is empty");
-  std::uint64_t hash = 1;
-  for (const int rank : ranks) {
-    TORCH_CHECK(rank >= 0 && rank < size(), "new_group: rank ", rank,
-                " is in the list; this group has ranks 0 to ", size() - 1);
-    hash = mix(hash, static_cast<std::uint64_t>(rank) + 1);
-  }
-  TORCH_CHECK(std::set<int>(ranks.begin(), ranks.end()).size() == ranks.size(),
-              "new_group: the list ", c10::ArrayRef<int>(ranks), " repeats a rank");
-  const auto own = std::find(ranks.begin(), ranks.end(), rank());
-  const auto key = static_cast<int>(own - ranks.begin());
-  return divide(own == ranks.end() ? -1 : 0, key, static_cast<std::int64_t>(hash), "new_group");
+  return GroupCore::make(group.kind(), std::move(environment), group.timeout(),
+                         [&](GroupContext& part) { return backend.make_group(part, members); });
 }
 
 }  // namespace lockstep

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include <lockstep/comm/process_group.h>
 #include <lockstep/comm/work.h>
 
 #include <algorithm>
 #include <utility>
 
+#include "comm/group/group_core.h"
+
 namespace lockstep {
 
-Work::Work(std::shared_ptr<ProcessGroup> group, std::uint64_t ticket)
+Work::Work(std::shared_ptr<GroupCore> group, std::uint64_t ticket)
     : group_(std::move(group)), ticket_(ticket) {}
 
 Work::Work(std::vector<Work> parts)

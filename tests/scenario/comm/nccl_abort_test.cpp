@@ -16,7 +16,7 @@ namespace {
 
 using std::chrono::milliseconds;
 using Clock = std::chrono::steady_clock;
-using Group = std::shared_ptr<NcclProcessGroup>;
+using Group = std::shared_ptr<ProcessGroup>;
 using Calls = std::vector<std::string>;
 
 // Below the time after which the fake lets go of a call that it blocks.

@@ -13,7 +13,7 @@ namespace lockstep::testing {
 namespace {
 
 using std::chrono::milliseconds;
-using Group = std::shared_ptr<NcclProcessGroup>;
+using Group = std::shared_ptr<ProcessGroup>;
 using Calls = std::vector<std::string>;
 
 TEST(NcclMismatch, IsFoundBeforeAnythingIsEnqueued) {

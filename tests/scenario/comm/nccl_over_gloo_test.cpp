@@ -6,7 +6,7 @@
 #include <string>
 #include <thread>
 
-#include "comm/gloo/process_group.h"
+#include "comm/gloo/make_process_group.h"
 #include "support/free_port.h"
 #include "support/meeting.h"
 #include "support/nccl_ranks.h"
@@ -40,7 +40,7 @@ std::vector<std::exception_ptr> run_over_gloo(const std::shared_ptr<FakeNccl>& w
 
 TEST(NcclOverGloo, CallsAndMessagesAreCompared) {
   const auto world = std::make_shared<FakeNccl>();
-  const auto errors = run_over_gloo(world, 2, [](const std::shared_ptr<NcclProcessGroup>& group) {
+  const auto errors = run_over_gloo(world, 2, [](const std::shared_ptr<ProcessGroup>& group) {
     sum_up(*group);
     const auto tensor = torch::full({5}, group->rank());
     (group->rank() == 0 ? group->send(tensor, 1, 7) : group->recv(tensor, 0, 7)).wait();
@@ -55,7 +55,7 @@ TEST(NcclOverGloo, CallsAndMessagesAreCompared) {
 TEST(NcclOverGloo, ARankThatGivesUpIsNoticedByTheWatchdog) {
   const auto world = std::make_shared<FakeNccl>();
   Meeting meeting(2);
-  const auto errors = run_over_gloo(world, 2, [&](const std::shared_ptr<NcclProcessGroup>& group) {
+  const auto errors = run_over_gloo(world, 2, [&](const std::shared_ptr<ProcessGroup>& group) {
     sum_up(*group);
     group->barrier();
     world->pause(true);

@@ -13,7 +13,7 @@
 namespace lockstep::testing {
 namespace {
 
-using NcclGroup = std::shared_ptr<NcclProcessGroup>;
+using NcclGroup = std::shared_ptr<ProcessGroup>;
 using Options = DistributedDataParallelOptions;
 
 /// As the fake's tests: no rank throws, nothing is done wrong, nothing is left.

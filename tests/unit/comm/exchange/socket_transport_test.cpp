@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "comm/exchange/operations.h"
+#include "comm/group/group_core.h"
 #include "comm/group/host_memory.h"
 #include "support/collective_conformance.h"
 #include "support/expected_errors.h"
@@ -22,14 +23,12 @@
 namespace lockstep::testing {
 namespace {
 
-class SocketProcessGroup final : public ProcessGroup {
+class SocketBackend final : public CommBackend {
  public:
-  // What a group calls its backend is not what is tested.
-  SocketProcessGroup(const LaunchEnvironment& environment, std::chrono::milliseconds timeout)
-      : ProcessGroup(Backend::Mpi, environment, timeout),
-        transport_(environment.job_id, environment.rank, environment.world_size) {}
-  ~SocketProcessGroup() override {
-    if (!is_closed() && !is_failure_shared()) transport_.announce_abort("it left");
+  explicit SocketBackend(GroupContext& group)
+      : group_(group), transport_(group.environment().job_id, group.rank(), group.size()) {}
+  ~SocketBackend() override {
+    if (!group_.is_closed() && !group_.is_failure_shared()) transport_.announce_abort("it left");
   }
 
  private:
@@ -42,20 +41,27 @@ class SocketProcessGroup final : public ProcessGroup {
   std::unique_ptr<Operation> make_receive(at::Tensor tensor, int from, int tag) override {
     return make_exchange_receive(transport_, std::move(tensor), from, tag);
   }
-  std::shared_ptr<ProcessGroup> make_group(LaunchEnvironment environment,
-                                           const std::vector<int>&) override {
-    return std::make_shared<SocketProcessGroup>(environment, timeout());
+  std::unique_ptr<CommBackend> make_group(GroupContext& part, const std::vector<int>&) override {
+    return std::make_unique<SocketBackend>(part);
   }
-  Memory allocate_bytes(std::size_t bytes) override {
-    start(make_exchange_barrier(transport_, bytes), "allocate").wait();
+  Memory allocate(c10::Device, std::size_t bytes) override {
+    group_.run(make_exchange_barrier(transport_, bytes), "allocate");
     auto owner = allocate_zeroed(bytes);
     void* data = owner.get();
     return {data, std::move(owner)};
   }
   void abandon(const std::string& reason) noexcept override { transport_.announce_abort(reason); }
 
+  GroupContext& group_;
   SocketTransport transport_;
 };
+
+std::shared_ptr<ProcessGroup> make_socket_group(const LaunchEnvironment& environment) {
+  // What a group calls its backend is not what is tested.
+  return std::make_shared<ProcessGroup>(
+      GroupCore::make(Backend::Mpi, environment, kRankTimeout,
+                      [](GroupContext& group) { return std::make_unique<SocketBackend>(group); }));
+}
 
 std::vector<std::exception_ptr> run_socket_ranks(int world_size,
                                                  const std::function<void(ProcessGroup&)>& body) {
@@ -65,8 +71,7 @@ std::vector<std::exception_ptr> run_socket_ranks(int world_size,
   for (int rank = 0; rank < world_size; ++rank) {
     threads.emplace_back([&, rank] {
       try {
-        const auto group = std::make_shared<SocketProcessGroup>(
-            fake_environment(rank, world_size, job), kRankTimeout);
+        const auto group = make_socket_group(fake_environment(rank, world_size, job));
         body(*group);
       } catch (...) {
         errors[static_cast<std::size_t>(rank)] = std::current_exception();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The gloo backend with ranks as threads: results, and the world failing.
-#include "comm/gloo/process_group.h"
+#include "comm/gloo/make_process_group.h"
 
 #include <gtest/gtest.h>
 #include <lockstep/core/error.h>

@@ -17,7 +17,7 @@ namespace lockstep::testing {
 namespace {
 
 using std::chrono::milliseconds;
-using Group = std::shared_ptr<NcclProcessGroup>;
+using Group = std::shared_ptr<ProcessGroup>;
 using Calls = std::vector<std::string>;
 
 /// What docs/process_groups.md says of NCCL.

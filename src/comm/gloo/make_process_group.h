@@ -2,6 +2,7 @@
 #pragma once
 
 #include <lockstep/comm/process_group.h>
+#include <lockstep/core/environment.h>
 
 #include <memory>
 

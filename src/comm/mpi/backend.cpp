@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "comm/mpi/make_process_group.h"
+#include "comm/mpi/backend.h"
 
 #include <lockstep/core/error.h>
 
@@ -7,8 +7,9 @@
 #include <utility>
 
 #include "comm/exchange/operations.h"
+#include "comm/group/group_core.h"
 #include "comm/group/host_memory.h"
-#include "comm/mpi/process_group.h"
+#include "comm/mpi/make_process_group.h"
 
 namespace lockstep {
 
@@ -32,53 +33,52 @@ std::unique_ptr<MpiChannels> open_mpi_world(const LaunchEnvironment& environment
   return channels;
 }
 
-MpiProcessGroup::~MpiProcessGroup() {
+MpiBackend::~MpiBackend() {
   // MPI may still read or write for requests that never ended, and nothing tells it to stop.
   if (is_released_) return;
-  if (!is_copy_of_fork() && !is_failure_shared()) {
-    MpiProcessGroup::abandon("its process group was destroyed without close()");
+  if (!group_.is_copy_of_fork() && !group_.is_failure_shared()) {
+    MpiBackend::abandon("its process group was destroyed without close()");
   }
-  keep_unfinished();
+  group_.keep_unfinished();
   [[maybe_unused]] auto* kept = channels_.release();
 }
 
-bool MpiProcessGroup::moves(c10::DeviceType device) const {
+bool MpiBackend::moves(c10::DeviceType device) const {
   return device == c10::kCUDA && native::is_mpi_cuda_aware();
 }
 
-std::unique_ptr<Operation> MpiProcessGroup::make_operation(Collective call) {
+std::unique_ptr<Operation> MpiBackend::make_operation(Collective call) {
   return make_exchange_operation(transport_, std::move(call));
 }
 
-std::unique_ptr<Operation> MpiProcessGroup::make_send(at::Tensor tensor, int to, int tag) {
+std::unique_ptr<Operation> MpiBackend::make_send(at::Tensor tensor, int to, int tag) {
   return make_exchange_send(transport_, std::move(tensor), to, tag);
 }
 
-std::unique_ptr<Operation> MpiProcessGroup::make_receive(at::Tensor tensor, int from, int tag) {
+std::unique_ptr<Operation> MpiBackend::make_receive(at::Tensor tensor, int from, int tag) {
   return make_exchange_receive(transport_, std::move(tensor), from, tag);
 }
 
-std::shared_ptr<ProcessGroup> MpiProcessGroup::make_group(LaunchEnvironment environment,
-                                                          const std::vector<int>& members) {
-  return std::make_shared<MpiProcessGroup>(Backend::Mpi, std::move(environment), timeout(),
-                                           std::make_unique<MpiChannels>(*channels_, members));
+std::unique_ptr<CommBackend> MpiBackend::make_group(GroupContext& part,
+                                                    const std::vector<int>& members) {
+  return std::make_unique<MpiBackend>(part, std::make_unique<MpiChannels>(*channels_, members));
 }
 
-ProcessGroup::Memory MpiProcessGroup::allocate_bytes(std::size_t bytes) {
-  start(make_exchange_barrier(transport_, bytes), "allocate").wait();
+CommBackend::Memory MpiBackend::allocate(c10::Device, std::size_t bytes) {
+  group_.run(make_exchange_barrier(transport_, bytes), "allocate");
   auto owner = allocate_zeroed(bytes);
   void* data = owner.get();
-  agree_on_memory(data != nullptr, no_memory_text(bytes, data != nullptr));
+  agree_on_memory(group_, *this, data != nullptr, no_memory_text(bytes, data != nullptr));
   return {data, std::move(owner)};
 }
 
-void MpiProcessGroup::abandon(const std::string& reason) noexcept {
+void MpiBackend::abandon(const std::string& reason) noexcept {
   if (std::exchange(has_abandoned_, true)) return;
   native::give_up_mpi();
   transport_.announce_abort(reason);
 }
 
-void MpiProcessGroup::release() {
+void MpiBackend::release() {
   channels_->fingerprints.free();
   channels_->data.free();
   channels_->messages.free();
@@ -88,8 +88,10 @@ void MpiProcessGroup::release() {
 
 std::shared_ptr<ProcessGroup> make_mpi_process_group(const LaunchEnvironment& environment,
                                                      std::chrono::milliseconds timeout) {
-  return std::make_shared<MpiProcessGroup>(Backend::Mpi, environment, timeout,
-                                           open_mpi_world(environment));
+  return std::make_shared<ProcessGroup>(
+      GroupCore::make(Backend::Mpi, environment, timeout, [](GroupContext& group) {
+        return std::make_unique<MpiBackend>(group, open_mpi_world(group.environment()));
+      }));
 }
 
 }  // namespace lockstep

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "comm/single/process_group.h"
+#include "comm/single/backend.h"
 
 #include <ATen/core/LegacyTypeDispatch.h>
 
@@ -10,6 +10,7 @@
 #include "comm/collective/collective.h"
 #include "comm/collective/operation.h"
 #include "comm/collective/reduce_kernels.h"
+#include "comm/group/group_context.h"
 #include "comm/group/host_memory.h"
 
 namespace lockstep {
@@ -49,13 +50,29 @@ void copy_on_device(const Collective& call) {
   if (call.reduce_op.kind() == ReduceOp::Kind::PreMulSum) output.mul_(call.reduce_op.factor());
 }
 
-}  // namespace
+class SingleBackend final : public CommBackend {
+ public:
+  explicit SingleBackend(GroupContext& group) : group_(group) {}
 
-SingleProcessGroup::SingleProcessGroup(LaunchEnvironment environment,
-                                       std::chrono::milliseconds timeout)
-    : ProcessGroup(Backend::Single, std::move(environment), timeout) {}
+ private:
+  std::unique_ptr<Operation> make_operation(Collective call) override;
+  // There is nobody to send to: `ProcessGroup` refuses messages to oneself.
+  std::unique_ptr<Operation> make_send(at::Tensor, int, int) override {
+    return std::make_unique<CompletedOperation>();
+  }
+  std::unique_ptr<Operation> make_receive(at::Tensor, int, int) override {
+    return std::make_unique<CompletedOperation>();
+  }
+  std::unique_ptr<CommBackend> make_group(GroupContext& part, const std::vector<int>&) override {
+    return make_single_backend(part);
+  }
+  Memory allocate(c10::Device device, std::size_t bytes) override;
+  [[nodiscard]] bool takes(c10::DeviceType) const override { return true; }
 
-std::unique_ptr<Operation> SingleProcessGroup::make_operation(Collective call) {
+  GroupContext& group_;
+};
+
+std::unique_ptr<Operation> SingleBackend::make_operation(Collective call) {
   if (call.op == CollectiveOp::Barrier) return std::make_unique<CompletedOperation>();
   if (call.has_own_sizes && call.device().is_cpu()) {
     return std::make_unique<CheckedMove>(std::move(call));
@@ -74,29 +91,17 @@ std::unique_ptr<Operation> SingleProcessGroup::make_operation(Collective call) {
   return std::make_unique<CompletedOperation>();
 }
 
-// There is nobody to send to: `ProcessGroup` refuses messages to oneself.
-std::unique_ptr<Operation> SingleProcessGroup::make_send(at::Tensor, int, int) {
-  return std::make_unique<CompletedOperation>();
-}
-
-std::unique_ptr<Operation> SingleProcessGroup::make_receive(at::Tensor, int, int) {
-  return std::make_unique<CompletedOperation>();
-}
-
-std::shared_ptr<ProcessGroup> SingleProcessGroup::make_group(LaunchEnvironment environment,
-                                                             const std::vector<int>&) {
-  return std::make_shared<SingleProcessGroup>(std::move(environment), timeout());
-}
-
-bool SingleProcessGroup::takes(c10::DeviceType) const {
-  return true;
-}
-
-ProcessGroup::Memory SingleProcessGroup::allocate_bytes(std::size_t bytes) {
+CommBackend::Memory SingleBackend::allocate(c10::Device, std::size_t bytes) {
   auto owner = allocate_zeroed(bytes);
-  if (!owner) throw CommError(context_for("allocate"), no_memory_text(bytes, false));
+  if (!owner) throw CommError(group_.context_for("allocate"), no_memory_text(bytes, false));
   void* data = owner.get();
   return {data, std::move(owner)};
+}
+
+}  // namespace
+
+std::unique_ptr<CommBackend> make_single_backend(GroupContext& group) {
+  return std::make_unique<SingleBackend>(group);
 }
 
 }  // namespace lockstep

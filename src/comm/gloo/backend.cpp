@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "comm/gloo/process_group.h"
-
 #include <lockstep/core/error.h>
 
 #include <algorithm>
@@ -9,9 +7,11 @@
 
 #include "comm/exchange/operations.h"
 #include "comm/gloo/channels.h"
+#include "comm/gloo/make_process_group.h"
 #include "comm/gloo/meeting.h"
 #include "comm/gloo/transport.h"
 #include "comm/gloo/watch.h"
+#include "comm/group/group_core.h"
 #include "comm/group/host_memory.h"
 #include "concurrency/deadline.h"
 
@@ -20,25 +20,25 @@ namespace {
 
 constexpr std::chrono::milliseconds kShortestTimeout{50};
 
-class GlooProcessGroup final : public ProcessGroup {
+class GlooBackend final : public CommBackend {
  public:
-  GlooProcessGroup(const LaunchEnvironment& environment, std::chrono::milliseconds timeout,
-                   std::unique_ptr<GlooChannels> channels, GlooChannels::Store store)
-      : ProcessGroup(Backend::Gloo, environment, timeout),
+  GlooBackend(GroupContext& group, std::unique_ptr<GlooChannels> channels,
+              GlooChannels::Store store)
+      : group_(group),
         channels_(std::move(channels)),
         transport_(*channels_),
         store_(std::move(store)) {}
 
-  ~GlooProcessGroup() override {
-    if (is_copy_of_fork()) {
+  ~GlooBackend() override {
+    if (group_.is_copy_of_fork()) {
       leave_all_alone();
       return;
     }
     if (!channels_) return;
-    if (!is_failure_shared()) abandon("its process group was destroyed without close()");
-    const bool is_busy = has_unfinished();
+    if (!group_.is_failure_shared()) abandon("its process group was destroyed without close()");
+    const bool is_busy = group_.has_unfinished();
     let_go();
-    if (is_busy) keep_unfinished();
+    if (is_busy) group_.keep_unfinished();
   }
 
  private:
@@ -52,18 +52,17 @@ class GlooProcessGroup final : public ProcessGroup {
     return make_exchange_receive(transport_, std::move(tensor), from, tag);
   }
 
-  std::shared_ptr<ProcessGroup> make_group(LaunchEnvironment environment,
-                                           const std::vector<int>&) override {
-    auto channels = std::make_unique<GlooChannels>(gloo_store_part(environment.job_id, store_),
-                                                   environment, timeout());
-    return std::make_shared<GlooProcessGroup>(environment, timeout(), std::move(channels), store_);
+  std::unique_ptr<CommBackend> make_group(GroupContext& part, const std::vector<int>&) override {
+    auto channels = std::make_unique<GlooChannels>(
+        gloo_store_part(part.environment().job_id, store_), part.environment(), part.timeout());
+    return std::make_unique<GlooBackend>(part, std::move(channels), store_);
   }
 
-  Memory allocate_bytes(std::size_t bytes) override {
-    start(make_exchange_barrier(transport_, bytes), "allocate").wait();
+  Memory allocate(c10::Device, std::size_t bytes) override {
+    group_.run(make_exchange_barrier(transport_, bytes), "allocate");
     auto owner = allocate_zeroed(bytes);
     void* data = owner.get();
-    agree_on_memory(data != nullptr, no_memory_text(bytes, data != nullptr));
+    agree_on_memory(group_, *this, data != nullptr, no_memory_text(bytes, data != nullptr));
     return {data, std::move(owner)};
   }
 
@@ -76,7 +75,7 @@ class GlooProcessGroup final : public ProcessGroup {
   /// Without anything under way the connections close now, which wakes ranks that wait for this
   /// one; else c10d would wait for what never ends, so that it is left in memory.
   void let_go() {
-    if (has_unfinished()) {
+    if (group_.has_unfinished()) {
       [[maybe_unused]] auto* kept = channels_.release();
     }
     channels_.reset();
@@ -93,18 +92,16 @@ class GlooProcessGroup final : public ProcessGroup {
     transport_.announce_abort(reason);
   }
 
+  GroupContext& group_;
   std::unique_ptr<GlooChannels> channels_;
   GlooTransport transport_;
   GlooChannels::Store store_;  // of the whole job
   bool has_abandoned_ = false;
 };
 
-}  // namespace
-
-std::shared_ptr<ProcessGroup> make_gloo_process_group(const LaunchEnvironment& environment,
-                                                      std::chrono::milliseconds timeout,
-                                                      const GlooRendezvous& rendezvous) {
-  const Deadline deadline = Deadline::after(timeout);
+std::unique_ptr<CommBackend> connect_ranks(GroupContext& group, const GlooRendezvous& rendezvous) {
+  const LaunchEnvironment& environment = group.environment();
+  const Deadline deadline = Deadline::after(group.timeout());
   while (true) {
     const auto left =
         std::max(kShortestTimeout,
@@ -113,7 +110,7 @@ std::shared_ptr<ProcessGroup> make_gloo_process_group(const LaunchEnvironment& e
     try {
       const auto job = agree_on_gloo_group(store, environment, deadline);
       auto channels = std::make_unique<GlooChannels>(job, environment, left);
-      return std::make_shared<GlooProcessGroup>(environment, timeout, std::move(channels), job);
+      return std::make_unique<GlooBackend>(group, std::move(channels), job);
     } catch (const LaunchError&) {
       throw;
     } catch (const std::exception& error) {
@@ -124,6 +121,16 @@ std::shared_ptr<ProcessGroup> make_gloo_process_group(const LaunchEnvironment& e
       std::this_thread::sleep_for(kShortestTimeout);
     }
   }
+}
+
+}  // namespace
+
+std::shared_ptr<ProcessGroup> make_gloo_process_group(const LaunchEnvironment& environment,
+                                                      std::chrono::milliseconds timeout,
+                                                      const GlooRendezvous& rendezvous) {
+  return std::make_shared<ProcessGroup>(
+      GroupCore::make(Backend::Gloo, environment, timeout,
+                      [&](GroupContext& group) { return connect_ranks(group, rendezvous); }));
 }
 
 }  // namespace lockstep

@@ -2,10 +2,13 @@
 #pragma once
 
 #include <lockstep/comm/process_group.h>
+#include <lockstep/core/environment.h>
 
+#include <chrono>
 #include <memory>
 #include <vector>
 
+#include "comm/group/comm_backend.h"
 #include "comm/nccl/collectives.h"
 #include "comm/nccl/communicator.h"
 #include "comm/nccl/launch.h"
@@ -19,16 +22,16 @@ namespace lockstep {
 ///
 /// The communicator is made at the group's first collective on a CUDA tensor (or `allocate` there),
 /// on that tensor's device, and all later ones must be there too.
-class NcclProcessGroup final : public ProcessGroup {
+class NcclBackend final : public CommBackend {
  public:
   /// `side`: used by this group alone. `check_calls`: see `ProcessGroupOptions`.
-  NcclProcessGroup(const LaunchEnvironment& environment, std::chrono::milliseconds timeout,
-                   std::shared_ptr<ProcessGroup> side, NcclServices services, bool check_calls);
-  ~NcclProcessGroup() override;
+  NcclBackend(GroupContext& group, std::shared_ptr<ProcessGroup> side, NcclServices services,
+              bool check_calls);
+  ~NcclBackend() override;
 
  private:
-  ProcessGroup& carrier_of(c10::DeviceType device) override {
-    return takes(device) ? *this : *side_;
+  [[nodiscard]] GroupCore* carrier_for(c10::DeviceType device) override {
+    return takes(device) ? nullptr : &side_->core();
   }
   [[nodiscard]] bool takes(c10::DeviceType device) const override {
     return device == services_.device_type;
@@ -37,13 +40,12 @@ class NcclProcessGroup final : public ProcessGroup {
   std::unique_ptr<Operation> make_operation(Collective call) override;
   std::unique_ptr<Operation> make_send(at::Tensor tensor, int to, int tag) override;
   std::unique_ptr<Operation> make_receive(at::Tensor tensor, int from, int tag) override;
-  std::shared_ptr<ProcessGroup> make_group(LaunchEnvironment environment,
-                                           const std::vector<int>& members) override;
+  std::unique_ptr<CommBackend> make_group(GroupContext& part,
+                                          const std::vector<int>& members) override;
   void decline_group() override;
   void begin_coalescing() override;
   void end_coalescing() override;
-  Memory allocate_bytes(std::size_t bytes) override;
-  Memory allocate_on(c10::Device device, std::size_t bytes) override;
+  Memory allocate(c10::Device device, std::size_t bytes) override;
   void release() override;
   void abandon(const std::string& reason) noexcept override;
   void leave_all_alone() noexcept;
@@ -56,15 +58,20 @@ class NcclProcessGroup final : public ProcessGroup {
   void meet(int device, const char* op);
   [[nodiscard]] std::shared_ptr<NcclCommunicator> make_communicator(int device);
   void adopt(std::shared_ptr<NcclCommunicator> communicator);
+  /// Finds what the watchdog found, and gives back tensors that are free by now. Throws: the
+  /// group's failure.
+  void catch_up(const char* op);
+  void progress() noexcept;
   std::unique_ptr<Operation> enqueue(NcclTask task, const char* op);
   /// Blocks: until everything called so far is enqueued.
   void settle(const Deadline& deadline, const char* op);
   /// Divides the communicator, where there is one. Collective. Blocks.
-  void divide_communicator(NcclProcessGroup* child, int color, int key);
+  void divide_communicator(NcclBackend* child, int color, int key);
   /// Runs `body`; what it throws as `OperationFailure` fails the group, as an operation's would.
   template <typename Body>
   void guarded(const char* op, const Body& body);
 
+  GroupContext& group_;
   std::shared_ptr<ProcessGroup> side_;
   NcclServices services_;
   bool checks_calls_;
@@ -75,5 +82,10 @@ class NcclProcessGroup final : public ProcessGroup {
   std::shared_ptr<NcclLaunch> batch_;   // of coalesced calls, from the first of them on
   std::unique_ptr<Watchdog> watchdog_;  // ends before what it looks at
 };
+
+/// A group over NCCL; the arguments are those of `NcclBackend`.
+[[nodiscard]] std::shared_ptr<ProcessGroup> make_nccl_process_group(
+    const LaunchEnvironment& environment, std::chrono::milliseconds timeout,
+    std::shared_ptr<ProcessGroup> side, const NcclServices& services, bool check_calls);
 
 }  // namespace lockstep

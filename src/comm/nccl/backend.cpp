@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "comm/nccl/process_group.h"
+#include "comm/nccl/backend.h"
 
 #include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
@@ -12,6 +12,7 @@
 #include <thread>
 #include <utility>
 
+#include "comm/group/group_core.h"
 #include "native/posix/owning_process.h"
 
 namespace lockstep {
@@ -23,39 +24,41 @@ std::chrono::milliseconds left_of(const Deadline& deadline) {
   return std::chrono::ceil<std::chrono::milliseconds>(deadline.remaining());
 }
 
+Work work_of(GroupCore::Ticket ticket) {
+  return {std::move(ticket.carrier), ticket.number};
+}
+
 }  // namespace
 
-NcclProcessGroup::NcclProcessGroup(const LaunchEnvironment& environment,
-                                   std::chrono::milliseconds timeout,
-                                   std::shared_ptr<ProcessGroup> side, NcclServices services,
-                                   bool check_calls)
-    : ProcessGroup(Backend::Nccl, environment, timeout),
+NcclBackend::NcclBackend(GroupContext& group, std::shared_ptr<ProcessGroup> side,
+                         NcclServices services, bool check_calls)
+    : group_(group),
       side_(std::move(side)),
       services_(std::move(services)),
       checks_calls_(check_calls),
-      peer_watch_(peer_watch_of(*side_)) {
+      peer_watch_(side_->core().backend().peer_watch()) {
   line_->check_peers = [watch = peer_watch_] {
     const std::string lost = watch ? watch() : "";
     if (!lost.empty()) throw OperationFailure{OperationFailure::Kind::PeerLost, lost, ""};
   };
 }
 
-NcclProcessGroup::~NcclProcessGroup() {
-  if (is_copy_of_fork()) {
+NcclBackend::~NcclBackend() {
+  if (group_.is_copy_of_fork()) {
     leave_all_alone();
     return;
   }
   watchdog_.reset();
   const std::string reason = "its process group was destroyed without close()";
-  const bool is_finished = is_closed() && line_->launches.empty();
-  if (!is_finished && !is_failure_shared()) abandon(reason);
+  const bool is_finished = group_.is_closed() && line_->launches.empty();
+  if (!is_finished && !group_.is_failure_shared()) abandon(reason);
   if (!communicator_) return;
   communicator_->give_up({OperationFailure::Kind::Backend, reason, ""});
   // Kernels that do not end may still use the tensors.
-  if (!communicator_->wait_until_ended()) keep_unfinished();
+  if (!communicator_->wait_until_ended()) group_.keep_unfinished();
 }
 
-void NcclProcessGroup::leave_all_alone() noexcept {
+void NcclBackend::leave_all_alone() noexcept {
   // In a fork the watchdog's thread is not there, its lock may be held for ever, and no device
   // answers.
   [[maybe_unused]] auto* kept_watchdog = watchdog_.release();
@@ -64,41 +67,41 @@ void NcclProcessGroup::leave_all_alone() noexcept {
   native::leave_alone(std::move(line_));
 }
 
-int NcclProcessGroup::index_of(c10::Device device) const {
+int NcclBackend::index_of(c10::Device device) const {
   return device.has_index() ? device.index() : services_.device->current_device();
 }
 
-void NcclProcessGroup::abandon(const std::string& reason) noexcept {
+void NcclBackend::abandon(const std::string& reason) noexcept {
   if (communicator_) communicator_->give_up({OperationFailure::Kind::Backend, reason, ""});
-  abandon_other(*side_, reason);
+  side_->core().backend().abandon(reason);
 }
 
 template <typename Body>
-void NcclProcessGroup::guarded(const char* op, const Body& body) {
+void NcclBackend::guarded(const char* op, const Body& body) {
   try {
     body();
   } catch (const OperationFailure& failure) {
-    fail(failure, op);
+    group_.fail(failure, op);
   } catch (const std::runtime_error& error) {  // what calls of the device throw
-    fail({OperationFailure::Kind::Backend, error.what(), ""}, op);
+    group_.fail({OperationFailure::Kind::Backend, error.what(), ""}, op);
   }
 }
 
-void NcclProcessGroup::check_device(c10::Device device, const char* op) const {
+void NcclBackend::check_device(c10::Device device, const char* op) const {
   TORCH_CHECK(index_of(device) == communicator_->device(), op, ": the tensor is on ", device,
               "; this group's first call was on device ", communicator_->device(),
               ", and NCCL has one device a rank");
 }
 
-void NcclProcessGroup::ensure_communicator(c10::Device device, const char* op) {
+void NcclBackend::ensure_communicator(c10::Device device, const char* op) {
   if (!communicator_) meet(index_of(device), op);
   check_device(device, op);
 }
 
-void NcclProcessGroup::meet(int device, const char* op) {
+void NcclBackend::meet(int device, const char* op) {
   native::NcclUniqueId id{};
   auto result = native::NcclResult::Success;
-  if (rank() == 0) {
+  if (group_.rank() == 0) {
     const native::DeviceScope scope(*services_.device, device);
     result = services_.nccl->unique_id(id);
   }
@@ -110,7 +113,7 @@ void NcclProcessGroup::meet(int device, const char* op) {
   side_->broadcast(bytes).wait();
   result = static_cast<native::NcclResult>(place[id.size()]);
   if (result != native::NcclResult::Success) {
-    throw CommError(context_for(op),
+    throw CommError(group_.context_for(op),
                     std::string("ncclGetUniqueId on rank 0: ") + native::to_string(result));
   }
   std::memcpy(id.data(), place, id.size());
@@ -119,22 +122,23 @@ void NcclProcessGroup::meet(int device, const char* op) {
   adopt(std::move(communicator));
 }
 
-std::shared_ptr<NcclCommunicator> NcclProcessGroup::make_communicator(int device) {
-  auto communicator = std::make_shared<NcclCommunicator>(services_, device, rank(), size());
+std::shared_ptr<NcclCommunicator> NcclBackend::make_communicator(int device) {
+  auto communicator =
+      std::make_shared<NcclCommunicator>(services_, device, group_.rank(), group_.size());
   communicator->watch_peers(peer_watch_);
   return communicator;
 }
 
-void NcclProcessGroup::adopt(std::shared_ptr<NcclCommunicator> communicator) {
+void NcclBackend::adopt(std::shared_ptr<NcclCommunicator> communicator) {
   communicator_ = std::move(communicator);
   watchdog_ = std::make_unique<Watchdog>(services_.watch_interval,
                                          [communicator = communicator_] { communicator->look(); });
 }
 
-std::unique_ptr<Operation> NcclProcessGroup::enqueue(NcclTask task, const char* op) {
+std::unique_ptr<Operation> NcclBackend::enqueue(NcclTask task, const char* op) {
   auto launch = batch_;
   if (!launch) {
-    launch = std::make_shared<NcclLaunch>(communicator_, Deadline::after(call_timeout()),
+    launch = std::make_shared<NcclLaunch>(communicator_, Deadline::after(group_.call_timeout()),
                                           is_coalescing_ ? "coalesced" : op);
   }
   auto operation = std::make_unique<NcclOperation>(line_, launch);
@@ -151,66 +155,74 @@ std::unique_ptr<Operation> NcclProcessGroup::enqueue(NcclTask task, const char* 
   return operation;
 }
 
-std::unique_ptr<Operation> NcclProcessGroup::make_operation(Collective call) {
+std::unique_ptr<Operation> NcclBackend::make_operation(Collective call) {
   const char* op = to_string(call.op);
-  progress();  // what the watchdog found, and tensors that are free by now
-  check_open(op);
+  catch_up(op);
   if (call.op == CollectiveOp::Barrier) {
     return std::make_unique<NcclBarrier>(line_, check_collective(*side_, call));
   }
   ensure_communicator(call.device(), op);
-  NcclTask task = make_nccl_task(call, rank(), size(), communicator_->capability());
+  NcclTask task = make_nccl_task(call, group_.rank(), group_.size(), communicator_->capability());
   if (checks_calls_) task.check = check_collective(*side_, call);
   return enqueue(std::move(task), op);
 }
 
-std::unique_ptr<Operation> NcclProcessGroup::make_send(at::Tensor tensor, int to, int tag) {
-  progress();
-  check_open("send");
+std::unique_ptr<Operation> NcclBackend::make_send(at::Tensor tensor, int to, int tag) {
+  catch_up("send");
   TORCH_CHECK(communicator_,
               "send: NCCL's communicator is made by the group's first collective on "
               "a CUDA tensor, which must come before the first message");
   check_device(tensor.device(), "send");
   NcclTask task = make_nccl_send(tensor, to);
   if (checks_calls_) {
-    task.check = check_send([&](const at::Tensor& header) { return send_own(*side_, header, to); },
-                            tensor, tag);
+    task.check = check_send(
+        [&](const at::Tensor& header) { return work_of(side_->core().send_own(header, to)); },
+        tensor, tag);
   }
   return enqueue(std::move(task), "send");
 }
 
-std::unique_ptr<Operation> NcclProcessGroup::make_receive(at::Tensor tensor, int from, int tag) {
-  progress();
-  check_open("recv");
+std::unique_ptr<Operation> NcclBackend::make_receive(at::Tensor tensor, int from, int tag) {
+  catch_up("recv");
   TORCH_CHECK(communicator_,
               "recv: NCCL's communicator is made by the group's first collective on "
               "a CUDA tensor, which must come before the first message");
   check_device(tensor.device(), "recv");
   NcclTask task = make_nccl_receive(tensor, from);
   if (checks_calls_) {
-    task.check =
-        check_receive([&](const at::Tensor& header) { return recv_own(*side_, header, from); },
-                      tensor, from, tag);
+    task.check = check_receive(
+        [&](const at::Tensor& header) { return work_of(side_->core().receive_own(header, from)); },
+        tensor, from, tag);
   }
   return enqueue(std::move(task), "recv");
 }
 
-void NcclProcessGroup::begin_coalescing() {
+void NcclBackend::progress() noexcept {
+  group_.progress();
+  side_->progress();
+}
+
+void NcclBackend::catch_up(const char* op) {
+  progress();
+  group_.check_open(op);
+}
+
+void NcclBackend::begin_coalescing() {
   is_coalescing_ = true;
 }
 
-void NcclProcessGroup::end_coalescing() {
+void NcclBackend::end_coalescing() {
   is_coalescing_ = false;
   if (!batch_) return;
   std::exchange(batch_, nullptr)->seal();
   progress();
 }
 
-void NcclProcessGroup::settle(const Deadline& deadline, const char* op) {
+void NcclBackend::settle(const Deadline& deadline, const char* op) {
   TORCH_CHECK(!is_coalescing_, op, ": not between coalesced calls");
   while (true) {
     progress();  // by the queue, which knows whose failure it is
-    throw_failure();
+    group_.throw_failure();
     if (line_->launches.empty()) return;
     line_->check_peers();
     if (deadline.has_passed()) {
@@ -223,23 +235,19 @@ void NcclProcessGroup::settle(const Deadline& deadline, const char* op) {
   }
 }
 
-ProcessGroup::Memory NcclProcessGroup::allocate_bytes(std::size_t bytes) {
-  return allocate_on(c10::Device(services_.device_type), bytes);
-}
-
-ProcessGroup::Memory NcclProcessGroup::allocate_on(c10::Device device, std::size_t bytes) {
+CommBackend::Memory NcclBackend::allocate(c10::Device device, std::size_t bytes) {
   ensure_communicator(device, "allocate");
-  const Deadline deadline = Deadline::after(call_timeout());
+  const Deadline deadline = Deadline::after(group_.call_timeout());
   // First make sure that all ranks want the same, then that all have it: nobody waits for memory
   // that never comes.
-  start(std::make_unique<NcclBarrier>(line_, check_allocation(*side_, bytes)), "allocate")
-      .wait(left_of(deadline));
+  group_.run(std::make_unique<NcclBarrier>(line_, check_allocation(*side_, bytes)), "allocate",
+             left_of(deadline));
   const auto memory = std::make_shared<NcclMemory>(communicator_, bytes);
   const auto has_memory = at::full({1}, memory->data() != nullptr ? 1 : 0, at::kInt);
   side_->all_reduce(has_memory, ReduceOp::Min).wait(left_of(deadline));
   if (has_memory.item<int>() == 0) {
     throw CommError(
-        context_for("allocate"),
+        group_.context_for("allocate"),
         std::to_string(bytes) + " bytes wanted, more than is free on " +
             (memory->data() != nullptr ? "another rank's device" : "this rank's device"));
   }
@@ -253,11 +261,11 @@ ProcessGroup::Memory NcclProcessGroup::allocate_on(c10::Device device, std::size
   return {memory->data(), memory};
 }
 
-void NcclProcessGroup::divide_communicator(NcclProcessGroup* child, int color, int key) {
+void NcclBackend::divide_communicator(NcclBackend* child, int color, int key) {
   // Whether there is one is known alike on all ranks: it comes with a collective.
   if (!communicator_) return;
   guarded("split", [&] {
-    const Deadline deadline = Deadline::after(timeout());
+    const Deadline deadline = Deadline::after(group_.timeout());
     settle(deadline, "split");
     std::shared_ptr<NcclCommunicator> part;
     if (child != nullptr) part = child->make_communicator(communicator_->device());
@@ -269,29 +277,40 @@ void NcclProcessGroup::divide_communicator(NcclProcessGroup* child, int color, i
   });
 }
 
-std::shared_ptr<ProcessGroup> NcclProcessGroup::make_group(LaunchEnvironment environment,
-                                                           const std::vector<int>& members) {
+std::unique_ptr<CommBackend> NcclBackend::make_group(GroupContext& part,
+                                                     const std::vector<int>& members) {
   const int color = members.front();
-  const int key = environment.rank;
-  auto group = std::make_shared<NcclProcessGroup>(environment, timeout(), side_->split(color, key),
-                                                  services_, checks_calls_);
-  divide_communicator(group.get(), color, key);
-  return group;
+  const int key = part.rank();
+  auto backend =
+      std::make_unique<NcclBackend>(part, side_->split(color, key), services_, checks_calls_);
+  divide_communicator(backend.get(), color, key);
+  return backend;
 }
 
-void NcclProcessGroup::decline_group() {
+void NcclBackend::decline_group() {
   static_cast<void>(side_->split(-1));
   divide_communicator(nullptr, -1, 0);
 }
 
-void NcclProcessGroup::release() {
+void NcclBackend::release() {
   guarded("close", [&] {
-    const Deadline deadline = Deadline::after(timeout());
+    const Deadline deadline = Deadline::after(group_.timeout());
     settle(deadline, "close");
     watchdog_.reset();
     if (communicator_) communicator_->close(deadline);
   });
   side_->close();
+}
+
+std::shared_ptr<ProcessGroup> make_nccl_process_group(const LaunchEnvironment& environment,
+                                                      std::chrono::milliseconds timeout,
+                                                      std::shared_ptr<ProcessGroup> side,
+                                                      const NcclServices& services,
+                                                      bool check_calls) {
+  return std::make_shared<ProcessGroup>(
+      GroupCore::make(Backend::Nccl, environment, timeout, [&](GroupContext& group) {
+        return std::make_unique<NcclBackend>(group, std::move(side), services, check_calls);
+      }));
 }
 
 }  // namespace lockstep
