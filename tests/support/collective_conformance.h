@@ -6,6 +6,7 @@
 #include <torch/torch.h>
 
 #include <array>
+#include <chrono>
 #include <cmath>
 #include <functional>
 #include <map>
@@ -733,6 +734,45 @@ inline void check_versions(ProcessGroup& group) {
   EXPECT_EQ(without_version[3].item<float>(), static_cast<float>(ranks));
 }
 
+/// Barriers that are waited for later: alone, met by `barrier`, among other calls, and as a part of
+/// one work.
+inline void check_barriers(ProcessGroup& group) {
+  constexpr std::chrono::seconds kLimit{60};  // wait(limit): until it is there, on a stream too
+  const int last = group.size() - 1;
+  const auto sum = torch::ones({4});
+  group.all_reduce(sum).wait();
+  const auto go = torch::ones({1});
+  if (group.rank() == last && last > 0) group.recv(go, 0).wait(kLimit);
+  Work work = group.barrier_async();
+  if (group.rank() == 0 && last > 0) {
+    EXPECT_FALSE(work.is_completed()) << "the last rank waits for a message of this one";
+    group.send(go, last).wait(kLimit);
+  }
+  work.wait();
+  EXPECT_TRUE(work.is_completed());
+  EXPECT_EQ(work.exception(), nullptr);
+
+  if (group.rank() == last) {
+    group.barrier();
+  } else {
+    group.barrier_async().wait();
+  }
+
+  Work first = group.barrier_async();
+  Work reduced = group.all_reduce(sum);
+  group.barrier_async().wait();
+  EXPECT_TRUE(first.is_completed()) << "barriers end in the order of their calls";
+  reduced.wait();
+  Work all = group.coalesced([&] {
+    group.all_reduce(sum);
+    group.barrier_async();
+  });
+  all.wait(kLimit);
+  EXPECT_TRUE(all.is_completed());
+  EXPECT_EQ(sum[3].item<float>(), std::pow(static_cast<float>(group.size()), 3.0F));
+  for (int i = 0; i < 100; ++i) group.barrier();
+}
+
 inline void check_everything(ProcessGroup& group) {
   check_all_reduce(group);
   check_not_a_number(group);
@@ -751,7 +791,7 @@ inline void check_everything(ProcessGroup& group) {
   check_groups(group);
   check_two_threads(group);
   check_versions(group);
-  for (int i = 0; i < 100; ++i) group.barrier();
+  check_barriers(group);
 }
 
 }  // namespace lockstep::testing

@@ -221,6 +221,13 @@ class LOCKSTEP_API ProcessGroup final {
   /// Blocks: the calling thread.
   /// Throws: what a collective throws, and `c10::Error` for a closed group.
   void barrier();
+  /// The same as a `Work`, complete when every rank has called it. A rank may meet it with
+  /// `barrier`. It says nothing about what a device still does.
+  ///
+  /// Blocks: nothing; see `Work`.
+  /// Throws: `c10::Error` for a closed group.
+  /// Source: MPI_Ibarrier.
+  Work barrier_async();
 
   /// A zeroed tensor in the memory that this backend reduces fastest: collectives on it copy
   /// nothing. The tensor keeps the memory alive, also after `close()`.

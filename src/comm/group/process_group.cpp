@@ -276,7 +276,12 @@ Work ProcessGroup::all_to_all(const std::vector<at::Tensor>& outputs,
 
 void ProcessGroup::barrier() {
   const auto visit = core_->begin("barrier");
-  start_call(*core_, Collective{}).wait();
+  barrier_async().wait();
+}
+
+Work ProcessGroup::barrier_async() {
+  const auto visit = core_->begin("barrier_async");
+  return start_call(*core_, Collective{});
 }
 
 Work ProcessGroup::send(const at::Tensor& tensor, int to, int tag) {

@@ -71,6 +71,7 @@ TEST_P(GlooRanks, CollectivesMatchSumsMadeByHandInRankOrder) {
     check_gather_and_scatter(*group);
     check_all_to_all(*group);
     check_pipelining(*group);
+    check_barriers(*group);
     check_messages(*group);
     check_groups(*group);
     check_random_calls(*group, 60);

@@ -282,6 +282,37 @@ TEST(CallNames, AndDeadlinesStayInScopesWithin) {
   expect_error<TimeoutError>(late[0], " s, waiting since ");
 }
 
+TEST(AsyncBarriers, AreComparedLikeEveryCall) {
+  const auto errors = run_ranks(2, [](const std::shared_ptr<ProcessGroup>& group) {
+    const auto scope = group->with(CallOptions().name(group->rank() == 0 ? "start" : "end"));
+    group->barrier_async().wait();
+  });
+  for (const auto& error : errors) {
+    expect_error<MismatchError>(error, "rank 0 called barrier named 'start'");
+  }
+  const auto others = run_ranks(2, [](const std::shared_ptr<ProcessGroup>& group) {
+    const auto tensor = torch::ones({1});
+    (group->rank() == 0 ? group->barrier_async() : group->all_reduce(tensor)).wait();
+  });
+  for (const auto& error : others)
+    expect_error<MismatchError>(error, "rank 0 called barrier, rank 1");
+}
+
+TEST(AsyncBarriers, HaveTheDeadlineOfTheirCall) {
+  Signal is_over("until the other rank had given up");
+  const auto errors = run_ranks(2, [&](const std::shared_ptr<ProcessGroup>& group) {
+    if (group->rank() == 1) return is_over.wait();
+    const SignalAtEnd end(is_over);
+    Work work = [&] {
+      const auto scope = group->with(CallOptions().timeout(milliseconds(200)));
+      return group->barrier_async();
+    }();
+    work.wait();
+  });
+  expect_error<TimeoutError>(errors[0], "barrier");
+  expect_error<TimeoutError>(errors[0], " UTC: rank 1");
+}
+
 TEST(CallTimeouts, ReplaceTheGroups) {
   Signal is_over("until the other rank had given up");
   const auto errors = run_ranks(2, [&](const std::shared_ptr<ProcessGroup>& group) {
