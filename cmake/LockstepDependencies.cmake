@@ -1,5 +1,5 @@
-# Finds what Lockstep links. Result variables LOCKSTEP_HAS_CUDA, LOCKSTEP_HAS_GLOO and
-# LOCKSTEP_HAS_MPI are ON or OFF, never AUTO.
+# Finds what Lockstep links. Result variables LOCKSTEP_HAS_CUDA, LOCKSTEP_HAS_GLOO,
+# LOCKSTEP_HAS_IMAGES and LOCKSTEP_HAS_MPI are ON or OFF, never AUTO.
 
 # lockstep_read_version(NAME): the value of NAME in the file that pins all versions.
 function(lockstep_read_version name)
@@ -12,8 +12,18 @@ lockstep_read_version(LOCKSTEP_CUDA_HEADER_WHEELS)
 find_package(LibTorch ${LOCKSTEP_TORCH_MINIMUM} REQUIRED)
 find_package(Threads REQUIRED)
 find_package(ZLIB REQUIRED)
-find_package(JPEG REQUIRED)  # libjpeg-turbo; jpeg_decoder.cpp says so where it is another one
-find_package(PNG REQUIRED)
+
+set(LOCKSTEP_HAS_IMAGES OFF)
+if(LOCKSTEP_WITH_IMAGES STREQUAL "AUTO")
+  find_package(JPEG QUIET)  # libjpeg-turbo; jpeg_decoder.cpp says so where it is another one
+  find_package(PNG QUIET)
+elseif(LOCKSTEP_WITH_IMAGES)
+  find_package(JPEG REQUIRED)
+  find_package(PNG REQUIRED)
+endif()
+if(LOCKSTEP_WITH_IMAGES AND JPEG_FOUND AND PNG_FOUND)
+  set(LOCKSTEP_HAS_IMAGES ON)
+endif()
 
 set(LOCKSTEP_HAS_CUDA OFF)
 if(NOT LOCKSTEP_WITH_CUDA STREQUAL "OFF")
