@@ -58,19 +58,19 @@ class LOCKSTEP_API ImageDecoder {
   /// Throws: `c10::Error` when the pixels are damaged, unless `tolerate_damage`.
   [[nodiscard]] Image decode() const;
 
-  /// A part of the image, resized as `resize` does it, with less work and memory than decoding the
-  /// whole takes: a baseline JPEG file is decoded only where the part lies, and goes through the
-  /// resize a few rows at a time. What lies below the part is not looked at, so damage there is not
-  /// seen. Of a progressive JPEG file all coefficients are read first; one that lacks scans, and a
-  /// PNG file, are decoded whole. A part that must be turned or mirrored is in memory before it is
-  /// resized.
+  /// Decodes a part of the image and resizes it as `resize` does, with less work and memory than
+  /// decoding the whole takes: a baseline JPEG file is decoded only where the part lies, and goes
+  /// through the resize a few rows at a time. What lies below the part is not looked at, so damage
+  /// there is not seen. For a progressive JPEG file, all coefficients are read first; one that
+  /// lacks scans, and a PNG file, are decoded whole. A part that must be turned or mirrored is in
+  /// memory before it is resized.
   ///
   /// With `may_scale`, a JPEG file is decoded at 1/2, 1/4 or 1/8 of its size (it holds 8 x 8
   /// frequencies of each block; 4 x 4, 2 x 2 or 1 of them are used) when the part then still has at
   /// least `height` x `width` pixels. Without, the result is that of cropping and resizing the
   /// whole image, bit for bit.
   ///
-  /// Throws: also when the part is empty or not inside the image.
+  /// Throws: as `decode`, and when the part is empty or not inside the image.
   [[nodiscard]] Image decode_resized(const ImageBox& part, std::int64_t height, std::int64_t width,
                                      bool may_scale) const;
 

@@ -16,7 +16,7 @@
 
 namespace lockstep::data {
 
-/// What becomes of symbolic links below the root.
+/// What is done about symbolic links below the root.
 enum class SymbolicLinks : std::uint8_t {
   Follow,  ///< as if what they point to were there; a link to a folder above it is an error
   Refuse,  ///< one below the root is an error
@@ -27,13 +27,13 @@ struct LOCKSTEP_API ImageFolderOptions {
   /// Ends of names.
   using Extensions = std::vector<std::string>;
 
-  /// What becomes of symbolic links.
+  /// What is done about symbolic links.
   TORCH_ARG(SymbolicLinks, symbolic_links) = SymbolicLinks::Follow;
   /// Lets a class have no image; it keeps its number. Else that is an error.
   TORCH_ARG(bool, allow_empty) = false;
-  /// Ends of names, in large or small letters, of the files that are samples; others are passed
-  /// over. Those of torchvision, although only JPEG and PNG files can be decoded: a file's number
-  /// depends on them.
+  /// A file is a sample when its name ends with one of these, in large or small letters; others are
+  /// passed over. The default is torchvision's list, although only JPEG and PNG files can be
+  /// decoded, because a file's number depends on it.
   TORCH_ARG(Extensions, extensions) = {".jpg", ".jpeg", ".png",  ".ppm", ".bmp",
                                        ".pgm", ".tif",  ".tiff", ".webp"};
   /// Limits, and what happens to damaged files and to images that are not upright.
@@ -65,7 +65,7 @@ class LOCKSTEP_API ImageFolder {
   /// Throws: `c10::Error` when `index` is not below `size()`; naming the file, when it cannot be
   /// read, decoded or transformed.
   [[nodiscard]] torch::data::Example<> get(std::size_t index, SampleRandom& random) const;
-  /// With random numbers that depend on the index alone: the same in every epoch.
+  /// The same with random numbers that depend on the index alone; they are equal in every epoch.
   [[nodiscard]] torch::data::Example<> get(std::size_t index) const;
 
   /// Writes what `get` with the same `random` would return straight to where it belongs.
@@ -73,7 +73,7 @@ class LOCKSTEP_API ImageFolder {
   void get_into(std::size_t index, std::span<std::byte> data, std::span<std::byte> target,
                 SampleRandom& random) const;
   /// The same with random numbers that depend on the index alone.
-  /// Throws: as above.
+  /// Throws: as the function above.
   void get_into(std::size_t index, std::span<std::byte> data, std::span<std::byte> target) const;
 
   /// Files of all classes.
@@ -82,7 +82,7 @@ class LOCKSTEP_API ImageFolder {
   [[nodiscard]] std::string describe(std::size_t index) const;
   /// The class of a sample.
   [[nodiscard]] std::int64_t label(std::size_t index) const;
-  /// Names, in the order of their numbers.
+  /// The names of the classes, in the order of their numbers.
   [[nodiscard]] const std::vector<std::string>& classes() const noexcept;
 
  private:

@@ -27,8 +27,9 @@ concept PipelineStep = std::derived_from<T, ImageTransform> || std::derived_from
 ///     ImagePipeline(RandomResizedCrop(224), RandomHorizontalFlip(),
 ///                   Normalize({0.485, 0.456, 0.406}, {0.229, 0.224, 0.225}), RandomErasing())
 ///
-/// First steps on the image, then at most one of `ToFloat` and `Normalize`, then steps on the
-/// finished sample. Without the second the sample is uint8; without any step it is the image.
+/// Steps on the image come first, then at most one of `ToFloat` and `Normalize`, then steps on the
+/// finished sample. Without `ToFloat` or `Normalize` the sample is uint8; without any step it is
+/// the image.
 ///
 /// Shapes: {3, H, W}, float32 or uint8, contiguous.
 /// Thread-safety: const members may be called from several threads.
@@ -36,7 +37,7 @@ concept PipelineStep = std::derived_from<T, ImageTransform> || std::derived_from
 /// Throws: `c10::Error` for steps in another order, and what the steps throw.
 class LOCKSTEP_API ImagePipeline {
  public:
-  /// No steps: a sample is the image.
+  /// A pipeline without steps: a sample is the image.
   ImagePipeline() = default;
   /// Adds all steps.
   /// Throws: as `add`.
@@ -65,14 +66,15 @@ class LOCKSTEP_API ImagePipeline {
   [[nodiscard]] at::Tensor operator()(Image image, SampleRandom& random) const;
 
   /// Writes the sample where it belongs, without a tensor in between.
-  /// Throws: also when `destination` has another size than the sample; it names both.
+  /// Throws: what the steps throw, and `c10::Error` when `destination` has another size than the
+  /// sample, with both sizes.
   void write(const ImageDecoder& decoder, SampleRandom& random,
              std::span<std::byte> destination) const;
-  /// The same of a decoded image.
-  /// Throws: as above.
+  /// The same for a decoded image.
+  /// Throws: as the function above.
   void write(Image image, SampleRandom& random, std::span<std::byte> destination) const;
 
-  /// Of the samples: Float with `ToFloat` or `Normalize`, else Byte.
+  /// The dtype of the samples: Float with `ToFloat` or `Normalize`, else Byte.
   [[nodiscard]] at::ScalarType dtype() const noexcept;
 
  private:

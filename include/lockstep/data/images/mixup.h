@@ -23,7 +23,8 @@ namespace lockstep::data {
 /// A number in [0, 1] of the distribution Beta(alpha, alpha).
 [[nodiscard]] LOCKSTEP_API double draw_beta(double alpha, SampleRandom& random);
 
-/// lambda times each sample plus 1 - lambda times the one before it (the first one: the last).
+/// Adds lambda times each sample and 1 - lambda times the sample before it; the last sample comes
+/// before the first.
 class LOCKSTEP_API MixUp {
  public:
   /// lambda is drawn from Beta(alpha, alpha).
@@ -41,7 +42,7 @@ class LOCKSTEP_API MixUp {
   double alpha_;
 };
 
-/// A rectangle of each sample comes from the one before it; labels are mixed by its area.
+/// Takes a rectangle of each sample from the sample before it; labels are mixed by its area.
 class LOCKSTEP_API CutMix {
  public:
   /// The rectangle covers 1 - lambda of the area (less where it reaches over the side), and lambda
@@ -51,7 +52,7 @@ class LOCKSTEP_API CutMix {
   /// The mixed batch, with a lambda and a place that are drawn.
   [[nodiscard]] torch::data::Example<> operator()(const torch::data::Example<>& batch,
                                                   SampleRandom& random) const;
-  /// With a rectangle of the size for `lambda` around a pixel.
+  /// The mixed batch, with a rectangle of the size for `lambda` around this pixel.
   [[nodiscard]] torch::data::Example<> mix(const torch::data::Example<>& batch, double lambda,
                                            std::int64_t row, std::int64_t column) const;
 

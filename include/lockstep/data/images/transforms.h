@@ -31,16 +31,16 @@ struct ImageSize {
   ImageSize(std::int64_t height_, std::int64_t width_) : height(height_), width(width_) {}
 };
 
-/// To a size, or so that the shorter side gets a length and the longer one keeps its ratio.
+/// Resizes to a size, or so that the shorter side gets a length and the ratio of the sides stays.
 class LOCKSTEP_API Resize : public ImageTransform {
  public:
-  /// So that the shorter side has this length.
+  /// The shorter side gets this length.
   explicit Resize(std::int64_t shorter_side);
-  /// To this size, whatever becomes of the ratio.
+  /// The image gets this size; the ratio of its sides may change.
   Resize(std::int64_t height, std::int64_t width);
   [[nodiscard]] Image apply(Image image, SampleRandom& random) const override;
 
-  /// What becomes of an image of this size.
+  /// The size that an image of the given size gets.
   [[nodiscard]] ImageSize size_for(std::int64_t height, std::int64_t width) const;
 
  private:
@@ -48,10 +48,10 @@ class LOCKSTEP_API Resize : public ImageTransform {
   std::int64_t width_ = 0;  // 0: height_ is the shorter side
 };
 
-/// The middle. A smaller image gets black sides.
+/// Keeps the middle of the image. A smaller image gets black sides.
 class LOCKSTEP_API CenterCrop : public ImageTransform {
  public:
-  /// Of this size.
+  /// The part has this size.
   explicit CenterCrop(ImageSize size);
   [[nodiscard]] Image apply(Image image, SampleRandom& random) const override;
 
@@ -74,15 +74,16 @@ struct LOCKSTEP_API RandomResizedCropOptions {
   TORCH_ARG(bool, scaled_decode) = true;
 };
 
-/// A random part, resized. As the first step it decodes no more of the image than this part.
+/// Keeps a random part and resizes it. As the first step it decodes no more of the image than that
+/// part.
 class LOCKSTEP_API RandomResizedCrop : public ImageTransform {
  public:
-  /// To this size.
+  /// The part is resized to this size.
   explicit RandomResizedCrop(ImageSize size, const RandomResizedCropOptions& options = {});
   [[nodiscard]] Image apply(Image image, SampleRandom& random) const override;
   [[nodiscard]] Image decode(const ImageDecoder& decoder, SampleRandom& random) const override;
 
-  /// The part of an image of this size.
+  /// A part, drawn at random, of an image of this size.
   [[nodiscard]] ImageBox draw_box(std::int64_t height, std::int64_t width,
                                   SampleRandom& random) const;
 
@@ -100,16 +101,16 @@ struct LOCKSTEP_API RandomCropOptions {
   TORCH_ARG(Padding, padding) = {};
   /// Adds what a smaller image lacks, at both sides; else it is an error.
   TORCH_ARG(bool, pad_if_needed) = false;
-  /// For `PaddingMode::Constant`.
+  /// The colour for `PaddingMode::Constant`.
   TORCH_ARG(Colour, fill) = {0, 0, 0};
   /// How what is added is filled.
   TORCH_ARG(PaddingMode, padding_mode) = PaddingMode::Constant;
 };
 
-/// A random part of the given size.
+/// Keeps a random part of the given size.
 class LOCKSTEP_API RandomCrop : public ImageTransform {
  public:
-  /// Of this size.
+  /// The part has this size.
   explicit RandomCrop(ImageSize size, const RandomCropOptions& options = {});
   [[nodiscard]] Image apply(Image image, SampleRandom& random) const override;
 
@@ -118,10 +119,10 @@ class LOCKSTEP_API RandomCrop : public ImageTransform {
   RandomCropOptions options_;
 };
 
-/// Left becomes right, or nothing happens.
+/// Swaps left and right, or does nothing.
 class LOCKSTEP_API RandomHorizontalFlip : public ImageTransform {
  public:
-  /// With this probability.
+  /// The image is mirrored with this probability.
   explicit RandomHorizontalFlip(double probability = 0.5);
   [[nodiscard]] Image apply(Image image, SampleRandom& random) const override;
 
@@ -129,10 +130,10 @@ class LOCKSTEP_API RandomHorizontalFlip : public ImageTransform {
   double probability_;
 };
 
-/// Top becomes bottom, or nothing happens.
+/// Swaps top and bottom, or does nothing.
 class LOCKSTEP_API RandomVerticalFlip : public ImageTransform {
  public:
-  /// With this probability.
+  /// The image is mirrored with this probability.
   explicit RandomVerticalFlip(double probability = 0.5);
   [[nodiscard]] Image apply(Image image, SampleRandom& random) const override;
 
@@ -144,18 +145,18 @@ class LOCKSTEP_API RandomVerticalFlip : public ImageTransform {
 struct LOCKSTEP_API ColorJitterOptions {
   /// The factor is drawn from [max(0, 1 - brightness), 1 + brightness]; 0 leaves it alone.
   TORCH_ARG(double, brightness) = 0;
-  /// As `brightness`, for `adjust_contrast`.
+  /// The same for `adjust_contrast`.
   TORCH_ARG(double, contrast) = 0;
-  /// As `brightness`, for `adjust_saturation`.
+  /// The same for `adjust_saturation`.
   TORCH_ARG(double, saturation) = 0;
-  /// Drawn from [-hue, hue]; at most 0.5.
+  /// The turn is drawn from [-hue, hue]; at most 0.5.
   TORCH_ARG(double, hue) = 0;
 };
 
-/// Brightness, contrast, saturation and hue, in a random order.
+/// Changes brightness, contrast, saturation and hue, in a random order.
 class LOCKSTEP_API ColorJitter : public ImageTransform {
  public:
-  /// By as much as the options say; nothing without any.
+  /// The options say by how much; by default nothing changes.
   explicit ColorJitter(const ColorJitterOptions& options);
   [[nodiscard]] Image apply(Image image, SampleRandom& random) const override;
 
@@ -163,13 +164,13 @@ class LOCKSTEP_API ColorJitter : public ImageTransform {
   ColorJitterOptions options_;
 };
 
-/// From uint8 to float: (value / 255 - mean) / std of each channel, with the very bits of
-/// torchvision's `ToTensor` and `Normalize`. Ends the steps on the image.
+/// Makes floats of uint8: (value / 255 - mean) / std of each channel, with the very bits of
+/// torchvision's `ToTensor` and `Normalize`. It ends the steps on the image.
 class LOCKSTEP_API Normalize {
  public:
   /// A value for each of red, green and blue.
   using Channels = std::array<double, 3>;
-  /// Of pixels in [0, 1]; each `std` is greater than 0.
+  /// `mean` and `std` are those of pixels in [0, 1]; each `std` is greater than 0.
   Normalize(const Channels& mean, const Channels& std);
 
   /// What is subtracted.
@@ -182,7 +183,7 @@ class LOCKSTEP_API Normalize {
   Channels std_;
 };
 
-/// From uint8 to float in [0, 1]. Ends the steps on the image.
+/// Makes floats in [0, 1] of uint8. It ends the steps on the image.
 class LOCKSTEP_API ToFloat : public Normalize {
  public:
   /// Mean 0, standard deviation 1.
@@ -208,15 +209,15 @@ struct LOCKSTEP_API RandomErasingOptions {
   TORCH_ARG(bool, noise) = false;
 };
 
-/// A random part of the finished sample becomes one colour or noise.
+/// Gives a random part of the finished sample one colour, or noise.
 class LOCKSTEP_API RandomErasing : public PlaneTransform {
  public:
-  /// As the options say.
+  /// The options say how large the part is and what it becomes.
   explicit RandomErasing(const RandomErasingOptions& options = {});
   void apply(const ImagePlanes& planes, SampleRandom& random) const override;
   [[nodiscard]] bool needs_floats() const override { return options_.noise(); }
 
-  /// Nothing where no drawn part fits.
+  /// A part, drawn at random, of a sample of this size; nothing where no drawn part fits.
   [[nodiscard]] std::optional<ImageBox> draw_box(std::int64_t height, std::int64_t width,
                                                  SampleRandom& random) const;
 

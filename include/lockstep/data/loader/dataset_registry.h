@@ -16,8 +16,8 @@
 
 namespace lockstep::data {
 
-/// How spawned workers, which start as a fresh run of the program, come to their dataset: by a name
-/// and a text.
+/// How spawned workers, which start as a fresh run of the program, get their dataset: by a name and
+/// a string.
 ///
 ///     int main() {
 ///       lockstep::data::DatasetRegistry registry;
@@ -57,9 +57,9 @@ class LOCKSTEP_API DatasetRegistry {
   std::map<std::string, Make> makers_;
 };
 
-/// First of all in `main`: in a process that was started as a worker it works until the loader is
-/// gone, and gives the status with which `main` shall return; in all others it gives nothing at
-/// once.
+/// Call it first of all in `main`. In a process that was started as a worker it works until the
+/// loader is gone, and returns the status with which `main` shall return; in all others it returns
+/// nothing at once.
 ///
 /// Blocks: in a worker, until the loader is gone.
 [[nodiscard]] LOCKSTEP_API std::optional<int> maybe_worker_main(const DatasetRegistry& registry);

@@ -15,18 +15,19 @@ namespace lockstep::data {
 ///
 /// Thread-safety: a value.
 struct LOCKSTEP_API LoaderState {
-  /// The longest text of `to_bytes`.
+  /// The longest string that `to_bytes` returns.
   static constexpr std::size_t kMaxBytes = 128;
 
   std::uint64_t seed = 0;          ///< the sampler's
   std::int64_t epoch = 0;          ///< the epoch under way
   std::uint64_t position = 0;      ///< samples of the epoch's order that all ranks have consumed
   std::uint64_t dataset_size = 0;  ///< samples of the dataset
-  /// Of what else decides the samples: how their order is made, and by which seed they draw.
+  /// Stands for what else decides the samples: how their order is made, and by which seed they
+  /// draw.
   std::uint64_t fingerprint = 0;
 
   /// One printable line of at most `kMaxBytes` characters without blanks or quotes, which fits into
-  /// any text of a checkpoint: "lockstep-loader-1:", the five numbers in hexadecimal, ":", and a
+  /// any string of a checkpoint: "lockstep-loader-1:", the five numbers in hexadecimal, ":", and a
   /// CRC-32 of all that.
   /// Throws: `c10::Error` when `epoch` is negative.
   [[nodiscard]] std::string to_bytes() const;

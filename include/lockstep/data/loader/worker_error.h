@@ -20,11 +20,11 @@ enum class WorkerFailure {
   NotStarted    ///< the process could not be forked
 };
 
-/// A sample or a batch could not be had. The loader stays usable: the next call goes on with the
-/// next batch. A worker that dies is replaced, and what it had in hand is done again; so it is an
-/// error only when the same sample has ended two of them.
+/// The loader could not get a sample or a batch. The loader stays usable: the next call goes on
+/// with the next batch. A worker that dies is replaced, and what it had in hand is done again; so
+/// it is an error only when the same sample has ended two of them.
 ///
-/// Carries no C++ backtrace: it would show the rank's stack, and what failed is elsewhere.
+/// It carries no C++ backtrace: that would show the rank's stack, and what failed is elsewhere.
 ///
 /// Thread-safety: a value; const members may be called from several threads.
 class LOCKSTEP_API WorkerError : public c10::Error {
@@ -51,11 +51,11 @@ class LOCKSTEP_API WorkerError : public c10::Error {
   /// Number of the worker from 0; -1 where no single worker is to blame (`workers(0)`, the workers'
   /// parent process).
   [[nodiscard]] int worker() const noexcept { return context_.worker; }
-  /// Process that failed.
+  /// The process that failed.
   [[nodiscard]] int pid() const noexcept { return context_.pid; }
-  /// With which the process ended by itself, if it did.
+  /// The status with which the process ended by itself, if it did.
   [[nodiscard]] std::optional<int> exit_status() const noexcept { return context_.exit_status; }
-  /// That ended the process, if one did.
+  /// The signal that ended the process, if one did.
   [[nodiscard]] std::optional<int> signal() const noexcept { return context_.signal; }
   /// Number of the batch within its epoch, from 0.
   [[nodiscard]] std::optional<std::int64_t> batch_index() const noexcept { return context_.batch; }
@@ -63,7 +63,7 @@ class LOCKSTEP_API WorkerError : public c10::Error {
   [[nodiscard]] std::optional<std::int64_t> sample_index() const noexcept {
     return context_.sample;
   }
-  /// Where the dataset says that this sample comes from (`describe(index)`); empty where it cannot.
+  /// What the dataset says of this sample (`describe(index)`); empty where it says nothing.
   [[nodiscard]] const std::string& sample_path() const noexcept { return context_.path; }
   /// Type of the dataset's exception, as "std::runtime_error"; empty where there was none.
   [[nodiscard]] const std::string& exception_type() const noexcept {

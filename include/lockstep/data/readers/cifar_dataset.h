@@ -17,7 +17,7 @@ namespace lockstep::data {
 
 class BoundedView;
 
-/// Which dataset the files are of, and which of its labels is the target.
+/// Says which dataset the files belong to, and which of its labels is the target.
 enum class CifarLabels {
   Cifar10,         ///< records of 3073 bytes: label, pixels
   Cifar100Fine,    ///< records of 3074 bytes: coarse label, fine label, pixels; the target is fine
@@ -30,7 +30,7 @@ struct LOCKSTEP_API CifarDatasetOptions {
   using Channels = std::array<double, 3>;
   /// Leaves pixels uint8, as they are in the file; `mean` and `std` do not apply then.
   TORCH_ARG(bool, raw) = false;
-  /// Of red, green and blue: subtracted from pixels in [0, 1].
+  /// Subtracted from pixels in [0, 1]; a value for each of red, green and blue.
   TORCH_ARG(Channels, mean) = {0, 0, 0};
   /// Divides them afterwards; each greater than 0.
   TORCH_ARG(Channels, std) = {1, 1, 1};

@@ -81,13 +81,13 @@ class LOCKSTEP_API PackedRecords {
 /// the disk: there is never a half-written one.
 ///
 /// Thread-safety: none.
-/// Owns: the unfinished file, which its destructor gives up.
+/// Owns: the unfinished file, which its destructor removes.
 class LOCKSTEP_API PackedRecordsWriter {
  public:
   /// Begins a file.
   /// Throws: `c10::Error` naming the file when it cannot be made.
   explicit PackedRecordsWriter(const std::string& path);
-  /// Without `finish`, what was written is given up.
+  /// Removes the file unless `finish` was called.
   ~PackedRecordsWriter();
   PackedRecordsWriter(const PackedRecordsWriter&) = delete;
   PackedRecordsWriter& operator=(const PackedRecordsWriter&) = delete;
@@ -95,7 +95,7 @@ class LOCKSTEP_API PackedRecordsWriter {
   /// Adds a sample: tensors of any device and strides.
   /// Throws: `c10::Error` for a dtype that cannot be packed, more than 8 dimensions, and naming the
   /// sample when it has another dtype or shape than the first; all these leave the writer as it
-  /// was. When the disk is full; the writer is of no more use then.
+  /// was. Also when the disk is full; the writer cannot be used any more then.
   void add(const torch::data::Example<>& sample);
   /// Gives the file its name.
   /// Blocks: until the disk has it.

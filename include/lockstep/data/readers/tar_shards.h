@@ -24,7 +24,7 @@ struct TarShard;
 /// long as a copy of the `TarShards` lives.
 struct TarSample {
   std::string_view key;  ///< name of its members up to the first dot, with folders as written there
-  /// By extension, in small letters: "jpg", "cls", "seg.png".
+  /// The members by their extension, in small letters: "jpg", "cls", "seg.png".
   std::map<std::string_view, std::span<const std::byte>> members;
 
   /// The bytes of one member.
@@ -41,7 +41,7 @@ struct LOCKSTEP_API TarShardsOptions {
 };
 
 /// Samples in tar archives, named as WebDataset does: files next to each other whose names are
-/// equal up to the first dot of their last part are one sample. Every sample can be had at once, by
+/// equal up to the first dot of their last part are one sample. Every sample is found at once, by
 /// an index that is made when the archives are opened. Files without such a dot are passed over,
 /// and so are those that begin with a dot, and all below a folder such as "__meta__".
 ///

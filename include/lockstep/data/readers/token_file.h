@@ -26,8 +26,8 @@ enum class TokenFormat {
 struct LOCKSTEP_API TokenFileOptions {
   /// Tokens of a window; at least 1.
   TORCH_ARG(std::int64_t, block) = 0;
-  /// From the start of one window to the start of the next; 0 = `block`, 1 = a window at every
-  /// token.
+  /// Tokens from the start of one window to the start of the next; 0 = `block`, 1 = a window at
+  /// every token.
   TORCH_ARG(std::int64_t, stride) = 0;
   /// How the file stores tokens.
   TORCH_ARG(TokenFormat, format) = TokenFormat::Llmc;

@@ -39,9 +39,9 @@ class LOCKSTEP_API EpochSampler {
   [[nodiscard]] std::size_t dataset_size() const noexcept { return dataset_size_; }
   /// Length of the epoch's order, over all ranks.
   [[nodiscard]] std::uint64_t order_size() const noexcept { return order_size_; }
-  /// Over how many ranks the order is shared out.
+  /// The number of ranks among which the order is shared out.
   [[nodiscard]] int world_size() const noexcept { return share_.world_size(); }
-  /// Whose share this is.
+  /// The rank whose share this is.
   [[nodiscard]] int rank() const noexcept { return share_.rank(); }
   /// Together with the epoch it decides the order.
   [[nodiscard]] std::uint64_t seed() const noexcept { return seed_; }
@@ -56,10 +56,10 @@ class LOCKSTEP_API EpochSampler {
   /// All `size()` of them.
   [[nodiscard]] std::vector<std::int64_t> indices() const;
 
-  /// From now on this epoch begins at this position of its order, on all ranks alike.
+  /// Makes this epoch begin at this position of its order, on all ranks alike.
   /// Throws: `c10::Error` when it lies behind the order's end.
   void start_at(std::uint64_t global_position);
-  /// Where `start_at` set the start; 0 as a rule.
+  /// The position that `start_at` was given; 0 as a rule.
   [[nodiscard]] std::uint64_t start() const noexcept { return share_.start(); }
   /// How much of the epoch's order the world has consumed when each rank has consumed
   /// `local_samples` since `start()`, or all that it had: at most `order_size()`.

@@ -22,8 +22,8 @@ struct LOCKSTEP_API LengthBucketSamplerOptions {
   TORCH_ARG(std::size_t, batch_size) = 0;
   /// Most elements in a batch once all its samples are padded to the longest; 0 = no limit.
   TORCH_ARG(std::int64_t, max_elements) = 0;
-  /// So many full batches' samples are sorted by length together; at least 1. More of them save
-  /// padding, fewer leave batches more random.
+  /// The samples of this many full batches are sorted by length together; at least 1. More of them
+  /// save padding, fewer leave batches more random.
   TORCH_ARG(std::size_t, pool_batches) = 100;
   /// Whether each epoch has pools and an order of batches of its own.
   TORCH_ARG(bool, shuffle) = true;
@@ -33,7 +33,7 @@ struct LOCKSTEP_API LengthBucketSamplerOptions {
   TORCH_ARG(Remainder, remainder) = Remainder::Pad;
 };
 
-/// Batches of samples of similar length, for data that is padded to the longest of a batch.
+/// Makes batches of samples of similar length, for data that is padded to the longest of a batch.
 ///
 /// An epoch's batches are the same for every world; rank r of W takes batches r, r + W, ... They
 /// are worked out once an epoch, by the first who asks (16 bytes a sample). Their number can differ
@@ -48,10 +48,10 @@ class LOCKSTEP_API LengthBucketSampler {
   LengthBucketSampler(std::vector<std::int64_t> lengths, int world_size, int rank,
                       const LengthBucketSamplerOptions& options);
 
-  /// As `EpochSampler::set_epoch`.
+  /// Does what `EpochSampler::set_epoch` does.
   /// Throws: `c10::Error` when `epoch` is negative.
   void set_epoch(std::int64_t epoch);
-  /// As `EpochSampler::epoch`.
+  /// The epoch whose batches `batch` gives.
   [[nodiscard]] std::int64_t epoch() const noexcept { return epoch_; }
 
   /// Batches of this rank from `start_at` on.
@@ -66,16 +66,17 @@ class LOCKSTEP_API LengthBucketSampler {
   /// All `size()` of them.
   [[nodiscard]] std::vector<std::vector<std::int64_t>> batches() const;
 
-  /// As `EpochSampler::start_at`, but positions count batches of the epoch, over all ranks.
+  /// Does what `EpochSampler::start_at` does, but positions count batches of the epoch, over all
+  /// ranks.
   /// Throws: `c10::Error` when it lies behind the epoch's end.
   void start_at(std::uint64_t global_position);
-  /// As `EpochSampler::global_position`, in batches.
+  /// What `EpochSampler::global_position` is, in batches.
   [[nodiscard]] std::uint64_t global_position(std::size_t local_batches) const;
   /// Together with the epoch it decides the order.
   [[nodiscard]] std::uint64_t seed() const noexcept { return options_.seed(); }
   /// Whether each epoch has an order of its own.
   [[nodiscard]] bool is_shuffled() const noexcept { return options_.shuffle(); }
-  /// As `EpochSampler::fingerprint`; lengths and the sizes of batches are in it.
+  /// What `EpochSampler::fingerprint` is; lengths and the sizes of batches are in it.
   [[nodiscard]] std::uint64_t fingerprint() const noexcept { return fingerprint_; }
 
  private:

@@ -9,18 +9,18 @@
 
 namespace lockstep::data {
 
-/// The random numbers of one sample in one epoch: whoever asks for the same sample of the same
-/// epoch with the same seed gets the same numbers, in whichever process, whatever came before. So
+/// Gives the random numbers of one sample in one epoch. They depend on seed, epoch and sample only,
+/// not on the process or on what was drawn before. So
 /// what a dataset draws does not depend on the number of workers, nor on which of them a sample
 /// goes to.
 ///
 /// So a sample that a sampler draws several times in one epoch (`WeightedRandomSampler`,
 /// `RandomSampler` with replacement, `ClassBalance::Balanced`) gets the same numbers each time, and
-/// is augmented alike. For others each time, make epochs shorter: a smaller `num_samples`, and
-/// `set_epoch` before each pass.
+/// is augmented alike. For others each time, make epochs shorter: set a smaller `num_samples`, and
+/// call `set_epoch` before each pass.
 ///
-/// Also a uniform random bit generator, for `<random>`; note that the distributions there differ
-/// between standard libraries, and those here do not.
+/// It is also a uniform random bit generator for `<random>`; the distributions there differ between
+/// standard libraries, and those here do not.
 ///
 /// Thread-safety: none; a value that is cheap to make.
 /// Source: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011), as
@@ -28,7 +28,7 @@ namespace lockstep::data {
 /// so no two samples' numbers overlap within their first 2^34.
 class LOCKSTEP_API SampleRandom {
  public:
-  /// As `<random>` wants it.
+  /// The type that `<random>` asks for.
   using result_type = std::uint32_t;
 
   /// The numbers of this sample in this epoch, from their beginning.
@@ -41,18 +41,18 @@ class LOCKSTEP_API SampleRandom {
   /// 32 random bits.
   result_type operator()() { return engine_(); }
 
-  /// In [0, 1), a multiple of 2^-53.
+  /// A number in [0, 1), a multiple of 2^-53.
   double uniform();
-  /// In [low, high).
+  /// A number in [low, high).
   /// Throws: `c10::Error` unless both are finite and low <= high.
   double uniform(double low, double high);
-  /// In [0, count), each as likely as the others.
+  /// A whole number in [0, count), each as likely as the others.
   /// Throws: `c10::Error` when `count` is not positive.
   std::int64_t below(std::int64_t count);
   /// True with this probability.
   /// Throws: `c10::Error` unless it is in [0, 1].
   bool bernoulli(double probability);
-  /// Of mean 0 and variance 1.
+  /// A normally distributed number of mean 0 and variance 1.
   double normal();
 
  private:

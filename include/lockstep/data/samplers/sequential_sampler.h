@@ -9,7 +9,7 @@
 
 namespace lockstep::data {
 
-/// 0, 1, 2, ... in every epoch; for evaluation.
+/// Gives 0, 1, 2, ... in every epoch; for evaluation.
 ///
 /// Thread-safety: as `EpochSampler`.
 class LOCKSTEP_API SequentialSampler final : public EpochSampler {

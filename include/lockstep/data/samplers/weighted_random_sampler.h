@@ -30,11 +30,11 @@ struct LOCKSTEP_API WeightedRandomSamplerOptions {
   TORCH_ARG(Remainder, remainder) = Remainder::Pad;
 };
 
-/// Samples at random, each as likely as its weight says; weights need not add up to 1. One of
-/// weight 0 is never drawn.
+/// Draws samples at random, each as likely as its weight says; weights need not add up to 1. A
+/// sample of weight 0 is never drawn.
 ///
 /// With replacement a draw takes constant time and depends on its position alone. Without, the
-/// epoch's order is worked out once, by the first who asks: each draw is from what is left.
+/// epoch's order is worked out once, when it is first asked for: each draw is from what is left.
 ///
 /// Thread-safety: as `EpochSampler`.
 /// Source: the contract of `torch.utils.data.WeightedRandomSampler` of PyTorch 2.11. With

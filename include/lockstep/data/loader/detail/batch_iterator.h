@@ -61,7 +61,7 @@ class BatchIterator {
 
   Feed* feed_;
   std::uint64_t pass_;
-  // To look is const, as std::input_iterator wants it.
+  // Mutable, because std::input_iterator demands that `*` is const.
   mutable std::optional<Batch> current_;
   mutable bool has_failed_ = false;  // the batch of this position is lost
 };

@@ -9,8 +9,8 @@
 
 namespace lockstep::data::detail {
 
-/// Which places of an epoch's order are one rank's: from a start on every `world_size`-th, in the
-/// order of the ranks. What a place holds, a sample or a batch, is the sampler's business.
+/// Says which places of an epoch's order belong to one rank: from a start on every `world_size`-th,
+/// in the order of the ranks. A place holds a sample or a batch, as the sampler decides.
 class LOCKSTEP_API RankShare {
  public:
   /// `name` is the sampler's, for messages; not owned.
