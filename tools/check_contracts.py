@@ -13,7 +13,7 @@ from pathlib import Path
 LABELS = ("Shapes", "Units", "Sends", "Blocks", "Collective", "Thread-safety", "Owns", "Throws", "Source")
 AT_BEGIN = rf"(?:^|(?<=[.)] ))({'|'.join(LABELS)})"
 # They declare nothing that a thread could use.
-WITHOUT_THREADS = ("core/export.h", "lockstep.h")
+WITHOUT_THREADS = ("core/export.h", "lockstep/data.h", "lockstep/ddp.h", "lockstep/lockstep.h")
 
 
 def comments_of(lines):

@@ -113,7 +113,7 @@ TEST(DataPage, Feeds) {
 
 // [tree]
 struct Captions {
-  std::map<std::string, data::Value> get(std::size_t index) {
+  std::map<std::string, data::SampleTree> get(std::size_t index) {
     return {{"image", torch::rand({3, 8, 8})}, {"caption", "picture " + std::to_string(index)}};
   }
   std::size_t size() const { return 100; }
@@ -125,7 +125,7 @@ TEST(DataPage, TakesTrees) {
   data::DataLoader loader(Captions(), data::DataLoaderOptions().batch_size(4).workers(2));
   for (auto& batch : loader) {
     use(batch.at("image").tensor());                   // {4, 3, 8, 8}
-    std::string first = batch.at("caption")[0].text();
+    std::string first = batch.at("caption")[0].string();
   }
   // [use_tree]
   EXPECT_EQ(used[0].sizes(), (std::vector<std::int64_t>{4, 3, 8, 8}));

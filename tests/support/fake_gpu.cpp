@@ -61,7 +61,7 @@ void FakeGpu::reset() {
   run_all();
   const std::lock_guard lock(mutex);
   devices_in_use = {0};
-  fails_events = fails_pinning = false;
+  fails_events = fails_pinning = replaces_pinning = false;
   on_query = {};
   fails_allocation = 0;
   patience = 200;

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <lockstep/core/export.h>
-#include <lockstep/workers/detail/result_codec.h>
+#include <lockstep/workers/result_codec.h>
 
 #include <chrono>
 #include <cstddef>
@@ -66,8 +66,8 @@ class LOCKSTEP_API TaskError : public std::runtime_error {
 ///
 /// Workers are made for each call, so the function sees everything as it is at that moment; what it
 /// changes in a worker process stays there. Worker threads share one function. Results are numbers
-/// and other trivially copyable types, `std::string`, vectors of these, or nothing. Build and call
-/// it outside of parallel regions.
+/// and other trivially copyable types, `std::string`, vectors of these, what has a `ResultCodec`,
+/// or nothing. Build and call it outside of parallel regions.
 ///
 /// Blocks: the calling thread, until all items are over.
 /// Thread-safety: none.
@@ -121,6 +121,10 @@ class LOCKSTEP_API WorkerPool {
       Function function;
     };
     const auto task = std::make_shared<Task>(Task{items, function});
+    static_assert(
+        std::is_void_v<Result> || workers::ResultType<Result>,
+        "WorkerPool: a result is trivially copyable, a std::string, a vector of these, or "
+        "nothing; for a type of your own, specialise lockstep::workers::ResultCodec");
     if constexpr (std::is_void_v<Result>) {
       apply(
           items.size(),
@@ -129,7 +133,7 @@ class LOCKSTEP_API WorkerPool {
             return std::string();
           },
           [&](std::size_t item, std::string_view) { take(item); }, in_order);
-    } else {
+    } else if constexpr (workers::ResultType<Result>) {
       apply(
           items.size(),
           [task](std::size_t item) {

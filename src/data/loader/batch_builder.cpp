@@ -7,33 +7,34 @@
 #include <utility>
 
 #include "data/loader/sample_generator.h"
-#include "data/samples/value_tensors.h"
+#include "data/samples/tree_tensors.h"
 #include "workers/exception_text.h"
 
 namespace lockstep::data::detail {
 
-std::optional<Value> fetch_for_row(const SampleSource& source, std::uint64_t seed,
-                                   std::int64_t epoch, std::int64_t index,
-                                   const ValueLayout& layout, std::byte* memory, std::size_t row) {
+std::optional<SampleTree> fetch_for_row(const SampleSource& source, std::uint64_t seed,
+                                        std::int64_t epoch, std::int64_t index,
+                                        const SampleLayout& layout, std::byte* memory,
+                                        std::size_t row) {
   SampleGenerator::begin_sample(seed, epoch, index);
   SampleRandom random(seed, epoch, index);
   const auto number = static_cast<std::size_t>(index);
   if (!source.get_into) return source.get(number, random);
-  const auto row_of = [&](const ValueLayout& leaf) {
+  const auto row_of = [&](const SampleLayout& leaf) {
     return std::span(memory + leaf.offset + row * leaf.bytes, leaf.bytes);
   };
   source.get_into(number, row_of(layout.children[0]), row_of(layout.children[1]), random);
   return std::nullopt;
 }
 
-Value fetch(const SampleSource& source, std::uint64_t seed, std::int64_t epoch,
-            std::int64_t index) {
+SampleTree fetch(const SampleSource& source, std::uint64_t seed, std::int64_t epoch,
+                 std::int64_t index) {
   SampleGenerator::begin_sample(seed, epoch, index);
   SampleRandom random(seed, epoch, index);
   return source.get(static_cast<std::size_t>(index), random);
 }
 
-Value collate(const SampleSource& source, std::vector<Value> samples, std::size_t& at) {
+SampleTree collate(const SampleSource& source, std::vector<SampleTree> samples, std::size_t& at) {
   at = 0;
   return source.collate ? source.collate(std::move(samples)) : stack(std::move(samples), at);
 }

@@ -16,18 +16,19 @@ namespace lockstep::data::detail {
 /// Fetches sample `index` of `epoch` for row `row`. Where the dataset can, it is written there at
 /// once, and nothing is returned.
 /// Throws: what the dataset throws.
-[[nodiscard]] std::optional<Value> fetch_for_row(const SampleSource& source, std::uint64_t seed,
-                                                 std::int64_t epoch, std::int64_t index,
-                                                 const ValueLayout& layout, std::byte* memory,
-                                                 std::size_t row);
+[[nodiscard]] std::optional<SampleTree> fetch_for_row(const SampleSource& source,
+                                                      std::uint64_t seed, std::int64_t epoch,
+                                                      std::int64_t index,
+                                                      const SampleLayout& layout, std::byte* memory,
+                                                      std::size_t row);
 
-[[nodiscard]] Value fetch(const SampleSource& source, std::uint64_t seed, std::int64_t epoch,
-                          std::int64_t index);
+[[nodiscard]] SampleTree fetch(const SampleSource& source, std::uint64_t seed, std::int64_t epoch,
+                               std::int64_t index);
 
 /// A batch of these samples: collated, or stacked. When it throws, `at` is the number of the one
 /// that is unlike the first; 0, which stands for all, where it is nobody's fault.
-[[nodiscard]] Value collate(const SampleSource& source, std::vector<Value> samples,
-                            std::size_t& at);
+[[nodiscard]] SampleTree collate(const SampleSource& source, std::vector<SampleTree> samples,
+                                 std::size_t& at);
 
 /// What the exception that is being handled says, and its type. Call them in a catch block only.
 [[nodiscard]] std::string current_exception_message();

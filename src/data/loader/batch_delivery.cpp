@@ -12,8 +12,8 @@
 #include "data/loader/batch_builder.h"
 #include "data/loader/batch_lease.h"
 #include "data/loader/worker_source.h"
-#include "data/samples/value_bytes.h"
-#include "data/samples/value_tensors.h"
+#include "data/samples/tree_codec.h"
+#include "data/samples/tree_tensors.h"
 
 namespace lockstep::data::detail {
 namespace {
@@ -53,12 +53,12 @@ void WorkerSource::pin_ring(std::size_t slot) {
   }
 }
 
-Value WorkerSource::deliver(std::size_t slot, std::size_t held) {
+SampleTree WorkerSource::deliver(std::size_t slot, std::size_t held) {
   pin_ring(slot);
   const bool keep_a_copy = slots_.size() - held - 1 < workers_ + 1;
   bool was_copied = false;
   const auto samples = count_samples(slot);
-  Value batch = open(slot, keep_a_copy, was_copied);
+  SampleTree batch = open(slot, keep_a_copy, was_copied);
   ++next_;
   ++statistics_.batches;
   statistics_.samples += samples;
@@ -81,7 +81,7 @@ Value WorkerSource::deliver(std::size_t slot, std::size_t held) {
 }
 
 // Without memory a batch is lost, and the next ones come.
-Value WorkerSource::open(std::size_t slot, bool keep_a_copy, bool& was_copied) {
+SampleTree WorkerSource::open(std::size_t slot, bool keep_a_copy, bool& was_copied) {
   try {
     return job_->source.has_rows ? open_rows(slot, keep_a_copy, was_copied)
                                  : open_whole(slot, keep_a_copy, was_copied);
@@ -108,12 +108,12 @@ std::vector<std::int64_t> WorkerSource::rows_of(std::size_t slot) const {
   return rows;
 }
 
-Value WorkerSource::open_rows(std::size_t slot, bool keep_a_copy, bool& was_copied) {
+SampleTree WorkerSource::open_rows(std::size_t slot, bool keep_a_copy, bool& was_copied) {
   std::byte* memory = slot_memory(slot);
   if (!layout_) {
     const auto& common = SharedLayout::of(*channel_);
     const auto* payload = slot_memory(0) - common.slots_offset();
-    layout_ = ValueLayout::from_bytes({payload, common.layout_bytes}, common.slot_bytes);
+    layout_ = SampleLayout::from_bytes({payload, common.layout_bytes}, common.slot_bytes);
   }
   const auto items = channel_->items(slot).size();
   const auto rows = may_leave_out_ ? rows_of(slot) : std::vector<std::int64_t>();
@@ -126,7 +126,7 @@ Value WorkerSource::open_rows(std::size_t slot, bool keep_a_copy, bool& was_copi
   return select_rows(batch, rows);
 }
 
-Value WorkerSource::open_whole(std::size_t slot, bool keep_a_copy, bool& was_copied) {
+SampleTree WorkerSource::open_whole(std::size_t slot, bool keep_a_copy, bool& was_copied) {
   const auto& common = SharedLayout::of(*channel_);
   auto piece = channel_->map_piece(slot, SharedMemoryChannel::kResultPiece);
   if (!piece) {
@@ -134,14 +134,14 @@ Value WorkerSource::open_whole(std::size_t slot, bool keep_a_copy, bool& was_cop
     const HeldLease<SlotLease> lease(
         new SlotLease(channel_, slot, keep_a_copy ? nullptr : parking_));
     slots_[slot].use = Use::None;
-    return ValueBytes::read(memory, common.slot_bytes, tensors_of(*lease));
+    return TreeCodec::read(memory, common.slot_bytes, tensors_of(*lease));
   }
   const HeldLease<PieceLease> lease(new PieceLease(channel_, std::move(*piece)));
   slots_[slot].use = Use::None;
   channel_->release(slot);
   ++statistics_.oversize;
   was_copied = true;  // nothing is gained by a copy: the slot is free
-  return ValueBytes::read(lease->piece().data(), lease->piece().size(), tensors_of(*lease));
+  return TreeCodec::read(lease->piece().data(), lease->piece().size(), tensors_of(*lease));
 }
 
 }  // namespace lockstep::data::detail

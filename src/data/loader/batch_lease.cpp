@@ -19,7 +19,7 @@ void BatchLease::drop(void* lease) {
 }
 
 // What `at::for_blob` makes, in half the time; this is the longest part of a delivery.
-// `ValueLayout` has seen to it that the sizes are possible.
+// `SampleLayout` has seen to it that the sizes are possible.
 at::Tensor BatchLease::tensor(std::byte* place, at::IntArrayRef sizes, at::ScalarType dtype) {
   holders_.fetch_add(1, std::memory_order_relaxed);
   c10::DataPtr memory(place, this, &BatchLease::drop, c10::kCPU);

@@ -31,17 +31,6 @@ struct BatchFacts {
   }
 };
 
-/// Tests put a GPU of theirs in the place of the machine's.
-struct PinningOptions {
-  [[nodiscard]] static std::shared_ptr<native::HostPinning>& of(DataLoaderOptions& options) {
-    return options.host_pinning_;
-  }
-  [[nodiscard]] static std::shared_ptr<native::HostPinning> chosen(
-      const DataLoaderOptions& options) {
-    return options.host_pinning_ ? options.host_pinning_ : native::make_host_pinning();
-  }
-};
-
 /// Which shard gives the next batch: one after the other, those that have ended left out.
 class ShardRound {
  public:
@@ -98,7 +87,7 @@ class BatchSource {
   virtual void prepare(std::function<PassPlan()> /*plan*/) {}
   [[nodiscard]] virtual bool start_prepared() { return false; }
   [[nodiscard]] virtual bool has_next() = 0;
-  [[nodiscard]] virtual Value next() = 0;
+  [[nodiscard]] virtual SampleTree next() = 0;
   [[nodiscard]] virtual bool is_ready() = 0;
   /// Batches of this pass that were delivered or lost.
   [[nodiscard]] virtual std::size_t passed() const = 0;

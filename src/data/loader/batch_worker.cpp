@@ -110,7 +110,7 @@ void BatchWorker::fill_rows(const Claim& claim, std::size_t& at) {
       learn_layout();
     }
     auto* const memory = layout_ ? slot_memory(claim.slot) : nullptr;
-    std::optional<Value> sample;
+    std::optional<SampleTree> sample;
     const bool is_there =
         have_sample(job_.facts.on_failed_sample, places, row, [&](std::int64_t index) {
           sample = memory != nullptr
@@ -130,7 +130,7 @@ void BatchWorker::fill_rows(const Claim& claim, std::size_t& at) {
 
 // Of a worker that did not know the layout when it fetched the sample. False when the claim has
 // become futile meanwhile.
-bool BatchWorker::write_first_row(const Claim& claim, std::size_t row, const Value& sample) {
+bool BatchWorker::write_first_row(const Claim& claim, std::size_t row, const SampleTree& sample) {
   while (!layout_) {
     const auto is_ours = await_turn(claim, row);
     if (!is_ours) return false;
@@ -138,7 +138,7 @@ bool BatchWorker::write_first_row(const Claim& claim, std::size_t row, const Val
     channel_.begin_item(worker_, claim.slot, workers::kNoItem);
     if (*is_ours) {
       std::size_t bytes = 0;
-      const auto form = ValueLayout::of_rows(sample, job_.facts.largest_batch, bytes);
+      const auto form = SampleLayout::of_rows(sample, job_.facts.largest_batch, bytes);
       if (!settle(claim, form.to_bytes(), bytes)) continue;
     }
     learn_layout();
@@ -201,7 +201,7 @@ bool BatchWorker::settle(const Claim& claim, const std::string& form, std::size_
 void BatchWorker::learn_layout() {
   const auto& common = shared();
   const auto* payload = SharedLayout::payload(channel_);
-  layout_ = ValueLayout::from_bytes({payload, common.layout_bytes}, common.slot_bytes);
+  layout_ = SampleLayout::from_bytes({payload, common.layout_bytes}, common.slot_bytes);
 }
 
 std::byte* BatchWorker::slot_memory(std::size_t slot) {

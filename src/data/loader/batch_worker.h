@@ -27,8 +27,8 @@ namespace lockstep::data::detail {
 /// the batch with this sequence, then `kSettled`. So the decision does not depend on which worker
 /// is faster.
 ///
-/// The payload, a piece of the ring, then begins with the form of a sample (`layout_bytes`, 0 where
-/// batches are built as a whole), and the slots follow on a page of their own.
+/// The payload, a piece of the ring, then begins with the structure of a sample (`layout_bytes`, 0
+/// where batches are built as a whole), and the slots follow on a page of their own.
 struct SharedLayout {
   static constexpr std::uint64_t kNobody = 0;
   static constexpr std::uint64_t kSettled = ~std::uint64_t{0};
@@ -122,19 +122,19 @@ class BatchWorker {
 
   void fill_rows(const workers::Claim& claim, std::size_t& at);
   [[nodiscard]] bool write_first_row(const workers::Claim& claim, std::size_t row,
-                                     const Value& sample);
+                                     const SampleTree& sample);
   void note(std::size_t slot, std::size_t position, std::int64_t item);
   void build_whole(const workers::Claim& claim, std::size_t& at);
   void fetch_part(const workers::Claim& claim);
-  [[nodiscard]] std::optional<Value> part(const workers::Claim& claim, std::size_t at);
-  [[nodiscard]] std::optional<std::vector<Value>> collect(const workers::Claim& claim,
-                                                          std::size_t& at);
-  [[nodiscard]] Value make_batch(const workers::Claim& claim, std::vector<Value> samples,
-                                 std::size_t& at);
+  [[nodiscard]] std::optional<SampleTree> part(const workers::Claim& claim, std::size_t at);
+  [[nodiscard]] std::optional<std::vector<SampleTree>> collect(const workers::Claim& claim,
+                                                               std::size_t& at);
+  [[nodiscard]] SampleTree make_batch(const workers::Claim& claim, std::vector<SampleTree> samples,
+                                      std::size_t& at);
   [[nodiscard]] std::size_t place_of(const workers::Claim& claim, std::size_t number) const;
-  void put_whole(const workers::Claim& claim, const Value& batch);
-  [[nodiscard]] std::optional<std::vector<Value>> read_stream(const workers::Claim& claim,
-                                                              std::size_t& thrown);
+  void put_whole(const workers::Claim& claim, const SampleTree& batch);
+  [[nodiscard]] std::optional<std::vector<SampleTree>> read_stream(const workers::Claim& claim,
+                                                                   std::size_t& thrown);
   void begin_collating(const workers::Claim& claim) const;
   void fail(const workers::Claim& claim, std::size_t at);
 
@@ -154,7 +154,7 @@ class BatchWorker {
   const WorkerJob& job_;
   workers::SharedMemoryChannel& channel_;
   std::size_t worker_;
-  std::optional<ValueLayout> layout_;
+  std::optional<SampleLayout> layout_;
   std::vector<bool> has_slot_;   // slots whose memory this worker has reserved and mapped
   std::int64_t first_item_ = 0;  // of the batch that is collated
   std::map<std::size_t, Stream> streams_;

@@ -52,6 +52,8 @@ LoaderEngine::LoaderEngine(SampleSource source, const SamplerFacts& sampler,
     : batch_size_(static_cast<std::size_t>(options.batch_size())),
       seed_(options.seed()),
       drop_last_(options.drop_last()),
+      in_order_(options.in_order()),
+      prepares_next_epoch_(options.prepare_next_epoch()),
       sampler_(sampler) {
   check_options(options, source.open != nullptr, sampler);
   check_threads(source, options);
@@ -79,7 +81,7 @@ LoaderEngine::LoaderEngine(SampleSource source, const SamplerFacts& sampler,
   source_ = make_source(std::move(source), facts, options);
   if (!options.pin_memory()) return;
   // Not before the workers are there: what CUDA begins in a process must not come to its children.
-  if (auto pinning = PinningOptions::chosen(options)) {
+  if (auto pinning = native::make_host_pinning()) {
     source_->pin_batches(std::move(pinning));
   } else {
     logging::warning(
@@ -156,7 +158,7 @@ bool LoaderEngine::has_next() {
   return source_->has_next();
 }
 
-Value LoaderEngine::next() {
+SampleTree LoaderEngine::next() {
   TORCH_CHECK(has_next(), "DataLoader: there are no more batches in this epoch");
   return source_->next();
 }
@@ -187,6 +189,36 @@ std::size_t LoaderEngine::consumed() const {
 
 std::size_t LoaderEngine::passed() const {
   return received_.value_or(source_->passed());
+}
+
+std::size_t LoaderEngine::received() const {
+  if (!progress_.has_begun()) return 0;
+  return sampler_.gives_batches ? passed() : consumed();
+}
+
+LoaderState LoaderEngine::state(const SamplerIdentity& sampler, std::int64_t epoch,
+                                std::uint64_t position) const {
+  TORCH_CHECK(in_order_, "DataLoader: there is no state with in_order(false)");
+  LoaderState state;
+  state.seed = sampler.seed;
+  state.epoch = epoch;
+  state.position = position;
+  state.dataset_size = sampler.dataset_size;
+  state.fingerprint = fingerprint(sampler.fingerprint);
+  return state;
+}
+
+void LoaderEngine::check_state(const LoaderState& state, const SamplerIdentity& sampler) const {
+  TORCH_CHECK(state.dataset_size == sampler.dataset_size, "DataLoader: the state is of ",
+              state.dataset_size, " samples, the sampler is for ", sampler.dataset_size);
+  TORCH_CHECK(state.seed == sampler.seed, "DataLoader: the state has the seed ", state.seed,
+              ", the sampler has ", sampler.seed);
+  TORCH_CHECK(
+      state.fingerprint == fingerprint(sampler.fingerprint),
+      "DataLoader: the state is of a sampler of another kind, with other options (such as "
+      "shuffle, num_samples, window or the size of its batches), or for other weights, "
+      "labels, lengths or indices, or of a loader with another DataLoaderOptions::seed. The "
+      "number of ranks may differ, these may not");
 }
 
 std::uint64_t LoaderEngine::fingerprint(std::uint64_t order) const noexcept {

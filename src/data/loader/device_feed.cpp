@@ -12,7 +12,7 @@
 #include <optional>
 #include <utility>
 
-#include "data/samples/value_tensors.h"
+#include "data/samples/tree_tensors.h"
 #include "native/posix/owning_process.h"
 
 namespace lockstep::data::detail {
@@ -33,7 +33,7 @@ c10::Device checked(c10::Device device) {
 
 /// A batch whose copies are under way, or what went wrong with it.
 struct DeviceFeed::Copied {
-  Value batch;
+  SampleTree batch;
   std::vector<at::Tensor> copies;      // those made on the stream of copies
   std::optional<c10::Event> is_there;  // after all of them
   std::exception_ptr error;
@@ -64,7 +64,7 @@ bool DeviceFeed::has_next() {
   return ahead_ != nullptr || engine_.has_next();
 }
 
-Value DeviceFeed::next() {
+SampleTree DeviceFeed::next() {
   if (!copies_) return engine_.next();
   const auto taken = std::exchange(ahead_, nullptr);
   Copied batch = taken ? std::move(*taken) : copy_next();

@@ -11,7 +11,7 @@
 
 #include "data/loader/batch_builder.h"
 #include "data/loader/worker_failure.h"
-#include "data/samples/value_tensors.h"
+#include "data/samples/tree_tensors.h"
 
 namespace lockstep::data::detail {
 
@@ -71,10 +71,10 @@ bool InlineSource::has_next() {
   return has_any;
 }
 
-Value InlineSource::next() {
+SampleTree InlineSource::next() {
   const at::NoGradGuard no_grad;
   const auto start = Clock::now();
-  Value batch = source_.open ? take_stream() : take_built();
+  SampleTree batch = source_.open ? take_stream() : take_built();
   ++statistics_.batches;
   if (pins_) batch = clone_into_pinned_memory(batch);
   count_work(start);
@@ -83,12 +83,12 @@ Value InlineSource::next() {
   return batch;
 }
 
-Value InlineSource::take_stream() {
+SampleTree InlineSource::take_stream() {
   look_ahead();
   ++next_;
   const auto samples = ahead_.size();
   std::size_t at = 0;
-  Value batch;
+  SampleTree batch;
   try {
     if (error_ahead_) std::rethrow_exception(std::exchange(error_ahead_, nullptr));
     const SampleGenerator::Use draws(generator_);
@@ -102,7 +102,7 @@ Value InlineSource::take_stream() {
   return batch;
 }
 
-Value InlineSource::take_built() {
+SampleTree InlineSource::take_built() {
   build();
   auto built = *std::exchange(built_, std::nullopt);
   ++next_;
@@ -151,7 +151,7 @@ void InlineSource::count_work(Clock::time_point since) {
   statistics_.busy_seconds = statistics_.compute_seconds = statistics_.stall_seconds;
 }
 
-Value InlineSource::build_rows(std::size_t& row, std::size_t& rows) {
+SampleTree InlineSource::build_rows(std::size_t& row, std::size_t& rows) {
   Places places(*this);
   at::Tensor memory;
   std::byte* place = nullptr;
@@ -161,14 +161,14 @@ Value InlineSource::build_rows(std::size_t& row, std::size_t& rows) {
   };
   if (layout_) make_memory();
   for (; row < items_.size(); ++row) {
-    std::optional<Value> sample;
+    std::optional<SampleTree> sample;
     const auto fetch_one = [&](std::int64_t index) {
       sample = layout_ ? fetch_for_row(source_, seed_, plan_.epoch, index, *layout_, place, rows)
                        : fetch(source_, seed_, plan_.epoch, index);
     };
     if (!have_sample(facts_.on_failed_sample, places, row, fetch_one)) continue;
     if (!layout_) {
-      layout_ = ValueLayout::of_rows(*sample, facts_.largest_batch, layout_bytes_);
+      layout_ = SampleLayout::of_rows(*sample, facts_.largest_batch, layout_bytes_);
       make_memory();
     }
     if (sample) write_row(*sample, *layout_, place, rows);
@@ -182,9 +182,9 @@ Value InlineSource::build_rows(std::size_t& row, std::size_t& rows) {
                    });
 }
 
-Value InlineSource::build_whole(std::size_t& row, std::size_t& rows) {
+SampleTree InlineSource::build_whole(std::size_t& row, std::size_t& rows) {
   Places places(*this);
-  std::vector<Value> samples;
+  std::vector<SampleTree> samples;
   samples.reserve(items_.size());
   std::int64_t first = 0;
   for (; row < items_.size(); ++row) {
@@ -226,7 +226,7 @@ void InlineSource::look_ahead() {
   }
 }
 
-std::vector<Value> InlineSource::read_stream(const ShardRound::Turn& turn) {
+std::vector<SampleTree> InlineSource::read_stream(const ShardRound::Turn& turn) {
   const at::NoGradGuard no_grad;
   const SampleGenerator::Use draws(generator_);
   const auto shard = facts_.shard(turn.shard);
@@ -236,7 +236,7 @@ std::vector<Value> InlineSource::read_stream(const ShardRound::Turn& turn) {
     stream = source_.open();
     stream->reset(shard, facts_.all_shards, plan_.epoch);
   }
-  std::vector<Value> samples;
+  std::vector<SampleTree> samples;
   std::size_t thrown = 0;
   while (samples.size() < facts_.batch_size) {
     auto sample = next_sample(

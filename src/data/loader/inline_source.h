@@ -24,7 +24,7 @@ class InlineSource : public BatchSource {
   void pin_batches(std::shared_ptr<native::HostPinning>) override { pins_ = true; }
   void start(PassPlan plan) override;
   [[nodiscard]] bool has_next() override;
-  [[nodiscard]] Value next() override;
+  [[nodiscard]] SampleTree next() override;
   [[nodiscard]] bool is_ready() override { return false; }  // to look is to build
   [[nodiscard]] std::size_t passed() const override { return next_; }
   [[nodiscard]] LoaderStatistics statistics() const override;
@@ -35,20 +35,20 @@ class InlineSource : public BatchSource {
   class Places;
   // A batch, or why there is none.
   struct Built {
-    Value batch;
+    SampleTree batch;
     std::size_t samples = 0;
     std::exception_ptr error;
   };
 
   void build();
   [[nodiscard]] Built build_next();
-  [[nodiscard]] Value build_rows(std::size_t& row, std::size_t& rows);
-  [[nodiscard]] Value build_whole(std::size_t& row, std::size_t& rows);
-  [[nodiscard]] Value take_stream();
-  [[nodiscard]] Value take_built();
+  [[nodiscard]] SampleTree build_rows(std::size_t& row, std::size_t& rows);
+  [[nodiscard]] SampleTree build_whole(std::size_t& row, std::size_t& rows);
+  [[nodiscard]] SampleTree take_stream();
+  [[nodiscard]] SampleTree take_built();
   void look_ahead();
   void count_work(Clock::time_point since);
-  [[nodiscard]] std::vector<Value> read_stream(const ShardRound::Turn& turn);
+  [[nodiscard]] std::vector<SampleTree> read_stream(const ShardRound::Turn& turn);
   void warn_of_missing(std::optional<std::int64_t> index);
   [[nodiscard]] WorkerError error_of(std::size_t batch, std::optional<std::int64_t> sample);
 
@@ -63,12 +63,12 @@ class InlineSource : public BatchSource {
   std::optional<Built> built_;  // the batch that comes next, where it has been looked for
   std::size_t replaced_ = 0;    // samples of the batch that is being built
   MissingSampleWarning missing_;
-  std::optional<ValueLayout> layout_;
+  std::optional<SampleLayout> layout_;
   std::size_t layout_bytes_ = 0;
   // Iterable datasets only.
   ShardRound round_;
   std::vector<std::unique_ptr<SampleStream>> streams_;
-  std::vector<Value> ahead_;
+  std::vector<SampleTree> ahead_;
   ShardRound::Turn turn_;  // of that batch
   std::exception_ptr error_ahead_;
   LoaderStatistics statistics_;

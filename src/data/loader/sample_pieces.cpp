@@ -7,14 +7,14 @@
 #include <algorithm>
 #include <vector>
 
-#include "data/samples/value_bytes.h"
+#include "data/samples/tree_codec.h"
 
 namespace lockstep::data::detail {
 namespace {
 
 using workers::SharedMemoryChannel;
 
-void collect_tensors(const Value& value, std::vector<at::Tensor>& tensors) {
+void collect_tensors(const SampleTree& value, std::vector<at::Tensor>& tensors) {
   if (value.is_tensor()) tensors.push_back(value.tensor());
   if (value.is_list()) {
     for (const auto& child : value.list()) collect_tensors(child, tensors);
@@ -53,7 +53,7 @@ bool share_memory(const std::vector<at::Tensor>& tensors) {
 
 }  // namespace
 
-bool can_be_passed_on(const Value& sample, bool for_collate) {
+bool can_be_passed_on(const SampleTree& sample, bool for_collate) {
   std::vector<at::Tensor> tensors;
   collect_tensors(sample, tensors);
   if (!std::all_of(tensors.begin(), tensors.end(), is_plain)) return false;
@@ -62,21 +62,21 @@ bool can_be_passed_on(const Value& sample, bool for_collate) {
 }
 
 void put_sample(SharedMemoryChannel& channel, std::size_t slot, std::size_t position,
-                const Value& sample) {
-  const ValueBytes bytes(sample);
+                const SampleTree& sample) {
+  const TreeCodec bytes(sample);
   const auto number = SharedMemoryChannel::kItemPieces + position;
   bytes.write(channel.make_piece(slot, number, bytes.size()).data());
   channel.publish_piece(slot, number);
 }
 
-std::optional<Value> take_sample(SharedMemoryChannel& channel, std::size_t slot,
-                                 std::size_t position) {
+std::optional<SampleTree> take_sample(SharedMemoryChannel& channel, std::size_t slot,
+                                      std::size_t position) {
   const auto piece = channel.map_piece(slot, SharedMemoryChannel::kItemPieces + position);
   if (!piece) return std::nullopt;
-  return clone(ValueBytes::read(piece->data(), piece->size(),
-                                [](std::byte* place, at::IntArrayRef sizes, at::ScalarType dtype) {
-                                  return at::from_blob(place, sizes, at::TensorOptions(dtype));
-                                }));
+  return clone(TreeCodec::read(piece->data(), piece->size(),
+                               [](std::byte* place, at::IntArrayRef sizes, at::ScalarType dtype) {
+                                 return at::from_blob(place, sizes, at::TensorOptions(dtype));
+                               }));
 }
 
 }  // namespace lockstep::data::detail

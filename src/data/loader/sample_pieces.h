@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-#include <lockstep/data/samples/value.h>
+#include <lockstep/data/samples/sample_tree.h>
 
 #include <cstddef>
 #include <optional>
@@ -15,15 +15,15 @@ namespace lockstep::data::detail {
 /// Whether whoever takes the sample gets it as it is. A collate function (`for_collate`) may see
 /// more of it than sizes and numbers: strides decide in which order a sum is taken, and parts that
 /// share memory change together.
-[[nodiscard]] bool can_be_passed_on(const Value& sample, bool for_collate);
+[[nodiscard]] bool can_be_passed_on(const SampleTree& sample, bool for_collate);
 
 /// Throws: `std::system_error` when the memory cannot be had; whatever it throws, nothing is there
 /// then.
 void put_sample(workers::SharedMemoryChannel& channel, std::size_t slot, std::size_t position,
-                const Value& sample);
+                const SampleTree& sample);
 /// A copy, so that the next worker finds what this one did, should it die; nothing where nobody put
 /// it.
-[[nodiscard]] std::optional<Value> take_sample(workers::SharedMemoryChannel& channel,
-                                               std::size_t slot, std::size_t position);
+[[nodiscard]] std::optional<SampleTree> take_sample(workers::SharedMemoryChannel& channel,
+                                                    std::size_t slot, std::size_t position);
 
 }  // namespace lockstep::data::detail

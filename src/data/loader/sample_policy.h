@@ -109,8 +109,8 @@ bool have_sample(SamplePolicy policy, Places& places, std::size_t place, const F
 /// The next sample of a stream; those at which it throws are passed over, where the policy says so.
 /// `begin` is called before each, `note` in the catch block.
 template <class Begin, class Note>
-std::optional<Value> next_sample(SampleStream& stream, SamplePolicy policy, const Begin& begin,
-                                 const Note& note) {
+std::optional<SampleTree> next_sample(SampleStream& stream, SamplePolicy policy, const Begin& begin,
+                                      const Note& note) {
   for (std::size_t thrown = 0;;) {
     begin();
     try {

@@ -10,7 +10,7 @@
 #include "data/loader/sample_generator.h"
 #include "data/loader/sample_pieces.h"
 #include "data/loader/sample_policy.h"
-#include "data/samples/value_bytes.h"
+#include "data/samples/tree_codec.h"
 #include "workers/unit_word.h"
 
 namespace lockstep::data::detail {
@@ -50,7 +50,8 @@ void BatchWorker::begin_collating(const Claim& claim) const {
 }
 
 // When it throws, `at` is the place of the sample that is to blame.
-Value BatchWorker::make_batch(const Claim& claim, std::vector<Value> samples, std::size_t& at) {
+SampleTree BatchWorker::make_batch(const Claim& claim, std::vector<SampleTree> samples,
+                                   std::size_t& at) {
   std::size_t number = 0;
   try {
     auto batch = collate(job_.source, std::move(samples), number);
@@ -79,7 +80,7 @@ void BatchWorker::fetch_part(const Claim& claim) {
   const auto epoch = static_cast<std::int64_t>(channel_.word(claim.slot, kEpoch));
   channel_.begin_item(worker_, claim.slot, claim.first);
   Places places(*this, claim.slot);
-  Value sample;
+  SampleTree sample;
   const auto fetch_one = [&](std::int64_t index) {
     sample = fetch(job_.source, job_.seed, epoch, index);
   };
@@ -95,10 +96,10 @@ void BatchWorker::fetch_part(const Claim& claim) {
 }
 
 // Nothing where it must be fetched again.
-std::optional<Value> BatchWorker::part(const Claim& claim, std::size_t at) {
+std::optional<SampleTree> BatchWorker::part(const Claim& claim, std::size_t at) {
   if (!claim.is_closing) return std::nullopt;
   channel_.begin_item(worker_, claim.slot, workers::kNoItem);
-  std::optional<Value> sample;
+  std::optional<SampleTree> sample;
   try {
     sample = take_sample(channel_, claim.slot, at);
   } catch (const std::exception&) {  // as above
@@ -107,7 +108,7 @@ std::optional<Value> BatchWorker::part(const Claim& claim, std::size_t at) {
   return sample;
 }
 
-std::optional<std::vector<Value>> BatchWorker::collect(const Claim& claim, std::size_t& at) {
+std::optional<std::vector<SampleTree>> BatchWorker::collect(const Claim& claim, std::size_t& at) {
   if (job_.source.open) {
     channel_.begin_item(worker_, claim.slot, 0);
     std::size_t thrown = 0;
@@ -117,7 +118,7 @@ std::optional<std::vector<Value>> BatchWorker::collect(const Claim& claim, std::
   }
   const auto epoch = static_cast<std::int64_t>(channel_.word(claim.slot, kEpoch));
   Places places(*this, claim.slot);
-  std::vector<Value> samples;
+  std::vector<SampleTree> samples;
   samples.reserve(claim.items.size());
   for (; at < claim.items.size(); ++at) {
     if (channel_.is_futile(claim) || channel_.is_stopping()) return std::nullopt;
@@ -138,8 +139,8 @@ std::optional<std::vector<Value>> BatchWorker::collect(const Claim& claim, std::
   return samples;
 }
 
-void BatchWorker::put_whole(const Claim& claim, const Value& batch) {
-  const ValueBytes bytes(batch);
+void BatchWorker::put_whole(const Claim& claim, const SampleTree& batch) {
+  const TreeCodec bytes(batch);
   for (;;) {
     const auto is_ours = await_turn(claim, 0);
     if (!is_ours) return;
@@ -158,8 +159,8 @@ void BatchWorker::put_whole(const Claim& claim, const Value& batch) {
 }
 
 // A shard that another worker was at begins anew, and what has been delivered of it is passed over.
-std::optional<std::vector<Value>> BatchWorker::read_stream(const Claim& claim,
-                                                           std::size_t& thrown) {
+std::optional<std::vector<SampleTree>> BatchWorker::read_stream(const Claim& claim,
+                                                                std::size_t& thrown) {
   const auto epoch = static_cast<std::int64_t>(channel_.word(claim.slot, kEpoch));
   const auto word = channel_.word(claim.slot, kShard);
   const auto shard = shard_of_word(word);
@@ -172,7 +173,7 @@ std::optional<std::vector<Value>> BatchWorker::read_stream(const Claim& claim,
     state.word = word;
     state.next = 0;
   }
-  std::vector<Value> samples;
+  std::vector<SampleTree> samples;
   for (; state.next <= number; ++state.next) {
     samples.clear();
     thrown = 0;

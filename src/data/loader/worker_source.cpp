@@ -248,7 +248,7 @@ bool WorkerSource::is_ready() {
   }
 }
 
-Value WorkerSource::next() {
+SampleTree WorkerSource::next() {
   // Once a pass at least: a program that never has to wait hears of lost workers, too.
   if (next_ == 0) check_workers();
   auto seen = give_out_work();

@@ -45,7 +45,7 @@ class WorkerSource : public BatchSource {
   void prepare(std::function<PassPlan()> plan) override;
   [[nodiscard]] bool start_prepared() override;
   [[nodiscard]] bool has_next() override;
-  [[nodiscard]] Value next() override;
+  [[nodiscard]] SampleTree next() override;
   [[nodiscard]] bool is_ready() override;
   [[nodiscard]] std::size_t passed() const override { return next_; }
   [[nodiscard]] LoaderStatistics statistics() const override;
@@ -112,12 +112,12 @@ class WorkerSource : public BatchSource {
   [[nodiscard]] std::uint64_t signs_of_progress(std::optional<std::size_t> slot) const;
   void move_layout_turn();
 
-  [[nodiscard]] Value deliver(std::size_t slot, std::size_t held);
-  [[nodiscard]] Value open(std::size_t slot, bool keep_a_copy, bool& was_copied);
+  [[nodiscard]] SampleTree deliver(std::size_t slot, std::size_t held);
+  [[nodiscard]] SampleTree open(std::size_t slot, bool keep_a_copy, bool& was_copied);
   [[nodiscard]] std::vector<std::int64_t> rows_of(std::size_t slot) const;
   void pin_ring(std::size_t slot);
-  [[nodiscard]] Value open_rows(std::size_t slot, bool keep_a_copy, bool& was_copied);
-  [[nodiscard]] Value open_whole(std::size_t slot, bool keep_a_copy, bool& was_copied);
+  [[nodiscard]] SampleTree open_rows(std::size_t slot, bool keep_a_copy, bool& was_copied);
+  [[nodiscard]] SampleTree open_whole(std::size_t slot, bool keep_a_copy, bool& was_copied);
   [[nodiscard]] std::byte* slot_memory(std::size_t slot);
 
   native::OwningProcess process_;
@@ -136,7 +136,7 @@ class WorkerSource : public BatchSource {
   std::shared_ptr<SlotParking> parking_;  // of the ring once it is pinned, likewise shared
   std::vector<Slot> slots_;
   std::vector<bool> reported_;  // by worker: its end has been thrown
-  std::optional<ValueLayout> layout_;
+  std::optional<SampleLayout> layout_;
   Pass now_;
   std::optional<Pass> ahead_;          // what may follow, since all batches of `now_` are given out
   std::function<PassPlan()> prepare_;  // makes its plan; empty: nothing follows

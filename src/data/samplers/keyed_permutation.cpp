@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include <lockstep/data/samplers/keyed_permutation.h>
+#include <lockstep/data/samplers/detail/keyed_permutation.h>
 
 #include <c10/util/Exception.h>
 #include <lockstep/data/samplers/sample_random.h>
@@ -9,7 +9,7 @@
 
 #include "data/samplers/mix.h"
 
-namespace lockstep::data {
+namespace lockstep::data::detail {
 namespace {
 
 constexpr std::uint64_t kMaxStream = std::uint64_t{1} << 62;
@@ -131,4 +131,4 @@ std::uint64_t KeyedPermutation::backward(std::uint64_t value) const noexcept {
   return high * low_base_ + low;
 }
 
-}  // namespace lockstep::data
+}  // namespace lockstep::data::detail

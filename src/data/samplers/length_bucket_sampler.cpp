@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <c10/util/Exception.h>
-#include <lockstep/data/samplers/keyed_permutation.h>
+#include <lockstep/data/samplers/detail/keyed_permutation.h>
 #include <lockstep/data/samplers/length_bucket_sampler.h>
 
 #include <algorithm>
@@ -44,7 +44,7 @@ class BucketPlan {
 
   void make() const {
     const auto size = lengths_->size();
-    const KeyedPermutation shuffled(size, options_.seed(), epoch_);
+    const detail::KeyedPermutation shuffled(size, options_.seed(), epoch_);
     samples_.resize(size);
     for (std::size_t i = 0; i < size; ++i) {
       samples_[i] = static_cast<std::int64_t>(options_.shuffle() ? shuffled(i) : i);
@@ -56,7 +56,7 @@ class BucketPlan {
     for (std::size_t first = 0; first < size; first += std::min(pool, size - first)) {
       cut_pool(first, std::min(pool, size - first), batches);
     }
-    const KeyedPermutation mixed(batches.size(), options_.seed(), epoch_, 1);
+    const detail::KeyedPermutation mixed(batches.size(), options_.seed(), epoch_, 1);
     order_.resize(batches.size());
     for (std::size_t i = 0; i < batches.size(); ++i) {
       order_[i] = batches[options_.shuffle() ? mixed(i) : i];

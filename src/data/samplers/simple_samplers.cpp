@@ -39,7 +39,7 @@ RandomSampler::RandomSampler(std::size_t dataset_size, int world_size, int rank,
 }
 
 void RandomSampler::epoch_changed() {
-  first_ = KeyedPermutation(dataset_size(), seed(), epoch());
+  first_ = detail::KeyedPermutation(dataset_size(), seed(), epoch());
 }
 
 std::int64_t RandomSampler::at(std::uint64_t position) const {
@@ -50,7 +50,7 @@ std::int64_t RandomSampler::at(std::uint64_t position) const {
     return random.below(static_cast<std::int64_t>(size));
   }
   if (position < size) return static_cast<std::int64_t>(first_(position));
-  const KeyedPermutation again(size, seed(), epoch(), position / size);
+  const detail::KeyedPermutation again(size, seed(), epoch(), position / size);
   return static_cast<std::int64_t>(again(position % size));
 }
 
@@ -82,7 +82,7 @@ SubsetSampler::SubsetSampler(std::vector<std::int64_t> indices, std::size_t data
 }
 
 void SubsetSampler::epoch_changed() {
-  order_ = KeyedPermutation(indices_->size(), seed(), epoch());
+  order_ = detail::KeyedPermutation(indices_->size(), seed(), epoch());
 }
 
 std::int64_t SubsetSampler::at(std::uint64_t position) const {

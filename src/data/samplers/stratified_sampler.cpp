@@ -148,7 +148,7 @@ void StratifiedSampler::vary_schedule() {
   const auto step = std::gcd(window_, size);
   auto stream = strata_->classes() + size / window_ + 1;  // behind those of the windows
   const auto draw = [&](std::uint64_t count) {
-    return KeyedPermutation(count, seed(), epoch(), stream++);
+    return detail::KeyedPermutation(count, seed(), epoch(), stream++);
   };
   turn_ = step * draw(size / step)(0);
 
@@ -173,7 +173,7 @@ std::int64_t StratifiedSampler::at(std::uint64_t position) const {
   const auto window = position / window_;
   const auto begin = window * window_;
   const auto length = std::min(window_, EpochSampler::order_size() - begin);
-  const KeyedPermutation mixed(length, seed(), epoch(), classes + window);
+  const detail::KeyedPermutation mixed(length, seed(), epoch(), classes + window);
   const auto time = begin + mixed(position - begin);
 
   std::size_t c = 0;
@@ -196,7 +196,7 @@ std::int64_t StratifiedSampler::at(std::uint64_t position) const {
   } else {
     const auto windows = EpochSampler::order_size() / window_ + 1;
     const auto stream = classes + windows + number / size * classes + c;
-    chosen = KeyedPermutation(size, seed(), epoch(), stream)(chosen);
+    chosen = detail::KeyedPermutation(size, seed(), epoch(), stream)(chosen);
   }
   return strata_->samples[static_cast<std::size_t>(strata_->starts[c] + chosen)];
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// How the form of a batch travels between processes. What a worker wrote is checked as any bytes
-// from outside: a worker may have lost its mind before it wrote them.
+// How the structure of a batch travels between processes. What a worker wrote is checked as any
+// bytes from outside: a worker may have lost its mind before it wrote them.
 #include <cstring>
 
 #include "data/samples/sample_layout.h"
@@ -20,11 +20,11 @@ class Writer {
     put<std::uint64_t>(text.size());
     text_ += text;
   }
-  void put_layout(const ValueLayout& layout) {
+  void put_layout(const SampleLayout& layout) {
     put(layout.kind);
     put(layout.offset);
     put(layout.bytes);
-    if (layout.kind == ValueLayout::Kind::Tensor) {
+    if (layout.kind == SampleLayout::Kind::Tensor) {
       put(layout.tensor.scalar_type);
       put(layout.tensor.dimensions);
       for (const auto size : layout.tensor.shape()) put(size);
@@ -44,19 +44,19 @@ class Reader {
   Reader(std::span<const std::byte> bytes, std::size_t memory_bytes)
       : bytes_(bytes), memory_bytes_(memory_bytes) {}
 
-  ValueLayout layout(std::size_t depth) {
+  SampleLayout layout(std::size_t depth) {
     expect(depth < kMaxDepth, "is too deep");
-    ValueLayout result;
-    result.kind = get<ValueLayout::Kind>();
-    expect(result.kind <= ValueLayout::Kind::Map, "has a part of unknown kind");
+    SampleLayout result;
+    result.kind = get<SampleLayout::Kind>();
+    expect(result.kind <= SampleLayout::Kind::Map, "has a part of unknown kind");
     result.offset = get<std::uint64_t>();
     result.bytes = get<std::uint64_t>();
     expect(result.bytes <= memory_bytes_ && result.offset <= memory_bytes_ - result.bytes,
            "lies outside of its memory");
-    if (result.kind == ValueLayout::Kind::Tensor) tensor(result);
+    if (result.kind == SampleLayout::Kind::Tensor) tensor(result);
     const auto count = get<std::uint64_t>();
     expect(count <= bytes_.size(), "has more parts than bytes");
-    for (std::uint64_t key = 0; result.kind == ValueLayout::Kind::Map && key < count; ++key) {
+    for (std::uint64_t key = 0; result.kind == SampleLayout::Kind::Map && key < count; ++key) {
       result.keys.push_back(text());
     }
     for (std::uint64_t child = 0; child < count; ++child) {
@@ -66,7 +66,7 @@ class Reader {
   }
 
  private:
-  void tensor(ValueLayout& result) {
+  void tensor(SampleLayout& result) {
     auto& tensor = result.tensor;
     tensor.scalar_type = get<std::int32_t>();
     tensor.dimensions = get<std::uint32_t>();
@@ -102,7 +102,7 @@ class Reader {
     return result;
   }
   static void expect(bool condition, const char* what) {
-    TORCH_CHECK(condition, "the form of a batch that a worker wrote ", what);
+    TORCH_CHECK(condition, "the structure of a batch that a worker wrote ", what);
   }
 
   std::span<const std::byte> bytes_;
@@ -111,13 +111,13 @@ class Reader {
 
 }  // namespace
 
-std::string ValueLayout::to_bytes() const {
+std::string SampleLayout::to_bytes() const {
   Writer writer;
   writer.put_layout(*this);
   return writer.take();
 }
 
-ValueLayout ValueLayout::from_bytes(std::span<const std::byte> bytes, std::size_t memory_bytes) {
+SampleLayout SampleLayout::from_bytes(std::span<const std::byte> bytes, std::size_t memory_bytes) {
   return Reader(bytes, memory_bytes).layout(0);
 }
 

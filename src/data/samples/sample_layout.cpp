@@ -10,7 +10,7 @@
 #include <sstream>
 #include <utility>
 
-#include "data/samples/value_path.h"
+#include "data/samples/tree_path.h"
 
 namespace lockstep::data {
 namespace {
@@ -28,11 +28,11 @@ std::string part_name(std::size_t number, std::size_t count) {
   return std::to_string(number);
 }
 
-ValueLayout::Kind kind_of(const Value& value) {
-  using Kind = ValueLayout::Kind;
+SampleLayout::Kind kind_of(const SampleTree& value) {
+  using Kind = SampleLayout::Kind;
   if (value.is_tensor()) return Kind::Tensor;
-  if (value.is_text()) return Kind::Text;
-  if (value.is_bytes()) return Kind::Raw;
+  if (value.is_string()) return Kind::String;
+  if (value.is_bytes()) return Kind::Bytes;
   if (value.is_list()) return Kind::List;
   if (value.is_map()) return Kind::Map;
   return Kind::Nothing;
@@ -40,16 +40,16 @@ ValueLayout::Kind kind_of(const Value& value) {
 
 // Calls `leaf` for each leaf and makes the tree above them.
 template <class Leaf>
-ValueLayout make(const Value& value, const std::string& where, const Leaf& leaf) {
-  ValueLayout layout;
+SampleLayout make(const SampleTree& value, const std::string& where, const Leaf& leaf) {
+  SampleLayout layout;
   layout.kind = kind_of(value);
-  if (layout.kind == ValueLayout::Kind::List) {
+  if (layout.kind == SampleLayout::Kind::List) {
     const auto& list = value.list();
     for (std::size_t child = 0; child < list.size(); ++child) {
       layout.children.push_back(
           make(list[child], path_below(where, part_name(child, list.size())), leaf));
     }
-  } else if (layout.kind == ValueLayout::Kind::Map) {
+  } else if (layout.kind == SampleLayout::Kind::Map) {
     for (const auto& [key, child] : value.map()) {
       layout.keys.push_back(key);
       layout.children.push_back(make(child, path_below(where, key), leaf));
@@ -70,16 +70,16 @@ void copy_tensor(const at::Tensor& tensor, const TensorLayout& layout, std::size
   }
 }
 
-[[noreturn]] void refuse_row(const Value& sample, const ValueLayout& layout,
+[[noreturn]] void refuse_row(const SampleTree& sample, const SampleLayout& layout,
                              const std::string& where) {
   TORCH_CHECK(false, name_of_part(where), " is ", sample.describe(),
               "; in the first sample it was ", layout.describe(),
               ", and samples must be alike to be stacked (or give the loader a collate function)");
 }
 
-void write_row_at(const Value& sample, const ValueLayout& layout, std::byte* memory,
+void write_row_at(const SampleTree& sample, const SampleLayout& layout, std::byte* memory,
                   std::size_t row, const std::string& where) {
-  using Kind = ValueLayout::Kind;
+  using Kind = SampleLayout::Kind;
   if (kind_of(sample) != layout.kind) refuse_row(sample, layout, where);
   if (layout.kind == Kind::Tensor) {
     const auto tensor = sample.tensor();
@@ -109,15 +109,15 @@ void write_row_at(const Value& sample, const ValueLayout& layout, std::byte* mem
 }
 
 template <class Leaf>
-Value read(const ValueLayout& layout, const Leaf& leaf) {
-  if (layout.kind == ValueLayout::Kind::List) {
-    Value::List list;
+SampleTree read(const SampleLayout& layout, const Leaf& leaf) {
+  if (layout.kind == SampleLayout::Kind::List) {
+    SampleTree::List list;
     list.reserve(layout.children.size());
     for (const auto& child : layout.children) list.push_back(read(child, leaf));
     return list;
   }
-  if (layout.kind == ValueLayout::Kind::Map) {
-    Value::Map map;
+  if (layout.kind == SampleLayout::Kind::Map) {
+    SampleTree::Map map;
     for (std::size_t child = 0; child < layout.children.size(); ++child) {
       map.emplace(layout.keys[child], read(layout.children[child], leaf));
     }
@@ -148,11 +148,11 @@ std::size_t TensorLayout::bytes() const {
   return result;
 }
 
-ValueLayout ValueLayout::of_rows(const Value& sample, std::size_t rows, std::size_t& total) {
+SampleLayout SampleLayout::of_rows(const SampleTree& sample, std::size_t rows, std::size_t& total) {
   total = 0;
   auto layout =
-      make(sample, "", [&](const Value& value, ValueLayout& leaf, const std::string& where) {
-        TORCH_CHECK(!value.is_text() && !value.is_bytes(), name_of_part(where), " is ",
+      make(sample, "", [&](const SampleTree& value, SampleLayout& leaf, const std::string& where) {
+        TORCH_CHECK(!value.is_string() && !value.is_bytes(), name_of_part(where), " is ",
                     value.describe(), ", which has no rows");
         if (!value.is_tensor()) return;
         leaf.tensor = TensorLayout::of(value.tensor(), where);
@@ -170,14 +170,14 @@ ValueLayout ValueLayout::of_rows(const Value& sample, std::size_t rows, std::siz
   return layout;
 }
 
-ValueLayout ValueLayout::of_whole(const Value& value, std::size_t& total) {
+SampleLayout SampleLayout::of_whole(const SampleTree& value, std::size_t& total) {
   total = 0;
-  return make(value, "", [&](const Value& part, ValueLayout& leaf, const std::string& where) {
+  return make(value, "", [&](const SampleTree& part, SampleLayout& leaf, const std::string& where) {
     if (part.is_tensor()) {
       leaf.tensor = TensorLayout::of(part.tensor(), where);
       leaf.bytes = leaf.tensor.bytes();
-    } else if (part.is_text()) {
-      leaf.bytes = part.text().size();
+    } else if (part.is_string()) {
+      leaf.bytes = part.string().size();
     } else if (part.is_bytes()) {
       leaf.bytes = part.bytes().size();
     }
@@ -187,7 +187,7 @@ ValueLayout ValueLayout::of_whole(const Value& value, std::size_t& total) {
   });
 }
 
-std::string ValueLayout::describe() const {
+std::string SampleLayout::describe() const {
   std::ostringstream text;
   if (kind == Kind::Tensor) {
     text << tensor.dtype() << ' ' << tensor.shape();
@@ -197,21 +197,22 @@ std::string ValueLayout::describe() const {
     text << "a map with";
     for (const auto& key : keys) text << " '" << key << "'";
   } else {
-    text << (kind == Kind::Text ? "a text" : kind == Kind::Raw ? "bytes" : "nothing");
+    text << (kind == Kind::String ? "a string" : kind == Kind::Bytes ? "bytes" : "nothing");
   }
   return std::move(text).str();
 }
 
-void write_row(const Value& sample, const ValueLayout& layout, std::byte* memory, std::size_t row) {
+void write_row(const SampleTree& sample, const SampleLayout& layout, std::byte* memory,
+               std::size_t row) {
   write_row_at(sample, layout, memory, row, "");
 }
 
-void write_whole(const Value& value, const ValueLayout& layout, std::byte* memory) {
-  using Kind = ValueLayout::Kind;
+void write_whole(const SampleTree& value, const SampleLayout& layout, std::byte* memory) {
+  using Kind = SampleLayout::Kind;
   std::byte* place = memory + layout.offset;
   if (layout.kind == Kind::Tensor) copy_tensor(value.tensor(), layout.tensor, layout.bytes, place);
-  if (layout.kind == Kind::Text) std::memcpy(place, value.text().data(), layout.bytes);
-  if (layout.kind == Kind::Raw && layout.bytes != 0) {
+  if (layout.kind == Kind::String) std::memcpy(place, value.string().data(), layout.bytes);
+  if (layout.kind == Kind::Bytes && layout.bytes != 0) {
     std::memcpy(place, value.bytes().data(), layout.bytes);
   }
   for (std::size_t child = 0; child < layout.children.size(); ++child) {
@@ -220,26 +221,26 @@ void write_whole(const Value& value, const ValueLayout& layout, std::byte* memor
   }
 }
 
-Value read_rows(const ValueLayout& layout, std::byte* memory, std::size_t rows,
-                const MakeTensor& make) {
-  return read(layout, [&](const ValueLayout& leaf) -> Value {
-    if (leaf.kind != ValueLayout::Kind::Tensor) return {};
+SampleTree read_rows(const SampleLayout& layout, std::byte* memory, std::size_t rows,
+                     const MakeTensor& make) {
+  return read(layout, [&](const SampleLayout& leaf) -> SampleTree {
+    if (leaf.kind != SampleLayout::Kind::Tensor) return {};
     at::DimVector sizes{static_cast<std::int64_t>(rows)};
     sizes.append(leaf.tensor.shape().begin(), leaf.tensor.shape().end());
     return make(memory + leaf.offset, sizes, leaf.tensor.dtype());
   });
 }
 
-Value read_whole(const ValueLayout& layout, std::byte* memory, const MakeTensor& make) {
-  return read(layout, [&](const ValueLayout& leaf) -> Value {
+SampleTree read_whole(const SampleLayout& layout, std::byte* memory, const MakeTensor& make) {
+  return read(layout, [&](const SampleLayout& leaf) -> SampleTree {
     std::byte* place = memory + leaf.offset;
-    if (leaf.kind == ValueLayout::Kind::Tensor) {
+    if (leaf.kind == SampleLayout::Kind::Tensor) {
       return make(place, leaf.tensor.shape(), leaf.tensor.dtype());
     }
-    if (leaf.kind == ValueLayout::Kind::Text) {
+    if (leaf.kind == SampleLayout::Kind::String) {
       return std::string(reinterpret_cast<const char*>(place), leaf.bytes);
     }
-    if (leaf.kind == ValueLayout::Kind::Raw) return Bytes(place, place + leaf.bytes);
+    if (leaf.kind == SampleLayout::Kind::Bytes) return Bytes(place, place + leaf.bytes);
     return {};
   });
 }

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <lockstep/data/samples/value.h>
+#include <lockstep/data/samples/sample_tree.h>
 
 #include <array>
 #include <cstddef>
@@ -34,53 +34,55 @@ struct TensorLayout {
   [[nodiscard]] bool operator==(const TensorLayout& other) const = default;
 };
 
-/// The form of a `Value`, and where its leaves lie in a piece of memory. Used in two ways: for the
-/// rows of a batch, where all samples are like the first and each leaf is a column (`of_rows`), and
-/// for a batch as a whole, of whatever form (`of_whole`).
-struct ValueLayout {
-  enum class Kind : std::uint8_t { Nothing, Tensor, Text, Raw, List, Map };
+/// The structure of a `SampleTree`, and where its leaves lie in a piece of memory. It is used in
+/// two ways: for the rows of a batch, where all samples are like the first and each leaf is a
+/// column
+/// (`of_rows`), and for a batch as a whole, of whatever structure (`of_whole`).
+struct SampleLayout {
+  enum class Kind : std::uint8_t { Nothing, Tensor, String, Bytes, List, Map };
 
   Kind kind = Kind::Nothing;
   TensorLayout tensor;            // Kind::Tensor
   std::uint64_t offset = 0;       // leaves
   std::uint64_t bytes = 0;        // leaves; of one row where it is a column
   std::vector<std::string> keys;  // Kind::Map
-  std::vector<ValueLayout> children;
+  std::vector<SampleLayout> children;
 
   /// Columns for `rows` samples like this one; `total` becomes the bytes of the whole, at least 1.
   /// Throws: `c10::Error` naming the part of the sample that cannot have rows, or a size that does
   /// not fit.
-  [[nodiscard]] static ValueLayout of_rows(const Value& sample, std::size_t rows,
-                                           std::size_t& total);
+  [[nodiscard]] static SampleLayout of_rows(const SampleTree& sample, std::size_t rows,
+                                            std::size_t& total);
   /// A place for each leaf; `total` becomes the bytes of the whole.
-  [[nodiscard]] static ValueLayout of_whole(const Value& value, std::size_t& total);
+  [[nodiscard]] static SampleLayout of_whole(const SampleTree& tree, std::size_t& total);
 
   /// As plain bytes, for another process.
   [[nodiscard]] std::string to_bytes() const;
   /// Throws: `c10::Error` when `bytes` are not what `to_bytes` gave, or a leaf lies outside of a
   /// memory of `memory_bytes`.
-  [[nodiscard]] static ValueLayout from_bytes(std::span<const std::byte> bytes,
-                                              std::size_t memory_bytes);
+  [[nodiscard]] static SampleLayout from_bytes(std::span<const std::byte> bytes,
+                                               std::size_t memory_bytes);
 
   [[nodiscard]] std::string describe() const;
 };
 
 /// Copies `sample` into row `row` of the columns.
-/// Throws: `c10::Error` with both forms when the sample is not like `layout`.
-void write_row(const Value& sample, const ValueLayout& layout, std::byte* memory, std::size_t row);
+/// Throws: `c10::Error` with both structures when the sample is not like `layout`.
+void write_row(const SampleTree& sample, const SampleLayout& layout, std::byte* memory,
+               std::size_t row);
 
-/// Copies the leaves of `value`, whose layout this is.
-void write_whole(const Value& value, const ValueLayout& layout, std::byte* memory);
+/// Copies the leaves of `tree`, whose layout this is.
+void write_whole(const SampleTree& tree, const SampleLayout& layout, std::byte* memory);
 
 /// Makes a tensor of memory: `offset` bytes from its start.
 using MakeTensor =
     std::function<at::Tensor(std::byte* place, at::IntArrayRef sizes, at::ScalarType)>;
 
 /// The batch of the first `rows` rows; its tensors lie in `memory`.
-[[nodiscard]] Value read_rows(const ValueLayout& layout, std::byte* memory, std::size_t rows,
-                              const MakeTensor& make);
-/// What `write_whole` wrote; its tensors lie in `memory`, texts and bytes are copied.
-[[nodiscard]] Value read_whole(const ValueLayout& layout, std::byte* memory,
-                               const MakeTensor& make);
+[[nodiscard]] SampleTree read_rows(const SampleLayout& layout, std::byte* memory, std::size_t rows,
+                                   const MakeTensor& make);
+/// What `write_whole` wrote; its tensors lie in `memory`, strings and bytes are copied.
+[[nodiscard]] SampleTree read_whole(const SampleLayout& layout, std::byte* memory,
+                                    const MakeTensor& make);
 
 }  // namespace lockstep::data

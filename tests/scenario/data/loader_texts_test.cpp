@@ -52,8 +52,10 @@ TEST_F(LoaderTextsTest, SampleThatIsUnlikeTheOthersIsToBlame) {
       },
       5, "a map with 'a' 'b'");
   expect_blame(
-      [=](std::size_t index) { return is_odd(index) ? Value("text") : Value(torch::ones({2})); }, 5,
-      "a text; in the first of the batch it is Float [2]");
+      [=](std::size_t index) {
+        return is_odd(index) ? SampleTree("text") : SampleTree(torch::ones({2}));
+      },
+      5, "a string; in the first of the batch it is Float [2]");
   // Rows of a batch, as before.
   expect_blame([=](std::size_t index) { return std::vector<int>(is_odd(index) ? 3 : 2); }, 5,
                "a list of 3; in the first sample it was a list of 2");

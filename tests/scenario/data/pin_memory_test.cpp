@@ -38,7 +38,7 @@ TEST_F(PinMemoryTest, SoAreTreesAndBatchesThatDoNotFit) {
       const auto image = batch.at("image").tensor();
       EXPECT_TRUE(image.is_pinned()) << first;
       EXPECT_EQ(image[1][3].item<float>(), static_cast<float>(first + 1));
-      EXPECT_EQ(batch.at("caption")[2].text(), "picture " + std::to_string(first + 2));
+      EXPECT_EQ(batch.at("caption")[2].string(), "picture " + std::to_string(first + 2));
       first += 4;
     }
     EXPECT_EQ(first, 24U);

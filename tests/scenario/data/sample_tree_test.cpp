@@ -72,17 +72,17 @@ TEST_F(SampleTreeTest, TreesKeepTheirForm) {
 
 TEST_F(SampleTreeTest, TextsAndBytesBecomeVectors) {
   const auto make = [](std::size_t index) {
-    return std::map<std::string, Value>{{"text", std::string(index * 1000, 'a')},
-                                        {"bytes", Bytes(index, std::byte{7})},
-                                        {"tensor", number(index)},
-                                        {"nothing", Value()}};
+    return std::map<std::string, SampleTree>{{"text", std::string(index * 1000, 'a')},
+                                             {"bytes", Bytes(index, std::byte{7})},
+                                             {"tensor", number(index)},
+                                             {"nothing", SampleTree()}};
   };
   for (const auto& options : every_kind()) {
     DataLoader loader(Made{make}, options);
     std::size_t first = 0;
     for (auto& batch : loader) {
       for (std::size_t row = 0; row < batch.at("text").list().size(); ++row, ++first) {
-        EXPECT_EQ(batch.at("text")[row].text(), std::string(first * 1000, 'a'));
+        EXPECT_EQ(batch.at("text")[row].string(), std::string(first * 1000, 'a'));
         EXPECT_EQ(batch.at("bytes")[row].bytes(), Bytes(first, std::byte{7}));
         EXPECT_TRUE(torch::equal(batch.at("tensor").tensor()[static_cast<std::int64_t>(row)],
                                  number(first)));
@@ -196,33 +196,35 @@ TEST_F(SampleTreeTest, SamplesThatCannotBeSharedAreNamed) {
 }
 
 TEST_F(SampleTreeTest, ValueSaysWhatItIs) {
-  const Value value(Value::Map{{"a", number(1)}, {"b", Value::List{"x", Bytes(2)}}});
-  EXPECT_EQ(value["b"][0].text(), "x");
+  const SampleTree value(SampleTree::Map{{"a", number(1)}, {"b", SampleTree::List{"x", Bytes(2)}}});
+  EXPECT_EQ(value["b"][0].string(), "x");
   EXPECT_NE(message_of([&] { static_cast<void>(value["c"]); }).find("has no 'c'"),
             std::string::npos);
   EXPECT_NE(message_of([&] { static_cast<void>(value["b"][2]); }).find("has no number 2"),
             std::string::npos);
-  EXPECT_NE(
-      message_of([&] { static_cast<void>(value["a"].text()); }).find("is Float [2], not a text"),
-      std::string::npos);
+  EXPECT_NE(message_of([&] {
+              static_cast<void>(value["a"].string());
+            }).find("is Float [2], not a string"),
+            std::string::npos);
 }
 
-// What one process writes another checks: every cut and every changed byte is an error or a form
-// that fits into its memory, and never a crash.
+// What one process writes another checks: every cut and every changed byte is an error or a
+// structure that fits into its memory, and never a crash.
 TEST_F(SampleTreeTest, FormsFromAnotherProcessAreChecked) {
-  const Value value(Value::Map{
-      {"a", number(1)}, {"b", Value::List{"text", Bytes(9), Value(), torch::ones({3, 1, 2})}}});
+  const SampleTree value(SampleTree::Map{
+      {"a", number(1)},
+      {"b", SampleTree::List{"text", Bytes(9), SampleTree(), torch::ones({3, 1, 2})}}});
   std::size_t bytes = 0;
-  const auto layout = ValueLayout::of_whole(value, bytes);
+  const auto layout = SampleLayout::of_whole(value, bytes);
   const auto form = layout.to_bytes();
   const auto read = [&](const std::string& text) {
-    return ValueLayout::from_bytes(std::as_bytes(std::span(text)), bytes);
+    return SampleLayout::from_bytes(std::as_bytes(std::span(text)), bytes);
   };
   EXPECT_EQ(read(form).to_bytes(), form);
   for (std::size_t length = 0; length < form.size(); ++length) {
     EXPECT_THROW(static_cast<void>(read(form.substr(0, length))), c10::Error) << length;
   }
-  const std::function<void(const ValueLayout&)> check = [&](const ValueLayout& part) {
+  const std::function<void(const SampleLayout&)> check = [&](const SampleLayout& part) {
     EXPECT_LE(part.offset + part.bytes, bytes);
     for (const auto& child : part.children) check(child);
   };

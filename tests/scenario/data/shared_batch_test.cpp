@@ -24,7 +24,7 @@ void be_slow() {
 struct Trees {
   std::size_t count = 30;
 
-  Value get(std::size_t index, SampleRandom& random) {
+  SampleTree get(std::size_t index, SampleRandom& random) {
     be_slow();
     const auto number = static_cast<std::int64_t>(index);
     auto noise = torch::empty({5, 7 + number % 3});
@@ -33,31 +33,31 @@ struct Trees {
                                torch::kComplexDouble);
     if (index % 2 == 1) noise = noise.t();
     if (index % 4 == 3) complex = complex.conj();
-    return Value::Map{
+    return SampleTree::Map{
         {"noise", noise},
         {"text", std::string(index, 'x') + std::string("\0y", 2)},
         {"raw", Bytes(index, std::byte{7})},
-        {"nothing", Value()},
-        {"parts", Value::List{torch::zeros({0, 3}), torch::tensor(number % 2 == 0), complex}}};
+        {"nothing", SampleTree()},
+        {"parts", SampleTree::List{torch::zeros({0, 3}), torch::tensor(number % 2 == 0), complex}}};
   }
   std::size_t size() const { return count; }
 };
 
 // Whatever could differ in a sample that came from elsewhere. Changes samples, as collate functions
 // do.
-Value digest(std::vector<Value> samples) {
-  Value::List texts;
+SampleTree digest(std::vector<SampleTree> samples) {
+  SampleTree::List texts;
   std::vector<torch::Tensor> sums;
   for (auto& sample : samples) {
     auto noise = sample["noise"].tensor();
     sums.push_back(noise.mul_(3).sum());  // added up in the order of the strides
     texts.push_back(sample.describe() + noise.toString() + std::to_string(noise.is_contiguous()) +
-                    sample["text"].text() + std::to_string(sample["raw"].bytes().size()) +
+                    sample["text"].string() + std::to_string(sample["raw"].bytes().size()) +
                     sample["parts"].describe() + sample["parts"][0].describe() +
                     std::to_string(sample["parts"][2].tensor().is_conj()) +
                     std::to_string(sample["nothing"].is_nothing()));
   }
-  return Value::List{texts, torch::stack(sums)};
+  return SampleTree::List{texts, torch::stack(sums)};
 }
 
 struct Digests {
@@ -67,14 +67,16 @@ struct Digests {
 
 Digests digests_of(const DataLoaderOptions& options, bool only_even) {
   struct Even : Trees {
-    Value get(std::size_t index, SampleRandom& random) { return Trees::get(2 * index, random); }
+    SampleTree get(std::size_t index, SampleRandom& random) {
+      return Trees::get(2 * index, random);
+    }
   };
   Digests result;
   const auto read = [&](auto& loader) {
     for (const int epoch : {0, 1}) {
       loader.set_epoch(epoch);
       for (auto& batch : loader) {
-        for (const auto& text : batch[0].list()) result.texts.push_back(text.text());
+        for (const auto& text : batch[0].list()) result.texts.push_back(text.string());
         result.sums.push_back(batch[1].tensor().clone());
       }
     }
@@ -108,9 +110,10 @@ TEST_F(SharedBatchTest, SamplesOfEveryFormAreWhatTheyWere) {
 struct Texts {
   std::function<void(std::size_t)> before = [](std::size_t) {};
 
-  Value get(std::size_t index) {
+  SampleTree get(std::size_t index) {
     before(index);
-    return Value::List{std::to_string(index), torch::tensor(static_cast<std::int64_t>(::getpid()))};
+    return SampleTree::List{std::to_string(index),
+                            torch::tensor(static_cast<std::int64_t>(::getpid()))};
   }
   std::size_t size() const { return 8; }
 };
@@ -127,7 +130,7 @@ TEST_F(SharedBatchTest, AllWorkersFetchTheFirstBatch) {
   std::set<std::int64_t> pids;
   for (auto& batch : loader) {
     for (int row = 0; row < 8; ++row) {
-      EXPECT_EQ(batch[0][static_cast<std::size_t>(row)].text(), std::to_string(row));
+      EXPECT_EQ(batch[0][static_cast<std::size_t>(row)].string(), std::to_string(row));
       pids.insert(batch[1].tensor()[row].item<std::int64_t>());
     }
   }
@@ -329,14 +332,14 @@ TEST_F(SharedBatchTest, SamplesBelongToTheCollateFunction) {
 // Parts that share memory change together.
 TEST_F(SharedBatchTest, PartsThatShareMemoryStillDo) {
   struct Shared {
-    Value get(std::size_t index) {
+    SampleTree get(std::size_t index) {
       be_slow();
       const auto tensor = torch::full({3}, static_cast<double>(index), torch::kFloat);
-      return Value::List{tensor, tensor.slice(0, 0, 2)};
+      return SampleTree::List{tensor, tensor.slice(0, 0, 2)};
     }
     std::size_t size() const { return 16; }
   };
-  const auto collate = [](std::vector<Value> samples) {
+  const auto collate = [](std::vector<SampleTree> samples) {
     std::vector<torch::Tensor> result;
     for (auto& sample : samples) {
       sample[0].tensor().add_(1);
@@ -409,9 +412,9 @@ TEST_F(SharedBatchTest, NoMemoryIsLeftInTheRing) {
 // A batch that is held keeps the memory of its slot, not that of samples on their way to others.
 TEST_F(SharedBatchTest, LoaderThatGoesTakesSamplesAlong) {
   struct Large : Numbers {
-    Value get(std::size_t index) {
+    SampleTree get(std::size_t index) {
       before(index);
-      return Value::List{torch::ones({1 << 20}), std::string("text")};
+      return SampleTree::List{torch::ones({1 << 20}), std::string("text")};
     }
   };
   SharedCounters seen;
@@ -419,7 +422,7 @@ TEST_F(SharedBatchTest, LoaderThatGoesTakesSamplesAlong) {
   static_cast<Numbers&>(dataset) = slowly(64, [&](std::size_t index) {
     if (index > 12) eventually([&] { return seen.words[0] != 0; });
   });
-  const auto small = [](std::vector<Value> samples) {
+  const auto small = [](std::vector<SampleTree> samples) {
     return samples[0][0].tensor().slice(0, 0, 2);
   };
   for (const auto kind : {WorkerKind::Process, WorkerKind::Thread}) {

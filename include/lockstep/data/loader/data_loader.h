@@ -10,14 +10,14 @@
 #include <lockstep/data/loader/loader_state.h>
 #include <lockstep/data/loader/loader_statistics.h>
 #include <lockstep/data/loader/worker_error.h>
-#include <lockstep/data/samplers/detail/sampler_concepts.h>
+#include <lockstep/data/sampler.h>
+#include <lockstep/data/samplers/detail/sampler_access.h>
 #include <lockstep/data/samplers/distributed_sampler.h>
 
 #include <cstddef>
 #include <cstdint>
 #include <iterator>
 #include <memory>
-#include <optional>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -47,20 +47,22 @@ class DevicePrefetcher;
 /// of parallel regions. Workers never outlive the program, however it ends. A worker process that
 /// dies or hangs is replaced, and what it had in hand is done again.
 ///
-/// `Collate`, where given, makes a batch of a `std::vector` of samples, in a worker; what it
-/// returns is the batch. Otherwise samples are stacked: a batch has the form of a sample, with a
-/// dimension in front of each tensor and a vector for each text.
+/// `Dataset` is a `MapStyleDataset` or an `IterableDataset` (`data/dataset.h`), `Sampler` any of
+/// the concepts in `data/sampler.h`. `Collate`, where given, makes a batch of a `std::vector` of
+/// samples, in a worker; what it returns is the batch. Otherwise samples are stacked
+/// (`data/collate.h`): a batch has the structure of a sample, with a dimension in front of each
+/// tensor and a vector for each string.
 ///
 /// Models `std::ranges::input_range`.
 ///
 /// Shapes: data {n, ...sample}, target {n, ...sample}, n = `batch_size` except in a last batch.
-/// Blocks: the calling thread, until the next batch is there; `WorkerError` when that cannot be.
-/// The destructor for milliseconds, at most 2 s, and with `pin_memory` also until no device reads a
-/// batch any more, at most 10 s.
+/// Blocks: the calling thread, until the next batch is there. The destructor blocks for
+/// milliseconds, at most 2 s, and with `pin_memory` also until no device reads a batch any more, at
+/// most 10 s.
 /// Thread-safety: none; one thread uses a loader. Batches may be used and dropped in any thread.
 /// Owns: the dataset, the sampler, the workers. The destructor ends the workers.
-/// Throws: `c10::Error` for bad options, and when it has been moved from; `WorkerError` for what
-/// goes wrong with samples and workers.
+/// Throws: `c10::Error` for bad options, and when the loader has been moved from; `WorkerError` for
+/// what goes wrong with samples and workers.
 /// Source: the contract of `torch.utils.data.DataLoader` of PyTorch 2.11.
 template <class Dataset, class Sampler = detail::DefaultSampler<Dataset>,
           class Collate = StackSamples>
@@ -70,30 +72,29 @@ class DataLoader {
   static constexpr bool kIsIterable = Types::kIsIterable;
 
  public:
-  /// What `for` gives: a sample's form with a dimension in front, or what `Collate` returns.
+  /// What `for` gives: a sample's structure with a dimension in front, or what `Collate` returns.
   using Batch = typename Codec::Type;
   /// An input iterator over the batches of a pass.
   using Iterator = detail::BatchIterator<Codec>;
 
-  /// Batches of what `sampler` says.
+  /// A loader of the samples that `sampler` gives.
   /// Blocks: until the workers are there, for milliseconds.
   /// Throws: `c10::Error` for bad options.
   DataLoader(Dataset dataset, Sampler sampler, const DataLoaderOptions& options = {},
              Collate collate = {})
       : dataset_(std::make_shared<Dataset>(std::move(dataset))),
         sampler_(std::move(sampler)),
-        in_order_(options.in_order()),
-        prepares_next_epoch_(options.prepare_next_epoch()),
         engine_(engine_of(dataset_, collate, facts(sampler_, true), options)) {}
 
-  /// The whole dataset, in order or with `options.shuffle()`, or `options.rank()`'s share of it; or
-  /// an iterable dataset.
+  /// A loader of the whole dataset, in order or with `options.shuffle()`, or of `options.rank()`'s
+  /// share of it; or of an iterable dataset.
   explicit DataLoader(
       Dataset dataset, const DataLoaderOptions& options = {},
       Collate collate = {}) requires std::is_same_v<Sampler, detail::DefaultSampler<Dataset>>
       : DataLoader(std::move(dataset), Whole{}, options, std::move(collate)) {}
 
-  /// From the next `begin()` on. For each pass, or all have the same order and random numbers.
+  /// The next `begin()` starts this epoch. Call it before each pass, or all passes have the same
+  /// order and random numbers.
   /// Throws: `c10::Error` when `epoch` is negative.
   void set_epoch(std::int64_t epoch) {
     static_cast<void>(engine());
@@ -102,14 +103,10 @@ class DataLoader {
     } else {
       sampler_.set_epoch(epoch);
     }
-    is_epoch_chosen_ = true;
-    if (epoch == epoch_) return;
-    epoch_ = epoch;
-    is_resumed_ = false;
-    has_begun_ = false;
+    engine().progress().choose(epoch);
   }
 
-  /// Batches in an epoch; in what is left of it, after `load_state`.
+  /// Batches in an epoch; after `load_state`, batches in what is left of the epoch.
   [[nodiscard]] std::size_t size() const requires(!kIsIterable) {
     static_cast<void>(engine());
     if constexpr (GivesBatches<Sampler>) {
@@ -119,8 +116,8 @@ class DataLoader {
     }
   }
 
-  /// Starts a pass. Who looks at a batch waits until it is there, and gets what went
-  /// wrong with it.
+  /// Starts a pass. Whoever looks at a batch waits until it is there, and gets the error if there
+  /// was one.
   /// Throws: `c10::Error` when this has been moved from.
   [[nodiscard]] Iterator begin() {
     const auto pass = start_pass();
@@ -129,47 +126,29 @@ class DataLoader {
   /// The end of every pass.
   [[nodiscard]] std::default_sentinel_t end() const noexcept { return std::default_sentinel; }
 
-  /// What the program has received, never what was prepared or copied ahead; the same on all ranks
-  /// that have received the same number of batches.
-  /// Throws: `c10::Error` with `in_order(false)`: then there is no such place.
+  /// How far the program has come in the epoch. Batches that were prepared or copied ahead do not
+  /// count; ranks that have received the same number of batches have the same state.
+  /// Throws: `c10::Error` with `in_order(false)`, where there is no such place.
   [[nodiscard]] LoaderState state() const requires ResumableSampler<Sampler> {
-    static_cast<void>(engine());
-    TORCH_CHECK(in_order_, "DataLoader: there is no state with in_order(false)");
-    LoaderState state;
-    state.seed = sampler_.seed();
-    state.epoch = sampler_.epoch();
-    state.position = sampler_.global_position(has_begun_ ? received() : 0);
-    state.dataset_size = sampler_.dataset_size();
-    state.fingerprint = engine().fingerprint(sampler_.fingerprint());
-    return state;
+    return engine().state(identity(), sampler_.epoch(),
+                          sampler_.global_position(engine().received()));
   }
 
-  /// The next `begin()` goes on at that place, with whatever number of workers and ranks; the
-  /// epochs after it start from their beginning.
+  /// Makes the next `begin()` go on at that place, with whatever number of workers and ranks; the
+  /// epochs after it start at their beginning.
   /// Throws: `c10::Error` when the state is of another dataset or sampler.
   void load_state(const LoaderState& state) requires ResumableSampler<Sampler> {
-    static_cast<void>(engine());
-    TORCH_CHECK(state.dataset_size == sampler_.dataset_size(), "DataLoader: the state is of ",
-                state.dataset_size, " samples, the sampler is for ", sampler_.dataset_size());
-    TORCH_CHECK(state.seed == sampler_.seed(), "DataLoader: the state has the seed ", state.seed,
-                ", the sampler has ", sampler_.seed());
-    TORCH_CHECK(
-        state.fingerprint == engine().fingerprint(sampler_.fingerprint()),
-        "DataLoader: the state is of a sampler of another kind, with other options (such as "
-        "shuffle, num_samples, window or the size of its batches), or for other weights, "
-        "labels, lengths or indices, or of a loader with another DataLoaderOptions::seed. The "
-        "number of ranks may differ, these may not");
+    engine().check_state(state, identity());
     set_epoch(state.epoch);
     sampler_.start_at(state.position);
-    is_resumed_ = true;
-    has_begun_ = false;
+    engine().progress().resume();
   }
 
   /// What this loader has done since it was built.
   /// Throws: `c10::Error` when it has been moved from.
   [[nodiscard]] LoaderStatistics statistics() const { return engine().statistics(); }
 
-  /// This process's copy.
+  /// This process's copy of the dataset.
   [[nodiscard]] const Dataset& dataset() const {
     static_cast<void>(engine());
     return *dataset_;
@@ -185,8 +164,6 @@ class DataLoader {
   DataLoader(Dataset dataset, Whole, const DataLoaderOptions& options, Collate collate)
       : dataset_(std::make_shared<Dataset>(std::move(dataset))),
         sampler_(whole(*dataset_, options)),
-        in_order_(options.in_order()),
-        prepares_next_epoch_(options.prepare_next_epoch()),
         engine_(engine_of(dataset_, collate, facts(sampler_, false), options)) {}
 
   static Sampler whole([[maybe_unused]] Dataset& dataset,
@@ -235,50 +212,41 @@ class DataLoader {
   // Nothing is forgotten before the pass has begun: where its plan cannot be made, the next begin()
   // tries the same.
   std::uint64_t start_pass() {
+    auto& progress = engine().progress();
     if (repeats_an_epoch()) engine().warn_of_repetition(epoch());
     if constexpr (ResumableSampler<Sampler>) {
-      if (!is_resumed_ && was_resumed_) sampler_.start_at(0);
+      if (progress.must_rewind()) sampler_.start_at(0);
     }
-    if (is_resumed_ || !engine().start_prepared(epoch())) engine().start(plan());
-    was_resumed_ = is_resumed_;
-    is_resumed_ = false;
-    is_epoch_chosen_ = false;
-    prepare_what_follows();
-    has_begun_ = true;
+    if (progress.is_resumed() || !engine().start_prepared(epoch())) engine().start(plan());
+    prepare(progress.begin(epoch()));
     return engine().pass();
   }
 
-  // Asked before a pass is started: whether the last one was a whole one over the same epoch, and
-  // nobody has chosen to have it again.
   bool repeats_an_epoch() const {
     if constexpr (requires { sampler_.is_shuffled(); }) {
-      return !is_epoch_chosen_ && !was_resumed_ && last_begun_ == epoch() &&
-             sampler_.is_shuffled() && engine().passed() >= size();
+      return engine().progress().repeats(epoch()) && sampler_.is_shuffled() &&
+             engine().passed() >= size();
     } else {
       return false;
     }
   }
 
-  // What a sampler counts: its batches, or else samples.
-  std::size_t received() const {
-    return GivesBatches<Sampler> ? engine().passed() : engine().consumed();
-  }
-
-  // What the program is likely to ask for after this pass: the epoch that is as far from this one
-  // as this one is from the last. Workers go on with it when all batches of this pass are given
-  // out.
-  void prepare_what_follows() {
-    const auto step = last_begun_ ? epoch() - *last_begun_ : 1;
-    last_begun_ = epoch();
+  // Workers go on with epoch `next` when all batches of this pass are given out.
+  void prepare([[maybe_unused]] std::int64_t next) {
     if constexpr (ResumableSampler<Sampler> && std::is_copy_constructible_v<Sampler>) {
-      const auto next = epoch() + step;
-      if (!prepares_next_epoch_ || next < 0) return;
+      if (!engine().prepares_next_epoch() || next < 0) return;
       engine().prepare(next, [engine = &engine(), sampler = sampler_, next]() mutable {
         sampler.start_at(0);
         sampler.set_epoch(next);
         return detail::plan_of(sampler, next, *engine);
       });
     }
+  }
+
+  detail::SamplerIdentity identity() const requires ResumableSampler<Sampler> {
+    return {static_cast<std::uint64_t>(sampler_.seed()),
+            static_cast<std::uint64_t>(sampler_.dataset_size()),
+            static_cast<std::uint64_t>(sampler_.fingerprint())};
   }
 
   detail::PassPlan plan() const {
@@ -295,21 +263,13 @@ class DataLoader {
     if constexpr (requires { sampler_.epoch(); }) {
       return sampler_.epoch();
     } else {
-      return epoch_;
+      return engine().progress().chosen();
     }
   }
 
   std::shared_ptr<Dataset> dataset_;
   Sampler sampler_;
-  bool in_order_;
-  bool prepares_next_epoch_;
   std::unique_ptr<detail::LoaderEngine> engine_;
-  std::int64_t epoch_ = 0;  // that the program has set
-  std::optional<std::int64_t> last_begun_;
-  bool is_epoch_chosen_ = false;  // set_epoch or load_state are for the next begin()
-  bool is_resumed_ = false;       // load_state is for the next begin()
-  bool was_resumed_ = false;      // the last begin() went on somewhere
-  bool has_begun_ = false;        // what the engine has consumed is of this epoch
 };
 
 /// `DataLoader loader(dataset)` takes the whole dataset.

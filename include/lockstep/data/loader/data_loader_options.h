@@ -9,22 +9,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
-namespace lockstep::native {
-class HostPinning;
-}  // namespace lockstep::native
-
 namespace lockstep::data {
 
-namespace detail {
-struct PinningOptions;
-}  // namespace detail
-
-/// Where a loader's batches are built, when not in the calling thread. The bits are the same.
+/// What builds a loader's batches when the calling thread does not. The bits are the same.
 enum class WorkerKind {
   Process,  ///< forked from a nursery: a crash costs a sample's time, the dataset is not copied
   Thread,   ///< in this process: nothing to fork; a crash or a hang is the program's own
@@ -32,15 +23,15 @@ enum class WorkerKind {
             ///< `spawn` and `maybe_worker_main`
 };
 
-/// What becomes of a sample that cannot be had.
+/// What the loader does about a sample that it cannot get.
 enum class SamplePolicy {
   Error,    ///< its batch is a `WorkerError` that names it
   Skip,     ///< its batch comes without it; one of which nothing is left does not come
   Replace,  ///< another one takes its place: the next of its batch that can be had, from the first
             ///< on again behind the last; then the next in the order of the epoch, up to
-            ///< `kReplacements` behind the batch. Where none can be had: as `Error`
+            ///< `kReplacements` behind the batch. Where none can be had it is an `Error`
 };
-/// Of one that has killed two workers, one after the other.
+/// What the loader does about a sample that has killed two workers, one after the other.
 using PoisonPolicy = SamplePolicy;
 
 /// What a `DataLoader` is told. Options that say which samples come, in which order and batches,
@@ -58,8 +49,8 @@ struct LOCKSTEP_API DataLoaderOptions {
   /// The most `shards`.
   static constexpr std::int64_t kMaxShards = 65536;
 
-  /// Samples in a batch; at least 1. The last batch of an epoch may have fewer. Not where a sampler
-  /// gives batches, as for `drop_last`.
+  /// Samples in a batch; at least 1. The last batch of an epoch may have fewer. Neither this nor
+  /// `drop_last` may be set where a sampler gives batches.
   TORCH_ARG(std::int64_t, batch_size) = 1;
   /// Workers, 0 to `kMaxWorkers`; 0 builds the batches in the calling thread. All numbers give the
   /// same bits.
@@ -68,8 +59,8 @@ struct LOCKSTEP_API DataLoaderOptions {
   TORCH_ARG(WorkerKind, kind) = WorkerKind::Process;
 
  public:
-  /// For `WorkerKind::Spawn`: the dataset's name in the `DatasetRegistry`, and what its factory is
-  /// given.
+  /// `WorkerKind::Spawn` needs the dataset's name in the `DatasetRegistry`, and the string that its
+  /// factory is given.
   DataLoaderOptions& spawn(std::string name, std::string config = {}) {
     spawn_name_ = std::move(name);
     spawn_config_ = std::move(config);
@@ -81,11 +72,11 @@ struct LOCKSTEP_API DataLoaderOptions {
   [[nodiscard]] const std::string& spawn_config() const noexcept { return spawn_config_; }
   /// Leaves out a last batch that is not full.
   TORCH_ARG(bool, drop_last) = false;
-  /// An order of its own for each epoch that `set_epoch` sets; only where the loader is given no
+  /// Each epoch that `set_epoch` sets has an order of its own; only where the loader is given no
   /// sampler, and not for iterable datasets. A pass without a `set_epoch` before it has the order
   /// of the pass before.
   TORCH_ARG(bool, shuffle) = false;
-  /// Who makes that order. For very large datasets: `Keyed`, which takes no memory.
+  /// How that order is made. For very large datasets take `Keyed`, which needs no memory.
   TORCH_ARG(ShuffleOrder, shuffle_order) = ShuffleOrder::PyTorch;
   /// Decides what datasets draw from `SampleRandom` and from LibTorch's functions (`torch::rand`),
   /// together with epoch and index; and the order, with `shuffle`. The same on all ranks.
@@ -110,18 +101,20 @@ struct LOCKSTEP_API DataLoaderOptions {
   /// is a process, and the sample done again; where it is a thread, the batch's turn ends in a
   /// `WorkerError`.
   TORCH_ARG(std::chrono::milliseconds, timeout) = std::chrono::seconds(60);
-  /// For a sample at which the dataset throws: by default its batch's turn ends in a `WorkerError`.
-  /// The same for every kind and number of workers. `statistics()` counts; the first one is logged
-  /// as a warning. What the sampler, the collate function or the stacking of samples throws is an
-  /// error in any case. An iterable dataset is asked for its next sample, for `Skip` as for
-  /// `Replace`; one that throws `kMostThrownInARow` times in a row is at its end, with that error.
+  /// What is done about a sample at which the dataset throws; by default its batch's turn ends in a
+  /// `WorkerError`. It is the same for every kind and number of workers. `statistics()` counts; the
+  /// first one is logged as a warning. What the sampler, the collate function or the stacking of
+  /// samples throws is an error in any case. An iterable dataset is asked for its next sample, for
+  /// `Skip` as for `Replace`; one that throws `kMostThrownInARow` times in a row is at its end,
+  /// with that error.
   TORCH_ARG(SamplePolicy, on_failed_sample) = SamplePolicy::Error;
-  /// For a sample that has killed two worker processes, one after the other. Not for threads; an
-  /// error in any case for an iterable dataset, of which nobody knows what would have come next.
+  /// What is done about a sample that has killed two worker processes, one after the other. Threads
+  /// do not heed it. With an iterable dataset it is an error in any case, since nobody knows what
+  /// sample would have come next.
   TORCH_ARG(PoisonPolicy, on_poison_sample) = PoisonPolicy::Error;
-  /// Anonymous memory of a worker process in bytes, with what it has in common with this process. A
-  /// worker that has more is replaced between two samples; one that has half as much again is
-  /// killed. 0: no limit. Not for threads.
+  /// The most anonymous memory that a worker process may have, in bytes, with what it has in common
+  /// with this process. A worker that has more is replaced between two samples; one that has half
+  /// as much again is killed. 0: no limit. Threads do not heed it.
   TORCH_ARG(std::int64_t, worker_memory_limit) = 0;
   /// Cores of the workers, by turns; empty: wherever the system puts them.
   TORCH_ARG(std::vector<int>, worker_cpus);
@@ -139,10 +132,8 @@ struct LOCKSTEP_API DataLoaderOptions {
   TORCH_ARG(std::int64_t, world_size) = 1;
 
  private:
-  friend struct detail::PinningOptions;
   std::string spawn_name_;
   std::string spawn_config_;
-  std::shared_ptr<native::HostPinning> host_pinning_;  // none: the machine's
 };
 
 }  // namespace lockstep::data

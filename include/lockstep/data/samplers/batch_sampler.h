@@ -13,18 +13,7 @@
 
 namespace lockstep::data {
 
-/// Gives whole batches of indices: `BatchSampler`, `LengthBucketSampler`, or a class of your own.
-template <class T>
-concept IndexBatchSampler = requires(T& sampler, const T& view, std::size_t number,
-                                     std::int64_t epoch) {
-  { view.batch(number) } -> std::convertible_to<std::vector<std::int64_t>>;
-  { view.size() } -> std::convertible_to<std::size_t>;
-  { view.largest_batch() } -> std::convertible_to<std::size_t>;
-  { view.dataset_size() } -> std::convertible_to<std::size_t>;
-  sampler.set_epoch(epoch);
-};
-
-/// A sampler's indices, cut into batches.
+/// Cuts a sampler's indices into batches.
 ///
 /// Thread-safety: as its sampler.
 /// Source: the contract of `torch.utils.data.BatchSampler` of PyTorch 2.11.
@@ -64,15 +53,15 @@ class BatchSampler {
     return all;
   }
 
-  /// As `EpochSampler::set_epoch`.
+  /// Does what `EpochSampler::set_epoch` does.
   /// Throws: `c10::Error` when `epoch` is negative.
   void set_epoch(std::int64_t epoch) { sampler_.set_epoch(epoch); }
-  /// As `EpochSampler::epoch`.
+  /// The sampler's epoch.
   [[nodiscard]] std::int64_t epoch() const noexcept { return sampler_.epoch(); }
-  /// As `EpochSampler::start_at`: positions count samples, not batches.
+  /// Does what `EpochSampler::start_at` does: positions count samples, not batches.
   /// Throws: `c10::Error` when it lies behind the order's end.
   void start_at(std::uint64_t global_position) { sampler_.start_at(global_position); }
-  /// As `EpochSampler::global_position`, when each rank has consumed this many batches.
+  /// `EpochSampler::global_position` when each rank has consumed this many batches.
   [[nodiscard]] std::uint64_t global_position(std::size_t local_batches) const noexcept {
     // Beyond any rank's end, and far from where a product would overflow.
     const auto most = (sampler_.size() + 1) / batch_size_ + 1;
@@ -85,9 +74,9 @@ class BatchSampler {
   [[nodiscard]] std::uint64_t seed() const noexcept { return sampler_.seed(); }
   /// Whether each epoch has an order of its own.
   [[nodiscard]] bool is_shuffled() const noexcept { return sampler_.is_shuffled(); }
-  /// As `EpochSampler::fingerprint`; the size of the batches is not in it.
+  /// The sampler's fingerprint; the size of the batches is not in it.
   [[nodiscard]] std::uint64_t fingerprint() const noexcept { return sampler_.fingerprint(); }
-  /// Who gives the indices.
+  /// The sampler that gives the indices.
   [[nodiscard]] const Sampler& sampler() const noexcept { return sampler_; }
 
  private:

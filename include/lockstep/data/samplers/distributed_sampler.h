@@ -2,8 +2,8 @@
 #pragma once
 
 #include <lockstep/core/export.h>
+#include <lockstep/data/samplers/detail/keyed_permutation.h>
 #include <lockstep/data/samplers/epoch_sampler.h>
-#include <lockstep/data/samplers/keyed_permutation.h>
 #include <torch/arg.h>
 
 #include <cstddef>
@@ -18,10 +18,10 @@ namespace detail {
 class LazyOrder;
 }
 
-/// Who makes the order of an epoch.
+/// How the order of an epoch is made.
 enum class ShuffleOrder {
   PyTorch,  ///< Python's order, index for index; takes 8 bytes a sample, made once an epoch
-  Keyed,    ///< `KeyedPermutation`: no memory, no time, at any size
+  Keyed,    ///< a formula gives each index: no memory and no time, at any size (ADR 0021)
 };
 
 /// What a `DistributedSampler` is told. The same on all ranks.
@@ -32,12 +32,11 @@ struct LOCKSTEP_API DistributedSamplerOptions {
   TORCH_ARG(std::uint64_t, seed) = 0;
   /// What happens to samples that cannot be shared out evenly.
   TORCH_ARG(Remainder, remainder) = Remainder::Pad;
-  /// Who makes the order, with `shuffle`.
+  /// How the order is made, with `shuffle`.
   TORCH_ARG(ShuffleOrder, order) = ShuffleOrder::PyTorch;
 };
 
-/// Which samples one rank sees in one epoch: every `world_size`-th of the epoch's order, from
-/// `rank` on.
+/// Gives one rank every `world_size`-th sample of the epoch's order, from `rank` on.
 ///
 /// The order depends on the seed and the epoch only, so ranks need not talk to each other.
 ///
@@ -60,7 +59,7 @@ class LOCKSTEP_API DistributedSampler final : public EpochSampler {
 
   DistributedSamplerOptions options_;
   std::shared_ptr<const detail::LazyOrder> pytorch_;  // what decides the order: one of these two,
-  std::optional<KeyedPermutation> keyed_;             // or neither without shuffle
+  std::optional<detail::KeyedPermutation> keyed_;     // or neither without shuffle
 };
 
 }  // namespace lockstep::data

@@ -2,8 +2,8 @@
 #pragma once
 
 #include <lockstep/core/export.h>
+#include <lockstep/data/samplers/detail/keyed_permutation.h>
 #include <lockstep/data/samplers/epoch_sampler.h>
-#include <lockstep/data/samplers/keyed_permutation.h>
 #include <torch/arg.h>
 
 #include <cstddef>
@@ -26,12 +26,12 @@ struct LOCKSTEP_API RandomSamplerOptions {
   TORCH_ARG(Remainder, remainder) = Remainder::Pad;
 };
 
-/// Samples at random, each as likely as the others. Every position can be asked for by itself, at
-/// any size, without memory.
+/// Draws samples at random, each as likely as the others. Every position can be asked for by
+/// itself, at any size, without memory.
 ///
 /// Thread-safety: as `EpochSampler`.
 /// Source: the contract of `torch.utils.data.RandomSampler` of PyTorch 2.11; the orders are
-/// `KeyedPermutation`'s and `SampleRandom`'s.
+/// those of `ShuffleOrder::Keyed` and of `SampleRandom`.
 class LOCKSTEP_API RandomSampler final : public EpochSampler {
  public:
   /// The share of rank `rank` of `world_size`.
@@ -46,7 +46,7 @@ class LOCKSTEP_API RandomSampler final : public EpochSampler {
   void epoch_changed() override;
 
   bool replacement_;
-  KeyedPermutation first_;  // of the first time through the dataset
+  detail::KeyedPermutation first_;  // of the first time through the dataset
 };
 
 }  // namespace lockstep::data

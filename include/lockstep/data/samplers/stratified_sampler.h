@@ -2,8 +2,8 @@
 #pragma once
 
 #include <lockstep/core/export.h>
+#include <lockstep/data/samplers/detail/keyed_permutation.h>
 #include <lockstep/data/samplers/epoch_sampler.h>
-#include <lockstep/data/samplers/keyed_permutation.h>
 #include <torch/arg.h>
 
 #include <cstddef>
@@ -17,7 +17,7 @@ namespace detail {
 struct Strata;
 }
 
-/// How often a class comes.
+/// How often the samples of a class come.
 enum class ClassBalance {
   Proportional,  ///< as in the dataset; each sample comes once an epoch
   Balanced,      ///< all alike; samples of rare classes come more often (each time with the same
@@ -40,7 +40,7 @@ struct LOCKSTEP_API StratifiedSamplerOptions {
   TORCH_ARG(Remainder, remainder) = Remainder::Pad;
 };
 
-/// Samples such that each class has its due part of every window, not only of the epoch: any
+/// Orders samples such that each class has its due part of every window, not only of the epoch: any
 /// windows in a row have of each class what it is due to within less than two samples, and exactly
 /// that where every window is due a whole number; with `Balanced`, to within less than one. Within
 /// a window the order is random, and which samples of a class it has is random.
@@ -70,9 +70,9 @@ class LOCKSTEP_API StratifiedSampler final : public EpochSampler {
 
   std::uint64_t window_;
   std::shared_ptr<const detail::Strata> strata_;
-  std::vector<KeyedPermutation> orders_;  // of each class in this epoch
-  // Of this epoch, with `Proportional`: where in the schedule it begins, and which class has the
-  // places of each.
+  std::vector<detail::KeyedPermutation> orders_;  // of each class in this epoch
+  // With `Proportional`: where in the schedule this epoch begins, and which class has the places of
+  // each.
   std::uint64_t turn_ = 0;
   std::vector<std::size_t> stand_ins_;
 };

@@ -2,8 +2,8 @@
 #pragma once
 
 #include <lockstep/core/export.h>
+#include <lockstep/data/samplers/detail/keyed_permutation.h>
 #include <lockstep/data/samplers/epoch_sampler.h>
-#include <lockstep/data/samplers/keyed_permutation.h>
 #include <torch/arg.h>
 
 #include <cstddef>
@@ -24,8 +24,8 @@ struct LOCKSTEP_API SubsetSamplerOptions {
   TORCH_ARG(Remainder, remainder) = Remainder::Pad;
 };
 
-/// Chosen samples of a dataset: a fold, a split, what passed a filter. An index that is given twice
-/// is drawn twice.
+/// Gives chosen samples of a dataset: a fold, a split, what passed a filter. An index that is given
+/// twice is drawn twice.
 ///
 /// Thread-safety: as `EpochSampler`. Copies share the indices.
 /// Source: the contract of `torch.utils.data.SubsetRandomSampler` of PyTorch 2.11.
@@ -44,7 +44,7 @@ class LOCKSTEP_API SubsetSampler final : public EpochSampler {
 
   std::shared_ptr<const std::vector<std::int64_t>> indices_;
   bool shuffle_;
-  KeyedPermutation order_;
+  detail::KeyedPermutation order_;
 };
 
 }  // namespace lockstep::data

@@ -281,7 +281,7 @@ TEST_F(DevicePrefetcherTest, TreesKeepTheirForm) {
       const auto image = batch.at("image").tensor();
       EXPECT_EQ(image.device(), FakeGpu::device());
       EXPECT_EQ(image.cpu()[3][7].item<float>(), static_cast<float>(first + 3));
-      EXPECT_EQ(batch.at("caption")[1].text(), "picture " + std::to_string(first + 1));
+      EXPECT_EQ(batch.at("caption")[1].string(), "picture " + std::to_string(first + 1));
       first += 4;
     }
     EXPECT_EQ(first, 24U);

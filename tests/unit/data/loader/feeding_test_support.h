@@ -7,7 +7,6 @@
 #include <map>
 #include <mutex>
 
-#include "data/loader/batch_source.h"
 #include "support/fake_gpu.h"
 #include "support/loader_test_support.h"
 
@@ -37,9 +36,8 @@ class FeedingTest : public NothingLeftBehind {
   }
 
   [[nodiscard]] DataLoaderOptions pinned(std::int64_t workers, std::int64_t batch_size = 4) {
-    auto options = options_with(workers, batch_size).pin_memory(true);
-    detail::PinningOptions::of(options) = gpu.pinning();
-    return options;
+    gpu.replaces_pinning = true;
+    return options_with(workers, batch_size).pin_memory(true);
   }
 
   /// What a kernel would do: reads the batch of `Numbers` that begins with `first` when its turn
@@ -91,11 +89,11 @@ inline bool lies_in_a_ring(const void* data) {
   return false;
 }
 
-/// Samples with texts, whose images grow: later batches do not fit the slots that the first has
+/// Samples with strings, whose images grow: later batches do not fit the slots that the first has
 /// decided.
 struct Pictures {
   std::size_t count = 24;
-  std::map<std::string, Value> get(std::size_t index) {
+  std::map<std::string, SampleTree> get(std::size_t index) {
     const std::int64_t pixels = index < 8 ? 16 : 4096;
     return {{"image", torch::full({pixels}, static_cast<double>(index))},
             {"caption", "picture " + std::to_string(index)}};

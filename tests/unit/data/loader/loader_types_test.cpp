@@ -163,7 +163,7 @@ TEST_F(LoaderTypesTest, NumbersOfAllTypesComeBackAsTheyWere) {
 
 TEST_F(LoaderTypesTest, NumbersInMapsOfValuesAreNumbers) {
   struct Labelled {
-    std::map<std::string, Value> get(std::size_t index) {
+    std::map<std::string, SampleTree> get(std::size_t index) {
       return {{"label", 0},
               {"score", 0.5F},
               {"is_good", true},
@@ -179,12 +179,12 @@ TEST_F(LoaderTypesTest, NumbersInMapsOfValuesAreNumbers) {
     EXPECT_TRUE(torch::equal(batch.at("score").tensor(), torch::full({3}, 0.5)));
     EXPECT_TRUE(batch.at("is_good").tensor().all().item<bool>());
     EXPECT_TRUE(torch::equal(batch.at("index").tensor(), torch::arange(3)));
-    EXPECT_EQ(batch.at("name")[2].text(), "n");
+    EXPECT_EQ(batch.at("name")[2].string(), "n");
   }
-  static_assert(!std::is_constructible_v<Value, std::nullptr_t> &&
-                !std::is_constructible_v<Value, char>);
+  static_assert(!std::is_constructible_v<SampleTree, std::nullptr_t> &&
+                !std::is_constructible_v<SampleTree, char>);
   const char* missing = nullptr;
-  EXPECT_NE(message_of([&] { const Value value(missing); }).find("null pointer"),
+  EXPECT_NE(message_of([&] { const SampleTree value(missing); }).find("null pointer"),
             std::string::npos);
 }
 

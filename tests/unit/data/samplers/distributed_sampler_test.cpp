@@ -143,7 +143,7 @@ TEST(DistributedSampler, KeyedHasTheSameOrderForEveryWorld) {
   alone.set_epoch(2);
   const auto order = alone.indices();
   for (std::size_t i = 0; i < order.size(); ++i) {
-    EXPECT_EQ(order[i], static_cast<std::int64_t>(KeyedPermutation(103, 3, 2)(i)));
+    EXPECT_EQ(order[i], static_cast<std::int64_t>(detail::KeyedPermutation(103, 3, 2)(i)));
   }
   for (int world = 2; world <= 5; ++world) {
     for (int rank = 0; rank < world; ++rank) {

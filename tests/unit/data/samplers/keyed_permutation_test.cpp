@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <gtest/gtest.h>
-#include <lockstep/data/samplers/keyed_permutation.h>
+#include <lockstep/data/samplers/detail/keyed_permutation.h>
 
 #include <algorithm>
 #include <chrono>
@@ -12,7 +12,7 @@
 #include "support/loader_test_support.h"
 #include "unit/data/samplers/statistics.h"
 
-namespace lockstep::data {
+namespace lockstep::data::detail {
 namespace {
 
 std::vector<std::uint64_t> whole(const KeyedPermutation& permutation) {
@@ -208,4 +208,4 @@ TEST(KeyedPermutation, RefusesBadArguments) {
 }
 
 }  // namespace
-}  // namespace lockstep::data
+}  // namespace lockstep::data::detail

@@ -30,8 +30,8 @@ using Indices = std::vector<std::int64_t>;
 static_assert(IndexSampler<SequentialSampler> && IndexSampler<RandomSampler> &&
               IndexSampler<WeightedRandomSampler> && IndexSampler<SubsetSampler> &&
               IndexSampler<StratifiedSampler> && IndexSampler<DistributedSampler>);
-static_assert(IndexBatchSampler<BatchSampler<RandomSampler>> &&
-              IndexBatchSampler<LengthBucketSampler>);
+static_assert(BatchAccessSampler<BatchSampler<RandomSampler>> &&
+              BatchAccessSampler<LengthBucketSampler>);
 
 void fails(const std::function<void()>& call, const std::string& text) {
   const auto message = message_of(call);
@@ -99,7 +99,7 @@ TEST(RandomSampler, SeeksInAThousandMillion) {
   sampler.set_epoch(2);
   EXPECT_EQ(sampler.size(), 125000000U);
   EXPECT_EQ(static_cast<std::uint64_t>(sampler.index(77777777)),
-            KeyedPermutation(1000000000, 0, 2)(3 + 8 * 77777777ULL));
+            detail::KeyedPermutation(1000000000, 0, 2)(3 + 8 * 77777777ULL));
 }
 
 TEST(WeightedRandomSampler, DrawsAsTheWeightsSay) {

@@ -10,8 +10,8 @@
 
 namespace lockstep::data::detail {
 
-/// An engine's batches on a device, the next one copied while the program works on one. On the CPU:
-/// the engine's batches, and nothing more.
+/// Gives an engine's batches on a device; the next one is copied while the program works on one. On
+/// the CPU it gives the engine's batches, and nothing more.
 ///
 /// Thread-safety: none. Owns: the batch that is ahead.
 class LOCKSTEP_API DeviceFeed {
@@ -31,7 +31,7 @@ class LOCKSTEP_API DeviceFeed {
   /// The current stream waits for the copies; the calling thread waits for no device.
   /// Blocks: as the engine's.
   /// Throws: `WorkerError`; what the copies throw.
-  [[nodiscard]] Value next();
+  [[nodiscard]] SampleTree next();
 
  private:
   struct Copied;

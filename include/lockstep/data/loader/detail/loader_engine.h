@@ -4,9 +4,11 @@
 #include <c10/core/Stream.h>
 #include <lockstep/core/export.h>
 #include <lockstep/data/loader/data_loader_options.h>
+#include <lockstep/data/loader/detail/epoch_progress.h>
+#include <lockstep/data/loader/loader_state.h>
 #include <lockstep/data/loader/loader_statistics.h>
 #include <lockstep/data/samplers/sample_random.h>
-#include <lockstep/data/samples/value.h>
+#include <lockstep/data/samples/sample_tree.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -21,30 +23,30 @@
 /// What `DataLoader` delegates to; programs do not use it.
 namespace lockstep::data::detail {
 
-/// A shard of an iterable dataset with its type forgotten.
+/// A shard of an iterable dataset whose type is erased.
 class SampleStream {
  public:
   virtual ~SampleStream() = default;
   virtual void reset(std::size_t shard, std::size_t shards, std::int64_t epoch) = 0;
-  [[nodiscard]] virtual std::optional<Value> next() = 0;
+  [[nodiscard]] virtual std::optional<SampleTree> next() = 0;
 };
 
-/// A dataset with its type forgotten.
+/// A dataset whose type is erased.
 struct SampleSource {
-  std::function<Value(std::size_t index, SampleRandom& random)> get;
+  std::function<SampleTree(std::size_t index, SampleRandom& random)> get;
   /// Empty where the dataset has none.
   std::function<void(std::size_t index, std::span<std::byte> data, std::span<std::byte> target,
                      SampleRandom& random)>
       get_into;
-  /// Makes a batch of samples; empty: they are stacked.
-  std::function<Value(std::vector<Value> samples)> collate;
+  /// Makes a batch of samples; where it is empty, samples are stacked.
+  std::function<SampleTree(std::vector<SampleTree> samples)> collate;
   /// Each sample can be written into its row of the batch alone.
   bool has_rows = false;
-  /// Nothing where the dataset does not know.
+  /// The number of samples; nothing where the dataset does not know.
   std::optional<std::size_t> size;
-  /// Where the sample comes from, for messages. Empty where the dataset cannot say.
+  /// Says where a sample comes from, for messages. Empty where the dataset cannot say.
   std::function<std::string(std::size_t index)> describe;
-  /// For iterable datasets, instead of all of the above but `collate`.
+  /// Opens a shard. Iterable datasets have this instead of all of the above but `collate`.
   std::function<std::unique_ptr<SampleStream>()> open;
   /// A source over a copy of the dataset; empty where it cannot be copied.
   std::function<SampleSource()> copy;
@@ -54,9 +56,16 @@ struct SampleSource {
 struct SamplerFacts {
   std::size_t size = 0;           ///< indices in an epoch
   std::size_t dataset_size = 0;   ///< every index is below this; 0 = not known
-  std::size_t largest_batch = 0;  ///< of a sampler of batches; 0: batches have `batch_size`
-  bool is_given = false;          ///< by the program
+  std::size_t largest_batch = 0;  ///< where the sampler gives batches; 0: batches have `batch_size`
+  bool is_given = false;          ///< the program has given the sampler
   bool gives_batches = false;
+};
+
+/// What a resumable sampler says of the order that it gives.
+struct SamplerIdentity {
+  std::uint64_t seed = 0;
+  std::uint64_t dataset_size = 0;
+  std::uint64_t fingerprint = 0;
 };
 
 /// The whole dataset, or the rank's share of it, for a loader that is given no sampler.
@@ -98,13 +107,17 @@ class LOCKSTEP_API LoaderEngine {
 
   /// Starts over with this plan.
   void start(PassPlan plan);
-  /// For when all batches of this pass are given out: `plan`, which is asked for then, is of the
-  /// pass that is likely to come next, of this epoch.
+  /// Lets the workers go on with a pass over `epoch` when all batches of this pass are given out;
+  /// `plan` is called then.
   void prepare(std::int64_t epoch, std::function<PassPlan()> plan);
   /// Starts the pass that has been prepared, if it is of this epoch; else nothing happens.
   [[nodiscard]] bool start_prepared(std::int64_t epoch);
-  /// For a program that begins this epoch again after a whole pass of it, unasked. A warning, once.
+  /// Warns, once, that the program begins this epoch again after a whole pass over it.
   void warn_of_repetition(std::int64_t epoch);
+  /// Which epoch the loader is at.
+  [[nodiscard]] EpochProgress& progress() noexcept { return progress_; }
+  /// Whether workers may go on with the next epoch (`DataLoaderOptions::prepare_next_epoch`).
+  [[nodiscard]] bool prepares_next_epoch() const noexcept { return prepares_next_epoch_; }
   /// Number of the pass that was started last.
   [[nodiscard]] std::uint64_t pass() const noexcept { return pass_; }
   /// Whether this pass has batches that `next` has neither delivered nor reported as lost.
@@ -112,7 +125,7 @@ class LOCKSTEP_API LoaderEngine {
   [[nodiscard]] bool has_next();
   /// Blocks: the calling thread, for at most the loader's timeout after a sign of progress.
   /// Throws: `WorkerError`.
-  [[nodiscard]] Value next();
+  [[nodiscard]] SampleTree next();
   /// Whether `next` would come back at once. Never for batches that are built in this thread.
   /// Blocks: not at all.
   [[nodiscard]] bool is_ready();
@@ -128,8 +141,16 @@ class LOCKSTEP_API LoaderEngine {
   /// knowledge, as if all were full: the last ones of two ranks may differ, and both ranks are at
   /// the same place after them.
   [[nodiscard]] std::size_t consumed() const;
-  /// And how many batches those are.
+  /// How many batches those are.
   [[nodiscard]] std::size_t passed() const;
+  /// `consumed`, or `passed` where the sampler gives batches: what the sampler's positions count. 0
+  /// where the last pass was of another epoch.
+  [[nodiscard]] std::size_t received() const;
+  /// Throws: `c10::Error` with `in_order(false)`, where there is no such place.
+  [[nodiscard]] LoaderState state(const SamplerIdentity& sampler, std::int64_t epoch,
+                                  std::uint64_t position) const;
+  /// Throws: `c10::Error` when the state is of another dataset or sampler.
+  void check_state(const LoaderState& state, const SamplerIdentity& sampler) const;
   [[nodiscard]] LoaderStatistics statistics() const;
   /// What decides the samples of an epoch: their order, which `order` stands for, and the seed by
   /// which they draw.
@@ -141,7 +162,10 @@ class LOCKSTEP_API LoaderEngine {
   std::size_t batch_size_;
   std::uint64_t seed_;
   bool drop_last_;
+  bool in_order_;
+  bool prepares_next_epoch_;
   SamplerFacts sampler_;
+  EpochProgress progress_;
   std::uint64_t pass_ = 0;
   std::int64_t prepared_epoch_ = -1;
   bool has_warned_of_repetition_ = false;

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include <lockstep/data/dataset.h>
 #include <lockstep/data/loader/detail/sample_source.h>
-#include <lockstep/data/samplers/detail/sampler_concepts.h>
+#include <lockstep/data/sampler.h>
+#include <lockstep/data/samplers/detail/sampler_access.h>
 #include <lockstep/data/samplers/distributed_sampler.h>
 
 #include <concepts>
@@ -12,11 +14,11 @@
 #include <type_traits>
 #include <vector>
 
-/// What a loader says, in one sentence each, of types that it cannot work with.
+/// What a loader says, in one sentence each, about types that it cannot work with.
 namespace lockstep::data::detail {
 
-/// The part for which a type is no sample: `char` of `Example<Tensor, char>`; the type itself where
-/// no part is to blame.
+/// `Type` is the part because of which a type is no sample: `char` in `Example<Tensor, char>`; the
+/// type itself where no part is to blame.
 template <class T>
 struct RefusedPart {
   using Type = T;
@@ -46,6 +48,11 @@ struct IsOptional : std::false_type {};
 template <class T>
 struct IsOptional<std::optional<T>> : std::true_type {};
 
+template <class T>
+concept HasCodec = requires {
+  sizeof(SampleCodec<T>);
+};
+
 /// Says why `T` is no sample, unless it is one.
 template <class T>
 struct SampleCheck {
@@ -53,24 +60,26 @@ struct SampleCheck {
   using Refused = typename RefusedPart<T>::Type;
   static constexpr bool kIsCharacter = !kIsSample && CharacterType<Refused>;
   static constexpr bool kIsOptional = !kIsSample && IsOptional<Refused>::value;
+  static constexpr bool kHasBadCodec = !kIsSample && HasCodec<Refused>;
 
   static_assert(
       !kIsCharacter,
-      "DataLoader: a char in a sample is neither a number nor a text; return std::int8_t, "
+      "DataLoader: a char in a sample is neither a number nor a string; return std::int8_t, "
       "std::uint8_t or std::string");
   static_assert(!kIsOptional,
                 "DataLoader: a sample has no std::optional in it; throw where one cannot be had, "
                 "and say by DataLoaderOptions::on_failed_sample what becomes of it");
+  static_assert(!kHasBadCodec,
+                "DataLoader: the SampleCodec of a sample's type is not complete; it needs Batch, "
+                "kHasRows, to_tree(sample), to_batch(tree) and from_tree(tree)");
   static_assert(
-      kIsSample || kIsCharacter || kIsOptional,
+      kIsSample || kIsCharacter || kIsOptional || kHasBadCodec,
       "DataLoader: samples and batches are torch::data::Example<>, tensors, numbers, "
-      "texts, data::Bytes, data::Value, and vectors, pairs, tuples and maps of these; for "
+      "strings, data::Bytes, data::SampleTree, and vectors, pairs, tuples and maps of these; for "
       "a struct of your own, specialise lockstep::data::SampleCodec");
 };
 template <>
-struct SampleCheck<void> {
-  static constexpr bool kIsSample = false;  // there is a sentence about the dataset already
-};
+struct SampleCheck<void> {};  // there is a sentence about the dataset already
 
 template <class T>
 concept HasSize = requires(T& dataset) {
@@ -95,10 +104,10 @@ struct CheckedSample<Dataset> {
   using Type = std::remove_cvref_t<decltype(*std::declval<Dataset&>().next())>;
 };
 
-/// In place of a batch's type, where there is none.
+/// Stands in place of a batch's type where there is none.
 struct NoBatch {
   struct Type {};
-  static Type from(const Value&) { return {}; }
+  static Type from(const SampleTree&) { return {}; }
 };
 template <bool kIsValid, class Dataset, class Collate>
 struct CodecOf {
@@ -109,10 +118,12 @@ struct CodecOf<true, Dataset, Collate> {
   using Type = BatchOf<Dataset, Collate>;
 };
 
-/// Whether the collate function, if there is one, takes the samples and gives a batch.
+/// What a collate function, if there is one, makes of a dataset's samples.
 template <bool kHasSamples, class Dataset, class Collate>
-struct CollateCheck {
-  static constexpr bool kIsValid = false;  // there is a sentence about the samples already
+struct Collated {
+  static constexpr bool kIsVector = true;  // there is a sentence about the samples already
+  static constexpr bool kTakesThem = true;
+  using Type = void;
 };
 template <class T>
 struct PartOf {  // of what is stacked, the sample; else what is delivered
@@ -123,29 +134,36 @@ struct PartOf<std::vector<T>> {
   using Type = T;
 };
 template <class Dataset>
-struct CollateCheck<true, Dataset, StackSamples> {
-  using Made = typename CollatedOf<Dataset>::Type;
-  static constexpr bool kIsValid = SampleCheck<typename PartOf<Made>::Type>::kIsSample;
+struct Collated<true, Dataset, StackSamples> {
+  static constexpr bool kIsVector = true;
+  static constexpr bool kTakesThem = true;
+  using Type = typename PartOf<typename CollatedOf<Dataset>::Type>::Type;
+};
+template <bool kCanCall, class Collate, class Taken>
+struct ReturnedBy {
+  using Type = void;
+};
+template <class Collate, class Taken>
+struct ReturnedBy<true, Collate, Taken> {
+  using Type = std::remove_cvref_t<std::invoke_result_t<Collate&, Taken>>;
 };
 template <class Dataset, class Collate>
-struct CollateCheck<true, Dataset, Collate> {
+struct Collated<true, Dataset, Collate> {
   using Taken = typename CollatedOf<Dataset>::Type;
   static constexpr bool kIsVector = IsVector<Taken>::value;
   static constexpr bool kTakesThem = kIsVector && std::is_invocable_v<Collate&, Taken>;
-  static_assert(kIsVector,
+  using Type = typename ReturnedBy<kTakesThem, Collate, Taken>::Type;
+};
+
+/// Says why a collate function does not take the samples, unless it does.
+template <class Made>
+struct CollateCheck {
+  static_assert(Made::kIsVector,
                 "DataLoader: the dataset's last transform makes a batch already; leave it out, or "
                 "the collate function");
-  static_assert(!kIsVector || kTakesThem,
+  static_assert(!Made::kIsVector || Made::kTakesThem,
                 "DataLoader: the collate function cannot be called with a std::vector of the "
                 "dataset's samples");
-  static constexpr bool is_valid() {
-    if constexpr (kTakesThem) {
-      return SampleCheck<std::remove_cvref_t<std::invoke_result_t<Collate&, Taken>>>::kIsSample;
-    } else {
-      return false;
-    }
-  }
-  static constexpr bool kIsValid = is_valid();
 };
 
 /// All of a loader's types.
@@ -164,18 +182,29 @@ struct LoaderTypes {
                 "DataLoader: the dataset has no size(); give it `std::size_t size() const`");
   static_assert(!kIsIterable || kHasOrder,
                 "DataLoader: an iterable dataset decides its order itself; leave the sampler out");
-  static_assert(!kIsDataset || kIsIterable || kHasOrder,
+  static constexpr bool kMissesOrder = kIsDataset && !kIsIterable && !kHasOrder;
+  static_assert(!kMissesOrder || !EpochOrder<Sampler>,
+                "DataLoader: the sampler gives no indices; it needs index(position), indices(), "
+                "batch(number) or batches()");
+  static_assert(!kMissesOrder || EpochOrder<Sampler>,
                 "DataLoader: the second argument is neither options nor a sampler, which has "
                 "size(), dataset_size(), set_epoch(epoch), and index(position), indices(), "
                 "batch(number) or batches()");
 
-  static constexpr bool kHasSamples = SampleCheck<typename CheckedSample<Dataset>::Type>::kIsSample;
+  using Sample = typename CheckedSample<Dataset>::Type;
+  static constexpr bool kHasSamples = SampleType<Sample>;
+  using Made = Collated<kHasSamples, Dataset, Collate>;
   static constexpr bool kIsValid =
-      CollateCheck<kHasSamples, Dataset, Collate>::kIsValid && kIsDataset && kHasSize && kHasOrder;
+      SampleType<typename Made::Type> && kIsDataset && kHasSize && kHasOrder;
+
+  // Instantiates the checks, and takes no constant of them: clang has none of a class that failed.
+  static_assert(sizeof(SampleCheck<Sample>) > 0 && sizeof(SampleCheck<typename Made::Type>) > 0);
+  static_assert(sizeof(CollateCheck<Made>) > 0);
+
   using Codec = typename CodecOf<kIsValid, Dataset, Collate>::Type;
 };
 
-/// Of a loader that is told of none.
+/// The sampler of a loader that is given none.
 template <class Dataset>
 using DefaultSampler = std::conditional_t<HasShards<Dataset>, NoSampler, DistributedSampler>;
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <lockstep/data/loader/detail/loader_engine.h>
-#include <lockstep/data/samplers/detail/sampler_concepts.h>
+#include <lockstep/data/sampler.h>
 
 #include <cstddef>
 #include <cstdint>

@@ -16,7 +16,7 @@
 
 namespace lockstep::data {
 
-/// Raw bytes of a sample, as opposed to text.
+/// Raw bytes of a sample, as opposed to a string.
 using Bytes = std::vector<std::byte>;
 
 namespace detail {
@@ -25,8 +25,8 @@ concept CharacterType = std::same_as<T, char> || std::same_as<T, wchar_t> ||
     std::same_as<T, char8_t> || std::same_as<T, char16_t> || std::same_as<T, char32_t>;
 }  // namespace detail
 
-/// A number as samples have it: whole numbers of up to 64 bits, float, double, bool. A `char` is
-/// neither a number nor a text; `std::int8_t` and `std::uint8_t` are numbers.
+/// The types of numbers in samples: whole numbers of up to 64 bits, float, double, bool. A `char`
+/// is neither a number nor a string; `std::int8_t` and `std::uint8_t` are numbers.
 template <class T>
 concept NumberType = (std::integral<T> && !detail::CharacterType<T> && sizeof(T) <= 8) ||
                      std::same_as<T, float> || std::same_as<T, double>;
@@ -53,56 +53,61 @@ using ScalarOf = std::conditional_t<
     std::conditional_t<std::is_floating_point_v<T>, double,
                        std::conditional_t<std::is_signed_v<T>, std::int64_t, std::uint64_t>>>;
 
-/// Without dimensions.
+/// A tensor without dimensions.
 [[nodiscard]] LOCKSTEP_API at::Tensor tensor_of_number(const at::Scalar& number,
                                                        at::ScalarType dtype);
 
 }  // namespace detail
 
-/// A sample or a batch of any form: a tree with tensors, texts and bytes as leaves; a number is a
-/// tensor without dimensions. What a dataset returns becomes one of these on its way to the
-/// program, and becomes a tensor, `std::tuple`, `std::map` and so on again there
-/// (`data/samples/detail/value_codec.h`). A dataset whose samples have no fixed type may return
-/// `Value` itself.
+/// A sample or a batch of any structure: a tree with tensors, strings and bytes as leaves; a number
+/// is a tensor without dimensions. What a dataset returns becomes one of these on its way to the
+/// program, and becomes a tensor, `std::tuple`, `std::map` and so on again there (`SampleCodec`). A
+/// dataset whose samples have no fixed type may return `SampleTree` itself:
 ///
-/// Thread-safety: a value; tensors are shared by copies.
-class LOCKSTEP_API Value {
+///     SampleTree::Map{{"image", image}, {"caption", "a cat"}, {"boxes", SampleTree::List{}}}
+///
+/// Thread-safety: a value; copies share the memory of their tensors.
+class LOCKSTEP_API SampleTree {
  public:
   /// Children by number.
-  using List = std::vector<Value>;
+  using List = std::vector<SampleTree>;
   /// Children by name.
-  using Map = std::map<std::string, Value>;
+  using Map = std::map<std::string, SampleTree>;
 
   /// Nothing, as an undefined tensor.
-  Value() = default;
+  SampleTree() = default;
   /// A tensor; an undefined one is nothing.
-  Value(at::Tensor tensor) {  // NOLINT(google-explicit-constructor): a tensor is a value
+  SampleTree(at::Tensor tensor) {  // NOLINT(google-explicit-constructor): a tensor is a tree
     if (tensor.defined()) content_ = std::move(tensor);
   }
   /// A tensor without dimensions, of the number's type.
   template <NumberType T>
-  Value(T number)  // NOLINT(google-explicit-constructor)
+  SampleTree(T number)  // NOLINT(google-explicit-constructor)
       : content_(detail::tensor_of_number(static_cast<detail::ScalarOf<T>>(number),
                                           detail::dtype_of<T>())) {}
-  Value(std::nullptr_t) = delete;
-  /// A text.
-  Value(std::string text) : content_(std::move(text)) {}  // NOLINT(google-explicit-constructor)
-  /// A text.
+  SampleTree(std::nullptr_t) = delete;
+  /// A string.
+  SampleTree(std::string string)  // NOLINT(google-explicit-constructor)
+      : content_(std::move(string)) {}
+  /// A string.
   /// Throws: `c10::Error` for a null pointer.
-  Value(const char* text);  // NOLINT(google-explicit-constructor)
+  SampleTree(const char* string);  // NOLINT(google-explicit-constructor)
   /// Bytes.
-  Value(Bytes bytes) : content_(std::move(bytes)) {}  // NOLINT(google-explicit-constructor)
-  /// A list of values.
-  Value(List children) : content_(std::move(children)) {}  // NOLINT(google-explicit-constructor)
-  /// A map of values.
-  Value(Map children) : content_(std::move(children)) {}  // NOLINT(google-explicit-constructor)
+  SampleTree(Bytes bytes)  // NOLINT(google-explicit-constructor)
+      : content_(std::move(bytes)) {}
+  /// A list of trees.
+  SampleTree(List children)  // NOLINT(google-explicit-constructor)
+      : content_(std::move(children)) {}
+  /// A map of trees.
+  SampleTree(Map children)  // NOLINT(google-explicit-constructor)
+      : content_(std::move(children)) {}
 
   /// Whether it holds nothing.
   [[nodiscard]] bool is_nothing() const { return holds<std::monostate>(); }
   /// Whether it is a tensor, or a number.
   [[nodiscard]] bool is_tensor() const { return holds<at::Tensor>(); }
-  /// Whether it is a text.
-  [[nodiscard]] bool is_text() const { return holds<std::string>(); }
+  /// Whether it is a string.
+  [[nodiscard]] bool is_string() const { return holds<std::string>(); }
   /// Whether it is bytes.
   [[nodiscard]] bool is_bytes() const { return holds<Bytes>(); }
   /// Whether it has children by number.
@@ -111,10 +116,10 @@ class LOCKSTEP_API Value {
   [[nodiscard]] bool is_map() const { return holds<Map>(); }
 
   /// The tensor; an undefined one for nothing.
-  /// Throws: `c10::Error` with what there is instead; so do the others.
+  /// Throws: `c10::Error` that names what there is instead; the members below do the same.
   [[nodiscard]] at::Tensor tensor() const;
-  /// The text.
-  [[nodiscard]] const std::string& text() const;
+  /// The string.
+  [[nodiscard]] const std::string& string() const;
   /// The bytes.
   [[nodiscard]] const Bytes& bytes() const;
   /// The children by number.
@@ -127,12 +132,12 @@ class LOCKSTEP_API Value {
   [[nodiscard]] Map& map();
   /// The child of this name.
   /// Throws: `c10::Error` where there is none.
-  [[nodiscard]] const Value& operator[](const std::string& key) const;
+  [[nodiscard]] const SampleTree& operator[](const std::string& key) const;
   /// The child of this number.
   /// Throws: `c10::Error` where there is none.
-  [[nodiscard]] const Value& operator[](std::size_t number) const;
+  [[nodiscard]] const SampleTree& operator[](std::size_t number) const;
 
-  /// "Float [3, 2]", "a text", "a list of 3": for messages.
+  /// "Float [3, 2]", "a string", "a list of 3": for messages.
   [[nodiscard]] std::string describe() const;
 
  private:
@@ -144,16 +149,17 @@ class LOCKSTEP_API Value {
   std::variant<std::monostate, at::Tensor, std::string, Bytes, List, Map> content_;
 };
 
-/// A batch of these samples in the shape of one of them: tensors are stacked, texts and bytes
-/// become lists.
-/// Throws: `c10::Error` naming the place and both forms when two samples differ.
-[[nodiscard]] LOCKSTEP_API Value stack(std::vector<Value> samples);
+/// A batch of these samples with the structure of one of them: tensors are stacked, strings and
+/// bytes become lists.
+/// Throws: `c10::Error` that names the part and both structures when two samples differ.
+[[nodiscard]] LOCKSTEP_API SampleTree stack(std::vector<SampleTree> samples);
 
 /// The same tree with all tensors cloned.
-[[nodiscard]] LOCKSTEP_API Value clone(const Value& value);
+[[nodiscard]] LOCKSTEP_API SampleTree clone(const SampleTree& tree);
 
-/// The same tree with these rows of each tensor, and these elements of each list of texts or bytes.
-[[nodiscard]] LOCKSTEP_API Value select_rows(const Value& batch,
-                                             const std::vector<std::int64_t>& rows);
+/// The same tree with these rows of each tensor, and these elements of each list of strings
+/// or bytes.
+[[nodiscard]] LOCKSTEP_API SampleTree select_rows(const SampleTree& batch,
+                                                  const std::vector<std::int64_t>& rows);
 
 }  // namespace lockstep::data

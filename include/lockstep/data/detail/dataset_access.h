@@ -13,7 +13,7 @@
 #include <utility>
 #include <vector>
 
-/// How a loader comes to the samples of a dataset, whoever wrote it: by `get(index, random)`,
+/// How a loader gets the samples of a dataset, whoever wrote it: by `get(index, random)`,
 /// `get(index)`, or LibTorch's `get_batch`; and what LibTorch's transforms make of them.
 namespace lockstep::data::detail {
 
@@ -117,11 +117,19 @@ struct Access<torch::data::datasets::MapDataset<Source, Transform>> {
   }
 
  private:
-  // It is not const itself, only its accessors give it so; LibTorch's get and apply are not.
+  // The dataset is not const itself, only its accessors make it so; LibTorch's get and apply are
+  // not const.
   static Source& source(Mapped& dataset) { return const_cast<Source&>(dataset.dataset()); }
   static Transform& transform(Mapped& dataset) {
     return const_cast<Transform&>(dataset.transform());
   }
+};
+
+/// `Type` is the type of the dataset's samples. `data/dataset.h` adds that of iterable datasets.
+template <class Dataset>
+struct SampleOf {
+  using Type = std::remove_cvref_t<decltype(Access<Dataset>::get(
+      std::declval<Dataset&>(), std::size_t{}, std::declval<SampleRandom&>()))>;
 };
 
 }  // namespace lockstep::data::detail

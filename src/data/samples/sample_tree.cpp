@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/tensor.h>
-#include <lockstep/data/samples/value.h>
+#include <lockstep/data/samples/sample_tree.h>
 
 #include <sstream>
 #include <utility>
@@ -10,9 +10,9 @@ namespace lockstep::data {
 namespace {
 
 template <class T, class Content>
-const T& get(const Content& content, const Value& value, const char* wanted) {
+const T& get(const Content& content, const SampleTree& tree, const char* wanted) {
   const T* found = std::get_if<T>(&content);
-  TORCH_CHECK(found != nullptr, "this part of the sample is ", value.describe(), ", not ", wanted);
+  TORCH_CHECK(found != nullptr, "this part of the sample is ", tree.describe(), ", not ", wanted);
   return *found;
 }
 
@@ -22,60 +22,60 @@ at::Tensor detail::tensor_of_number(const at::Scalar& number, at::ScalarType dty
   return at::scalar_tensor(number, at::TensorOptions(dtype));
 }
 
-Value::Value(const char* text) {
-  TORCH_CHECK(text != nullptr, "Value: the text is a null pointer");
-  content_ = std::string(text);
+SampleTree::SampleTree(const char* string) {
+  TORCH_CHECK(string != nullptr, "SampleTree: the string is a null pointer");
+  content_ = std::string(string);
 }
 
-at::Tensor Value::tensor() const {
+at::Tensor SampleTree::tensor() const {
   if (is_nothing()) return {};
   return get<at::Tensor>(content_, *this, "a tensor");
 }
 
-const std::string& Value::text() const {
-  return get<std::string>(content_, *this, "a text");
+const std::string& SampleTree::string() const {
+  return get<std::string>(content_, *this, "a string");
 }
 
-const Bytes& Value::bytes() const {
+const Bytes& SampleTree::bytes() const {
   return get<Bytes>(content_, *this, "bytes");
 }
 
-const Value::List& Value::list() const {
+const SampleTree::List& SampleTree::list() const {
   return get<List>(content_, *this, "a list");
 }
 
-Value::List& Value::list() {
+SampleTree::List& SampleTree::list() {
   return const_cast<List&>(std::as_const(*this).list());
 }
 
-const Value::Map& Value::map() const {
+const SampleTree::Map& SampleTree::map() const {
   return get<Map>(content_, *this, "a map");
 }
 
-Value::Map& Value::map() {
+SampleTree::Map& SampleTree::map() {
   return const_cast<Map&>(std::as_const(*this).map());
 }
 
-const Value& Value::operator[](const std::string& key) const {
+const SampleTree& SampleTree::operator[](const std::string& key) const {
   const auto found = map().find(key);
   TORCH_CHECK(found != map().end(), "this part of the sample has no '", key, "'; it is ",
               describe());
   return found->second;
 }
 
-const Value& Value::operator[](std::size_t number) const {
+const SampleTree& SampleTree::operator[](std::size_t number) const {
   TORCH_CHECK(number < list().size(), "this part of the sample has no number ", number, "; it is ",
               describe());
   return list()[number];
 }
 
-std::string Value::describe() const {
+std::string SampleTree::describe() const {
   std::ostringstream text;
   if (is_tensor()) {
     const auto& content = std::get<at::Tensor>(content_);
     text << content.scalar_type() << ' ' << content.sizes();
-  } else if (is_text()) {
-    text << "a text";
+  } else if (is_string()) {
+    text << "a string";
   } else if (is_bytes()) {
     text << "bytes";
   } else if (is_list()) {
@@ -89,17 +89,17 @@ std::string Value::describe() const {
   return std::move(text).str();
 }
 
-Value select_rows(const Value& batch, const std::vector<std::int64_t>& rows) {
+SampleTree select_rows(const SampleTree& batch, const std::vector<std::int64_t>& rows) {
   if (batch.is_tensor()) return batch.tensor().index_select(0, at::tensor(rows));
   if (batch.is_map()) {
-    Value::Map result;
+    SampleTree::Map result;
     for (const auto& [key, child] : batch.map()) result.emplace(key, select_rows(child, rows));
     return result;
   }
   if (!batch.is_list()) return batch;
-  Value::List result;
+  SampleTree::List result;
   const auto& list = batch.list();
-  const bool is_leaf = !list.empty() && (list[0].is_text() || list[0].is_bytes());
+  const bool is_leaf = !list.empty() && (list[0].is_string() || list[0].is_bytes());
   if (is_leaf) {
     for (const auto row : rows) result.push_back(list.at(static_cast<std::size_t>(row)));
   } else {

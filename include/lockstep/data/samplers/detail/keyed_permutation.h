@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <span>
 
-namespace lockstep::data {
+namespace lockstep::data::detail {
 
 /// A shuffle of [0, size) of which each place can be asked for by itself: nothing of length `size`
 /// is ever made. Seed, epoch and stream decide it, the same on all machines.
@@ -67,4 +67,4 @@ class LOCKSTEP_API KeyedPermutation {
   std::array<std::uint64_t, kRounds> keys_{};
 };
 
-}  // namespace lockstep::data
+}  // namespace lockstep::data::detail

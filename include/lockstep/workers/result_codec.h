@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include <concepts>
 #include <cstdint>
 #include <cstring>
 #include <stdexcept>
@@ -11,13 +12,43 @@
 
 namespace lockstep::workers {
 
-/// How a result of a `WorkerPool` becomes bytes and comes back. Specialise it for a type of your
-/// own.
+/// How a result of a `WorkerPool` becomes bytes in a worker and comes back in the program. The
+/// library has it for trivially copyable types, `std::string`, and vectors of these. A program
+/// specialises it for a type of its own:
+///
+///     struct Page { std::string title; int links; };
+///
+///     template <>
+///     struct lockstep::workers::ResultCodec<Page> {
+///       static std::string to_bytes(const Page& page) {
+///         return std::to_string(page.links) + ' ' + page.title;
+///       }
+///       static Page from_bytes(std::string_view bytes) {
+///         const auto blank = bytes.find(' ');
+///         return {std::string(bytes.substr(blank + 1)),
+///                 std::stoi(std::string(bytes.substr(0, blank)))};
+///       }
+///     };
+///
+/// Both functions run in programs of one build on one host, so byte order and padding do not
+/// matter.
+///
+/// Thread-safety: several threads may call the functions at the same time.
+/// Throws: what `to_bytes` throws becomes the `TaskError` of that item; what `from_bytes` throws
+/// comes out of the pool's call.
 template <class T>
-struct ResultCodec {
-  static_assert(std::is_trivially_copyable_v<T>,
-                "a result must be trivially copyable, a std::string, or a vector of these; or "
-                "specialise lockstep::workers::ResultCodec for it");
+struct ResultCodec;
+
+/// A type that the function of a `WorkerPool` may return: one with a complete `ResultCodec`.
+template <class T>
+concept ResultType = requires(const T& result, std::string_view bytes) {
+  { ResultCodec<T>::to_bytes(result) } -> std::convertible_to<std::string>;
+  { ResultCodec<T>::from_bytes(bytes) } -> std::convertible_to<T>;
+};
+
+template <class T>
+requires std::is_trivially_copyable_v<T>
+struct ResultCodec<T> {
   static std::string to_bytes(const T& value) {
     return {reinterpret_cast<const char*>(&value), sizeof(T)};
   }
@@ -35,7 +66,7 @@ struct ResultCodec<std::string> {
   static std::string from_bytes(std::string_view bytes) { return std::string(bytes); }
 };
 
-template <class T>
+template <ResultType T>
 struct ResultCodec<std::vector<T>> {
   static std::string to_bytes(const std::vector<T>& values) {
     std::string bytes;

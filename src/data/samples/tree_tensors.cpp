@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "data/samples/value_tensors.h"
+#include "data/samples/tree_tensors.h"
 
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/stack.h>
@@ -9,20 +9,21 @@
 #include <string>
 #include <utility>
 
-#include "data/samples/value_path.h"
+#include "data/samples/tree_path.h"
 
 namespace lockstep::data {
 namespace {
 
 /// Samples that are about to become a batch; `at` is the number of the one that is looked at.
 struct Stacking {
-  std::vector<Value> samples;
+  std::vector<SampleTree> samples;
   std::size_t& at;
 };
 
-Value stack_at(Stacking stacking, const std::string& where);
+SampleTree stack_at(Stacking stacking, const std::string& where);
 
-[[noreturn]] void refuse(const std::string& where, const Value& first, const Value& other) {
+[[noreturn]] void refuse(const std::string& where, const SampleTree& first,
+                         const SampleTree& other) {
   TORCH_CHECK(false, name_of_part(where), " is ", other.describe(),
               "; in the first of the batch it is ", first.describe(),
               ", and samples must be alike to be stacked (or give the loader a collate function)");
@@ -38,9 +39,9 @@ void check_alike(const Stacking& stacking, const std::string& where, const IsAli
   stacking.at = 0;
 }
 
-Value stack_tensors(const Stacking& stacking, const std::string& where) {
+SampleTree stack_tensors(const Stacking& stacking, const std::string& where) {
   const auto first = stacking.samples[0].tensor();
-  check_alike(stacking, where, [&](const Value& sample) {
+  check_alike(stacking, where, [&](const SampleTree& sample) {
     return sample.is_tensor() && sample.tensor().sizes() == first.sizes() &&
            sample.tensor().scalar_type() == first.scalar_type();
   });
@@ -50,12 +51,12 @@ Value stack_tensors(const Stacking& stacking, const std::string& where) {
   return at::stack(tensors);
 }
 
-Value stack_lists(Stacking& stacking, const std::string& where) {
+SampleTree stack_lists(Stacking& stacking, const std::string& where) {
   const auto count = stacking.samples[0].list().size();
-  check_alike(stacking, where, [&](const Value& sample) {
+  check_alike(stacking, where, [&](const SampleTree& sample) {
     return sample.is_list() && sample.list().size() == count;
   });
-  Value::List result;
+  SampleTree::List result;
   for (std::size_t child = 0; child < count; ++child) {
     Stacking column{{}, stacking.at};
     for (auto& sample : stacking.samples) {
@@ -66,14 +67,14 @@ Value stack_lists(Stacking& stacking, const std::string& where) {
   return result;
 }
 
-Value stack_maps(Stacking& stacking, const std::string& where) {
+SampleTree stack_maps(Stacking& stacking, const std::string& where) {
   const auto& parts = stacking.samples[0].map();
-  check_alike(stacking, where, [&](const Value& sample) {
+  check_alike(stacking, where, [&](const SampleTree& sample) {
     return sample.is_map() && sample.map().size() == parts.size() &&
            std::all_of(parts.begin(), parts.end(),
                        [&](const auto& entry) { return sample.map().count(entry.first) != 0; });
   });
-  Value::Map result;
+  SampleTree::Map result;
   for (const auto& entry : parts) {
     Stacking column{{}, stacking.at};
     for (const auto& sample : stacking.samples) {
@@ -84,58 +85,59 @@ Value stack_maps(Stacking& stacking, const std::string& where) {
   return result;
 }
 
-Value stack_at(Stacking stacking, const std::string& where) {
-  const Value& first = stacking.samples[0];
+SampleTree stack_at(Stacking stacking, const std::string& where) {
+  const SampleTree& first = stacking.samples[0];
   if (first.is_tensor()) return stack_tensors(stacking, where);
   if (first.is_list()) return stack_lists(stacking, where);
   if (first.is_map()) return stack_maps(stacking, where);
-  check_alike(stacking, where, [&](const Value& sample) {
-    return sample.is_nothing() == first.is_nothing() && sample.is_text() == first.is_text() &&
+  check_alike(stacking, where, [&](const SampleTree& sample) {
+    return sample.is_nothing() == first.is_nothing() && sample.is_string() == first.is_string() &&
            sample.is_bytes() == first.is_bytes();
   });
   if (first.is_nothing()) return {};
-  return Value::List(std::make_move_iterator(stacking.samples.begin()),
-                     std::make_move_iterator(stacking.samples.end()));
+  return SampleTree::List(std::make_move_iterator(stacking.samples.begin()),
+                          std::make_move_iterator(stacking.samples.end()));
 }
 
 }  // namespace
 
-Value stack(std::vector<Value> samples) {
+SampleTree stack(std::vector<SampleTree> samples) {
   std::size_t at = 0;
   return stack(std::move(samples), at);
 }
 
-Value stack(std::vector<Value> samples, std::size_t& at) {
+SampleTree stack(std::vector<SampleTree> samples, std::size_t& at) {
   at = 0;
   if (samples.empty()) return {};
   return stack_at({std::move(samples), at}, "");
 }
 
-Value map_tensors(const Value& value, const std::function<at::Tensor(const at::Tensor&)>& change) {
-  if (value.is_tensor()) return change(value.tensor());
-  if (value.is_list()) {
-    Value::List result;
-    for (const auto& child : value.list()) result.push_back(map_tensors(child, change));
+SampleTree map_tensors(const SampleTree& tree,
+                       const std::function<at::Tensor(const at::Tensor&)>& change) {
+  if (tree.is_tensor()) return change(tree.tensor());
+  if (tree.is_list()) {
+    SampleTree::List result;
+    for (const auto& child : tree.list()) result.push_back(map_tensors(child, change));
     return result;
   }
-  if (value.is_map()) {
-    Value::Map result;
-    for (const auto& [key, child] : value.map()) result.emplace(key, map_tensors(child, change));
+  if (tree.is_map()) {
+    SampleTree::Map result;
+    for (const auto& [key, child] : tree.map()) result.emplace(key, map_tensors(child, change));
     return result;
   }
-  return value;
+  return tree;
 }
 
-Value clone_into_pinned_memory(const Value& value) {
-  return map_tensors(value, [](const at::Tensor& tensor) {
+SampleTree clone_into_pinned_memory(const SampleTree& tree) {
+  return map_tensors(tree, [](const at::Tensor& tensor) {
     if (!tensor.is_cpu()) return tensor;
     if (tensor.layout() != at::kStrided) return tensor.pin_memory();
     return at::empty_like(tensor, tensor.options().pinned_memory(true)).copy_(tensor);
   });
 }
 
-Value clone(const Value& value) {
-  return map_tensors(value, [](const at::Tensor& tensor) { return tensor.clone(); });
+SampleTree clone(const SampleTree& tree) {
+  return map_tensors(tree, [](const at::Tensor& tensor) { return tensor.clone(); });
 }
 
 }  // namespace lockstep::data
