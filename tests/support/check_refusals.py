@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Checks that what must not compile is refused in one sentence each.
 
-Usage: check_refusals.py SOURCE COMPILER [ARGUMENT ...]. Each line of SOURCE with `// refused: TEXT` must bring the
-compiler to say TEXT in one error; there must be no other error, and few lines around each. Exit status 1, with what was
-found, otherwise.
+Usage: check_refusals.py FOLDER COMPILER [COMPILER ...] -- [ARGUMENT ...]. Each line of a source in FOLDER with
+`// refused: TEXT` must bring each compiler to say TEXT in one error; there must be no other error, and few lines around
+each. Exit status 1, with what was found, otherwise.
 """
 
 import re
@@ -15,29 +15,46 @@ from pathlib import Path
 LINES_A_CASE = 14  # where the types are used and how the compiler came there
 
 
-def main(source, command):
-    expected = re.findall(r"// refused: (.*)$", Path(source).read_text(encoding="utf-8"), flags=re.MULTILINE)
-    found = subprocess.run([*command, source], capture_output=True, text=True, check=False)
-    lines = found.stderr.splitlines()
+def problems_of(expected, said):
+    lines = said.splitlines()
     errors = [line for line in lines if re.search(r"\berror:", line)]
-    problems = []
     if not expected:
-        problems.append(f"{source} expects nothing")
+        yield "the source expects nothing"
     for text in expected:
         count = sum(text in error for error in errors)
         if count != expected.count(text):
-            problems.append(f"{count} errors, not {expected.count(text)}, say: {text}")
+            yield f"{count} errors, not {expected.count(text)}, say: {text}"
     for error in errors:
         if not any(text in error for text in expected):
-            problems.append(f"not expected: {error}")
+            yield f"not expected: {error}"
     if len(lines) > LINES_A_CASE * len(expected):
-        problems.append(f"{len(lines)} lines are more than {LINES_A_CASE} for each of {len(expected)} cases")
+        yield f"{len(lines)} lines are more than {LINES_A_CASE} for each of {len(expected)} cases"
+
+
+def check(source, compiler, arguments):
+    """Returns whether all is as expected, and says so."""
+    expected = re.findall(r"// refused: (.*)$", source.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    no_limit = "-ferror-limit=0" if "clang" in Path(compiler).name else "-fmax-errors=0"
+    command = [compiler, *arguments, no_limit, "-fsyntax-only", str(source)]
+    said = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+    problems = list(problems_of(expected, said))
     if problems:
-        print("\n".join([*problems, "the compiler said:", found.stderr]))
+        print("\n".join([f"{source.name}, {compiler}:", *problems, "the compiler said:", said]))
     else:
-        print(f"{len(expected)} cases, {len(lines)} lines")
-    return 1 if problems else 0
+        print(f"{source.name}, {compiler}: {len(expected)} cases, {len(said.splitlines())} lines")
+    return not problems
+
+
+def main(folder, *rest):
+    end = rest.index("--")
+    compilers, arguments = rest[:end], rest[end + 1 :]
+    sources = sorted(Path(folder).glob("*.cpp"))
+    if not sources or not compilers:
+        print(f"check_refusals: no sources in {folder}, or no compiler")
+        return 1
+    results = [check(source, compiler, arguments) for source in sources for compiler in compilers]
+    return 0 if all(results) else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2:]))
+    sys.exit(main(*sys.argv[1:]))
