@@ -66,6 +66,7 @@ concept SampleType = requires(const T& sample, SampleTree tree) {
 template <class T>
 concept GivesSample = SampleType<std::remove_cvref_t<T>>;
 
+/// @cond codecs of the library
 template <>
 struct SampleCodec<SampleTree> {
   using Batch = SampleTree;
@@ -260,5 +261,6 @@ struct SampleCodec<std::unordered_map<std::string, T>>
     return detail::MapCodec<std::unordered_map<std::string, T>>::template to<Batch>(batch);
   }
 };
+/// @endcond
 
 }  // namespace lockstep::data

@@ -46,6 +46,7 @@ concept ResultType = requires(const T& result, std::string_view bytes) {
   { ResultCodec<T>::from_bytes(bytes) } -> std::convertible_to<T>;
 };
 
+/// @cond codecs of the library
 template <class T>
 requires std::is_trivially_copyable_v<T>
 struct ResultCodec<T> {
@@ -89,5 +90,6 @@ struct ResultCodec<std::vector<T>> {
     return values;
   }
 };
+/// @endcond
 
 }  // namespace lockstep::workers

@@ -7,9 +7,10 @@
 #include <array>
 #include <cstdint>
 
-/// @file What the transforms do once their numbers are drawn. Each has the result of the function
-/// of the same name in `torchvision.transforms.v2.functional` for a uint8 tensor: "equal", or
-/// "within 1" of each value.
+/// @file
+/// What the transforms do once their numbers are drawn. Each has the result of the function of the
+/// same name in `torchvision.transforms.v2.functional` for a uint8 tensor: "equal", or "within 1"
+/// of each value.
 ///
 /// Thread-safety: functions without state.
 /// Throws: `c10::Error` for an image without pixels and for arguments out of range, with what was
