@@ -17,7 +17,9 @@
 ///       explicit EverySecond(std::size_t samples) : samples_(samples) {}
 ///       std::size_t dataset_size() const { return samples_; }
 ///       std::size_t size() const { return samples_ / 2; }
-///       std::int64_t index(std::size_t position) const { return 2 * (size() - 1 - position); }
+///       std::int64_t index(std::size_t position) const {
+///         return 2 * static_cast<std::int64_t>(size() - 1 - position);
+///       }
 ///       void set_epoch(std::int64_t) {}
 ///      ...
 ///     };

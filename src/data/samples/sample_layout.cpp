@@ -32,7 +32,7 @@ SampleLayout::Kind kind_of(const SampleTree& value) {
   using Kind = SampleLayout::Kind;
   if (value.is_tensor()) return Kind::Tensor;
   if (value.is_string()) return Kind::String;
-  if (value.is_bytes()) return Kind::Bytes;
+  if (value.is_bytes()) return Kind::Raw;
   if (value.is_list()) return Kind::List;
   if (value.is_map()) return Kind::Map;
   return Kind::Nothing;
@@ -197,7 +197,7 @@ std::string SampleLayout::describe() const {
     text << "a map with";
     for (const auto& key : keys) text << " '" << key << "'";
   } else {
-    text << (kind == Kind::String ? "a string" : kind == Kind::Bytes ? "bytes" : "nothing");
+    text << (kind == Kind::String ? "a string" : kind == Kind::Raw ? "bytes" : "nothing");
   }
   return std::move(text).str();
 }
@@ -212,7 +212,7 @@ void write_whole(const SampleTree& value, const SampleLayout& layout, std::byte*
   std::byte* place = memory + layout.offset;
   if (layout.kind == Kind::Tensor) copy_tensor(value.tensor(), layout.tensor, layout.bytes, place);
   if (layout.kind == Kind::String) std::memcpy(place, value.string().data(), layout.bytes);
-  if (layout.kind == Kind::Bytes && layout.bytes != 0) {
+  if (layout.kind == Kind::Raw && layout.bytes != 0) {
     std::memcpy(place, value.bytes().data(), layout.bytes);
   }
   for (std::size_t child = 0; child < layout.children.size(); ++child) {
@@ -240,7 +240,7 @@ SampleTree read_whole(const SampleLayout& layout, std::byte* memory, const MakeT
     if (leaf.kind == SampleLayout::Kind::String) {
       return std::string(reinterpret_cast<const char*>(place), leaf.bytes);
     }
-    if (leaf.kind == SampleLayout::Kind::Bytes) return Bytes(place, place + leaf.bytes);
+    if (leaf.kind == SampleLayout::Kind::Raw) return Bytes(place, place + leaf.bytes);
     return {};
   });
 }

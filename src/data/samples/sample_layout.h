@@ -39,7 +39,7 @@ struct TensorLayout {
 /// column
 /// (`of_rows`), and for a batch as a whole, of whatever structure (`of_whole`).
 struct SampleLayout {
-  enum class Kind : std::uint8_t { Nothing, Tensor, String, Bytes, List, Map };
+  enum class Kind : std::uint8_t { Nothing, Tensor, String, Raw, List, Map };
 
   Kind kind = Kind::Nothing;
   TensorLayout tensor;            // Kind::Tensor
