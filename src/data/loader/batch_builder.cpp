@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
+// Step 6 of a sample's path: the dataset is called. Before it: row_writer or collated_batches in a
+// worker, or inline_source. After it: sample_layout copies the sample into its row.
 #include "data/loader/batch_builder.h"
 
 #include <c10/util/Exception.h>

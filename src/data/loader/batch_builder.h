@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-#include <lockstep/data/loader/detail/loader_engine.h>
+#include <lockstep/data/loader/detail/loader_input.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -25,8 +25,8 @@ namespace lockstep::data::detail {
 [[nodiscard]] SampleTree fetch(const SampleSource& source, std::uint64_t seed, std::int64_t epoch,
                                std::int64_t index);
 
-/// A batch of these samples: collated, or stacked. When it throws, `at` is the number of the one
-/// that is unlike the first; 0, which stands for all, where it is nobody's fault.
+/// Makes a batch of these samples: collates them, or stacks them. When it throws, `at` is the
+/// number of the sample that is unlike the first, or 0 where no single sample is to blame.
 [[nodiscard]] SampleTree collate(const SampleSource& source, std::vector<SampleTree> samples,
                                  std::size_t& at);
 

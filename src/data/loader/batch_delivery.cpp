@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The last step of the way of a sample: a slot that is full becomes tensors that lie in it. Before
-// it: worker_source found it ready.
+// The last step of a sample's path: a slot that is full becomes tensors that lie in it. Before it:
+// worker_source found it ready.
+#include "data/loader/batch_delivery.h"
+
 #include <lockstep/core/logging.h>
+#include <lockstep/data/loader/worker_error.h>
 #include <unistd.h>
 
-#include <memory>
 #include <string>
 #include <system_error>
 #include <utility>
 
 #include "data/loader/batch_builder.h"
 #include "data/loader/batch_lease.h"
-#include "data/loader/worker_source.h"
+#include "data/loader/shared_layout.h"
+#include "data/loader/task_words.h"
 #include "data/samples/tree_codec.h"
 #include "data/samples/tree_tensors.h"
 
@@ -19,6 +22,7 @@ namespace lockstep::data::detail {
 namespace {
 
 using workers::SharedMemoryChannel;
+using workers::SlotState;
 
 MakeTensor tensors_of(BatchLease& lease) {
   return [&lease](std::byte* place, at::IntArrayRef sizes, at::ScalarType dtype) {
@@ -28,120 +32,180 @@ MakeTensor tensors_of(BatchLease& lease) {
 
 }  // namespace
 
-std::byte* WorkerSource::slot_memory(std::size_t slot) {
-  const auto& common = SharedLayout::of(*channel_);
-  try {
-    return SharedLayout::payload(*channel_) + common.slots_offset() + slot * common.slot_bytes;
-  } catch (const std::system_error& error) {
-    TORCH_CHECK(false, "DataLoader: ", error.what());
-  }
+BatchDelivery::BatchDelivery(std::shared_ptr<const WorkerJob> job, const DataLoaderOptions& options)
+    : job_(std::move(job)),
+      channel_(*job_->channel),
+      may_leave_out_(!job_->is_iterable() && (options.on_poison_sample() == SamplePolicy::Skip ||
+                                              options.on_failed_sample() == SamplePolicy::Skip)) {}
+
+void BatchDelivery::pin_batches(std::shared_ptr<native::HostPinning> pinning) {
+  pinning_ = std::move(pinning);
 }
 
-// Where the size of the ring has just been learned.
-void WorkerSource::pin_ring(std::size_t slot) {
-  if (!pinning_ || parking_) return;
-  const auto& common = SharedLayout::of(*channel_);
-  try {
-    auto* payload = slot_memory(0) - common.slots_offset();
-    const auto bytes = native::MemoryRing::round_up_to_page(common.payload_bytes(slots_.size()));
-    parking_ = std::make_shared<SlotParking>(channel_, pinning_, payload, bytes);
-  } catch (...) {  // this batch is lost, so that a loop which goes on comes to an end
-    take_back(slot);
-    ++next_;
-    ++statistics_.lost_batches;
-    throw;
-  }
+void BatchDelivery::begin_pass() {
+  last_taken_ = Clock::now();
 }
 
-SampleTree WorkerSource::deliver(std::size_t slot, std::size_t held) {
-  pin_ring(slot);
-  const bool keep_a_copy = slots_.size() - held - 1 < workers_ + 1;
-  bool was_copied = false;
+void BatchDelivery::release_finished() noexcept {
+  if (deferred_) deferred_->release_finished();
+}
+
+bool BatchDelivery::has_samples(std::size_t slot) const {
+  if (!job_->is_iterable()) return !may_leave_out_ || !rows_of(slot).empty();
+  const auto samples = StreamResult::of(channel_.result(slot)).samples;
+  return samples == job_->facts.batch_size || (samples != 0 && !job_->facts.drop_last);
+}
+
+std::size_t BatchDelivery::count_samples(std::size_t slot) {
+  auto samples = channel_.items(slot).size();
+  std::size_t skipped = 0;
+  if (job_->is_iterable()) {
+    const auto result = StreamResult::of(channel_.result(slot));
+    samples = result.samples;
+    skipped = result.thrown;
+  } else if (may_leave_out_) {
+    skipped = samples - rows_of(slot).size();
+    samples -= skipped;
+  }
+  const auto replaced = channel_.replaced(slot);
+  statistics_.skipped_samples += skipped;
+  statistics_.replaced_samples += replaced;
+  if (skipped + replaced != 0) warn_of_missing(slot);
+  return samples;
+}
+
+void BatchDelivery::warn_of_missing(std::size_t slot) {
+  if (!missing_.is_due()) return;
+  const auto noted = channel_.noted(slot);
+  if (!noted) return;  // by on_poison_sample
+  MissingSample missing;
+  if (!job_->is_iterable()) missing.index = noted->item;
+  missing.exception_type = noted->type;
+  missing.message = noted->message;
+  missing_.give(job_->source, job_->facts.on_failed_sample, missing);
+}
+
+SampleTree BatchDelivery::deliver(std::size_t slot, std::size_t batch, std::size_t held) {
+  pin_slots(slot);
+  const bool keep_a_copy = channel_.slots() - held - 1 < channel_.workers() + 1;
   const auto samples = count_samples(slot);
-  SampleTree batch = open(slot, keep_a_copy, was_copied);
-  ++next_;
+  auto opened = open(slot, batch, keep_a_copy);
+  count_batch(samples);
+  if (keep_a_copy && !opened.is_copy) return copy(opened.batch, held);
+  if (pinning_ && opened.is_copy) return clone_into_pinned_memory(opened.batch);
+  return std::move(opened.batch);
+}
+
+void BatchDelivery::count_batch(std::size_t samples) {
   ++statistics_.batches;
   statistics_.samples += samples;
   const auto now = Clock::now();
   statistics_.seconds += std::chrono::duration<double>(now - last_taken_).count();
   last_taken_ = now;
-  if (!keep_a_copy || was_copied) {
-    if (pinning_ && was_copied) return clone_into_pinned_memory(batch);
-    return batch;
-  }
+}
+
+SampleTree BatchDelivery::copy(const SampleTree& batch, std::size_t held) {
   ++statistics_.copies;
-  if (!std::exchange(has_warned_, true)) {
-    const auto parked = parking_ ? parking_->count() : 0;
+  if (!std::exchange(has_warned_of_copies_, true)) {
+    const auto deferred = deferred_ ? deferred_->count() : 0;
     logging::warning(
         "data loader: the program keeps " + std::to_string(held) + " batches" +
-        (parked == 0 ? "" : ", " + std::to_string(parked) + " of them for copies to a device") +
+        (deferred == 0 ? "" : ", " + std::to_string(deferred) + " of them for copies to a device") +
         ", so further ones are copied; let go of batches earlier, or raise prefetch_batches");
   }
   return pinning_ ? clone_into_pinned_memory(batch) : clone(batch);
 }
 
-// Without memory a batch is lost, and the next ones come.
-SampleTree WorkerSource::open(std::size_t slot, bool keep_a_copy, bool& was_copied) {
+// Where the size of the slots has just been learned. A batch whose slot cannot be pinned is lost,
+// so that a loop which goes on comes to an end.
+void BatchDelivery::pin_slots(std::size_t slot) {
+  if (!pinning_ || deferred_) return;
   try {
-    return job_->source.has_rows ? open_rows(slot, keep_a_copy, was_copied)
-                                 : open_whole(slot, keep_a_copy, was_copied);
+    const auto bytes = native::MemoryRing::round_up_to_page(
+        SharedLayout::of(channel_).payload_bytes(channel_.slots()));
+    deferred_ = std::make_shared<DeferredRelease>(job_->channel, pinning_, payload(), bytes);
   } catch (...) {
-    WorkerError::Context context;
-    context.pid = ::getpid();
-    context.exception_type = current_exception_type();
-    context.message = current_exception_message();
-    // It may already be in a tensor's hands, which give it back.
-    const bool is_ours = slots_[slot].use == Use::Live;
-    give_up_batch(is_ours ? std::optional(slot) : std::nullopt, std::move(context));
+    give_up(slot);
+    throw;
   }
 }
 
-// Those that were not left out.
-std::vector<std::int64_t> WorkerSource::rows_of(std::size_t slot) const {
-  const auto items = channel_->items(slot).size();
+// Without memory a batch is lost, and the next ones come.
+BatchDelivery::Opened BatchDelivery::open(std::size_t slot, std::size_t batch, bool keep_a_copy) {
+  try {
+    return job_->source.has_rows ? open_rows(slot, keep_a_copy) : open_whole(slot, keep_a_copy);
+  } catch (...) {
+    WorkerError::Context context;
+    context.pid = ::getpid();
+    context.batch = static_cast<std::int64_t>(batch);
+    context.exception_type = current_exception_type();
+    context.message = current_exception_message();
+    give_up(slot);
+    throw WorkerError(std::move(context));
+  }
+}
+
+// A slot that is Ready has no lease yet; a lease gives it back by itself.
+void BatchDelivery::give_up(std::size_t slot) {
+  ++statistics_.lost_batches;
+  if (channel_.state(slot) != SlotState::Ready) return;
+  channel_.free_pieces(slot);
+  channel_.release(slot);
+}
+
+BatchDelivery::Opened BatchDelivery::open_rows(std::size_t slot, bool keep_a_copy) {
+  std::byte* memory = slot_memory(slot);
+  if (!layout_) {
+    const auto& common = SharedLayout::of(channel_);
+    layout_ = SampleLayout::from_bytes({payload(), common.layout_bytes}, common.slot_bytes);
+  }
+  const auto items = channel_.items(slot).size();
+  const auto rows = may_leave_out_ ? rows_of(slot) : std::vector<std::int64_t>();
+  const HeldLease<SlotLease> lease(
+      new SlotLease(job_->channel, slot, keep_a_copy ? nullptr : deferred_));
+  auto batch = read_rows(*layout_, memory, items, tensors_of(*lease));
+  if (!may_leave_out_ || rows.size() == items) return {std::move(batch), false};
+  ++statistics_.copies;
+  return {select_rows(batch, rows), true};
+}
+
+BatchDelivery::Opened BatchDelivery::open_whole(std::size_t slot, bool keep_a_copy) {
+  auto piece = channel_.map_piece(slot, SharedMemoryChannel::kResultPiece);
+  if (!piece) {
+    std::byte* memory = slot_memory(slot);
+    const HeldLease<SlotLease> lease(
+        new SlotLease(job_->channel, slot, keep_a_copy ? nullptr : deferred_));
+    const auto bytes = SharedLayout::of(channel_).slot_bytes;
+    return {TreeCodec::read(memory, bytes, tensors_of(*lease)), false};
+  }
+  const HeldLease<PieceLease> lease(new PieceLease(job_->channel, std::move(*piece)));
+  channel_.release(slot);
+  ++statistics_.oversize;
+  const auto& memory = lease->piece();
+  // Nothing would be gained by another copy: the slot is free.
+  return {TreeCodec::read(memory.data(), memory.size(), tensors_of(*lease)), true};
+}
+
+// The rows that were not left out.
+std::vector<std::int64_t> BatchDelivery::rows_of(std::size_t slot) const {
+  const auto items = channel_.items(slot).size();
   std::vector<std::int64_t> rows;
   for (std::size_t row = 0; row < items; ++row) {
-    if (!channel_->is_left_out(slot, row)) {
-      rows.push_back(static_cast<std::int64_t>(row));
-    }
+    if (!channel_.is_left_out(slot, row)) rows.push_back(static_cast<std::int64_t>(row));
   }
   return rows;
 }
 
-SampleTree WorkerSource::open_rows(std::size_t slot, bool keep_a_copy, bool& was_copied) {
-  std::byte* memory = slot_memory(slot);
-  if (!layout_) {
-    const auto& common = SharedLayout::of(*channel_);
-    const auto* payload = slot_memory(0) - common.slots_offset();
-    layout_ = SampleLayout::from_bytes({payload, common.layout_bytes}, common.slot_bytes);
+std::byte* BatchDelivery::payload() const {
+  try {
+    return SharedLayout::payload(channel_);
+  } catch (const std::system_error& error) {
+    TORCH_CHECK(false, "DataLoader: ", error.what());
   }
-  const auto items = channel_->items(slot).size();
-  const auto rows = may_leave_out_ ? rows_of(slot) : std::vector<std::int64_t>();
-  const HeldLease<SlotLease> lease(new SlotLease(channel_, slot, keep_a_copy ? nullptr : parking_));
-  slots_[slot].use = Use::None;
-  auto batch = read_rows(*layout_, memory, items, tensors_of(*lease));
-  if (!may_leave_out_ || rows.size() == items) return batch;
-  ++statistics_.copies;
-  was_copied = true;
-  return select_rows(batch, rows);
 }
 
-SampleTree WorkerSource::open_whole(std::size_t slot, bool keep_a_copy, bool& was_copied) {
-  const auto& common = SharedLayout::of(*channel_);
-  auto piece = channel_->map_piece(slot, SharedMemoryChannel::kResultPiece);
-  if (!piece) {
-    std::byte* memory = slot_memory(slot);
-    const HeldLease<SlotLease> lease(
-        new SlotLease(channel_, slot, keep_a_copy ? nullptr : parking_));
-    slots_[slot].use = Use::None;
-    return TreeCodec::read(memory, common.slot_bytes, tensors_of(*lease));
-  }
-  const HeldLease<PieceLease> lease(new PieceLease(channel_, std::move(*piece)));
-  slots_[slot].use = Use::None;
-  channel_->release(slot);
-  ++statistics_.oversize;
-  was_copied = true;  // nothing is gained by a copy: the slot is free
-  return TreeCodec::read(lease->piece().data(), lease->piece().size(), tensors_of(*lease));
+std::byte* BatchDelivery::slot_memory(std::size_t slot) const {
+  return payload() + SharedLayout::of(channel_).slot_offset(slot);
 }
 
 }  // namespace lockstep::data::detail

@@ -34,15 +34,15 @@ at::Tensor BatchLease::tensor(std::byte* place, at::IntArrayRef sizes, at::Scala
 }
 
 SlotLease::SlotLease(std::shared_ptr<SharedMemoryChannel> owner, std::size_t slot,
-                     std::shared_ptr<SlotParking> parking)
-    : BatchLease(std::move(owner)), slot_(slot), parking_(std::move(parking)) {
+                     std::shared_ptr<DeferredRelease> deferred)
+    : BatchLease(std::move(owner)), slot_(slot), deferred_(std::move(deferred)) {
   channel().hold(slot);
 }
 
 SlotLease::~SlotLease() {
   if (!is_ours()) return;
-  if (parking_) {
-    parking_->park(slot_);
+  if (deferred_) {
+    deferred_->defer(slot_);
   } else {
     channel().release(slot_);
   }

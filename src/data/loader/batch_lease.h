@@ -7,7 +7,7 @@
 #include <cstddef>
 #include <memory>
 
-#include "data/loader/slot_parking.h"
+#include "data/loader/deferred_release.h"
 #include "native/posix/memory_ring.h"
 #include "native/posix/owning_process.h"
 #include "workers/shared_memory_channel.h"
@@ -31,30 +31,31 @@ class BatchLease {
  protected:
   explicit BatchLease(std::shared_ptr<workers::SharedMemoryChannel> owner);
 
-  /// Not of a process that the program forks: one gives nothing back.
+  /// False in a process that the program has forked: a copy of a lease gives nothing back.
   [[nodiscard]] bool is_ours() const { return process_.is_current(); }
   [[nodiscard]] workers::SharedMemoryChannel& channel() const { return *channel_; }
 
  private:
   std::shared_ptr<workers::SharedMemoryChannel> channel_;
   native::OwningProcess process_;
-  std::atomic<std::size_t> holders_{1};  // whoever makes the tensors
+  std::atomic<std::size_t> holders_{1};  // the delivery, until all tensors are made
 };
 
-/// Of a slot, which it holds.
+/// The lease of a slot, which is Held as long as the lease lives.
 class SlotLease : public BatchLease {
  public:
-  /// With `parking`, a device may read the slot when it is let go of.
+  /// With `deferred`, a device may still read the slot when the last tensor is gone, so its release
+  /// is deferred.
   SlotLease(std::shared_ptr<workers::SharedMemoryChannel> owner, std::size_t slot,
-            std::shared_ptr<SlotParking> parking);
+            std::shared_ptr<DeferredRelease> deferred);
   ~SlotLease() override;
 
  private:
   std::size_t slot_;
-  std::shared_ptr<SlotParking> parking_;
+  std::shared_ptr<DeferredRelease> deferred_;
 };
 
-/// Of a batch that has memory of its own.
+/// The lease of a batch that has memory of its own.
 class PieceLease : public BatchLease {
  public:
   PieceLease(std::shared_ptr<workers::SharedMemoryChannel> owner, native::MappedPiece piece);

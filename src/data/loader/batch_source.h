@@ -2,7 +2,8 @@
 #pragma once
 
 #include <lockstep/data/loader/data_loader_options.h>
-#include <lockstep/data/loader/detail/loader_engine.h>
+#include <lockstep/data/loader/detail/loader_input.h>
+#include <lockstep/data/loader/loader_statistics.h>
 
 #include <algorithm>
 #include <cstddef>
@@ -90,7 +91,7 @@ class BatchSource {
   [[nodiscard]] virtual SampleTree next() = 0;
   [[nodiscard]] virtual bool is_ready() = 0;
   /// Batches of this pass that were delivered or lost.
-  [[nodiscard]] virtual std::size_t passed() const = 0;
+  [[nodiscard]] virtual std::size_t delivered() const = 0;
   [[nodiscard]] virtual LoaderStatistics statistics() const = 0;
 };
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Behind the last step of the way of a sample, where the program trains on a GPU: batches are
-// copied there on a stream of their own.
+// Behind the last step of a sample's path, where the program trains on a GPU: batches are copied
+// there on a stream of their own.
 #include <ATen/DeviceAccelerator.h>
 #include <ATen/core/grad_mode.h>
 #include <c10/core/DeviceGuard.h>

@@ -25,8 +25,8 @@ class InlineSource : public BatchSource {
   void start(PassPlan plan) override;
   [[nodiscard]] bool has_next() override;
   [[nodiscard]] SampleTree next() override;
-  [[nodiscard]] bool is_ready() override { return false; }  // to look is to build
-  [[nodiscard]] std::size_t passed() const override { return next_; }
+  [[nodiscard]] bool is_ready() override { return false; }  // it would have to build one
+  [[nodiscard]] std::size_t delivered() const override { return next_; }
   [[nodiscard]] LoaderStatistics statistics() const override;
 
  private:

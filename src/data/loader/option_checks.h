@@ -2,7 +2,7 @@
 #pragma once
 
 #include <lockstep/data/loader/data_loader_options.h>
-#include <lockstep/data/loader/detail/loader_engine.h>
+#include <lockstep/data/loader/detail/loader_input.h>
 
 namespace lockstep::data::detail {
 

@@ -12,17 +12,17 @@
 /// of them, each in a piece of the ring.
 namespace lockstep::data::detail {
 
-/// Whether whoever takes the sample gets it as it is. A collate function (`for_collate`) may see
-/// more of it than sizes and numbers: strides decide in which order a sum is taken, and parts that
-/// share memory change together.
+/// Whether the worker that takes the sample gets it as it is. A collate function (`for_collate`)
+/// may see more of it than sizes and numbers: strides decide in which order a sum is taken, and
+/// parts that share memory change together.
 [[nodiscard]] bool can_be_passed_on(const SampleTree& sample, bool for_collate);
 
 /// Throws: `std::system_error` when the memory cannot be had; whatever it throws, nothing is there
 /// then.
 void put_sample(workers::SharedMemoryChannel& channel, std::size_t slot, std::size_t position,
                 const SampleTree& sample);
-/// A copy, so that the next worker finds what this one did, should it die; nothing where nobody put
-/// it.
+/// Returns a copy, so that the sample is still there for the next worker if this one dies; nothing
+/// where no worker has put it.
 [[nodiscard]] std::optional<SampleTree> take_sample(workers::SharedMemoryChannel& channel,
                                                     std::size_t slot, std::size_t position);
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <lockstep/data/loader/data_loader_options.h>
-#include <lockstep/data/loader/detail/loader_engine.h>
+#include <lockstep/data/loader/detail/loader_input.h>
 
 #include <array>
 #include <cstddef>
@@ -14,8 +14,8 @@
 
 #include "workers/unit_word.h"
 
-/// What becomes of samples at which the dataset throws: the same whoever fetches them. So it must
-/// follow from the batch's indices, and those behind it in the epoch's order, alone.
+/// What becomes of samples at which the dataset throws. Every worker must decide the same, so the
+/// decision follows from the batch's indices, and those behind it in the epoch's order, alone.
 namespace lockstep::data::detail {
 
 /// What follows a batch in its pass, to replace samples; `workers::kLeftOut` where there is

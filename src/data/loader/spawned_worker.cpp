@@ -12,6 +12,8 @@
 #include <cstring>
 #include <sstream>
 
+#include "data/loader/batch_worker.h"
+#include "data/loader/shared_layout.h"
 #include "native/posix/output_buffers.h"
 #include "native/posix/run_again.h"
 #include "workers/run_worker.h"

@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <string>
 
-#include "data/loader/batch_worker.h"
+#include "data/loader/worker_job.h"
 
 namespace lockstep::data::detail {
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-#include <lockstep/data/loader/detail/loader_engine.h>
+#include <lockstep/data/loader/detail/loader_input.h>
 #include <lockstep/data/loader/worker_error.h>
 
 #include <chrono>
@@ -10,18 +10,19 @@
 
 namespace lockstep::data::detail {
 
-/// Asks the dataset where `context.sample` comes from; a dataset that throws does not say.
+/// Asks the dataset where `context.sample` comes from. Where the dataset throws, the path stays
+/// empty.
 void name_sample(WorkerError::Context& context, const SampleSource& source) noexcept;
 
-/// What a worker said about an item, in the words of a `WorkerError`.
+/// Says in the words of a `WorkerError` what a worker said about an item.
 [[nodiscard]] WorkerError::Context context_of(const workers::Failure& failure,
                                               std::chrono::milliseconds timeout);
 
-/// How worker `worker` ended, that is not replaced any more.
+/// Says how worker `worker` ended, which is not replaced any more.
 [[nodiscard]] WorkerError::Context end_of(const workers::WorkerRecord& record, std::size_t worker,
                                           std::chrono::milliseconds start_timeout);
 
-/// How the process ended that watches over the workers.
+/// Says how the process ended that watches over the workers.
 [[nodiscard]] WorkerError::Context end_of_supervisor(int pid, int wait_status);
 
 }  // namespace lockstep::data::detail

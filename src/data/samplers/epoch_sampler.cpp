@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Step 1 of the way of a sample: what all samplers of samples share.
+// Step 1 of a sample's path: what all samplers of samples share.
 #include <c10/util/Exception.h>
 #include <lockstep/data/samplers/epoch_sampler.h>
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Step 1 of the way of a sample, what all samplers share: which places of the epoch's order are
+// Step 1 of a sample's path, what all samplers share: which places of the epoch's order are
 // this rank's.
 #include <c10/util/Exception.h>
 #include <lockstep/data/samplers/detail/rank_share.h>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Step 1 of the way of a sample: samplers whose order is a formula of the position.
+// Step 1 of a sample's path: samplers whose order is a formula of the position.
 #include <c10/util/Exception.h>
 #include <lockstep/data/samplers/random_sampler.h>
 #include <lockstep/data/samplers/sample_random.h>

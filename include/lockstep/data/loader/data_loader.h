@@ -219,13 +219,13 @@ class DataLoader {
     }
     if (progress.is_resumed() || !engine().start_prepared(epoch())) engine().start(plan());
     prepare(progress.begin(epoch()));
-    return engine().pass();
+    return engine().pass_id();
   }
 
   bool repeats_an_epoch() const {
     if constexpr (requires { sampler_.is_shuffled(); }) {
       return engine().progress().repeats(epoch()) && sampler_.is_shuffled() &&
-             engine().passed() >= size();
+             engine().delivered() >= size();
     } else {
       return false;
     }

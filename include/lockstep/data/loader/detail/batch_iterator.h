@@ -55,7 +55,7 @@ class BatchIterator {
 
  private:
   void check_pass() const {
-    TORCH_CHECK(pass_ == feed_->pass(),
+    TORCH_CHECK(pass_ == feed_->pass_id(),
                 "DataLoader: this iterator is of an earlier pass; the newest begin() ended it");
   }
 

@@ -25,7 +25,7 @@ class LOCKSTEP_API DeviceFeed {
   [[nodiscard]] c10::Device device() const noexcept { return device_; }
   /// Forgets the batch that is ahead.
   void restart();
-  [[nodiscard]] std::uint64_t pass() const noexcept { return engine_.pass(); }
+  [[nodiscard]] std::uint64_t pass_id() const noexcept { return engine_.pass_id(); }
   /// Blocks: as the engine's.
   [[nodiscard]] bool has_next();
   /// The current stream waits for the copies; the calling thread waits for no device.

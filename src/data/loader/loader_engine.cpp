@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Step 2 of the way of a sample: an epoch's indices are cut into batches. Before it:
-// distributed_sampler. After it: work_assignment gives them out to workers, inline_source builds
-// them here.
+// Step 2 of a sample's path: an epoch's indices are cut into batches. Before it: the sampler gave
+// the order. After it: batch_scheduler gives the batches out to workers, or inline_source builds
+// them in this thread.
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/Exception.h>
 #include <lockstep/core/logging.h>
@@ -23,7 +23,7 @@
 namespace lockstep::data::detail {
 namespace {
 
-// One object for several threads at once would be a race that nobody sees.
+// One dataset for several threads at once would be a race that no error reports.
 void check_threads(const SampleSource& source, const DataLoaderOptions& options) {
   if (options.kind() != WorkerKind::Thread) return;
   TORCH_CHECK(
@@ -130,7 +130,7 @@ void LoaderEngine::start(PassPlan plan) {
   prepared_epoch_ = -1;
   received_.reset();
   source_->start(checked(std::move(plan)));
-  ++pass_;
+  ++pass_id_;
 }
 
 void LoaderEngine::prepare(std::int64_t epoch, std::function<PassPlan()> plan) {
@@ -142,7 +142,7 @@ bool LoaderEngine::start_prepared(std::int64_t epoch) {
   if (epoch != prepared_epoch_ || !source_->start_prepared()) return false;
   prepared_epoch_ = -1;
   received_.reset();
-  ++pass_;
+  ++pass_id_;
   return true;
 }
 
@@ -168,7 +168,7 @@ bool LoaderEngine::is_ready() {
 }
 
 void LoaderEngine::mark_received() {
-  received_ = source_->passed();
+  received_ = source_->delivered();
 }
 
 c10::Stream LoaderEngine::copy_stream(c10::Device device) {
@@ -184,16 +184,16 @@ std::size_t LoaderEngine::batches(std::size_t samples) const noexcept {
 }
 
 std::size_t LoaderEngine::consumed() const {
-  return passed() * batch_size_;
+  return delivered() * batch_size_;
 }
 
-std::size_t LoaderEngine::passed() const {
-  return received_.value_or(source_->passed());
+std::size_t LoaderEngine::delivered() const {
+  return received_.value_or(source_->delivered());
 }
 
 std::size_t LoaderEngine::received() const {
   if (!progress_.has_begun()) return 0;
-  return sampler_.gives_batches ? passed() : consumed();
+  return sampler_.gives_batches ? delivered() : consumed();
 }
 
 LoaderState LoaderEngine::state(const SamplerIdentity& sampler, std::int64_t epoch,

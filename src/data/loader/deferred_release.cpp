@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "data/loader/slot_parking.h"
+#include "data/loader/deferred_release.h"
 
 #include <ATen/Context.h>
 #include <c10/core/DeviceGuard.h>
@@ -17,7 +17,7 @@
 namespace lockstep::data::detail {
 namespace {
 
-constexpr std::chrono::microseconds kParkingSlice{100};
+constexpr std::chrono::microseconds kReleaseSlice{100};
 
 // An event changes the current device and back, which would begin something on a device that this
 // thread never used; a guard around it comes back without that.
@@ -30,14 +30,14 @@ void discard(std::vector<c10::Event>& events) {
 
 }  // namespace
 
-SlotParking::SlotParking(std::shared_ptr<workers::SharedMemoryChannel> channel,
-                         std::shared_ptr<native::HostPinning> pinning, std::byte* memory,
-                         std::size_t bytes, std::chrono::milliseconds patience)
+DeferredRelease::DeferredRelease(std::shared_ptr<workers::SharedMemoryChannel> channel,
+                                 std::shared_ptr<native::HostPinning> pinning, std::byte* memory,
+                                 std::size_t bytes, std::chrono::milliseconds patience)
     : channel_(std::move(channel)),
       pinning_(std::move(pinning)),
       memory_(memory),
       patience_(patience) {
-  parked_.reserve(channel_->slots());
+  deferred_.reserve(channel_->slots());
   try {
     pinning_->pin(memory, bytes);
   } catch (const std::exception& error) {
@@ -48,14 +48,15 @@ SlotParking::SlotParking(std::shared_ptr<workers::SharedMemoryChannel> channel,
   }
 }
 
-SlotParking::~SlotParking() {
+DeferredRelease::~DeferredRelease() {
   if (!owner_.is_current()) {  // slots and pinning are the rank's; events cannot be destroyed here
-    native::leave_alone(std::move(parked_));
+    native::leave_alone(std::move(deferred_));
     return;
   }
   const auto deadline = Deadline::after(patience_);
-  for (look(); count() > 0 && !is_silent_ && !deadline.has_passed(); look()) {
-    std::this_thread::sleep_for(kParkingSlice);
+  for (release_finished(); count() > 0 && !is_silent_ && !deadline.has_passed();
+       release_finished()) {
+    std::this_thread::sleep_for(kReleaseSlice);
   }
   if (count() == 0) {
     pinning_->unpin(memory_);
@@ -70,31 +71,31 @@ SlotParking::~SlotParking() {
   }
 }
 
-void SlotParking::park(std::size_t slot) noexcept {
-  Parked parked{slot, false, {}};
-  parked.is_marked = mark(parked);
-  if (parked.is_marked && parked.events.empty()) return channel_->release(slot);
+void DeferredRelease::defer(std::size_t slot) noexcept {
+  Deferred deferred{slot, false, {}};
+  deferred.is_marked = mark(deferred);
+  if (deferred.is_marked && deferred.events.empty()) return channel_->release(slot);
   const std::lock_guard lock(mutex_);
-  parked_.push_back(std::move(parked));
-  count_.store(parked_.size(), std::memory_order_release);
+  deferred_.push_back(std::move(deferred));
+  count_.store(deferred_.size(), std::memory_order_release);
 }
 
-void SlotParking::look() noexcept {
+void DeferredRelease::release_finished() noexcept {
   if (count() == 0 || !owner_.is_current()) return;
   const std::lock_guard lock(mutex_);
   is_silent_ = false;
-  std::erase_if(parked_, [this](Parked& parked) {
-    if (!is_over(parked)) return false;
-    channel_->release(parked.slot);
+  std::erase_if(deferred_, [this](Deferred& deferred) {
+    if (!is_over(deferred)) return false;
+    channel_->release(deferred.slot);
     return true;
   });
-  count_.store(parked_.size(), std::memory_order_release);
+  count_.store(deferred_.size(), std::memory_order_release);
 }
 
-bool SlotParking::mark(Parked& parked) const noexcept {
+bool DeferredRelease::mark(Deferred& deferred) const noexcept {
   const auto type = pinning_->device_type();
   try {
-    discard(parked.events);
+    discard(deferred.events);
     const c10::impl::VirtualGuardImpl devices(type);
     const auto& hooks = at::globalContext().getAcceleratorHooksInterface(type);
     for (c10::DeviceIndex index = 0; index < devices.deviceCount(); ++index) {
@@ -103,7 +104,7 @@ bool SlotParking::mark(Parked& parked) const noexcept {
       const c10::DeviceGuard guard(device);
       c10::Event event(type);
       event.record(devices.getStream(device));
-      parked.events.push_back(std::move(event));
+      deferred.events.push_back(std::move(event));
     }
     return true;
   } catch (const std::exception&) {
@@ -113,20 +114,20 @@ bool SlotParking::mark(Parked& parked) const noexcept {
 
 // What the device cannot say, as of an event that was captured in a graph, is asked anew with other
 // events: later ones, so never too early.
-bool SlotParking::is_over(Parked& parked) noexcept {
+bool DeferredRelease::is_over(Deferred& deferred) noexcept {
   try {
-    if (!parked.is_marked) {
-      parked.is_marked = mark(parked);
-      is_silent_ = is_silent_ || !parked.is_marked;
+    if (!deferred.is_marked) {
+      deferred.is_marked = mark(deferred);
+      is_silent_ = is_silent_ || !deferred.is_marked;
       return false;
     }
-    for (const auto& event : parked.events) {
+    for (const auto& event : deferred.events) {
       if (!event.query()) return false;
     }
-    discard(parked.events);
+    discard(deferred.events);
     return true;
   } catch (const std::exception&) {
-    parked.is_marked = false;
+    deferred.is_marked = false;
     return false;
   }
 }

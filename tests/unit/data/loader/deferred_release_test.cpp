@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // When a slot that a device may read goes back to the workers.
-#include "data/loader/slot_parking.h"
+#include "data/loader/deferred_release.h"
 
 #include <c10/core/StreamGuard.h>
 
@@ -13,7 +13,7 @@ namespace {
 using workers::SharedMemoryChannel;
 using workers::SlotState;
 
-class SlotParkingTest : public FeedingTest {
+class DeferredReleaseTest : public FeedingTest {
  protected:
   static constexpr std::size_t kBytes = 8192;
 
@@ -24,20 +24,21 @@ class SlotParkingTest : public FeedingTest {
     memory = channel->ring().payload(0, kBytes);
     channel->ring().close_descriptor();
     for (std::size_t slot = 0; slot < 4; ++slot) channel->hold(slot);
-    parking = make();
+    releases = make();
   }
   void TearDown() override {
-    parking.reset();
+    releases.reset();
     channel.reset();
     gpu.on_query = {};
     // The channel's descriptor was closed at once, so that what a test leaves for good is memory.
     FeedingTest::TearDown();
   }
-  std::unique_ptr<SlotParking> make(std::chrono::milliseconds patience = std::chrono::seconds(30)) {
-    return std::make_unique<SlotParking>(channel, gpu.pinning(), memory, kBytes, patience);
+  std::unique_ptr<DeferredRelease> make(
+      std::chrono::milliseconds patience = std::chrono::seconds(30)) {
+    return std::make_unique<DeferredRelease>(channel, gpu.pinning(), memory, kBytes, patience);
   }
   [[nodiscard]] bool is_free(std::size_t slot) {
-    parking->look();
+    releases->release_finished();
     return channel->state(slot) == SlotState::Free;
   }
   [[nodiscard]] static c10::Stream side(int device = 0) {
@@ -47,32 +48,32 @@ class SlotParkingTest : public FeedingTest {
 
   std::shared_ptr<SharedMemoryChannel> channel;
   std::byte* memory = nullptr;
-  std::unique_ptr<SlotParking> parking;
+  std::unique_ptr<DeferredRelease> releases;
 };
 
-TEST_F(SlotParkingTest, SlotIsHeldUntilTheCurrentStreamHasDoneWhatItWasGiven) {
+TEST_F(DeferredReleaseTest, SlotIsHeldUntilTheCurrentStreamHasDoneWhatItWasGiven) {
   gpu.enqueue([] {});
-  parking->park(1);
+  releases->defer(1);
   gpu.enqueue([] {});  // later work does not count
-  EXPECT_EQ(parking->count(), 1U);
+  EXPECT_EQ(releases->count(), 1U);
   EXPECT_FALSE(is_free(1));
   EXPECT_TRUE(gpu.run_one(gpu.current()));
   EXPECT_FALSE(is_free(1));
   EXPECT_TRUE(gpu.run_one(gpu.current()));
   EXPECT_TRUE(is_free(1));
-  EXPECT_EQ(parking->count(), 0U);
+  EXPECT_EQ(releases->count(), 0U);
   EXPECT_EQ(gpu.pending(), 1U);
 }
 
-TEST_F(SlotParkingTest, TheStreamIsTheOneThatIsCurrentWhereTheSlotIsParked) {
+TEST_F(DeferredReleaseTest, TheStreamIsTheOneThatIsCurrentWhereTheReleaseIsDeferred) {
   const auto other = side();
   gpu.enqueue([] {});
   {
     const c10::StreamGuard guard(other);
     gpu.enqueue([] {});
-    parking->park(0);
+    releases->defer(0);
   }
-  parking->park(2);
+  releases->defer(2);
   gpu.run(gpu.current());
   EXPECT_FALSE(is_free(0));
   EXPECT_TRUE(is_free(2));
@@ -80,12 +81,12 @@ TEST_F(SlotParkingTest, TheStreamIsTheOneThatIsCurrentWhereTheSlotIsParked) {
   EXPECT_TRUE(is_free(0));
 }
 
-TEST_F(SlotParkingTest, EveryDeviceInUseMustBeDone) {
+TEST_F(DeferredReleaseTest, EveryDeviceInUseMustBeDone) {
   gpu.devices_in_use = {0, 1};
   const auto other = side(1);
   {
     const c10::StreamGuard guard(other);
-    parking->park(0);
+    releases->defer(0);
   }
   gpu.run(gpu.current());
   EXPECT_FALSE(is_free(0));
@@ -93,25 +94,25 @@ TEST_F(SlotParkingTest, EveryDeviceInUseMustBeDone) {
   EXPECT_TRUE(is_free(0));
 }
 
-TEST_F(SlotParkingTest, DevicesThatAreNotInUseAreLeftAlone) {
+TEST_F(DeferredReleaseTest, DevicesThatAreNotInUseAreLeftAlone) {
   gpu.devices_in_use = {1};
-  std::thread([&] { parking->park(0); }).join();  // a thread that never used a device
+  std::thread([&] { releases->defer(0); }).join();  // a thread that never used a device
   EXPECT_EQ(gpu.events_recorded, 1U);
   gpu.run_all();
   EXPECT_TRUE(is_free(0));
   gpu.devices_in_use = {};
-  parking->park(1);
+  releases->defer(1);
   EXPECT_EQ(channel->state(1), SlotState::Free) << "nothing can read it";
   EXPECT_EQ(gpu.events_recorded, 1U);
 }
 
-TEST_F(SlotParkingTest, ACopyInAForkLeavesSlotsAndPinningAlone) {
+TEST_F(DeferredReleaseTest, ACopyInAForkLeavesSlotsAndPinningAlone) {
   gpu.enqueue([] {});
-  parking->park(0);
+  releases->defer(0);
   lockstep::testing::run_in_fork([&] {
     gpu.run_all();
-    parking->look();
-    parking.reset();
+    releases->release_finished();
+    releases.reset();
     if (gpu.unpins != 0) throw std::runtime_error("unpinned");
   });
   EXPECT_EQ(channel->state(0), SlotState::Held) << "the device may still read it";
@@ -119,9 +120,9 @@ TEST_F(SlotParkingTest, ACopyInAForkLeavesSlotsAndPinningAlone) {
   EXPECT_TRUE(is_free(0));
 }
 
-TEST_F(SlotParkingTest, DeviceThatDoesNotAnswerIsAskedAgain) {
+TEST_F(DeferredReleaseTest, DeviceThatDoesNotAnswerIsAskedAgain) {
   gpu.fails_events = true;
-  parking->park(0);
+  releases->defer(0);
   EXPECT_FALSE(is_free(0));
   EXPECT_FALSE(is_free(0));
   gpu.fails_events = false;
@@ -129,7 +130,7 @@ TEST_F(SlotParkingTest, DeviceThatDoesNotAnswerIsAskedAgain) {
   EXPECT_FALSE(is_free(0));
   gpu.run_all();
   EXPECT_TRUE(is_free(0));
-  parking->park(1);
+  releases->defer(1);
   gpu.fails_events = true;
   EXPECT_FALSE(is_free(1));  // its event is no good
   gpu.fails_events = false;
@@ -139,42 +140,42 @@ TEST_F(SlotParkingTest, DeviceThatDoesNotAnswerIsAskedAgain) {
   EXPECT_TRUE(is_free(1));
 }
 
-TEST_F(SlotParkingTest, SlotsComeBackInAnyOrderFromAnyThread) {
+TEST_F(DeferredReleaseTest, SlotsComeBackInAnyOrderFromAnyThread) {
   const auto other = side();
   std::thread([&] {
     const c10::StreamGuard guard(other);
-    parking->park(3);
+    releases->defer(3);
   }).join();
-  parking->park(0);
-  parking->park(1);
+  releases->defer(0);
+  releases->defer(1);
   gpu.run(other);
   EXPECT_TRUE(is_free(3));
-  EXPECT_EQ(parking->count(), 2U);
+  EXPECT_EQ(releases->count(), 2U);
   gpu.run_all();
   EXPECT_TRUE(is_free(0) && is_free(1));
 }
 
-TEST_F(SlotParkingTest, TheEndWaitsForTheDevice) {
+TEST_F(DeferredReleaseTest, TheEndWaitsForTheDevice) {
   gpu.copy_in(gpu.allocate(16)->data, memory, 16, nullptr);
-  parking->park(0);
+  releases->defer(0);
   int queries = 0;
   gpu.on_query = [&] {
     if (++queries == 3) gpu.run_all();
   };
-  parking.reset();  // FakeGpu complains about memory that is unpinned during a copy
+  releases.reset();  // FakeGpu complains about memory that is unpinned during a copy
   EXPECT_EQ(queries, 3);
   EXPECT_EQ(gpu.unpins, 1U);
   EXPECT_TRUE(logged().empty());
 }
 
-TEST_F(SlotParkingTest, TheEndLeavesTheMemoryToADeviceThatDoesNotFinish) {
-  parking.reset();
-  parking = make(std::chrono::milliseconds(20));
+TEST_F(DeferredReleaseTest, TheEndLeavesTheMemoryToADeviceThatDoesNotFinish) {
+  releases.reset();
+  releases = make(std::chrono::milliseconds(20));
   gpu.patience = 1'000'000;
   gpu.copy_in(gpu.allocate(16)->data, memory, 16, nullptr);
-  parking->park(0);
+  releases->defer(0);
   const auto unpins = gpu.unpins;
-  parking.reset();
+  releases.reset();
   channel.reset();
   EXPECT_EQ(gpu.unpins, unpins);
   ASSERT_EQ(logged().size(), 1U);
@@ -185,18 +186,18 @@ TEST_F(SlotParkingTest, TheEndLeavesTheMemoryToADeviceThatDoesNotFinish) {
   gpu.pins = gpu.unpins;
 }
 
-TEST_F(SlotParkingTest, TheEndDoesNotWaitForADeviceThatDoesNotAnswer) {
-  parking->park(0);
+TEST_F(DeferredReleaseTest, TheEndDoesNotWaitForADeviceThatDoesNotAnswer) {
+  releases->defer(0);
   gpu.fails_events = true;
   const auto start = std::chrono::steady_clock::now();
-  parking.reset();
+  releases.reset();
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
   EXPECT_EQ(gpu.unpins, 0U);
   EXPECT_EQ(logged().size(), 1U);
   gpu.pins = gpu.unpins;
 }
 
-TEST_F(SlotParkingTest, WhatCannotBePinnedIsAnErrorWithTheBytes) {
+TEST_F(DeferredReleaseTest, WhatCannotBePinnedIsAnErrorWithTheBytes) {
   gpu.fails_pinning = true;
   const auto message = message_of([&] { make(); });
   for (const char* part : {"8192 bytes", "4 slots", "out of memory", "pin_memory(false)"}) {

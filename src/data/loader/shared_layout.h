@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+#include "workers/shared_memory_channel.h"
+
+namespace lockstep::data::detail {
+
+/// What all processes of a loader must agree on about samples; lies in the channel's user area,
+/// zeroed at first.
+///
+/// Nobody knows what a sample looks like before one has been fetched, and the rank does not fetch
+/// it: a dataset that crashes must not take the rank along. `turn` says whose first sample decides:
+/// the batch with this sequence, then `kPublished`. So the decision does not depend on which worker
+/// is faster.
+///
+/// The payload, a part of the shared memory region, then begins with the structure of a sample
+/// (`layout_bytes`, 0 where batches are built as a whole), and the slots follow on a page of their
+/// own.
+///
+/// Thread-safety: all processes, as far as the members say. The rank moves `turn`, and the worker
+/// whose batch has it publishes the rest.
+struct SharedLayout {
+  static constexpr std::uint64_t kNobody = 0;
+  static constexpr std::uint64_t kPublished = ~std::uint64_t{0};
+  /// Plus the number of the worker that publishes the layout now.
+  static constexpr std::uint64_t kPublishing = std::uint64_t{1} << 63;
+
+  std::atomic<std::uint64_t> turn;
+  /// 1: samples are not such that one worker can pass them on to another (`can_be_passed_on`).
+  std::atomic<std::uint32_t> samples_stay;
+  std::uint64_t job_bytes;       ///< of what a spawned worker must know, behind this
+  std::uint64_t payload_offset;  ///< valid once `turn` is kPublished, as all that follows
+  std::uint64_t layout_bytes;
+  std::uint64_t slot_bytes;
+
+  [[nodiscard]] static SharedLayout& of(const workers::SharedMemoryChannel& channel) {
+    return *reinterpret_cast<SharedLayout*>(channel.user_area());
+  }
+  [[nodiscard]] std::size_t slots_offset() const {
+    return native::MemoryRing::round_up_to_page(layout_bytes);
+  }
+  [[nodiscard]] std::size_t slot_offset(std::size_t slot) const {
+    return slots_offset() + slot * slot_bytes;
+  }
+  [[nodiscard]] std::size_t payload_bytes(std::size_t slots) const { return slot_offset(slots); }
+  /// Maps it where that has not been done.
+  /// Throws: `std::system_error`.
+  [[nodiscard]] static std::byte* payload(workers::SharedMemoryChannel& channel) {
+    const auto& common = of(channel);
+    return channel.ring().payload(common.payload_offset, common.payload_bytes(channel.slots()));
+  }
+};
+
+}  // namespace lockstep::data::detail
