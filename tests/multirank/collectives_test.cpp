@@ -26,7 +26,7 @@ TEST_P(Collectives, MatchSumsMadeByHandInRankOrder) {
   if (GetParam() == Backend::Gloo) GTEST_SKIP() << "built without gloo";
 #endif
   const auto group = init_process_group(
-      ProcessGroupOptions().backend(GetParam()).timeout(std::chrono::seconds(30)));
+      ProcessGroupOptions().backend(GetParam()).timeout(std::chrono::minutes(1)));
   ASSERT_EQ(group->size(), ranks);
   EXPECT_EQ(group->backend(), GetParam());
   check_everything(*group);
@@ -72,7 +72,7 @@ TEST(Collectives, MatchOverSeveralHosts) {
     const auto environment = environment_with_hosts(hosts);
     const auto group = init_process_group(ProcessGroupOptions()
                                               .backend(Backend::Hierarchical)
-                                              .timeout(std::chrono::seconds(30))
+                                              .timeout(std::chrono::minutes(1))
                                               .environment(environment));
     EXPECT_EQ(group->local_rank(), environment.local_rank);
     EXPECT_EQ(group->local_size(), environment.local_size);
@@ -95,8 +95,8 @@ TEST(Collectives, SameBitsOnEveryBackend) {
 #endif
   std::vector<torch::Tensor> results;
   for (const auto backend : {Backend::SharedMemory, Backend::Mpi, Backend::Hierarchical}) {
-    const auto group = init_process_group(
-        ProcessGroupOptions().backend(backend).timeout(std::chrono::seconds(30)));
+    const auto group =
+        init_process_group(ProcessGroupOptions().backend(backend).timeout(std::chrono::minutes(1)));
     const auto tensor = values_of_rank(group->rank(), 100003, at::kFloat);
     group->all_reduce(tensor, ReduceOp::Avg).wait();
     results.push_back(tensor);
@@ -110,7 +110,7 @@ TEST(Collectives, SameBitsOnEveryBackend) {
 TEST(Collectives, GroupMemoryThatOneRankCannotMapIsAnErrorOnAllAndTheGroupGoesOn) {
   if (LaunchEnvironment::detect().world_size == 1) return;
   const auto group = init_process_group(
-      ProcessGroupOptions().backend(Backend::SharedMemory).timeout(std::chrono::seconds(30)));
+      ProcessGroupOptions().backend(Backend::SharedMemory).timeout(std::chrono::minutes(1)));
   rlimit before{};
   ::getrlimit(RLIMIT_AS, &before);
   if (group->rank() == 1) {
@@ -133,8 +133,8 @@ TEST(Collectives, MismatchIsAnErrorOnEveryRank) {
 #ifndef LOCKSTEP_TEST_MPI
     if (backend != Backend::SharedMemory) continue;
 #endif
-    const auto group = init_process_group(
-        ProcessGroupOptions().backend(backend).timeout(std::chrono::seconds(30)));
+    const auto group =
+        init_process_group(ProcessGroupOptions().backend(backend).timeout(std::chrono::minutes(1)));
     const auto tensor = torch::ones({group->rank() == 1 ? 7 : 8});
     try {
       group->all_reduce(tensor).wait();
@@ -151,7 +151,7 @@ TEST(Collectives, MismatchIsAnErrorOnEveryRank) {
 TEST(Collectives, PiecesOfDifferentSizesAreAnErrorOnEveryRank) {
   if (LaunchEnvironment::detect().world_size == 1) return;
   const auto group = init_process_group(
-      ProcessGroupOptions().backend(Backend::SharedMemory).timeout(std::chrono::seconds(30)));
+      ProcessGroupOptions().backend(Backend::SharedMemory).timeout(std::chrono::minutes(1)));
   const auto memory = group->allocate({100}, torch::kFloat).fill_(1);
   const auto places = group->allocate({2}, torch::kLong);
   places[1] = 50;

@@ -111,7 +111,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="lockstep_hooks_") as folder:
         make_fixtures(folder)
         program = subprocess.run(
-            [options.program], env=dict(os.environ, LOCKSTEP_PARITY_FOLDER=folder), timeout=60, check=False
+            [options.program], env=dict(os.environ, LOCKSTEP_PARITY_FOLDER=folder), timeout=150, check=False
         )
         return 1 if program.returncode == SKIPPED else program.returncode
 

@@ -26,8 +26,8 @@ std::vector<std::exception_ptr> run_over_gloo(const std::shared_ptr<FakeNccl>& w
   for (int rank = 0; rank < world_size; ++rank) {
     threads.emplace_back([&, rank] {
       try {
-        auto side = make_gloo_process_group(fake_environment(rank, world_size, job),
-                                            std::chrono::seconds(20), rendezvous);
+        auto side = make_gloo_process_group(fake_environment(rank, world_size, job), kRankTimeout,
+                                            rendezvous);
         body(make_fake_nccl_group(world, std::move(side), /*check_calls=*/true));
       } catch (...) {
         errors[static_cast<std::size_t>(rank)] = std::current_exception();

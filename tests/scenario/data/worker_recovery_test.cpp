@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <csignal>
+#include <numeric>
 #include <thread>
 
 #include "native/posix/process_memory.h"
@@ -125,24 +126,23 @@ TEST_F(WorkerRecoveryTest, PoisonSamplesCanBeLeftOut) {
 }
 
 TEST_F(WorkerRecoveryTest, HangingAndStoppedWorkersAreReplaced) {
-  SharedCounters seen;
   for (const bool stopped : {false, true}) {
-    seen.words[0] = 0;
-    Numbers dataset{20};
-    dataset.before = [&](std::size_t index) {
-      if (index != 9 || ++seen.words[0] > 1) return;
-      if (stopped) ::raise(SIGSTOP);
-      std::this_thread::sleep_for(std::chrono::seconds(600));
-    };
-    DataLoader loader(dataset, in_order(20),
-                      options_with(2).timeout(std::chrono::milliseconds(1500)));
-    std::int64_t expected = 0;
-    for (auto& batch : loader) {
-      for (int row = 0; row < 4; ++row) {
-        EXPECT_EQ(batch.target[row].item<std::int64_t>(), expected++);
-      }
-    }
-    EXPECT_EQ(expected, 20);
+    // All samples but one must come within the timeout.
+    expect_with_some_limit([stopped](std::chrono::milliseconds timeout) -> std::string {
+      SharedCounters seen;
+      Numbers dataset{20};
+      dataset.before = [&](std::size_t index) {
+        if (index != 9 || ++seen.words[0] > 1) return;
+        if (stopped) ::raise(SIGSTOP);
+        std::this_thread::sleep_for(std::chrono::seconds(600));
+      };
+      DataLoader loader(dataset, in_order(20), options_with(2).timeout(timeout));
+      const auto pass = targets_of(loader);
+      if (!pass.errors.empty()) return pass.errors[0].what();
+      std::vector<std::int64_t> expected(20);
+      std::iota(expected.begin(), expected.end(), 0);
+      return pass.samples == expected ? "" : "other samples came";
+    });
   }
 }
 

@@ -36,7 +36,7 @@ TEST(OperationQueue, MessagesOfOneLaneStartInTheOrderOfTheirCalls) {
   OperationQueue queue({}, [](const std::string&) {});
   const auto push = [&](int number, const bool& may_start, std::uint64_t lane) {
     return queue.push_message(std::make_unique<FakeMessage>(number, may_start, started), "send",
-                              std::chrono::seconds(5), lane);
+                              std::chrono::minutes(1), lane);
   };
   push(1, later, 7);
   const auto second = push(2, at_once, 7);
@@ -82,9 +82,9 @@ TEST(OperationQueue, BlamesTheOperationWhoseFailureItIs) {
     auto message = std::make_unique<FakeInLine>(culprit);
     const Operation* const guilty =
         is_of_message ? static_cast<Operation*>(message.get()) : collective.get();
-    queue.push(std::move(collective), "all_reduce", std::chrono::seconds(5));
+    queue.push(std::move(collective), "all_reduce", std::chrono::minutes(1));
     if (!is_of_message) {  // then the message is what is pushed forward
-      queue.push_message(std::move(message), "recv", std::chrono::seconds(5), 1);
+      queue.push_message(std::move(message), "recv", std::chrono::minutes(1), 1);
       culprit = guilty;
       queue.progress();
     } else {
@@ -92,11 +92,11 @@ TEST(OperationQueue, BlamesTheOperationWhoseFailureItIs) {
       bool may_start = true;
       std::vector<int> started;
       queue.push_message(std::make_unique<FakeMessage>(1, may_start, started), "send",
-                         std::chrono::seconds(5), 1);
+                         std::chrono::minutes(1), 1);
       may_start = false;
       queue.push_message(std::make_unique<FakeMessage>(2, may_start, started), "send",
-                         std::chrono::seconds(5), 1);
-      queue.push_message(std::move(message), "recv", std::chrono::seconds(5), 1);
+                         std::chrono::minutes(1), 1);
+      queue.push_message(std::move(message), "recv", std::chrono::minutes(1), 1);
       culprit = guilty;  // held up in its lane
       queue.progress();
     }

@@ -40,7 +40,7 @@ TEST_P(Ranks, GroupsFollowOneAnotherUnderOneJobId) {
     threads.emplace_back([=] {
       for (int i = 0; i < 20; ++i) {
         const auto group = init_process_group(ProcessGroupOptions()
-                                                  .timeout(std::chrono::seconds(20))
+                                                  .timeout(kRankTimeout)
                                                   .environment(fake_environment(rank, ranks, job)));
         const auto tensor = torch::ones({10});
         group->all_reduce(tensor).wait();
@@ -744,7 +744,7 @@ TEST(Groups, OfAGroupThatIsClosedMayStayWhileTheNextIsDivided) {
       std::vector<std::shared_ptr<ProcessGroup>> parts;
       for (int i = 0; i < 3; ++i) {
         const auto group = init_process_group(ProcessGroupOptions()
-                                                  .timeout(std::chrono::seconds(20))
+                                                  .timeout(kRankTimeout)
                                                   .environment(fake_environment(rank, 2, job)));
         EXPECT_NO_THROW(parts.push_back(group->split(0)));
         group->close();
@@ -759,9 +759,8 @@ TEST(Groups, AfterOneThatFailedAnotherMayMeetUnderItsName) {
   std::vector<std::jthread> threads;
   for (int rank = 0; rank < 2; ++rank) {
     threads.emplace_back([=] {
-      const auto options = ProcessGroupOptions()
-                               .timeout(std::chrono::seconds(20))
-                               .environment(fake_environment(rank, 2, job));
+      const auto options =
+          ProcessGroupOptions().timeout(kRankTimeout).environment(fake_environment(rank, 2, job));
       const auto failed = init_process_group(options);
       EXPECT_THROW(failed->all_reduce(torch::ones({2 + rank})).wait(), MismatchError);
       EXPECT_THROW(failed->close(), MismatchError);
@@ -871,7 +870,7 @@ TEST(Meeting, ASecondGroupBesideAnOpenOneSaysThatItIsThisProcess) {
     threads.emplace_back([=] {
       const auto init = [&] {
         return init_process_group(ProcessGroupOptions()
-                                      .timeout(std::chrono::seconds(20))
+                                      .timeout(kRankTimeout)
                                       .environment(fake_environment(rank, 2, job)));
       };
       const auto group = init();
