@@ -19,6 +19,6 @@ install(FILES
   DESTINATION "${config_dir}")
 
 install(PROGRAMS tools/install_libtorch.sh DESTINATION "${CMAKE_INSTALL_DATADIR}/lockstep")
-install(FILES tools/versions.env DESTINATION "${CMAKE_INSTALL_DATADIR}/lockstep")
+install(FILES tools/messages.sh tools/versions.env DESTINATION "${CMAKE_INSTALL_DATADIR}/lockstep")
 install(FILES LICENSE DESTINATION "${CMAKE_INSTALL_DATADIR}/doc/liblockstep-dev" RENAME copyright)
 install(DIRECTORY examples DESTINATION "${CMAKE_INSTALL_DATADIR}/doc/liblockstep-dev" PATTERN run.sh EXCLUDE)

@@ -6,9 +6,8 @@ set -euo pipefail
 here=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
 # shellcheck source=tools/versions.env
 source "$here/versions.env"
-
-say() { echo "setup: $*" >&2; }
-fail() { echo "setup: error: $*" >&2; exit 1; }
+# shellcheck source=tools/messages.sh
+source "$here/messages.sh"
 
 [[ $# == 1 || ( $# == 2 && $2 == --cpu-only ) ]] && [[ $1 != -* ]] || fail "usage: $(basename "$0") FOLDER [--cpu-only]"
 venv=$1

@@ -15,6 +15,8 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=tools/versions.env
 source "$root/tools/versions.env"
+# shellcheck source=tools/messages.sh
+source "$root/tools/messages.sh"
 build_dir=$root/build
 venv=$build_dir/venv
 
@@ -23,9 +25,6 @@ packages=(g++ cmake ninja-build ccache openmpi-bin libopenmpi-dev libgtest-dev l
           dataset-fashion-mnist python3 python3-venv)
 # A second launcher beside Open MPI's. Debian keeps Open MPI as the default where both are installed.
 [[ ${LOCKSTEP_WITH_TESTS:-0} == 1 ]] && packages+=(mpich)
-
-say() { echo "setup: $*" >&2; }
-fail() { echo "setup: error: $*" >&2; exit 1; }
 
 case ${1:-} in
   '') ;;
