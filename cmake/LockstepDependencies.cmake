@@ -1,5 +1,6 @@
 # Finds what Lockstep links. Result variables LOCKSTEP_HAS_CUDA, LOCKSTEP_HAS_GLOO,
-# LOCKSTEP_HAS_IMAGES and LOCKSTEP_HAS_MPI are ON or OFF, never AUTO.
+# LOCKSTEP_HAS_IMAGES and LOCKSTEP_HAS_MPI are ON or OFF, never AUTO; LOCKSTEP_IMAGE_LIBRARIES
+# is empty where there are no images.
 
 # lockstep_read_version(NAME): the value of NAME in the file that pins all versions.
 function(lockstep_read_version name)
@@ -14,6 +15,7 @@ find_package(Threads REQUIRED)
 find_package(ZLIB REQUIRED)
 
 set(LOCKSTEP_HAS_IMAGES OFF)
+set(LOCKSTEP_IMAGE_LIBRARIES)
 if(LOCKSTEP_WITH_IMAGES STREQUAL "AUTO")
   find_package(JPEG QUIET)  # libjpeg-turbo; jpeg_decoder.cpp says so where it is another one
   find_package(PNG QUIET)
@@ -23,6 +25,7 @@ elseif(LOCKSTEP_WITH_IMAGES)
 endif()
 if(LOCKSTEP_WITH_IMAGES AND JPEG_FOUND AND PNG_FOUND)
   set(LOCKSTEP_HAS_IMAGES ON)
+  set(LOCKSTEP_IMAGE_LIBRARIES JPEG::JPEG PNG::PNG)
 endif()
 
 set(LOCKSTEP_HAS_CUDA OFF)
