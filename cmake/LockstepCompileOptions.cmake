@@ -55,10 +55,18 @@ elseif(LOCKSTEP_SANITIZE)
   message(FATAL_ERROR "LOCKSTEP_SANITIZE is '${LOCKSTEP_SANITIZE}'; it must be address, thread, fuzzer or empty")
 endif()
 
-# lockstep_use_precompiled_torch(TARGET): tests, examples and benchmarks share one precompiled torch/torch.h. It is made with
-# -fPIC, so the program is compiled like that too, and not with -fPIE.
+# The library is tested as people run it; what tests do beside that gains nothing from -O3, which takes longer to compile.
+set(LOCKSTEP_TEST_OPTIONS $<$<CONFIG:Release>:-O1>)
+
+# lockstep_use_precompiled_torch(TARGET [TESTS]): programs share one precompiled torch/torch.h, and tests another one, with
+# their options. It is made with -fPIC, so the program is compiled like that too, and not with -fPIE.
 function(lockstep_use_precompiled_torch target)
   set_target_properties(${target} PROPERTIES POSITION_INDEPENDENT_CODE OFF)
   target_compile_options(${target} PRIVATE -fPIC)
-  target_precompile_headers(${target} REUSE_FROM lockstep_precompiled_torch)
+  if("TESTS" IN_LIST ARGN)
+    target_compile_options(${target} PRIVATE ${LOCKSTEP_TEST_OPTIONS})
+    target_precompile_headers(${target} REUSE_FROM lockstep_precompiled_torch_of_tests)
+  else()
+    target_precompile_headers(${target} REUSE_FROM lockstep_precompiled_torch)
+  endif()
 endfunction()

@@ -1,4 +1,6 @@
-# How tests are declared. Every test has a time limit; a test that runs several ranks takes that many cores.
+# How tests are declared. Every test has a time limit, and those with the longest limits start first, so that none of them
+# is left over at the end. Each takes one core, also with several ranks: these wait for one another most of the time (four
+# ranks of collectives_test keep less than one core busy).
 
 find_package(GTest REQUIRED)
 find_package(Python3 QUIET COMPONENTS Interpreter)
@@ -12,40 +14,46 @@ elseif(LOCKSTEP_SANITIZE STREQUAL "thread")
   list(APPEND LOCKSTEP_TEST_ENVIRONMENT TSAN_OPTIONS=halt_on_error=1)
 endif()
 
-# lockstep_test_program(NAME SOURCES ... [LIBRARIES ...]): a gtest program over the library's internals.
+# lockstep_test_program(NAME [PLAIN] SOURCES ... [LIBRARIES ...]): a gtest program over the library's internals. PLAIN is for
+# what includes next to nothing of torch: there the precompiled torch/torch.h costs more seconds than it saves.
 function(lockstep_test_program name)
-  cmake_parse_arguments(ARG "" "" "SOURCES;LIBRARIES" ${ARGN})
+  cmake_parse_arguments(ARG "PLAIN" "" "SOURCES;LIBRARIES" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_include_directories(${name} PRIVATE "${PROJECT_SOURCE_DIR}/tests")
   target_link_libraries(${name} PRIVATE lockstep_internals GTest::gtest lockstep_warnings ${ARG_LIBRARIES})
-  lockstep_use_precompiled_torch(${name})
+  if(ARG_PLAIN)
+    target_compile_options(${name} PRIVATE ${LOCKSTEP_TEST_OPTIONS})
+  else()
+    lockstep_use_precompiled_torch(${name} TESTS)
+  endif()
 endfunction()
 
-function(_lockstep_test_properties name timeout labels processors)
-  set_tests_properties(${name} PROPERTIES TIMEOUT ${timeout} LABELS "${labels}" PROCESSORS ${processors}
+function(_lockstep_test_properties name timeout labels)
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${timeout} COST ${timeout} LABELS "${labels}"
                        ENVIRONMENT "${LOCKSTEP_TEST_ENVIRONMENT}")
 endfunction()
 
-# lockstep_add_unit_test(NAME SOURCES ... [TIMEOUT s] [LABELS ...] [PROCESSORS n] [SHARDS n]): one process. With SHARDS, as
-# many entries NAME.shard_K, each with a part of the program's tests, so that they run side by side.
+# lockstep_add_unit_test(NAME [PLAIN] SOURCES ... [TIMEOUT s] [LABELS ...] [SHARDS n]): one process. With SHARDS, as many entries
+# NAME.shard_K, each with a part of the program's tests, so that they run side by side.
 function(lockstep_add_unit_test name)
-  cmake_parse_arguments(ARG "" "TIMEOUT;PROCESSORS;SHARDS" "SOURCES;LIBRARIES;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "PLAIN" "TIMEOUT;SHARDS" "SOURCES;LIBRARIES;LABELS" ${ARGN})
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 120)
   endif()
-  if(NOT ARG_PROCESSORS)
-    set(ARG_PROCESSORS 1)
+  set(plain)
+  if(ARG_PLAIN)
+    set(plain PLAIN)
   endif()
-  lockstep_test_program(${name} SOURCES ${ARG_SOURCES} LIBRARIES ${ARG_LIBRARIES} GTest::gtest_main)
+  lockstep_test_program(${name} ${plain} SOURCES ${ARG_SOURCES} LIBRARIES ${ARG_LIBRARIES} GTest::gtest_main)
   if(NOT ARG_SHARDS)
     add_test(NAME ${name} COMMAND ${name})
-    _lockstep_test_properties(${name} ${ARG_TIMEOUT} "unit;${ARG_LABELS}" ${ARG_PROCESSORS})
+    _lockstep_test_properties(${name} ${ARG_TIMEOUT} "unit;${ARG_LABELS}")
     return()
   endif()
   math(EXPR last "${ARG_SHARDS} - 1")
   foreach(shard RANGE ${last})
     add_test(NAME ${name}.shard_${shard} COMMAND ${name})
-    _lockstep_test_properties(${name}.shard_${shard} ${ARG_TIMEOUT} "unit;${ARG_LABELS}" ${ARG_PROCESSORS})
+    _lockstep_test_properties(${name}.shard_${shard} ${ARG_TIMEOUT} "unit;${ARG_LABELS}")
     set_property(TEST ${name}.shard_${shard} APPEND PROPERTY
                  ENVIRONMENT GTEST_TOTAL_SHARDS=${ARG_SHARDS} GTEST_SHARD_INDEX=${shard})
   endforeach()
@@ -64,6 +72,6 @@ function(lockstep_add_rank_test name)
   foreach(ranks IN LISTS ARG_RANKS)
     add_test(NAME ${name}.ranks_${ranks}
              COMMAND "${PROJECT_SOURCE_DIR}/tests/support/mpirun.sh" ${ranks} $<TARGET_FILE:${name}> --expected-world-size ${ranks})
-    _lockstep_test_properties(${name}.ranks_${ranks} ${ARG_TIMEOUT} "multirank;${ARG_LABELS}" ${ranks})
+    _lockstep_test_properties(${name}.ranks_${ranks} ${ARG_TIMEOUT} "multirank;${ARG_LABELS}")
   endforeach()
 endfunction()

@@ -18,4 +18,5 @@ cmake --preset "$preset" -DLibTorch_ROOT="${LibTorch_ROOT:-$root/build/venv}" \
   ${CI:+-DLOCKSTEP_WARNINGS_AS_ERRORS=ON}
 cmake --build --preset "$preset"
 told 'the build'
-exec ctest --preset "$preset" -j "$(nproc)" "$@"
+# One more than there are cores: most tests wait for processes, messages and timeouts half of their time.
+exec ctest --preset "$preset" -j "$(($(nproc) + 1))" "$@"
