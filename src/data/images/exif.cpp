@@ -15,7 +15,7 @@ using ExifBytes = std::span<const std::byte>;
 constexpr std::string_view kExifStart("Exif\0\0", 6);
 constexpr int kUpright = 1;
 constexpr int kMostOrientation = 8;
-// Of TIFF, in whose form the data is.
+// The data has the format of TIFF.
 constexpr std::uint32_t kTiffMark = 42;
 constexpr std::uint32_t kOrientationTag = 0x0112;
 constexpr std::uint32_t kShortType = 3;
@@ -82,7 +82,7 @@ ExifBytes exif_of_jpeg(ExifBytes file) {
   constexpr auto kEnd = std::byte{0xD9};
   std::size_t at = 2;  // behind the start of the image
   while (at + 4 <= file.size()) {
-    // As libjpeg: other bytes are passed over, and any number of 0xFF stands in front of a marker.
+    // libjpeg, too, passes over other bytes and takes any number of 0xFF in front of a marker.
     const auto marker = file[at + 1];
     if (file[at] != kFill || marker == kFill || marker == std::byte{0}) {
       ++at;

@@ -19,7 +19,7 @@ void check(const Image& image, const char* what) {
   TORCH_CHECK(!image.is_empty(), what, ": the image has no pixels");
 }
 
-// Of each place of a padded line, the place in the line of `size`; -1 is the fill.
+// Gives for each place of a padded line the place in the line of `size`; -1 is the fill.
 std::vector<std::int64_t> padded_line(std::int64_t before, std::int64_t size, std::int64_t after,
                                       PaddingMode mode) {
   std::vector<std::int64_t> line;

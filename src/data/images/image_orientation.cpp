@@ -37,7 +37,8 @@ Image ImageOrientation::upright(Image stored) const {
   return stored;
 }
 
-// In squares, so that neither the rows that are read nor those that are written leave the cache.
+// Works in squares, so that neither the rows that are read nor those that are written leave the
+// cache.
 Image ImageOrientation::turned(const Image& stored) const {
   constexpr std::int64_t kSide = 16;
   constexpr auto kPixelBytes = static_cast<std::size_t>(Image::kBytesPerPixel);

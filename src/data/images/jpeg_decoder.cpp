@@ -125,7 +125,7 @@ class Decompressor {
     calls();
   }
 
-  // To be asked when all scans are read: a warning at the time could not know what would follow.
+  // Called when all scans are read: a warning at the time could not know what would follow.
   void check_first_scans() {
     if (!failure_.lacks_first_scan || failure_.tolerate_damage) return;
     for (int c = 0; c < info_.num_components; ++c) {

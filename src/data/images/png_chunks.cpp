@@ -97,7 +97,7 @@ bool PngPixelStream::read(std::span<std::byte> target) {
   return true;
 }
 
-// To the next part, which may be empty.
+// Goes to the next part, which may be empty.
 bool PngPixelStream::advance() {
   switch (part_) {
     case Part::Signature:

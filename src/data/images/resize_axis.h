@@ -6,8 +6,9 @@
 
 namespace lockstep::data {
 
-/// Which pixels of a line count how much for each pixel of the resized line: a triangle around the
-/// pixel's centre, whose half width is the ratio of the sizes, or 1 where the line becomes longer.
+/// Says how much each pixel of a line counts for each pixel of the resized line: a triangle around
+/// the pixel's centre, whose half width is the ratio of the sizes, or 1 where the line becomes
+/// longer.
 ///
 /// All pixels have the same number of weights, some of which may be 0, and each one's add up to
 /// 2^kBits exactly, so a line of one value keeps it.
@@ -15,19 +16,19 @@ class ResizeAxis {
  public:
   static constexpr int kBits = 14;
 
-  /// Which way the line lies.
+  /// The direction of the line.
   enum class For : std::uint8_t {
     Columns,  ///< along a row; with `quad_weights`, which take four times the weights' memory
     Rows,
   };
 
-  /// From the part of `length` pixels at `start` of a line of `input` pixels to `output` pixels.
+  /// Resizes `length` pixels at `start`, in a line of `input` pixels, to `output` pixels.
   ResizeAxis(std::int64_t input, double start, double length, std::int64_t output, For use);
 
   [[nodiscard]] std::int64_t size() const noexcept {
     return static_cast<std::int64_t>(first_.size());
   }
-  /// Of each pixel, the first that counts.
+  /// For each pixel, the first that counts.
   [[nodiscard]] const std::int64_t* first() const noexcept { return first_.data(); }
   [[nodiscard]] int taps() const noexcept { return taps_; }
   /// `taps()` numbers.
@@ -41,7 +42,7 @@ class ResizeAxis {
   /// A quarter of the taps, rounded up.
   [[nodiscard]] int quads() const noexcept { return (taps_ + 3) / 4; }
   /// The weights once more as vector instructions take them: for each four the first two and then
-  /// the last two alternating, four times, 0 for those that are not there. Of columns only.
+  /// the last two alternating, four times, 0 for those that are not there. Only columns have them.
   [[nodiscard]] const std::int16_t* quad_weights() const noexcept { return quad_weights_.data(); }
 
  private:

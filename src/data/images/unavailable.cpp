@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// In place of the decoders where the build has no libraries for them.
+// Stands in place of the decoders where the build has no libraries for them.
 #include <c10/util/Exception.h>
 #include <lockstep/data/images/image.h>
 

@@ -17,8 +17,8 @@
 namespace lockstep::data::detail {
 
 /// Builds batches that can only be made of all their samples: those with a collate function, of
-/// texts, or of an iterable dataset. Several workers may fetch the samples of one batch; the worker
-/// with the collate task makes the batch of them.
+/// strings, or of an iterable dataset. Several workers may fetch the samples of one batch; the
+/// worker with the collate task makes the batch of them.
 ///
 /// Runs in the worker only. Thread-safety: none; each worker has one.
 /// Owns: the shards that this worker reads.

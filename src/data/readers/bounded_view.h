@@ -55,11 +55,11 @@ class BoundedView {
 }
 void put_little_endian(std::span<std::byte> bytes, std::uint64_t value) noexcept;
 
-/// CRC-32 of zlib, going on from that of what came before.
+/// zlib's CRC-32, continued from that of what came before.
 [[nodiscard]] std::uint32_t crc32_of(std::span<const std::byte> bytes,
                                      std::uint32_t before = 0) noexcept;
 
-/// For messages: in quotes, on one line, and not too long, whatever is in it.
+/// The text for messages: in quotes, on one line, and not too long, whatever is in it.
 [[nodiscard]] std::string in_quotes(std::string_view text);
 
 }  // namespace lockstep::data

@@ -155,7 +155,8 @@ void TarReader::check_uncompressed() const {
                 std::string(compression) + " (unpack it once, as gunzip does)");
 }
 
-// At zeros, or where the file ends behind a member: not every writer leaves a mark there.
+// An archive ends at zeros, or where the file ends behind a member: not every writer leaves a mark
+// there.
 bool TarReader::is_at_end() const {
   const auto left = archive_.size() - position_;
   const auto block = archive_.bytes(position_, std::min(left, kBlock), "a header");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Step 1 of a sample's path: which samples this rank sees, in which order. After it:
+// Step 1 of a sample's path: decides which samples this rank sees, in which order. After it:
 // data_loader cuts batches.
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/ops/from_blob.h>

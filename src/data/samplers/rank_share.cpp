@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Step 1 of a sample's path, what all samplers share: which places of the epoch's order are
-// this rank's.
+// Step 1 of a sample's path, for all samplers: decides which places of the epoch's order belong to
+// this rank.
 #include <c10/util/Exception.h>
 #include <lockstep/data/samplers/detail/rank_share.h>
 

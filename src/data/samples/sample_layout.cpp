@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Step 6 of the way of a sample: it becomes a row of its batch, or a part of it. Used by workers
-// and by workers(0) alike.
+// Step 6 of a sample's path: the sample becomes a row of its batch, or a part of it. Workers use
+// this, and workers(0) too.
 #include "data/samples/sample_layout.h"
 
 #include <ATen/ops/from_blob.h>

@@ -56,7 +56,7 @@ struct SampleLayout {
   /// A place for each leaf; `total` becomes the bytes of the whole.
   [[nodiscard]] static SampleLayout of_whole(const SampleTree& tree, std::size_t& total);
 
-  /// As plain bytes, for another process.
+  /// Returns the layout as plain bytes, for another process.
   [[nodiscard]] std::string to_bytes() const;
   /// Throws: `c10::Error` when `bytes` are not what `to_bytes` gave, or a leaf lies outside of a
   /// memory of `memory_bytes`.

@@ -9,7 +9,8 @@
 
 namespace lockstep::data {
 
-/// As `stack`; when it throws, `at` is the number of the sample that is unlike the first.
+/// Does what `stack` does; when it throws, `at` is the number of the sample that is unlike the
+/// first.
 [[nodiscard]] SampleTree stack(std::vector<SampleTree> samples, std::size_t& at);
 
 /// The same tree with `change` applied to each tensor.
