@@ -4,8 +4,9 @@
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/VariableTypeUtils.h>
 
-#include <memory>
 #include <utility>
+
+#include "core/torch_version.h"
 
 namespace lockstep {
 namespace {
@@ -33,7 +34,7 @@ bool is_leaf_or_part_of_one(const at::Tensor& tensor) {
 
 void end_history(const at::Tensor& tensor, const char* op) {
   torch::autograd::check_inplace(tensor, /*requires_grad=*/true);
-  torch::autograd::rebase_history(tensor, std::make_shared<CollectiveBackward>(
+  torch::autograd::rebase_history(tensor, make_autograd_node<CollectiveBackward>(
                                               op, torch::autograd::collect_next_edges(tensor)));
 }
 

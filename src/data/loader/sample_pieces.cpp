@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "core/torch_version.h"
 #include "data/samples/tree_codec.h"
 
 namespace lockstep::data::detail {
@@ -26,7 +27,7 @@ void collect_tensors(const SampleTree& value, std::vector<at::Tensor>& tensors) 
 
 bool is_plain(const at::Tensor& tensor) {
   return tensor.layout() == at::kStrided && tensor.is_cpu() && !tensor.is_quantized() &&
-         !tensor.is_nested() && !tensor._is_zerotensor() && !tensor.has_names() &&
+         !tensor.is_nested() && !tensor._is_zerotensor() && !has_dimension_names(tensor) &&
          tensor.dim() <= static_cast<std::int64_t>(TensorLayout::kMaxDimensions);
 }
 
