@@ -82,10 +82,21 @@ def filtered_link(path, text, target):
     return f"[{text}](files/{file})"
 
 
+def with_whole_links(lines):
+    """Doxygen wants a link on one line: what stands on the next one is moved up, and the number of lines stays."""
+    lines = list(lines)
+    for i in range(1, len(lines)):
+        end = re.match(r"(\s*)([^\[\]]*\]\([^)\s]+\)\S*)\s*(.*)$", lines[i])
+        if end and re.search(r"(?<!!)\[[^\[\]]*$", lines[i - 1]):
+            lines[i - 1] += " " + end[2]
+            lines[i] = end[1] + (end[3] or "<!-- -->")  # a blank line would end the paragraph
+    return lines
+
+
 def filtered_page(path, lines):
     is_code = False
     seen = {}
-    for line in lines:
+    for line in with_whole_links(lines):
         if line.lstrip().startswith("```"):
             is_code = not is_code
         elif not is_code:
