@@ -24,7 +24,7 @@
 
 namespace lockstep {
 
-class GradientReducer;  // src/parallel/ddp/gradient_reducer.h
+class AutogradHooks;    // src/parallel/ddp/autograd_hooks.h
 class ParameterRecord;  // src/parallel/ddp/parameter_record.h
 struct UnfinishedReduction;
 
@@ -180,7 +180,7 @@ class LOCKSTEP_API DistributedDataParallelBase : public torch::nn::Module {
   CommunicationHook hook_;
   std::unique_ptr<ParameterRecord> record_;  // of the latest look at the parameters
   std::vector<torch::Tensor> known_;         // to be compared, and to have rank 0's values
-  std::unique_ptr<GradientReducer> reducer_;
+  std::unique_ptr<AutogradHooks> autograd_hooks_;
   std::unique_ptr<UnfinishedReduction> unfinished_;  // of a reducer that has no successor yet
   bool needs_gradients_ = true;                      // some parameter does
   bool is_watched_ = false;                          // the forward under way: its backward averages

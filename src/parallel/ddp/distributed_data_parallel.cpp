@@ -8,8 +8,8 @@
 #include <utility>
 
 #include "native/posix/heap.h"
+#include "parallel/ddp/autograd_hooks.h"
 #include "parallel/ddp/ddp_checks.h"
-#include "parallel/ddp/gradient_reducer.h"
 #include "parallel/ddp/module_state.h"
 #include "parallel/ddp/parameter_record.h"
 
@@ -128,7 +128,7 @@ DistributedDataParallelBase::~DistributedDataParallelBase() = default;
 NamedTensors DistributedDataParallelBase::parameters_to_hook() const {
   NamedTensors list;
   for (auto& named : distinct(to_list(module_->named_parameters(), options_.ignored_names()))) {
-    const bool had_gradients = reducer_ && reducer_->knows(named.second);
+    const bool had_gradients = autograd_hooks_ && autograd_hooks_->knows(named.second);
     if (named.second.requires_grad() || had_gradients) list.push_back(std::move(named));
   }
   return list;
@@ -154,7 +154,7 @@ void DistributedDataParallelBase::compare_and_hook(bool has_graph) {
   replace_reducer(std::move(hooked));
   if (options_.broadcast_at_start() && !later.empty() && any_rank(*group_, has_graph)) {
     // Backward needs the values of its forward.
-    reducer_->share_values(later);
+    autograd_hooks_->share_values(later);
   } else if (options_.broadcast_at_start()) {
     broadcast_tensors(*group_, is_first ? state : later, 0);
   }
@@ -165,29 +165,29 @@ void DistributedDataParallelBase::compare_and_hook(bool has_graph) {
 
 void DistributedDataParallelBase::replace_reducer(NamedTensors hooked) {
   if (options_.retain_freed_memory()) native::retain_freed_memory();
-  if (reducer_) {
-    so_far_ = reducer_->statistics();
+  if (autograd_hooks_) {
+    so_far_ = autograd_hooks_->reducer().statistics();
     // Kept until a successor has it: making one may fail.
-    unfinished_ = std::make_unique<UnfinishedReduction>(reducer_->unfinished());
+    unfinished_ = std::make_unique<UnfinishedReduction>(autograd_hooks_->unfinished());
   }
-  reducer_.reset();  // before its successor takes memory
-  reducer_ = std::make_unique<GradientReducer>(
+  autograd_hooks_.reset();  // before its successor takes memory
+  autograd_hooks_ = std::make_unique<AutogradHooks>(
       group_, hooked,
       [module = module_, ignored = options_.ignored_names()] {
         return to_list(module->named_buffers(), ignored);
       },
       options_, pauses_, so_far_);
-  reducer_->set_hook(hook_);
-  if (unfinished_) reducer_->take_over(std::move(*unfinished_));
+  autograd_hooks_->reducer().set_hook(hook_);
+  if (unfinished_) autograd_hooks_->take_over(std::move(*unfinished_));
   unfinished_.reset();
 }
 
 void DistributedDataParallelBase::follow_parameters(bool has_graph) {
-  if (reducer_ && record_->is_of(*module_) && !reducer_->has_lost_hooks()) return;
+  if (autograd_hooks_ && record_->is_of(*module_) && !autograd_hooks_->has_lost_hooks()) return;
   const auto needing =
       with_gradient(to_list(module_->named_parameters(), options_.ignored_names()));
-  if (reducer_ && reducer_->covers(needing)) {
-    reducer_->follow_needs();
+  if (autograd_hooks_ && autograd_hooks_->covers(needing)) {
+    autograd_hooks_->follow_needs();
   } else if (!needing.empty()) {
     // Also where the last attempt to make a reducer failed.
     compare_and_hook(has_graph);
@@ -202,19 +202,19 @@ void DistributedDataParallelBase::begin_forward(std::optional<std::int64_t> samp
   is_watched_ = false;
   if (group_->size() == 1 || !at::GradMode::is_enabled()) return;
   follow_parameters(/*has_graph=*/false);
-  if (!reducer_) return;
+  if (!autograd_hooks_) return;
   // With all parameters frozen there is nothing to average, unless something has waited for it.
-  is_watched_ = needs_gradients_ || reducer_->has_waiting();
+  is_watched_ = needs_gradients_ || autograd_hooks_->has_waiting();
   if (is_watched_) {
-    reducer_->begin_forward(samples);
+    autograd_hooks_->reducer().begin_forward(samples);
   } else {
-    reducer_->note_idle();
+    autograd_hooks_->reducer().note_idle();
   }
 }
 
 void DistributedDataParallelBase::end_forward() {
   const auto time = Clock::now() - forward_begin_;
-  const std::uint64_t step = reducer_ ? reducer_->steps() : 0;
+  const std::uint64_t step = autograd_hooks_ ? autograd_hooks_->reducer().steps() : 0;
   if (step != forward_step_) forward_ = {};
   forward_step_ = step;
   forward_ += time;
@@ -222,11 +222,11 @@ void DistributedDataParallelBase::end_forward() {
   if (group_->size() == 1 || !at::GradMode::is_enabled()) return;
   // Forward may have registered parameters, which get gradients in this backward already.
   follow_parameters(/*has_graph=*/true);
-  if (!reducer_) return;
+  if (!autograd_hooks_) return;
   const bool was_watched = std::exchange(is_watched_, is_watched_ || needs_gradients_);
   if (!is_watched_) return;
-  if (!was_watched) reducer_->begin_forward(forward_samples_);
-  reducer_->end_forward();
+  if (!was_watched) autograd_hooks_->reducer().begin_forward(forward_samples_);
+  autograd_hooks_->reducer().end_forward();
 }
 
 std::vector<torch::Tensor> DistributedDataParallelBase::parameters(bool recurse) const {
@@ -279,28 +279,29 @@ void join(const std::vector<std::reference_wrapper<DistributedDataParallelBase>>
     if (has_data && step) step();
   }
   for (DistributedDataParallelBase& model : models) {
+    const auto& hooks = model.autograd_hooks_;
     // All ranks made the same cycles, so that they agree on this.
-    if (!model.reducer_ || !model.reducer_->take_had_shadows() || step) continue;
+    if (!hooks || !hooks->reducer().take_had_shadows() || step) continue;
     broadcast_tensors(*model.group_, state_of(*model.module_, model.options_.ignored_names()),
-                      model.reducer_->first_active_rank());
+                      hooks->reducer().first_active_rank());
   }
 }
 
 bool DistributedDataParallelBase::shadow(const std::shared_ptr<bool>& round) {
-  if (!reducer_) return false;
+  if (!autograd_hooks_) return false;
   // A step may have frozen or thawed parameters, as those of the others did.
   follow_parameters(/*has_graph=*/false);
-  return reducer_->shadow(round);
+  return autograd_hooks_->reducer().shadow(round);
 }
 
 void DistributedDataParallelBase::set_samples(std::int64_t samples) {
   TORCH_CHECK(samples >= 0, "set_samples: ", samples, " samples; it takes 0 or more");
-  if (reducer_) reducer_->set_samples(samples);
+  if (autograd_hooks_) autograd_hooks_->reducer().set_samples(samples);
 }
 
 void DistributedDataParallelBase::register_communication_hook(CommunicationHook hook) {
   hook_ = std::move(hook);
-  if (reducer_) reducer_->set_hook(hook_);
+  if (autograd_hooks_) autograd_hooks_->reducer().set_hook(hook_);
 }
 
 void DistributedDataParallelBase::broadcast_parameters(int root) {
@@ -316,22 +317,23 @@ void DistributedDataParallelBase::average_buffers() {
 }
 
 void DistributedDataParallelBase::rebind() {
-  if (reducer_) reducer_->hook_parameters();
+  if (autograd_hooks_) autograd_hooks_->hook_parameters();
 }
 
 DistributedDataParallelStatistics DistributedDataParallelBase::statistics() const {
-  DistributedDataParallelStatistics result = reducer_ ? reducer_->statistics() : so_far_;
+  DistributedDataParallelStatistics result =
+      autograd_hooks_ ? autograd_hooks_->reducer().statistics() : so_far_;
   result.last.forward = forward_;
   result.total.forward = forward_total_;
   return result;
 }
 
 std::vector<std::size_t> DistributedDataParallelBase::bucket_bytes() const {
-  return reducer_ ? reducer_->bucket_bytes() : std::vector<std::size_t>();
+  return autograd_hooks_ ? autograd_hooks_->reducer().bucket_bytes() : std::vector<std::size_t>();
 }
 
 void DistributedDataParallelBase::watch(const torch::Tensor& output) {
-  if (reducer_ && is_watched_) reducer_->watch(output);
+  if (autograd_hooks_ && is_watched_) autograd_hooks_->watch(output);
 }
 
 }  // namespace lockstep

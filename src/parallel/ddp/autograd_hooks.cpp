@@ -1,55 +1,52 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "parallel/ddp/gradient_reducer.h"
+#include "parallel/ddp/autograd_hooks.h"
 
 #include <torch/csrc/autograd/graph_task.h>
 
 #include <algorithm>
 #include <utility>
 
-#include "parallel/ddp/reducer.h"
-
 namespace lockstep {
 
-GradientReducer::GradientReducer(std::shared_ptr<ProcessGroup> group,
-                                 const NamedTensors& parameters,
-                                 std::function<NamedTensors()> buffers,
-                                 const DistributedDataParallelOptions& options,
-                                 std::shared_ptr<const std::atomic<int>> pauses,
-                                 DistributedDataParallelStatistics so_far) {
+AutogradHooks::AutogradHooks(std::shared_ptr<ProcessGroup> group, const NamedTensors& parameters,
+                             std::function<NamedTensors()> buffers,
+                             const DistributedDataParallelOptions& options,
+                             std::shared_ptr<const std::atomic<int>> pauses,
+                             DistributedDataParallelStatistics so_far) {
   std::vector<bool> planned;
   for (const auto& [name, tensor] : parameters) {
     index_of_.emplace(tensor.unsafeGetTensorImpl(), hooked_.size());
     hooked_.push_back({tensor, TensorForm(tensor), nullptr, nullptr});
     planned.push_back(tensor.requires_grad());
   }
-  state_ =
+  reducer_ =
       std::make_shared<Reducer>(std::move(group), parameters, std::move(planned),
                                 std::move(buffers), options, std::move(pauses), std::move(so_far));
   hook_parameters();
 }
 
-GradientReducer::~GradientReducer() {
+AutogradHooks::~AutogradHooks() {
   drop_hooks();
 }
 
-bool GradientReducer::covers(const NamedTensors& parameters) const {
+bool AutogradHooks::covers(const NamedTensors& parameters) const {
   return std::all_of(parameters.begin(), parameters.end(),
                      [&](const auto& named) { return knows(named.second); }) &&
          std::all_of(hooked_.begin(), hooked_.end(),
                      [](const Hooked& hooked) { return hooked.form.is_of(hooked.parameter); });
 }
 
-bool GradientReducer::knows(const at::Tensor& parameter) const {
+bool AutogradHooks::knows(const at::Tensor& parameter) const {
   return index_of_.contains(parameter.unsafeGetTensorImpl());
 }
 
-bool GradientReducer::has_lost_hooks() const {
+bool AutogradHooks::has_lost_hooks() const {
   return std::any_of(hooked_.begin(), hooked_.end(), [](const Hooked& hooked) {
     return hooked.parameter.requires_grad() && !hooked.is_hooked();
   });
 }
 
-void GradientReducer::follow_needs() {
+void AutogradHooks::follow_needs() {
   std::vector<bool> planned;
   for (std::size_t i = 0; i < hooked_.size(); ++i) {
     const at::Tensor& parameter = hooked_[i].parameter;
@@ -58,21 +55,21 @@ void GradientReducer::follow_needs() {
   }
   // With none of them there is nothing to divide: what needs gradients later may be the same again.
   const bool is_idle = std::find(planned.begin(), planned.end(), true) == planned.end();
-  if (!is_idle) state_->plan_for(std::move(planned));
+  if (!is_idle) reducer_->plan_for(std::move(planned));
 }
 
-UnfinishedReduction GradientReducer::unfinished() const {
+UnfinishedReduction AutogradHooks::unfinished() const {
   UnfinishedReduction result;
-  const auto waiting = state_->waiting();
+  const auto waiting = reducer_->waiting();
   for (std::size_t i = 0; i < waiting.size(); ++i) {
     if (waiting[i]) result.waiting.push_back(hooked_[i].parameter);
   }
-  result.shared = state_->shared_values();
-  result.samples = state_->sample_count();
+  result.shared = reducer_->shared_values();
+  result.samples = reducer_->sample_count();
   return result;
 }
 
-void GradientReducer::take_over(UnfinishedReduction unfinished) {
+void AutogradHooks::take_over(UnfinishedReduction unfinished) {
   std::vector<bool> waiting(hooked_.size(), false);
   for (const at::Tensor& parameter : unfinished.waiting) {
     const auto own = index_of_.find(parameter.unsafeGetTensorImpl());
@@ -81,22 +78,22 @@ void GradientReducer::take_over(UnfinishedReduction unfinished) {
       waiting[own->second] = true;
     }
   }
-  state_->set_waiting(waiting);
-  state_->share_values(std::move(unfinished.shared));
-  state_->set_sample_count(std::move(unfinished.samples));
+  reducer_->set_waiting(waiting);
+  reducer_->share_values(std::move(unfinished.shared));
+  reducer_->set_sample_count(std::move(unfinished.samples));
 }
 
-void GradientReducer::share_values(const NamedTensors& tensors) {
-  NamedTensors all = state_->shared_values();
+void AutogradHooks::share_values(const NamedTensors& tensors) {
+  NamedTensors all = reducer_->shared_values();
   all.insert(all.end(), tensors.begin(), tensors.end());
-  state_->share_values(std::move(all));
+  reducer_->share_values(std::move(all));
 }
 
-bool GradientReducer::Hooked::is_hooked() const {
+bool AutogradHooks::Hooked::is_hooked() const {
   return node && torch::autograd::impl::try_get_grad_accumulator(parameter) == node;
 }
 
-void GradientReducer::hook_parameters() {
+void AutogradHooks::hook_parameters() {
   // A node belongs to the stream on which it was made; while somebody holds it, it is not made
   // anew.
   drop_hooks();
@@ -105,83 +102,39 @@ void GradientReducer::hook_parameters() {
   }
 }
 
-void GradientReducer::hook(std::size_t index) {
+void AutogradHooks::hook(std::size_t index) {
   Hooked& hooked = hooked_[index];
   unhook(index);
   // The tensor itself refers to this node weakly: whoever hooks it must keep it.
   hooked.node = torch::autograd::impl::grad_accumulator(hooked.parameter);
   hooked.listeners = ParameterListeners::of(*hooked.node);
-  hooked.listeners->add(state_, index);
-  state_->set_listeners(index, hooked.listeners);
+  hooked.listeners->add(reducer_, index);
+  reducer_->set_listeners(index, hooked.listeners);
 }
 
-void GradientReducer::unhook(std::size_t index) {
+void AutogradHooks::unhook(std::size_t index) {
   Hooked& hooked = hooked_[index];
-  if (hooked.node) hooked.listeners->remove(state_, *hooked.node);
+  if (hooked.node) hooked.listeners->remove(reducer_, *hooked.node);
   hooked.node = nullptr;
 }
 
-void GradientReducer::drop_hooks() {
+void AutogradHooks::drop_hooks() {
   for (std::size_t i = 0; i < hooked_.size(); ++i) unhook(i);
 }
 
-void GradientReducer::watch(const at::Tensor& output) {
+void AutogradHooks::watch(const at::Tensor& output) {
   if (!output.defined() || !at::GradMode::is_enabled()) return;
-  state_->show(output);
+  reducer_->show(output);
   // A leaf has hooks of its own, and would keep this one for ever.
   if (output.is_leaf()) return;
   output.register_hook(
-      [weak = std::weak_ptr(state_), watched = state_->watch(output)](const at::Tensor&) {
+      [weak = std::weak_ptr(reducer_), watched = reducer_->watch(output)](const at::Tensor&) {
         // autograd::grad wants gradients for the program, not for the parameters: nothing to
         // average.
         const auto* wanted = torch::autograd::get_current_graph_task_exec_info();
         const bool is_for_parameters = wanted == nullptr || wanted->empty();
-        if (const auto state = weak.lock()) state->reach(*watched, is_for_parameters);
+        if (const auto reducer = weak.lock()) reducer->reach(*watched, is_for_parameters);
       });
-}
-
-void GradientReducer::note_idle() {
-  state_->note_idle();
-}
-
-void GradientReducer::begin_forward(std::optional<std::int64_t> samples) {
-  state_->begin_forward(samples);
-}
-
-void GradientReducer::end_forward() {
-  state_->end_forward();
-}
-
-void GradientReducer::set_samples(std::int64_t samples) {
-  state_->set_samples(samples);
-}
-
-void GradientReducer::set_hook(CommunicationHook hook) {
-  state_->set_hook(std::move(hook));
-}
-
-bool GradientReducer::shadow(const std::shared_ptr<bool>& round) {
-  return state_->shadow(round);
-}
-
-int GradientReducer::first_active_rank() const {
-  return state_->first_active_rank();
-}
-
-bool GradientReducer::take_had_shadows() {
-  return state_->take_had_shadows();
-}
-
-std::vector<std::size_t> GradientReducer::bucket_bytes() const {
-  return state_->bucket_bytes();
-}
-
-std::uint64_t GradientReducer::steps() const {
-  return state_->steps();
-}
-
-DistributedDataParallelStatistics GradientReducer::statistics() const {
-  return state_->statistics();
 }
 
 }  // namespace lockstep
