@@ -33,7 +33,7 @@ bool needs_gradient(const at::Tensor& tensor) {
   return tensor.defined() && tensor.requires_grad();
 }
 
-/// What is kept for the second time.
+/// What a checkpoint keeps for the second run.
 struct Segment : torch::CustomClassHolder {
   TensorFunction function;
   AutocastState autocast = AutocastState::current();

@@ -36,7 +36,7 @@ class RandomGuard {
 class AutocastState {
  public:
   [[nodiscard]] static AutocastState current();
-  /// The same without the cache of converted weights.
+  /// This state without the cache of converted weights.
   [[nodiscard]] AutocastState without_cache() const;
   void restore() const;
 

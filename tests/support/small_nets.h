@@ -51,7 +51,7 @@ inline torch::Tensor make_target(std::int64_t step, std::int64_t samples) {
   return (torch::arange(samples, torch::kLong) * 3 + step).remainder(5);
 }
 
-/// The part of a joined batch that falls to one rank.
+/// The part of a global batch that falls to one rank.
 inline torch::Tensor share(const torch::Tensor& joined, int rank, int world_size) {
   const auto samples = joined.size(0) / world_size;
   return joined.narrow(0, rank * samples, samples);

@@ -43,7 +43,7 @@ class [[nodiscard]] NoSyncGuard {
   ~NoSyncGuard() {
     if (pauses_) --*pauses_;
   }
-  /// The other one guards nothing any more.
+  /// The guard that is moved from guards nothing any more.
   NoSyncGuard(NoSyncGuard&&) = default;  // for std::optional and std::unique_ptr
   NoSyncGuard(const NoSyncGuard&) = delete;
   NoSyncGuard& operator=(const NoSyncGuard&) = delete;
@@ -98,13 +98,15 @@ class LOCKSTEP_API DistributedDataParallelBase : public torch::nn::Module {
   /// Source: PyTorch's Join.
   void join(const std::function<void()>& step = nullptr);
 
-  /// How many samples this rank counts in the next average, with `GradientAveraging::Samples`; 0:
-  /// its gradients count nothing. Otherwise these are the sizes of the first dimension of forward's
-  /// first argument, added up over the forwards that backward goes through.
+  /// Sets how many samples this rank counts in the next average, with `GradientAveraging::Samples`;
+  /// with 0 its gradients count nothing. Without a call, the sizes of the first dimension of
+  /// forward's first argument count, added up over the forwards that backward goes through.
   void set_samples(std::int64_t samples);
 
-  /// Replaces the all-reduce of each bucket, from the next backward on; null brings it back. The
-  /// same on all ranks. Does nothing in a world of one.
+  /// Replaces the all-reduce of each bucket, from the next backward on; null brings the all-reduce
+  /// back. All ranks register the same hook. In a world of one, this does nothing.
+  ///
+  /// Throws: `c10::Error` during backward.
   void register_communication_hook(CommunicationHook hook);
 
   /// Copies the parameters of rank `root` to all ranks, as construction does: for programs that
@@ -121,7 +123,7 @@ class LOCKSTEP_API DistributedDataParallelBase : public torch::nn::Module {
   /// Collective: all ranks call it.
   /// Throws: what a collective throws.
   void broadcast_buffers(int root = 0);
-  /// The same with their mean over the ranks; whole numbers come from rank 0.
+  /// Gives all ranks the mean of their buffers; buffers of whole numbers are copied from rank 0.
   ///
   /// Blocks: the calling thread.
   /// Collective: all ranks call it.
@@ -135,7 +137,7 @@ class LOCKSTEP_API DistributedDataParallelBase : public torch::nn::Module {
 
   /// What happened so far, on this rank.
   [[nodiscard]] DistributedDataParallelStatistics statistics() const;
-  /// How the gradients travel: bytes of each bucket, in the order of their all-reduce.
+  /// The bytes of each bucket of gradients, in the order of their all-reduce.
   [[nodiscard]] std::vector<std::size_t> bucket_bytes() const;
 
   // What `DistributedDataParallelImpl` uses: no part of the reference.
@@ -145,9 +147,10 @@ class LOCKSTEP_API DistributedDataParallelBase : public torch::nn::Module {
                               std::shared_ptr<ProcessGroup> group,
                               const DistributedDataParallelOptions& options);
 
-  /// Come before each forward, and after it; `samples`: if their number shows. Where parameters
-  /// that had no gradients before need them, or have got another form, all ranks compare them and
-  /// divide them into buckets anew. Collective: in that case.
+  /// Come before each forward, and after it. `samples`: how many the forward has, if that shows.
+  /// Where parameters that had no gradients before need them, or have got another form, all ranks
+  /// compare them and rebuild the buckets.
+  /// Collective: in that case.
   void begin_forward(std::optional<std::int64_t> samples);
   void end_forward();
   /// Makes the backward that reaches `output` finish the reduction when its outermost graph is
@@ -169,8 +172,8 @@ class LOCKSTEP_API DistributedDataParallelBase : public torch::nn::Module {
   void compare_and_hook(bool has_graph);
   void replace_reducer(std::vector<std::pair<std::string, torch::Tensor>> hooked);
   [[nodiscard]] std::vector<std::pair<std::string, torch::Tensor>> parameters_to_hook() const;
-  /// Takes part in a backward of the others. Returns false when no rank had data. `round`: lives as
-  /// long as all models do so once. Collective: all ranks.
+  /// Takes part in a backward of the other ranks. Returns false when no rank had data. `round`:
+  /// lives as long as all models do so once. Collective: all ranks.
   bool shadow(const std::shared_ptr<bool>& round);
 
   std::shared_ptr<torch::nn::Module> module_;
@@ -191,11 +194,11 @@ class LOCKSTEP_API DistributedDataParallelBase : public torch::nn::Module {
   std::uint64_t forward_step_ = 0;  // of `forward_`
 };
 
-/// `join` of several models that are trained together: this rank takes part in a backward of each
-/// of them, in this order, until no rank has data for any. So do the others in their loops: one
-/// backward a model and step, one after the other. (Models whose gradients come in one backward are
-/// joined as one module, or have a group each and stand here as backward reaches them.) `step` runs
-/// after each round.
+/// `join` for several models that are trained together: this rank takes part in a backward of each
+/// model, in this order, until no rank has data for any. The other ranks make the same backwards in
+/// their loops: one for each model and step, one after the other. (Models whose gradients come in
+/// one backward are joined as one module, or have a group each and stand here as backward reaches
+/// them.) `step` runs after each round.
 ///
 ///     lockstep::join({*generator, *discriminator}, step);
 ///
@@ -222,7 +225,7 @@ LOCKSTEP_API void join(
 /// Construction compares names, shapes and dtypes over the ranks, then copies parameters and
 /// buffers of rank 0 to all others.
 ///
-/// Collective: construction, backward (without a `NoSyncGuard`), `join`, and what says so.
+/// Collective: construction, backward (without a `NoSyncGuard`), `join`, and members that say so.
 /// Thread-safety: one thread at a time, which must also be the only one to use the group meanwhile.
 /// Owns: hooks on the parameters' gradient accumulators, removed on destruction, and the buckets.
 /// Throws: `MismatchError` naming the first parameter or buffer that differs; from `backward()`
@@ -247,9 +250,9 @@ class DistributedDataParallelImpl : public DistributedDataParallelBase {
       : DistributedDataParallelBase(detail::module_of(net), std::move(group), options),
         net_(std::move(net)) {}
 
-  /// As the wrapped module's. Outputs may be tensors, and containers, tuples, optionals and pairs
-  /// of them to any depth; a type of the program's own is looked into if it has `template <typename
-  /// F> void for_each_tensor(F f) const`.
+  /// Calls the wrapped module's forward. Outputs may be tensors, and containers, tuples, optionals
+  /// and pairs of them to any depth; a type of the program's own is looked into if it has `template
+  /// <typename F> void for_each_tensor(F f) const`.
   template <typename... Arguments>
   auto forward(Arguments&&... arguments) {
     static_assert(detail::ForwardTakes<Net, Arguments...>,
@@ -258,8 +261,8 @@ class DistributedDataParallelImpl : public DistributedDataParallelBase {
     begin_forward(detail::samples_of(arguments...));
     return finished(detail::forward_of(net_).forward(std::forward<Arguments>(arguments)...));
   }
-  /// The same for modules whose forward is told its result's type, as those of `Sequential` and
-  /// `AnyModule` are. Their `forward` gives a tensor.
+  /// Calls forward with its result's type, for modules that have to be told it, as `Sequential` and
+  /// `AnyModule`. Their `forward` gives a tensor.
   template <typename Result, typename... Arguments>
   Result forward_as(Arguments&&... arguments) {
     static_assert(detail::ForwardGives<Result, Net, Arguments...>,

@@ -12,7 +12,7 @@
 
 namespace lockstep {
 
-/// What gradients are divided by where ranks have had different amounts of data.
+/// What sums of gradients are divided by where ranks have had different amounts of data.
 enum class GradientAveraging : std::uint8_t {
   ActiveRanks,  ///< the ranks that still have data (all of them, unless some have joined)
   AllRanks,     ///< the world size, also when some have joined; PyTorch's default
@@ -31,32 +31,33 @@ enum class BufferSync : std::uint8_t {
 ///
 /// Thread-safety: a value.
 struct DistributedDataParallelOptions {
-  /// What the model is called in error messages, before its number among the models of the group.
-  /// Without one: "model 1", "model 2", ...
+  /// The model's name in error messages, before its number among the models of the group. Without a
+  /// name, models are called "model 1", "model 2", ...
   TORCH_ARG(std::string, name) = {};
 
   /// Gradients travel in buckets of at most this many bytes; a parameter larger than that has a
   /// bucket of its own. Where gradients are averaged in place (`gradients_in_group_memory`), a
   /// bucket costs microseconds, and they are cut at 8 MiB.
   TORCH_ARG(std::size_t, bucket_cap_bytes) = std::size_t{25} << 20;
-  /// Cap of the first bucket to be complete. Small, so that communication starts early. At most
-  /// `bucket_cap_bytes`.
+  /// The cap of the first bucket to be complete: small, so that communication starts early, and at
+  /// most `bucket_cap_bytes`.
   TORCH_ARG(std::size_t, first_bucket_cap_bytes) = std::size_t{1} << 20;
   /// Caps of the first, second, ... bucket instead of the two above; the last one serves all
   /// further buckets.
   TORCH_ARG(std::vector<std::size_t>, bucket_caps_bytes) = {};
-  /// Whether buckets are planned anew after the first backward, in the order in which its gradients
-  /// came on rank 0. Until then: reverse order of registration.
+  /// Whether buckets are rebuilt after the first backward, in the order in which its gradients came
+  /// on the first rank with data. Until then they follow the reverse order of registration.
   TORCH_ARG(bool, learn_order) = true;
-  /// After this many backwards, bucket boundaries are chosen anew, so that by the times measured
-  /// till then the ranks wait least at the end of backward. 0: never. Results do not depend on it.
+  /// After this many backwards buckets are rebuilt with other boundaries, so that by the times
+  /// measured till then the ranks wait least at the end of backward. 0: never. Results do not
+  /// depend on it.
   TORCH_ARG(std::size_t, tune_buckets_after) = 0;
 
   /// Whether parameters and buffers start as those of rank 0. Without it the caller makes them
   /// equal. PyTorch calls it init_sync.
   TORCH_ARG(bool, broadcast_at_start) = true;
-  /// Names of parameters and buffers that are no concern of Lockstep: neither compared, nor made
-  /// equal, nor averaged.
+  /// Names of parameters and buffers that Lockstep ignores: it neither compares nor averages them,
+  /// nor makes them equal.
   TORCH_ARG(std::vector<std::string>, ignored_names) = {};
 
   /// What the sums of gradients are divided by.
@@ -66,22 +67,23 @@ struct DistributedDataParallelOptions {
   /// Gradients of Float and Double parameters travel and are added in this dtype (Half, BFloat16 or
   /// Float) where it is smaller than theirs.
   TORCH_ARG(std::optional<at::ScalarType>, reduce_dtype) = std::nullopt;
-  /// A promise: each backward gives every parameter as many gradients as the first one did, on
-  /// every rank. Saves the last, small exchange of each step. Ranks cannot `join` then, and
+  /// Promises that each backward gives every parameter as many gradients as the first one did, on
+  /// every rank. This saves the last, small exchange of each step. Ranks cannot `join` then, and
   /// averaging by samples is refused.
   TORCH_ARG(bool, static_graph) = false;
 
-  /// While backward runs, autograd is lent group memory for tensors of just a gradient's size, in
-  /// its own thread: gradients are then averaged where they are, and nothing is copied. CPU
-  /// parameters of ranks that share memory only, and not with a communication hook. For that, an
-  /// allocator is put in front of LibTorch's CPU allocator, for the whole process; it passes on
-  /// everything else. Takes up to three times the largest gradient of shared memory more.
+  /// Whether autograd allocates tensors of just a gradient's size in group memory, in its own
+  /// thread while backward runs: gradients are then averaged where they are, and nothing is copied.
+  /// This works for CPU parameters of ranks that share memory, and not with a communication hook.
+  /// An allocator is put in front of LibTorch's CPU allocator for it, for the whole process; it
+  /// passes on all other requests. It takes up to three times the largest gradient of shared memory
+  /// more.
   TORCH_ARG(bool, gradients_in_group_memory) = true;
 
-  /// Tells glibc, for the whole process, to keep freed memory instead of returning it to the
-  /// system: the gradients that every step allocates and frees would be faulted in again each time.
-  /// CPU training only; does nothing with another C library's allocator or where the user set
-  /// malloc's thresholds in the environment.
+  /// Whether glibc is told, for the whole process, to keep freed memory instead of returning it to
+  /// the system: the gradients that every step allocates and frees would be faulted in again each
+  /// time. This helps CPU training only. It does nothing with another C library's allocator or
+  /// where the user set malloc's thresholds in the environment.
   TORCH_ARG(bool, retain_freed_memory) = true;
 };
 

@@ -9,8 +9,8 @@
 
 namespace lockstep {
 
-/// What a `DistributedDataParallel` has done so far, on this rank. Times are the host's: of work on
-/// a GPU they tell when it was enqueued. In a world of one, buckets and communication are empty.
+/// What a `DistributedDataParallel` has done so far, on this rank. Times are the host's: for work
+/// on a GPU they tell when it was enqueued. In a world of one, buckets and communication are empty.
 ///
 /// Units: seconds, bytes, and counts.
 /// Thread-safety: a value.
@@ -35,19 +35,19 @@ struct DistributedDataParallelStatistics {
     std::vector<std::string> parameters;  ///< names, in the order of their places
   };
   std::vector<Bucket> buckets;  ///< in the order in which they are reduced
-  std::uint64_t plan = 0;       ///< how often parameters were divided into buckets
-  std::string plan_reason;      ///< why they are divided like that
+  std::uint64_t plan = 0;       ///< how many bucket assignments there were
+  std::string plan_reason;      ///< why parameters are assigned to these buckets
 
-  /// Of gradients in the last backward that had to be copied into group memory, since autograd had
-  /// not put them there.
+  /// Bytes of gradients that had to be copied into group memory in the last backward, since
+  /// autograd had not made them there.
   std::size_t copied_bytes = 0;
 
   /// Parameters that no rank used in the last backward.
   std::vector<std::string> unused_parameters;
   /// Parameters that this rank did not use in the last backward.
   std::vector<std::string> locally_unused_parameters;
-  /// Parameters that got gradients after their bucket had been reduced, and were reduced once more;
-  /// and those that were frozen while a gradient waited.
+  /// Parameters that got gradients after their bucket had been launched, which were reduced once
+  /// more, and parameters that were frozen while a gradient waited.
   std::vector<std::string> late_parameters;
 };
 

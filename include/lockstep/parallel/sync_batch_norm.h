@@ -16,7 +16,7 @@
 
 namespace lockstep::nn {
 
-/// Batch normalisation with the mean and variance of the joined batch: what
+/// Batch normalisation with the mean and variance of the global batch: what
 /// `torch::nn::BatchNorm1d`, `2d` and `3d` would give if all ranks' samples were one batch.
 ///
 /// While training, forward makes one `all_gather` and backward one `all_reduce` (none where the
@@ -37,7 +37,8 @@ namespace lockstep::nn {
 /// thread.
 /// Throws: `c10::Error` for a wrong number of dimensions or channels, for a single value a channel
 /// over all ranks, for a closed group, and where the result is differentiated twice; what a
-/// collective throws. Source: Ioffe and Szegedy, "Batch Normalization", ICML 2015; the variances
+/// collective throws.
+/// Source: Ioffe and Szegedy, "Batch Normalization", ICML 2015; the variances
 /// are combined as in Chan, Golub and LeVeque, "Updating Formulae and a Pairwise Algorithm for
 /// Computing Sample Variances", 1979.
 class LOCKSTEP_API SyncBatchNormImpl : public torch::nn::Cloneable<SyncBatchNormImpl> {
@@ -46,8 +47,8 @@ class LOCKSTEP_API SyncBatchNormImpl : public torch::nn::Cloneable<SyncBatchNorm
   /// Throws: `c10::Error` for a null group.
   SyncBatchNormImpl(const torch::nn::BatchNormOptions& options,
                     std::shared_ptr<ProcessGroup> group);
-  /// For models that are built before there is a group: `convert_sync_batchnorm` or
-  /// `set_process_group` gives it one, and training needs it.
+  /// A new layer without a group, for models that are built before there is one. Training needs a
+  /// group: `convert_sync_batchnorm` or `set_process_group` gives the layer one.
   explicit SyncBatchNormImpl(const torch::nn::BatchNormOptions& options);
   /// Takes over a LibTorch batch norm: options, mode, and its very parameters and buffers, so that
   /// an optimizer that knows them still does.
@@ -74,7 +75,7 @@ class LOCKSTEP_API SyncBatchNormImpl : public torch::nn::Cloneable<SyncBatchNorm
   /// The input, normalised; shapes, collectives and errors as the class says.
   torch::Tensor forward(const torch::Tensor& input);
 
-  /// Null where it has none yet.
+  /// The group whose ranks are normalised over; null where there is none yet.
   [[nodiscard]] const std::shared_ptr<ProcessGroup>& process_group() const noexcept {
     return group_;
   }
@@ -82,7 +83,7 @@ class LOCKSTEP_API SyncBatchNormImpl : public torch::nn::Cloneable<SyncBatchNorm
   /// Throws: `c10::Error` for a null group.
   void set_process_group(std::shared_ptr<ProcessGroup> group);
 
-  /// As LibTorch's module has them.
+  /// These members are named as in LibTorch's module.
   torch::nn::BatchNormOptions options;
   torch::Tensor weight;               ///< {C}; undefined without affine
   torch::Tensor bias;                 ///< {C}; undefined without affine
@@ -111,7 +112,7 @@ class LOCKSTEP_API SyncBatchNormImpl : public torch::nn::Cloneable<SyncBatchNorm
 TORCH_MODULE(SyncBatchNorm);
 
 /// Makes the batch norms in `root` normalise over all ranks of `group`, and returns how many it
-/// changed. All of them or none: before anything changes it makes sure that each can be.
+/// changed. It changes all of them or none: before anything changes it makes sure that each can be.
 ///
 /// - A `SyncBatchNorm` without a group gets this one; one that has a group keeps it.
 /// - A `torch::nn::BatchNorm1d`, `2d` or `3d` that only `Sequential`, `ModuleList`, `ModuleDict` or
@@ -122,12 +123,12 @@ TORCH_MODULE(SyncBatchNorm);
 ///   Declare such a member as `lockstep::nn::SyncBatchNorm`.
 ///
 /// Thread-safety: as the module's.
-/// Throws: `c10::Error` that names each batch norm that cannot be
-/// converted, by its path; for a null group.
+/// Throws: `c10::Error` that names each batch norm that cannot be converted, by its path; for a
+/// null group.
 LOCKSTEP_API std::size_t convert_sync_batchnorm(torch::nn::Module& root,
                                                 const std::shared_ptr<ProcessGroup>& group);
 
-/// The same for the module of a holder.
+/// Converts the module of a holder.
 template <typename Contained>
 std::size_t convert_sync_batchnorm(const torch::nn::ModuleHolder<Contained>& root,
                                    const std::shared_ptr<ProcessGroup>& group) {

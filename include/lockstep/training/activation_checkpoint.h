@@ -71,7 +71,7 @@ auto call_with(Function& function, const Tensors& inputs,
 ///
 /// Shapes: any tensors as inputs, with or without a gradient or undefined; other arguments are
 /// captured. The result is a tensor, or has tensors in containers, pairs, tuples and optionals, to
-/// any depth; a type of the program's own shows its by `template <typename F> void
+/// any depth; a type of the program's own shows its tensors by `template <typename F> void
 /// for_each_tensor(F f) const`. Numbers beside them stay those of the first time.
 /// Thread-safety: as the function's; the default random generators belong to the process, so that
 /// threads which draw from them at the same time draw other numbers.
@@ -107,7 +107,7 @@ auto checkpoint(const CheckpointOptions& options, Function&& function, const Inp
   return std::move(*result);
 }
 
-/// The same with the default options.
+/// Runs `checkpoint` with the default options.
 template <typename Function, std::convertible_to<at::Tensor>... Inputs>
 requires(!std::convertible_to<Function, const CheckpointOptions&>) auto checkpoint(
     Function&& function, const Inputs&... inputs) {

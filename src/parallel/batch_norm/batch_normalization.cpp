@@ -106,7 +106,7 @@ at::Tensor input_gradient(const at::Tensor& gradient, const Saved& saved,
                                        sums.of_gradients, sums.of_products, saved.counts);
 }
 
-/// The identity, of which nobody can take a derivative.
+/// The identity, but it refuses to be differentiated.
 struct NotDifferentiable : torch::autograd::Function<NotDifferentiable> {
   static at::Tensor forward(AutogradContext* /*context*/, const at::Tensor& gradient) {
     return gradient.clone();
@@ -151,7 +151,7 @@ struct NormalizeOverRanks : torch::autograd::Function<NormalizeOverRanks> {
         results[1] = (own.of_products * saved.inverse_deviation()).to(saved.weight.scalar_type());
         results[2] = own.of_gradients.to(context->saved_data["bias dtype"].toScalarType());
       }
-      // The same on all ranks: whether the layers below need a gradient is a matter of the model.
+      // All ranks agree on this: whether the layers below need a gradient depends on the model.
       if (context->needs_input_grad(0)) {
         results[0] = input_gradient(gradient, saved, add_over_ranks(own, *settings->group));
       }

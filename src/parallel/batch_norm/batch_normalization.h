@@ -10,7 +10,7 @@
 
 namespace lockstep {
 
-/// `input` normalised by the joined batch's statistics, with a gradient that knows that these come
+/// `input` normalised by the global batch's statistics, with a gradient that knows that these come
 /// from all ranks' inputs. `input` is contiguous in its memory format; `weight` and `bias` may be
 /// undefined.
 ///

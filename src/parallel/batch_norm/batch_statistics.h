@@ -8,7 +8,7 @@
 
 namespace lockstep {
 
-/// Mean and variance of each channel of the joined batch, in the dtype in which sums over a batch
+/// Mean and variance of each channel of the global batch, in the dtype in which sums over a batch
 /// are kept.
 struct BatchStatistics {
   at::Tensor mean;
@@ -22,20 +22,20 @@ struct BatchStatistics {
 /// The dtype in which sums over values of `dtype` are kept: Float for the 16-bit ones.
 [[nodiscard]] at::ScalarType accumulation_dtype(at::ScalarType dtype);
 
-/// The joined batch's statistics, the same bits on all ranks. A batch without any value gives NaN.
+/// The global batch's statistics, the same bits on all ranks. A batch without any value gives NaN.
 ///
-/// Collective: one `all_gather`. Blocks: the calling thread.
+/// Blocks: the calling thread. Collective: one `all_gather`.
 [[nodiscard]] BatchStatistics join_statistics(const at::Tensor& input, ProcessGroup& group);
 
-/// Of one batch made of several: `rows` has one for each, of 2 C + 1 doubles: means, sums of
-/// squared deviations from them, count.
+/// Mean and variance of one batch made of several. Functions get them as `rows`, one for each
+/// batch, of 2 C + 1 doubles: means, sums of squared deviations from the means, and a count.
 struct Moments {
   at::Tensor mean;
   at::Tensor variance;
 };
-/// Adds row after row, so that the bits depend on nothing but the values. CPU.
+/// Adds row after row on the CPU, so that the bits depend on nothing but the values.
 [[nodiscard]] Moments combine_in_order(const at::Tensor& rows);
-/// In a few kernels for all rows, without waiting for the device. The order is the device's.
+/// Combines all rows in a few kernels, in an order of the device's, without waiting for the device.
 [[nodiscard]] Moments combine_on_device(const at::Tensor& rows);
 
 }  // namespace lockstep

@@ -129,7 +129,7 @@ void walk(Survey& survey, torch::nn::Module& parent, const std::string& prefix) 
   }
 }
 
-/// Why this one cannot be converted; empty if it can.
+/// Why this batch norm cannot be converted; empty if it can.
 std::string obstacle(const Found& found) {
   const torch::nn::Module& module = *found.module;
   const std::string name = "'" + found.path + "' (" + module.name() + ")";

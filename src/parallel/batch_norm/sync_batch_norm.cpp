@@ -128,8 +128,8 @@ void SyncBatchNormImpl::check_input(const torch::Tensor& input) const {
 
 torch::Tensor SyncBatchNormImpl::forward(const torch::Tensor& input) {
   check_input(input);
-  // As LibTorch's, it uses the batch also in evaluation where it has no running statistics; but no
-  // rank waits for another then.
+  // Like LibTorch's module, this one uses the batch also in evaluation where it has no running
+  // statistics; but no rank waits for another then.
   if (!is_training()) return forward_locally(input, !options.track_running_stats());
   TORCH_CHECK(group_ != nullptr,
               "SyncBatchNorm: training needs a process group; give it to the constructor, to "

@@ -24,21 +24,21 @@ bool has_memory_of_its_own(const at::Tensor& gradient, const at::Tensor& incomin
 
 }  // namespace
 
-ArenaBucket::ArenaBucket(const BucketPlan& plan, std::shared_ptr<GradientArena> arena,
+ArenaBucket::ArenaBucket(const BucketSpec& spec, std::shared_ptr<GradientArena> arena,
                          std::vector<std::size_t> numbers, at::Tensor places,
                          const std::vector<at::Tensor>& parameters, std::string name)
-    : GradientBucket(plan, parameters, std::move(name)),
+    : GradientBucket(spec, parameters, std::move(name)),
       arena_(std::move(arena)),
       numbers_(std::move(numbers)),
       places_(std::move(places)) {}
 
-void ArenaBucket::settle(std::size_t place, const at::Tensor& gradient, const at::Tensor& incoming,
-                         bool leaves_it) {
+void ArenaBucket::prepare_view(std::size_t place, const at::Tensor& gradient,
+                               const at::Tensor& incoming, bool leaves_it) {
   const at::Tensor& like = shape(place);
   if (leaves_it) {
     own_view(place) = arena_->make(numbers_[place], like);
   } else if (is_laid_out_as(like, gradient) && has_memory_of_its_own(gradient, incoming) &&
-             arena_->take(numbers_[place], gradient)) {
+             arena_->try_keep(numbers_[place], gradient)) {
     own_view(place) = gradient;
   } else {
     const bool may_be_there = gradient.defined() && gradient.layout() == at::kStrided;

@@ -9,22 +9,23 @@
 #include <string>
 #include <vector>
 
-#include "parallel/buckets/bucket_planner.h"
+#include "parallel/buckets/assign_buckets.h"
 #include "parallel/buckets/gradient_arena.h"
 #include "parallel/buckets/gradient_bucket.h"
 
 namespace lockstep {
 
-/// A bucket whose gradients lie in an arena, each where autograd put it.
+/// A bucket whose gradients lie in an arena, each where autograd made it.
 ///
 /// A gradient that fills a block of the arena, and whose memory nobody else looks at, stays there;
-/// any other one is copied into a block of its parameter. Places differ between ranks, so they are
-/// written to group memory before the all-reduce. Thread-safety: guarded by the reducer's lock.
+/// any other gradient is copied into a block of its parameter. Places differ between ranks, so this
+/// class writes them to group memory before the all-reduce. Owns: a share of the arena.
+/// Thread-safety: guarded by the reducer's lock.
 class ArenaBucket final : public GradientBucket {
  public:
-  /// `numbers`: of the parameters in the arena. `places`: group memory that says where they lie,
-  /// one number a gradient.
-  ArenaBucket(const BucketPlan& plan, std::shared_ptr<GradientArena> arena,
+  /// `numbers`: what the arena calls the parameters. `places`: group memory for the place of each
+  /// gradient.
+  ArenaBucket(const BucketSpec& spec, std::shared_ptr<GradientArena> arena,
               std::vector<std::size_t> numbers, at::Tensor places,
               const std::vector<at::Tensor>& parameters, std::string name);
 
@@ -35,8 +36,8 @@ class ArenaBucket final : public GradientBucket {
   void reset() override;
 
  private:
-  void settle(std::size_t place, const at::Tensor& gradient, const at::Tensor& incoming,
-              bool leaves_it) override;
+  void prepare_view(std::size_t place, const at::Tensor& gradient, const at::Tensor& incoming,
+                    bool leaves_it) override;
   [[nodiscard]] Work all_reduce(ProcessGroup& group) override;
 
   std::shared_ptr<GradientArena> arena_;

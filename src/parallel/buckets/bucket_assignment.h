@@ -1,60 +1,72 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-#include <lockstep/core/error.h>
-#include <lockstep/parallel/distributed_data_parallel_options.h>
+#include <lockstep/comm/process_group.h>
 
+#include <chrono>
 #include <cstddef>
-#include <list>
+#include <cstdint>
+#include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
-#include "parallel/buckets/bucket_planner.h"
-#include "parallel/buckets/planned_set.h"
+#include "parallel/buckets/assign_buckets.h"
+#include "parallel/buckets/bucket_rebuilder.h"
 
 namespace lockstep {
 
-/// Which parameters are in buckets at present, and in which: step 2 of the gradient path.
+/// A set of parameters that need gradients at the same time, the buckets to which they are
+/// assigned, and what was measured in order to assign them better.
 ///
-/// Buckets are divided among those parameters that are *planned*: of the set that needs gradients
-/// at present. Sets come back, so each keeps its plan. A change of sets exchanges nothing: the
-/// names of calls, which all ranks compare, tell the sets apart.
-/// Owns: the sets. Thread-safety: guarded by the reducer's lock.
+/// Parameters outside of the set are frozen, though the reducer has memory for their gradients too.
+/// Indices are those of the reducer. Thread-safety: guarded by the reducer's lock.
 class BucketAssignment {
  public:
-  /// `names` and `shapes`: of all parameters. `planned`: which need gradients at present; not none.
-  /// `is_in_place`: gradients are made where they are reduced.
-  BucketAssignment(std::vector<std::string> names, std::vector<GradientShape> shapes,
-                   const DistributedDataParallelOptions& options, std::vector<bool> planned,
-                   bool is_in_place);
+  using Clock = BucketRebuilder::Clock;
 
-  /// These need gradients from the next cycle on; not none.
-  void want(std::vector<bool> planned) { planned_ = std::move(planned); }
-  /// A cycle begins: the set that is wanted is the one from now on, by its plan. Returns whether
-  /// buckets have to be divided anew.
-  [[nodiscard]] bool follow(bool is_in_place);
-  /// The one in use.
-  [[nodiscard]] PlannedSet& set() noexcept { return sets_.front(); }
-  [[nodiscard]] const PlannedSet& set() const noexcept { return sets_.front(); }
-  /// Than in the cycle before.
-  [[nodiscard]] bool is_other_set() const noexcept { return is_other_set_; }
+  /// `shapes`: of all parameters. `members`: which of them belong to the set.
+  BucketAssignment(const std::vector<GradientShape>& shapes, std::vector<bool> members,
+                   const BucketRebuilder::Settings& settings);
 
-  /// What stands in the names of this model's calls.
-  [[nodiscard]] std::string call_name(const std::string& what) const;
-  [[nodiscard]] std::vector<std::string> bucket_names() const;
-  /// Adds to the text what this rank has frozen.
-  void explain(MismatchError& error) const;
+  [[nodiscard]] const std::vector<bool>& members() const noexcept { return members_; }
+  [[nodiscard]] const std::vector<BucketSpec>& buckets() const noexcept { return buckets_; }
+  /// Why the parameters are assigned like that, for the statistics.
+  [[nodiscard]] const std::string& reason() const noexcept { return reason_; }
+  /// The number of this assignment, which the statistics and communication hooks call `plan`; 0
+  /// until `set_number`, and again when the members are assigned anew.
+  [[nodiscard]] std::uint64_t number() const noexcept { return number_; }
+  void set_number(std::uint64_t number) noexcept { number_ = number; }
+  /// A number that other sets hardly have.
+  [[nodiscard]] std::uint64_t hash() const noexcept { return hash_; }
+  [[nodiscard]] std::size_t frozen() const noexcept { return members_.size() - indices_.size(); }
+
+  /// Assigns the members as the last iteration has proposed, if it has.
+  void take_proposal();
+
+  // --- as BucketRebuilder ---
+  void begin_iteration() { rebuilder_.begin_iteration(); }
+  void note_ready(std::size_t parameter) { rebuilder_.note_ready(place_of_[parameter]); }
+  void note_reduced(std::size_t bytes, Clock::time_point begin, Clock::time_point end) {
+    rebuilder_.note_reduced(bytes, begin, end);
+  }
+  [[nodiscard]] bool is_measuring() const noexcept { return rebuilder_.is_measuring(); }
+  /// Collective: in those iterations after which buckets may be proposed. Blocks: the caller.
+  void end_iteration(ProcessGroup& group, int leader) {
+    proposal_ = rebuilder_.end_iteration(group, leader);
+  }
 
  private:
-  void find_set(bool is_in_place);
+  void use(BucketRebuilder::Proposal proposal);
 
-  std::vector<std::string> names_;
-  std::vector<GradientShape> shapes_;
-  DistributedDataParallelOptions options_;
-  std::list<PlannedSet> sets_;  // the one in use first
-  std::vector<bool> planned_;   // wanted from the next cycle on
-  bool is_other_set_ = false;
+  std::vector<bool> members_;
+  std::vector<std::size_t> indices_;   // of the members
+  std::vector<std::size_t> place_of_;  // in indices_, of each parameter
+  std::uint64_t hash_ = 0;
+  std::uint64_t number_ = 0;
+  BucketRebuilder rebuilder_;  // counts the members alone
+  std::vector<BucketSpec> buckets_;
+  std::string reason_;
+  std::optional<BucketRebuilder::Proposal> proposal_;  // for the next backward
 };
 
 }  // namespace lockstep

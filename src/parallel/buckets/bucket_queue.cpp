@@ -10,9 +10,9 @@
 
 namespace lockstep {
 
-BucketQueue::BucketQueue(ProcessGroup& group, BucketAssignment& assignment,
+BucketQueue::BucketQueue(ProcessGroup& group, BucketAssignments& assignments,
                          const std::vector<at::Tensor>& parameters)
-    : group_(group), assignment_(assignment), parameters_(parameters) {}
+    : group_(group), assignments_(assignments), parameters_(parameters) {}
 
 void BucketQueue::vacate() {
   for (const auto& bucket : buckets_) bucket->vacate();
@@ -33,7 +33,7 @@ void BucketQueue::launch_complete() {
     try {
       launch(*buckets_[launched_]);
     } catch (MismatchError& error) {
-      assignment_.explain(error);
+      assignments_.explain(error);
       throw;
     }
     ++launched_;
@@ -45,19 +45,19 @@ void BucketQueue::launch(GradientBucket& bucket) {
   auto& flat = dynamic_cast<FlatBucket&>(bucket);
   std::vector<at::Tensor> tensors;
   for (const std::size_t index : bucket.parameters()) tensors.push_back(parameters_[index]);
-  flat.launch(
-      group_, hook_,
-      GradientBucketView(launched_, launched_ + 1 == buckets_.size(), assignment_.set().number(),
-                         flat.flat(), flat.parts(), std::move(tensors)));
+  flat.launch(group_, hook_,
+              GradientBucketView(launched_, launched_ + 1 == buckets_.size(),
+                                 assignments_.current().number(), flat.flat(), flat.parts(),
+                                 std::move(tensors)));
 }
 
 void BucketQueue::note_reduced() {
-  PlannedSet& set = assignment_.set();
+  BucketAssignment& assignment = assignments_.current();
   for (; reduced_ < launched_ && buckets_[reduced_]->is_reduced(); ++reduced_) {
     const GradientBucket& bucket = *buckets_[reduced_];
     const auto now = Clock::now();
-    if (set.is_measuring()) {
-      set.note_reduced(bucket.bytes(), std::max(bucket.launched_at(), last_reduced_), now);
+    if (assignment.is_measuring()) {
+      assignment.note_reduced(bucket.bytes(), std::max(bucket.launched_at(), last_reduced_), now);
     }
     last_reduced_ = now;
   }

@@ -11,50 +11,55 @@
 #include <utility>
 #include <vector>
 
-#include "parallel/buckets/bucket_assignment.h"
+#include "parallel/buckets/bucket_assignments.h"
 #include "parallel/buckets/gradient_bucket.h"
 
 namespace lockstep {
 
-/// The buckets of the plan in use, which are launched in their order, whatever order gradients come
-/// in: that could differ between ranks.
+/// The buckets of the current assignment, and their all-reduces in bucket order. Gradients may come
+/// in another order on each rank, so their order decides nothing.
 ///
-/// The reducer fills buckets; this one launches each that is complete once all before it are,
-/// notes when they are reduced, and waits for them. Owns: the buckets, and the communication hook
-/// that takes the place of their all-reduce. Thread-safety: guarded by the reducer's lock.
+/// The reducer fills the buckets. This class launches a complete bucket once all before it are
+/// launched, notes when buckets are reduced, and waits for them. Owns: the buckets, and the
+/// communication hook that takes the place of their all-reduce.
+/// Thread-safety: guarded by the reducer's lock.
 class BucketQueue {
  public:
   using Clock = std::chrono::steady_clock;
 
-  /// `parameters`: all of them, for communication hooks. All three outlive this.
-  BucketQueue(ProcessGroup& group, BucketAssignment& assignment,
+  /// `parameters`: all parameters, for communication hooks. The arguments outlive this.
+  BucketQueue(ProcessGroup& group, BucketAssignments& assignments,
               const std::vector<at::Tensor>& parameters);
 
-  // --- between cycles ---
+  // --- between iterations ---
   void clear() noexcept { buckets_.clear(); }
-  void fill(std::vector<std::unique_ptr<GradientBucket>> buckets) { buckets_ = std::move(buckets); }
+  void set_buckets(std::vector<std::unique_ptr<GradientBucket>> buckets) {
+    buckets_ = std::move(buckets);
+  }
   void set_hook(CommunicationHook hook) { hook_ = std::move(hook); }
-  /// With one, buckets have to be `FlatBucket`s.
+  /// With a hook, all buckets have to be `FlatBucket`s.
   [[nodiscard]] bool has_hook() const noexcept { return hook_ != nullptr; }
-  /// Other buckets are going to have this memory. Throws: where gradients could not be moved.
+  /// Moves gradients that somebody still holds out of the buckets, since others are going to have
+  /// their memory. Throws: where gradients could not be moved.
   void vacate();
-  /// What could not be moved keeps the group's memory.
+  /// Does the same, but lets gradients that could not be moved keep the group's memory.
   void vacate_if_possible() noexcept;
 
-  // --- within a cycle ---
+  // --- within a iteration ---
   [[nodiscard]] GradientBucket& at(std::size_t bucket) { return *buckets_[bucket]; }
+  /// Launches every complete bucket that is next in order.
   /// Throws: `MismatchError` that says what this rank has frozen.
   void launch_complete();
-  /// Looks which buckets have been reduced meanwhile, in their order.
+  /// Notes which buckets have been reduced meanwhile.
   void note_reduced();
   /// Blocks: until all are reduced.
   void wait();
   void multiply(double factor);
-  /// Blocks: until all that were launched are reduced, as far as they were.
+  /// Blocks: until all buckets that were launched are reduced.
   void wait_for_launched();
-  /// The same after an error. Returns whether there was none.
+  /// Does the same after an error, and returns whether no bucket had one.
   [[nodiscard]] bool finish_in_flight() noexcept;
-  /// Ready for the next cycle.
+  /// Empties the buckets for the next iteration.
   void reset() noexcept;
 
   [[nodiscard]] Clock::time_point first_launch() const noexcept { return first_launch_; }
@@ -65,12 +70,12 @@ class BucketQueue {
   void launch(GradientBucket& bucket);
 
   ProcessGroup& group_;
-  BucketAssignment& assignment_;
+  BucketAssignments& assignments_;
   const std::vector<at::Tensor>& parameters_;
   CommunicationHook hook_;
   std::vector<std::unique_ptr<GradientBucket>> buckets_;
-  std::size_t launched_ = 0;  // in their order
-  std::size_t reduced_ = 0;   // of these, as far as is known
+  std::size_t launched_ = 0;  // how many, in bucket order
+  std::size_t reduced_ = 0;   // how many of those, as far as is known
   Clock::time_point first_launch_, last_reduced_;
 };
 

@@ -26,40 +26,40 @@ void clear(const at::Tensor& flat, std::size_t begin, std::size_t end) {
 
 }  // namespace
 
-std::size_t FlatBucket::elements_for(const BucketPlan& plan,
+std::size_t FlatBucket::elements_for(const BucketSpec& spec,
                                      const std::vector<GradientShape>& shapes) {
   std::size_t elements = 0;
-  for (const std::size_t index : plan.parameters) {
-    elements += padded(shapes[index].elements, plan.dtype);
+  for (const std::size_t index : spec.parameters) {
+    elements += padded(shapes[index].elements, spec.dtype);
   }
   return elements;
 }
 
-FlatBucket::FlatBucket(const BucketPlan& plan, at::Tensor flat,
+FlatBucket::FlatBucket(const BucketSpec& spec, at::Tensor flat,
                        const std::vector<at::Tensor>& parameters, std::string name)
-    : GradientBucket(plan, parameters, std::move(name)), flat_(std::move(flat)) {
+    : GradientBucket(spec, parameters, std::move(name)), flat_(std::move(flat)) {
   std::size_t offset = 0;
-  if (!plan.device.is_cpu()) flat_.zero_();
+  if (!spec.device.is_cpu()) flat_.zero_();
   for (std::size_t place = 0; place < places(); ++place) {
     begins_.push_back(offset);
     own_view(place) = make_view(flat_, shape(place), offset);
     const auto elements = static_cast<std::size_t>(shape(place).numel());
-    const std::size_t end = offset + padded(elements, plan.dtype);
-    // What lies between the gradients travels with them; it may be left of another division.
-    if (plan.device.is_cpu()) clear(flat_, offset + elements, end);
+    const std::size_t end = offset + padded(elements, spec.dtype);
+    // What lies between the gradients travels with them; it may be left of other buckets.
+    if (spec.device.is_cpu()) clear(flat_, offset + elements, end);
     offset = end;
   }
 }
 
-void FlatBucket::settle(std::size_t place, const at::Tensor& gradient,
-                        const at::Tensor& /*incoming*/, bool leaves_it) {
+void FlatBucket::prepare_view(std::size_t place, const at::Tensor& gradient,
+                              const at::Tensor& /*incoming*/, bool leaves_it) {
   if (leaves_it || !is_view(place, gradient)) vacate(place);
 }
 
 void FlatBucket::vacate(std::size_t place) {
   at::Tensor& own = own_view(place);
   if (own.use_count() == 1 && own.storage().use_count() == 1) return;
-  // What comes back keeps all of `flat_`.
+  // The memory that is dropped here keeps all of `flat_`.
   static_cast<void>(move_to_ordinary_memory(own.storage()));
   own = make_view(flat_, shape(place), begins_[place]);
 }
@@ -68,7 +68,7 @@ void FlatBucket::vacate() {
   for (std::size_t place = 0; place < places(); ++place) vacate(place);
 }
 
-// It is copied in at the end, wherever it lies.
+// A waiting gradient is copied in at the end, wherever it lies.
 void FlatBucket::note_waiting(std::size_t, const at::Tensor&, const at::Tensor&) {}
 
 std::vector<at::Tensor> FlatBucket::parts() const {

@@ -12,23 +12,23 @@
 #include <string>
 #include <vector>
 
-#include "parallel/buckets/bucket_planner.h"
+#include "parallel/buckets/assign_buckets.h"
 #include "parallel/buckets/gradient_bucket.h"
 
 namespace lockstep {
 
 /// A bucket whose gradients lie side by side in one tensor of group memory.
 ///
-/// Every gradient is copied there, but for one that still is the bucket's view, as in accumulation.
-/// Serves all devices, dtypes and backends, and communication hooks, which want one tensor.
-/// Thread-safety: guarded by the reducer's lock.
+/// Every gradient is copied there, unless it still is the bucket's view, as in accumulation. This
+/// serves all devices, dtypes and backends, and communication hooks, which want one tensor.
+/// Owns: a part of the storage's tensor. Thread-safety: guarded by the reducer's lock.
 class FlatBucket final : public GradientBucket {
  public:
   /// How many elements a bucket needs. Gradients begin on cache lines.
-  [[nodiscard]] static std::size_t elements_for(const BucketPlan& plan,
+  [[nodiscard]] static std::size_t elements_for(const BucketSpec& spec,
                                                 const std::vector<GradientShape>& shapes);
   /// `flat`: that many elements of group memory.
-  FlatBucket(const BucketPlan& plan, at::Tensor flat, const std::vector<at::Tensor>& parameters,
+  FlatBucket(const BucketSpec& spec, at::Tensor flat, const std::vector<at::Tensor>& parameters,
              std::string name);
 
   void note_waiting(std::size_t place, const at::Tensor& gradient,
@@ -37,7 +37,7 @@ class FlatBucket final : public GradientBucket {
   void vacate() override;
 
   using GradientBucket::launch;
-  /// The hook takes the place of the all-reduce. `view`: of `flat` and `parts`.
+  /// Calls the hook instead of an all-reduce. `view`: has `flat` and `parts`.
   void launch(ProcessGroup& group, const CommunicationHook& hook, const GradientBucketView& view);
   [[nodiscard]] const at::Tensor& flat() const noexcept { return flat_; }
   /// The gradients as parts of `flat`.
@@ -48,9 +48,9 @@ class FlatBucket final : public GradientBucket {
   void reset() override;
 
  private:
-  /// What lies there and is not the gradient is moved away for whoever holds it.
-  void settle(std::size_t place, const at::Tensor& gradient, const at::Tensor& incoming,
-              bool leaves_it) override;
+  /// Moves what lies in this place and is not the gradient away, for whoever holds it.
+  void prepare_view(std::size_t place, const at::Tensor& gradient, const at::Tensor& incoming,
+                    bool leaves_it) override;
   [[nodiscard]] Work all_reduce(ProcessGroup& group) override;
   void vacate(std::size_t place);
 

@@ -12,21 +12,11 @@
 namespace lockstep {
 namespace {
 
-// Gradients begin on cache lines, so that the kernels that write them need not start askew.
-constexpr std::size_t kAlignment = 64;
-// Smaller ones are copied, which costs nothing; too much else is as small.
-constexpr std::size_t kSmallestLent = 256;
+// Smaller gradients are copied, which costs nothing; too many other tensors are as small.
+constexpr std::size_t kSmallestBlock = 256;
 
-// For gradients that are being made beside temporary tensors of their size, as oneDNN needs them.
-// Very large ones, those of embeddings, need none.
-constexpr std::size_t kMuchSpare = std::size_t{64} << 20;
-
-std::size_t round_up(std::size_t bytes) {
-  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
-}
-
-/// All arenas of the process: a pointer that is its own context says nothing else of where it comes
-/// from. Never destroyed, since tensors may outlive everything.
+/// All arenas of the process. A pointer that is its own context does not tell which arena it comes
+/// from. The list is never destroyed, since tensors may outlive everything.
 struct Arenas {
   std::shared_mutex mutex;
   std::vector<GradientArena*> list;
@@ -39,41 +29,19 @@ struct Arenas {
 
 }  // namespace
 
-GradientArena::Division GradientArena::divide(const std::vector<std::size_t>& gradients) {
-  Division division;
-  std::size_t largest = 0;
-  for (const std::size_t bytes : gradients) {
-    const auto known = std::find_if(division.sizes.begin(), division.sizes.end(),
-                                    [&](const auto& size) { return size.bytes == bytes; });
-    division.size_of.push_back(static_cast<std::size_t>(known - division.sizes.begin()));
-    if (known == division.sizes.end()) division.sizes.push_back({.bytes = bytes});
-    ++division.sizes[division.size_of.back()].blocks;
-    largest = std::max(largest, bytes);
-  }
-  std::size_t blocks = 0;
-  for (auto& size : division.sizes) {
-    size.first = blocks;
-    size.begin = division.bytes;
-    blocks += size.blocks;
-    division.bytes += size.blocks * round_up(size.bytes);
-  }
-  division.spare_begin = division.bytes;
-  division.bytes += round_up(std::max(largest, std::min(3 * largest, kMuchSpare)));
-  return division;
+std::shared_ptr<GradientArena> GradientArena::create(at::Tensor memory, ArenaLayout layout) {
+  return std::shared_ptr<GradientArena>(new GradientArena(std::move(memory), std::move(layout)));
 }
 
-std::shared_ptr<GradientArena> GradientArena::create(at::Tensor memory, Division division) {
-  return std::shared_ptr<GradientArena>(new GradientArena(std::move(memory), std::move(division)));
-}
-
-GradientArena::GradientArena(at::Tensor memory, Division division)
-    : memory_(std::move(memory)), division_(std::move(division)) {
-  owned_.resize(division_.size_of.size());
-  for (std::size_t number = 0; number < division_.sizes.size(); ++number) {
-    const auto& size = division_.sizes[number];
+GradientArena::GradientArena(at::Tensor memory, ArenaLayout layout)
+    : memory_(std::move(memory)), layout_(std::move(layout)) {
+  owned_.resize(layout_.size_of.size());
+  for (std::size_t number = 0; number < layout_.sizes.size(); ++number) {
+    const auto& size = layout_.sizes[number];
     counts_.push_back({.free = size.blocks});
     for (std::size_t i = 0; i < size.blocks; ++i) {
-      blocks_.push_back({.size = number, .begin = size.begin + i * round_up(size.bytes)});
+      blocks_.push_back(
+          {.size = number, .begin = size.begin + i * ArenaLayout::padded(size.bytes)});
     }
   }
   const std::lock_guard lock(Arenas::get().mutex);
@@ -85,41 +53,41 @@ GradientArena::~GradientArena() {
   std::erase(Arenas::get().list, this);
 }
 
-c10::DataPtr GradientArena::lend(std::size_t bytes) {
+c10::DataPtr GradientArena::allocate(std::size_t bytes) {
   // Outside of the lock: these never change.
-  if (bytes < kSmallestLent) return {};
-  const auto size = std::find_if(division_.sizes.begin(), division_.sizes.end(),
+  if (bytes < kSmallestBlock) return {};
+  const auto size = std::find_if(layout_.sizes.begin(), layout_.sizes.end(),
                                  [&](const auto& known) { return known.bytes == bytes; });
-  if (size == division_.sizes.end()) return {};
-  const auto number = static_cast<std::size_t>(size - division_.sizes.begin());
+  if (size == layout_.sizes.end()) return {};
+  const auto number = static_cast<std::size_t>(size - layout_.sizes.begin());
   const std::lock_guard lock(mutex_);
-  if (counts_[number].taken == size->blocks) return {};
+  if (counts_[number].current == size->blocks) return {};
   if (has_too_few(number) && !cut_spare(number)) return {};
   const auto block = find_free(number);
   if (!block) return {};
-  blocks_[*block].state = State::Lent;
+  blocks_[*block].state = State::Allocated;
   --counts_[number].free;
-  return lease(*block);
+  return make_pointer(*block);
 }
 
 bool GradientArena::has_too_few(std::size_t size) const {
   const Count& count = counts_[size];
-  return count.free == 0 || count.free - 1 + count.owned < division_.sizes[size].blocks;
+  return count.free == 0 || count.free - 1 + count.owned < layout_.sizes[size].blocks;
 }
 
-bool GradientArena::take(std::size_t parameter, const at::Tensor& gradient) {
+bool GradientArena::try_keep(std::size_t parameter, const at::Tensor& gradient) {
   const std::lock_guard lock(mutex_);
   const auto block = block_of(gradient);
-  if (!block || blocks_[*block].size != division_.size_of[parameter]) return false;
-  if (blocks_[*block].state != State::Lent && owned_[parameter] != block) return false;
-  set_owner(*block, parameter, State::Taken);
+  if (!block || blocks_[*block].size != layout_.size_of[parameter]) return false;
+  if (blocks_[*block].state != State::Allocated && owned_[parameter] != block) return false;
+  set_owner(*block, parameter, State::Current);
   note_storage(*block, gradient.storage());
   return true;
 }
 
 at::Tensor GradientArena::make(std::size_t parameter, const at::Tensor& like,
                                const at::Tensor& current) {
-  const std::size_t size = division_.size_of[parameter];
+  const std::size_t size = layout_.size_of[parameter];
   const auto make_in = [&](const c10::Storage& storage) {
     return at::empty({0}, memory_.options()).set_(storage, 0, like.sizes(), like.strides());
   };
@@ -127,7 +95,7 @@ at::Tensor GradientArena::make(std::size_t parameter, const at::Tensor& like,
     const std::lock_guard lock(mutex_);
     const auto block = block_at(current.storage().data());
     if (block && owned_[parameter] == block) {
-      set_owner(*block, parameter, State::Taken);
+      set_owner(*block, parameter, State::Current);
       return make_in(current.storage());
     }
   }
@@ -139,13 +107,13 @@ at::Tensor GradientArena::make(std::size_t parameter, const at::Tensor& like,
     if (block) {
       --counts_[size].free;
     } else {
-      block = owned_[parameter];  // another thread is just letting go of it
+      block = owned_[parameter];  // another thread is just freeing it
     }
-    TORCH_INTERNAL_ASSERT(block, "gradient arena: no block of ", division_.sizes[size].bytes,
+    TORCH_INTERNAL_ASSERT(block, "gradient arena: no block of ", layout_.sizes[size].bytes,
                           " bytes is left");
-    set_owner(*block, parameter, State::Taken);
-    storage = c10::Storage(c10::Storage::use_byte_size_t(), division_.sizes[size].bytes,
-                           lease(*block), /*allocator=*/nullptr, /*resizable=*/false);
+    set_owner(*block, parameter, State::Current);
+    storage = c10::Storage(c10::Storage::use_byte_size_t(), layout_.sizes[size].bytes,
+                           make_pointer(*block), /*allocator=*/nullptr, /*resizable=*/false);
     note_storage(*block, storage);
   }
   return make_in(storage);
@@ -153,7 +121,7 @@ at::Tensor GradientArena::make(std::size_t parameter, const at::Tensor& like,
 
 std::optional<std::size_t> GradientArena::block_to_clear(std::size_t parameter) {
   const std::lock_guard lock(mutex_);
-  const std::size_t size = division_.size_of[parameter];
+  const std::size_t size = layout_.size_of[parameter];
   if (!owned_[parameter] || !has_too_few(size) || cut_spare(size)) return std::nullopt;
   return owned_[parameter];
 }
@@ -167,7 +135,7 @@ void GradientArena::move_away(std::size_t block) {
     data = begin() + blocks_[block].begin;
   }
   if (!storage || storage->data() != data) return;
-  // What comes back is let go of here.
+  // This frees the block.
   static_cast<void>(move_to_ordinary_memory(c10::Storage(std::move(storage))));
 }
 
@@ -190,22 +158,22 @@ void GradientArena::vacate() noexcept {
 void GradientArena::adopt(std::size_t parameter, const at::Tensor& gradient) {
   const std::lock_guard lock(mutex_);
   const auto block = block_of(gradient);
-  if (!block || blocks_[*block].state != State::Lent ||
-      blocks_[*block].size != division_.size_of[parameter]) {
+  if (!block || blocks_[*block].state != State::Allocated ||
+      blocks_[*block].size != layout_.size_of[parameter]) {
     return;
   }
   const auto own = owned_[parameter];
-  if (own && blocks_[*own].state != State::Given) return;
-  set_owner(*block, parameter, State::Given);
+  if (own && blocks_[*own].state != State::Latest) return;
+  set_owner(*block, parameter, State::Latest);
   note_storage(*block, gradient.storage());
 }
 
-void GradientArena::end_cycle() {
+void GradientArena::end_iteration() {
   const std::lock_guard lock(mutex_);
   for (const auto& block : owned_) {
-    if (block) blocks_[*block].state = State::Given;
+    if (block) blocks_[*block].state = State::Latest;
   }
-  for (Count& count : counts_) count.taken = 0;
+  for (Count& count : counts_) count.current = 0;
 }
 
 std::byte* GradientArena::begin() const noexcept {
@@ -213,7 +181,7 @@ std::byte* GradientArena::begin() const noexcept {
 }
 
 bool GradientArena::holds(const void* data) const noexcept {
-  return data >= begin() && data < begin() + division_.bytes;
+  return data >= begin() && data < begin() + layout_.bytes;
 }
 
 std::optional<std::int64_t> GradientArena::place_of(const at::Tensor& tensor) const {
@@ -235,37 +203,37 @@ std::optional<std::size_t> GradientArena::block_at(const void* data) const {
 
 std::optional<std::size_t> GradientArena::block_of(const at::Tensor& gradient) const {
   const auto block = block_at(gradient.const_data_ptr());
-  if (!block || division_.sizes[blocks_[*block].size].bytes != gradient.nbytes()) {
+  if (!block || layout_.sizes[blocks_[*block].size].bytes != gradient.nbytes()) {
     return std::nullopt;
   }
   return block;
 }
 
-/// Spare memory last: as long as it is not needed, nobody touches it.
+/// Spare memory comes last: as long as it is not needed, nothing touches it.
 std::optional<std::size_t> GradientArena::find_free(std::size_t size) const {
   const auto is_free = [&](const Block& block) {
     return block.size == size && block.state == State::Free;
   };
-  const auto first = blocks_.begin() + static_cast<std::ptrdiff_t>(division_.sizes[size].first);
+  const auto first = blocks_.begin() + static_cast<std::ptrdiff_t>(layout_.sizes[size].first);
   const auto found = std::find_if(first, blocks_.end(), is_free);
   if (found == blocks_.end()) return std::nullopt;
   return static_cast<std::size_t>(found - blocks_.begin());
 }
 
 bool GradientArena::cut_spare(std::size_t size) {
-  const std::size_t bytes = round_up(division_.sizes[size].bytes);
+  const std::size_t bytes = ArenaLayout::padded(layout_.sizes[size].bytes);
   const auto spare = blocks_.begin() + static_cast<std::ptrdiff_t>(owned_.size());
   // The first gap that is large enough: move past each block that is in the way.
-  std::size_t begin = division_.spare_begin;
+  std::size_t begin = layout_.spare_begin;
   const auto is_in_the_way = [&](const Block& block) {
     return block.state != State::None && block.begin < begin + bytes &&
-           begin < block.begin + round_up(division_.sizes[block.size].bytes);
+           begin < block.begin + ArenaLayout::padded(layout_.sizes[block.size].bytes);
   };
   for (auto other = std::find_if(spare, blocks_.end(), is_in_the_way); other != blocks_.end();
        other = std::find_if(spare, blocks_.end(), is_in_the_way)) {
-    begin = other->begin + round_up(division_.sizes[other->size].bytes);
+    begin = other->begin + ArenaLayout::padded(layout_.sizes[other->size].bytes);
   }
-  if (begin + bytes > division_.bytes) return false;
+  if (begin + bytes > layout_.bytes) return false;
   const Block block{.size = size, .begin = begin};
   const auto unused =
       std::find_if(spare, blocks_.end(), [](const Block& old) { return old.state == State::None; });
@@ -287,14 +255,14 @@ void GradientArena::return_spare(std::size_t size) {
   }
 }
 
-c10::DataPtr GradientArena::lease(std::size_t block) {
-  ++blocks_[block].leases;
-  if (leases_++ == 0) self_ = shared_from_this();
+c10::DataPtr GradientArena::make_pointer(std::size_t block) {
+  ++blocks_[block].pointers;
+  if (pointers_++ == 0) self_ = shared_from_this();
   void* const data = begin() + blocks_[block].begin;
-  return {data, data, [](void* pointer) { give_back(pointer); }, c10::Device(c10::kCPU)};
+  return {data, data, [](void* pointer) { free(pointer); }, c10::Device(c10::kCPU)};
 }
 
-/// What the parameter had till now is for whoever still keeps it.
+// The block that the parameter had till now is for whoever still keeps a tensor in it.
 void GradientArena::set_owner(std::size_t block, std::size_t parameter, State state) {
   Count& count = counts_[blocks_[block].size];
   if (owned_[parameter] != block) {
@@ -302,7 +270,7 @@ void GradientArena::set_owner(std::size_t block, std::size_t parameter, State st
     if (!owned_[parameter]) ++count.owned;
     owned_[parameter] = block;
   }
-  if (state == State::Taken && blocks_[block].state != State::Taken) ++count.taken;
+  if (state == State::Current && blocks_[block].state != State::Current) ++count.current;
   blocks_[block].state = state;
   blocks_[block].parameter = parameter;
   return_spare(blocks_[block].size);
@@ -312,7 +280,7 @@ void GradientArena::note_storage(std::size_t block, const c10::Storage& storage)
   blocks_[block].storage.emplace(storage.getWeakStorageImpl());
 }
 
-bool GradientArena::give_back(void* data) noexcept {
+bool GradientArena::free(void* data) noexcept {
   GradientArena* arena = nullptr;
   {
     const std::shared_lock lock(Arenas::get().mutex);
@@ -321,18 +289,18 @@ bool GradientArena::give_back(void* data) noexcept {
     }
   }
   if (arena == nullptr) return false;
-  // Whoever has a lease keeps the arena alive; the last one lets go of it here, after its lock.
-  const auto last = arena->end_lease(data);
+  // Pointers keep the arena alive: the last one destroys it here, when its lock is free again.
+  const auto last = arena->drop_pointer(data);
   return true;
 }
 
-std::shared_ptr<GradientArena> GradientArena::end_lease(void* data) noexcept {
+std::shared_ptr<GradientArena> GradientArena::drop_pointer(void* data) noexcept {
   const std::lock_guard lock(mutex_);
   Block& block = blocks_[*block_at(data)];
-  if (--block.leases == 0) {
+  if (--block.pointers == 0) {
     Count& count = counts_[block.size];
-    if (block.state == State::Taken) --count.taken;
-    if (block.state == State::Given || block.state == State::Taken) {
+    if (block.state == State::Current) --count.current;
+    if (block.state == State::Latest || block.state == State::Current) {
       owned_[block.parameter].reset();
       --count.owned;
     }
@@ -341,7 +309,7 @@ std::shared_ptr<GradientArena> GradientArena::end_lease(void* data) noexcept {
     ++count.free;
     return_spare(block.size);
   }
-  return --leases_ == 0 ? std::move(self_) : nullptr;
+  return --pointers_ == 0 ? std::move(self_) : nullptr;
 }
 
 }  // namespace lockstep

@@ -18,8 +18,8 @@ namespace {
 // Gradients begin on cache lines, so that the kernels that write them need not start askew.
 constexpr std::size_t kAlignmentBytes = 64;
 
-// As autograd lays gradients out: strides of a dense parameter are kept (channels_last), others
-// become contiguous.
+// Autograd lays gradients out like this: strides of a dense parameter are kept (channels_last),
+// others become contiguous.
 at::Tensor shape_of(const at::Tensor& parameter, at::ScalarType dtype) {
   const auto options = at::TensorOptions(dtype).device(at::kMeta);
   return parameter.is_non_overlapping_and_dense()
@@ -27,7 +27,7 @@ at::Tensor shape_of(const at::Tensor& parameter, at::ScalarType dtype) {
              : at::empty(parameter.sizes(), options);
 }
 
-// Where there is only one place along a dimension, its stride means nothing.
+// The stride of a dimension with one element means nothing.
 bool have_same_strides(const at::Tensor& a, const at::Tensor& b) {
   for (std::int64_t i = 0; i < a.dim(); ++i) {
     if (a.size(i) > 1 && a.stride(i) != b.stride(i)) return false;
@@ -42,15 +42,15 @@ std::size_t GradientBucket::padded(std::size_t elements, at::ScalarType dtype) {
   return (elements + step - 1) / step * step;
 }
 
-GradientBucket::GradientBucket(const BucketPlan& plan, const std::vector<at::Tensor>& parameters,
+GradientBucket::GradientBucket(const BucketSpec& spec, const std::vector<at::Tensor>& parameters,
                                std::string name)
-    : parameters_(plan.parameters),
-      dtype_(plan.dtype),
-      device_(plan.device),
+    : parameters_(spec.parameters),
+      dtype_(spec.dtype),
+      device_(spec.device),
       name_(std::move(name)),
-      views_(plan.parameters.size()),
-      has_taken_(plan.parameters.size(), false),
-      missing_(plan.parameters.size()) {
+      views_(spec.parameters.size()),
+      is_filled_(spec.parameters.size(), false),
+      missing_(spec.parameters.size()) {
   for (const std::size_t index : parameters_) {
     shapes_.push_back(shape_of(parameters[index], dtype_));
     bytes_ += padded(static_cast<std::size_t>(parameters[index].numel()), dtype_) *
@@ -69,20 +69,20 @@ bool GradientBucket::is_view(std::size_t place, const at::Tensor& gradient) cons
   return is_laid_out_as(view, gradient) && gradient.const_data_ptr() == view.const_data_ptr();
 }
 
-void GradientBucket::take(std::size_t place, const at::Tensor& parameter, double scale,
-                          const at::Tensor& incoming, bool leaves_it) {
+void GradientBucket::put(std::size_t place, const at::Tensor& parameter, double scale,
+                         const at::Tensor& incoming, bool leaves_it) {
   follow_stream();
   const at::Tensor& gradient = parameter.grad();
-  if (has_taken_[place]) {
+  if (is_filled_[place]) {
     if (gradient.defined() && scale != 0) views_[place].add_(gradient, scale);
   } else {
-    settle(place, gradient, incoming, leaves_it);
+    prepare_view(place, gradient, incoming, leaves_it);
     copy_in(place, gradient, scale);
   }
   // Also frees what autograd allocated while it is still warm in the cache; the next gradient gets
   // that memory.
   parameter.mutable_grad().reset();
-  count_as_taken(place);
+  count_as_filled(place);
 }
 
 void GradientBucket::copy_in(std::size_t place, const at::Tensor& gradient, double scale) {
@@ -104,17 +104,17 @@ void GradientBucket::copy_in(std::size_t place, const at::Tensor& gradient, doub
   }
 }
 
-void GradientBucket::count_as_taken(std::size_t place) {
-  if (!has_taken_[place]) --missing_;
-  has_taken_[place] = true;
+void GradientBucket::count_as_filled(std::size_t place) {
+  if (!is_filled_[place]) --missing_;
+  is_filled_[place] = true;
 }
 
-void GradientBucket::take_nothing(std::size_t place) {
-  if (has_taken_[place]) return;
+void GradientBucket::put_zero(std::size_t place) {
+  if (is_filled_[place]) return;
   follow_stream();
-  settle(place, {}, {}, false);
+  prepare_view(place, {}, {}, false);
   views_[place].zero_();
-  count_as_taken(place);
+  count_as_filled(place);
 }
 
 at::Tensor GradientBucket::average(std::size_t place, const at::Tensor& parameter) const {
@@ -146,7 +146,7 @@ void GradientBucket::launch(ProcessGroup& group) {
 }
 
 void GradientBucket::reset() {
-  std::fill(has_taken_.begin(), has_taken_.end(), false);
+  std::fill(is_filled_.begin(), is_filled_.end(), false);
   missing_ = parameters_.size();
   work_.reset();
   stream_.reset();

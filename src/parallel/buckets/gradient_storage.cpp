@@ -8,14 +8,14 @@
 #include <algorithm>
 #include <utility>
 
+#include "parallel/buckets/arena_allocator.h"
 #include "parallel/buckets/arena_bucket.h"
 #include "parallel/buckets/flat_bucket.h"
-#include "parallel/buckets/lending_allocator.h"
 
 namespace lockstep {
 namespace {
 
-// Gradients of this parameter travel in this dtype.
+// The dtype in which gradients of this parameter travel.
 at::ScalarType travelling_dtype(const at::Tensor& parameter,
                                 const DistributedDataParallelOptions& options) {
   const at::ScalarType own = parameter.scalar_type();
@@ -87,26 +87,26 @@ bool GradientStorage::allocate_arena(Memory& memory, std::string& obstacle) {
     memory.numbers[i] = gradients.size();
     gradients.push_back(shapes_[i].bytes());
   }
-  const auto division = GradientArena::divide(gradients);
+  const auto layout = ArenaLayout::of(gradients);
   const std::size_t element = c10::elementSize(memory.dtype);
-  const auto elements = static_cast<std::int64_t>((division.bytes + element - 1) / element);
+  const auto elements = static_cast<std::int64_t>((layout.bytes + element - 1) / element);
   try {
     const at::Tensor all = group_.allocate({elements}, at::TensorOptions(memory.dtype));
     group_.keep_for_pieces(all);
-    memory.arena = GradientArena::create(all, division);
+    memory.arena = GradientArena::create(all, layout);
   } catch (const CommError& error) {
     // Buckets need less, and all ranks see this error.
     obstacle = error.what();
     memory.places.reset();
     return false;
   }
-  install_lending_allocator();
+  install_arena_allocator();
   return true;
 }
 
 void GradientStorage::allocate_flat(Memory& memory) {
-  // How much that is depends on no plan: every gradient begins on a cache line.
-  const BucketPlan all{memory.parameters, memory.dtype, memory.device};
+  // The size does not depend on the buckets: every gradient begins on a cache line.
+  const BucketSpec all{memory.parameters, memory.dtype, memory.device};
   const auto elements = static_cast<std::int64_t>(FlatBucket::elements_for(all, shapes_));
   memory.flat = group_.allocate({elements}, at::TensorOptions(memory.dtype).device(memory.device));
 }
@@ -130,33 +130,33 @@ void GradientStorage::use_flat_memory() {
 }
 
 std::vector<std::unique_ptr<GradientBucket>> GradientStorage::make_buckets(
-    const std::vector<BucketPlan>& plans, const std::vector<std::string>& names) const {
+    const std::vector<BucketSpec>& specs, const std::vector<std::string>& names) const {
   std::vector<std::unique_ptr<GradientBucket>> buckets;
   std::vector<std::int64_t> used(memories_.size(), 0);
-  for (const BucketPlan& plan : plans) {
-    buckets.push_back(make_bucket(plan, used, names[buckets.size()]));
+  for (const BucketSpec& spec : specs) {
+    buckets.push_back(make_bucket(spec, used, names[buckets.size()]));
   }
   return buckets;
 }
 
-std::unique_ptr<GradientBucket> GradientStorage::make_bucket(const BucketPlan& plan,
+std::unique_ptr<GradientBucket> GradientStorage::make_bucket(const BucketSpec& spec,
                                                              std::vector<std::int64_t>& used,
                                                              const std::string& name) const {
   std::size_t kind = 0;
-  while (memories_[kind].dtype != plan.dtype || memories_[kind].device != plan.device) ++kind;
+  while (memories_[kind].dtype != spec.dtype || memories_[kind].device != spec.device) ++kind;
   const Memory& memory = memories_[kind];
   if (memory.arena) {
     std::vector<std::size_t> numbers;
-    for (const std::size_t index : plan.parameters) numbers.push_back(memory.numbers[index]);
+    for (const std::size_t index : spec.parameters) numbers.push_back(memory.numbers[index]);
     const auto places = static_cast<std::int64_t>(numbers.size());
     const auto first = std::exchange(used[kind], used[kind] + places);
-    return std::make_unique<ArenaBucket>(plan, memory.arena, std::move(numbers),
+    return std::make_unique<ArenaBucket>(spec, memory.arena, std::move(numbers),
                                          memory.places.narrow(0, first, places), parameters_, name);
   }
-  const auto elements = static_cast<std::int64_t>(FlatBucket::elements_for(plan, shapes_));
+  const auto elements = static_cast<std::int64_t>(FlatBucket::elements_for(spec, shapes_));
   const auto first = std::exchange(used[kind], used[kind] + elements);
   const at::Tensor flat = memory.flat.narrow(0, first, elements);
-  return std::make_unique<FlatBucket>(plan, flat, parameters_, name);
+  return std::make_unique<FlatBucket>(spec, flat, parameters_, name);
 }
 
 void GradientStorage::open() {
@@ -164,7 +164,7 @@ void GradientStorage::open() {
   std::vector<std::shared_ptr<GradientArena>> arenas;
   for (const Memory& memory : memories_) {
     if (!memory.arena || has_failed_) continue;
-    lend_to_this_thread(memory.arena);
+    allocate_in_this_thread(memory.arena);
     arenas.push_back(memory.arena);
   }
   const std::shared_ptr<void> guard(nullptr, [arenas = std::move(arenas)](void*) {
@@ -180,9 +180,9 @@ void GradientStorage::close() noexcept {
   }
 }
 
-void GradientStorage::end_cycle() noexcept {
+void GradientStorage::end_iteration() noexcept {
   for (const Memory& memory : memories_) {
-    if (memory.arena) memory.arena->end_cycle();
+    if (memory.arena) memory.arena->end_iteration();
   }
 }
 

@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "parallel/buckets/bucket_planner.h"
+#include "parallel/buckets/assign_buckets.h"
 #include "parallel/buckets/gradient_arena.h"
 #include "parallel/buckets/gradient_bucket.h"
 
@@ -19,36 +19,39 @@ namespace lockstep {
 
 /// The group's memory for gradients of all parameters, whichever are in buckets at present.
 ///
-/// For each dtype and device either an arena, in which gradients lie anywhere, or one tensor, of
-/// which buckets are parts. The reducer has buckets made in it, and says when autograd may put
-/// gradients into the arenas. Owns: that memory. Thread-safety: guarded by the reducer's lock.
+/// Each dtype and device has either an arena, in which gradients lie anywhere, or one tensor, of
+/// which buckets are parts. The reducer has buckets made in this memory, and says when autograd may
+/// allocate in the arenas. Owns: that memory. Thread-safety: guarded by the reducer's lock.
 class GradientStorage {
  public:
-  /// Collective: allocates. `group`: outlives this.
+  /// `group` outlives this. Collective: it allocates.
   GradientStorage(ProcessGroup& group, std::vector<at::Tensor> parameters,
                   const DistributedDataParallelOptions& options);
 
   [[nodiscard]] const std::vector<at::Tensor>& parameters() const noexcept { return parameters_; }
-  /// Of the parameters' gradients, as they travel.
+  /// The shapes of the parameters' gradients, as they travel.
   [[nodiscard]] const std::vector<GradientShape>& shapes() const noexcept { return shapes_; }
   [[nodiscard]] bool has_arena() const;
-  /// A communication hook wants whole buckets. Buckets that lie in arenas stay usable until others
-  /// take their place. Collective. Throws: with everything as it was.
+  /// Replaces the arenas by flat memory, since a communication hook wants whole buckets. Buckets
+  /// that lie in arenas stay usable until others take their place.
+  /// Collective: it allocates. Throws: what `allocate` throws; then nothing has changed.
   void use_flat_memory();
-  /// `names`: of the buckets' calls. Buckets that were made before may not be used any more.
+  /// `names`: of the calls that reduce the buckets. Buckets that were made before may not be used
+  /// any more.
   [[nodiscard]] std::vector<std::unique_ptr<GradientBucket>> make_buckets(
-      const std::vector<BucketPlan>& plans, const std::vector<std::string>& names) const;
+      const std::vector<BucketSpec>& specs, const std::vector<std::string>& names) const;
 
-  /// Autograd, which runs in this thread, may put gradients into the arenas, until the graph that
-  /// is being worked on is done or dropped, or `close`.
+  /// Lets autograd, which runs in this thread, allocate in the arenas until the graph that is being
+  /// worked on is done or dropped, or until `close`.
   void open();
   void close() noexcept;
   /// Whether the graph for which the arenas were opened is still being worked on.
   [[nodiscard]] bool is_open() const { return !opened_.expired(); }
-  /// Others may still write to what was in buckets: nothing is put into the arenas any more.
+  /// After an error other ranks may still write to what was in buckets: autograd allocates nothing
+  /// in the arenas any more.
   void note_failure() noexcept { has_failed_ = true; }
-  void end_cycle() noexcept;
-  /// Moves gradients in arenas that somebody holds to memory of their own.
+  void end_iteration() noexcept;
+  /// Moves gradients that somebody holds from the arenas to memory of their own.
   void vacate_arenas() noexcept;
 
  private:
@@ -63,12 +66,12 @@ class GradientStorage {
     std::vector<std::size_t> numbers;      // in the arena, of all parameters
   };
 
-  /// Whether gradients of this kind can lie wherever autograd puts them. `obstacle`: why they
-  /// cannot, if it is no choice.
+  /// Whether gradients of this kind can lie wherever autograd makes them. `obstacle`: why they
+  /// cannot, if that is an error and no choice.
   [[nodiscard]] bool allocate_arena(Memory& memory, std::string& obstacle);
   void allocate_flat(Memory& memory);
-  /// `used`: of each memory, what the buckets before have: elements, or places in an arena.
-  [[nodiscard]] std::unique_ptr<GradientBucket> make_bucket(const BucketPlan& plan,
+  /// `used`: how much of each memory the buckets before have: elements, or places in an arena.
+  [[nodiscard]] std::unique_ptr<GradientBucket> make_bucket(const BucketSpec& spec,
                                                             std::vector<std::int64_t>& used,
                                                             const std::string& name) const;
 

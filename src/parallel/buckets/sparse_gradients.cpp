@@ -12,7 +12,7 @@
 namespace lockstep {
 namespace {
 
-/// Entries and sparse dimensions of every rank.
+/// How many entries and sparse dimensions every rank has.
 std::vector<std::int64_t> gather_numbers(ProcessGroup& group, std::int64_t entries,
                                          std::int64_t dimensions) {
   const auto own = at::tensor({entries, dimensions}, at::kLong);
@@ -21,7 +21,7 @@ std::vector<std::int64_t> gather_numbers(ProcessGroup& group, std::int64_t entri
   return {all.const_data_ptr<std::int64_t>(), all.const_data_ptr<std::int64_t>() + all.numel()};
 }
 
-/// Pieces of all ranks, which differ along dimension 0 alone, one behind the other.
+/// The rows of all ranks, one rank's behind the other's. `rows`: how many each rank has.
 at::Tensor gather_rows(ProcessGroup& group, const at::Tensor& own,
                        const std::vector<std::int64_t>& rows) {
   std::vector<at::Tensor> pieces;

@@ -17,7 +17,7 @@ namespace lockstep {
 class StorageAliases {
  public:
   void add(const at::Tensor& tensor);
-  /// Whether these, and what they are views of, are all there are.
+  /// Whether no other tensor looks at this storage than those added and what they are views of.
   [[nodiscard]] bool are_all(const c10::Storage& storage) const;
 
  private:

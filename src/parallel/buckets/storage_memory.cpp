@@ -7,7 +7,7 @@
 #include <cstring>
 #include <utility>
 
-#include "parallel/buckets/lending_allocator.h"
+#include "parallel/buckets/arena_allocator.h"
 
 namespace lockstep {
 

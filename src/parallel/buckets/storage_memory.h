@@ -5,15 +5,16 @@
 
 namespace lockstep {
 
-/// Gives a storage memory of its device's allocator with the same bytes in it, and returns the
-/// memory that it had. So whoever holds a tensor of this storage, or a view of one, keeps its
-/// values, whatever is written to the old memory; raw pointers into it stay behind.
+/// Moves a storage's bytes to memory of its device's allocator, and returns the memory in which
+/// they were. So whoever holds a tensor of this storage, or a view of one, keeps its values,
+/// whatever is written to the old memory. Raw pointers still point to the old memory.
 ///
 /// Thread-safety: nobody else uses the storage meanwhile. Throws: where there is no memory; then
 /// nothing has changed.
 [[nodiscard]] c10::DataPtr move_to_ordinary_memory(const c10::Storage& storage);
 
-/// Tensors of this memory, which they keep, have a storage of their own. `size`: in bytes.
+/// Makes a storage of its own for a part of `memory`, which it keeps. `begin` and `size` are in
+/// bytes.
 [[nodiscard]] c10::Storage make_storage_in(const c10::Storage& memory, std::size_t begin,
                                            std::size_t size);
 

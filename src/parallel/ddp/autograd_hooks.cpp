@@ -13,15 +13,15 @@ AutogradHooks::AutogradHooks(std::shared_ptr<ProcessGroup> group, const NamedTen
                              const DistributedDataParallelOptions& options,
                              std::shared_ptr<const std::atomic<int>> pauses,
                              DistributedDataParallelStatistics so_far) {
-  std::vector<bool> planned;
+  std::vector<bool> needed;
   for (const auto& [name, tensor] : parameters) {
     index_of_.emplace(tensor.unsafeGetTensorImpl(), hooked_.size());
     hooked_.push_back({tensor, TensorForm(tensor), nullptr, nullptr});
-    planned.push_back(tensor.requires_grad());
+    needed.push_back(tensor.requires_grad());
   }
   reducer_ =
-      std::make_shared<Reducer>(std::move(group), parameters, std::move(planned),
-                                std::move(buffers), options, std::move(pauses), std::move(so_far));
+      std::make_shared<Reducer>(std::move(group), parameters, std::move(needed), std::move(buffers),
+                                options, std::move(pauses), std::move(so_far));
   hook_parameters();
 }
 
@@ -47,46 +47,15 @@ bool AutogradHooks::has_lost_hooks() const {
 }
 
 void AutogradHooks::follow_needs() {
-  std::vector<bool> planned;
+  std::vector<bool> needed;
   for (std::size_t i = 0; i < hooked_.size(); ++i) {
     const at::Tensor& parameter = hooked_[i].parameter;
-    planned.push_back(parameter.requires_grad());
-    if (planned.back() && !hooked_[i].is_hooked()) hook(i);
+    needed.push_back(parameter.requires_grad());
+    if (needed.back() && !hooked_[i].is_hooked()) hook(i);
   }
-  // With none of them there is nothing to divide: what needs gradients later may be the same again.
-  const bool is_idle = std::find(planned.begin(), planned.end(), true) == planned.end();
-  if (!is_idle) reducer_->plan_for(std::move(planned));
-}
-
-UnfinishedReduction AutogradHooks::unfinished() const {
-  UnfinishedReduction result;
-  const auto waiting = reducer_->waiting();
-  for (std::size_t i = 0; i < waiting.size(); ++i) {
-    if (waiting[i]) result.waiting.push_back(hooked_[i].parameter);
-  }
-  result.shared = reducer_->shared_values();
-  result.samples = reducer_->sample_count();
-  return result;
-}
-
-void AutogradHooks::take_over(UnfinishedReduction unfinished) {
-  std::vector<bool> waiting(hooked_.size(), false);
-  for (const at::Tensor& parameter : unfinished.waiting) {
-    const auto own = index_of_.find(parameter.unsafeGetTensorImpl());
-    // Where the parameter has another shape now, autograd refuses the gradient that it has.
-    if (own != index_of_.end() && parameter.grad().sizes() == parameter.sizes()) {
-      waiting[own->second] = true;
-    }
-  }
-  reducer_->set_waiting(waiting);
-  reducer_->share_values(std::move(unfinished.shared));
-  reducer_->set_sample_count(std::move(unfinished.samples));
-}
-
-void AutogradHooks::share_values(const NamedTensors& tensors) {
-  NamedTensors all = reducer_->shared_values();
-  all.insert(all.end(), tensors.begin(), tensors.end());
-  reducer_->share_values(std::move(all));
+  // Without any of them there are no buckets to build; the same ones may need gradients later.
+  const bool is_idle = std::find(needed.begin(), needed.end(), true) == needed.end();
+  if (!is_idle) reducer_->set_needed(std::move(needed));
 }
 
 bool AutogradHooks::Hooked::is_hooked() const {

@@ -23,28 +23,20 @@
 
 namespace lockstep {
 
-/// What the next backward would have done, beside averaging that backward's gradients.
-struct UnfinishedReduction {
-  std::vector<at::Tensor> waiting;  ///< parameters whose gradients wait for their average
-  NamedTensors shared;              ///< of `AutogradHooks::share_values`
-  SampleCount samples;
-};
-
-/// Where autograd meets a model's reducer: hooks on the parameters' gradient accumulators, and on
-/// outputs of forward.
+/// The hooks by which autograd calls a model's reducer: on the parameters' gradient accumulators,
+/// and on outputs of forward.
 ///
 /// The hooks tell the reducer when backward reaches an output and when a gradient is there. This
-/// class puts them up, again where LibTorch dropped them, and hands over to a successor what the
-/// next backward would have done.
+/// class registers them, and again where LibTorch dropped them.
 /// Owns: the hooks, and the reducer. Thread-safety: as the group; hooks that are running hold the
 /// reducer themselves.
 class AutogradHooks {
  public:
   /// `parameters`: those that need gradients, and others that are likely to need them again,
-  /// without repetition, in registration order. `buffers`: what `BufferSync` is about, at the time
-  /// of the call. `pauses`: while it is not 0, gradients add up on this rank. `so_far`: of a
-  /// predecessor.
-  /// Collective.
+  /// without repetition, in registration order. `buffers` returns the buffers for `BufferSync` that
+  /// there are when it is called. `pauses`: while it is not 0, gradients add up on this rank.
+  /// `so_far`: the statistics of the reducer before.
+  /// Collective: it allocates.
   AutogradHooks(std::shared_ptr<ProcessGroup> group, const NamedTensors& parameters,
                 std::function<NamedTensors()> buffers,
                 const DistributedDataParallelOptions& options,
@@ -54,24 +46,18 @@ class AutogradHooks {
   AutogradHooks(const AutogradHooks&) = delete;
   AutogradHooks& operator=(const AutogradHooks&) = delete;
 
-  /// Whether it has memory for the gradients of these, and all that it knows have the form that
-  /// they had.
+  /// Whether the reducer has memory for the gradients of these parameters, and all parameters that
+  /// it knows have the form that they had.
   [[nodiscard]] bool covers(const NamedTensors& parameters) const;
-  /// Whether it knows this one.
+  /// Whether the reducer knows this parameter.
   [[nodiscard]] bool knows(const at::Tensor& parameter) const;
   /// LibTorch drops hooks where a parameter gets another dtype or device.
   [[nodiscard]] bool has_lost_hooks() const;
-  /// Parameters were frozen or thawed: looks which of them need gradients now. Allocates nothing,
-  /// and exchanges nothing: the names of the next calls say it.
+  /// Parameters were frozen or thawed: looks which of them need gradients now. It allocates nothing
+  /// and exchanges nothing; the names of the next calls tell the other ranks.
   void follow_needs();
-  [[nodiscard]] UnfinishedReduction unfinished() const;
-  /// Takes that over from a predecessor.
-  void take_over(UnfinishedReduction unfinished);
-  [[nodiscard]] bool has_waiting() const { return !unfinished().waiting.empty(); }
-  /// Tensors that get rank 0's values at the end of the next backward. The same on all ranks.
-  void share_values(const NamedTensors& tensors);
 
-  /// A backward that reaches `output` will be taken as one with everything that runs inside it.
+  /// Hooks `output`, so that a backward that reaches it averages when the outermost graph is done.
   void watch(const at::Tensor& output);
   /// Hooks the parameters on the stream that is current now.
   void hook_parameters();

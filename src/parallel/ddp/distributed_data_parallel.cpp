@@ -2,69 +2,20 @@
 #include <ATen/ops/full.h>
 #include <lockstep/parallel/distributed_data_parallel.h>
 
-#include <algorithm>
 #include <string>
-#include <unordered_set>
 #include <utility>
 
 #include "native/posix/heap.h"
 #include "parallel/ddp/autograd_hooks.h"
 #include "parallel/ddp/ddp_checks.h"
 #include "parallel/ddp/module_state.h"
+#include "parallel/ddp/module_tensors.h"
 #include "parallel/ddp/parameter_record.h"
 
 namespace lockstep {
 namespace {
 
-using Names = std::vector<std::string>;
-using TensorSet = std::unordered_set<const c10::TensorImpl*>;
-
-bool contains(const Names& names, const std::string& name) {
-  return std::find(names.begin(), names.end(), name) != names.end();
-}
-
-template <typename Items>
-NamedTensors to_list(const Items& items, const Names& ignored) {
-  NamedTensors list;
-  for (const auto& item : items) {
-    if (!contains(ignored, item.key())) list.emplace_back(item.key(), item.value());
-  }
-  return list;
-}
-
-/// Parameters, then buffers.
-NamedTensors state_of(const torch::nn::Module& module, const Names& ignored) {
-  NamedTensors state = to_list(module.named_parameters(), ignored);
-  for (auto& buffer : to_list(module.named_buffers(), ignored)) state.push_back(std::move(buffer));
-  return state;
-}
-
-/// A parameter that two submodules share has one gradient.
-NamedTensors distinct(NamedTensors parameters) {
-  TensorSet seen;
-  std::erase_if(parameters, [&](const auto& named) {
-    return named.second.numel() == 0 || !seen.insert(named.second.unsafeGetTensorImpl()).second;
-  });
-  return parameters;
-}
-
-NamedTensors with_gradient(NamedTensors parameters) {
-  std::erase_if(parameters, [](const auto& named) { return !named.second.requires_grad(); });
-  return distinct(std::move(parameters));
-}
-
-/// Those that are none of `known`.
-NamedTensors without(const std::vector<torch::Tensor>& known, const NamedTensors& tensors) {
-  TensorSet seen;
-  for (const torch::Tensor& tensor : known) seen.insert(tensor.unsafeGetTensorImpl());
-  NamedTensors rest;
-  for (const auto& named : tensors) {
-    if (!seen.contains(named.second.unsafeGetTensorImpl())) rest.push_back(named);
-  }
-  return rest;
-}
-
-/// Which tensors get rank 0's values must be the same on all ranks.
+/// The tensors that will get rank 0's values, as a text: it must be the same on all ranks.
 std::string names_of(const NamedTensors& later) {
   std::string names;
   for (const auto& [name, tensor] : later)
@@ -72,15 +23,15 @@ std::string names_of(const NamedTensors& later) {
   return names;
 }
 
-/// Collective. Blocks.
+/// Blocks: the calling thread. Collective: all ranks.
 bool any_rank(ProcessGroup& group, bool is_so) {
   const auto most = at::full({1}, is_so ? 1 : 0, at::kLong);
   group.all_reduce(most, ReduceOp::Max).wait();
   return most.item<std::int64_t>() != 0;
 }
 
-/// What makes this impossible on this rank, to be told to all: a rank that threw by itself would
-/// leave the others waiting.
+/// What makes wrapping impossible on this rank, or nothing. All ranks are told: a rank that threw
+/// by itself would leave the others waiting.
 std::string problem_of(const torch::nn::Module& module,
                        const DistributedDataParallelOptions& options, const NamedTensors& hooked) {
   try {
@@ -92,7 +43,7 @@ std::string problem_of(const torch::nn::Module& module,
   }
 }
 
-/// Where the others have called something else.
+/// Adds to an error that the other ranks have made another call what this rank has done.
 void explain(MismatchError& error, const std::string& model) {
   const bool is_own = error.op() == kWrapper;
   if (is_own || !error.context().empty()) return;
@@ -124,10 +75,10 @@ DistributedDataParallelBase::DistributedDataParallelBase(
 
 DistributedDataParallelBase::~DistributedDataParallelBase() = default;
 
-// What was known before and has the same form can have gradients again, so it keeps its memory.
+// A parameter that was hooked before may need gradients again, so it keeps its memory.
 NamedTensors DistributedDataParallelBase::parameters_to_hook() const {
   NamedTensors list;
-  for (auto& named : distinct(to_list(module_->named_parameters(), options_.ignored_names()))) {
+  for (auto& named : distinct(parameters_of(*module_, options_.ignored_names()))) {
     const bool had_gradients = autograd_hooks_ && autograd_hooks_->knows(named.second);
     if (named.second.requires_grad() || had_gradients) list.push_back(std::move(named));
   }
@@ -135,10 +86,10 @@ NamedTensors DistributedDataParallelBase::parameters_to_hook() const {
 }
 
 void DistributedDataParallelBase::compare_and_hook(bool has_graph) {
-  const Names& ignored = options_.ignored_names();
+  const std::vector<std::string>& ignored = options_.ignored_names();
   const bool is_first = known_.empty();
   const NamedTensors state = state_of(*module_, ignored);
-  // Than the others, whose values are equal already.
+  // All other tensors were there before, and their values are equal already.
   const NamedTensors later = is_first ? NamedTensors() : without(known_, state);
   auto hooked = parameters_to_hook();
   try {
@@ -154,11 +105,12 @@ void DistributedDataParallelBase::compare_and_hook(bool has_graph) {
   replace_reducer(std::move(hooked));
   if (options_.broadcast_at_start() && !later.empty() && any_rank(*group_, has_graph)) {
     // Backward needs the values of its forward.
-    autograd_hooks_->share_values(later);
+    autograd_hooks_->reducer().share_values(later);
   } else if (options_.broadcast_at_start()) {
     broadcast_tensors(*group_, is_first ? state : later, 0);
   }
-  // Last: what an error leaves without rank 0's values gets them by the next attempt.
+  // This comes last, so that tensors which an error leaves without rank 0's values get them by the
+  // next attempt.
   known_.clear();
   for (const auto& [name, tensor] : state) known_.push_back(tensor);
 }
@@ -168,28 +120,27 @@ void DistributedDataParallelBase::replace_reducer(NamedTensors hooked) {
   if (autograd_hooks_) {
     so_far_ = autograd_hooks_->reducer().statistics();
     // Kept until a successor has it: making one may fail.
-    unfinished_ = std::make_unique<UnfinishedReduction>(autograd_hooks_->unfinished());
+    unfinished_ = std::make_unique<UnfinishedReduction>(autograd_hooks_->reducer().unfinished());
   }
   autograd_hooks_.reset();  // before its successor takes memory
   autograd_hooks_ = std::make_unique<AutogradHooks>(
       group_, hooked,
       [module = module_, ignored = options_.ignored_names()] {
-        return to_list(module->named_buffers(), ignored);
+        return buffers_of(*module, ignored);
       },
       options_, pauses_, so_far_);
   autograd_hooks_->reducer().set_hook(hook_);
-  if (unfinished_) autograd_hooks_->take_over(std::move(*unfinished_));
+  if (unfinished_) autograd_hooks_->reducer().take_over(*unfinished_);
   unfinished_.reset();
 }
 
 void DistributedDataParallelBase::follow_parameters(bool has_graph) {
   if (autograd_hooks_ && record_->is_of(*module_) && !autograd_hooks_->has_lost_hooks()) return;
-  const auto needing =
-      with_gradient(to_list(module_->named_parameters(), options_.ignored_names()));
+  const auto needing = with_gradient(parameters_of(*module_, options_.ignored_names()));
   if (autograd_hooks_ && autograd_hooks_->covers(needing)) {
     autograd_hooks_->follow_needs();
   } else if (!needing.empty()) {
-    // Also where the last attempt to make a reducer failed.
+    // This also follows a failed attempt to make a reducer.
     compare_and_hook(has_graph);
   }
   needs_gradients_ = !needing.empty();
@@ -204,7 +155,7 @@ void DistributedDataParallelBase::begin_forward(std::optional<std::int64_t> samp
   follow_parameters(/*has_graph=*/false);
   if (!autograd_hooks_) return;
   // With all parameters frozen there is nothing to average, unless something has waited for it.
-  is_watched_ = needs_gradients_ || autograd_hooks_->has_waiting();
+  is_watched_ = needs_gradients_ || autograd_hooks_->reducer().has_waiting();
   if (is_watched_) {
     autograd_hooks_->reducer().begin_forward(samples);
   } else {
@@ -280,7 +231,7 @@ void join(const std::vector<std::reference_wrapper<DistributedDataParallelBase>>
   }
   for (DistributedDataParallelBase& model : models) {
     const auto& hooks = model.autograd_hooks_;
-    // All ranks made the same cycles, so that they agree on this.
+    // All ranks made the same iterations, so that they agree on this.
     if (!hooks || !hooks->reducer().take_had_shadows() || step) continue;
     broadcast_tensors(*model.group_, state_of(*model.module_, model.options_.ignored_names()),
                       hooks->reducer().first_active_rank());
@@ -305,15 +256,15 @@ void DistributedDataParallelBase::register_communication_hook(CommunicationHook 
 }
 
 void DistributedDataParallelBase::broadcast_parameters(int root) {
-  broadcast_tensors(*group_, to_list(module_->named_parameters(), options_.ignored_names()), root);
+  broadcast_tensors(*group_, parameters_of(*module_, options_.ignored_names()), root);
 }
 
 void DistributedDataParallelBase::broadcast_buffers(int root) {
-  broadcast_tensors(*group_, to_list(module_->named_buffers(), options_.ignored_names()), root);
+  broadcast_tensors(*group_, buffers_of(*module_, options_.ignored_names()), root);
 }
 
 void DistributedDataParallelBase::average_buffers() {
-  average_tensors(*group_, to_list(module_->named_buffers(), options_.ignored_names()), true, 0);
+  average_tensors(*group_, buffers_of(*module_, options_.ignored_names()), true, 0);
 }
 
 void DistributedDataParallelBase::rebind() {

@@ -4,36 +4,44 @@
 #include <ATen/core/Tensor.h>
 
 #include "parallel/ddp/reducer_context.h"
-#include "parallel/ddp/reduction_cycle.h"
+#include "parallel/ddp/reduction_iteration.h"
 
 namespace lockstep {
 
-/// Puts parameters' gradients into their buckets, and aside what a bucket cannot take.
+/// Collects parameters' gradients: puts them into their buckets, and sets aside what a bucket
+/// cannot take.
 ///
-/// From then on a parameter has no gradient, until its average is given. Thread-safety: guarded by
-/// the reducer's lock.
+/// A parameter whose gradient was collected has none until its average is written.
+/// Thread-safety: guarded by the reducer's lock.
 class GradientIntake {
  public:
-  /// `cycle`: outlives this.
-  GradientIntake(const ReducerContext& context, const ReductionCycle& cycle)
-      : context_(context), cycle_(cycle) {}
+  /// `iteration` outlives this.
+  GradientIntake(const ReducerContext& context, const ReductionIteration& iteration)
+      : context_(context), iteration_(iteration) {}
 
-  /// `incoming`: what autograd made the gradient of.
-  void take(ReducedParameter& parameter, const at::Tensor& incoming = {});
-  /// Another gradient after those of earlier backwards, when the bucket has been launched.
-  void take_late(ReducedParameter& parameter);
-  /// At the end of backward: of all that are in buckets and were not taken.
-  void take_what_is_left();
-  /// Instead of a backward: nothing, of all.
-  void take_zeros();
+  /// Notes a gradient that adds up on this rank, since backwards average nothing at present.
+  /// `incoming`: what autograd has added to the gradient, here and below.
+  void note_waiting(ReducedParameter& parameter, const at::Tensor& incoming);
+  /// Collects a gradient that autograd has just made. Returns whether it filled the parameter's
+  /// place in its bucket.
+  [[nodiscard]] bool collect(ReducedParameter& parameter, const at::Tensor& incoming);
+  /// Does the same for a gradient that another model, which shares the parameter, has collected.
+  [[nodiscard]] bool skip_gradient_of_another(ReducedParameter& parameter);
+  /// Collects, at the end of backward, the gradients of all parameters whose places are not filled.
+  void collect_rest();
+  /// Fills all places with zeros, for a rank that has no data.
+  void collect_zeros();
 
  private:
+  void put(ReducedParameter& parameter, const at::Tensor& incoming = {});
+  /// Sets aside a gradient that came when the bucket had been launched.
+  void collect_late(ReducedParameter& parameter);
   [[nodiscard]] GradientBucket& bucket_of(const ReducedParameter& parameter) {
     return context_.buckets.at(parameter.bucket);
   }
 
   ReducerContext context_;
-  const ReductionCycle& cycle_;
+  const ReductionIteration& iteration_;
 };
 
 }  // namespace lockstep

@@ -82,7 +82,7 @@ bool has_mean(const at::Tensor& tensor) {
   return at::isFloatingType(tensor.scalar_type()) || at::isComplexType(tensor.scalar_type());
 }
 
-/// As many doubles as its values consist of.
+/// Its values as doubles, two for a complex number.
 at::Tensor as_doubles(const at::Tensor& tensor) {
   const at::Tensor values = tensor.detach().to(at::kCPU).resolve_conj().resolve_neg();
   return (values.is_complex() ? at::view_as_real(values) : values).to(at::kDouble).flatten();
@@ -102,6 +102,18 @@ void set_to_doubles(const at::Tensor& tensor, const at::Tensor& doubles) {
 }
 
 }  // namespace
+
+std::vector<at::Tensor> tensors_in(const NamedTensors& tensors) {
+  std::vector<at::Tensor> values;
+  for (const auto& [name, tensor] : tensors) values.push_back(tensor);
+  return values;
+}
+
+std::vector<std::string> names_in(const NamedTensors& tensors) {
+  std::vector<std::string> names;
+  for (const auto& [name, tensor] : tensors) names.push_back(name);
+  return names;
+}
 
 void check_can_be_shared(const char* kind, const std::string& name, const at::Tensor& tensor) {
   const std::string obstacle = obstacle_of(tensor);

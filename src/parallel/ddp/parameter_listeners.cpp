@@ -86,15 +86,15 @@ void ParameterListeners::on_gradient(const at::Tensor& incoming) {
   }
 }
 
-void ParameterListeners::note_given(const GradientListener& by,
-                                    const std::weak_ptr<bool>& backward) {
+void ParameterListeners::note_written(const GradientListener& by,
+                                      const std::weak_ptr<bool>& backward) {
   if (!are_several()) return;
-  std::erase_if(given_, [](const Given& given) { return given.backward.expired(); });
-  given_.push_back({&by, backward});
+  std::erase_if(written_, [](const Written& given) { return given.backward.expired(); });
+  written_.push_back({&by, backward});
 }
 
-bool ParameterListeners::is_given_by_another(const GradientListener& than) const {
-  return std::any_of(given_.begin(), given_.end(), [&](const Given& given) {
+bool ParameterListeners::is_written_by_another(const GradientListener& than) const {
+  return std::any_of(written_.begin(), written_.end(), [&](const Written& given) {
     return given.by != &than && !given.backward.expired();
   });
 }

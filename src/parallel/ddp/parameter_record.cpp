@@ -15,8 +15,8 @@ class OwnParameters : public torch::nn::Module {
   }
 };
 
-/// In the order of `Module::parameters`. Ends with the first for which `visit` returns false, and
-/// returns whether there was none.
+/// Visits the parameters in the order of `Module::parameters`, up to the first for which `visit`
+/// returns false. Returns whether there was none.
 template <typename Visit>
 bool visit_parameters(const torch::nn::Module& module, const Visit& visit) {
   for (const auto& item : OwnParameters::of(module)) {

@@ -10,9 +10,9 @@
 
 namespace lockstep {
 
-/// A module's parameters as they were at one time: which tensors, of what form, and whether they
-/// needed gradients. They are compared with those of now before and after each forward, so the walk
-/// makes no names.
+/// A module's parameters as they were at one time: which tensors they were, of what form, and
+/// whether they needed gradients. They are compared with the parameters of now before and after
+/// each forward, so the walk over them makes no names.
 class ParameterRecord {
  public:
   explicit ParameterRecord(const torch::nn::Module& module);

@@ -7,21 +7,21 @@
 
 #include <vector>
 
-#include "parallel/buckets/bucket_assignment.h"
+#include "parallel/buckets/bucket_assignments.h"
 #include "parallel/buckets/bucket_queue.h"
 #include "parallel/ddp/gradient_listener.h"
 #include "parallel/ddp/reduced_parameter.h"
 
 namespace lockstep {
 
-/// What a reducer lends to its parts, which it outlives. Thread-safety: guarded by the reducer's
-/// lock.
+/// What the parts of a reducer share. The reducer owns it and outlives its parts.
+/// Thread-safety: guarded by the reducer's lock.
 struct ReducerContext {
   const GradientListener& reducer;  ///< tells its averages from those of other models
   ProcessGroup& group;
   const DistributedDataParallelOptions& options;
   std::vector<ReducedParameter>& parameters;
-  BucketAssignment& assignment;
+  BucketAssignments& assignments;
   BucketQueue& buckets;
   DistributedDataParallelStatistics& statistics;
 };

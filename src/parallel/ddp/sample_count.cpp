@@ -32,7 +32,7 @@ std::shared_ptr<SampleCount::Output> SampleCount::watch(const at::Tensor& output
   return watched;
 }
 
-// Those that are gone are looked for when the list has no room left: it may be long.
+// The list may be long, so items that are gone are removed only when it has no room left.
 template <typename T>
 void SampleCount::append(std::vector<std::weak_ptr<T>>& list, const std::shared_ptr<T>& item) {
   if (list.size() == list.capacity()) {
@@ -62,7 +62,7 @@ void SampleCount::count() {
   for (const auto& weak : outputs_) {
     const auto output = weak.lock();
     if (!output) continue;
-    // The root of a graph is none of its nodes, if it is the only one; but its hook comes first.
+    // The root of a graph is not among its nodes if it is the only one; but its hook comes first.
     const bool is_reached =
         output->reached_in == graph ||
         (nodes != nullptr && nodes->count(const_cast<torch::autograd::Node*>(output->node)) != 0);
@@ -90,7 +90,7 @@ void SampleCount::say(std::int64_t samples) {
 
 std::optional<std::int64_t> SampleCount::total() {
   if (said_) {
-    // So that another backward of the same outputs counts the same.
+    // The forwards get these samples, so that another backward of the same outputs counts as many.
     std::int64_t all = *said_;
     for (const auto& weak : counted_) {
       if (const auto forward = weak.lock()) forward->samples = std::exchange(all, 0);
@@ -99,6 +99,16 @@ std::optional<std::int64_t> SampleCount::total() {
   }
   if (!has_counted_any_ || !is_known_) return std::nullopt;
   return sum_;
+}
+
+std::int64_t SampleCount::weight(GradientAveraging averaging) {
+  if (averaging != GradientAveraging::Samples) return 1;
+  const auto samples = total();
+  TORCH_CHECK(samples,
+              "DistributedDataParallel: averaging by samples, but how many this backward is of is "
+              "not known: it goes through no output of forward, or forward's first argument is no "
+              "tensor of samples; call set_samples before backward");
+  return *samples;
 }
 
 void SampleCount::clear() {

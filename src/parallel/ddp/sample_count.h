@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <lockstep/parallel/distributed_data_parallel_options.h>
 #include <torch/csrc/autograd/function.h>
 
 #include <cstdint>
@@ -11,21 +12,22 @@
 
 namespace lockstep {
 
-/// How many samples a rank's gradients are of: those of the forwards that backwards go through. A
-/// forward that threw, or whose outputs no backward reaches, counts nothing; one that several
-/// backwards of the same average go through counts once.
+/// Counts the samples that a rank's gradients come from: those of the forwards that its backwards
+/// go through.
 ///
-/// A forward whose outputs show no tensor that could be watched counts for the next backward.
-/// Thread-safety: guarded by the reducer's lock.
+/// A forward that threw, or whose outputs no backward reaches, counts nothing. A forward counts
+/// once in an average, however many backwards go through it. A forward whose outputs show no tensor
+/// that could be watched counts for the next backward. Thread-safety: guarded by the reducer's
+/// lock.
 class SampleCount {
  public:
   struct Forward {
-    std::optional<std::int64_t> samples;  // not known where forward's arguments do not show it
+    std::optional<std::int64_t> samples;  // empty where forward's arguments do not show them
     bool has_returned = false;
     bool shows_outputs = false;
     std::uint64_t counted_in = 0;  // the number of an average
   };
-  /// One output of a forward. The hook on it keeps it, so that it ends with the graph.
+  /// One output of a forward. The hook on the output keeps it, so that it ends with the graph.
   struct Output {
     std::shared_ptr<Forward> forward;
     const torch::autograd::Node* node = nullptr;
@@ -35,9 +37,9 @@ class SampleCount {
   // --- forwards ---
   void begin_forward(std::optional<std::int64_t> samples);
   void end_forward();
-  /// An output of the latest forward.
+  /// The latest forward has this output.
   void show(const at::Tensor& output);
-  /// The same for one that is going to be watched.
+  /// The latest forward has this output, on which there will be a hook.
   [[nodiscard]] std::shared_ptr<Output> watch(const at::Tensor& output);
   /// Whether there is a forward that the next backward is taken to go through.
   [[nodiscard]] bool has_hidden() const;
@@ -50,13 +52,17 @@ class SampleCount {
   [[nodiscard]] bool has_counted(const Output& output) const {
     return output.forward->counted_in == average_;
   }
-  /// Takes the place of what forwards show, until the next average.
+  /// The program says how many samples there are; what forwards show does not count until the next
+  /// average.
   void say(std::int64_t samples);
-  /// Since the last average. Nothing: not known.
+  /// How many samples were counted since the last average; empty where that is not known.
   [[nodiscard]] std::optional<std::int64_t> total();
-  /// After an average.
+  /// What this rank's gradients count in an average: `total`, or 1 where samples do not matter.
+  /// Throws: `c10::Error` where samples matter and are not known.
+  [[nodiscard]] std::int64_t weight(GradientAveraging averaging);
+  /// Begins anew after an average.
   void clear();
-  /// After a backward that threw: what was said stays.
+  /// Begins anew after a backward that threw: what the program said stays.
   void forget_counted();
 
  private:

@@ -8,7 +8,7 @@
 
 namespace lockstep {
 
-void SampleWeights::begin_cycle(ProcessGroup& group, std::optional<std::int64_t> samples) {
+void SampleWeights::begin_iteration(ProcessGroup& group, std::optional<std::int64_t> samples) {
   scale_ = 1;
   if (averaging_ != GradientAveraging::Samples) return;
   if (nominal_ == 0) {
@@ -19,7 +19,7 @@ void SampleWeights::begin_cycle(ProcessGroup& group, std::optional<std::int64_t>
   scale_ = static_cast<double>(samples.value_or(0)) / static_cast<double>(nominal_);
 }
 
-double SampleWeights::factor(const ReductionSummary& summary, int ranks) {
+double SampleWeights::factor(const UsageSummary& summary, int ranks) {
   const int active = summary.active_ranks();
   if (averaging_ == GradientAveraging::ActiveRanks) return static_cast<double>(ranks) / active;
   if (averaging_ == GradientAveraging::AllRanks) return 1;

@@ -7,26 +7,27 @@
 #include <cstdint>
 #include <optional>
 
-#include "parallel/buckets/reduction_summary.h"
+#include "parallel/buckets/usage_summary.h"
 
 namespace lockstep {
 
-/// How much each rank's gradients count in an average: alike, or as many samples as they are of.
+/// How much each rank's gradients count in an average: the same for all ranks, or by their samples.
 ///
-/// How many samples all ranks have is known at the end only, with the summary. So each rank
-/// multiplies its gradients by its samples over a usual number, and all of them the average by
-/// what that was wrong. Thread-safety: guarded by the reducer's lock.
+/// How many samples all ranks have is known at the end only, with the usage summary. So each rank
+/// first multiplies its gradients by its samples over a usual number. At the end all ranks multiply
+/// the averages by the factor that corrects for the usual number.
+/// Thread-safety: guarded by the reducer's lock.
 class SampleWeights {
  public:
   explicit SampleWeights(GradientAveraging averaging) : averaging_(averaging) {}
 
-  /// A cycle begins with so many samples of this rank; nothing: it has no data. Collective in the
-  /// first one, where samples count.
-  void begin_cycle(ProcessGroup& group, std::optional<std::int64_t> samples);
-  /// Of this rank's gradients in this cycle.
+  /// An iteration begins with so many samples of this rank, or with none where it has no data.
+  /// Collective: in the first iteration, where samples count.
+  void begin_iteration(ProcessGroup& group, std::optional<std::int64_t> samples);
+  /// The factor of this rank's gradients in this iteration.
   [[nodiscard]] double scale() const noexcept { return scale_; }
-  /// Of all averages of the cycle that this summary is of. Once a cycle.
-  [[nodiscard]] double factor(const ReductionSummary& summary, int ranks);
+  /// The factor of all averages of the iteration that `summary` belongs to. It is asked once.
+  [[nodiscard]] double factor(const UsageSummary& summary, int ranks);
 
  private:
   GradientAveraging averaging_;

@@ -14,8 +14,8 @@ void ValueSynchronizer::synchronize_buffers(ProcessGroup& group, bool is_active,
   if (sync_ == BufferSync::Local) return;
   NamedTensors buffers = buffers_();
   if (buffers.empty()) return;
-  // Without their version counters, as batch norm itself writes its running statistics: graphs of
-  // other forwards hold those, and read them in evaluation only.
+  // The version counters stay as they are, as where batch norm itself writes its running
+  // statistics. Graphs of other forwards hold those tensors, and read them in evaluation only.
   for (auto& [name, buffer] : buffers) buffer = buffer.variable_data();
   if (sync_ == BufferSync::Broadcast) return broadcast_tensors(group, buffers, leader);
   average_tensors(group, buffers, is_active, leader);

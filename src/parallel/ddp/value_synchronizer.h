@@ -11,21 +11,24 @@
 
 namespace lockstep {
 
-/// What ranks make alike at the end of a cycle beside gradients: buffers, as `BufferSync` says, and
-/// tensors that the program shares once.
+/// Makes other values than gradients alike on all ranks at the end of an iteration: buffers, as
+/// `BufferSync` says, and tensors that the program shares once.
 ///
 /// Thread-safety: guarded by the reducer's lock.
 class ValueSynchronizer {
  public:
-  /// `buffers`: those that there are when it is called.
+  /// `buffers` returns the buffers that there are when it is called.
   ValueSynchronizer(std::function<NamedTensors()> buffers, BufferSync sync)
       : buffers_(std::move(buffers)), sync_(sync) {}
 
-  /// Tensors that get rank 0's values at the end of the next cycle. The same on all ranks.
-  void share(NamedTensors tensors) { shared_ = std::move(tensors); }
+  /// Tensors that get rank 0's values at the end of the next iteration. The same on all ranks.
+  void share(const NamedTensors& tensors) {
+    shared_.insert(shared_.end(), tensors.begin(), tensors.end());
+  }
   [[nodiscard]] const NamedTensors& shared() const noexcept { return shared_; }
 
-  /// `is_active`: this rank had data. `leader`: a rank that had. Collective. Blocks.
+  /// `is_active`: whether this rank had data. `leader`: a rank that had.
+  /// Blocks: the calling thread. Collective: all ranks.
   void synchronize(ProcessGroup& group, bool is_active, int leader);
 
  private:

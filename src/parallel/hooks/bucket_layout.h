@@ -15,7 +15,7 @@ void check_dtype(const char* hook, const GradientBucketView& bucket);
 /// The dtype in which hooks compute: that of the bucket, or Float for those of two bytes.
 [[nodiscard]] at::ScalarType computing_dtype(const GradientBucketView& bucket);
 
-/// For errors, as the plain all-reduce calls it: "bucket 2".
+/// What errors call the bucket, as without a hook: "bucket 2".
 [[nodiscard]] std::string name_of(const GradientBucketView& bucket);
 
 /// The places of the bucket's gradients in another tensor that begins like its buffer.

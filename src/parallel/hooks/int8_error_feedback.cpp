@@ -73,7 +73,7 @@ class Int8ErrorFeedback::State : public std::enable_shared_from_this<Int8ErrorFe
 
  private:
   std::shared_ptr<ChunkExchange> begin(const GradientBucketView& bucket, std::int64_t ranks);
-  /// From the share of all ranks' gradients that came to what this rank makes of it.
+  /// Averages the share of all ranks' gradients that this rank got, and rounds the averages.
   static void average(ChunkExchange& exchange, std::int64_t rank);
   at::Tensor end(ChunkExchange& exchange);
 
@@ -111,7 +111,8 @@ void Int8ErrorFeedback::State::average(ChunkExchange& exchange, std::int64_t ran
   for (std::int64_t i = 1; i < ranks; ++i) mean.add_(dequantized(exchange.received[i], dtype));
   mean.div_(ranks);
   exchange.sent = quantized(mean);
-  // As it will lie in the bucket. This rank's gradients count as one part of `ranks`.
+  // The bucket's dtype may round the average once more. This rank's gradients are one of `ranks`
+  // parts of it.
   const at::Tensor given =
       dequantized(exchange.sent, dtype).to(exchange.bucket.buffer().scalar_type());
   exchange.chunks[rank].add_(mean.sub_(given), ranks);

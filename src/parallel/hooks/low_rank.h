@@ -33,10 +33,10 @@ class WithoutAutocast {
   c10::impl::ExcludeDispatchKeyGuard guard_{c10::autocast_dispatch_keyset};
 };
 
-/// Where the factor Q of one matrix begins each step.
+/// The factor Q with which one matrix begins each step.
 class StartingFactor {
  public:
-  /// For a product with `matrix`. All ranks draw the same numbers in the same order.
+  /// The factor for a product with `matrix`. All ranks draw the same numbers in the same order.
   [[nodiscard]] at::Tensor next(const at::Tensor& matrix, std::int64_t rank,
                                 const PowerSgdOptions& options, at::Generator& generator);
   /// What the step ended with, for the next one.

@@ -28,10 +28,9 @@ namespace lockstep::testing::parity {
 /// - Parameters. Each of S steps adds a rounding of the parameter, and `Optimizer::gain` times the
 ///   difference of the gradients. The factor 8 covers that later gradients are taken at other
 ///   parameters, and that |own| changes over the steps.
-/// - Few bits (16 of them travel, or parameters are BFloat16). The same with that dtype's eps,
-/// which
-///   for single elements is not far below one percent, without the factor 8: these roundings are
-///   so coarse that bounds for the worst case have room enough. But rounding errors have no
+/// - Few bits (16 of them travel, or parameters are BFloat16): the same with that dtype's eps.
+///   For single elements this is not far below one percent, without the factor 8: these roundings
+///   are so coarse that bounds for the worst case have room enough. But rounding errors have no
 ///   direction: along the whole tensor e of n elements, the factor <a, e> / <e, e> errs by
 ///   1/sqrt(n) of that. For errors within t with a variance of t^2 / 3, four standard deviations
 ///   are 2.3 |e t| / <e, e>.

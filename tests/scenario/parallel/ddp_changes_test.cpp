@@ -38,7 +38,8 @@ void add_up(WrappedWeights& model, const torch::Tensor& row, const std::string& 
   model->forward(row, used).backward();
 }
 
-/// With all parameters frozen, or none, and an input that needs a gradient in any case.
+/// Runs forward with all parameters frozen, or none, and an input that needs a gradient in any
+/// case.
 void take_step(const Group& group, WrappedWeights& model, bool is_frozen) {
   set_frozen(*model->module(), is_frozen);
   model->forward(row_of_rank(group).set_requires_grad(true)).backward();
@@ -356,7 +357,7 @@ void freeze_in_turns(const Group& group, bool has_hook) {
   WrappedWeights model(net, group);
   if (has_hook) model->register_communication_hook(average_bucket);
   const torch::Tensor row = row_of_rank(group);
-  std::uint64_t plans = 0;
+  std::uint64_t assignments = 0;
   for (int step = 0; step < 12; ++step) {
     const bool is_frozen = step % 2 == 1;
     net->a.set_requires_grad(!is_frozen);
@@ -364,13 +365,13 @@ void freeze_in_turns(const Group& group, bool has_hook) {
     model->forward(row * (step + 1)).backward();
     expect_gradient(net->a, mean_row(group) * (is_frozen ? step : step + 1));
     expect_gradient(net->b, mean_row(group) * (is_frozen ? 2 * step + 1 : step + 1));
-    if (step == 5) plans = model->statistics().plan;
+    if (step == 5) assignments = model->statistics().plan;
   }
-  EXPECT_EQ(model->statistics().plan, plans) << "plans of sets that come back are kept";
+  EXPECT_EQ(model->statistics().plan, assignments) << "sets that come back keep theirs";
   EXPECT_EQ(model->statistics().steps, group->size() > 1 ? 12U : 0U);
 }
 
-TEST_P(DdpChanges, SetsThatComeBackKeepTheirPlans) {
+TEST_P(DdpChanges, SetsThatComeBackKeepTheirBuckets) {
   for (const bool has_hook : {false, true}) {
     run_ranks_or_throw(GetParam(), [=](const Group& group) {
       freeze_in_turns(group, has_hook);
@@ -403,7 +404,7 @@ TEST_P(DdpChanges, MoreSetsThanAreKeptAreStillRight) {
 
 // --- where ranks do not do the same ---
 
-/// Of ranks that do something of their own to their module before they use it.
+/// Gradients of ranks that do something of their own to their module before they use it.
 std::vector<std::exception_ptr> errors_behind(
     int ranks, const std::function<void(int rank, Weights& net)>& change) {
   return run_ranks(ranks, [&](const Group& group) {

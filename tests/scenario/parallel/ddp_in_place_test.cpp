@@ -311,7 +311,7 @@ TEST_P(DdpInPlace, TheProgramsOwnCollectivesTakeGradientsAsOrdinaryTensors) {
   });
 }
 
-TEST_P(DdpInPlace, NothingIsLentWhenBackwardIsOver) {
+TEST_P(DdpInPlace, NothingIsAllocatedThereWhenBackwardIsOver) {
   run_ranks_or_throw(GetParam(), [](const Group& group) {
     DistributedDataParallel<Sequential> model(make_wide_net(), group);
     std::vector<torch::Tensor> states;  // as an optimizer makes them at its first step
@@ -381,7 +381,7 @@ TEST_P(DdpInPlace, TwoModelsInOneBackward) {
     }
     EXPECT_EQ(first->statistics().copied_bytes, 0u);
     EXPECT_EQ(second->statistics().copied_bytes, 0u);
-    // The joined batch, each half of the chain by itself.
+    // The global batch, each half of the chain by itself.
     std::vector<torch::Tensor> all;
     for (int rank = 0; rank < group->size(); ++rank) all.push_back(input(rank, 2));
     auto twin = make_wide_net();

@@ -169,7 +169,7 @@ TEST_P(DdpKeptGradients, KeepTheirValuesWhereTheParameterIsNotUsed) {
   });
 }
 
-// As autograd does, which adds in place.
+// Accumulates as autograd does, which adds in place.
 TEST_P(DdpKeptGradients, FollowTheParameterAsLongAsTheyAreItsOwn) {
   if (GetParam().kind == KeptKind::Narrow) return;  // the average of another dtype is a new tensor
   run([](const Group& group) {
@@ -186,7 +186,7 @@ TEST_P(DdpKeptGradients, FollowTheParameterAsLongAsTheyAreItsOwn) {
   });
 }
 
-TEST_P(DdpKeptGradients, KeepTheirValuesWhenRanksJoinAndPlansChange) {
+TEST_P(DdpKeptGradients, KeepTheirValuesWhenRanksJoinAndBucketsChange) {
   run([](const Group& group) {
     ManySizes net;
     auto model = wrap(net, group);
@@ -203,7 +203,7 @@ TEST_P(DdpKeptGradients, KeepTheirValuesWhenRanksJoinAndPlansChange) {
     for (int step = 0; step < 3; ++step) {
       take_step(model, group, step, false);
     }
-    kept.expect_unchanged("with another plan");
+    kept.expect_unchanged("with other buckets");
   });
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // DistributedDataParallel over a NCCL and GPUs that are made up (support/fake_nccl.h), whose memory
-// is the CPU's: what it enqueues, in which order, and that nothing is touched before it is there.
-// Says nothing about real ones.
+// is the CPU's: what DDP enqueues, in which order, and that nothing is touched before it is there.
+// These tests say nothing about real GPUs.
 #include <gtest/gtest.h>
 #include <lockstep/parallel/distributed_data_parallel.h>
 
@@ -16,7 +16,7 @@ namespace {
 using NcclGroup = std::shared_ptr<ProcessGroup>;
 using Options = DistributedDataParallelOptions;
 
-/// As the fake's tests: no rank throws, nothing is done wrong, nothing is left.
+/// Expects what the fake's tests expect: no rank throws, nothing is done wrong, nothing is left.
 void run_over_fake(int ranks, const std::function<void(FakeNccl&, const NcclGroup&)>& body) {
   const auto world = std::make_shared<FakeNccl>();
   const auto errors = run_nccl_ranks(world, ranks, [&](const NcclGroup& group) {
@@ -33,7 +33,7 @@ void run_over_fake(int ranks, const std::function<void(FakeNccl&, const NcclGrou
 class DdpOverNccl : public ::testing::TestWithParam<int> {};
 INSTANTIATE_TEST_SUITE_P(WorldSizes, DdpOverNccl, ::testing::Values(2, 3));
 
-TEST_P(DdpOverNccl, EqualsOneProcessOnTheJoinedBatch) {
+TEST_P(DdpOverNccl, EqualsOneProcessOnTheGlobalBatch) {
   for (const bool is_static : {false, true}) {
     run_over_fake(GetParam(), [=](FakeNccl&, const NcclGroup& group) {
       ConvNet net;

@@ -20,7 +20,8 @@ namespace {
 using Group = std::shared_ptr<ProcessGroup>;
 using Options = DistributedDataParallelOptions;
 
-/// Registered in another order than used, so that the plan of buckets changes after the first step.
+/// Its layers are registered in another order than used, so that the buckets are rebuilt after the
+/// first step.
 struct ScrambledNetImpl : torch::nn::Module {
   ScrambledNetImpl() {
     second = register_module("second", torch::nn::Linear(24, 16));

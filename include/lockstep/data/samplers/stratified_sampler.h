@@ -48,7 +48,7 @@ struct LOCKSTEP_API StratifiedSamplerOptions {
 /// Which windows have more of a class than others is another matter in each epoch: what a loader
 /// leaves out at the end (`drop_last`) is as likely of a rare class as of any other.
 ///
-/// With one rank a window can be a batch. With several, the joined batch has each class's part; a
+/// With one rank a window can be a batch. With several, the global batch has each class's part; a
 /// single rank's batch has it on average.
 ///
 /// Thread-safety: as `EpochSampler`. Copies share what follows from the labels: 8 bytes a sample,

@@ -7,17 +7,17 @@
 
 namespace lockstep::hooks {
 
-/// What happens without a hook: one all-reduce of the bucket where it lies. For hooks that take
-/// another one.
+/// Does what happens without a hook: one all-reduce of the bucket where it lies. Hooks that call
+/// another hook may call this one.
 ///
-/// Sends: of a bucket of N bytes what an all-reduce of N bytes does, 2 N (W-1)/W a rank on MPI.
+/// Sends: for a bucket of N bytes what an all-reduce of N bytes does, 2 N (W-1)/W a rank on MPI.
 /// Thread-safety: hooks of this file keep nothing; as the group's, one thread at a time.
 [[nodiscard]] LOCKSTEP_API CommunicationHook all_reduce();
 
 /// Casts each bucket to `dtype`, gives it to `inner`, and casts what that returns back.
 ///
-/// `inner` sees a bucket of `dtype` with the same places, parameters, index and plan. So hooks can
-/// be laid around each other: `compress(at::kBFloat16, PowerSgd(options))` sends factors of two
+/// `inner` sees a bucket of `dtype` with the same places, parameters, index and `plan()`. So hooks
+/// can be laid around each other: `compress(at::kBFloat16, PowerSgd(options))` sends factors of two
 /// bytes an element. Buckets whose elements are not larger than `dtype` go to `inner` as they are.
 /// Half ends at 65504, where a gradient becomes infinite; BFloat16 ends where Float does, and has
 /// eight bits.
@@ -36,7 +36,7 @@ namespace lockstep::hooks {
 ///
 /// Source: the hook of this name in PyTorch, which divides before it adds.
 [[nodiscard]] LOCKSTEP_API CommunicationHook fp16_compress();
-/// The same with BFloat16.
+/// `compress` to BFloat16 and an all-reduce, as `fp16_compress`.
 [[nodiscard]] LOCKSTEP_API CommunicationHook bf16_compress();
 
 }  // namespace lockstep::hooks

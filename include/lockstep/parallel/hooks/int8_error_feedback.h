@@ -12,6 +12,8 @@
 namespace lockstep::hooks {
 
 /// What an `Int8ErrorFeedback` is told. The same on all ranks.
+///
+/// Thread-safety: a value; copies are independent.
 struct Int8ErrorFeedbackOptions {
   /// So many neighbouring elements share one scale, which is a 127th of the largest of them. A
   /// scale for the whole bucket would turn gradients of quiet layers into zeros beside those of
@@ -21,23 +23,23 @@ struct Int8ErrorFeedbackOptions {
   TORCH_ARG(bool, use_error_feedback) = true;
 };
 
-/// Sends gradients as whole numbers of eight bits, in two movements: each rank gets its share of
+/// Sends gradients as whole numbers of eight bits, in two collectives: each rank gets its share of
 /// all ranks' gradients (`all_to_all`), adds them up in float and in rank order, rounds the average
 /// again, and gives it to all (`all_gather`). Each rounding leaves at most half a scale out. What
-/// the second one leaves out, the rank that made it sends later.
+/// the second rounding leaves out, the rank that made it sends later.
 ///
-/// A communication hook; copies share their state. One for each model and rank. State belongs to
-/// parameters, so that it survives another division into buckets. All ranks get the same bytes, and
-/// so the same bits. A gradient that is not finite makes its chunk of the average not a number, and
-/// leaves no trace in the state.
+/// This is a communication hook; copies share their state. Each model on each rank has one. State
+/// belongs to parameters, so that it survives when buckets are rebuilt. All ranks get the same
+/// bytes, and so the same bits. A gradient that is not finite makes its chunk of the average not a
+/// number, and leaves no trace in the state.
 ///
 /// Shapes: buckets of Float, Double, Half, BFloat16; Double's values beyond Float's range become
 /// infinite or zero.
-/// Sends: of a bucket of N elements 2 N (W-1)/W bytes a rank, and 4 more for each chunk: a quarter
+/// Sends: for a bucket of N elements 2 N (W-1)/W bytes a rank, and 4 more for each chunk: a quarter
 /// of an all-reduce in Float. Gathering all ranks' numbers at once would take (W-1) N: the same for
 /// two ranks, more for all others. A bucket smaller than W chunks has smaller ones, and is filled
 /// up to a multiple of 4 W elements.
-/// Blocks: nothing; the second movement starts when the bucket is waited for.
+/// Blocks: nothing; the second collective starts when the bucket is waited for.
 /// Collective: all ranks register one with the same options.
 /// Thread-safety: one thread at a time.
 /// Owns: a float (Double buckets: a double) for each element of the gradients; no parameter.
@@ -53,7 +55,7 @@ class LOCKSTEP_API Int8ErrorFeedback {
   /// The hook itself; see `CommunicationHook`.
   Future<at::Tensor> operator()(ProcessGroup& group, const GradientBucketView& bucket) const;
 
-  /// What this rank has still to send of the gradients of `parameter`, in its shape. Undefined if
+  /// What this rank has still to send for the gradients of `parameter`, in its shape; undefined if
   /// nothing was left out yet.
   [[nodiscard]] at::Tensor error_of(const at::Tensor& parameter) const;
 

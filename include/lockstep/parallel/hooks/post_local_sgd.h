@@ -13,33 +13,32 @@
 namespace lockstep::hooks {
 
 /// What a `PostLocalSgd` is told. The same on all ranks, but for `subgroup`.
+///
+/// Thread-safety: a value; copies share the subgroup.
 struct PostLocalSgdOptions {
   /// Backwards before this one average their gradients over all ranks.
   TORCH_ARG(std::uint64_t, start_iteration) = 0;
-  /// From then on gradients are averaged over these ranks, of which this one is one; null: over
-  /// none. The ranks of one host: `group->split(host_number)`.
+  /// From then on gradients are averaged over the ranks of this group, to which this rank belongs;
+  /// null: not at all. `group->split(host_number)` makes a group of the ranks of one host.
   TORCH_ARG(std::shared_ptr<ProcessGroup>, subgroup) = nullptr;
 };
 
 /// Lets ranks, or subgroups, train for themselves between two averages of the parameters: together
 /// with `PeriodicModelAverager`.
 ///
-/// A communication hook; copies share their state. One for each model and rank. From
+/// This is a communication hook; copies share their state. Each model on each rank has one. From
 /// `start_iteration` on, gradients and parameters are not the same on all ranks any more, until the
 /// averager has made the parameters equal. With ranks that `join`, wrap the model with
 /// `GradientAveraging::AllRanks`: the others' gradients, which are no averages over all ranks,
 /// would be scaled as if they were.
 ///
 /// Shapes: buckets of every dtype that ReduceOp::Avg takes.
-/// Sends: of a bucket of N bytes an all-reduce of N bytes among all ranks, later among those of the
-/// subgroup, or nothing.
-/// Blocks: nothing.
-/// Collective: all ranks register one that starts at the same iteration.
-/// Thread-safety: one thread at a time, also for the subgroup.
-/// Owns: a share of the subgroup, which is not closed.
-/// Throws: from backward what the groups throw.
-/// Source: Lin et al., "Don't Use Large Mini-Batches, Use Local SGD", ICLR 2020 (arXiv 1808.07217);
-/// PyTorch's post_localSGD_hook.
+/// Sends: for a bucket of N bytes an all-reduce of N bytes among all ranks, later among those of
+/// the subgroup, or nothing. Blocks: nothing. Collective: all ranks register one that starts at the
+/// same iteration. Thread-safety: one thread at a time, also for the subgroup. Owns: a share of the
+/// subgroup, which is not closed. Throws: from backward what the groups throw. Source: Lin et al.,
+/// "Don't Use Large Mini-Batches, Use Local SGD", ICLR 2020 (arXiv 1808.07217); PyTorch's
+/// post_localSGD_hook.
 class LOCKSTEP_API PostLocalSgd {
  public:
   /// `options.subgroup()` stays the caller's to close.
@@ -60,9 +59,9 @@ class LOCKSTEP_API PostLocalSgd {
 /// Averages parameters over the ranks now and then. Call it in every step, on all ranks, after the
 /// optimizer's `step()` and before `zero_grad()`.
 ///
-/// Of the calls 0, 1, 2, ... it averages in `warmup_steps`, `warmup_steps + period`, and so on.
-/// Parameters without a gradient were not moved by the optimizer, and are left out, as in PyTorch:
-/// which have one must be the same on all ranks, as it is after a backward of
+/// Among the calls 0, 1, 2, ..., those with the numbers `warmup_steps`, `warmup_steps + period`,
+/// and so on average. Parameters without a gradient were not moved by the optimizer, and are left
+/// out, as in PyTorch: which have one must be the same on all ranks, as it is after a backward of
 /// DistributedDataParallel.
 ///
 /// Sends: in such a step, an all-reduce of the parameters' bytes for each of their dtypes and

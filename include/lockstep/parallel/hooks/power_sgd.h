@@ -15,14 +15,14 @@ namespace lockstep::hooks {
 /// by all others, is replaced by P Q^T with P = the orthogonalised mean of M Q', Q = the mean of
 /// M^T P, and Q' the Q of the step before.
 ///
-/// A communication hook; copies share their state. One for each model and rank. State belongs to
-/// parameters, so that it survives another division into buckets. Factors are computed in float
-/// (Double buckets: in double) and orthogonalised in double. All ranks get the same bits if they
-/// compute alike: the same LibTorch, kind of processor, and number of threads. A gradient that is
-/// not finite makes the average not finite, and leaves no trace in the state.
+/// This is a communication hook; copies share their state. Each model on each rank has one. State
+/// belongs to parameters, so that it survives when buckets are rebuilt. Factors are computed in
+/// float (Double buckets: in double) and orthogonalised in double. All ranks get the same bits if
+/// they compute alike: the same LibTorch, kind of processor, and number of threads. A gradient that
+/// is not finite makes the average not finite, and leaves no trace in the state.
 ///
 /// Shapes: buckets of Float, Double, Half, BFloat16.
-/// Sends: of a bucket one all-reduce of what is not compressed and the Ps, one of the Qs, both in
+/// Sends: for a bucket one all-reduce of what is not compressed and the Ps, one of the Qs, both in
 /// the bucket's dtype: the sum of (n + m) * rank over its compressed matrices and of the sizes of
 /// its other gradients, in elements. A bucket with nothing to compress: one all-reduce where it
 /// lies.
@@ -46,7 +46,7 @@ class LOCKSTEP_API PowerSgd {
 
   /// Backwards so far.
   [[nodiscard]] std::uint64_t steps() const noexcept;
-  /// What this rank has still to send of the gradients of `parameter`, in its shape. Undefined if
+  /// What this rank has still to send for the gradients of `parameter`, in its shape; undefined if
   /// nothing was left out yet.
   [[nodiscard]] at::Tensor error_of(const at::Tensor& parameter) const;
 
@@ -56,15 +56,15 @@ class LOCKSTEP_API PowerSgd {
   std::shared_ptr<State> state_;
 };
 
-/// The same with each bucket as one square matrix, filled up with zeros: fewer and larger products,
-/// worse approximations, since rows of different parameters have little in common. Try `PowerSgd`
-/// first.
+/// Does what `PowerSgd` does with each bucket as one square matrix, filled up with zeros. Products
+/// are fewer and larger, and approximations worse, since rows of different parameters have little
+/// in common. Try `PowerSgd` first.
 ///
-/// As `PowerSgd` in everything else, with these differences. The factor of the step before belongs
-/// to the bucket's index, and is dropped when `plan()` or the bucket's parameters change; errors
-/// belong to parameters and stay.
+/// It is as `PowerSgd` in everything else, with these differences. The factor of the step before
+/// belongs to the bucket's index, and is dropped when `plan()` or the bucket's parameters change;
+/// errors belong to parameters and stay.
 ///
-/// Sends: of a bucket of N elements 2 * rank * ceil(sqrt(N)) elements in two all-reduces; N in one
+/// Sends: for a bucket of N elements 2 * rank * ceil(sqrt(N)) elements in two all-reduces; N in one
 /// where `min_compression_rate` is not reached.
 /// Thread-safety: one thread at a time.
 /// Source: PyTorch's batched_powerSGD_hook, which takes no notice of `min_compression_rate`.
@@ -79,7 +79,7 @@ class LOCKSTEP_API BatchedPowerSgd {
 
   /// Backwards so far.
   [[nodiscard]] std::uint64_t steps() const noexcept;
-  /// As `PowerSgd::error_of`.
+  /// What this rank has still to send, as `PowerSgd::error_of`.
   [[nodiscard]] at::Tensor error_of(const at::Tensor& parameter) const;
 
  private:

@@ -40,7 +40,7 @@ Sequential make_normalised_net() {
                     Chain(torch::nn::Linear(4, 2), BatchNorm1d(2)));
 }
 
-TEST_P(ConvertSyncBatchNorm, ASequentialThenNormalisesTheJoinedBatch) {
+TEST_P(ConvertSyncBatchNorm, ASequentialThenNormalisesTheGlobalBatch) {
   torch::manual_seed(1);
   const auto joined = torch::randn({12, 3});
   auto plain = make_normalised_net();

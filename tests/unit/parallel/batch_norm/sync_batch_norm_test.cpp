@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// SyncBatchNorm with ranks as threads, against LibTorch's batch norm on the joined batch.
+// SyncBatchNorm with ranks as threads, against LibTorch's batch norm on the global batch.
 #include <gtest/gtest.h>
 #include <lockstep/core/error.h>
 #include <lockstep/parallel/distributed_data_parallel.h>
@@ -75,7 +75,7 @@ torch::Tensor joined_output_gradient(const Case& test, int step) {
   return values.view(test.sizes).to(test.dtype).contiguous(test.format);
 }
 
-/// Trains on rows [begin, end) of the joined batch.
+/// Trains on rows [begin, end) of the global batch.
 template <typename Module>
 Outcome train_on(Module& module, const Case& test, std::int64_t begin, std::int64_t end) {
   Outcome outcome;
@@ -169,7 +169,7 @@ void expect_as_joined_batch(int ranks, const Case& test) {
     weight_gradient = weight_gradient + outcomes[rank].weight_gradient;
     bias_gradient = bias_gradient + outcomes[rank].bias_gradient;
   }
-  // The gradient of the joined batch's sum is the sum over ranks.
+  // The gradient of the global batch's sum is the sum over ranks.
   expect_close(weight_gradient, gradient_of(plain->weight), 20 * test.tolerance, "weight");
   expect_close(bias_gradient, gradient_of(plain->bias), 20 * test.tolerance, "bias");
   for (const Outcome& outcome : outcomes) {
@@ -183,7 +183,7 @@ void expect_as_joined_batch(int ranks, const Case& test) {
   }
 }
 
-TEST_P(SyncBatchNorms, EqualBatchNormOfTheJoinedBatchInAllDimensions) {
+TEST_P(SyncBatchNorms, EqualBatchNormOfTheGlobalBatchInAllDimensions) {
   expect_as_joined_batch<torch::nn::BatchNorm1d>(GetParam(), {.sizes = {12, 5}});
   expect_as_joined_batch<torch::nn::BatchNorm1d>(GetParam(), {.sizes = {6, 3, 7}});
   expect_as_joined_batch<torch::nn::BatchNorm2d>(GetParam(), {.sizes = {6, 5, 4, 3}});
@@ -290,7 +290,7 @@ TEST(SyncBatchNorm, CombinesOnDevicesAsOnTheCpu) {
   expect_close(on_device.variance, on_cpu.variance, 1e-15, "variance on a device");
 }
 
-TEST_P(SyncBatchNorms, InsideDataParallelGiveTheGradientsOfTheJoinedBatch) {
+TEST_P(SyncBatchNorms, InsideDataParallelGiveTheGradientsOfTheGlobalBatch) {
   const auto make_net = [](auto norm) {
     torch::nn::Sequential net(torch::nn::Conv2d(2, 4, 3), norm, torch::nn::ReLU(),
                               torch::nn::Conv2d(4, 2, 3));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// DistributedDataParallel with ranks as threads: against one process on the joined batch, and where
+// DistributedDataParallel with ranks as threads: against one process on the global batch, and where
 // backward is unusual.
 #include <gtest/gtest.h>
 #include <lockstep/core/error.h>
@@ -45,7 +45,7 @@ std::vector<torch::Tensor> train_ranks(int ranks, const DistributedDataParallelO
   return results;
 }
 
-TEST_P(Ddp, EqualsOneProcessOnTheJoinedBatch) {
+TEST_P(Ddp, EqualsOneProcessOnTheGlobalBatch) {
   const auto results = train_ranks(GetParam(), small_buckets());
   ConvNet net;
   fill_parameters(*net);

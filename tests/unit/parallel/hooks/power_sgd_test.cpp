@@ -22,7 +22,7 @@ using LowRankOptions = hooks::PowerSgdOptions;
 class PowerSgdHook : public ::testing::TestWithParam<int> {};
 INSTANTIATE_TEST_SUITE_P(WorldSizes, PowerSgdHook, ::testing::Values(2, 3));
 
-/// From the first step on, whatever the matrix.
+/// Options that compress from the first step on, whatever the matrix.
 LowRankOptions eager() {
   return LowRankOptions().start_iteration(0).min_compression_rate(1e-3);
 }
@@ -228,10 +228,10 @@ TEST_P(PowerSgdHook, StartsWarm) {
     EXPECT_LT(distance_after(group, PowerSgd(options), 150, 1), 1e-3);
     EXPECT_GT(distance_after(group, PowerSgd(cold), 150, 1), 1e-2);
     EXPECT_LT(distance_after(group, BatchedPowerSgd(options), 150, 1), 1e-3);
-    // A new plan takes the factor of a bucket's index, not that of a parameter.
+    // A new bucket assignment takes the factor of a bucket's index, not that of a parameter.
     EXPECT_LT(distance_after(group, PowerSgd(options), 150, 2), 1e-3);
     EXPECT_GT(distance_after(group, BatchedPowerSgd(options), 150, 2), 1e-2);
-    // So does a bucket of other parameters: a model that was hooked anew counts its plans from 1.
+    // So does a bucket of other parameters: a model that was hooked anew counts its assignments from 1.
     EXPECT_GT(distance_after(group, BatchedPowerSgd(options), 150, 1, true), 1e-2);
     EXPECT_GT(distance_after(group, PowerSgd(options), 150, 1, true), 1e-2);
     group->close();

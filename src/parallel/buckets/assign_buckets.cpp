@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "parallel/buckets/bucket_planner.h"
+#include "parallel/buckets/assign_buckets.h"
 
 #include <algorithm>
 #include <numeric>
@@ -19,25 +19,25 @@ class Filling {
 
   void add(std::size_t index) {
     Open& bucket = open_for(index);
-    bucket.plan.parameters.push_back(index);
+    bucket.spec.parameters.push_back(index);
     bucket.bytes += std::max<std::size_t>(1, shapes_[index].bytes());
   }
   /// Ends the bucket that this parameter is in or would join.
   void end(std::size_t index) {
     Open& bucket = open_for(index);
-    const BucketPlan empty{{}, bucket.plan.dtype, bucket.plan.device};
-    if (bucket.bytes > 0) full_.push_back(std::exchange(bucket.plan, empty));
+    const BucketSpec empty{{}, bucket.spec.dtype, bucket.spec.device};
+    if (bucket.bytes > 0) full_.push_back(std::exchange(bucket.spec, empty));
     bucket.bytes = 0;
   }
 
   /// All buckets, in the order in which they get complete: when the last parameter does.
-  [[nodiscard]] std::vector<BucketPlan> finish(const std::vector<std::size_t>& order) {
+  [[nodiscard]] std::vector<BucketSpec> finish(const std::vector<std::size_t>& order) {
     for (Open& bucket : open_) {
-      if (bucket.bytes > 0) full_.push_back(std::move(bucket.plan));
+      if (bucket.bytes > 0) full_.push_back(std::move(bucket.spec));
     }
     std::vector<std::size_t> position(order.size());
     for (std::size_t i = 0; i < order.size(); ++i) position[order[i]] = i;
-    std::stable_sort(full_.begin(), full_.end(), [&](const BucketPlan& a, const BucketPlan& b) {
+    std::stable_sort(full_.begin(), full_.end(), [&](const BucketSpec& a, const BucketSpec& b) {
       return position[a.parameters.back()] < position[b.parameters.back()];
     });
     return std::move(full_);
@@ -45,21 +45,21 @@ class Filling {
 
  private:
   struct Open {
-    BucketPlan plan;
+    BucketSpec spec;
     std::size_t bytes = 0;
   };
 
   Open& open_for(std::size_t index) {
     const GradientShape& shape = shapes_[index];
     for (Open& bucket : open_) {
-      if (bucket.plan.dtype == shape.dtype && bucket.plan.device == shape.device) return bucket;
+      if (bucket.spec.dtype == shape.dtype && bucket.spec.device == shape.device) return bucket;
     }
     return open_.emplace_back(Open{{{}, shape.dtype, shape.device}, 0});
   }
 
   const std::vector<GradientShape>& shapes_;
   std::vector<Open> open_;
-  std::vector<BucketPlan> full_;
+  std::vector<BucketSpec> full_;
 };
 
 }  // namespace
@@ -70,9 +70,9 @@ std::vector<std::size_t> reverse_order(std::size_t parameters) {
   return order;
 }
 
-std::vector<BucketPlan> plan_buckets(const std::vector<GradientShape>& parameters,
-                                     const std::vector<std::size_t>& order,
-                                     const std::vector<std::size_t>& caps) {
+std::vector<BucketSpec> assign_buckets(const std::vector<GradientShape>& parameters,
+                                       const std::vector<std::size_t>& order,
+                                       const std::vector<std::size_t>& caps) {
   Filling filling(parameters);
   for (const std::size_t index : order) {
     const std::size_t cap = caps[std::min(filling.full(), caps.size() - 1)];
@@ -83,9 +83,9 @@ std::vector<BucketPlan> plan_buckets(const std::vector<GradientShape>& parameter
   return filling.finish(order);
 }
 
-std::vector<BucketPlan> plan_buckets_at(const std::vector<GradientShape>& parameters,
-                                        const std::vector<std::size_t>& order,
-                                        const std::vector<bool>& is_end) {
+std::vector<BucketSpec> assign_buckets_at(const std::vector<GradientShape>& parameters,
+                                          const std::vector<std::size_t>& order,
+                                          const std::vector<bool>& is_end) {
   Filling filling(parameters);
   for (std::size_t i = 0; i < order.size(); ++i) {
     filling.add(order[i]);

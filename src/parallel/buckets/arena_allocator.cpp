@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "parallel/buckets/lending_allocator.h"
+#include "parallel/buckets/arena_allocator.h"
 
 #include <c10/core/CPUAllocator.h>
 
@@ -10,43 +10,43 @@
 namespace lockstep {
 namespace {
 
-// Arenas that lend to this thread, open or not. The number is a plain word beside them, so that
-// whoever allocates while the thread ends finds 0 instead of a vector that is gone.
-thread_local std::size_t lenders = 0;
+// How many arenas this thread allocates in, open or not. The number is a plain word beside the
+// list, so that whoever allocates while the thread ends finds 0 instead of a list that is gone.
+thread_local std::size_t arenas_in_use = 0;
 
-struct Lenders {
-  std::vector<std::weak_ptr<GradientArena>> arenas;
-  ~Lenders() { lenders = 0; }
+struct ThreadArenas {
+  std::vector<std::weak_ptr<GradientArena>> list;
+  ~ThreadArenas() { arenas_in_use = 0; }
 };
 
-Lenders& lenders_of_this_thread() {
-  thread_local Lenders own;
-  return own;
+std::vector<std::weak_ptr<GradientArena>>& arenas_of_this_thread() {
+  thread_local ThreadArenas own;
+  return own.list;
 }
 
-/// Forgets arenas that lend nothing any more.
+/// Forgets arenas that are closed or gone.
 void tidy() {
-  auto& arenas = lenders_of_this_thread().arenas;
+  auto& arenas = arenas_of_this_thread();
   std::erase_if(arenas, [](const std::weak_ptr<GradientArena>& weak) {
     const auto arena = weak.lock();
     return !arena || !arena->is_open();
   });
-  lenders = arenas.size();
+  arenas_in_use = arenas.size();
 }
 
-/// What LibTorch had before. Set once, before anything can be lent.
+/// What LibTorch had before. It is set once, before any arena is used.
 c10::Allocator* underlying = nullptr;
 
-/// Of pointers that LibTorch keeps without their owner (oneDNN's memory).
+/// Frees a pointer that LibTorch keeps without its owner, as oneDNN's memory.
 void free_raw(void* data) {
-  if (!GradientArena::give_back(data)) underlying->raw_deleter()(data);
+  if (!GradientArena::free(data)) underlying->raw_deleter()(data);
 }
 
-class LendingAllocator final : public c10::Allocator {
+class ArenaAllocator final : public c10::Allocator {
  public:
   c10::DataPtr allocate(std::size_t bytes) override {
-    if (lenders != 0) [[unlikely]] {
-      if (c10::DataPtr lent = lend(bytes)) return lent;
+    if (arenas_in_use != 0) [[unlikely]] {
+      if (c10::DataPtr block = allocate_in_arena(bytes)) return block;
     }
     return underlying->allocate(bytes);
   }
@@ -58,14 +58,14 @@ class LendingAllocator final : public c10::Allocator {
   }
 
  private:
-  static c10::DataPtr lend(std::size_t bytes) {
+  static c10::DataPtr allocate_in_arena(std::size_t bytes) {
     bool are_all_open = true;
-    for (const auto& weak : lenders_of_this_thread().arenas) {
+    for (const auto& weak : arenas_of_this_thread()) {
       const auto arena = weak.lock();
       if (!arena || !arena->is_open()) {
         are_all_open = false;
-      } else if (c10::DataPtr lent = arena->lend(bytes)) {
-        return lent;
+      } else if (c10::DataPtr block = arena->allocate(bytes)) {
+        return block;
       }
     }
     if (!are_all_open) tidy();
@@ -75,11 +75,11 @@ class LendingAllocator final : public c10::Allocator {
 
 }  // namespace
 
-void install_lending_allocator() {
+void install_arena_allocator() {
   // Never destroyed: tensors that outlive everything refer to it.
   static auto* const allocator = [] {
     underlying = c10::GetCPUAllocator();
-    auto* const made = new LendingAllocator;
+    auto* const made = new ArenaAllocator;
     c10::SetCPUAllocator(made);
     return made;
   }();
@@ -90,16 +90,16 @@ c10::Allocator& ordinary_cpu_allocator() {
   return underlying != nullptr ? *underlying : *c10::GetCPUAllocator();
 }
 
-void lend_to_this_thread(const std::shared_ptr<GradientArena>& arena) {
-  install_lending_allocator();
+void allocate_in_this_thread(const std::shared_ptr<GradientArena>& arena) {
+  install_arena_allocator();
   tidy();
   arena->open();
-  auto& arenas = lenders_of_this_thread().arenas;
+  auto& arenas = arenas_of_this_thread();
   const bool is_known = std::any_of(arenas.begin(), arenas.end(), [&](const auto& weak) {
     return !weak.owner_before(arena) && !arena.owner_before(weak);
   });
   if (!is_known) arenas.push_back(arena);
-  lenders = arenas.size();
+  arenas_in_use = arenas.size();
 }
 
 }  // namespace lockstep

@@ -10,20 +10,21 @@
 
 namespace lockstep {
 
-/// What all ranks must know of one another at the end of a backward, as whole numbers that are
-/// added up: each rank's samples, and for each parameter how many ranks used it, have a gradient
-/// that came too late for its bucket, or have a sparse one.
+/// What all ranks must know of one another at the end of a backward: each rank's samples, and for
+/// each parameter how many ranks used it, how many have a gradient that came too late for its
+/// bucket, and how many have a sparse one.
 ///
-/// Travels behind the last bucket, in group memory of the CPU: a few hundred bytes. Thread-safety:
-/// guarded by the reducer's lock.
-class ReductionSummary {
+/// These are whole numbers in group memory of the CPU, a few hundred bytes. One all-reduce behind
+/// the last bucket adds them up. Owns: that memory, and the all-reduce under way.
+/// Thread-safety: guarded by the reducer's lock.
+class UsageSummary {
  public:
-  /// Collective: allocates.
-  ReductionSummary(ProcessGroup& group, std::size_t parameters);
+  /// Collective: it allocates.
+  UsageSummary(ProcessGroup& group, std::size_t parameters);
 
-  /// Ready to be written.
+  /// Makes the summary ready to be written for the next backward.
   void clear();
-  /// Nothing: this rank has no data.
+  /// `samples` is empty where this rank has no data.
   void set_samples(std::optional<std::int64_t> samples);
   void add_used(std::size_t parameter) { entry(parameter) += kUsed; }
   void add_late(std::size_t parameter) { entry(parameter) += kLate; }
@@ -37,13 +38,13 @@ class ReductionSummary {
   void wait(ProcessGroup& group) { work_->wait(group.timeout()); }
 
   // --- after `wait`: sums over the ranks ---
-  /// Whether a rank had data, be it none in number.
+  /// Whether a rank had data, even if that was 0 samples.
   [[nodiscard]] bool is_active(int rank) const { return words_[rank] != 0; }
   [[nodiscard]] std::int64_t total_samples() const;
   [[nodiscard]] int active_ranks() const;
   /// The first rank with data; 0 where none has any.
   [[nodiscard]] int first_active_rank() const;
-  /// How many ranks said so.
+  /// How many ranks have called `add_idle`.
   [[nodiscard]] std::int64_t idle() const { return words_[tensor_.numel() - 1]; }
   [[nodiscard]] std::int64_t used(std::size_t parameter) const { return entry(parameter) % kLate; }
   [[nodiscard]] std::int64_t late(std::size_t parameter) const {
@@ -54,8 +55,8 @@ class ReductionSummary {
   }
 
  private:
-  // A rank's word is its samples plus one, or 0 without data; a parameter's has three counts of
-  // ranks.
+  // A rank's number is its samples plus one, or 0 without data. A parameter's number holds three
+  // counts of ranks.
   static constexpr std::int64_t kField = std::int64_t{1} << 21;
   static constexpr std::int64_t kUsed = 1;
   static constexpr std::int64_t kLate = kField;

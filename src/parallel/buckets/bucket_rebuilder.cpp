@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "parallel/buckets/plan_learner.h"
+#include "parallel/buckets/bucket_rebuilder.h"
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/tensor.h>
@@ -11,11 +11,11 @@
 namespace lockstep {
 namespace {
 
-// The first cycles pay for memory and caches that later ones find ready.
+// The first iterations pay for memory and caches that later ones find ready.
 constexpr std::size_t kWarmUp = 2;
 
-/// In which cycle to tune; one at least is measured before.
-std::size_t tuning_cycle(std::size_t tune_after) {
+/// The iteration after which boundaries are tuned; at least one is measured before.
+std::size_t tuning_iteration(std::size_t tune_after) {
   return tune_after == 0 ? 0 : std::max(tune_after, kWarmUp + 1);
 }
 
@@ -36,53 +36,55 @@ std::string tuning_text(double before, double after) {
 
 }  // namespace
 
-PlanLearner::PlanLearner(std::vector<GradientShape> shapes, Settings settings)
+BucketRebuilder::BucketRebuilder(std::vector<GradientShape> shapes, Settings settings)
     : shapes_(std::move(shapes)),
       settings_(std::move(settings)),
       order_(reverse_order(shapes_.size())),
       ready_(shapes_.size(), 0),
-      ready_cycles_(shapes_.size(), 0) {}
+      ready_iterations_(shapes_.size(), 0) {}
 
-PlanLearner::Proposal PlanLearner::first() const {
-  return {plan_buckets(shapes_, order_, settings_.caps), "reverse order of registration"};
+BucketRebuilder::Proposal BucketRebuilder::first() const {
+  return {assign_buckets(shapes_, order_, settings_.caps), "reverse order of registration"};
 }
 
-void PlanLearner::begin_cycle() {
+void BucketRebuilder::begin_iteration() {
   begin_ = Clock::now();
   arrivals_.clear();
-  is_measuring_ = cycles_ >= kWarmUp && cycles_ < tuning_cycle(settings_.tune_after);
+  is_measuring_ = iterations_ >= kWarmUp && iterations_ < tuning_iteration(settings_.tune_after);
 }
 
-void PlanLearner::note_ready(std::size_t parameter) {
-  if (cycles_ == 0) {
+void BucketRebuilder::note_ready(std::size_t parameter) {
+  if (iterations_ == 0) {
     std::erase(arrivals_, parameter);  // the last of several gradients counts
     arrivals_.push_back(parameter);
   }
   if (!is_measuring_) return;
   ready_[parameter] += std::chrono::duration<double>(Clock::now() - begin_).count();
-  ready_cycles_[parameter] += 1;
+  ready_iterations_[parameter] += 1;
 }
 
-void PlanLearner::note_reduced(std::size_t bytes, Clock::time_point begin, Clock::time_point end) {
+void BucketRebuilder::note_reduced(std::size_t bytes, Clock::time_point begin,
+                                   Clock::time_point end) {
   costs_.add(static_cast<double>(bytes), std::chrono::duration<double>(end - begin).count());
 }
 
-std::optional<PlanLearner::Proposal> PlanLearner::end_cycle(ProcessGroup& group, int leader) {
-  ++cycles_;
-  if (cycles_ == 1 && settings_.learns_order) {
+std::optional<BucketRebuilder::Proposal> BucketRebuilder::end_iteration(ProcessGroup& group,
+                                                                        int leader) {
+  ++iterations_;
+  if (iterations_ == 1 && settings_.learns_order) {
     auto order = agree_on_order(group, leader);
     if (order == order_) return std::nullopt;
     order_ = std::move(order);
-    return Proposal{plan_buckets(shapes_, order_, settings_.caps),
+    return Proposal{assign_buckets(shapes_, order_, settings_.caps),
                     "order of the first backward's gradients"};
   }
-  if (cycles_ == tuning_cycle(settings_.tune_after)) {
+  if (iterations_ == tuning_iteration(settings_.tune_after)) {
     return tune(group);
   }
   return std::nullopt;
 }
 
-std::vector<std::size_t> PlanLearner::agree_on_order(ProcessGroup& group, int leader) const {
+std::vector<std::size_t> BucketRebuilder::agree_on_order(ProcessGroup& group, int leader) const {
   std::vector<std::size_t> order = arrivals_;
   // What did not come is complete at the end only.
   for (const std::size_t index : reverse_order(shapes_.size())) {
@@ -97,33 +99,33 @@ std::vector<std::size_t> PlanLearner::agree_on_order(ProcessGroup& group, int le
   return order;
 }
 
-PlanLearner::Proposal PlanLearner::tune(ProcessGroup& group) {
+BucketRebuilder::Proposal BucketRebuilder::tune(ProcessGroup& group) {
   const auto scope = group.with(CallOptions().name("times of gradients"));
   const auto ready = sum_over_ranks(group, ready_);
-  const auto cycles = sum_over_ranks(group, ready_cycles_);
+  const auto iterations = sum_over_ranks(group, ready_iterations_);
   const auto costs = sum_over_ranks(group, {costs_.count, costs_.bytes, costs_.seconds,
                                             costs_.bytes_bytes, costs_.bytes_seconds});
   StepTimes times;
   for (const std::size_t index : order_) {
-    times.ready.push_back(cycles[index] > 0 ? ready[index] / cycles[index] : 0);
+    times.ready.push_back(iterations[index] > 0 ? ready[index] / iterations[index] : 0);
     times.bytes.push_back(shapes_[index].bytes());
   }
   // What never came is taken at the end.
   const double last = *std::max_element(times.ready.begin(), times.ready.end());
   for (std::size_t i = 0; i < order_.size(); ++i) {
-    if (cycles[order_[i]] == 0) times.ready[i] = last;
+    if (iterations[order_[i]] == 0) times.ready[i] = last;
   }
   fit_costs({costs[0], costs[1], costs[2], costs[3], costs[4]}, times);
-  const auto current = plan_buckets(shapes_, order_, settings_.caps);
+  const auto current = assign_buckets(shapes_, order_, settings_.caps);
   std::vector<bool> current_ends(order_.size(), false);
   for (std::size_t i = 0; i < order_.size(); ++i) {
-    current_ends[i] = std::any_of(current.begin(), current.end(), [&](const BucketPlan& plan) {
-      return plan.parameters.back() == order_[i];
+    current_ends[i] = std::any_of(current.begin(), current.end(), [&](const BucketSpec& bucket) {
+      return bucket.parameters.back() == order_[i];
     });
   }
   const auto ends =
       tune_boundaries(times, *std::max_element(settings_.caps.begin(), settings_.caps.end()));
-  return {plan_buckets_at(shapes_, order_, ends),
+  return {assign_buckets_at(shapes_, order_, ends),
           tuning_text(end_of_reduction(times, current_ends), end_of_reduction(times, ends))};
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// How parameters are divided into buckets, and the options that concern it, with ranks as threads.
+// How parameters are assigned to buckets, and the options that concern it, with ranks as threads.
 #include <gtest/gtest.h>
 #include <lockstep/core/error.h>
 #include <lockstep/parallel/distributed_data_parallel.h>
@@ -14,8 +14,8 @@ using Group = std::shared_ptr<ProcessGroup>;
 using Options = DistributedDataParallelOptions;
 using Names = std::vector<std::string>;
 
-class DdpPlanning : public ::testing::TestWithParam<int> {};
-INSTANTIATE_TEST_SUITE_P(WorldSizes, DdpPlanning, ::testing::Values(2, 3));
+class DdpBucketAssignment : public ::testing::TestWithParam<int> {};
+INSTANTIATE_TEST_SUITE_P(WorldSizes, DdpBucketAssignment, ::testing::Values(2, 3));
 
 /// Registers its layers in another order than it uses them.
 struct ShuffledImpl : torch::nn::Module {
@@ -62,7 +62,7 @@ torch::Tensor gradients_over_steps(const Group& group, const Options& options, i
   return torch::cat(all).clone();
 }
 
-TEST_P(DdpPlanning, FollowsTheOrderOfTheFirstBackward) {
+TEST_P(DdpBucketAssignment, FollowsTheOrderOfTheFirstBackward) {
   run_ranks_or_throw(GetParam(), [](const Group& group) {
     const auto options = Options().bucket_cap_bytes(64).first_bucket_cap_bytes(64);
     DistributedDataParallelStatistics statistics;
@@ -76,12 +76,12 @@ TEST_P(DdpPlanning, FollowsTheOrderOfTheFirstBackward) {
     const auto fixed =
         gradients_over_steps<Shuffled>(group, Options(options).learn_order(false), 3, &statistics);
     EXPECT_EQ(statistics.plan, 1U);
-    EXPECT_TRUE(torch::equal(learned, fixed)) << "bits do not depend on the plan";
+    EXPECT_TRUE(torch::equal(learned, fixed)) << "bits do not depend on the buckets";
     group->close();
   });
 }
 
-TEST_P(DdpPlanning, IsTunedByTimesWithoutChangingABit) {
+TEST_P(DdpBucketAssignment, IsTunedByTimesWithoutChangingABit) {
   run_ranks_or_throw(GetParam(), [](const Group& group) {
     DistributedDataParallelStatistics statistics;
     const auto options = Options().bucket_cap_bytes(200).first_bucket_cap_bytes(64);
@@ -95,7 +95,7 @@ TEST_P(DdpPlanning, IsTunedByTimesWithoutChangingABit) {
   });
 }
 
-TEST_P(DdpPlanning, KeepsWhatAccumulatedWhileItChanges) {
+TEST_P(DdpBucketAssignment, KeepsWhatAccumulatedWhileItChanges) {
   run_ranks_or_throw(GetParam(), [](const Group& group) {
     const auto options = Options().bucket_cap_bytes(64).first_bucket_cap_bytes(64);
     Shuffled net;
@@ -112,7 +112,7 @@ TEST_P(DdpPlanning, KeepsWhatAccumulatedWhileItChanges) {
   });
 }
 
-TEST_P(DdpPlanning, HasACapForEachBucket) {
+TEST_P(DdpBucketAssignment, HasACapForEachBucket) {
   run_ranks_or_throw(GetParam(), [](const Group& group) {
     DistributedDataParallelStatistics statistics;
     static_cast<void>(gradients_over_steps<Shuffled>(group, Options().bucket_caps_bytes({64, 128}),
@@ -125,7 +125,7 @@ TEST_P(DdpPlanning, HasACapForEachBucket) {
   });
 }
 
-TEST_P(DdpPlanning, LeavesIgnoredParametersAlone) {
+TEST_P(DdpBucketAssignment, LeavesIgnoredParametersAlone) {
   run_ranks_or_throw(GetParam(), [](const Group& group) {
     Shuffled net;
     fill_parameters(*net, group->rank());
@@ -143,7 +143,7 @@ TEST_P(DdpPlanning, LeavesIgnoredParametersAlone) {
   });
 }
 
-TEST_P(DdpPlanning, AStaticGraphGivesTheSameBits) {
+TEST_P(DdpBucketAssignment, AStaticGraphGivesTheSameBits) {
   run_ranks_or_throw(GetParam(), [](const Group& group) {
     const auto expected = gradients_over_steps<Shuffled>(group, Options(), 4);
     const auto actual = gradients_over_steps<Shuffled>(group, Options().static_graph(true), 4);
@@ -152,7 +152,7 @@ TEST_P(DdpPlanning, AStaticGraphGivesTheSameBits) {
   });
 }
 
-TEST_P(DdpPlanning, ReducesInASmallerDtype) {
+TEST_P(DdpBucketAssignment, ReducesInASmallerDtype) {
   run_ranks_or_throw(GetParam(), [](const Group& group) {
     const auto wide = gradients_over_steps<Shuffled>(group, Options(), 2);
     for (const auto dtype : {torch::kBFloat16, torch::kHalf}) {
@@ -172,7 +172,7 @@ TEST_P(DdpPlanning, ReducesInASmallerDtype) {
   });
 }
 
-TEST_P(DdpPlanning, TellsTimesAndParametersOfAStep) {
+TEST_P(DdpBucketAssignment, TellsTimesAndParametersOfAStep) {
   run_ranks_or_throw(GetParam(), [](const Group& group) {
     DistributedDataParallelStatistics statistics;
     static_cast<void>(gradients_over_steps<Shuffled>(group, Options(), 3, &statistics));
