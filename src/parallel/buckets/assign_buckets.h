@@ -31,13 +31,12 @@ struct BucketSpec {
 
 /// Assigns parameters to buckets, and returns these in the order in which they will be all-reduced.
 ///
-/// Step 2 of the gradient data path. This is a pure function: all ranks call it with the same arguments
-/// and get the same buckets. Buckets fill in `order`, that of the gradients, and can travel from
-/// the first iteration on. A bucket holds one dtype on one device and at most as many bytes as its
-/// cap (`caps[i]` for the i-th that is full, the last for all further ones), unless a single
-/// gradient is larger.
-/// Source: the default assignment of PyTorch's `Reducer`, which however uses one bucket in the
-/// first iteration.
+/// Step 2 of the gradient data path. This is a pure function: all ranks call it with the same
+/// arguments and get the same buckets. Buckets fill in `order`, that of the gradients, and can
+/// travel from the first iteration on. A bucket holds one dtype on one device and at most as many
+/// bytes as its cap (`caps[i]` for the i-th that is full, the last for all further ones), unless a
+/// single gradient is larger. Source: the default assignment of PyTorch's `Reducer`, which however
+/// uses one bucket in the first iteration.
 [[nodiscard]] std::vector<BucketSpec> assign_buckets(const std::vector<GradientShape>& parameters,
                                                      const std::vector<std::size_t>& order,
                                                      const std::vector<std::size_t>& caps);

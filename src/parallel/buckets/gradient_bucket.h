@@ -18,8 +18,8 @@ namespace lockstep {
 
 /// The gradients of some parameters in the group's memory, and how far they are in this backward.
 ///
-/// Step 3 of the gradient data path. The all-reduce works on this memory in place, and afterwards the
-/// gradients lie in it: side by side (`FlatBucket`), or wherever in an arena autograd made them
+/// Step 3 of the gradient data path. The all-reduce works on this memory in place, and afterwards
+/// the gradients lie in it: side by side (`FlatBucket`), or wherever in an arena autograd made them
 /// (`ArenaBucket`). This class counts which places are filled; those two know where the gradients
 /// lie. From `put` to `average` a parameter has no gradient, so that autograd writes nothing to
 /// memory that is being reduced. Owns: the work that reduces the bucket.

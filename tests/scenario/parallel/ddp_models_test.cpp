@@ -18,6 +18,8 @@
 namespace lockstep::testing {
 namespace {
 
+using Options = DistributedDataParallelOptions;
+
 class DdpModels : public ::testing::TestWithParam<int> {};
 INSTANTIATE_TEST_SUITE_P(WorldSizes, DdpModels, ::testing::Values(1, 2, 3));
 
@@ -90,7 +92,6 @@ TEST_P(DdpModels, NameTensorsThatCannotBeTheSameOnAllRanks) {
 
 TEST_P(DdpModels, ThatOneRankAloneCannotWrapAreAnErrorOnAll) {
   if (GetParam() == 1) return;
-  using Options = DistributedDataParallelOptions;
   const auto expect_on_all = [](const Options& options, bool is_odd, const std::string& what) {
     const auto errors = run_ranks(GetParam(), [&](const std::shared_ptr<ProcessGroup>& group) {
       const bool is_it = group->rank() == 1;

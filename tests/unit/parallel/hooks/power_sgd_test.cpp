@@ -231,7 +231,8 @@ TEST_P(PowerSgdHook, StartsWarm) {
     // A new bucket assignment takes the factor of a bucket's index, not that of a parameter.
     EXPECT_LT(distance_after(group, PowerSgd(options), 150, 2), 1e-3);
     EXPECT_GT(distance_after(group, BatchedPowerSgd(options), 150, 2), 1e-2);
-    // So does a bucket of other parameters: a model that was hooked anew counts its assignments from 1.
+    // So does a bucket of other parameters: a model that was hooked anew counts its assignments
+    // from 1.
     EXPECT_GT(distance_after(group, BatchedPowerSgd(options), 150, 1, true), 1e-2);
     EXPECT_GT(distance_after(group, PowerSgd(options), 150, 1, true), 1e-2);
     group->close();
