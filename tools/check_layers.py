@@ -30,7 +30,7 @@ SEES = {
     "comm/collective": BELOW,
     "comm/interface": BELOW | {"comm/collective"},
     "comm/group": BELOW | {"comm/collective", "comm/interface"},
-    "comm/exchange": BELOW | {"comm/collective"},
+    "comm/exchange": BELOW | COMM,
     "comm/bootstrap": BELOW | COMM | BACKENDS.keys(),
     **{backend: BELOW | COMM | more for backend, more in BACKENDS.items()},
     "parallel/interface": BELOW | COMM,

@@ -5,14 +5,13 @@
 #include <thread>
 #include <utility>
 
-#include "comm/exchange/operations.h"
+#include "comm/exchange/backend.h"
 #include "comm/gloo/channels.h"
 #include "comm/gloo/make_process_group.h"
 #include "comm/gloo/meeting.h"
 #include "comm/gloo/transport.h"
 #include "comm/gloo/watch.h"
 #include "comm/group/group_core.h"
-#include "comm/group/host_memory.h"
 #include "concurrency/deadline.h"
 
 namespace lockstep {
@@ -20,50 +19,34 @@ namespace {
 
 constexpr std::chrono::milliseconds kShortestTimeout{50};
 
-class GlooBackend final : public CommBackend {
+class GlooBackend final : public ExchangeBackend {
  public:
   GlooBackend(GroupContext& group, std::unique_ptr<GlooChannels> channels,
               GlooChannels::Store store)
-      : group_(group),
+      : ExchangeBackend(group),
         channels_(std::move(channels)),
         transport_(*channels_),
         store_(std::move(store)) {}
 
   ~GlooBackend() override {
-    if (group_.is_copy_of_fork()) {
+    if (group().is_copy_of_fork()) {
       leave_all_alone();
       return;
     }
     if (!channels_) return;
-    if (!group_.is_failure_shared()) abandon("its process group was destroyed without close()");
-    const bool is_busy = group_.has_unfinished();
+    if (!group().is_failure_shared()) abandon("its process group was destroyed without close()");
+    const bool is_busy = group().has_unfinished();
     let_go();
-    if (is_busy) group_.keep_unfinished();
+    if (is_busy) group().keep_unfinished();
   }
 
  private:
-  std::unique_ptr<Operation> make_operation(Collective call) override {
-    return make_exchange_operation(transport_, std::move(call));
-  }
-  std::unique_ptr<Operation> make_send(at::Tensor tensor, int to, int tag) override {
-    return make_exchange_send(transport_, std::move(tensor), to, tag);
-  }
-  std::unique_ptr<Operation> make_receive(at::Tensor tensor, int from, int tag) override {
-    return make_exchange_receive(transport_, std::move(tensor), from, tag);
-  }
+  [[nodiscard]] Transport& transport() noexcept override { return transport_; }
 
   std::unique_ptr<CommBackend> make_group(GroupContext& part, const std::vector<int>&) override {
     auto channels = std::make_unique<GlooChannels>(
         gloo_store_part(part.environment().job_id, store_), part.environment(), part.timeout());
     return std::make_unique<GlooBackend>(part, std::move(channels), store_);
-  }
-
-  Memory allocate(c10::Device, std::size_t bytes) override {
-    group_.run(make_exchange_barrier(transport_, bytes), "allocate");
-    auto owner = allocate_zeroed(bytes);
-    void* data = owner.get();
-    agree_on_memory(group_, *this, data != nullptr, no_memory_text(bytes, data != nullptr));
-    return {data, std::move(owner)};
   }
 
   [[nodiscard]] std::function<std::string()> peer_watch() override {
@@ -75,7 +58,7 @@ class GlooBackend final : public CommBackend {
   /// Without anything under way the connections close now, which wakes ranks that wait for this
   /// one; else c10d would wait for what never ends, so that it is left in memory.
   void let_go() {
-    if (group_.has_unfinished()) {
+    if (group().has_unfinished()) {
       [[maybe_unused]] auto* kept = channels_.release();
     }
     channels_.reset();
@@ -88,15 +71,12 @@ class GlooBackend final : public CommBackend {
   }
 
   void abandon(const std::string& reason) noexcept override {
-    if (!channels_ || std::exchange(has_abandoned_, true)) return;
-    transport_.announce_abort(reason);
+    if (channels_) ExchangeBackend::abandon(reason);
   }
 
-  GroupContext& group_;
   std::unique_ptr<GlooChannels> channels_;
   GlooTransport transport_;
   GlooChannels::Store store_;  // of the whole job
-  bool has_abandoned_ = false;
 };
 
 std::unique_ptr<CommBackend> connect_ranks(GroupContext& group, const GlooRendezvous& rendezvous) {

@@ -6,9 +6,7 @@
 #include <string>
 #include <utility>
 
-#include "comm/exchange/operations.h"
 #include "comm/group/group_core.h"
-#include "comm/group/host_memory.h"
 #include "comm/mpi/make_process_group.h"
 
 namespace lockstep {
@@ -36,10 +34,10 @@ std::unique_ptr<MpiChannels> open_mpi_world(const LaunchEnvironment& environment
 MpiBackend::~MpiBackend() {
   // MPI may still read or write for requests that never ended, and nothing tells it to stop.
   if (is_released_) return;
-  if (!group_.is_copy_of_fork() && !group_.is_failure_shared()) {
+  if (!group().is_copy_of_fork() && !group().is_failure_shared()) {
     MpiBackend::abandon("its process group was destroyed without close()");
   }
-  group_.keep_unfinished();
+  group().keep_unfinished();
   [[maybe_unused]] auto* kept = channels_.release();
 }
 
@@ -47,35 +45,14 @@ bool MpiBackend::moves(c10::DeviceType device) const {
   return device == c10::kCUDA && native::is_mpi_cuda_aware();
 }
 
-std::unique_ptr<Operation> MpiBackend::make_operation(Collective call) {
-  return make_exchange_operation(transport_, std::move(call));
-}
-
-std::unique_ptr<Operation> MpiBackend::make_send(at::Tensor tensor, int to, int tag) {
-  return make_exchange_send(transport_, std::move(tensor), to, tag);
-}
-
-std::unique_ptr<Operation> MpiBackend::make_receive(at::Tensor tensor, int from, int tag) {
-  return make_exchange_receive(transport_, std::move(tensor), from, tag);
-}
-
 std::unique_ptr<CommBackend> MpiBackend::make_group(GroupContext& part,
                                                     const std::vector<int>& members) {
   return std::make_unique<MpiBackend>(part, std::make_unique<MpiChannels>(*channels_, members));
 }
 
-CommBackend::Memory MpiBackend::allocate(c10::Device, std::size_t bytes) {
-  group_.run(make_exchange_barrier(transport_, bytes), "allocate");
-  auto owner = allocate_zeroed(bytes);
-  void* data = owner.get();
-  agree_on_memory(group_, *this, data != nullptr, no_memory_text(bytes, data != nullptr));
-  return {data, std::move(owner)};
-}
-
 void MpiBackend::abandon(const std::string& reason) noexcept {
-  if (std::exchange(has_abandoned_, true)) return;
   native::give_up_mpi();
-  transport_.announce_abort(reason);
+  ExchangeBackend::abandon(reason);
 }
 
 void MpiBackend::release() {

@@ -13,9 +13,8 @@
 #include <utility>
 #include <vector>
 
-#include "comm/exchange/operations.h"
+#include "comm/exchange/backend.h"
 #include "comm/group/group_core.h"
-#include "comm/group/host_memory.h"
 #include "support/collective_conformance.h"
 #include "support/expected_errors.h"
 #include "support/in_process_ranks.h"
@@ -23,36 +22,21 @@
 namespace lockstep::testing {
 namespace {
 
-class SocketBackend final : public CommBackend {
+class SocketBackend final : public ExchangeBackend {
  public:
   explicit SocketBackend(GroupContext& group)
-      : group_(group), transport_(group.environment().job_id, group.rank(), group.size()) {}
+      : ExchangeBackend(group),
+        transport_(group.environment().job_id, group.rank(), group.size()) {}
   ~SocketBackend() override {
-    if (!group_.is_closed() && !group_.is_failure_shared()) transport_.announce_abort("it left");
+    if (!group().is_closed() && !group().is_failure_shared()) abandon("it left");
   }
 
  private:
-  std::unique_ptr<Operation> make_operation(Collective call) override {
-    return make_exchange_operation(transport_, std::move(call));
-  }
-  std::unique_ptr<Operation> make_send(at::Tensor tensor, int to, int tag) override {
-    return make_exchange_send(transport_, std::move(tensor), to, tag);
-  }
-  std::unique_ptr<Operation> make_receive(at::Tensor tensor, int from, int tag) override {
-    return make_exchange_receive(transport_, std::move(tensor), from, tag);
-  }
+  [[nodiscard]] Transport& transport() noexcept override { return transport_; }
   std::unique_ptr<CommBackend> make_group(GroupContext& part, const std::vector<int>&) override {
     return std::make_unique<SocketBackend>(part);
   }
-  Memory allocate(c10::Device, std::size_t bytes) override {
-    group_.run(make_exchange_barrier(transport_, bytes), "allocate");
-    auto owner = allocate_zeroed(bytes);
-    void* data = owner.get();
-    return {data, std::move(owner)};
-  }
-  void abandon(const std::string& reason) noexcept override { transport_.announce_abort(reason); }
 
-  GroupContext& group_;
   SocketTransport transport_;
 };
 
