@@ -40,21 +40,21 @@ const std::map<std::string, Op> kOps{{"all_reduce", Op::AllReduce},
 
 using Sides = std::vector<std::unique_ptr<Side>>;
 
-/// The meeting between timings: ranks that wait sleep, so that none takes the other's core.
-class Meeting {
+/// The barrier between timings: ranks that wait sleep, so that none takes the other's core.
+class SleepingBarrier {
  public:
-  Meeting() {
+  SleepingBarrier() {
     auto environment = lockstep::LaunchEnvironment::detect();
-    environment.job_id += " meeting";
+    environment.job_id += " barrier";
     group_ = lockstep::init_process_group(lockstep::ProcessGroupOptions()
                                               .backend(lockstep::Backend::SharedMemory)
                                               .environment(environment));
   }
-  ~Meeting() { group_->close(); }
-  Meeting(const Meeting&) = delete;
-  Meeting& operator=(const Meeting&) = delete;
+  ~SleepingBarrier() { group_->close(); }
+  SleepingBarrier(const SleepingBarrier&) = delete;
+  SleepingBarrier& operator=(const SleepingBarrier&) = delete;
 
-  void meet() { group_->barrier(); }
+  void wait() { group_->barrier(); }
   double largest(double value) {
     const auto tensor = torch::full({1}, value, torch::kDouble);
     group_->all_reduce(tensor, lockstep::ReduceOp::Max).wait();
@@ -81,32 +81,33 @@ struct Running {
 };
 
 /// Checks a result, warms up, and finds out how many calls take as long as asked.
-Running start(Side& side, Op op, std::size_t bytes, Meeting& meeting, double seconds) {
+Running start(Side& side, Op op, std::size_t bytes, SleepingBarrier& barrier, double seconds) {
   Running running{side.name(), side.prepare(op, bytes)};
-  running.prepared.fill(meeting.rank());
-  meeting.meet();
+  running.prepared.fill(barrier.rank());
+  barrier.wait();
   running.prepared.call();
-  meeting.meet();
-  running.wrong = running.prepared.wrong(meeting.size());
-  meeting.meet();
+  barrier.wait();
+  running.wrong = running.prepared.wrong(barrier.size());
+  barrier.wait();
   running.prepared.call();
-  const double once = meeting.largest(seconds_of(running.prepared, 2)) / 2;
+  const double once = barrier.largest(seconds_of(running.prepared, 2)) / 2;
   running.times = static_cast<int>(std::clamp(seconds / once, 3.0, 20000.0));
   return running;
 }
 
-void measure(const Settings& settings, Sides& sides, Meeting& meeting, std::ostream& figures) {
+void measure(const Settings& settings, Sides& sides, SleepingBarrier& barrier,
+             std::ostream& figures) {
   const Op op = kOps.at(settings.op);
   for (const std::size_t bytes : settings.sizes) {
     std::vector<Running> all;
     for (const auto& side : sides) {
       if (side->can(op) && settings.wants(side->name()))
-        all.push_back(start(*side, op, bytes, meeting, settings.seconds));
+        all.push_back(start(*side, op, bytes, barrier, settings.seconds));
     }
     for (int round = 0; round < settings.rounds; ++round) {
       std::rotate(all.begin(), all.begin() + 1, all.end());
       for (const Running& running : all) {
-        meeting.meet();
+        barrier.wait();
         running.prepared.call();
         const double each = seconds_of(running.prepared, running.times) / running.times;
         figures << bytes << ' ' << running.side << ' ' << round << ' ' << each * 1e6 << ' '
@@ -118,14 +119,14 @@ void measure(const Settings& settings, Sides& sides, Meeting& meeting, std::ostr
 
 int run(const Settings& settings) {
   at::set_num_threads(1);
-  Meeting meeting;
-  const World world{meeting.rank(), meeting.size(), settings.output};
+  SleepingBarrier barrier;
+  const World world{barrier.rank(), barrier.size(), settings.output};
   std::ofstream figures(settings.output + "/rank" + std::to_string(world.rank) + ".txt");
   {
     Sides sides = make_mpi_sides();
     for (auto& side : make_shared_memory_sides()) sides.push_back(std::move(side));
     for (auto& side : make_gloo_sides(world)) sides.push_back(std::move(side));
-    measure(settings, sides, meeting, figures);
+    measure(settings, sides, barrier, figures);
   }
   figures << "0 fingerprint 0 " << fingerprint_seconds(world.size) * 1e6 << " 0\n";
   figures.close();

@@ -15,7 +15,7 @@ from jobs import Job, JobError
 OPS = ["all_reduce", "broadcast", "all_gather", "reduce_scatter", "all_to_all"]
 # What each side is called in the table; the order of the table.
 SIDES = {
-    "lockstep": "Lockstep, group memory",
+    "lockstep": "Lockstep, registered memory",
     "ordinary": "Lockstep, ordinary memory",
     "lockstep_mpi": "Lockstep over MPI",
     "mpi": "MPI itself",
@@ -122,7 +122,7 @@ def smallest_ratio(medians, above, below, keeps):
 
 
 def ratios_of(medians, fingerprint):
-    """Above 1 is in favour of the side that the name begins with, or of Lockstep in group memory."""
+    """Above 1 is in favour of the side that the name begins with, or of Lockstep in registered memory."""
     def large(size):
         return size >= LARGE
 

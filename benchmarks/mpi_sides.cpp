@@ -8,7 +8,7 @@ namespace bench {
 
 std::unique_ptr<Side> make_lockstep_side(std::string name,
                                          std::shared_ptr<lockstep::ProcessGroup> group,
-                                         bool is_in_group_memory);
+                                         bool is_registered);
 
 namespace {
 

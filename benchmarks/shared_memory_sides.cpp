@@ -36,17 +36,16 @@ std::function<void()> call_of(const std::shared_ptr<lockstep::ProcessGroup>& gro
 
 class LockstepSide final : public Side {
  public:
-  LockstepSide(std::string name, std::shared_ptr<lockstep::ProcessGroup> group,
-               bool is_in_group_memory)
-      : name_(std::move(name)), group_(std::move(group)), is_in_group_memory_(is_in_group_memory) {}
+  LockstepSide(std::string name, std::shared_ptr<lockstep::ProcessGroup> group, bool is_registered)
+      : name_(std::move(name)), group_(std::move(group)), is_registered_(is_registered) {}
   ~LockstepSide() override { group_->close(); }
 
   [[nodiscard]] std::string name() const override { return name_; }
   [[nodiscard]] bool can(Op) const override { return true; }
   [[nodiscard]] Prepared prepare(Op op, std::size_t bytes) override {
     const auto tensors = make_tensors(op, bytes, group_->size(), [this](std::int64_t elements) {
-      return is_in_group_memory_ ? group_->allocate({elements}, torch::kFloat)
-                                 : torch::zeros({elements});
+      return is_registered_ ? group_->allocate({elements}, torch::kFloat)
+                            : torch::zeros({elements});
     });
     return prepared(op, tensors, group_->rank(), call_of(group_, op, tensors));
   }
@@ -54,11 +53,11 @@ class LockstepSide final : public Side {
  private:
   std::string name_;
   std::shared_ptr<lockstep::ProcessGroup> group_;
-  bool is_in_group_memory_;
+  bool is_registered_;
 };
 
-/// The arithmetic and the memory traffic of an all-reduce in group memory, and nothing else: each
-/// rank reduces its share of all ranks' tensors in place, and nobody waits for anybody.
+/// The arithmetic and the memory traffic of an all-reduce in registered memory, and nothing else:
+/// each rank reduces its share of all ranks' tensors in place, and nobody waits for anybody.
 class LimitSide final : public Side {
  public:
   explicit LimitSide(Group group) : group_(std::move(group)) {}
@@ -73,7 +72,7 @@ class LimitSide final : public Side {
     auto& backend = dynamic_cast<lockstep::SharedMemoryBackend&>(group_->core().backend());
     const auto place =
         backend.transport().find(tensors.input.const_data_ptr(), tensors.input.nbytes());
-    TORCH_CHECK(place.has_value(), "the tensor is not in group memory");
+    TORCH_CHECK(place.has_value(), "the tensor is not in registered memory");
     const auto own = static_cast<std::size_t>(group_->rank());
     const auto world = static_cast<std::size_t>(group_->size());
     const auto elements = static_cast<std::size_t>(tensors.input.numel());
@@ -112,13 +111,13 @@ Group make_group(const std::string& name) {
 
 std::unique_ptr<Side> make_lockstep_side(std::string name,
                                          std::shared_ptr<lockstep::ProcessGroup> group,
-                                         bool is_in_group_memory) {
-  return std::make_unique<LockstepSide>(std::move(name), std::move(group), is_in_group_memory);
+                                         bool is_registered) {
+  return std::make_unique<LockstepSide>(std::move(name), std::move(group), is_registered);
 }
 
 std::vector<std::unique_ptr<Side>> make_shared_memory_sides() {
   std::vector<std::unique_ptr<Side>> sides;
-  sides.push_back(make_lockstep_side("lockstep", make_group("group memory"), true));
+  sides.push_back(make_lockstep_side("lockstep", make_group("registered memory"), true));
   sides.push_back(make_lockstep_side("ordinary", make_group("ordinary memory"), false));
   sides.push_back(std::make_unique<LimitSide>(make_group("limit")));
   return sides;

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Checks that each room of the house includes only what it may see, that no two files include each other, and that
-native things stay in their room.
+"""Checks that each layer includes only what it may see, that no two files include each other, and that native calls stay
+in their layer.
 
 Usage: check_layers.py [ROOT]. Prints one line a violation; exit status 1 when there is one.
 """
@@ -21,8 +21,8 @@ BACKENDS = {
     "comm/nccl": set(),
     "comm/hierarchical": {"comm/exchange", "comm/mpi", "comm/shared_memory"},
 }
-# A room sees itself and the rooms named here; `comm` in `data` would make a sampler depend on communication. A room that is
-# divided has a row for each of its folders instead of one for itself.
+# A layer sees itself and the layers named here; `comm` in `data` would make a sampler depend on communication. A layer that is
+# divided has a row for each of its modules (folders) instead of one for itself.
 SEES = {
     "core": set(),
     "concurrency": set(),
@@ -48,8 +48,8 @@ SEES = {
     "inference": {"workers", "native", "core", "concurrency"},
     "training": {"concurrency", "core"} | COMM,
 }
-# Header and source of one name are one unit, public header or not. Where public headers lie flat although their room is
-# divided, this says to which folder's unit one belongs.
+# Header and source of one name are one unit, public header or not. Where public headers lie flat although their layer is
+# divided, this says to which module's unit one belongs.
 UNIT_OF = {
     "comm/call_options": "comm/interface/call_options",
     "comm/future": "comm/interface/future",
@@ -76,17 +76,17 @@ INCLUDE_EACH_OTHER = {
     ("core/environment", "core/launchers"),
     ("workers/channel_layout", "workers/shared_memory_channel"),
 }
-# Units that see a folder which their own may not see. This list, too, only becomes shorter.
+# Units that see a module which their own may not see. This list, too, only becomes shorter.
 LOOKS_BACK = {("comm/group/split", "comm/single")}
 # What no torch header may be seen from, so that sanitizers see all of it.
-TORCH_FREE = ("src/concurrency/", "src/native/posix/", "src/comm/shared_memory/rounds", "src/comm/shared_memory/pipe", "src/comm/collective/fingerprint.h")
+TORCH_FREE = ("src/concurrency/", "src/native/posix/", "src/comm/shared_memory/counters", "src/comm/shared_memory/ring_buffer", "src/comm/collective/fingerprint.h")
 # token, what it is, files in which it may stand
 BANNED = [
     (r"\bMPI_[A-Z]\w*", "MPI", r"src/native/mpi/|src/comm/(mpi|hierarchical)/"),
     (r"\bnccl[A-Z]\w*", "NCCL", r"src/native/nccl/|src/comm/nccl/"),
     (r"\bcuda[A-Z]\w*", "CUDA", r"src/native/(cuda/|nccl/nccl_library\.cpp)"),  # NCCL takes CUDA's streams
     (r"\bstd::c(out|err)\b|\bprintf\(", "printing", r"src/native/posix/output_buffers\.cpp"),  # it writes what others have printed
-    (r"(?<![\w_])(exit|abort)\(", "ending the process", r"src/native/posix/|src/workers/"),
+    (r"(?<![\w.>])(exit\(|abort\(\))", "ending the process", r"src/native/posix/|src/workers/"),
     (r"\.detach\(\);", "a detached thread", r"src/(parallel/|workers/thread_workers\.cpp)"),
     (r"\bpthread_(cond|mutex)_|\bcondition_variable\b|\bsem_wait\b|FUTEX_WAIT\b", "a wait without a deadline of ours", r"futex\.cpp$"),
 ]
@@ -98,7 +98,7 @@ def unit_of(path: str) -> str:
     return UNIT_OF.get(unit, unit)
 
 
-def room_of(unit: str):
+def module_of(unit: str):
     """The row of SEES with the longest path around this unit."""
     while "/" in unit:
         unit = unit.rsplit("/", 1)[0]
@@ -109,19 +109,19 @@ def room_of(unit: str):
 
 def check_includes(unit: str, text: str, units: set, includes: set):
     """Yields (line number, what is wrong), and adds what the file includes to `includes`."""
-    room = room_of(unit)
+    module = module_of(unit)
     for number, line in enumerate(text.splitlines(), 1):
         match = re.match(r'\s*#include\s+(?:<lockstep/([^>]+)>|"([^"]+)")', line)
         if not match:
             continue
         seen = unit_of(match.group(1) or match.group(2))
         if seen not in units:
-            yield number, f"includes '{seen}', which is no file of the house"
+            yield number, f"includes '{seen}', which is no file of src/ or include/"
             continue
         includes.add((unit, seen))
-        seen_room = room_of(seen)
-        if seen_room not in SEES[room] | {room} and (unit, seen_room) not in LOOKS_BACK:
-            yield number, f"{room} may not see {seen_room}"
+        seen_module = module_of(seen)
+        if seen_module not in SEES[module] | {module} and (unit, seen_module) not in LOOKS_BACK:
+            yield number, f"{module} may not see {seen_module}"
 
 
 def check_code(name: str, text: str):
@@ -139,9 +139,9 @@ def check_pairs(includes: set):
     yield from (f"{a} and {b} include each other" for a, b in sorted(pairs - INCLUDE_EACH_OTHER))
     yield from (f"{a} and {b} no longer include each other: strike them off the list in check_layers.py"
                 for a, b in sorted(INCLUDE_EACH_OTHER - pairs))
-    seen = {(unit, room_of(other)) for unit, other in includes}
-    yield from (f"{unit} no longer sees {room}: strike it off the list in check_layers.py"
-                for unit, room in sorted(LOOKS_BACK - seen))
+    seen = {(unit, module_of(other)) for unit, other in includes}
+    yield from (f"{unit} no longer sees {module}: strike it off the list in check_layers.py"
+                for unit, module in sorted(LOOKS_BACK - seen))
 
 
 def check(sources: dict):
@@ -151,8 +151,8 @@ def check(sources: dict):
     includes = set()
     for name, text in sources.items():
         unit = unit_by_name[name]
-        if room_of(unit) is None:
-            yield f"{name}: '{unit.rsplit('/', 1)[0]}' is no room of the house"
+        if module_of(unit) is None:
+            yield f"{name}: '{unit.rsplit('/', 1)[0]}' is no module of src/"
             continue
         found = [*check_includes(unit, text, units, includes), *check_code(name, text)]
         yield from (f"{name}:{number}: {what}" for number, what in sorted(found))

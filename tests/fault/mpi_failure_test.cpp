@@ -23,7 +23,7 @@
 #include "comm/group/group_core.h"
 #include "native/posix/peer_process.h"
 #include "support/forks.h"
-#include "support/meeting.h"
+#include "support/timed_waits.h"
 
 namespace lockstep::testing {
 namespace {
@@ -32,8 +32,8 @@ using std::chrono::milliseconds;
 using Group = std::shared_ptr<ProcessGroup>;
 
 /// Of a message under the library's own tag, as backends send them that are built on a group.
-void wait_for(const GroupCore::Ticket& message) {
-  message.carrier->wait_for(message.number, std::nullopt);
+void wait_for(const GroupCore::PendingCall& message) {
+  message.group->wait_for(message.sequence, std::nullopt);
 }
 
 // --- what a rank does, by name ---

@@ -25,8 +25,8 @@
 #include "native/posix/peer_process.h"
 #include "support/forks.h"
 #include "support/free_port.h"
-#include "support/meeting.h"
 #include "support/small_nets.h"
+#include "support/timed_waits.h"
 
 namespace lockstep::testing {
 namespace {

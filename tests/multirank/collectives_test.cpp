@@ -80,7 +80,7 @@ TEST(Collectives, MatchOverSeveralHosts) {
     check_reduce(*group);
     check_broadcast(*group);
     check_all_gather(*group);
-    check_group_memory(*group);
+    check_registered_memory(*group);
     check_groups(*group);
     check_random_calls(*group, 100);
     check_long_tensors(*group);

@@ -226,7 +226,7 @@ inline void check_not_a_number(ProcessGroup& group) {
   }
 }
 
-inline void check_group_memory(ProcessGroup& group) {
+inline void check_registered_memory(ProcessGroup& group) {
   for (const auto length : kLengths) {
     const auto tensor = group.allocate({length}, torch::kFloat);
     EXPECT_EQ(tensor.count_nonzero().item<std::int64_t>(), 0);
@@ -234,7 +234,7 @@ inline void check_group_memory(ProcessGroup& group) {
       tensor.copy_(values_of_rank(group.rank(), length, at::kFloat));
       group.all_reduce(tensor, ReduceOp::Avg).wait();
       expect_same_bits(tensor, expected_reduction(group.size(), length, at::kFloat, ReduceOp::Avg),
-                       "group memory of " + std::to_string(length));
+                       "registered memory of " + std::to_string(length));
     }
   }
 }
@@ -254,7 +254,7 @@ inline void check_pipelining(ProcessGroup& group) {
     }
     for (auto work = works.rbegin(); work != works.rend(); ++work) work->wait();
     expect_same_bits(ordinary, expected_reduction(group.size(), 777, at::kFloat, ReduceOp::Sum),
-                     "an ordinary tensor among group memory");
+                     "an ordinary tensor among registered memory");
     for (const auto& tensor : tensors) {
       expect_same_bits(tensor,
                        expected_reduction(group.size(), tensor.numel(), at::kFloat, ReduceOp::Sum),
@@ -354,7 +354,7 @@ inline void check_gather_and_scatter(ProcessGroup& group) {
       group.gather(gathered, shared, root).wait();
       for (int rank = 0; is_root && rank < ranks; ++rank) {
         expect_same_bits(gathered[static_cast<std::size_t>(rank)],
-                         values_of_rank(rank, length, at::kFloat), "gather of group memory");
+                         values_of_rank(rank, length, at::kFloat), "gather of registered memory");
       }
     }
   }
@@ -410,7 +410,7 @@ inline void check_all_to_all(ProcessGroup& group) {
   }
 }
 
-/// Group memory on some ranks and ordinary memory on others, which movements allow.
+/// Registered memory on some ranks and ordinary memory on others, which data movement allows.
 inline void check_mixed_memory(ProcessGroup& group) {
   for (const std::int64_t length : {5, 600001}) {
     const auto shared = group.allocate({length * group.size()}, torch::kFloat);
@@ -614,15 +614,15 @@ inline void check_long_tensors(ProcessGroup& group) {
   }
 }
 
-/// An all_reduce of pieces that lie in another order and with other gaps on each rank.
-inline void check_pieces(ProcessGroup& group) {
+/// An all_reduce of blocks that lie in another order and with other gaps on each rank.
+inline void check_indexed_blocks(ProcessGroup& group) {
   const std::vector<std::int64_t> counts{5, 0, 1000, 16, 70001, 3};
-  const auto memory = group.allocate({200000}, at::kFloat);
-  if (!group.can_reduce_pieces(memory)) return;
-  const auto places = group.allocate({static_cast<std::int64_t>(counts.size())}, at::kLong);
-  memory.fill_(-1);
-  std::vector<torch::Tensor> pieces, expected;
-  auto* begins = places.mutable_data_ptr<std::int64_t>();
+  const auto buffer = group.allocate({200000}, at::kFloat);
+  if (!group.can_reduce_indexed(buffer)) return;
+  const auto displacements = group.allocate({static_cast<std::int64_t>(counts.size())}, at::kLong);
+  buffer.fill_(-1);
+  std::vector<torch::Tensor> blocks, expected;
+  auto* begins = displacements.mutable_data_ptr<std::int64_t>();
   std::int64_t next = 64 * group.rank();
   for (std::size_t turn = 0; turn < counts.size(); ++turn) {
     const auto i = (turn + static_cast<std::size_t>(group.rank())) % counts.size();
@@ -631,38 +631,40 @@ inline void check_pieces(ProcessGroup& group) {
   }
   for (std::size_t i = 0; i < counts.size(); ++i) {
     const auto values = values_of_rank(group.rank(), counts[i], at::kFloat);
-    pieces.push_back(memory.narrow(0, begins[i], counts[i]).copy_(values));
+    blocks.push_back(buffer.narrow(0, begins[i], counts[i]).copy_(values));
     expected.push_back(values.clone());
     group.all_reduce(expected.back(), ReduceOp::Avg).wait();
   }
-  const ProcessGroup::Pieces call{memory, places, counts};
+  const ProcessGroup::IndexedBlocks call{buffer, displacements, counts};
   group.all_reduce(call, ReduceOp::Avg).wait();
   for (std::size_t i = 0; i < counts.size(); ++i) {
-    EXPECT_TRUE(torch::equal(pieces[i], expected[i])) << "piece " << i;
-    pieces[i].fill_(-1);
+    EXPECT_TRUE(torch::equal(blocks[i], expected[i])) << "block " << i;
+    blocks[i].fill_(-1);
   }
-  EXPECT_TRUE(torch::all(memory == -1).item<bool>()) << "something between the pieces has changed";
+  EXPECT_TRUE(torch::all(buffer == -1).item<bool>()) << "something between the blocks has changed";
 
-  // Kept for pieces, it is ordinary memory to all other calls.
-  group.keep_for_pieces(memory);
-  const auto part = memory.narrow(0, 64 * group.rank(), 16).fill_(group.rank() + 1);
+  // Marked as indexed, it is ordinary memory to all other calls.
+  group.mark_indexed(buffer);
+  const auto part = buffer.narrow(0, 64 * group.rank(), 16).fill_(group.rank() + 1);
   group.all_reduce(part).wait();
   EXPECT_EQ(part[3].item<float>(), static_cast<float>(group.size() * (group.size() + 1)) / 2);
   group.all_reduce(call).wait();
 
   const auto ordinary = torch::zeros({10});
-  EXPECT_THROW(group.keep_for_pieces(ordinary), c10::Error);
-  EXPECT_FALSE(group.can_reduce_pieces(ordinary));
-  EXPECT_THROW(group.all_reduce({ordinary, places, counts}), c10::Error) << "ordinary memory";
-  EXPECT_THROW(group.all_reduce({memory, places.clone(), counts}), c10::Error)
-      << "places that the others do not see";
-  EXPECT_THROW(group.all_reduce({memory, places, {5}}), c10::Error) << "fewer counts than places";
-  EXPECT_THROW(group.all_reduce({memory, memory.narrow(0, 0, 6), counts}), c10::Error)
-      << "places of another dtype";
-  begins[0] = memory.numel() - 4;
-  EXPECT_THROW(group.all_reduce(call), c10::Error) << "a piece that ends behind the memory";
+  EXPECT_THROW(group.mark_indexed(ordinary), c10::Error);
+  EXPECT_FALSE(group.can_reduce_indexed(ordinary));
+  EXPECT_THROW(group.all_reduce({ordinary, displacements, counts}), c10::Error)
+      << "ordinary memory";
+  EXPECT_THROW(group.all_reduce({buffer, displacements.clone(), counts}), c10::Error)
+      << "displacements that the others do not see";
+  EXPECT_THROW(group.all_reduce({buffer, displacements, {5}}), c10::Error)
+      << "fewer counts than displacements";
+  EXPECT_THROW(group.all_reduce({buffer, buffer.narrow(0, 0, 6), counts}), c10::Error)
+      << "displacements of another dtype";
+  begins[0] = buffer.numel() - 4;
+  EXPECT_THROW(group.all_reduce(call), c10::Error) << "a block that ends behind the buffer";
   begins[0] = -1;
-  EXPECT_THROW(group.all_reduce(call), c10::Error) << "a piece that begins before the memory";
+  EXPECT_THROW(group.all_reduce(call), c10::Error) << "a block that begins before the buffer";
 }
 
 /// Autograd must hear of every write when the call is made, and of none where nothing is written.
@@ -776,8 +778,8 @@ inline void check_barriers(ProcessGroup& group) {
 inline void check_everything(ProcessGroup& group) {
   check_all_reduce(group);
   check_not_a_number(group);
-  check_group_memory(group);
-  check_pieces(group);
+  check_registered_memory(group);
+  check_indexed_blocks(group);
   check_pipelining(group);
   check_reduce(group);
   check_reduce_scatter(group);

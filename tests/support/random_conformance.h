@@ -11,7 +11,7 @@
 #include "support/collective_conformance.h"
 
 // Calls that nobody thought of: collectives, dtypes, lengths and roots drawn from a seed, several
-// under way at once and waited for in any order, on ordinary and on group memory.
+// under way at once and waited for in any order, on ordinary and on registered memory.
 namespace lockstep::testing {
 
 /// `LOCKSTEP_TEST_SEED` repeats a run; without it rank 0 draws one, which a failure prints.
@@ -43,7 +43,7 @@ class RandomCalls {
   struct Pending {
     Work work;
     std::function<void()> check;
-    bool is_in_group_memory;
+    bool is_registered;
   };
 
   int number(int below) { return static_cast<int>(draw_() % static_cast<unsigned>(below)); }
@@ -64,7 +64,7 @@ class RandomCalls {
     in_memory_ = is_wanted && bytes > 0 && bytes <= memory_.numel();
     if (!in_memory_) return values;
     for (std::size_t i = 0; i < pending_.size(); ++i) {
-      if (pending_[i].is_in_group_memory) {
+      if (pending_[i].is_registered) {
         finish(i);
         break;
       }

@@ -10,7 +10,7 @@
 
 namespace lockstep {
 
-/// What may be said about calls of a process group, beside their arguments.
+/// Options of calls of a process group, beside their arguments.
 ///
 /// Thread-safety: a value.
 struct CallOptions {

@@ -26,18 +26,18 @@ struct IsFuture<Future<T>> : std::true_type {
 /// A value that is there when collectives are complete and what follows them has been computed.
 /// Made by `Work::then`; communication hooks return one.
 ///
-/// What follows is computed in `wait()`, in the thread that waits, and once. So collectives that it
-/// starts are started in the order of the waits, which is the same on all ranks; run as soon as the
-/// others' data is there, they would be started in another order on each.
+/// Functions given to `then` run once, in the first `wait()`, in the thread that waits. So the
+/// collectives that they start are started in the order of the waits, which is the same on all
+/// ranks. If they ran as soon as data has come, each rank would start them in another order.
 ///
 /// A small handle; copies refer to the same value. Thread-safety: as the group's, one thread at a
 /// time.
 template <typename T>
 class Future {
  public:
-  /// A limit of its own for each wait; without one, the call's.
+  /// The limit of one wait; without one, the time-out of the call holds.
   using Timeout = std::optional<std::chrono::milliseconds>;
-  /// What it holds: T, or nothing for `Future<void>`.
+  /// The type of the value: T; an empty one for `Future<void>`.
   using Value = std::conditional_t<std::is_void_v<T>, std::monostate, T>;
 
   /// `compute` is called once, in the first `wait`; what it throws is thrown by each.
@@ -60,7 +60,7 @@ class Future {
         state.error = std::current_exception();
         throw;
       }
-      state.compute = nullptr;  // lets go of what it held
+      state.compute = nullptr;  // frees what it holds
       state.is_ready = nullptr;
     }
     return *state.value;
@@ -73,7 +73,7 @@ class Future {
     return state_->value.has_value() || state_->error || state_->is_ready();
   }
 
-  /// The future of `next(value)`. Where `next` returns a future itself, of that one's value.
+  /// The future of `next(value)`. If `next` returns a future, the future of its value.
   template <typename F>
   [[nodiscard]] auto then(F next) const {
     const auto call = [next = std::move(next)](const Value& value) mutable -> decltype(auto) {

@@ -9,8 +9,8 @@
 
 namespace lockstep {
 
-/// Meets the other ranks of this job and returns the group of all of them. A process that no
-/// launcher started gets a world of one, in which every collective works.
+/// Waits for the rendezvous of all ranks of this job and returns the group of them. A process that
+/// no launcher started gets a world of one, in which every collective works.
 ///
 /// Blocks: the calling thread, until all ranks have come or the timeout has passed. The Mpi backend
 /// starts inside MPI, which has no deadline.

@@ -10,13 +10,14 @@
 
 namespace lockstep {
 
-/// What `init_process_group` is told. The same on all ranks, but for `environment`.
+/// Options of `init_process_group`. They are the same on all ranks, except `environment`.
 ///
 /// Thread-safety: a value.
 struct ProcessGroupOptions {
-  /// What carries the traffic.
+  /// How the ranks communicate.
   TORCH_ARG(Backend, backend) = Backend::Auto;
-  /// How long a collective, the first meeting included, may wait for other ranks. Must be positive.
+  /// How long a collective, or the rendezvous before them, may wait for other ranks. Must be
+  /// positive.
   TORCH_ARG(std::chrono::milliseconds, timeout) = std::chrono::minutes(5);
   /// Whether NCCL's collectives, too, are compared over all ranks before they start. It costs an
   /// exchange between the CPUs in every call, and `Work::wait()` blocks the host until that is

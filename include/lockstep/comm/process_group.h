@@ -15,7 +15,7 @@
 
 namespace lockstep {
 
-class GroupCore;  // what is behind a group: its state and its backend; the library's own
+class GroupCore;  // the state and the backend of a group; internal
 
 /// The ranks that work together, and how they talk. Made by `init_process_group`.
 ///
@@ -24,18 +24,18 @@ class GroupCore;  // what is behind a group: its state and its backend; the libr
 /// throw `MismatchError` on every rank where it does not hold, before a byte of the result is
 /// written. A tensor belongs to the group until the collective's `Work` is complete.
 ///
-/// Autograd hears of what a call writes to, when it is called: a backward that needs the values
-/// before throws its error ("modified by an inplace operation"). No collective has a derivative: a
-/// backward that comes to what one wrote in a graph throws as well. Parameters and other leaves may
-/// be written. Inference tensors have no version, and are written as they are.
+/// When a call is made, autograd learns which tensors it writes: a backward that needs their old
+/// values throws autograd's error ("modified by an inplace operation"). No collective has a
+/// derivative: a backward that comes to what one wrote in a graph throws as well. Parameters and
+/// other leaves may be written. Inference tensors have no version, and are written as they are.
 ///
 /// Thread-safety: one thread at a time; threads may take turns. Where two are in it at once, both
 /// get a `c10::Error` that names their calls, and the group has failed. Two groups are independent
 /// of each other.
 class LOCKSTEP_API ProcessGroup final {
  public:
-  /// Never waits for another rank and never throws. A group that was not closed leaves word that
-  /// this rank left, so that its peers fail with `PeerLostError` instead of waiting. Over MPI, the
+  /// Never waits for another rank and never throws. A group that was not closed aborts: its peers
+  /// learn that this rank left, and fail with `PeerLostError` instead of waiting. Over MPI, the
   /// process then ends without `MPI_Finalize`, which would wait for them.
   ~ProcessGroup();
   ProcessGroup(const ProcessGroup&) = delete;
@@ -49,7 +49,7 @@ class LOCKSTEP_API ProcessGroup final {
   [[nodiscard]] int local_rank() const noexcept;
   /// How many ranks of the group are on this host.
   [[nodiscard]] int local_size() const noexcept;
-  /// What carries the traffic; never `Backend::Auto`.
+  /// How the ranks communicate; never `Backend::Auto`.
   [[nodiscard]] Backend backend() const noexcept;
   /// How long a call may wait for other ranks, unless `with` says otherwise.
   [[nodiscard]] std::chrono::milliseconds timeout() const noexcept;
@@ -65,26 +65,28 @@ class LOCKSTEP_API ProcessGroup final {
   /// everywhere.
   Work all_reduce(const at::Tensor& tensor, ReduceOp op = ReduceOp::Sum);
 
-  /// Pieces of one tensor of group memory, which may lie elsewhere on each rank.
-  struct Pieces {
-    at::Tensor memory;  ///< a whole tensor of `allocate`, one dimension
-    at::Tensor places;  ///< where each piece begins in this rank's `memory`, in elements: int64, of
-                        ///< `allocate` or a part of it, the same part on all ranks
-    std::vector<std::int64_t> counts;  ///< elements of each piece, the same on all ranks
+  /// Blocks of one tensor of registered memory, whose displacements may differ between ranks.
+  /// Source: MPI_Type_indexed.
+  struct IndexedBlocks {
+    at::Tensor buffer;  ///< a whole tensor of `allocate`, one dimension
+    /// Where each block begins in this rank's `buffer`, in elements. int64; a tensor of `allocate`
+    /// or a part of one, the same part on all ranks.
+    at::Tensor displacements;
+    std::vector<std::int64_t> counts;  ///< elements of each block, the same on all ranks
   };
-  /// Whether this group can combine pieces of that tensor: on the CPU, in shared memory.
-  [[nodiscard]] bool can_reduce_pieces(const at::Tensor& memory);
-  /// A tensor of `allocate` for pieces alone: every other call takes what lies in it as it takes
-  /// ordinary tensors, which need not lie at the same place on all ranks. Throws: `c10::Error`
-  /// where `can_reduce_pieces` says no.
-  void keep_for_pieces(const at::Tensor& memory);
-  /// `all_reduce` of all pieces as one call, in place: for values that the program made where they
-  /// are. Ranks read each other's `places`; they stay as they are until the work is complete.
-  /// Pieces must not overlap.
+  /// Whether this group can reduce blocks of that tensor: on the CPU, in shared memory.
+  [[nodiscard]] bool can_reduce_indexed(const at::Tensor& buffer);
+  /// Says that a tensor of `allocate` is the buffer of indexed blocks: every other call treats what
+  /// lies in it as an ordinary tensor, which need not lie at the same place on all ranks. Throws:
+  /// `c10::Error` where `can_reduce_indexed` says no.
+  void mark_indexed(const at::Tensor& buffer);
+  /// `all_reduce` of all blocks as one call, in place: for values that the program made where they
+  /// are. Ranks read each other's `displacements`, which must not change until the work is
+  /// complete. Blocks must not overlap.
   ///
-  /// Throws: as `all_reduce`; `c10::Error` where `can_reduce_pieces` says no, or for a piece that
-  /// does not lie in `memory`.
-  Work all_reduce(const Pieces& pieces, ReduceOp op = ReduceOp::Sum);
+  /// Throws: as `all_reduce`; `c10::Error` where `can_reduce_indexed` says no, or for a block that
+  /// does not lie in `buffer`.
+  Work all_reduce(const IndexedBlocks& blocks, ReduceOp op = ReduceOp::Sum);
 
   /// `all_reduce` for rank `root` alone; the tensors of the others stay as they are.
   ///
@@ -161,7 +163,7 @@ class LOCKSTEP_API ProcessGroup final {
   /// `MismatchError` for lists that differ.
   [[nodiscard]] std::shared_ptr<ProcessGroup> new_group(const std::vector<int>& ranks);
 
-  // --- movements; any dtype, contiguous tensors ---
+  // --- data movement; any dtype, contiguous tensors ---
 
   /// Copies `tensor` of rank `root` into `tensor` of every other rank.
   ///
@@ -221,8 +223,8 @@ class LOCKSTEP_API ProcessGroup final {
   /// Blocks: the calling thread.
   /// Throws: what a collective throws, and `c10::Error` for a closed group.
   void barrier();
-  /// The same as a `Work`, complete when every rank has called it. A rank may meet it with
-  /// `barrier`. It says nothing about what a device still does.
+  /// The same as a `Work`, complete when every rank has called it. Other ranks may call `barrier`
+  /// instead. It says nothing about what a device still does.
   ///
   /// Blocks: nothing; see `Work`.
   /// Throws: `c10::Error` for a closed group.
@@ -238,8 +240,8 @@ class LOCKSTEP_API ProcessGroup final {
   /// free.
   [[nodiscard]] at::Tensor allocate(at::IntArrayRef sizes, const at::TensorOptions& options);
 
-  /// Finishes what is under way, messages included, meets all ranks once more, and lets the
-  /// resources go. Calling it again does nothing.
+  /// Finishes what is under way, messages included, waits for all ranks in a last barrier, and
+  /// frees the resources. Calling it again does nothing.
   ///
   /// Blocks: the calling thread.
   /// Collective: all ranks call it.

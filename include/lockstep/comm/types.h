@@ -48,7 +48,7 @@ class LOCKSTEP_API ReduceOp {
 
   /// Which operation it is.
   [[nodiscard]] constexpr Kind kind() const noexcept { return kind_; }
-  /// Of PreMulSum; 1 for all others.
+  /// The factor of PreMulSum; 1 for all other operations.
   [[nodiscard]] constexpr double factor() const noexcept { return factor_; }
   constexpr bool operator==(const ReduceOp&) const = default;
 
@@ -68,7 +68,7 @@ inline constexpr ReduceOp ReduceOp::BitAnd{Kind::BitAnd, 1};
 inline constexpr ReduceOp ReduceOp::BitOr{Kind::BitOr, 1};
 inline constexpr ReduceOp ReduceOp::BitXor{Kind::BitXor, 1};
 
-/// What carries a group's traffic.
+/// How the ranks of a group communicate.
 enum class Backend {
   Auto,          ///< chosen from the launch and the GPUs; a line in the log says what and why
   Single,        ///< a world of one; every collective is done at once

@@ -14,7 +14,7 @@
 
 namespace lockstep {
 
-class GroupCore;  // what is behind a process group; the library's own
+class GroupCore;  // the state and the backend of a process group; internal
 
 /// One collective under way, or several that were started together. A small handle; copies refer to
 /// the same collective. Dropping it cancels nothing: the group finishes the collective in later
@@ -26,8 +26,8 @@ class GroupCore;  // what is behind a process group; the library's own
 /// Thread-safety: as its group's, one thread at a time. Keeps the group's state alive.
 class LOCKSTEP_API Work {
  public:
-  /// For the library: the call that `group` knows by `ticket`.
-  Work(std::shared_ptr<GroupCore> group, std::uint64_t ticket);
+  /// For the library: the call with this sequence number in the queue of `group`.
+  Work(std::shared_ptr<GroupCore> group, std::uint64_t sequence);
   /// Several calls as one, which is complete when all of them are; see `ProcessGroup::coalesced`.
   explicit Work(std::vector<Work> parts);
 
@@ -35,8 +35,8 @@ class LOCKSTEP_API Work {
   /// failed.
   ///
   /// Blocks: the calling thread, until the deadline of the call, which was set when the collective
-  /// started. Of CUDA tensors over NCCL only until the collective is enqueued: the current stream
-  /// waits for the result, as in PyTorch.
+  /// started. With CUDA tensors over NCCL, the wait ends when the collective is enqueued: the
+  /// current stream waits for the result, as in PyTorch.
   /// Throws: `TimeoutError`, `PeerLostError`, `MismatchError`, `CommError`.
   void wait();
   /// The same with a limit for this wait.
@@ -53,20 +53,20 @@ class LOCKSTEP_API Work {
   /// The error of a failed collective, else null. Never blocks.
   [[nodiscard]] std::exception_ptr exception();
 
-  /// The future of `next()`, which is called when this is complete and somebody waits for the
-  /// future: see there.
+  /// The future of `next()`. `next` is called by the first wait for that future, once this work is
+  /// complete; see `Future`.
   template <typename F>
   [[nodiscard]] auto then(F next) const {
     return future().then(std::move(next));
   }
-  /// A future without a value, completed when this is.
+  /// A future without a value, which is completed when this work is.
   [[nodiscard]] Future<void> future() const;
 
  private:
   void wait_until(std::optional<std::chrono::milliseconds> timeout);
 
   std::shared_ptr<GroupCore> group_;  // null: the parts
-  std::uint64_t ticket_ = 0;
+  std::uint64_t sequence_ = 0;
   std::shared_ptr<std::vector<Work>> parts_;
 };
 

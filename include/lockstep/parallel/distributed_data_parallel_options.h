@@ -72,7 +72,7 @@ struct DistributedDataParallelOptions {
   /// averaging by samples is refused.
   TORCH_ARG(bool, static_graph) = false;
 
-  /// Whether autograd allocates tensors of just a gradient's size in group memory, in its own
+  /// Whether autograd allocates tensors of just a gradient's size in registered memory, in its own
   /// thread while backward runs: gradients are then averaged where they are, and nothing is copied.
   /// This works for CPU parameters of ranks that share memory, and not with a communication hook.
   /// An allocator is put in front of LibTorch's CPU allocator for it, for the whole process; it

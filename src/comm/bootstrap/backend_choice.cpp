@@ -12,30 +12,30 @@ namespace lockstep {
 namespace {
 
 BackendChoice choose_transport(const LaunchEnvironment& environment,
-                               const Surroundings& surroundings) {
+                               const Capabilities& capabilities) {
   if (environment.world_size == 1) return {Backend::Single, false, false, "there is one rank"};
   if (environment.local_size == environment.world_size) {
     return {Backend::SharedMemory, false, false, "all ranks are on one host"};
   }
   // torchrun starts no MPI; nor can a build without it.
   const bool is_mpi_launch = environment.launcher != "torchrun";
-  if (surroundings.has_mpi && is_mpi_launch) {
+  if (capabilities.has_mpi && is_mpi_launch) {
     return {Backend::Hierarchical, false, false, "the ranks are on several hosts"};
   }
   const std::string why_not =
       is_mpi_launch ? "this build has no MPI" : environment.launcher + " starts no MPI";
-  if (surroundings.has_gloo && surroundings.has_rendezvous) {
+  if (capabilities.has_gloo && capabilities.has_rendezvous) {
     return {Backend::Gloo, false, false, "the ranks are on several hosts and " + why_not};
   }
   throw LaunchError("no backend for ranks on several hosts: " + why_not +
-                    (surroundings.has_gloo
+                    (capabilities.has_gloo
                          ? ", and MASTER_ADDR and MASTER_PORT, which Gloo needs, are not set"
                          : ", and this build has no gloo"));
 }
 
-BackendChoice choose_auto(const LaunchEnvironment& environment, const Surroundings& surroundings) {
-  BackendChoice choice = choose_transport(environment, surroundings);
-  choice.may_have_nccl = surroundings.has_nccl && environment.world_size > 1;
+BackendChoice choose_auto(const LaunchEnvironment& environment, const Capabilities& capabilities) {
+  BackendChoice choice = choose_transport(environment, capabilities);
+  choice.may_have_nccl = capabilities.has_nccl && environment.world_size > 1;
   return choice;
 }
 
@@ -52,35 +52,35 @@ std::string obstacle_to_nccl(const std::vector<std::int64_t>& gpus) {
   return "";
 }
 
-BackendChoice choose_nccl(const LaunchEnvironment& environment, const Surroundings& surroundings) {
-  if (!surroundings.has_nccl) {
+BackendChoice choose_nccl(const LaunchEnvironment& environment, const Capabilities& capabilities) {
+  if (!capabilities.has_nccl) {
     throw LaunchError(
         "this build of Lockstep has no NCCL backend; build it with -DLOCKSTEP_WITH_CUDA=ON, or "
         "leave the choice to Auto, whose groups carry CUDA tensors through pinned memory then");
   }
-  if (surroundings.gpus == 0) throw LaunchError("backend Nccl needs a GPU; this process sees none");
-  BackendChoice choice = choose_transport(environment, surroundings);
+  if (capabilities.gpus == 0) throw LaunchError("backend Nccl needs a GPU; this process sees none");
+  BackendChoice choice = choose_transport(environment, capabilities);
   choice.has_nccl = true;
   choice.reason = "as asked; CPU tensors go over " + std::string(to_string(choice.transport));
   return choice;
 }
 
 void check_wanted(Backend wanted, const LaunchEnvironment& environment,
-                  const Surroundings& surroundings) {
+                  const Capabilities& capabilities) {
   const BackendRow* row = find_backend(wanted);
   if (row == nullptr) {
     throw LaunchError("unknown backend " + std::to_string(static_cast<int>(wanted)));
   }
-  row->check(environment, surroundings);
+  row->check(environment, capabilities);
 }
 
 }  // namespace
 
 BackendChoice choose_backend(Backend wanted, const LaunchEnvironment& environment,
-                             const Surroundings& surroundings) {
-  if (wanted == Backend::Auto) return choose_auto(environment, surroundings);
-  if (wanted == Backend::Nccl) return choose_nccl(environment, surroundings);
-  check_wanted(wanted, environment, surroundings);
+                             const Capabilities& capabilities) {
+  if (wanted == Backend::Auto) return choose_auto(environment, capabilities);
+  if (wanted == Backend::Nccl) return choose_nccl(environment, capabilities);
+  check_wanted(wanted, environment, capabilities);
   return {wanted, false, false, "as asked"};
 }
 

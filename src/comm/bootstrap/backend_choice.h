@@ -8,15 +8,15 @@
 #include <string>
 #include <vector>
 
-#include "comm/bootstrap/surroundings.h"
+#include "comm/bootstrap/capabilities.h"
 
 namespace lockstep {
 
 struct BackendChoice {
-  Backend transport = Backend::Single;  ///< of CPU tensors
+  Backend transport = Backend::Single;  ///< for CPU tensors
   bool has_nccl = false;                ///< CUDA tensors go through NCCL
-  /// They shall where each rank has a GPU of its own, which only all ranks together know; see
-  /// `decide_on_nccl`.
+  /// CUDA tensors go through NCCL if each rank has a GPU of its own, which only all ranks together
+  /// know; see `decide_on_nccl`.
   bool may_have_nccl = false;
   std::string reason;  ///< a few words for the log
 
@@ -26,7 +26,7 @@ struct BackendChoice {
 /// Follows `wanted` where the launch allows it; chooses for `Backend::Auto`.
 /// Throws: `LaunchError` for a backend that this launch or this build cannot have.
 [[nodiscard]] BackendChoice choose_backend(Backend wanted, const LaunchEnvironment& environment,
-                                           const Surroundings& surroundings);
+                                           const Capabilities& capabilities);
 
 /// Takes NCCL if it may be taken and nothing stands in its way.
 /// `gpus`: of each rank, a number that says which GPU of which host it uses; 0 for none.

@@ -21,30 +21,30 @@ void require(bool condition, const std::string& message) {
   if (!condition) throw LaunchError(message);
 }
 
-void check_single_launch(const LaunchEnvironment& environment, const Surroundings&) {
+void check_single_launch(const LaunchEnvironment& environment, const Capabilities&) {
   require(environment.world_size == 1, "backend Single is for a world of one; " +
                                            environment.launcher + " started " +
                                            std::to_string(environment.world_size) + " ranks");
 }
 
-void check_shared_memory_launch(const LaunchEnvironment& environment, const Surroundings&) {
+void check_shared_memory_launch(const LaunchEnvironment& environment, const Capabilities&) {
   require(environment.local_size == environment.world_size,
           "backend SharedMemory needs all ranks on one host; " + environment.launcher +
               " says that " + std::to_string(environment.local_size) + " of " +
               std::to_string(environment.world_size) + " ranks are on this host");
 }
 
-void check_mpi_launch(const LaunchEnvironment&, const Surroundings& surroundings) {
-  require(surroundings.has_mpi,
+void check_mpi_launch(const LaunchEnvironment&, const Capabilities& capabilities) {
+  require(capabilities.has_mpi,
           "this build of Lockstep has no MPI backend; build it with -DLOCKSTEP_WITH_MPI=ON, or run "
           "all ranks on one host");
 }
 
-void check_gloo_launch(const LaunchEnvironment&, const Surroundings& surroundings) {
-  require(surroundings.has_gloo,
+void check_gloo_launch(const LaunchEnvironment&, const Capabilities& capabilities) {
+  require(capabilities.has_gloo,
           "this build of Lockstep has no gloo backend; its headers (libgloo-dev) were not found "
           "when it was built");
-  require(surroundings.has_rendezvous,
+  require(capabilities.has_rendezvous,
           "backend Gloo needs MASTER_ADDR and MASTER_PORT, as torchrun sets them: a host of the "
           "job and a free port there, the same on all ranks");
 }

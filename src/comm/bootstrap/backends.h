@@ -9,23 +9,23 @@
 #include <memory>
 #include <string_view>
 
-#include "comm/bootstrap/surroundings.h"
+#include "comm/bootstrap/capabilities.h"
 
 namespace lockstep {
 
-/// What there is to know of a backend: a row in backends.cpp.
+/// A backend in the table of backends.cpp.
 struct BackendRow {
   Backend backend;
   std::string_view name;
-  /// Null, as `make`, for what carries no traffic by itself. Throws: `LaunchError` where this
-  /// launch or this build cannot have it.
-  void (*check)(const LaunchEnvironment& environment, const Surroundings& surroundings);
+  /// Throws: `LaunchError` where this launch or this build cannot have the backend. Null, as
+  /// `make`, for one that is no transport of a whole group by itself.
+  void (*check)(const LaunchEnvironment& environment, const Capabilities& capabilities);
   /// Collective. Throws: `LaunchError`.
   std::shared_ptr<ProcessGroup> (*make)(const LaunchEnvironment& environment,
                                         std::chrono::milliseconds timeout);
 };
 
-/// One that can carry all of a group's traffic; else null.
+/// The row of a backend that can connect a whole group by itself; null for any other.
 [[nodiscard]] const BackendRow* find_backend(Backend backend);
 
 }  // namespace lockstep

@@ -31,9 +31,9 @@ void check(const LaunchEnvironment& environment) {
 }
 
 /// Which GPU of which host `bind_device` gives this rank; 0 where there is none.
-std::int64_t gpu_number(const LaunchEnvironment& environment, const Surroundings& surroundings) {
-  if (surroundings.gpus == 0) return 0;
-  const std::string address = gpu_address(environment.local_rank % surroundings.gpus);
+std::int64_t gpu_number(const LaunchEnvironment& environment, const Capabilities& capabilities) {
+  if (capabilities.gpus == 0) return 0;
+  const std::string address = gpu_address(environment.local_rank % capabilities.gpus);
   const auto number = static_cast<std::int64_t>(
       std::hash<std::string>{}(std::to_string(native::host_hash()) + " " + address));
   return number == 0 ? 1 : number;
@@ -52,7 +52,7 @@ std::shared_ptr<ProcessGroup> init_process_group(const ProcessGroupOptions& opti
   LaunchEnvironment environment =
       options.environment() ? *options.environment() : LaunchEnvironment::detect();
   check(environment);
-  // Ranks meet under the job id; somebody alone must not meet others who are.
+  // Ranks find each other by the job id. Processes that no launcher started must not find another.
   if (environment.world_size == 1 && environment.job_id.empty()) {
     environment.job_id =
         "alone " + std::to_string(::getpid()) + " " +
@@ -60,13 +60,13 @@ std::shared_ptr<ProcessGroup> init_process_group(const ProcessGroupOptions& opti
   }
   TORCH_CHECK(options.timeout().count() > 0, "init_process_group: timeout is ",
               options.timeout().count(), " ms; it must be positive");
-  const Surroundings surroundings = Surroundings::detect();
-  BackendChoice choice = choose_backend(options.backend(), environment, surroundings);
+  const Capabilities capabilities = Capabilities::detect();
+  BackendChoice choice = choose_backend(options.backend(), environment, capabilities);
   logging::debug("rank " + std::to_string(environment.rank) + " meets the others over " +
                  std::string(to_string(choice.transport)));
   auto transport = find_backend(choice.transport)->make(environment, options.timeout());
   if (choice.may_have_nccl) {
-    decide_on_nccl(choice, gather(*transport, gpu_number(environment, surroundings)));
+    decide_on_nccl(choice, gather(*transport, gpu_number(environment, capabilities)));
   }
   logging::info("rank " + std::to_string(environment.rank) + " of " +
                 std::to_string(environment.world_size) + ", launched by " + environment.launcher +

@@ -34,14 +34,14 @@ std::uint64_t details_of(const Collective& call) {
     }
   }
   if (call.has_own_sizes) hash = mix(hash, 1);
-  for (const auto count : call.piece_counts) hash = mix(hash, static_cast<std::uint64_t>(count));
+  for (const auto count : call.block_counts) hash = mix(hash, static_cast<std::uint64_t>(count));
   if (call.reduce_op.kind() == ReduceOp::Kind::PreMulSum) {
     hash = mix(hash, std::bit_cast<std::uint64_t>(call.reduce_op.factor()));
   }
   return hash;
 }
 
-/// What every rank knows alike: of one piece, or of all where they differ.
+/// The number of elements that every rank knows: of one piece, or of all where they differ.
 std::uint64_t elements_of(const Collective& call) {
   std::int64_t elements = 0;
   switch (call.op) {
@@ -58,8 +58,8 @@ std::uint64_t elements_of(const Collective& call) {
       if (!call.has_own_sizes) elements = call.inputs.front().numel();
       break;
     default:
-      if (!call.places.defined()) elements = call.tensor().numel();
-      for (const auto count : call.piece_counts) elements += count;
+      if (!call.displacements.defined()) elements = call.tensor().numel();
+      for (const auto count : call.block_counts) elements += count;
   }
   return static_cast<std::uint64_t>(elements);
 }

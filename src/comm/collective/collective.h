@@ -36,28 +36,28 @@ struct Collective {
   /// AllToAll: this rank's pieces may differ in size, and only this rank knows them.
   bool has_own_sizes = false;
   CallName name{};
-  /// AllReduce of pieces of the tensor, which is a tensor of group memory: see
-  /// `ProcessGroup::Pieces`.
-  at::Tensor places{};
-  std::vector<std::int64_t> piece_counts{};
+  /// AllReduce of blocks of the tensor, which is a tensor of registered memory: see
+  /// `ProcessGroup::IndexedBlocks`.
+  at::Tensor displacements{};
+  std::vector<std::int64_t> block_counts{};
 
   [[nodiscard]] const at::Tensor& tensor() const {
     return inputs.empty() ? outputs.front() : inputs.front();
   }
   [[nodiscard]] at::ScalarType dtype() const { return tensor().scalar_type(); }
-  /// Of all its tensors; a barrier has none and counts as a call on the CPU.
+  /// The device of all its tensors; a barrier has none and counts as a call on the CPU.
   [[nodiscard]] c10::Device device() const {
     return inputs.empty() && outputs.empty() ? c10::Device(c10::kCPU) : tensor().device();
   }
 };
 
-/// Whether it combines the ranks' values; all others move bytes.
+/// Whether the collective combines the ranks' values; all others are data movement.
 [[nodiscard]] constexpr bool is_reduction(CollectiveOp op) {
   return op == CollectiveOp::AllReduce || op == CollectiveOp::Reduce ||
          op == CollectiveOp::ReduceScatter;
 }
 
-/// Everything that must be the same on all ranks.
+/// Everything about a call that must be the same on all ranks.
 [[nodiscard]] Fingerprint fingerprint_of(const Collective& call);
 
 /// A collective that only moves bytes, as streams from rank to rank.
@@ -66,7 +66,7 @@ struct Streams {
   bool is_multicast = false;
   std::vector<std::span<const std::byte>> sends;  ///< multicast: one; else one a rank
   std::vector<std::span<std::byte>> receives;     ///< one a rank; empty: nothing comes from there
-  /// The longest stream of all ranks. Of an AllToAll with own sizes: of this rank.
+  /// The longest stream of all ranks; for an AllToAll with own sizes, the longest of this rank.
   std::size_t longest = 0;
 
   [[nodiscard]] std::span<const std::byte> to(int rank) const {
@@ -75,7 +75,7 @@ struct Streams {
   [[nodiscard]] std::span<std::byte> from(int rank) const {
     return receives[static_cast<std::size_t>(rank)];
   }
-  /// What this rank sends to itself.
+  /// Copies what this rank sends to itself.
   void copy_own(int rank) const;
 };
 [[nodiscard]] Streams streams_of(const Collective& call, int rank, int world_size);
@@ -91,7 +91,7 @@ template <typename Byte>
 /// Throws `OperationFailure` unless every rank expects from every other what that one sends.
 /// `lengths[r]`: what rank r sends to each rank, then what it expects from each rank, in bytes.
 void check_lengths(const std::vector<std::span<const std::uint64_t>>& lengths);
-/// The row of this rank.
+/// This rank's row for `check_lengths`.
 [[nodiscard]] std::vector<std::uint64_t> lengths_of(const Streams& streams);
 
 }  // namespace lockstep

@@ -103,8 +103,8 @@ std::string describe_call(const Fingerprint& fingerprint) {
     text << " with strides, sizes or a factor of its own (their hash is " << fingerprint.details
          << ")";
   }
-  if (fingerprint.is_in_group_memory != 0) {
-    text << " in group memory (place " << fingerprint.place << ")";
+  if (fingerprint.is_registered != 0) {
+    text << " in registered memory (place " << fingerprint.place << ")";
   }
   return std::move(text).str();
 }
@@ -117,7 +117,7 @@ std::string describe(const Fingerprint& fingerprint) {
 
 std::uint64_t digest_of(const Fingerprint& fingerprint, bool has_place) {
   Fingerprint print = fingerprint;
-  if (!has_place) print.is_in_group_memory = 0, print.place = 0;
+  if (!has_place) print.is_registered = 0, print.place = 0;
   static_assert(std::has_unique_object_representations_v<Fingerprint>);
   std::array<std::uint64_t, sizeof(print) / sizeof(std::uint64_t)> words;
   std::memcpy(words.data(), &print, sizeof(print));
@@ -134,7 +134,7 @@ void check_fingerprints(int world_size, const std::function<Fingerprint(int rank
                         bool is_place_compared) {
   const auto fingerprint_of = [&](int rank) {
     Fingerprint print = of(rank);
-    if (!is_place_compared) print.is_in_group_memory = 0, print.place = 0;
+    if (!is_place_compared) print.is_registered = 0, print.place = 0;
     return print;
   };
   const Fingerprint first = fingerprint_of(0);

@@ -14,7 +14,7 @@ constexpr int kOwnTag = (1 << 15) - 1;
 /// Largest tag of a program's message.
 constexpr int kMaxTag = kOwnTag - 1;
 
-/// What goes before a message's bytes.
+/// The header of a message.
 struct MessageHeader {
   std::uint64_t bytes = 0;
   std::int32_t tag = 0;
@@ -27,7 +27,7 @@ struct MessageHeader {
 /// "a message of 8 x Float with tag 3".
 [[nodiscard]] std::string describe(const MessageHeader& header);
 
-/// Throws `OperationFailure` unless what `from` sent is what this rank expects.
+/// Throws `OperationFailure` unless `sent`, which came from rank `from`, is what this rank expects.
 void check_message(const MessageHeader& sent, const MessageHeader& expected, int from);
 
 }  // namespace lockstep

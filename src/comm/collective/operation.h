@@ -15,12 +15,12 @@ struct OperationFailure {
   Kind kind;
   std::string reason;
   std::string hint;
-  /// Whose failure it is, where it may be found while another operation is pushed forward. Null: of
-  /// the one that throws it.
+  /// Whose failure it is, where it may be found while another operation makes progress. Null: that
+  /// of the operation that throws it.
   const Operation* culprit = nullptr;
 };
 
-/// One collective on one backend, as a machine that is pushed forward from calls into the group.
+/// One collective on one backend, as a state machine that makes progress in calls into the group.
 ///
 /// The queue calls `try_start` in the order of the collectives, and of a later one only after all
 /// earlier ones have returned true: so all ranks announce their collectives in the same order, and
@@ -38,13 +38,13 @@ class Operation {
   /// blocks.
   virtual bool try_finish() = 0;
 
-  /// Looks again and again for a few microseconds, in which most ranks that are late arrive,
-  /// without reading a clock. True when `try_finish` may get further.
+  /// Polls for a few microseconds, in which most ranks that are late arrive, without reading a
+  /// clock. True when `try_finish` may get further.
   virtual bool spin() { return false; }
 
-  /// Of a started operation that runs on a stream of a device: makes the calling thread's current
-  /// stream wait for it, so that the host need not. False: there is no such stream, the host waits.
-  virtual bool order_stream() { return false; }
+  /// Makes the calling thread's current stream wait for this operation, so that the host need not.
+  /// The operation has started. False: it runs on no stream of a device, and the host waits.
+  virtual bool make_stream_wait() { return false; }
 
   /// Sleeps until `try_finish` may get further, or `limit` has passed.
   virtual void sleep(std::chrono::nanoseconds limit) = 0;

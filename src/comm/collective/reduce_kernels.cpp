@@ -38,10 +38,10 @@ constexpr bool kIsShortFloat =
 template <typename T>
 using Accumulator = std::conditional_t<kIsShortFloat<T>, float, T>;
 
-// As PyTorch's integers: wraps around, without undefined behaviour.
+// Wraps around, as PyTorch's integers do, without undefined behaviour.
 template <Kind kind, typename A>
 [[gnu::always_inline]] inline A combine_integers(A left, A right) {
-  // Of 64 bits, so that no product of short ones overflows an int on the way.
+  // 64 bits, so that no product of short integers overflows an int.
   const auto a = static_cast<std::uint64_t>(left);
   const auto b = static_cast<std::uint64_t>(right);
   if constexpr (kind == Kind::BitAnd) return static_cast<A>(a & b);
@@ -54,7 +54,7 @@ template <Kind kind, typename A>
 template <Kind kind, typename A>
 [[gnu::always_inline]] inline A combine(A left, A right) {
   if constexpr (kind == Kind::Min) {
-    // As torch.minimum: a NaN wins, wherever it stands.
+    // A NaN wins, whichever side it is on, as in torch.minimum.
     return (left < right || left != left) ? left : right;
   } else if constexpr (kind == Kind::Max) {
     return (left > right || left != left) ? left : right;
@@ -78,7 +78,7 @@ struct Job {
   void* after = nullptr;         // takes the accumulators, and no output is written
 };
 
-/// What values are multiplied with: each before it is added (PreMulSum), or the sum (Avg).
+/// The factors of PreMulSum, for each value before it is added, and of Avg, for the sum.
 template <typename A, Kind kind>
 A scale_of(const Job& job) {
   using Real = typename c10::scalar_value_type<A>::type;

@@ -22,16 +22,16 @@ namespace lockstep {
 void reduce_ranks(at::ScalarType dtype, ReduceOp op, std::span<const void* const> inputs,
                   std::span<void* const> outputs, std::size_t elements);
 
-// The same in steps, over ranks that are not all at hand: what the earlier ranks gave is carried on
-// in the type in which sums are accumulated, so that the result has the same bits.
+// The same in steps, for inputs that are not all in reach at once: the intermediate result is kept
+// in the type in which sums are accumulated, so that the final result has the same bits.
 
-/// Of one element while it is accumulated.
+/// The size of one element of an intermediate result.
 [[nodiscard]] std::size_t accumulator_bytes(at::ScalarType dtype);
-/// `before`: the accumulators of all earlier ranks; null where the inputs are of the first ranks.
-/// `after`: takes the accumulators; may be `before`.
+/// `before`: the intermediate result of all earlier ranks; null if the inputs are those of the
+/// first ranks. `after`: receives the new one; may be `before`.
 void reduce_some_ranks(at::ScalarType dtype, ReduceOp op, const void* before,
                        std::span<const void* const> inputs, void* after, std::size_t elements);
-/// The inputs are of the last ranks of `world_size`.
+/// `inputs`: those of the last ranks of `world_size`.
 void reduce_last_ranks(at::ScalarType dtype, ReduceOp op, const void* before,
                        std::span<const void* const> inputs, void* output, std::size_t elements,
                        int world_size);

@@ -14,7 +14,8 @@ namespace {
 // A copy takes microseconds to milliseconds, and nothing wakes this rank when it is done.
 constexpr std::chrono::microseconds kCopyInterval{20};
 
-// Contiguous as the backend wants it; of a tensor with strides of its own, in memory order.
+// Contiguous as the backend needs it; the elements of a tensor with other strides lie in memory
+// order.
 at::Tensor staging_for(const at::Tensor& tensor) {
   const auto options = tensor.options().device(c10::kCPU).pinned_memory(tensor.is_cuda());
   return at::empty({tensor.numel()}, options).as_strided(tensor.sizes(), tensor.strides());
@@ -28,11 +29,11 @@ std::vector<at::Tensor> staging_for(const std::vector<at::Tensor>& tensors) {
 
 }  // namespace
 
-StagedOperation::StagedOperation(Collective call, Way way, Make make)
-    : call_(std::move(call)), staged_(call_), way_(way), make_(std::move(make)) {
+StagedOperation::StagedOperation(Collective call, Mode mode, Make make)
+    : call_(std::move(call)), staged_(call_), mode_(mode), make_(std::move(make)) {
   const c10::Device device = call_.device();
   if (!device.is_cpu()) stream_ = c10::impl::VirtualGuardImpl(device.type()).getStream(device);
-  if (way_ == Way::PinnedCopies) stage();
+  if (mode_ == Mode::PinnedCopies) stage();
   copied_in_ = copy_all(call_.inputs, staged_.inputs);
 }
 
@@ -49,11 +50,11 @@ void StagedOperation::stage() {
 
 std::optional<c10::Event> StagedOperation::copy_all(const std::vector<at::Tensor>& sources,
                                                     const std::vector<at::Tensor>& targets) const {
-  // A result may be a parameter, or an inference tensor; of the call autograd has heard.
+  // A result may be a parameter, or an inference tensor. Autograd has heard of the call already.
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
   c10::OptionalStreamGuard guard;
   if (stream_) guard.reset_stream(*stream_);
-  for (std::size_t i = 0; i < sources.size() && way_ == Way::PinnedCopies; ++i) {
+  for (std::size_t i = 0; i < sources.size() && mode_ == Mode::PinnedCopies; ++i) {
     targets[i].copy_(sources[i], /*non_blocking=*/true);
   }
   if (!stream_) return std::nullopt;
@@ -77,7 +78,7 @@ bool StagedOperation::try_finish() {
   if (!is_finished_) {
     if (!operation_->try_finish()) return false;
     is_finished_ = true;
-    if (way_ == Way::PinnedCopies) copied_out_ = copy_all(staged_.outputs, call_.outputs);
+    if (mode_ == Mode::PinnedCopies) copied_out_ = copy_all(staged_.outputs, call_.outputs);
   }
   return is_copied(copied_out_);
 }

@@ -26,11 +26,11 @@ namespace lockstep {
 /// A collective that fails leaves the outputs as they were.
 class StagedOperation final : public Operation {
  public:
-  enum class Way { PinnedCopies, InPlace };
+  enum class Mode { PinnedCopies, InPlace };
   using Make = std::function<std::unique_ptr<Operation>(Collective staged)>;
   /// `make`: the same call on the copies, or on the tensors themselves. It is called when this
   /// operation starts.
-  StagedOperation(Collective call, Way way, Make make);
+  StagedOperation(Collective call, Mode mode, Make make);
 
   bool try_start(bool is_oldest) override;
   bool try_finish() override;
@@ -49,7 +49,7 @@ class StagedOperation final : public Operation {
 
   Collective call_;
   Collective staged_;
-  Way way_;
+  Mode mode_;
   std::optional<c10::Stream> stream_;
   std::optional<c10::Event> copied_in_;
   std::optional<c10::Event> copied_out_;

@@ -15,12 +15,12 @@ namespace lockstep {
   return {static_cast<std::byte*>(tensor.data_ptr()), tensor.nbytes()};
 }
 
-/// Bytes as a tensor that owns nothing: what libraries of tensors move.
+/// Bytes as a tensor that owns nothing, for libraries that move tensors.
 [[nodiscard]] inline at::Tensor tensor_of(std::span<std::byte> bytes) {
   return at::from_blob(bytes.data(), {static_cast<std::int64_t>(bytes.size())}, at::kByte);
 }
 
-/// The same for bytes that nobody writes to.
+/// The same for bytes that are only read.
 [[nodiscard]] inline at::Tensor tensor_of(std::span<const std::byte> bytes) {
   return tensor_of(std::span(const_cast<std::byte*>(bytes.data()), bytes.size()));
 }

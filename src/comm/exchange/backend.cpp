@@ -29,9 +29,9 @@ CommBackend::Memory ExchangeBackend::allocate(c10::Device, std::size_t bytes) {
   return {data, std::move(owner)};
 }
 
-void ExchangeBackend::abandon(const std::string& reason) noexcept {
+void ExchangeBackend::abort(const std::string& reason) noexcept {
   // The first reason is the true one.
-  if (!std::exchange(has_abandoned_, true)) transport().announce_abort(reason);
+  if (!std::exchange(has_aborted_, true)) transport().announce_abort(reason);
 }
 
 }  // namespace lockstep

@@ -21,7 +21,7 @@ class ExchangeBackend : public CommBackend {
   /// Ordinary memory of the CPU.
   Memory allocate(c10::Device device, std::size_t bytes) override;
   /// Tells the other ranks over the transport.
-  void abandon(const std::string& reason) noexcept override;
+  void abort(const std::string& reason) noexcept override;
 
  protected:
   explicit ExchangeBackend(GroupContext& group) : group_(group) {}
@@ -33,7 +33,7 @@ class ExchangeBackend : public CommBackend {
 
  private:
   GroupContext& group_;
-  bool has_abandoned_ = false;
+  bool has_aborted_ = false;
 };
 
 }  // namespace lockstep

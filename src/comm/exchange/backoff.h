@@ -7,23 +7,23 @@
 
 namespace lockstep {
 
-/// Waiting for what wakes nobody: look again at once for a while, then with pauses, so that a rank
-/// that waits for long leaves the core to others.
+/// The pauses of a wait for something that wakes nobody: at first none, so that the caller polls
+/// again at once, later longer ones, which leave the core to others.
 class Backoff {
  public:
   void sleep(std::chrono::nanoseconds limit) {
-    constexpr int kLooksBeforeSleep = 200;
+    constexpr int kPollsBeforeSleep = 200;
     constexpr std::chrono::microseconds kInterval{50};
-    if (++looks_ < kLooksBeforeSleep) {
+    if (++polls_ < kPollsBeforeSleep) {
       std::this_thread::yield();
     } else {
       std::this_thread::sleep_for(std::min<std::chrono::nanoseconds>(kInterval, limit));
     }
   }
-  void reset() noexcept { looks_ = 0; }
+  void reset() noexcept { polls_ = 0; }
 
  private:
-  int looks_ = 0;
+  int polls_ = 0;
 };
 
 }  // namespace lockstep

@@ -35,7 +35,7 @@ class ExchangeBroadcast final : public ExchangeOperation {
   Collective call_;
 };
 
-/// Everything else that only moves bytes.
+/// All other data movement.
 class ExchangeStreams final : public ExchangeOperation {
  public:
   ExchangeStreams(Transport& transport, Collective call, Streams streams)
@@ -93,7 +93,7 @@ class ExchangeStreams final : public ExchangeOperation {
   std::vector<std::uint64_t> own_lengths_, lengths_;
 };
 
-/// The fingerprints alone: nobody gets through before everybody has come.
+/// Exchanges the fingerprints alone: no rank gets through before all have come.
 class ExchangeBarrier final : public ExchangeOperation {
  public:
   ExchangeBarrier(Transport& transport, const Fingerprint& fingerprint)
@@ -111,7 +111,7 @@ std::unique_ptr<Operation> make_exchange_barrier(Transport& transport, std::size
   return std::make_unique<ExchangeBarrier>(transport, fingerprint);
 }
 
-std::unique_ptr<Operation> make_exchange_movement(Transport& transport, Collective call) {
+std::unique_ptr<Operation> make_exchange_data_movement(Transport& transport, Collective call) {
   if (call.op == CollectiveOp::Broadcast) {
     return std::make_unique<ExchangeBroadcast>(transport, std::move(call));
   }
@@ -129,7 +129,7 @@ std::unique_ptr<Operation> make_exchange_operation(Transport& transport, Collect
     case CollectiveOp::Barrier:
       return std::make_unique<ExchangeBarrier>(transport, fingerprint_of(call));
     default:
-      return make_exchange_movement(transport, std::move(call));
+      return make_exchange_data_movement(transport, std::move(call));
   }
 }
 

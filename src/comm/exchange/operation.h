@@ -14,8 +14,8 @@
 
 namespace lockstep {
 
-/// The frame of all collectives over a transport: every rank tells every other what it is about to
-/// do, then chunk after chunk goes through the steps of the collective.
+/// The frame of all collectives over a transport: every rank announces what it is about to do, the
+/// fingerprints are compared, then chunk after chunk goes through the steps of the collective.
 class ExchangeOperation : public Operation {
  public:
   bool try_start(bool is_oldest) final;
@@ -48,12 +48,13 @@ class ExchangeOperation : public Operation {
 
   void set_bytes(std::size_t bytes) noexcept { bytes_ = bytes; }
   [[nodiscard]] std::size_t chunk_bytes() const noexcept { return chunk_bytes_; }
-  /// The chunk's number: which round of equally long parts it is.
+  /// The chunk's number, counted from 0.
   [[nodiscard]] std::size_t round_of(const Chunk& chunk) const noexcept {
     return chunk.start / chunk_bytes_;
   }
-  /// Whether all have announced the same call; until then, whether one rank has announced any.
+  /// Whether all ranks have announced the same call.
   [[nodiscard]] bool is_agreed() const noexcept { return is_agreed_; }
+  /// Whether `peer` has announced a call; for the time until all have.
   [[nodiscard]] bool has_announced(int peer) const { return announcement_->has_come(peer); }
   [[nodiscard]] int rank() const noexcept { return transport_.rank(); }
   [[nodiscard]] int world_size() const noexcept { return transport_.world_size(); }

@@ -10,13 +10,13 @@
 
 namespace lockstep {
 
-// Everything that a group does, for any transport, which outlives the operations. Tensors may have
-// any size: they travel in chunks. Costs are for N bytes on W ranks.
+// Everything that a group does, for any transport. The transport outlives the operations. Tensors
+// may have any size: they travel in chunks. Costs are for N bytes on W ranks.
 
 /// Any collective.
 [[nodiscard]] std::unique_ptr<Operation> make_exchange_operation(Transport& transport,
                                                                  Collective call);
-/// A meeting of all ranks; `bytes` must be the same everywhere (the size of a joint allocation).
+/// A barrier; `bytes` must be the same on all ranks (the size of a joint allocation).
 [[nodiscard]] std::unique_ptr<Operation> make_exchange_barrier(Transport& transport,
                                                                std::size_t bytes);
 /// A message to, or from, one rank.
@@ -33,11 +33,12 @@ namespace lockstep {
 /// Each rank sends and receives 2 N (W - 1) / W bytes.
 [[nodiscard]] std::unique_ptr<Operation> make_exchange_reduction(Transport& transport,
                                                                  Collective call);
-/// Every rank sends every other the piece that is its, and sums what comes. N (W - 1) / W bytes.
+/// reduce_scatter: every rank sends each other rank that one's piece, and sums what comes.
+/// N (W - 1) / W bytes.
 [[nodiscard]] std::unique_ptr<Operation> make_exchange_reduce_scatter(Transport& transport,
                                                                       Collective call);
-/// Whatever moves bytes.
-[[nodiscard]] std::unique_ptr<Operation> make_exchange_movement(Transport& transport,
-                                                                Collective call);
+/// Data movement: broadcast, gathers, scatter and all_to_all.
+[[nodiscard]] std::unique_ptr<Operation> make_exchange_data_movement(Transport& transport,
+                                                                     Collective call);
 
 }  // namespace lockstep

@@ -10,7 +10,7 @@
 namespace lockstep {
 namespace {
 
-/// What ranks sent for the same place, one after the other in `rows`, into `target`.
+/// Reduces what the ranks sent, one row each in `rows`, into `target`.
 void reduce_rows(const Collective& call, std::span<const std::byte> rows,
                  std::span<std::byte> target) {
   if (target.empty()) return;
@@ -112,7 +112,7 @@ class ExchangeReduceScatter final : public ExchangeOperation {
     return bytes;
   }
 
-  // All ranks' chunks of one piece lie here at once.
+  // `rows_` holds the chunks of all ranks at once.
   static std::size_t chunk_of(const Transport& transport) {
     const auto ranks = static_cast<std::size_t>(transport.world_size());
     return std::max<std::size_t>(64, transport.chunk_bytes().step / ranks / 64 * 64);

@@ -15,7 +15,7 @@
 namespace lockstep {
 
 /// What moves in one step of a collective. All ranks start the same steps in the same order, and
-/// what one sends another is as long as what that one receives from it.
+/// rank a sends to rank b as many bytes as b receives from a.
 struct Exchange {
   /// For libraries that have a call for it. A transport may take each of them as `Pairs`.
   enum class Pattern {
@@ -32,12 +32,12 @@ struct Exchange {
   std::vector<std::span<const std::byte>> sends{};
   std::vector<std::span<std::byte>> receives{};
 
-  /// What this rank sends to itself; nothing where it lies there already. Memory of the host only.
+  /// Copies what this rank sends to itself, unless it lies there already. Memory of the host only.
   void copy_own(int rank) const;
 };
 
-/// Something under way. Its memory stays until it is done; whoever owns that memory keeps it where
-/// this never ends.
+/// Something under way. The memory that it reads and writes stays until it is done; where that
+/// never happens, the owner of the memory keeps it.
 class TransportRequest {
  public:
   virtual ~TransportRequest() = default;
@@ -49,29 +49,31 @@ class TransportRequest {
 /// A collective that this rank has announced; done when all ranks have.
 class Announcement : public TransportRequest {
  public:
-  /// Whether this rank has announced it. A transport that cannot tell says whether all have.
+  /// Whether `rank` has announced the collective. A transport that cannot tell says whether all
+  /// ranks have.
   [[nodiscard]] virtual bool has_come(int rank) = 0;
-  /// Asked now and then while the collective waits, to its end. Throws: `OperationFailure` when a
-  /// rank that is still needed cannot come any more.
+  /// Called now and then while the collective waits, until its end. Throws: `OperationFailure` when
+  /// a rank that is still needed cannot come any more.
   virtual void check_peers() = 0;
   /// Which ranks are late, for an error message. May ask them, for a short time.
   [[nodiscard]] virtual std::string describe_missing() = 0;
 };
 
-/// What a backend writes that passes messages: how bytes get from rank to rank. The collectives
-/// themselves (`make_exchange_operation`) are the same for all of them. docs/adding_a_backend.md
-/// goes through it.
+/// How bytes get from rank to rank: the class that a message-passing backend implements. The
+/// collectives (`make_exchange_operation`) are the same for all transports.
+/// docs/adding_a_backend.md goes through it.
 ///
-/// Announcements are made ahead and in the order of the calls, exchanges for the oldest collective
-/// only, one at a time, and messages whenever two ranks like. These three must not wait for each
-/// other: each needs a channel of its own.
+/// Announcements are made ahead, in the order of the calls. Exchanges are made for the oldest
+/// collective only, one at a time. Messages come at any time. These three must not wait for each
+/// other, so each needs a channel of its own.
 ///
 /// Nothing here blocks. Thread-safety: one thread at a time.
 class Transport {
  public:
   struct ChunkBytes {
-    std::size_t step;    ///< what a step of a reduction or a broadcast handles
-    std::size_t stream;  ///< what goes from one rank to another in a step of any other movement
+    std::size_t step;  ///< what a step of a reduction or a broadcast handles
+    std::size_t
+        stream;  ///< what goes from one rank to another in a step of any other data movement
   };
 
   virtual ~Transport() = default;
@@ -82,7 +84,8 @@ class Transport {
   [[nodiscard]] int world_size() const noexcept { return world_size_; }
   [[nodiscard]] const ChunkBytes& chunk_bytes() const noexcept { return chunk_bytes_; }
 
-  /// Tells all ranks what this one is about to do. `all`: takes what each says, this one included.
+  /// Tells all ranks what this one is about to do. `all` receives what each rank says, this one
+  /// included.
   [[nodiscard]] virtual std::unique_ptr<Announcement> announce(const Fingerprint& own,
                                                                std::span<Fingerprint> all) = 0;
   /// The memory is the caller's; the description need not stay.
@@ -100,7 +103,7 @@ class Transport {
 
   /// Asked while a message waits. Throws: `OperationFailure` when a rank has gone.
   virtual void check_peers() = 0;
-  /// Tells the other ranks that this one gives up, and why, so that their `check_peers` throw.
+  /// Tells the other ranks that this one aborts, and why, so that their `check_peers` throw.
   virtual void announce_abort(const std::string& reason) noexcept = 0;
 
  protected:

@@ -8,9 +8,9 @@
 #include "comm/exchange/backend.h"
 #include "comm/gloo/channels.h"
 #include "comm/gloo/make_process_group.h"
-#include "comm/gloo/meeting.h"
+#include "comm/gloo/peer_watch.h"
+#include "comm/gloo/store_rendezvous.h"
 #include "comm/gloo/transport.h"
-#include "comm/gloo/watch.h"
 #include "comm/group/group_core.h"
 #include "concurrency/deadline.h"
 
@@ -30,13 +30,13 @@ class GlooBackend final : public ExchangeBackend {
 
   ~GlooBackend() override {
     if (group().is_copy_of_fork()) {
-      leave_all_alone();
+      release_untouched();
       return;
     }
     if (!channels_) return;
-    if (!group().is_failure_shared()) abandon("its process group was destroyed without close()");
+    if (!group().is_failure_shared()) abort("its process group was destroyed without close()");
     const bool is_busy = group().has_unfinished();
-    let_go();
+    close_channels();
     if (is_busy) group().keep_unfinished();
   }
 
@@ -50,28 +50,28 @@ class GlooBackend final : public ExchangeBackend {
   }
 
   [[nodiscard]] std::function<std::string()> peer_watch() override {
-    return [watch = std::make_shared<GlooWatch>(channels_->store())] { return watch->look(); };
+    return [watch = std::make_shared<GlooPeerWatch>(channels_->store())] { return watch->poll(); };
   }
 
-  void release() override { let_go(); }
+  void release() override { close_channels(); }
 
-  /// Without anything under way the connections close now, which wakes ranks that wait for this
-  /// one; else c10d would wait for what never ends, so that it is left in memory.
-  void let_go() {
+  /// If nothing is under way, the connections close now, which wakes ranks that wait for this one.
+  /// Otherwise c10d would wait for work that never ends, so the channels are left in memory.
+  void close_channels() {
     if (group().has_unfinished()) {
       [[maybe_unused]] auto* kept = channels_.release();
     }
     channels_.reset();
   }
 
-  /// c10d's threads are not there in a fork, and its destructors wait for them.
-  void leave_all_alone() noexcept {
+  /// A fork does not have c10d's threads, and its destructors would wait for them.
+  void release_untouched() noexcept {
     [[maybe_unused]] auto* kept_channels = channels_.release();
     [[maybe_unused]] auto* kept_store = store_.release();
   }
 
-  void abandon(const std::string& reason) noexcept override {
-    if (channels_) ExchangeBackend::abandon(reason);
+  void abort(const std::string& reason) noexcept override {
+    if (channels_) ExchangeBackend::abort(reason);
   }
 
   std::unique_ptr<GlooChannels> channels_;
@@ -96,7 +96,7 @@ std::unique_ptr<CommBackend> connect_ranks(GroupContext& group, const GlooRendez
     } catch (const std::exception& error) {
       // A rank that is fast may still have reached the store of the group before.
       if (deadline.has_passed()) {
-        throw LaunchError("gloo could not connect the ranks: " + words_of(error));
+        throw LaunchError("gloo could not connect the ranks: " + message_of(error));
       }
       std::this_thread::sleep_for(kShortestTimeout);
     }

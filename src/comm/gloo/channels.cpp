@@ -10,14 +10,15 @@
 #include <vector>
 
 #include "comm/collective/operation.h"
-#include "comm/gloo/meeting.h"
+#include "comm/gloo/store_rendezvous.h"
 
 namespace lockstep {
 namespace {
 
-// How long an answer of the store is waited for, and how often it is asked about ranks that left.
+// How long an answer of the store is waited for, and how often it is asked about ranks that
+// aborted.
 constexpr std::chrono::seconds kStoreLimit{2};
-constexpr std::chrono::milliseconds kLookInterval{250};
+constexpr std::chrono::milliseconds kPollInterval{250};
 
 std::string waits(int rank) {
   return "waits/" + std::to_string(rank);
@@ -28,7 +29,7 @@ std::shared_ptr<::gloo::transport::Device> make_device(const LaunchEnvironment& 
   if (interface != nullptr && *interface != '\0') {
     return c10d::ProcessGroupGloo::createDeviceForInterface(interface);
   }
-  // On one host nobody outside need reach these ranks.
+  // Where all ranks are on one host, no other host need reach them.
   if (environment.local_size == environment.world_size && environment.host.empty()) {
     return c10d::ProcessGroupGloo::createDeviceForHostname("127.0.0.1");
   }
@@ -40,7 +41,7 @@ std::shared_ptr<::gloo::transport::Device> make_device(const LaunchEnvironment& 
 GlooChannels::GlooChannels(Store store, const LaunchEnvironment& environment,
                            std::chrono::milliseconds timeout)
     : rank_(environment.rank), size_(environment.world_size), store_(std::move(store)) {
-  meet_in_gloo_store(*store_, rank_, size_, timeout);
+  rendezvous_in_gloo_store(*store_, rank_, size_, timeout);
   const auto open = [&](const char* name) {
     const auto options = c10d::ProcessGroupGloo::Options::create(timeout);
     options->devices.push_back(make_device(environment));
@@ -56,8 +57,8 @@ GlooChannels::GlooChannels(Store store, const LaunchEnvironment& environment,
 GlooChannels::~GlooChannels() = default;
 
 std::optional<std::string> GlooChannels::ask(std::function<std::string()> question) {
-  // A stopped rank may hold the store, and c10d waits for its answer without a deadline: so
-  // somebody else waits.
+  // The rank that serves the store may be stopped, and c10d waits for its answer without a
+  // deadline: so another thread waits.
   if (is_store_silent_) return std::nullopt;
   auto answer = std::make_shared<std::promise<std::string>>();
   auto future = answer->get_future();
@@ -76,25 +77,25 @@ std::optional<std::string> GlooChannels::ask(std::function<std::string()> questi
   thread->join();
   try {
     return future.get();
-  } catch (const std::exception&) {  // whoever held the store is gone
+  } catch (const std::exception&) {  // the process that served the store is gone
     is_store_silent_ = true;
     return std::nullopt;
   }
 }
 
-void GlooChannels::say_leaving(const std::string& reason) noexcept {
+void GlooChannels::announce_abort(const std::string& reason) noexcept {
   try {
     static_cast<void>(ask([store = store_, text = "rank " + std::to_string(rank_) +
                                                   " gave up: " + reason.substr(0, 500)] {
       // The first reason is the true one.
-      store->compareSet("left", {}, bytes_of_text(text));
+      store->compareSet("aborted", {}, bytes_of_text(text));
       return std::string();
     }));
   } catch (...) {
   }
 }
 
-void GlooChannels::say_waiting(std::uint64_t collective) noexcept {
+void GlooChannels::announce_waiting(std::uint64_t collective) noexcept {
   try {
     static_cast<void>(ask([store = store_, key = waits(rank_), collective] {
       store->set(key, bytes_of_text(std::to_string(collective)));
@@ -104,15 +105,15 @@ void GlooChannels::say_waiting(std::uint64_t collective) noexcept {
   }
 }
 
-std::string GlooChannels::who_left() {
+std::string GlooChannels::poll_abort_reason() {
   const auto now = std::chrono::steady_clock::now();
-  if (now - last_look_ < kLookInterval) return "";
-  last_look_ = now;
-  return who_left_now();
+  if (now - last_poll_ < kPollInterval) return "";
+  last_poll_ = now;
+  return abort_reason();
 }
 
-std::string GlooChannels::who_left_now() {
-  return ask([store = store_] { return read_word_of_leaving(*store); }).value_or("");
+std::string GlooChannels::abort_reason() {
+  return ask([store = store_] { return read_abort_reason(*store); }).value_or("");
 }
 
 std::string GlooChannels::late_ranks(std::uint64_t collective) {
@@ -126,23 +127,23 @@ std::string GlooChannels::late_ranks(std::uint64_t collective) {
     }
     return text.empty() ? std::string("the data of a rank that has arrived does not come") : text;
   });
-  return answer.value_or("the rank that holds the meeting point does not answer");
+  return answer.value_or("the rank that serves the store does not answer");
 }
 
-std::string read_word_of_leaving(c10d::Store& store) {
-  return store.check({"left"}) ? text_of_bytes(store.get("left")) : std::string();
+std::string read_abort_reason(c10d::Store& store) {
+  return store.check({"aborted"}) ? text_of_bytes(store.get("aborted")) : std::string();
 }
 
 bool is_gloo_work_done(GlooChannels& channels, c10d::Work& work) {
   if (!work.isCompleted()) return false;
   const auto error = work.exception();
   if (!error) return true;
-  std::string reason = channels.who_left_now();
+  std::string reason = channels.abort_reason();
   if (reason.empty()) {
     try {
       std::rethrow_exception(error);
     } catch (const std::exception& caught) {
-      reason = std::string("a connection to another rank broke: ") + words_of(caught);
+      reason = std::string("a connection to another rank broke: ") + message_of(caught);
     }
   }
   throw OperationFailure{OperationFailure::Kind::PeerLost, reason,

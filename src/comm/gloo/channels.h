@@ -22,7 +22,8 @@ namespace lockstep {
 struct GlooMessageState;
 
 /// What the operations of a group over gloo work with: c10d's groups, which do the work in threads
-/// of their own and are asked whether it is done, and the store in which ranks leave word.
+/// of their own and are asked whether it is done, and the store, in which a rank that aborts leaves
+/// its reason.
 ///
 /// Fingerprints are announced ahead and data moves for the oldest collective only, so that each has
 /// a group of its own, as over MPI.
@@ -51,13 +52,14 @@ class GlooChannels {
   }
   std::uint64_t next_collective() noexcept { return collectives_++; }
 
-  // --- word in the store; never waits for long, never throws ---
-  void say_leaving(const std::string& reason) noexcept;
-  void say_waiting(std::uint64_t collective) noexcept;
-  /// "rank 1 gave up: ...", from time to time; empty when nobody did, or the store is silent.
-  [[nodiscard]] std::string who_left();
-  /// The same, now.
-  [[nodiscard]] std::string who_left_now();
+  // --- notices in the store; these functions never wait for long and never throw ---
+  void announce_abort(const std::string& reason) noexcept;
+  void announce_waiting(std::uint64_t collective) noexcept;
+  /// "rank 1 gave up: ..."; empty when no rank has aborted, or the store is silent. Asks the store
+  /// only if some time has passed since the last question, and returns nothing otherwise.
+  [[nodiscard]] std::string poll_abort_reason();
+  /// The same, but asks the store at once.
+  [[nodiscard]] std::string abort_reason();
   /// The ranks that have not said that they wait for this collective.
   [[nodiscard]] std::string late_ranks(std::uint64_t collective);
 
@@ -70,16 +72,16 @@ class GlooChannels {
   Group fingerprints_, data_, messages_;
   std::map<std::tuple<int, int, bool>, std::shared_ptr<GlooMessageState>> latest_;
   std::uint64_t collectives_ = 0;
-  std::chrono::steady_clock::time_point last_look_ = std::chrono::steady_clock::now();
+  std::chrono::steady_clock::time_point last_poll_ = std::chrono::steady_clock::now();
   bool is_store_silent_ = false;
 };
 
-/// gloo's own time-outs must never come before ours: each call says this.
+/// The time-out that each call gives gloo, so that its own never comes before ours.
 constexpr std::chrono::hours kGlooTimeout{24 * 7};
 
-/// What a rank that gave up left in the store, else nothing. Blocks: as long as the store is
-/// silent.
-[[nodiscard]] std::string read_word_of_leaving(c10d::Store& store);
+/// The reason that a rank that aborted left in the store, else nothing. Blocks: as long as the
+/// store is silent.
+[[nodiscard]] std::string read_abort_reason(c10d::Store& store);
 
 /// Whether `work` is done. Throws `OperationFailure` where it failed, which is when a connection
 /// broke.

@@ -5,14 +5,14 @@
 #include <utility>
 
 #include "comm/collective/operation.h"
-#include "comm/gloo/meeting.h"
 #include "comm/gloo/start_lock.h"
+#include "comm/gloo/store_rendezvous.h"
 #include "comm/gloo/transport.h"
 
 namespace lockstep {
 
 /// c10d can only wait for a message, so each has a thread that does. What the thread touches is
-/// here, and outlives the request where that is given up.
+/// here, and outlives a request that never ends.
 struct GlooMessageState {
   GlooChannels::Group group;
   at::Tensor tensor;
@@ -31,7 +31,7 @@ at::Tensor header_tensor(const MessageHeader& header) {
   return tensor;
 }
 
-/// One part to its end: the header under twice the tag, the tensor under one more.
+/// Transfers one part to its end: the header under twice the tag, the tensor under one more.
 void transfer(const GlooMessageState& state, const at::Tensor& part, int offset) {
   std::vector<at::Tensor> parts{part.view({-1}).view(at::kByte)};
   const int tag = 2 * state.header.tag + offset;
@@ -76,7 +76,7 @@ class GlooMessage final : public TransportRequest {
     if (state_->is_done) {
       thread_->join();
     } else {
-      [[maybe_unused]] auto* kept = thread_.release();  // gloo does not let go of it
+      [[maybe_unused]] auto* kept = thread_.release();  // gloo waits for the message for ever
     }
   }
   GlooMessage(const GlooMessage&) = delete;
@@ -93,7 +93,7 @@ class GlooMessage final : public TransportRequest {
     } catch (const std::exception& error) {
       throw OperationFailure{
           OperationFailure::Kind::PeerLost,
-          "the connection to rank " + std::to_string(state_->peer) + " broke: " + words_of(error),
+          "the connection to rank " + std::to_string(state_->peer) + " broke: " + message_of(error),
           "look at what that rank reported first"};
     }
   }

@@ -6,7 +6,7 @@
 
 namespace lockstep {
 
-/// Where ranks meet over TCP, as torchrun says it.
+/// Where the rendezvous over TCP is, as torchrun says it.
 struct GlooRendezvous {
   std::string host;
   std::uint16_t port = 0;

@@ -51,12 +51,12 @@ class GlooAnnouncement final : public Announcement {
  private:
   /// Says so in the store, the first time.
   bool waits_long() {
-    if (has_said_) return true;
+    if (has_announced_wait_) return true;
     const auto now = std::chrono::steady_clock::now();
     if (waits_since_ == std::chrono::steady_clock::time_point{}) waits_since_ = now;
     if (now - waits_since_ < kPatience) return false;
-    channels_.say_waiting(number_);
-    return has_said_ = true;
+    channels_.announce_waiting(number_);
+    return has_announced_wait_ = true;
   }
 
   GlooChannels& channels_;
@@ -64,7 +64,7 @@ class GlooAnnouncement final : public Announcement {
   std::uint64_t number_;
   GlooWork work_;
   std::chrono::steady_clock::time_point waits_since_{};
-  bool has_said_ = false;
+  bool has_announced_wait_ = false;
 };
 
 template <typename Byte>
@@ -224,9 +224,9 @@ void GlooTransport::check_peers() {
 }
 
 void check_gloo_peers(GlooChannels& channels) {
-  const std::string left = channels.who_left();
-  if (left.empty()) return;
-  throw OperationFailure{OperationFailure::Kind::PeerLost, left,
+  const std::string reason = channels.poll_abort_reason();
+  if (reason.empty()) return;
+  throw OperationFailure{OperationFailure::Kind::PeerLost, reason,
                          "look at what that rank reported first"};
 }
 

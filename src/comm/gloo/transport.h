@@ -13,7 +13,7 @@
 namespace lockstep {
 
 /// Bytes between ranks, by c10d's groups over gloo. Every exchange is one of c10d's calls, whose
-/// threads do the work: what does not lie as that call wants it is packed, and unpacked.
+/// threads do the work. Parts that do not lie as that call needs them are packed and unpacked.
 class GlooTransport final : public Transport {
  public:
   /// `channels` outlives what this starts.
@@ -28,7 +28,7 @@ class GlooTransport final : public Transport {
                                             int from) override;
   void check_peers() override;
   void announce_abort(const std::string& reason) noexcept override {
-    channels_.say_leaving(reason);
+    channels_.announce_abort(reason);
   }
 
   /// Memory to pack into. Each request of a collective takes over that of the one before, so that
@@ -42,7 +42,7 @@ class GlooTransport final : public Transport {
   std::weak_ptr<Scratch> latest_scratch_;
 };
 
-/// Throws `OperationFailure` where word of a rank that gave up is in the store.
+/// Throws `OperationFailure` where the store holds the reason of a rank that aborted.
 void check_gloo_peers(GlooChannels& channels);
 
 /// A message under way, sent or received. c10d can only wait for one, so each has a thread that

@@ -28,7 +28,7 @@ void check_tensor(const at::Tensor& tensor, const char* op, const char* name) {
               "; it must be dense");
   TORCH_CHECK(tensor.is_non_overlapping_and_dense(), op, ": ", name, " of sizes ", tensor.sizes(),
               " has strides ", tensor.strides(), "; it must fill its memory without gaps");
-  // Their memory holds other values than they show.
+  // The memory of such a view holds other values than the view shows.
   TORCH_CHECK(!tensor.is_conj() && !tensor.is_neg(), op, ": ", name,
               " is a view that shows its memory conjugated or negated; pass what resolve_conj() "
               "and resolve_neg() give");
@@ -88,8 +88,8 @@ void check_apart_but(std::size_t own, const std::vector<at::Tensor>& pieces,
 }
 
 std::vector<at::Tensor> split_evenly(const at::Tensor& tensor, int parts) {
-  // Nobody sees the pieces, and noting for autograd what they are views of takes longer than a
-  // small call itself.
+  // The program never sees the pieces, and noting for autograd what they are views of takes longer
+  // than a small call itself.
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
   return tensor.view({parts, tensor.numel() / parts}).unbind(0);
 }

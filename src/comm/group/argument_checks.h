@@ -13,17 +13,18 @@ namespace lockstep {
 // argument, for the error. All throw `c10::Error`.
 
 void check_tensor(const at::Tensor& tensor, const char* op, const char* name);
-/// For calls in which ranks' tensors may have different strides: memory order says nothing there.
+/// For calls in which the strides may differ between ranks, so that memory order would mix
+/// elements.
 void check_contiguous(const at::Tensor& tensor, const char* op, const char* name);
 void check_contiguous(const std::vector<at::Tensor>& tensors, const char* op, const char* name);
 void check_dtype(at::ScalarType dtype, const std::vector<at::Tensor>& tensors, const char* op);
 void check_reduction(at::ScalarType dtype, ReduceOp reduce_op, const char* op);
 void check_same_size(const std::vector<at::Tensor>& pieces, std::int64_t elements, const char* op,
                      const char* name);
-/// What is still to be sent must not be overwritten by what has come.
+/// Inputs that are still to be sent must not be overwritten by outputs that have come.
 void check_apart(const std::vector<at::Tensor>& outputs, const std::vector<at::Tensor>& inputs,
                  const char* op);
-/// The same where `tensor` may be piece `own` itself.
+/// The same, but `tensor` may be piece `own` itself.
 void check_apart_but(std::size_t own, const std::vector<at::Tensor>& pieces,
                      const at::Tensor& tensor, const char* op);
 void check_root(int root, int ranks, const char* op);

@@ -34,7 +34,7 @@ GroupVisit::GroupVisit(CallingThread& group, const char* op) noexcept {
   }
   if (owner == self) return;
   has_entered_ = false;
-  if (group.is_misused()) return;  // the first meeting is the one to be told
+  if (group.is_misused()) return;  // the first misuse is the one to be told
   group.first_.store(group.op_.load(std::memory_order_relaxed), std::memory_order_relaxed);
   group.second_.store(op, std::memory_order_release);
 }

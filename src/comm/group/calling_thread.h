@@ -17,7 +17,8 @@ class GroupVisit;
 /// Thread-safety: any thread, at any time.
 class CallingThread {
  public:
-  /// What two threads called at once, in a sentence; empty where that never happened. It stays.
+  /// A sentence that says what two threads called at once; empty where that never happened. Once
+  /// there, it stays.
   [[nodiscard]] std::string misuse() const;
   [[nodiscard]] bool is_misused() const noexcept {
     return second_.load(std::memory_order_relaxed) != nullptr;
@@ -26,13 +27,14 @@ class CallingThread {
  private:
   friend class GroupVisit;
 
-  std::atomic<std::uintptr_t> owner_{0};                       // the thread that is inside
-  std::atomic<const char*> op_{nullptr};                       // its call
-  std::atomic<const char*> first_{nullptr}, second_{nullptr};  // calls that met; null: none did
+  std::atomic<std::uintptr_t> owner_{0};  // the thread that is inside
+  std::atomic<const char*> op_{nullptr};  // its call
+  std::atomic<const char*> first_{nullptr},
+      second_{nullptr};  // calls that were in the group at once; null: none were
 };
 
-/// A thread's stay in a group, from the beginning of a call to its end. Calls inside of calls stay
-/// in their outermost one.
+/// The time that a thread is in a group, from the beginning of a call to its end. A call inside of
+/// another one belongs to the outermost.
 class GroupVisit {
  public:
   /// `op`: a text that lives as long as the program.

@@ -17,16 +17,16 @@ class GroupContext;  // what a backend may ask of its group (comm/group/group_co
 class GroupCore;     // a group behind `ProcessGroup` (comm/group/group_core.h)
 class Operation;     // one call on one backend (comm/collective/operation.h)
 
-/// What carries the calls of one group on one rank: the interface that a new backend implements.
+/// How one group communicates on one rank: the interface that a new backend implements.
 /// Programs call `ProcessGroup`. Before a backend sees a call, its arguments have been checked,
 /// autograd has heard of what it writes, and no other thread is in the group. A backend makes
-/// operations; the group's queue pushes them forward.
+/// operations; the group's queue makes their progress.
 ///
 /// Ordering: what is marked "Collective" is called in the same order on all ranks, and
 /// `make_operation` in the order of the program's collectives. `make_send` and `make_receive` may
 /// come between them elsewhere on each rank.
 /// Blocks: nothing, where a function does not say so. Such a function waits until
-/// `GroupContext::call_timeout` has passed at the latest, and names who is missing. `abandon`,
+/// `GroupContext::call_timeout` has passed at the latest, and names who is missing. `abort`,
 /// `forget_names` and the destructor never wait for another rank.
 /// Thread-safety: called by one thread at a time, the one that is in the group. Any thread may call
 /// the function that `peer_watch` returns. A backend has no thread that calls into the group.
@@ -65,48 +65,49 @@ class CommBackend {
 
   // --- devices ---
 
-  /// The group that carries tensors of this kind instead of this backend; null: there is none.
-  [[nodiscard]] virtual GroupCore* carrier_for(c10::DeviceType /*device*/) { return nullptr; }
-  /// Whether operations take tensors of this kind as they are. Others are staged: copied to pinned
-  /// CPU memory and back.
-  [[nodiscard]] virtual bool takes(c10::DeviceType device) const { return device == c10::kCPU; }
-  /// Whether movements and messages may read and write memory of a device that operations do not
-  /// take, once the current stream has done what it has been given. Then nothing of theirs is
-  /// staged.
-  [[nodiscard]] virtual bool moves(c10::DeviceType /*device*/) const { return false; }
+  /// The group whose backend handles tensors of this kind instead of this one; null: there is none.
+  [[nodiscard]] virtual GroupCore* group_for(c10::DeviceType /*device*/) { return nullptr; }
+  /// Whether operations work on tensors of this kind where they are. Others are staged: copied to
+  /// pinned CPU memory and back.
+  [[nodiscard]] virtual bool supports(c10::DeviceType device) const { return device == c10::kCPU; }
+  /// For devices that `supports` denies: whether data movement and messages may read and write
+  /// tensors there, once the current stream has done what it has been given. These are not staged
+  /// then.
+  [[nodiscard]] virtual bool moves_data_on(c10::DeviceType /*device*/) const { return false; }
 
-  // --- group memory ---
+  // --- registered memory ---
 
   struct Memory {
     void* data = nullptr;
     std::shared_ptr<void> owner;
   };
-  /// Whether the group has memory of its own on such devices.
+  /// Whether the backend registers memory on such devices.
   [[nodiscard]] virtual bool has_memory_on(c10::DeviceType device) const {
     return device == c10::kCPU;
   }
-  /// A zeroed piece of it. Collective. Blocks: the calling thread. Throws: `CommError` on all ranks
-  /// where one of them lacks the memory; see `agree_on_memory`.
+  /// Allocates zeroed memory and registers it. Collective. Blocks: the calling thread. Throws:
+  /// `CommError` on all ranks where one of them lacks the memory; see `agree_on_memory`.
   virtual Memory allocate(c10::Device device, std::size_t bytes) = 0;
-  /// Whether this rank's part of group memory is seen by all ranks, and holds these bytes.
+  /// Whether these bytes lie in registered memory that all ranks see.
   [[nodiscard]] virtual bool shares_memory(const void* /*data*/, std::size_t /*bytes*/) const {
     return false;
   }
-  /// See `ProcessGroup::keep_for_pieces`.
-  virtual void keep_for_pieces(const void* /*data*/) {}
+  /// See `ProcessGroup::mark_indexed`.
+  virtual void mark_indexed(const void* /*data*/) {}
 
   // --- groups of some ranks ---
 
-  /// What carries a group of several of these ranks, this one included. `part`: that group, whose
-  /// environment says this rank's place in it; `members`: its ranks, as they are numbered here.
+  /// Makes the backend of a group of several of these ranks, this one included. `part`: that group,
+  /// whose environment says this rank's number in it; `members`: its ranks, as they are numbered in
+  /// this group.
   ///
   /// Collective: over the members. Blocks: the calling thread.
   virtual std::unique_ptr<CommBackend> make_group(GroupContext& part,
                                                   const std::vector<int>& members) = 0;
-  /// This rank's part of a division in which it joins no group of several ranks, for backends that
-  /// need all ranks of this group for it. Collective, with `make_group` on other ranks. Blocks: the
-  /// calling thread.
-  virtual void decline_group() {}
+  /// Called instead of `make_group` on a rank that joins no group of several ranks, for backends
+  /// whose split needs all ranks of this group. Collective, with `make_group` on other ranks.
+  /// Blocks: the calling thread. Source: c10d::Backend::performNocolorSplit.
+  virtual void split_without_color() {}
 
   // --- ends ---
 
@@ -114,12 +115,12 @@ class CommBackend {
   /// that cannot come any more, else nothing. Null where the backend cannot tell without taking
   /// part in a collective.
   [[nodiscard]] virtual std::function<std::string()> peer_watch() { return nullptr; }
-  /// Lets resources go after the last meeting of a close. Collective. Blocks: the calling thread.
+  /// Frees resources, after the last barrier of a close. Collective. Blocks: the calling thread.
   virtual void release() {}
-  /// Tells the other ranks that this one gave up, and why. May be called again, with other reasons:
-  /// the first one counts.
-  virtual void abandon(const std::string& /*reason*/) noexcept {}
-  /// Called when a close fails: gives back what would keep a later group of this job from meeting.
+  /// Tells the other ranks that this one aborts the group, and why. May be called again, with other
+  /// reasons: the first one counts.
+  virtual void abort(const std::string& /*reason*/) noexcept {}
+  /// Called when a close fails: frees names that the rendezvous of a later group of this job needs.
   virtual void forget_names() noexcept {}
 
  protected:

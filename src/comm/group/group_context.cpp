@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "comm/collective/operation.h"
-#include "comm/collective/operation_queue.h"
+#include "comm/collective/progress_queue.h"
 
 namespace lockstep {
 
@@ -20,7 +20,7 @@ GroupContext::GroupContext(Backend kind, LaunchEnvironment environment, Timeout 
   context.backend = to_string(kind_);
   context.rank = rank();
   context.world_size = size();
-  queue_ = std::make_unique<OperationQueue>(std::move(context), std::move(on_failure));
+  queue_ = std::make_unique<ProgressQueue>(std::move(context), std::move(on_failure));
 }
 
 GroupContext::~GroupContext() {
@@ -47,7 +47,7 @@ void GroupContext::progress() noexcept {
 }
 
 bool GroupContext::has_unfinished() const noexcept {
-  return queue_->has_entries();
+  return queue_->has_pending();
 }
 
 void GroupContext::keep_unfinished() noexcept {
@@ -87,7 +87,7 @@ bool GroupContext::is_copy_of_fork() const noexcept {
 }
 
 GroupVisit GroupContext::enter(const char* op) const {
-  check_process(op);  // a fork may have been made while another thread was in
+  check_process(op);  // a fork may have been made while another thread was in the group
   GroupVisit visit(*calling_thread_, op);
   TORCH_CHECK(visit.has_entered(), op, ": ", calling_thread_->misuse());
   note_misuse();
@@ -103,10 +103,10 @@ void GroupContext::note_misuse() const noexcept {
   }
 }
 
-void GroupContext::wait_for(std::uint64_t ticket, std::optional<Timeout> limit) {
+void GroupContext::wait_for(std::uint64_t sequence, std::optional<Timeout> limit) {
   const auto visit = enter("wait");
-  queue_->wait(ticket, limit);
-  // Whether the other thread's call went to the same place on all ranks, nobody knows.
+  queue_->wait(sequence, limit);
+  // The other thread's call may have come at another point of the order on each rank.
   note_misuse();
   if (calling_thread_->is_misused()) throw_failure();
 }

@@ -20,7 +20,7 @@ namespace lockstep {
 
 class Operation;
 struct OperationFailure;
-class OperationQueue;
+class ProgressQueue;
 
 /// A group as its backend sees it: its place in the job, its time-outs, its failure, and the queue
 /// of operations under way.
@@ -45,9 +45,9 @@ class GroupContext {
     environment_.local_size = local_size;
   }
   [[nodiscard]] Timeout timeout() const noexcept { return timeout_; }
-  /// Of the call that is being made.
+  /// The time-out of the call that is being made.
   [[nodiscard]] Timeout call_timeout() const { return options_.timeout().value_or(timeout_); }
-  /// What an error says about this group; `op`: what failed.
+  /// The part of an error that describes this group; `op`: the call that failed.
   [[nodiscard]] CommContext context_for(const char* op) const;
 
   // --- operations ---
@@ -58,7 +58,7 @@ class GroupContext {
   /// Blocks: the calling thread. Throws: the group's failure.
   void run(std::unique_ptr<Operation> operation, const char* op,
            std::optional<Timeout> limit = std::nullopt);
-  /// Pushes everything forward as far as possible now. What goes wrong becomes the group's failure.
+  /// Makes all progress that is possible now. What goes wrong becomes the group's failure.
   void progress() noexcept;
   [[nodiscard]] bool has_unfinished() const noexcept;
   /// For backends that cannot call back what they gave away: leaves unfinished operations and their
@@ -77,17 +77,17 @@ class GroupContext {
   /// Whether the group failed in a way that every rank found by itself.
   [[nodiscard]] bool is_failure_shared() const noexcept;
   [[nodiscard]] bool is_closed() const noexcept { return is_closed_; }
-  /// Whether this is a copy that a fork took along: the group is another process's, and neither its
-  /// end nor a look may touch what is shared.
+  /// Whether this object is the copy in a forked process. The group belongs to the parent, and
+  /// nothing that is shared may be touched.
   [[nodiscard]] bool is_copy_of_fork() const noexcept;
 
  protected:
-  /// `on_failure`: see `OperationQueue`.
+  /// `on_failure`: see `ProgressQueue`.
   GroupContext(Backend kind, LaunchEnvironment environment, Timeout timeout,
                std::function<void(const std::string&)> on_failure);
   ~GroupContext();
 
-  /// What every call begins with. Throws: `c10::Error` where another thread is in the group, and in
+  /// Every call begins with this. Throws: `c10::Error` where another thread is in the group, and in
   /// a fork.
   [[nodiscard]] GroupVisit enter(const char* op) const;
   [[nodiscard]] GroupVisit try_enter(const char* op) noexcept {
@@ -96,8 +96,8 @@ class GroupContext {
   /// Throws: the group's failure; `c10::Error` for a closed group.
   void check_not_closed(const char* op) const;
   /// Blocks: the calling thread. Throws: the group's failure.
-  void wait_for(std::uint64_t ticket, std::optional<Timeout> limit);
-  [[nodiscard]] OperationQueue& queue() noexcept { return *queue_; }
+  void wait_for(std::uint64_t sequence, std::optional<Timeout> limit);
+  [[nodiscard]] ProgressQueue& queue() noexcept { return *queue_; }
   [[nodiscard]] const CallOptions& options() const noexcept { return options_; }
   void swap_options(CallOptions& options) noexcept { std::swap(options_, options); }
   void set_closed() noexcept { is_closed_ = true; }
@@ -114,7 +114,7 @@ class GroupContext {
   CallOptions options_;
   bool is_closed_ = false;
   std::unique_ptr<CallingThread> calling_thread_;
-  std::unique_ptr<OperationQueue> queue_;
+  std::unique_ptr<ProgressQueue> queue_;
 };
 
 }  // namespace lockstep

@@ -12,7 +12,7 @@
 #include "comm/collective/collective.h"
 #include "comm/collective/message.h"
 #include "comm/collective/operation.h"
-#include "comm/collective/operation_queue.h"
+#include "comm/collective/progress_queue.h"
 #include "comm/collective/staged_operation.h"
 #include "comm/group/written_tensors.h"
 
@@ -28,15 +28,15 @@ void check_one_device(const Collective& call) {
   }
 }
 
-/// Whether this rank's outputs get other values: what only one rank gets, or gives, is the others'
-/// as it was.
+/// Whether this rank's outputs get other values. Where one rank alone receives, the others' tensors
+/// stay as they are; where one rank alone sends, its own does.
 bool writes_outputs(const Collective& call, int rank) {
   if (call.op == CollectiveOp::Reduce) return rank == call.root;
   if (call.op == CollectiveOp::Broadcast) return rank != call.root;
   return true;
 }
 
-/// The same for messages that must not overtake each other, and for no others.
+/// A number that messages which must not overtake each other have in common, and no others have.
 std::uint64_t lane_of(int peer, int tag, bool is_sent) {
   const auto line = 2 * static_cast<std::uint64_t>(peer) + (is_sent ? 1 : 0);
   return line << 32 | static_cast<std::uint32_t>(tag);
@@ -57,7 +57,7 @@ std::size_t bytes_of(at::IntArrayRef sizes, const at::TensorOptions& options) {
 
 GroupCore::GroupCore(Backend kind, LaunchEnvironment environment, Timeout timeout)
     : GroupContext(kind, std::move(environment), timeout,
-                   [this](const std::string& reason) { backend_->abandon(reason); }) {}
+                   [this](const std::string& reason) { backend_->abort(reason); }) {}
 
 std::shared_ptr<GroupCore> GroupCore::make(Backend kind, LaunchEnvironment environment,
                                            Timeout timeout, const MakeBackend& make_backend) {
@@ -67,8 +67,8 @@ std::shared_ptr<GroupCore> GroupCore::make(Backend kind, LaunchEnvironment envir
   return core;
 }
 
-GroupCore& GroupCore::carrier_of(c10::DeviceType device) {
-  GroupCore* other = backend_->carrier_for(device);
+GroupCore& GroupCore::group_for(c10::DeviceType device) {
+  GroupCore* other = backend_->group_for(device);
   return other == nullptr ? *this : *other;
 }
 
@@ -78,7 +78,7 @@ GroupVisit GroupCore::begin(const char* op) const {
   return visit;
 }
 
-GroupCore::Ticket GroupCore::start(Collective call, const at::Tensor& whole) {
+GroupCore::PendingCall GroupCore::start(Collective call, const at::Tensor& whole) {
   const char* op = to_string(call.op);
   check_one_device(call);
   if (whole.defined()) {
@@ -87,76 +87,75 @@ GroupCore::Ticket GroupCore::start(Collective call, const at::Tensor& whole) {
     note_written(call.outputs, op);
   }
   if (!options().name().empty()) call.name = CallName::of(options().name());
-  GroupCore& carrier = carrier_of(call.device().type());
-  auto operation = carrier.operation_for(std::move(call));
-  return {carrier.shared_from_this(),
-          carrier.queue().push(std::move(operation), op, call_timeout())};
+  GroupCore& group = group_for(call.device().type());
+  auto operation = group.operation_for(std::move(call));
+  return {group.shared_from_this(), group.queue().push(std::move(operation), op, call_timeout())};
 }
 
-GroupCore::Ticket GroupCore::send(const at::Tensor& tensor, int to, int tag) {
-  return carrier_of(tensor.device().type()).start_send(tensor, to, tag, call_timeout());
+GroupCore::PendingCall GroupCore::send(const at::Tensor& tensor, int to, int tag) {
+  return group_for(tensor.device().type()).start_send(tensor, to, tag, call_timeout());
 }
 
-GroupCore::Ticket GroupCore::receive(const at::Tensor& tensor, int from, int tag) {
+GroupCore::PendingCall GroupCore::receive(const at::Tensor& tensor, int from, int tag) {
   note_written(tensor, "recv");
-  return carrier_of(tensor.device().type()).start_receive(tensor, from, tag, call_timeout());
+  return group_for(tensor.device().type()).start_receive(tensor, from, tag, call_timeout());
 }
 
-GroupCore::Ticket GroupCore::send_own(const at::Tensor& tensor, int to) {
+GroupCore::PendingCall GroupCore::send_own(const at::Tensor& tensor, int to) {
   check_open("send");
   return start_send(tensor, to, kOwnTag, timeout());
 }
 
-GroupCore::Ticket GroupCore::receive_own(const at::Tensor& tensor, int from) {
+GroupCore::PendingCall GroupCore::receive_own(const at::Tensor& tensor, int from) {
   check_open("recv");
   return start_receive(tensor, from, kOwnTag, timeout());
 }
 
-GroupCore::Ticket GroupCore::start_send(const at::Tensor& tensor, int to, int tag,
-                                        Timeout timeout) {
+GroupCore::PendingCall GroupCore::start_send(const at::Tensor& tensor, int to, int tag,
+                                             Timeout timeout) {
   auto operation = operation_for_send(tensor, to, tag);
   return {shared_from_this(),
           queue().push_message(std::move(operation), "send", timeout, lane_of(to, tag, true))};
 }
 
-GroupCore::Ticket GroupCore::start_receive(const at::Tensor& tensor, int from, int tag,
-                                           Timeout timeout) {
+GroupCore::PendingCall GroupCore::start_receive(const at::Tensor& tensor, int from, int tag,
+                                                Timeout timeout) {
   auto operation = operation_for_receive(tensor, from, tag);
   return {shared_from_this(),
           queue().push_message(std::move(operation), "recv", timeout, lane_of(from, tag, false))};
 }
 
-std::unique_ptr<Operation> GroupCore::behind_stream(
+std::unique_ptr<Operation> GroupCore::stream_ordered(
     Collective call, std::function<std::unique_ptr<Operation>(Collective)> make) {
-  const auto way = !is_reduction(call.op) && backend_->moves(call.device().type())
-                       ? StagedOperation::Way::InPlace
-                       : StagedOperation::Way::PinnedCopies;
-  return std::make_unique<StagedOperation>(std::move(call), way, std::move(make));
+  const auto mode = !is_reduction(call.op) && backend_->moves_data_on(call.device().type())
+                        ? StagedOperation::Mode::InPlace
+                        : StagedOperation::Mode::PinnedCopies;
+  return std::make_unique<StagedOperation>(std::move(call), mode, std::move(make));
 }
 
 std::unique_ptr<Operation> GroupCore::operation_for(Collective call) {
-  if (backend_->takes(call.device().type())) return backend_->make_operation(std::move(call));
-  return behind_stream(std::move(call), [this](Collective staged) {
+  if (backend_->supports(call.device().type())) return backend_->make_operation(std::move(call));
+  return stream_ordered(std::move(call), [this](Collective staged) {
     return backend_->make_operation(std::move(staged));
   });
 }
 
 std::unique_ptr<Operation> GroupCore::operation_for_send(const at::Tensor& tensor, int to,
                                                          int tag) {
-  if (backend_->takes(tensor.device().type())) return backend_->make_send(tensor, to, tag);
-  return behind_stream(Collective{.op = CollectiveOp::Scatter, .inputs = {tensor}, .outputs = {}},
-                       [=, this](const Collective& staged) {
-                         return backend_->make_send(staged.inputs.front(), to, tag);
-                       });
+  if (backend_->supports(tensor.device().type())) return backend_->make_send(tensor, to, tag);
+  return stream_ordered(Collective{.op = CollectiveOp::Scatter, .inputs = {tensor}, .outputs = {}},
+                        [=, this](const Collective& staged) {
+                          return backend_->make_send(staged.inputs.front(), to, tag);
+                        });
 }
 
 std::unique_ptr<Operation> GroupCore::operation_for_receive(const at::Tensor& tensor, int from,
                                                             int tag) {
-  if (backend_->takes(tensor.device().type())) return backend_->make_receive(tensor, from, tag);
-  return behind_stream(Collective{.op = CollectiveOp::Gather, .inputs = {}, .outputs = {tensor}},
-                       [=, this](const Collective& staged) {
-                         return backend_->make_receive(staged.outputs.front(), from, tag);
-                       });
+  if (backend_->supports(tensor.device().type())) return backend_->make_receive(tensor, from, tag);
+  return stream_ordered(Collective{.op = CollectiveOp::Gather, .inputs = {}, .outputs = {tensor}},
+                        [=, this](const Collective& staged) {
+                          return backend_->make_receive(staged.outputs.front(), from, tag);
+                        });
 }
 
 void GroupCore::begin_coalescing(std::vector<Work>& parts) {
@@ -185,10 +184,10 @@ CallScope GroupCore::with(CallOptions options) {
 
 at::Tensor GroupCore::allocate(at::IntArrayRef sizes, const at::TensorOptions& options) {
   const auto visit = begin("allocate");
-  GroupCore& carrier = carrier_of(options.device().type());
-  if (&carrier != this) return carrier.allocate(sizes, options);
+  GroupCore& group = group_for(options.device().type());
+  if (&group != this) return group.allocate(sizes, options);
   const std::size_t bytes = bytes_of(sizes, options);
-  // Where such tensors are staged, no memory is faster than another.
+  // Tensors of a device without registered memory are staged, so that ordinary memory is as fast.
   if (!backend_->has_memory_on(options.device().type())) return at::zeros(sizes, options);
   CommBackend::Memory memory = backend_->allocate(options.device(), bytes);
   return at::from_blob(
@@ -220,22 +219,22 @@ void GroupCore::try_progress() noexcept {
   const GroupVisit visit = try_enter("progress");
   if (!visit.has_entered()) return;
   progress();
-  GroupCore& other = carrier_of(c10::kCPU);
+  GroupCore& other = group_for(c10::kCPU);
   if (&other != this) other.try_progress();
 }
 
-bool GroupCore::is_completed(std::uint64_t ticket) {
-  if (is_copy_of_fork()) return queue().is_done(ticket) || queue().failure() != nullptr;
+bool GroupCore::is_completed(std::uint64_t sequence) {
+  if (is_copy_of_fork()) return queue().is_done(sequence) || queue().failure() != nullptr;
   const auto visit = enter("is_completed");
-  queue().look(ticket);
-  return queue().is_done(ticket) || queue().failure() != nullptr;
+  queue().poll(sequence);
+  return queue().is_done(sequence) || queue().failure() != nullptr;
 }
 
-std::exception_ptr GroupCore::exception_of(std::uint64_t ticket) {
-  if (is_copy_of_fork()) return queue().is_done(ticket) ? nullptr : queue().failure();
+std::exception_ptr GroupCore::exception_of(std::uint64_t sequence) {
+  if (is_copy_of_fork()) return queue().is_done(sequence) ? nullptr : queue().failure();
   const auto visit = enter("exception");
-  queue().look(ticket);
-  return queue().is_done(ticket) ? nullptr : queue().failure();
+  queue().poll(sequence);
+  return queue().is_done(sequence) ? nullptr : queue().failure();
 }
 
 }  // namespace lockstep

@@ -17,9 +17,9 @@ namespace lockstep {
 
 class Work;
 
-/// What is behind a `ProcessGroup`: the group's state and its backend. `ProcessGroup` checks the
-/// arguments of a call, this starts it: on the carrier of its device, staged where the backend does
-/// not take it, with the options of the scope around it.
+/// The state and the backend of a `ProcessGroup`. `ProcessGroup` checks the
+/// arguments of a call, and this class starts it: on the group for its device, staged where the
+/// backend does not support that device, with the options of the scope around the call.
 ///
 /// Lives as long as its `ProcessGroup` or a `Work` of it does.
 /// Thread-safety: as `ProcessGroup`.
@@ -34,10 +34,11 @@ class GroupCore final : public GroupContext, public std::enable_shared_from_this
   GroupCore(Backend kind, LaunchEnvironment environment, Timeout timeout);
 
   [[nodiscard]] CommBackend& backend() noexcept { return *backend_; }
-  /// The group that carries tensors of this kind: this one, unless it has another for them.
-  [[nodiscard]] GroupCore& carrier_of(c10::DeviceType device);
+  /// The group whose backend handles tensors of this kind: this one, unless it has another for
+  /// them.
+  [[nodiscard]] GroupCore& group_for(c10::DeviceType device);
 
-  /// What every call begins with. Throws: `c10::Error` where another thread is in the group, and in
+  /// Every call begins with this. Throws: `c10::Error` where another thread is in the group, and in
   /// a fork.
   using GroupContext::enter;
   /// The same for calls that need an open group. Throws: also the group's failure; `c10::Error` for
@@ -46,19 +47,19 @@ class GroupCore final : public GroupContext, public std::enable_shared_from_this
 
   // --- calls, between `begin` and the end of that visit; arguments are checked ---
 
-  /// A call under way, as the group that carries it knows it.
-  struct Ticket {
-    std::shared_ptr<GroupCore> carrier;
-    std::uint64_t number = 0;
+  /// A call under way: the group whose queue it is in, and its number there.
+  struct PendingCall {
+    std::shared_ptr<GroupCore> group;
+    std::uint64_t sequence = 0;
   };
   /// `whole`: the tensor whose pieces are the outputs, where they are no tensors of the program's.
-  Ticket start(Collective call, const at::Tensor& whole = {});
-  Ticket send(const at::Tensor& tensor, int to, int tag);
-  Ticket receive(const at::Tensor& tensor, int from, int tag);
+  PendingCall start(Collective call, const at::Tensor& whole = {});
+  PendingCall send(const at::Tensor& tensor, int to, int tag);
+  PendingCall receive(const at::Tensor& tensor, int from, int tag);
   /// Messages under the library's own tag, which no message of a program has. For backends that are
   /// built on this group.
-  Ticket send_own(const at::Tensor& tensor, int to);
-  Ticket receive_own(const at::Tensor& tensor, int from);
+  PendingCall send_own(const at::Tensor& tensor, int to);
+  PendingCall receive_own(const at::Tensor& tensor, int from);
 
   /// Where the calls of `coalesced` are entered while it runs; null: it does not run.
   [[nodiscard]] std::vector<Work>* coalesced() const noexcept { return coalesced_; }
@@ -73,18 +74,19 @@ class GroupCore final : public GroupContext, public std::enable_shared_from_this
   void try_progress() noexcept;
   [[nodiscard]] int next_number() noexcept { return ++numbers_; }
 
-  // --- what a `Work` asks about its ticket ---
+  // --- what a `Work` asks about its call ---
 
   using GroupContext::wait_for;
-  [[nodiscard]] bool is_completed(std::uint64_t ticket);
-  [[nodiscard]] std::exception_ptr exception_of(std::uint64_t ticket);
+  [[nodiscard]] bool is_completed(std::uint64_t sequence);
+  [[nodiscard]] std::exception_ptr exception_of(std::uint64_t sequence);
 
  private:
-  Ticket start_send(const at::Tensor& tensor, int to, int tag, Timeout timeout);
-  Ticket start_receive(const at::Tensor& tensor, int from, int tag, Timeout timeout);
-  /// An operation on tensors that wait for a stream, and are staged where they must be. `make`: the
-  /// same call on tensors of the CPU, or that the backend `moves`.
-  std::unique_ptr<Operation> behind_stream(
+  PendingCall start_send(const at::Tensor& tensor, int to, int tag, Timeout timeout);
+  PendingCall start_receive(const at::Tensor& tensor, int from, int tag, Timeout timeout);
+  /// An operation on tensors of a device that the backend does not support. It starts after what
+  /// the current stream has been given, and is staged unless the backend `moves_data_on` that
+  /// device. `make`: the same call on the staged tensors.
+  std::unique_ptr<Operation> stream_ordered(
       Collective call, std::function<std::unique_ptr<Operation>(Collective)> make);
   std::unique_ptr<Operation> operation_for(Collective call);
   std::unique_ptr<Operation> operation_for_send(const at::Tensor& tensor, int to, int tag);

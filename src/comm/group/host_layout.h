@@ -26,7 +26,7 @@ struct HostLayout {
 
   [[nodiscard]] const std::vector<int>& own_ranks() const { return hosts[own_host]; }
   [[nodiscard]] std::size_t host_of(int rank) const;
-  /// Of the rank among its host's.
+  /// The rank's index among the ranks of its host.
   [[nodiscard]] int index_of(int rank) const;
   [[nodiscard]] std::size_t smallest_host() const;
 };

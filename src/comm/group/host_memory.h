@@ -7,9 +7,9 @@
 
 namespace lockstep {
 
-/// Ordinary zeroed memory, for backends that know no better; null where there is too little.
+/// Ordinary zeroed memory, for backends that register none; null where there is too little.
 [[nodiscard]] std::shared_ptr<void> allocate_zeroed(std::size_t bytes);
-/// What an error says then, on a rank that itself has it and on one that has not.
+/// The error text for that, on a rank that has its own memory and on one that has not.
 [[nodiscard]] std::string no_memory_text(std::size_t bytes, bool has_memory);
 
 }  // namespace lockstep

@@ -14,8 +14,8 @@ namespace lockstep {
 namespace {
 
 /// The handle of a call that was started, entered into the `coalesced` under way.
-Work track(GroupCore& group, GroupCore::Ticket ticket) {
-  Work work(std::move(ticket.carrier), ticket.number);
+Work track(GroupCore& group, GroupCore::PendingCall call) {
+  Work work(std::move(call.group), call.sequence);
   if (group.coalesced() != nullptr) group.coalesced()->push_back(work);
   return work;
 }
@@ -67,47 +67,46 @@ Work ProcessGroup::all_reduce(const at::Tensor& tensor, ReduceOp op) {
       {.op = CollectiveOp::AllReduce, .reduce_op = op, .inputs = {tensor}, .outputs = {tensor}});
 }
 
-bool ProcessGroup::can_reduce_pieces(const at::Tensor& memory) {
-  return memory.device().is_cpu() && core_->carrier_of(c10::kCPU).backend().shares_memory(
-                                         memory.const_data_ptr(), memory.nbytes());
+bool ProcessGroup::can_reduce_indexed(const at::Tensor& buffer) {
+  return buffer.device().is_cpu() && core_->group_for(c10::kCPU).backend().shares_memory(
+                                         buffer.const_data_ptr(), buffer.nbytes());
 }
 
-void ProcessGroup::keep_for_pieces(const at::Tensor& memory) {
-  const auto visit = core_->begin("keep_for_pieces");
-  TORCH_CHECK(can_reduce_pieces(memory),
-              "keep_for_pieces: the tensor is none of allocate on the CPU, of a group whose ranks "
+void ProcessGroup::mark_indexed(const at::Tensor& buffer) {
+  const auto visit = core_->begin("mark_indexed");
+  TORCH_CHECK(can_reduce_indexed(buffer),
+              "mark_indexed: the tensor is none of allocate on the CPU, of a group whose ranks "
               "share memory");
-  core_->carrier_of(c10::kCPU).backend().keep_for_pieces(memory.const_data_ptr());
+  core_->group_for(c10::kCPU).backend().mark_indexed(buffer.const_data_ptr());
 }
 
-Work ProcessGroup::all_reduce(const Pieces& pieces, ReduceOp op) {
+Work ProcessGroup::all_reduce(const IndexedBlocks& blocks, ReduceOp op) {
   const auto visit = core_->begin("all_reduce");
-  const auto& [memory, places, counts] = pieces;
-  check_tensor(memory, "all_reduce", "the memory of the pieces");
-  check_tensor(places, "all_reduce", "the places of the pieces");
-  check_reduction(memory.scalar_type(), op, "all_reduce");
-  TORCH_CHECK(
-      can_reduce_pieces(memory) && can_reduce_pieces(places),
-      "all_reduce: pieces and their places must lie in tensors of allocate on the CPU, of a "
-      "group whose ranks share memory");
-  TORCH_CHECK(places.scalar_type() == at::kLong &&
-                  places.numel() == static_cast<std::int64_t>(counts.size()),
+  const auto& [buffer, displacements, counts] = blocks;
+  check_tensor(buffer, "all_reduce", "the buffer of the blocks");
+  check_tensor(displacements, "all_reduce", "the tensor of displacements");
+  check_reduction(buffer.scalar_type(), op, "all_reduce");
+  TORCH_CHECK(can_reduce_indexed(buffer) && can_reduce_indexed(displacements),
+              "all_reduce: indexed blocks and their displacements must lie in tensors of allocate "
+              "on the CPU, of a group whose ranks share memory");
+  TORCH_CHECK(displacements.scalar_type() == at::kLong &&
+                  displacements.numel() == static_cast<std::int64_t>(counts.size()),
               "all_reduce: ", counts.size(),
-              " pieces need as many places of dtype Long; there are ", places.numel(), " of dtype ",
-              places.scalar_type());
-  const auto* begins = places.const_data_ptr<std::int64_t>();
+              " blocks need as many displacements of dtype Long; there are ", displacements.numel(),
+              " of dtype ", displacements.scalar_type());
+  const auto* begins = displacements.const_data_ptr<std::int64_t>();
   for (std::size_t i = 0; i < counts.size(); ++i) {
-    TORCH_CHECK(counts[i] >= 0 && begins[i] >= 0 && begins[i] <= memory.numel() &&
-                    counts[i] <= memory.numel() - begins[i],
-                "all_reduce: piece ", i, ", ", counts[i], " elements from ", begins[i],
-                " on, does not lie in the memory, which has ", memory.numel(), " elements");
+    TORCH_CHECK(counts[i] >= 0 && begins[i] >= 0 && begins[i] <= buffer.numel() &&
+                    counts[i] <= buffer.numel() - begins[i],
+                "all_reduce: block ", i, ", ", counts[i], " elements from ", begins[i],
+                " on, does not lie in the buffer, which has ", buffer.numel(), " elements");
   }
   return start_call(*core_, {.op = CollectiveOp::AllReduce,
                              .reduce_op = op,
-                             .inputs = {memory},
-                             .outputs = {memory},
-                             .places = places,
-                             .piece_counts = counts});
+                             .inputs = {buffer},
+                             .outputs = {buffer},
+                             .displacements = displacements,
+                             .block_counts = counts});
 }
 
 Work ProcessGroup::reduce(const at::Tensor& tensor, int root, ReduceOp op) {

@@ -21,7 +21,7 @@
 namespace lockstep {
 namespace {
 
-/// What a rank tells the others about itself and its call.
+/// What a rank tells the others about itself and its call of `split` or `new_group`.
 struct Place {
   std::int64_t color;
   std::int64_t key;
@@ -40,11 +40,11 @@ std::int64_t next_occasion() {
 std::vector<Place> gather_places(GroupCore& group, const Place& own) {
   const auto input = at::tensor({own.color, own.key, own.host, own.call, own.occasion}, at::kLong);
   const auto output = at::empty({group.size(), kNumbers}, at::kLong);
-  const auto gathering = group.start({.op = CollectiveOp::AllGather,
-                                      .inputs = {input},
-                                      .outputs = split_evenly(output, group.size())},
-                                     output);
-  gathering.carrier->wait_for(gathering.number, std::nullopt);
+  const auto call = group.start({.op = CollectiveOp::AllGather,
+                                 .inputs = {input},
+                                 .outputs = split_evenly(output, group.size())},
+                                output);
+  call.group->wait_for(call.sequence, std::nullopt);
   std::vector<Place> places;
   const auto* numbers = output.const_data_ptr<std::int64_t>();
   for (int rank = 0; rank < group.size(); ++rank, numbers += kNumbers) {
@@ -100,14 +100,14 @@ std::shared_ptr<GroupCore> divide_group(GroupCore& group, const Division& divisi
   check_same_call(places, group.context_for(division.op));
   CommBackend& backend = group.backend();
   if (division.color < 0) {
-    backend.decline_group();
+    backend.split_without_color();
     return nullptr;
   }
   const auto members = members_of(places, division.color);
   LaunchEnvironment environment = group.environment();
   const auto first = static_cast<std::size_t>(members.front());
   environment.job_id += " / " + std::to_string(places[first].occasion);
-  environment.assumption.clear();  // they have met
+  environment.assumption.clear();  // these ranks have found each other
   environment.world_size = static_cast<int>(members.size());
   environment.local_rank = environment.local_size = 0;
   for (std::size_t i = 0; i < members.size(); ++i) {
@@ -119,7 +119,7 @@ std::shared_ptr<GroupCore> divide_group(GroupCore& group, const Division& divisi
     if (places[static_cast<std::size_t>(members[i])].host == host) ++environment.local_size;
   }
   if (members.size() == 1) {
-    backend.decline_group();
+    backend.split_without_color();
     return GroupCore::make(Backend::Single, std::move(environment), group.timeout(),
                            make_single_backend);
   }

@@ -17,8 +17,8 @@ struct Division {
   const char* op;
 };
 
-/// Of `ProcessGroup::new_group` on rank `rank` of `size`. Throws: `c10::Error` for a list that is
-/// empty, repeats a rank, or names one that there is not.
+/// The division for `ProcessGroup::new_group`, on rank `rank` of `size`. Throws: `c10::Error` for a
+/// list that is empty, repeats a rank, or names one that there is not.
 [[nodiscard]] Division division_of(const std::vector<int>& ranks, int rank, int size);
 
 /// The group that this rank joins; null: none.

@@ -8,8 +8,8 @@
 
 namespace lockstep {
 
-Work::Work(std::shared_ptr<GroupCore> group, std::uint64_t ticket)
-    : group_(std::move(group)), ticket_(ticket) {}
+Work::Work(std::shared_ptr<GroupCore> group, std::uint64_t sequence)
+    : group_(std::move(group)), sequence_(sequence) {}
 
 Work::Work(std::vector<Work> parts)
     : parts_(std::make_shared<std::vector<Work>>(std::move(parts))) {}
@@ -23,7 +23,7 @@ void Work::wait(std::chrono::milliseconds timeout) {
 }
 
 void Work::wait_until(std::optional<std::chrono::milliseconds> timeout) {
-  if (group_) return group_->wait_for(ticket_, timeout);
+  if (group_) return group_->wait_for(sequence_, timeout);
   const auto start = std::chrono::steady_clock::now();
   for (Work& part : *parts_) {
     std::optional<std::chrono::milliseconds> left = timeout;
@@ -37,7 +37,7 @@ void Work::wait_until(std::optional<std::chrono::milliseconds> timeout) {
 }
 
 bool Work::is_completed() {
-  if (group_) return group_->is_completed(ticket_);
+  if (group_) return group_->is_completed(sequence_);
   // One that failed is the end of the whole.
   bool are_all_complete = true;
   for (Work& part : *parts_) {
@@ -48,7 +48,7 @@ bool Work::is_completed() {
 }
 
 std::exception_ptr Work::exception() {
-  if (group_) return group_->exception_of(ticket_);
+  if (group_) return group_->exception_of(sequence_);
   for (Work& part : *parts_) {
     if (auto error = part.exception()) return error;
   }

@@ -11,7 +11,7 @@
 namespace lockstep {
 namespace {
 
-/// What the graph has where a collective wrote: the end of every backward.
+/// The node of the graph for a tensor that a collective wrote: every backward ends there.
 class CollectiveBackward final : public torch::autograd::Node {
  public:
   CollectiveBackward(const char* op, torch::autograd::edge_list edges)

@@ -47,7 +47,7 @@ SharedMemoryTransport* HierarchicalBackend::meet_host(const HostLayout& layout) 
         memory = &backend->transport();
         return backend;
       });
-  memory->rounds().name_ranks(layout.own_ranks());
+  memory->counters().name_ranks(layout.own_ranks());
   return memory;
 }
 
@@ -91,9 +91,9 @@ CommBackend::Memory HierarchicalBackend::allocate(c10::Device device, std::size_
   return memory;
 }
 
-void HierarchicalBackend::abandon(const std::string& reason) noexcept {
-  if (local_) local_->backend().abandon(reason);
-  MpiBackend::abandon(reason);
+void HierarchicalBackend::abort(const std::string& reason) noexcept {
+  if (local_) local_->backend().abort(reason);
+  MpiBackend::abort(reason);
 }
 
 std::function<std::string()> HierarchicalBackend::peer_watch() {

@@ -25,12 +25,12 @@ class HierarchicalBackend final : public MpiBackend {
   std::unique_ptr<CommBackend> make_group(GroupContext& part,
                                           const std::vector<int>& members) override;
   Memory allocate(c10::Device device, std::size_t bytes) override;
-  void abandon(const std::string& reason) noexcept override;
+  void abort(const std::string& reason) noexcept override;
   /// Of the ranks of this host alone: MPI has no look that any thread may take.
   [[nodiscard]] std::function<std::string()> peer_watch() override;
   void release() override;
   /// Inside a host the CPU moves the bytes.
-  [[nodiscard]] bool moves(c10::DeviceType) const override { return false; }
+  [[nodiscard]] bool moves_data_on(c10::DeviceType) const override { return false; }
 
   [[nodiscard]] HostLayout find_hosts();
   [[nodiscard]] SharedMemoryTransport* meet_host(const HostLayout& layout);

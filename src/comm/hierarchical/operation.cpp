@@ -38,25 +38,25 @@ void MpiHierarchicalOperation::check_peers() {
   ExchangeOperation::check_peers();
   if (local_) return local_->check_peers();
   if (hierarchy_.local == nullptr || is_agreed()) return;
-  const SharedMemoryRounds& rounds = hierarchy_.local->rounds();
+  const SharedMemoryCounters& counters = hierarchy_.local->counters();
   const int gone = find_gone();
-  if (gone == rounds.world_size()) {
+  if (gone == counters.world_size()) {
     is_suspicious_since_.reset();
     return;
   }
   // What it said before it left may still be on its way.
   const auto now = std::chrono::steady_clock::now();
   if (!is_suspicious_since_) is_suspicious_since_ = now;
-  if (now - *is_suspicious_since_ > kGraceForRounds) throw lost(rounds, gone);
+  if (now - *is_suspicious_since_ > kGraceForRounds) throw lost(counters, gone);
 }
 
 int MpiHierarchicalOperation::find_gone() const {
   // MPI does not say that a process died; the host's memory does.
-  const SharedMemoryRounds& rounds = hierarchy_.local->rounds();
+  const SharedMemoryCounters& counters = hierarchy_.local->counters();
   int index = 0;
-  for (; index < rounds.world_size(); ++index) {
+  for (; index < counters.world_size(); ++index) {
     const int peer = layout().own_ranks()[static_cast<std::size_t>(index)];
-    if (!has_announced(peer) && !rounds.can_still_come(index)) break;
+    if (!has_announced(peer) && !counters.can_still_come(index)) break;
   }
   return index;
 }

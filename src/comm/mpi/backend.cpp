@@ -35,13 +35,13 @@ MpiBackend::~MpiBackend() {
   // MPI may still read or write for requests that never ended, and nothing tells it to stop.
   if (is_released_) return;
   if (!group().is_copy_of_fork() && !group().is_failure_shared()) {
-    MpiBackend::abandon("its process group was destroyed without close()");
+    MpiBackend::abort("its process group was destroyed without close()");
   }
   group().keep_unfinished();
   [[maybe_unused]] auto* kept = channels_.release();
 }
 
-bool MpiBackend::moves(c10::DeviceType device) const {
+bool MpiBackend::moves_data_on(c10::DeviceType device) const {
   return device == c10::kCUDA && native::is_mpi_cuda_aware();
 }
 
@@ -50,9 +50,9 @@ std::unique_ptr<CommBackend> MpiBackend::make_group(GroupContext& part,
   return std::make_unique<MpiBackend>(part, std::make_unique<MpiChannels>(*channels_, members));
 }
 
-void MpiBackend::abandon(const std::string& reason) noexcept {
-  native::give_up_mpi();
-  ExchangeBackend::abandon(reason);
+void MpiBackend::abort(const std::string& reason) noexcept {
+  native::skip_mpi_finalize();
+  ExchangeBackend::abort(reason);
 }
 
 void MpiBackend::release() {

@@ -27,9 +27,9 @@ class MpiBackend : public ExchangeBackend {
  protected:
   std::unique_ptr<CommBackend> make_group(GroupContext& part,
                                           const std::vector<int>& members) override;
-  void abandon(const std::string& reason) noexcept override;
+  void abort(const std::string& reason) noexcept override;
   void release() override;
-  [[nodiscard]] bool moves(c10::DeviceType device) const override;
+  [[nodiscard]] bool moves_data_on(c10::DeviceType device) const override;
 
   [[nodiscard]] MpiTransport& transport() noexcept final { return transport_; }
   [[nodiscard]] MpiChannels& channels() noexcept { return *channels_; }

@@ -28,26 +28,26 @@ struct MpiChannels {
   native::MpiCommunicator messages;
   std::uint64_t announced = 0;
 
-  /// What the first rank that gave up said, and since when this rank knows.
-  struct Word {
+  /// The abort notice that came first: its text, and when it came.
+  struct AbortNotice {
     std::string text;
     std::chrono::steady_clock::time_point since;
   };
-  std::optional<Word> word;
-  /// Who has answered this rank's question; see `find_silent_mpi_peers`.
+  std::optional<AbortNotice> abort_notice;
+  /// The ranks that have answered this rank's question; see `find_silent_mpi_peers`.
   std::set<int> answers;
 };
 
-/// Tells all other ranks that this one gives up, and why. Does not wait; never throws.
-void announce_leaving(MpiChannels& channels, const std::string& reason) noexcept;
+/// Sends all other ranks a notice that this one aborts, and why. Does not wait; never throws.
+void announce_mpi_abort(MpiChannels& channels, const std::string& reason) noexcept;
 
-/// Throws `OperationFailure` when another rank has said that it gave up, and what it sent before
-/// has had time to come: between two communicators its word may overtake that.
+/// Throws `OperationFailure` when another rank's abort notice has come, and what that rank sent
+/// before has had time to come too: a notice may overtake messages on another communicator.
 void check_mpi_peers(MpiChannels& channels);
 
-/// Asks all other ranks whether they are there, which those answer that wait for anything in this
-/// group. Returns what the first said that gave up meanwhile, else "rank 1 has arrived, but does
-/// not answer" for each that stays silent. Blocks: half a second at most.
+/// Asks all other ranks whether they are alive; those that wait for anything in this group answer.
+/// Returns the text of an abort notice if one comes meanwhile, else "rank 1 has arrived, but does
+/// not answer" for each rank that stays silent. Blocks: half a second at most.
 [[nodiscard]] std::string find_silent_mpi_peers(MpiChannels& channels);
 
 }  // namespace lockstep

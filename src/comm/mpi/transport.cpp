@@ -109,7 +109,7 @@ class MpiExchange final : public TransportRequest {
     if (exchange.is_on_host) exchange.copy_own(rank_);
   }
 
-  // What a rank sends to itself the CPU copies, if it can.
+  // The CPU copies what a rank sends to itself, if it can.
   [[nodiscard]] bool goes_through_mpi(const Exchange& exchange, int peer) const {
     if (peer != rank_) return true;
     const auto own = static_cast<std::size_t>(peer);
@@ -210,7 +210,7 @@ class MpiMessage final : public TransportRequest {
   native::MpiRequests requests_;
 };
 
-/// Where a call of MPI fails, those before it are under way all the same: the request stays.
+/// If a call of MPI fails, those before it are under way all the same: the request is never freed.
 template <typename Request, typename What>
 std::unique_ptr<Request> started(std::unique_ptr<Request> request, const What& what) {
   try {

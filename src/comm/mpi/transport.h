@@ -11,8 +11,8 @@
 
 namespace lockstep {
 
-/// Bytes between ranks, by MPI. Nothing is cancelled: MPI may read and write the memory of what
-/// never ends until the process does.
+/// Bytes between ranks, by MPI. Nothing is cancelled: MPI may read and write the memory of a
+/// request that never ends for as long as the process lives.
 ///
 /// Point-to-point messages carry the fingerprints, so that a time-out can say who is missing. For
 /// streams between pairs of ranks each is a message of its own.
@@ -30,7 +30,7 @@ class MpiTransport final : public Transport {
                                             int from) override;
   void check_peers() override { check_mpi_peers(channels_); }
   void announce_abort(const std::string& reason) noexcept override {
-    announce_leaving(channels_, reason);
+    announce_mpi_abort(channels_, reason);
   }
 
   [[nodiscard]] MpiChannels& channels() const noexcept { return channels_; }

@@ -24,8 +24,8 @@ std::chrono::milliseconds left_of(const Deadline& deadline) {
   return std::chrono::ceil<std::chrono::milliseconds>(deadline.remaining());
 }
 
-Work work_of(GroupCore::Ticket ticket) {
-  return {std::move(ticket.carrier), ticket.number};
+Work work_of(GroupCore::PendingCall call) {
+  return {std::move(call.group), call.sequence};
 }
 
 }  // namespace
@@ -51,7 +51,7 @@ NcclBackend::~NcclBackend() {
   watchdog_.reset();
   const std::string reason = "its process group was destroyed without close()";
   const bool is_finished = group_.is_closed() && line_->launches.empty();
-  if (!is_finished && !group_.is_failure_shared()) abandon(reason);
+  if (!is_finished && !group_.is_failure_shared()) abort(reason);
   if (!communicator_) return;
   communicator_->give_up({OperationFailure::Kind::Backend, reason, ""});
   // Kernels that do not end may still use the tensors.
@@ -71,9 +71,9 @@ int NcclBackend::index_of(c10::Device device) const {
   return device.has_index() ? device.index() : services_.device->current_device();
 }
 
-void NcclBackend::abandon(const std::string& reason) noexcept {
+void NcclBackend::abort(const std::string& reason) noexcept {
   if (communicator_) communicator_->give_up({OperationFailure::Kind::Backend, reason, ""});
-  side_->core().backend().abandon(reason);
+  side_->core().backend().abort(reason);
 }
 
 template <typename Body>
@@ -287,7 +287,7 @@ std::unique_ptr<CommBackend> NcclBackend::make_group(GroupContext& part,
   return backend;
 }
 
-void NcclBackend::decline_group() {
+void NcclBackend::split_without_color() {
   static_cast<void>(side_->split(-1));
   divide_communicator(nullptr, -1, 0);
 }

@@ -30,24 +30,26 @@ class NcclBackend final : public CommBackend {
   ~NcclBackend() override;
 
  private:
-  [[nodiscard]] GroupCore* carrier_for(c10::DeviceType device) override {
-    return takes(device) ? nullptr : &side_->core();
+  [[nodiscard]] GroupCore* group_for(c10::DeviceType device) override {
+    return supports(device) ? nullptr : &side_->core();
   }
-  [[nodiscard]] bool takes(c10::DeviceType device) const override {
+  [[nodiscard]] bool supports(c10::DeviceType device) const override {
     return device == services_.device_type;
   }
-  [[nodiscard]] bool has_memory_on(c10::DeviceType device) const override { return takes(device); }
+  [[nodiscard]] bool has_memory_on(c10::DeviceType device) const override {
+    return supports(device);
+  }
   std::unique_ptr<Operation> make_operation(Collective call) override;
   std::unique_ptr<Operation> make_send(at::Tensor tensor, int to, int tag) override;
   std::unique_ptr<Operation> make_receive(at::Tensor tensor, int from, int tag) override;
   std::unique_ptr<CommBackend> make_group(GroupContext& part,
                                           const std::vector<int>& members) override;
-  void decline_group() override;
+  void split_without_color() override;
   void begin_coalescing() override;
   void end_coalescing() override;
   Memory allocate(c10::Device device, std::size_t bytes) override;
   void release() override;
-  void abandon(const std::string& reason) noexcept override;
+  void abort(const std::string& reason) noexcept override;
   void leave_all_alone() noexcept;
 
   /// Collective at the first call. Blocks then.

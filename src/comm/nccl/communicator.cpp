@@ -208,7 +208,7 @@ native::NcclWindow NcclCommunicator::make_known(void* data, std::size_t bytes,
                  "ncclCommWindowRegister");
   });
   native::NcclWindow window = nullptr;
-  wait_until_ready(deadline, "the registration of group memory", [&] {
+  wait_until_ready(deadline, "the registration of memory", [&] {
     window = places_->window;
     if (window != nullptr) windows_.insert(window);
   });

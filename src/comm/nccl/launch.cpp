@@ -104,7 +104,7 @@ bool NcclOperation::try_finish() {
   return launch_->is_enqueued() && launch_->is_done();
 }
 
-bool NcclOperation::order_stream() {
+bool NcclOperation::make_stream_wait() {
   launch_->order_current_stream();
   return true;
 }

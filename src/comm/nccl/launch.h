@@ -81,7 +81,7 @@ class NcclOperation final : public Operation {
 
   bool try_start(bool is_oldest) override;
   bool try_finish() override;
-  bool order_stream() override;
+  bool make_stream_wait() override;
   void sleep(std::chrono::nanoseconds limit) override;
   /// Once it is enqueued, the watchdog looks at the peers: one that has gone may have done its
   /// part.

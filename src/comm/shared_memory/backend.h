@@ -18,11 +18,11 @@ namespace lockstep {
 /// Ranks of one host, which may also be threads of one process. CPU tensors.
 class SharedMemoryBackend final : public CommBackend {
  public:
-  /// Collective: meets the other ranks. Throws: `LaunchError`.
+  /// Collective: the rendezvous of the ranks. Throws: `LaunchError`.
   explicit SharedMemoryBackend(GroupContext& group);
   ~SharedMemoryBackend() override;
 
-  /// For a group of several hosts, of which this one carries a host's part.
+  /// For a group of several hosts, whose part inside one host this backend is.
   [[nodiscard]] SharedMemoryTransport& transport() noexcept { return *transport_; }
 
  private:
@@ -32,21 +32,21 @@ class SharedMemoryBackend final : public CommBackend {
   std::unique_ptr<CommBackend> make_group(GroupContext& part,
                                           const std::vector<int>& members) override;
   Memory allocate(c10::Device device, std::size_t bytes) override;
-  void keep_for_pieces(const void* data) override;
+  void mark_indexed(const void* data) override;
   [[nodiscard]] bool shares_memory(const void* data, std::size_t bytes) const override;
   [[nodiscard]] std::function<std::string()> peer_watch() override;
   void release() override;
-  void abandon(const std::string& reason) noexcept override;
+  void abort(const std::string& reason) noexcept override;
   void forget_names() noexcept override;
 
   GroupContext& group_;
-  std::optional<HostChannel>
-      channel_;  // until close: a next group of this job meets under the same names
+  // Until close: the rendezvous of a next group of this job uses the same names.
+  std::optional<HostChannel> channel_;
   std::unique_ptr<SharedMemoryTransport> transport_;
-  bool has_abandoned_ = false;
+  bool has_aborted_ = false;
 };
 
-/// Collective: meets the other ranks. Throws: `LaunchError`.
+/// Collective: the rendezvous of the ranks. Throws: `LaunchError`.
 [[nodiscard]] std::shared_ptr<ProcessGroup> make_shared_memory_process_group(
     const LaunchEnvironment& environment, std::chrono::milliseconds timeout);
 

@@ -11,10 +11,11 @@
 namespace lockstep {
 namespace {
 
-/// Collectives that read what the others offer and write to nobody else. When the input of all
-/// ranks lies at the same place of the group memory, it is read there, in one round; else it passes
-/// through the slots. A rank cannot know beforehand where the others' inputs lie: the fingerprints
-/// of the first round tell, and a rank that counted on the slots has filled one in vain.
+/// Collectives in which a rank reads what the others offer, and writes to its own memory alone.
+/// When the input of all ranks lies at the same place of registered memory, it is read there, in
+/// one round; else it passes through the slots. A rank cannot know beforehand where the others'
+/// inputs lie: the fingerprints of the first round tell it. Where some lie elsewhere, the first
+/// round is wasted for the others.
 class ReadingOperation : public SharedMemoryOperation {
  public:
   ReadingOperation(SharedMemoryTransport& transport, const Collective& call,
@@ -27,10 +28,10 @@ class ReadingOperation : public SharedMemoryOperation {
   virtual void put(std::uint64_t chunk) = 0;
   virtual void take(std::uint64_t chunk) = 0;
   virtual void take_in_place(const SharedMemoryTransport::Place& place) = 0;
-  /// Of all ranks; called after `learn`.
+  /// How many chunks all ranks need; called once the headers have been read.
   [[nodiscard]] virtual std::uint64_t chunks() const = 0;
 
-  // A round ahead of the data, for what ranks must tell each other first.
+  // A header goes a round ahead of the data, with what ranks must tell each other first.
   [[nodiscard]] virtual bool has_header() const { return false; }
   virtual void put_header() {}
   virtual void read_headers() {}
@@ -40,7 +41,7 @@ class ReadingOperation : public SharedMemoryOperation {
                                 const std::optional<SharedMemoryTransport::Place>& place) {
     Fingerprint print = lockstep::fingerprint_of(call);
     if (place) {
-      print.is_in_group_memory = 1;
+      print.is_registered = 1;
       print.place = place->number;
     }
     return print;
@@ -60,20 +61,20 @@ class ReadingOperation : public SharedMemoryOperation {
 
   /// False when this round was only to find out.
   bool decide() {
-    int in_group_memory = 0;
+    int registered = 0;
     bool is_one_place = true;
     for (int rank = 0; rank < transport().world_size(); ++rank) {
       const Fingerprint print = fingerprint_of(rank);
-      in_group_memory += print.is_in_group_memory;
+      registered += print.is_registered;
       is_one_place = is_one_place && print.place == fingerprint_of(0).place;
     }
-    is_in_place_ = is_one_place && in_group_memory == transport().world_size();
+    is_in_place_ = is_one_place && registered == transport().world_size();
     if (is_in_place_) {
       set_shape(1, true);
       return true;
     }
     if (has_header()) read_headers();
-    first_chunk_ = has_header() || in_group_memory > 0 ? 1 : 0;
+    first_chunk_ = has_header() || registered > 0 ? 1 : 0;
     const std::uint64_t staged = chunks();
     set_shape(first_chunk_ + (first_chunk_ == 0 ? std::max<std::uint64_t>(1, staged) : staged),
               false);
@@ -89,10 +90,10 @@ std::uint64_t count_chunks(std::size_t bytes, std::size_t chunk_bytes) {
   return (bytes + chunk_bytes - 1) / chunk_bytes;
 }
 
-class Move final : public ReadingOperation {
+class DataMovement final : public ReadingOperation {
  public:
-  Move(SharedMemoryTransport& transport, Collective call, Streams streams,
-       std::optional<SharedMemoryTransport::Place> place)
+  DataMovement(SharedMemoryTransport& transport, Collective call, Streams streams,
+               std::optional<SharedMemoryTransport::Place> place)
       : ReadingOperation(transport, call, std::move(place)),
         call_(std::move(call)),
         streams_(std::move(streams)) {}
@@ -213,7 +214,7 @@ class ReduceScatter final : public ReadingOperation {
   Collective call_;
 };
 
-/// Where the input lies, if it is one piece of group memory.
+/// Where the input lies, if it is one piece of registered memory.
 std::optional<SharedMemoryTransport::Place> find_input(const SharedMemoryTransport& transport,
                                                        const Collective& call) {
   if (call.inputs.empty() || call.has_own_sizes || call.op == CollectiveOp::Scatter) {
@@ -230,11 +231,12 @@ std::optional<SharedMemoryTransport::Place> find_input(const SharedMemoryTranspo
 
 }  // namespace
 
-std::unique_ptr<Operation> make_shared_memory_move(SharedMemoryTransport& transport,
-                                                   Collective call) {
+std::unique_ptr<Operation> make_shared_memory_data_movement(SharedMemoryTransport& transport,
+                                                            Collective call) {
   auto streams = streams_of(call, transport.rank(), transport.world_size());
   auto place = find_input(transport, call);
-  return std::make_unique<Move>(transport, std::move(call), std::move(streams), std::move(place));
+  return std::make_unique<DataMovement>(transport, std::move(call), std::move(streams),
+                                        std::move(place));
 }
 
 std::unique_ptr<Operation> make_shared_memory_reduce_scatter(SharedMemoryTransport& transport,

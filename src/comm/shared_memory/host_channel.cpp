@@ -28,7 +28,7 @@ constexpr milliseconds kGraceForPeers{2000};
 constexpr milliseconds kRetry{5};
 constexpr milliseconds kRepeat{50};
 
-enum class LetterKind : std::uint32_t { Hello, Memory, Refusal };
+enum class MessageKind : std::uint32_t { JoinRequest, Memory, Refusal };
 
 // FNV-1a; the name must be short, equal on all ranks and different between jobs, not secret.
 std::uint64_t hash(const std::string& text) {
@@ -75,15 +75,15 @@ native::DatagramSocket open_socket(const std::string& name, const LaunchEnvironm
 
 }  // namespace
 
-struct HostChannel::Letter {
+struct HostChannel::Message {
   std::uint64_t magic = kMagic;
-  LetterKind kind = LetterKind::Hello;
+  MessageKind kind = MessageKind::JoinRequest;
   std::int32_t rank = 0;
   std::int32_t world_size = 0;
   std::int32_t pid = 0;
   std::uint64_t pid_namespace = 0;
   std::uint64_t bytes = 0;
-  std::uint64_t number = 0;  // which sharing of memory this belongs to; the meeting is 0
+  std::uint64_t number = 0;  // which sharing of memory this belongs to; 0: the rendezvous
   std::array<char, 512> text{};
 
   void set_text(const std::string& value) {
@@ -101,10 +101,10 @@ std::string HostChannel::name_of(int rank) const {
   return job_name_ + std::to_string(rank);
 }
 
-void HostChannel::send(int to, const Letter& letter, int descriptor, const Deadline& deadline,
+void HostChannel::send(int to, const Message& message, int descriptor, const Deadline& deadline,
                        const CanStillCome& can_still_come) {
-  static_assert(std::is_trivially_copyable_v<Letter>);
-  const auto bytes = std::as_bytes(std::span(&letter, 1));
+  static_assert(std::is_trivially_copyable_v<Message>);
+  const auto bytes = std::as_bytes(std::span(&message, 1));
   while (!socket_.try_send(name_of(to), bytes, descriptor)) {
     if (!can_still_come(to)) throw std::runtime_error("rank " + std::to_string(to) + " died");
     if (deadline.has_passed()) {
@@ -115,20 +115,22 @@ void HostChannel::send(int to, const Letter& letter, int descriptor, const Deadl
   }
 }
 
-HostChannel::Letter HostChannel::parse(const native::DatagramSocket::Message& message) {
-  Letter letter;
-  if (message.bytes.size() == sizeof(Letter)) {
-    std::memcpy(&letter, message.bytes.data(), sizeof(Letter));
-    letter.text.back() = '\0';
-    if (letter.magic == kMagic) return letter;
+HostChannel::Message HostChannel::parse(const native::DatagramSocket::Message& datagram) {
+  Message message;
+  if (datagram.bytes.size() == sizeof(Message)) {
+    std::memcpy(&message, datagram.bytes.data(), sizeof(Message));
+    message.text.back() = '\0';
+    if (message.magic == kMagic) return message;
   }
   throw std::runtime_error("another version of Lockstep is at work in this job");
 }
 
-std::shared_ptr<native::SharedMemory> HostChannel::meet(std::size_t bytes, const Deadline& deadline,
-                                                        const Admit& admit, const GiveUp& give_up) {
-  return environment_.rank == 0 ? host_meeting(bytes, deadline, admit, give_up)
-                                : attend_meeting(bytes, deadline);
+std::shared_ptr<native::SharedMemory> HostChannel::rendezvous(std::size_t bytes,
+                                                              const Deadline& deadline,
+                                                              const Admit& admit,
+                                                              const Abort& abort) {
+  return environment_.rank == 0 ? host_rendezvous(bytes, deadline, admit, abort)
+                                : join_rendezvous(bytes, deadline);
 }
 
 void HostChannel::throw_missing(const std::vector<bool>& has_come, const Deadline& deadline) const {
@@ -142,39 +144,39 @@ void HostChannel::throw_missing(const std::vector<bool>& has_come, const Deadlin
                     ")" + assumption_of(environment_));
 }
 
-void HostChannel::await_hellos(const Deadline& deadline,
-                               const std::function<void(const Letter&)>& on_hello) {
+void HostChannel::await_join_requests(const Deadline& deadline,
+                                      const std::function<void(const Message&)>& on_request) {
   std::vector<bool> has_come(static_cast<std::size_t>(environment_.world_size), false);
   has_come[0] = true;
   while (std::find(has_come.begin(), has_come.end(), false) != has_come.end()) {
-    // Also where letters keep coming: ranks that are here repeat theirs.
+    // Also where messages keep coming: ranks that are here repeat theirs.
     if (deadline.has_passed()) throw_missing(has_come, deadline);
-    auto message = socket_.receive(kRepeat);
-    if (!message) continue;
-    const Letter letter = parse(*message);
-    if (letter.kind != LetterKind::Hello || letter.rank <= 0) continue;
-    if (letter.world_size != environment_.world_size || letter.rank >= environment_.world_size) {
+    auto datagram = socket_.receive(kRepeat);
+    if (!datagram) continue;
+    const Message message = parse(*datagram);
+    if (message.kind != MessageKind::JoinRequest || message.rank <= 0) continue;
+    if (message.world_size != environment_.world_size || message.rank >= environment_.world_size) {
       const LaunchError error("rank 0 was started in a world of " +
                               std::to_string(environment_.world_size) + ", rank " +
-                              std::to_string(letter.rank) + " in a world of " +
-                              std::to_string(letter.world_size) + "; both launch environments (" +
+                              std::to_string(message.rank) + " in a world of " +
+                              std::to_string(message.world_size) + "; both launch environments (" +
                               environment_.launcher + ") must say the same");
-      refuse(letter.rank, error.what_without_backtrace());  // perhaps no rank of this world
+      refuse(message.rank, error.what_without_backtrace());  // perhaps no rank of this world
       throw error;
     }
-    has_come[static_cast<std::size_t>(letter.rank)] = true;
-    on_hello(letter);
+    has_come[static_cast<std::size_t>(message.rank)] = true;
+    on_request(message);
   }
 }
 
 void HostChannel::refuse(int rank, const std::string& reason) {
-  Letter letter;
-  letter.kind = LetterKind::Refusal;
-  letter.number = number_;
-  letter.set_text(reason);
-  // Whoever has not come cannot be told; that is no reason to wait.
+  Message message;
+  message.kind = MessageKind::Refusal;
+  message.number = number_;
+  message.set_text(reason);
+  // A rank that has not come cannot be told; that is no reason to wait.
   [[maybe_unused]] const bool is_sent =
-      socket_.try_send(name_of(rank), std::as_bytes(std::span(&letter, 1)));
+      socket_.try_send(name_of(rank), std::as_bytes(std::span(&message, 1)));
 }
 
 void HostChannel::refuse_all(const std::string& reason) {
@@ -183,43 +185,43 @@ void HostChannel::refuse_all(const std::string& reason) {
 
 void HostChannel::hand_out(const native::SharedMemory& memory, const Deadline& deadline,
                            const CanStillCome& can_still_come) {
-  Letter letter;
-  letter.kind = LetterKind::Memory;
-  letter.bytes = memory.size();
-  letter.number = number_;
+  Message message;
+  message.kind = MessageKind::Memory;
+  message.bytes = memory.size();
+  message.number = number_;
   for (int rank = 1; rank < environment_.world_size; ++rank) {
-    send(rank, letter, memory.descriptor(), deadline, can_still_come);
+    send(rank, message, memory.descriptor(), deadline, can_still_come);
   }
 }
 
 std::vector<native::PeerProcess> HostChannel::admit_all(std::byte* memory,
-                                                        const std::vector<Letter>& hellos,
+                                                        const std::vector<Message>& requests,
                                                         const Admit& admit) const {
   admit(memory, 0, ::getpid(), native::PeerProcess::own_pid_namespace());
   std::vector<native::PeerProcess> peers(static_cast<std::size_t>(environment_.world_size));
-  for (const Letter& hello : hellos) {
-    admit(memory, hello.rank, hello.pid, hello.pid_namespace);
-    peers[static_cast<std::size_t>(hello.rank)] =
-        native::PeerProcess(hello.pid, hello.pid_namespace);
+  for (const Message& request : requests) {
+    admit(memory, request.rank, request.pid, request.pid_namespace);
+    peers[static_cast<std::size_t>(request.rank)] =
+        native::PeerProcess(request.pid, request.pid_namespace);
   }
   return peers;
 }
 
-std::shared_ptr<native::SharedMemory> HostChannel::host_meeting(std::size_t bytes,
-                                                                const Deadline& deadline,
-                                                                const Admit& admit,
-                                                                const GiveUp& give_up) {
+std::shared_ptr<native::SharedMemory> HostChannel::host_rendezvous(std::size_t bytes,
+                                                                   const Deadline& deadline,
+                                                                   const Admit& admit,
+                                                                   const Abort& abort) {
   try {
-    // Everybody has come before the memory is made, so that everybody hears when there is none.
-    std::vector<Letter> hellos;
-    await_hellos(deadline, [&](const Letter& hello) { hellos.push_back(hello); });
+    // All ranks have come before the memory is made, so that all learn when there is none.
+    std::vector<Message> requests;
+    await_join_requests(deadline, [&](const Message& request) { requests.push_back(request); });
     auto memory = native::SharedMemory::create(bytes);
-    const auto peers = admit_all(memory->data(), hellos, admit);
+    const auto peers = admit_all(memory->data(), requests, admit);
     try {
       hand_out(*memory, deadline,
                [&](int rank) { return peers[static_cast<std::size_t>(rank)].is_alive(); });
     } catch (const std::exception& error) {
-      give_up(memory->data(), error.what());  // ranks before that one have the memory already
+      abort(memory->data(), error.what());  // ranks before that one have the memory already
       throw;
     }
     return memory;
@@ -232,24 +234,24 @@ std::shared_ptr<native::SharedMemory> HostChannel::host_meeting(std::size_t byte
   }
 }
 
-std::shared_ptr<native::SharedMemory> HostChannel::attend_meeting(std::size_t bytes,
-                                                                  const Deadline& deadline) {
-  Letter hello;
-  hello.rank = environment_.rank;
-  hello.world_size = environment_.world_size;
-  hello.pid = ::getpid();
-  hello.pid_namespace = native::PeerProcess::own_pid_namespace();
-  const auto bytes_of_hello = std::as_bytes(std::span(&hello, 1));
+std::shared_ptr<native::SharedMemory> HostChannel::join_rendezvous(std::size_t bytes,
+                                                                   const Deadline& deadline) {
+  Message request;
+  request.rank = environment_.rank;
+  request.world_size = environment_.world_size;
+  request.pid = ::getpid();
+  request.pid_namespace = native::PeerProcess::own_pid_namespace();
+  const auto bytes_of_request = std::as_bytes(std::span(&request, 1));
   const Deadline last = Deadline::after(deadline.remaining() + kGraceForPeers);
   bool has_reached = false;
   while (true) {
-    // Said again and again: the first may have gone to a group of this job that rank 0 was just
+    // Sent again and again: the first may have gone to a group of this job that rank 0 was just
     // about to leave.
-    const bool is_sent = socket_.try_send(name_of(0), bytes_of_hello);
+    const bool is_sent = socket_.try_send(name_of(0), bytes_of_request);
     has_reached = has_reached || is_sent;
-    auto message = socket_.receive(is_sent ? kRepeat : kRetry);
+    auto datagram = socket_.receive(is_sent ? kRepeat : kRetry);
     try {
-      if (auto memory = message ? accept(*message, bytes) : nullptr) return memory;
+      if (auto memory = datagram ? accept(*datagram, bytes) : nullptr) return memory;
     } catch (const std::runtime_error& error) {
       throw LaunchError(error.what());
     }
@@ -263,17 +265,18 @@ std::shared_ptr<native::SharedMemory> HostChannel::attend_meeting(std::size_t by
   }
 }
 
-std::shared_ptr<native::SharedMemory> HostChannel::accept(native::DatagramSocket::Message& message,
+std::shared_ptr<native::SharedMemory> HostChannel::accept(native::DatagramSocket::Message& datagram,
                                                           std::size_t bytes) {
-  const Letter letter = parse(message);
-  if (letter.number != number_) return nullptr;  // left over from an attempt that failed
-  if (letter.kind == LetterKind::Refusal) throw std::runtime_error(letter.text.data());
-  if (letter.kind != LetterKind::Memory || !message.descriptor.is_open() || letter.bytes != bytes) {
-    throw std::runtime_error("rank 0 offers " + std::to_string(letter.bytes) +
+  const Message message = parse(datagram);
+  if (message.number != number_) return nullptr;  // left over from an attempt that failed
+  if (message.kind == MessageKind::Refusal) throw std::runtime_error(message.text.data());
+  if (message.kind != MessageKind::Memory || !datagram.descriptor.is_open() ||
+      message.bytes != bytes) {
+    throw std::runtime_error("rank 0 offers " + std::to_string(message.bytes) +
                              " bytes of shared memory, this rank expects " + std::to_string(bytes) +
                              "; do both run the same program?");
   }
-  return native::SharedMemory::map(std::move(message.descriptor), bytes);
+  return native::SharedMemory::map(std::move(datagram.descriptor), bytes);
 }
 
 std::shared_ptr<native::SharedMemory> HostChannel::share(std::size_t bytes,
@@ -282,8 +285,8 @@ std::shared_ptr<native::SharedMemory> HostChannel::share(std::size_t bytes,
   ++number_;
   if (environment_.rank != 0) {
     while (true) {
-      auto message = socket_.receive(kRepeat);
-      if (auto memory = message ? accept(*message, bytes) : nullptr) return memory;
+      auto datagram = socket_.receive(kRepeat);
+      if (auto memory = datagram ? accept(*datagram, bytes) : nullptr) return memory;
       if (!can_still_come(0)) throw std::runtime_error("rank 0 died or gave up");
       if (deadline.has_passed()) {
         throw std::runtime_error("rank 0 sent no memory within " +

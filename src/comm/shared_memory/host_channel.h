@@ -17,10 +17,11 @@
 
 namespace lockstep {
 
-/// How the ranks of one host meet under their job id, and how rank 0 hands memory to the others.
+/// The rendezvous of the ranks of one host under their job id, and the way in which rank 0 hands
+/// memory to the others.
 ///
-/// Each rank has a Unix datagram socket named after user, job and rank; nothing listens, nothing
-/// lies in the file system, and whatever kills a rank leaves nothing behind. Memory travels as a
+/// Each rank has a Unix datagram socket named after user, job and rank. No port listens, no file is
+/// made, and a rank that is killed leaves nothing behind. Memory travels as a
 /// file descriptor. Thread-safety: one thread at a time.
 class HostChannel {
  public:
@@ -30,49 +31,50 @@ class HostChannel {
   using CanStillCome = std::function<bool(int rank)>;
   using Admit =
       std::function<void(std::byte* memory, int rank, pid_t pid, std::uint64_t pid_namespace)>;
-  using GiveUp = std::function<void(std::byte* memory, const std::string& reason)>;
+  using Abort = std::function<void(std::byte* memory, const std::string& reason)>;
 
-  /// Returns the same `bytes` of zeroed memory to every rank. Rank 0 makes it and calls `admit` for
-  /// each rank, itself included, before anybody else sees it. Where it then cannot reach a rank, it
-  /// calls `give_up`, so that those that have the memory already find word of that in it.
+  /// Returns the same `bytes` of zeroed memory to every rank. Rank 0 makes the memory and calls
+  /// `admit` for each rank, itself included, before another rank sees it. If rank 0 then cannot
+  /// reach a rank, it calls `abort`, which tells the ranks that have the memory already.
   ///
   /// Collective. Blocks: until all ranks have come.
-  /// Throws: `LaunchError` on every rank that came: somebody did not come (named), world sizes
-  /// differ, no memory.
-  [[nodiscard]] std::shared_ptr<native::SharedMemory> meet(std::size_t bytes,
-                                                           const Deadline& deadline,
-                                                           const Admit& admit,
-                                                           const GiveUp& give_up);
+  /// Throws: `LaunchError` on every rank that came, when a rank did not come (it is named), world
+  /// sizes differ, or there is no memory.
+  [[nodiscard]] std::shared_ptr<native::SharedMemory> rendezvous(std::size_t bytes,
+                                                                 const Deadline& deadline,
+                                                                 const Admit& admit,
+                                                                 const Abort& abort);
 
-  /// The same later on, when all ranks are known to call it. `can_still_come` is asked for rank 0
-  /// while others wait. Throws: `std::runtime_error` on every rank, with the text of rank 0's error
-  /// or of the timeout.
+  /// The same after the rendezvous, when all ranks are known to call it. `can_still_come` is asked
+  /// for rank 0 while others wait. Throws: `std::runtime_error` on every rank, with the text of
+  /// rank 0's error or of the timeout.
   [[nodiscard]] std::shared_ptr<native::SharedMemory> share(std::size_t bytes,
                                                             const Deadline& deadline,
                                                             const CanStillCome& can_still_come);
 
  private:
-  struct Letter;
+  struct Message;
 
   [[nodiscard]] std::string name_of(int rank) const;
-  void send(int to, const Letter& letter, int descriptor, const Deadline& deadline,
+  void send(int to, const Message& message, int descriptor, const Deadline& deadline,
             const CanStillCome& can_still_come);
-  [[nodiscard]] static Letter parse(const native::DatagramSocket::Message& message);
-  /// Nothing for a letter that is not for the attempt under way.
+  [[nodiscard]] static Message parse(const native::DatagramSocket::Message& datagram);
+  /// Null for a message that is not for the attempt under way.
   [[nodiscard]] std::shared_ptr<native::SharedMemory> accept(
-      native::DatagramSocket::Message& message, std::size_t bytes);
+      native::DatagramSocket::Message& datagram, std::size_t bytes);
   [[noreturn]] void throw_missing(const std::vector<bool>& has_come,
                                   const Deadline& deadline) const;
-  [[nodiscard]] std::shared_ptr<native::SharedMemory> host_meeting(std::size_t bytes,
-                                                                   const Deadline& deadline,
-                                                                   const Admit& admit,
-                                                                   const GiveUp& give_up);
+  [[nodiscard]] std::shared_ptr<native::SharedMemory> host_rendezvous(std::size_t bytes,
+                                                                      const Deadline& deadline,
+                                                                      const Admit& admit,
+                                                                      const Abort& abort);
   [[nodiscard]] std::vector<native::PeerProcess> admit_all(std::byte* memory,
-                                                           const std::vector<Letter>& hellos,
+                                                           const std::vector<Message>& requests,
                                                            const Admit& admit) const;
-  [[nodiscard]] std::shared_ptr<native::SharedMemory> attend_meeting(std::size_t bytes,
-                                                                     const Deadline& deadline);
-  void await_hellos(const Deadline& deadline, const std::function<void(const Letter&)>& on_hello);
+  [[nodiscard]] std::shared_ptr<native::SharedMemory> join_rendezvous(std::size_t bytes,
+                                                                      const Deadline& deadline);
+  void await_join_requests(const Deadline& deadline,
+                           const std::function<void(const Message&)>& on_request);
   void hand_out(const native::SharedMemory& memory, const Deadline& deadline,
                 const CanStillCome& can_still_come);
   void refuse(int rank, const std::string& reason);

@@ -14,40 +14,38 @@
 namespace lockstep {
 namespace {
 
-// All pipes together need not be more than this, and one not more than the second-level cache
-// holds.
-constexpr std::size_t kAllPipes = std::size_t{8} << 20;
-constexpr std::size_t kLargestPipe = std::size_t{256} << 10;
-constexpr std::size_t kSmallestPipe = 256;
+// The limit of all buffers together; one is no larger than the second-level cache.
+constexpr std::size_t kAllBuffers = std::size_t{8} << 20;
+constexpr std::size_t kLargestBuffer = std::size_t{256} << 10;
+constexpr std::size_t kSmallestBuffer = 256;
 
 std::size_t capacity_for(int world_size) {
   const auto ranks = static_cast<std::size_t>(world_size);
-  return std::clamp(std::bit_floor(kAllPipes / (ranks * ranks)), kSmallestPipe, kLargestPipe);
+  return std::clamp(std::bit_floor(kAllBuffers / (ranks * ranks)), kSmallestBuffer, kLargestBuffer);
 }
 
 }  // namespace
 
-/// A message that nobody has asked for yet.
-struct SharedMemoryMessages::Letter {
+/// A message that came before its receive was called.
+struct SharedMemoryMessages::UnexpectedMessage {
   MessageHeader header;
   std::vector<std::byte> bytes;
   bool is_complete = false;
 };
 
 struct SharedMemoryMessages::Peer {
-  Peer(int number, SharedMemoryPipe to, SharedMemoryPipe from)
-      : rank(number), outgoing(to), incoming(from) {}
+  Peer(int number, RingBuffer to, RingBuffer from) : rank(number), outgoing(to), incoming(from) {}
 
   int rank;
-  SharedMemoryPipe outgoing;
-  SharedMemoryPipe incoming;
-  std::deque<Send*> sends;       // the first one owns the pipe
-  std::list<Receive*> receives;  // that have no message yet, in the order of their calls
-  std::list<Letter> kept;        // messages without a receive, in the order of arrival
-  // The message that is coming out of the pipe.
+  RingBuffer outgoing;
+  RingBuffer incoming;
+  std::deque<Send*> sends;                  // the first one writes to `outgoing`
+  std::list<Receive*> receives;             // without a message so far, in the order of their calls
+  std::list<UnexpectedMessage> unexpected;  // without a receive so far, in the order of arrival
+  // The message that is being read out of `incoming`.
   std::optional<MessageHeader> header;
   std::size_t done = 0;
-  Receive* receiver = nullptr;  // null: it goes into the last of `kept`
+  Receive* receiver = nullptr;  // null: it goes into the last of `unexpected`
 };
 
 class SharedMemoryMessages::Send final : public Operation {
@@ -79,7 +77,7 @@ class SharedMemoryMessages::Send final : public Operation {
   }
   void check_peers() override { messages_.check_peer(peer_->rank); }
   [[nodiscard]] std::string describe_missing() const override {
-    return messages_.rounds_.describe(peer_->rank) + " does not receive; " + describe(header_) +
+    return messages_.counters_.describe(peer_->rank) + " does not receive; " + describe(header_) +
            " waits for it";
   }
 
@@ -111,12 +109,12 @@ class SharedMemoryMessages::Receive final : public Operation {
     peer_->incoming.sleep_until_readable(bytes_needed(), limit);
   }
   void check_peers() override {
-    if (has_news() || messages_.rounds_.can_still_come(peer_->rank)) return;
+    if (has_news() || messages_.counters_.can_still_come(peer_->rank)) return;
     // It may have sent, and gone, between the two looks.
-    if (!has_news()) throw lost(messages_.rounds_, peer_->rank);
+    if (!has_news()) throw lost(messages_.counters_, peer_->rank);
   }
   [[nodiscard]] std::string describe_missing() const override {
-    return messages_.rounds_.describe(peer_->rank) + " has not sent " + describe(expected_);
+    return messages_.counters_.describe(peer_->rank) + " has not sent " + describe(expected_);
   }
 
   /// Whether a message with this tag is for this receive. Throws if it does not fit.
@@ -127,13 +125,13 @@ class SharedMemoryMessages::Receive final : public Operation {
   }
   [[nodiscard]] std::span<std::byte> bytes() const { return bytes_of(tensor_); }
   void complete() { is_complete_ = true; }
-  void complete_with(const std::vector<std::byte>& letter) {
-    if (!letter.empty()) std::memcpy(bytes().data(), letter.data(), letter.size());
+  void complete_with(const std::vector<std::byte>& message) {
+    if (!message.empty()) std::memcpy(bytes().data(), message.data(), message.size());
     is_complete_ = true;
   }
 
  private:
-  // A header in part is of no use yet.
+  // Part of a header is of no use yet.
   [[nodiscard]] std::size_t bytes_needed() const {
     return peer_->header ? 1 : sizeof(MessageHeader);
   }
@@ -148,20 +146,20 @@ class SharedMemoryMessages::Receive final : public Operation {
 
 std::size_t SharedMemoryMessages::bytes_needed(int world_size) {
   const auto ranks = static_cast<std::size_t>(world_size);
-  return ranks * ranks * SharedMemoryPipe::bytes_needed(capacity_for(world_size));
+  return ranks * ranks * RingBuffer::bytes_needed(capacity_for(world_size));
 }
 
-SharedMemoryPipe SharedMemoryMessages::pipe(std::byte* memory, int from, int to) const {
-  const std::size_t capacity = capacity_for(rounds_.world_size());
-  const auto number = static_cast<std::size_t>(from * rounds_.world_size() + to);
-  return {memory + number * SharedMemoryPipe::bytes_needed(capacity), capacity};
+RingBuffer SharedMemoryMessages::buffer(std::byte* memory, int from, int to) const {
+  const std::size_t capacity = capacity_for(counters_.world_size());
+  const auto number = static_cast<std::size_t>(from * counters_.world_size() + to);
+  return {memory + number * RingBuffer::bytes_needed(capacity), capacity};
 }
 
-SharedMemoryMessages::SharedMemoryMessages(std::byte* memory, const SharedMemoryRounds& rounds)
-    : rounds_(rounds) {
-  for (int rank = 0; rank < rounds.world_size(); ++rank) {
-    peers_.push_back(std::make_shared<Peer>(rank, pipe(memory, rounds.rank(), rank),
-                                            pipe(memory, rank, rounds.rank())));
+SharedMemoryMessages::SharedMemoryMessages(std::byte* memory, const SharedMemoryCounters& counters)
+    : counters_(counters) {
+  for (int rank = 0; rank < counters.world_size(); ++rank) {
+    peers_.push_back(std::make_shared<Peer>(rank, buffer(memory, counters.rank(), rank),
+                                            buffer(memory, rank, counters.rank())));
   }
 }
 
@@ -178,7 +176,7 @@ std::unique_ptr<Operation> SharedMemoryMessages::receive(at::Tensor tensor, int 
 }
 
 void SharedMemoryMessages::check_peer(int peer) const {
-  if (!rounds_.can_still_come(peer)) throw lost(rounds_, peer);
+  if (!counters_.can_still_come(peer)) throw lost(counters_, peer);
 }
 
 SharedMemoryMessages::Receive* SharedMemoryMessages::take_receive(Peer& peer,
@@ -191,26 +189,26 @@ SharedMemoryMessages::Receive* SharedMemoryMessages::take_receive(Peer& peer,
   return receive;
 }
 
-void SharedMemoryMessages::hand_over_kept(Peer& peer) {
-  for (auto letter = peer.kept.begin(); letter != peer.kept.end();) {
-    Receive* receive = letter->is_complete ? take_receive(peer, letter->header) : nullptr;
-    if (receive != nullptr) receive->complete_with(letter->bytes);
-    letter = receive != nullptr ? peer.kept.erase(letter) : std::next(letter);
+void SharedMemoryMessages::deliver_unexpected(Peer& peer) {
+  for (auto message = peer.unexpected.begin(); message != peer.unexpected.end();) {
+    Receive* receive = message->is_complete ? take_receive(peer, message->header) : nullptr;
+    if (receive != nullptr) receive->complete_with(message->bytes);
+    message = receive != nullptr ? peer.unexpected.erase(message) : std::next(message);
   }
 }
 
 void SharedMemoryMessages::drain(Peer& peer) {
   while (true) {
     // First what came first: so a message never overtakes one of the same tag.
-    hand_over_kept(peer);
+    deliver_unexpected(peer);
     if (!peer.header && !begin_message(peer)) return;
     const auto target =
-        peer.receiver != nullptr ? peer.receiver->bytes() : std::span(peer.kept.back().bytes);
+        peer.receiver != nullptr ? peer.receiver->bytes() : std::span(peer.unexpected.back().bytes);
     peer.done += peer.incoming.read(target.subspan(peer.done));
     if (peer.done < target.size()) return;
     peer.header.reset();
     if (peer.receiver == nullptr) {
-      peer.kept.back().is_complete = true;
+      peer.unexpected.back().is_complete = true;
     } else {
       std::exchange(peer.receiver, nullptr)->complete();
     }
@@ -218,13 +216,13 @@ void SharedMemoryMessages::drain(Peer& peer) {
 }
 
 bool SharedMemoryMessages::begin_message(Peer& peer) {
-  // Where nobody receives, messages wait in the pipe, and at last their senders.
+  // Without a receive, messages wait in the ring buffer; when it is full, their senders wait.
   if (peer.receives.empty() || peer.incoming.readable() < sizeof(MessageHeader)) return false;
   MessageHeader header;
   peer.incoming.read(std::as_writable_bytes(std::span(&header, 1)));
   peer.receiver = take_receive(peer, header);
   if (peer.receiver == nullptr) {
-    peer.kept.push_back({header, std::vector<std::byte>(header.bytes), false});
+    peer.unexpected.push_back({header, std::vector<std::byte>(header.bytes), false});
   }
   peer.header = header;
   peer.done = 0;

@@ -9,8 +9,8 @@
 
 namespace lockstep {
 
-/// That a rank cannot come any more, and why.
-[[nodiscard]] OperationFailure lost(const SharedMemoryRounds& rounds, int rank);
+/// The failure that says that a rank cannot come any more, and why.
+[[nodiscard]] OperationFailure lost(const SharedMemoryCounters& counters, int rank);
 
 /// The frame of all collectives on shared memory: one or more rounds, in each of which this rank
 /// offers its data, compares fingerprints when all have arrived, does its part, and where others
@@ -32,7 +32,7 @@ class SharedMemoryOperation : public Operation {
     bool is_two_phase = false;
     /// The first round decides how many there are.
     bool is_open_ended = false;
-    /// All ranks' tensors must lie at the same place of the group memory, or none in it.
+    /// All ranks' tensors must lie at the same place of registered memory, or none in it.
     bool is_place_fixed = true;
   };
 
@@ -45,7 +45,7 @@ class SharedMemoryOperation : public Operation {
 
   [[nodiscard]] SharedMemoryTransport& transport() const noexcept { return transport_; }
   [[nodiscard]] Fingerprint fingerprint_of(int rank) const {
-    return transport_.rounds().fingerprint(rank, round_);
+    return transport_.counters().fingerprint(rank, round_);
   }
   void set_shape(std::uint64_t rounds, bool is_two_phase) {
     shape_.rounds = rounds;

@@ -34,7 +34,7 @@ std::unique_ptr<Operation> make_shared_memory_operation(SharedMemoryTransport& t
     case CollectiveOp::Barrier:
       return std::make_unique<Barrier>(transport, fingerprint_of(call));
     default:
-      return make_shared_memory_move(transport, std::move(call));
+      return make_shared_memory_data_movement(transport, std::move(call));
   }
 }
 

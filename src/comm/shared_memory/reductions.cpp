@@ -13,7 +13,7 @@
 namespace lockstep {
 namespace {
 
-// Up to here every rank reducing everything beats a second meeting.
+// Up to here every rank reducing everything beats a second synchronisation step.
 constexpr std::size_t kSmallBytes = 16 << 10;
 constexpr std::size_t kCacheLine = 64;
 
@@ -38,7 +38,7 @@ std::size_t element_bytes(const at::Tensor& tensor) {
   return static_cast<std::size_t>(tensor.element_size());
 }
 
-// A tensor without elements has no memory, of which memcpy may not even copy nothing.
+// A tensor without elements has no memory, and memcpy must not be called with a null pointer.
 void copy_bytes(std::byte* target, const std::byte* source, std::size_t bytes) {
   if (bytes != 0) std::memcpy(target, source, bytes);
 }
@@ -68,7 +68,7 @@ class InPlaceReduction final : public SharedMemoryOperation {
  private:
   static Fingerprint in_place(const Collective& call, const SharedMemoryTransport::Place& place) {
     Fingerprint print = lockstep::fingerprint_of(call);
-    print.is_in_group_memory = 1;
+    print.is_registered = 1;
     print.place = place.number;
     return print;
   }
@@ -91,26 +91,26 @@ class InPlaceReduction final : public SharedMemoryOperation {
   SharedMemoryTransport::Place place_;
 };
 
-/// Of pieces that lie elsewhere on each rank: as if they stood in a row, each beginning on a cache
-/// line.
-class PiecesReduction final : public SharedMemoryOperation {
+/// Reduces blocks whose displacements differ between ranks, as if the blocks stood in a row, each
+/// beginning on a cache line.
+class IndexedReduction final : public SharedMemoryOperation {
  public:
-  PiecesReduction(SharedMemoryTransport& transport, Collective call,
-                  SharedMemoryTransport::Place memory, SharedMemoryTransport::Place places)
-      : SharedMemoryOperation(transport, fingerprint_of_pieces(call, memory, places),
+  IndexedReduction(SharedMemoryTransport& transport, Collective call,
+                   SharedMemoryTransport::Place buffer, SharedMemoryTransport::Place displacements)
+      : SharedMemoryOperation(transport, fingerprint_of_blocks(call, buffer, displacements),
                               {.rounds = 1, .is_staged = false, .is_two_phase = true}),
         call_(std::move(call)),
-        memory_(std::move(memory)),
-        places_(std::move(places)) {}
+        buffer_(std::move(buffer)),
+        displacements_(std::move(displacements)) {}
 
  private:
-  static Fingerprint fingerprint_of_pieces(const Collective& call,
-                                           const SharedMemoryTransport::Place& memory,
-                                           const SharedMemoryTransport::Place& places) {
+  static Fingerprint fingerprint_of_blocks(const Collective& call,
+                                           const SharedMemoryTransport::Place& buffer,
+                                           const SharedMemoryTransport::Place& displacements) {
     Fingerprint print = lockstep::fingerprint_of(call);
-    print.is_in_group_memory = 1;
-    print.place = memory.number;
-    print.details = mix(print.details, places.number);
+    print.is_registered = 1;
+    print.place = buffer.number;
+    print.details = mix(print.details, displacements.number);
     return print;
   }
 
@@ -118,28 +118,28 @@ class PiecesReduction final : public SharedMemoryOperation {
     const std::size_t step = std::max<std::size_t>(1, kCacheLine / element_bytes(call_.tensor()));
     const auto in_lines = [step](std::size_t count) { return (count + step - 1) / step * step; };
     std::size_t all = 0;
-    for (const auto count : call_.piece_counts) all += in_lines(static_cast<std::size_t>(count));
+    for (const auto count : call_.block_counts) all += in_lines(static_cast<std::size_t>(count));
     const Range share =
         share_of(all, element_bytes(call_.tensor()), transport().rank(), transport().world_size());
-    std::size_t begin = 0;  // of the piece, in the row
-    for (std::size_t piece = 0; piece < call_.piece_counts.size(); ++piece) {
-      const auto count = static_cast<std::size_t>(call_.piece_counts[piece]);
+    std::size_t begin = 0;  // of the block, in the row
+    for (std::size_t block = 0; block < call_.block_counts.size(); ++block) {
+      const auto count = static_cast<std::size_t>(call_.block_counts[block]);
       const std::size_t first = std::max(begin, share.start);
       const std::size_t last = std::min(begin + count, share.start + share.count);
-      if (first < last) reduce(piece, {first - begin, last - first});
+      if (first < last) reduce(block, {first - begin, last - first});
       begin += in_lines(count);
     }
   }
 
-  /// `range`: of that piece.
-  void reduce(std::size_t piece, Range range) {
+  /// `range`: within that block.
+  void reduce(std::size_t block, Range range) {
     const std::size_t element = element_bytes(call_.tensor());
     c10::SmallVector<const void*, 16> inputs;
     c10::SmallVector<void*, 16> outputs;
     for (int rank = 0; rank < transport().world_size(); ++rank) {
-      const auto begin = reinterpret_cast<const std::int64_t*>(places_.of(rank))[piece];
+      const auto begin = reinterpret_cast<const std::int64_t*>(displacements_.of(rank))[block];
       std::byte* values =
-          memory_.of(rank) + (static_cast<std::size_t>(begin) + range.start) * element;
+          buffer_.of(rank) + (static_cast<std::size_t>(begin) + range.start) * element;
       inputs.push_back(values);
       outputs.push_back(values);
     }
@@ -147,8 +147,8 @@ class PiecesReduction final : public SharedMemoryOperation {
   }
 
   Collective call_;
-  SharedMemoryTransport::Place memory_;
-  SharedMemoryTransport::Place places_;
+  SharedMemoryTransport::Place buffer_;
+  SharedMemoryTransport::Place displacements_;
 };
 
 class StagedReduction final : public SharedMemoryOperation {
@@ -207,13 +207,14 @@ class StagedReduction final : public SharedMemoryOperation {
 
 std::unique_ptr<Operation> make_shared_memory_reduction(SharedMemoryTransport& transport,
                                                         Collective call) {
-  if (call.places.defined()) {
-    auto memory = transport.find(call.tensor().const_data_ptr(), call.tensor().nbytes(),
-                                 SharedMemoryTransport::Places::Free);
-    auto places = transport.find(call.places.const_data_ptr(), call.places.nbytes());
-    TORCH_INTERNAL_ASSERT(memory && places);
-    return std::make_unique<PiecesReduction>(transport, std::move(call), std::move(*memory),
-                                             std::move(*places));
+  if (call.displacements.defined()) {
+    auto buffer = transport.find(call.tensor().const_data_ptr(), call.tensor().nbytes(),
+                                 SharedMemoryTransport::Layout::Indexed);
+    auto displacements =
+        transport.find(call.displacements.const_data_ptr(), call.displacements.nbytes());
+    TORCH_INTERNAL_ASSERT(buffer && displacements);
+    return std::make_unique<IndexedReduction>(transport, std::move(call), std::move(*buffer),
+                                              std::move(*displacements));
   }
   if (auto place = transport.find(call.tensor().const_data_ptr(), call.tensor().nbytes())) {
     return std::make_unique<InPlaceReduction>(transport, std::move(call), std::move(*place));

@@ -17,9 +17,9 @@ std::size_t round_up(std::size_t bytes) {
   return (bytes + kPage - 1) / kPage * kPage;
 }
 
-// The counters come first, then the pipes for messages.
+// The counters come first, then the ring buffers for messages.
 std::size_t offset_of_slots(int world_size) {
-  return round_up(SharedMemoryRounds::bytes_needed(world_size)) +
+  return round_up(SharedMemoryCounters::bytes_needed(world_size)) +
          round_up(SharedMemoryMessages::bytes_needed(world_size));
 }
 
@@ -38,8 +38,9 @@ std::size_t SharedMemoryTransport::control_bytes(int world_size) {
 SharedMemoryTransport::SharedMemoryTransport(std::shared_ptr<native::SharedMemory> control,
                                              int rank, int world_size)
     : control_(std::move(control)),
-      rounds_(control_->data(), rank, world_size),
-      messages_(control_->data() + round_up(SharedMemoryRounds::bytes_needed(world_size)), rounds_),
+      counters_(control_->data(), rank, world_size),
+      messages_(control_->data() + round_up(SharedMemoryCounters::bytes_needed(world_size)),
+                counters_),
       slot_bytes_(slot_bytes_for(world_size)),
       slots_(control_->data() + offset_of_slots(world_size)) {}
 
@@ -51,29 +52,29 @@ std::size_t SharedMemoryTransport::block_bytes_for(std::size_t bytes) {
   return std::max(kPage, round_up(bytes));
 }
 
-std::byte* SharedMemoryTransport::add_group_memory(std::shared_ptr<native::SharedMemory> memory,
-                                                   std::size_t block_bytes) {
+std::byte* SharedMemoryTransport::register_memory(std::shared_ptr<native::SharedMemory> memory,
+                                                  std::size_t block_bytes) {
   std::byte* own = memory->data() + static_cast<std::size_t>(rank()) * block_bytes;
-  std::erase_if(pieces_, [](const Piece& piece) { return piece.memory.expired(); });
-  pieces_.push_back({memory, own, block_bytes, ++made_pieces_, false});
+  std::erase_if(allocations_, [](const Allocation& one) { return one.memory.expired(); });
+  allocations_.push_back({memory, own, block_bytes, ++allocated_, false});
   return own;
 }
 
-void SharedMemoryTransport::mark_places_as_free(const void* data) {
-  for (Piece& piece : pieces_) piece.are_places_free |= piece.own_block == data;
+void SharedMemoryTransport::mark_indexed(const void* data) {
+  for (Allocation& one : allocations_) one.is_indexed |= one.own_block == data;
 }
 
 std::optional<SharedMemoryTransport::Place> SharedMemoryTransport::find(const void* start,
                                                                         std::size_t bytes,
-                                                                        Places places) const {
+                                                                        Layout layout) const {
   const auto* data = static_cast<const std::byte*>(start);
-  for (const Piece& piece : pieces_) {
-    if (piece.are_places_free && places == Places::SameOnAllRanks) continue;
-    if (data < piece.own_block || data + bytes > piece.own_block + piece.block_bytes) continue;
-    auto memory = piece.memory.lock();
-    if (!memory) continue;  // an address may serve again after its piece was let go
-    const auto offset = static_cast<std::size_t>(data - piece.own_block);
-    return Place{std::move(memory), piece.block_bytes, offset, piece.number << 40 | offset};
+  for (const Allocation& one : allocations_) {
+    if (one.is_indexed && layout == Layout::SameOnAllRanks) continue;
+    if (data < one.own_block || data + bytes > one.own_block + one.block_bytes) continue;
+    auto memory = one.memory.lock();
+    if (!memory) continue;  // an address may serve again after its allocation was freed
+    const auto offset = static_cast<std::size_t>(data - one.own_block);
+    return Place{std::move(memory), one.block_bytes, offset, one.number << 40 | offset};
   }
   return std::nullopt;
 }

@@ -25,10 +25,11 @@ class CompletedOperation : public Operation {
   [[nodiscard]] std::string describe_missing() const override { return "nobody"; }
 };
 
-/// Pieces of the program's own sizes: what goes to this rank itself must be what it expects.
-class CheckedMove final : public CompletedOperation {
+/// An all_to_all with sizes of the program's own: what this rank sends itself must be what it
+/// expects.
+class CheckedDataMovement final : public CompletedOperation {
  public:
-  explicit CheckedMove(Collective call) : call_(std::move(call)) {}
+  explicit CheckedDataMovement(Collective call) : call_(std::move(call)) {}
   bool try_finish() override {
     const Streams streams = streams_of(call_, 0, 1);
     const auto lengths = lengths_of(streams);
@@ -43,7 +44,7 @@ class CheckedMove final : public CompletedOperation {
 
 /// On the current stream, as every other operation there.
 void copy_on_device(const Collective& call) {
-  const at::AutoDispatchBelowADInplaceOrView no_autograd;  // of the call it has heard
+  const at::AutoDispatchBelowADInplaceOrView no_autograd;  // autograd has heard of the call
   const at::Tensor& input = call.inputs.front();
   const at::Tensor& output = call.outputs.front();
   if (!output.is_same(input)) output.view({-1}).copy_(input.view({-1}));
@@ -56,7 +57,7 @@ class SingleBackend final : public CommBackend {
 
  private:
   std::unique_ptr<Operation> make_operation(Collective call) override;
-  // There is nobody to send to: `ProcessGroup` refuses messages to oneself.
+  // There is no other rank: `ProcessGroup` refuses messages to oneself.
   std::unique_ptr<Operation> make_send(at::Tensor, int, int) override {
     return std::make_unique<CompletedOperation>();
   }
@@ -67,7 +68,7 @@ class SingleBackend final : public CommBackend {
     return make_single_backend(part);
   }
   Memory allocate(c10::Device device, std::size_t bytes) override;
-  [[nodiscard]] bool takes(c10::DeviceType) const override { return true; }
+  [[nodiscard]] bool supports(c10::DeviceType) const override { return true; }
 
   GroupContext& group_;
 };
@@ -75,12 +76,12 @@ class SingleBackend final : public CommBackend {
 std::unique_ptr<Operation> SingleBackend::make_operation(Collective call) {
   if (call.op == CollectiveOp::Barrier) return std::make_unique<CompletedOperation>();
   if (call.has_own_sizes && call.device().is_cpu()) {
-    return std::make_unique<CheckedMove>(std::move(call));
+    return std::make_unique<CheckedDataMovement>(std::move(call));
   }
   if (!call.device().is_cpu()) {
     copy_on_device(call);
   } else if (is_reduction(call.op)) {
-    // Not always a copy: a factor, or a rounding, applies to one rank's values too.
+    // This is not always a copy: a factor, or rounding, applies to one rank's values too.
     const void* input = call.inputs.front().const_data_ptr();
     void* output = call.outputs.front().data_ptr();
     reduce_ranks(call.dtype(), call.reduce_op, std::span(&input, 1), std::span(&output, 1),

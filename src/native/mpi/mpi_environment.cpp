@@ -2,7 +2,7 @@
 #include "native/mpi/mpi_environment.h"
 
 #if __has_include(<mpi-ext.h>)
-#include <mpi-ext.h>  // Open MPI's word on CUDA; MPICH has it in mpi.h
+#include <mpi-ext.h>  // Open MPI says there whether it knows CUDA, MPICH in mpi.h
 #endif
 
 #include <array>
@@ -18,8 +18,8 @@
 namespace lockstep::native {
 namespace {
 
-// As MPI itself, one a process.
-std::atomic<bool> has_given_up{false};
+// State of the process as a whole, as MPI itself is.
+std::atomic<bool> is_finalize_skipped{false};
 std::atomic<int> open_groups{0};
 
 // The first group's process, once MPI runs in it: a fork that comes later cannot use that MPI, and
@@ -30,7 +30,8 @@ std::mutex starting;
 void finalize_at_exit() {
   // A fork has a copy of all this, and none of the connections. A group that is open here was left
   // in the middle: others wait in it, and do not come to MPI_Finalize.
-  if (!mpi_process->is_current() || has_given_up || open_groups > 0 || has_mpi_ended()) return;
+  if (!mpi_process->is_current() || is_finalize_skipped || open_groups > 0 || has_mpi_ended())
+    return;
   MPI_Finalize();
 }
 
@@ -92,8 +93,8 @@ bool is_mpi_cuda_aware() {
 #endif
 }
 
-void give_up_mpi() noexcept {
-  has_given_up = true;
+void skip_mpi_finalize() noexcept {
+  is_finalize_skipped = true;
 }
 
 OpenMpiGroup::OpenMpiGroup() noexcept {

@@ -12,8 +12,8 @@ namespace lockstep::native {
 /// Throws `std::runtime_error` with MPI's own text unless `code` is MPI_SUCCESS.
 void check_mpi(int code, const char* call);
 
-/// Starts MPI unless somebody has, and has it end when the program does. A program that starts MPI
-/// itself asks for MPI_THREAD_SERIALIZED or more; for groups in several threads,
+/// Starts MPI unless it runs already, and has it end when the program does. A program that starts
+/// MPI itself asks for MPI_THREAD_SERIALIZED or more; for groups in several threads,
 /// MPI_THREAD_MULTIPLE. Throws: `std::runtime_error` when MPI has ended already or offers fewer
 /// threads, or a group used it before this process was forked. A fork that comes between the
 /// program's own MPI_Init and its first group goes unnoticed: MPI does not say who started it.
@@ -21,16 +21,15 @@ void ensure_mpi();
 
 /// Whether MPI_Finalize has been called: by the program, since Lockstep does it last of all.
 [[nodiscard]] bool has_mpi_ended() noexcept;
-/// Throws: `std::runtime_error` then.
+/// Throws: `std::runtime_error` when `has_mpi_ended`.
 void check_mpi_runs();
 
 /// Whether MPI says that it reads and writes memory of CUDA devices. MPI has been started.
 [[nodiscard]] bool is_mpi_cuda_aware();
 
-/// MPI_Finalize waits for all ranks, and has no deadline. After this call the process ends without
-/// it: a rank that left in the middle must not hang in its exit. The launcher then ends the other
-/// ranks.
-void give_up_mpi() noexcept;
+/// Makes the process end without MPI_Finalize, which waits for all ranks and has no deadline: a
+/// rank that aborts must not hang in its exit. The launcher then ends the other ranks.
+void skip_mpi_finalize() noexcept;
 
 /// While one of these is open, the process ends without MPI_Finalize too: the other ranks may wait
 /// in that group for a rank that is about to exit.
@@ -72,7 +71,7 @@ class MpiCommunicator {
 };
 
 /// Requests of one step. Their buffers must stay until they are done; a destructor cannot wait for
-/// that, so that whoever owns the buffers keeps them when requests are left.
+/// that, so the owner of the buffers keeps them when requests are left.
 class MpiRequests {
  public:
   /// The place for a new request's handle.

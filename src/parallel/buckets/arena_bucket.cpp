@@ -62,7 +62,7 @@ void ArenaBucket::vacate() {}
 
 Work ArenaBucket::all_reduce(ProcessGroup& group) {
   auto* const begins = places_.mutable_data_ptr<std::int64_t>();
-  ProcessGroup::Pieces pieces{arena_->memory(), places_, {}};
+  ProcessGroup::IndexedBlocks pieces{arena_->memory(), places_, {}};
   for (std::size_t place = 0; place < places(); ++place) {
     begins[place] = *arena_->place_of(own_view(place));
     pieces.counts.push_back(own_view(place).numel());

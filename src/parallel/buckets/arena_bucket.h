@@ -19,11 +19,11 @@ namespace lockstep {
 ///
 /// A gradient that fills a block of the arena, and whose memory nobody else looks at, stays there;
 /// any other gradient is copied into a block of its parameter. Places differ between ranks, so this
-/// class writes them to group memory before the all-reduce. Owns: a share of the arena.
+/// class writes them to registered memory before the all-reduce. Owns: a share of the arena.
 /// Thread-safety: guarded by the reducer's lock.
 class ArenaBucket final : public GradientBucket {
  public:
-  /// `numbers`: what the arena calls the parameters. `places`: group memory for the place of each
+  /// `numbers`: what the arena calls the parameters. `places`: registered memory for the place of each
   /// gradient.
   ArenaBucket(const BucketSpec& spec, std::shared_ptr<GradientArena> arena,
               std::vector<std::size_t> numbers, at::Tensor places,

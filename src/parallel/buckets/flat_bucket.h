@@ -17,7 +17,7 @@
 
 namespace lockstep {
 
-/// A bucket whose gradients lie side by side in one tensor of group memory.
+/// A bucket whose gradients lie side by side in one tensor of registered memory.
 ///
 /// Every gradient is copied there, unless it still is the bucket's view, as in accumulation. This
 /// serves all devices, dtypes and backends, and communication hooks, which want one tensor.
@@ -27,7 +27,7 @@ class FlatBucket final : public GradientBucket {
   /// How many elements a bucket needs. Gradients begin on cache lines.
   [[nodiscard]] static std::size_t elements_for(const BucketSpec& spec,
                                                 const std::vector<GradientShape>& shapes);
-  /// `flat`: that many elements of group memory.
+  /// `flat`: that many elements of registered memory.
   FlatBucket(const BucketSpec& spec, at::Tensor flat, const std::vector<at::Tensor>& parameters,
              std::string name);
 

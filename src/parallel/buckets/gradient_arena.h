@@ -17,7 +17,7 @@
 
 namespace lockstep {
 
-/// Group memory in blocks that just fit gradients. Autograd allocates in it while backward runs, so
+/// Registered memory in blocks that just fit gradients. Autograd allocates in it while backward runs, so
 /// that gradients are reduced where autograd makes them and nothing is copied.
 ///
 /// A request for memory tells its size, not its purpose. So any request for just as many bytes as
@@ -34,7 +34,7 @@ namespace lockstep {
 /// everything else.
 class GradientArena : public std::enable_shared_from_this<GradientArena> {
  public:
-  /// `memory`: group memory of `layout.bytes`, of the gradients' dtype.
+  /// `memory`: registered memory of `layout.bytes`, of the gradients' dtype.
   [[nodiscard]] static std::shared_ptr<GradientArena> create(at::Tensor memory, ArenaLayout layout);
   ~GradientArena();
   GradientArena(const GradientArena&) = delete;

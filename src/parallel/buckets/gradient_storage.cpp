@@ -77,7 +77,7 @@ bool GradientStorage::allocate_arena(Memory& memory, std::string& obstacle) {
   }
   memory.places = group_.allocate({static_cast<std::int64_t>(memory.parameters.size())},
                                   at::TensorOptions(at::kLong));
-  if (!group_.can_reduce_pieces(memory.places)) {
+  if (!group_.can_reduce_indexed(memory.places)) {
     memory.places.reset();
     return false;
   }
@@ -92,7 +92,7 @@ bool GradientStorage::allocate_arena(Memory& memory, std::string& obstacle) {
   const auto elements = static_cast<std::int64_t>((layout.bytes + element - 1) / element);
   try {
     const at::Tensor all = group_.allocate({elements}, at::TensorOptions(memory.dtype));
-    group_.keep_for_pieces(all);
+    group_.mark_indexed(all);
     memory.arena = GradientArena::create(all, layout);
   } catch (const CommError& error) {
     // Buckets need less, and all ranks see this error.

@@ -55,7 +55,7 @@ class GradientStorage {
   void vacate_arenas() noexcept;
 
  private:
-  /// Group memory for the gradients of one dtype and device.
+  /// Registered memory for the gradients of one dtype and device.
   struct Memory {
     at::ScalarType dtype = at::kFloat;
     c10::Device device = c10::kCPU;

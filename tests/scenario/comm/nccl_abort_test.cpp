@@ -8,8 +8,8 @@
 #include <string>
 #include <thread>
 
-#include "support/meeting.h"
 #include "support/nccl_ranks.h"
+#include "support/timed_waits.h"
 
 namespace lockstep::testing {
 namespace {
@@ -33,7 +33,7 @@ TEST(NcclAbort, ThatBlocksHoldsUpNobody) {
   const auto world = std::make_shared<FakeNccl>();
   world->limit_ends(milliseconds(200));
   world->block(/*aborts=*/true);
-  Meeting after(2);
+  TimedBarrier after(2);
   const auto start = Clock::now();
   const auto errors = run_nccl_ranks(world, 2, [&](const Group& group) {
     sum_up(*group);
@@ -56,7 +56,7 @@ TEST(NcclAbort, ThatBlocksHoldsUpNobody) {
 TEST(NcclAbort, IsAwaitedBeforeTensorsGo) {
   const auto world = std::make_shared<FakeNccl>();
   world->block(/*aborts=*/true);
-  Meeting after(2);
+  TimedBarrier after(2);
   std::jthread unblock;
   const auto errors = run_nccl_ranks(world, 2, [&](const Group& group) {
     sum_up(*group);
@@ -81,7 +81,7 @@ TEST(NcclAbort, IsAwaitedBeforeTensorsGo) {
 
 TEST(NcclAbort, IsAwaitedBeforeGroupMemoryIsFreed) {
   const auto world = std::make_shared<FakeNccl>();
-  Meeting after(2);
+  TimedBarrier after(2);
   const auto errors = run_nccl_ranks(world, 2, [&](const Group& group) {
     auto tensor = group->allocate({100}, torch::kFloat);
     sum_up(*group);
@@ -104,11 +104,11 @@ TEST(NcclAbort, IsAwaitedBeforeGroupMemoryIsFreed) {
 
 TEST(NcclWindows, ThatAreLetGoHoldUpNobody) {
   const auto world = std::make_shared<FakeNccl>();
-  Meeting meeting(2);
+  TimedBarrier barrier(2);
   const auto errors = run_nccl_ranks(world, 2, [&](const Group& group) {
     auto tensor = group->allocate({100}, torch::kFloat);
     sum_up(*group);
-    meeting.arrive_and_wait();
+    barrier.arrive_and_wait();
     world->block(/*aborts=*/false, /*windows=*/true);
     std::jthread freeing([&] { tensor.reset(); });
     EXPECT_TRUE(happens([&] { return world->blocked() == 2; }));
@@ -117,7 +117,7 @@ TEST(NcclWindows, ThatAreLetGoHoldUpNobody) {
     auto work = group->all_reduce(sum);
     EXPECT_FALSE(work.is_completed());
     EXPECT_LT(Clock::now() - start, kSoon);
-    meeting.arrive_and_wait();
+    barrier.arrive_and_wait();
     world->block(false);
     work.wait(kRankTimeout);
     EXPECT_EQ(sum[0].item<float>(), 2.0F);
@@ -131,19 +131,19 @@ TEST(NcclWindows, ThatAreLetGoHoldUpNobody) {
 
 TEST(NcclWindows, ThatAreLetGoAreWaitedForByAnAbort) {
   const auto world = std::make_shared<FakeNccl>();
-  Meeting meeting(2);
+  TimedBarrier barrier(2);
   const auto errors = run_nccl_ranks(world, 2, [&](const Group& group) {
     auto tensor = group->allocate({100}, torch::kFloat);
     sum_up(*group);
-    meeting.arrive_and_wait();
+    barrier.arrive_and_wait();
     world->block(/*aborts=*/false, /*windows=*/true);
     std::jthread freeing([&] { tensor.reset(); });
     EXPECT_TRUE(happens([&] { return world->blocked() == 2; }));
-    meeting.arrive_and_wait();
+    barrier.arrive_and_wait();
     EXPECT_THROW(group->all_reduce(torch::ones({4})).wait(milliseconds(100)), CommError);
-    meeting.arrive_and_wait();
+    barrier.arrive_and_wait();
     EXPECT_EQ(world->aborts(), 0);  // the handle is in the other thread's hands
-    meeting.arrive_and_wait();
+    barrier.arrive_and_wait();
     world->block(false);
     EXPECT_TRUE(happens([&] { return world->aborts() == 2; }));
     freeing.join();
@@ -154,13 +154,13 @@ TEST(NcclWindows, ThatAreLetGoAreWaitedForByAnAbort) {
 
 TEST(NcclWindows, AreNotLetGoUnderAKernel) {
   const auto world = std::make_shared<FakeNccl>();
-  Meeting meeting(2);
+  TimedBarrier barrier(2);
   const auto errors = run_nccl_ranks(world, 2, [&](const Group& group) {
     auto tensor = group->allocate({100}, torch::kFloat);
     sum_up(*group);
-    meeting.arrive_and_wait();
+    barrier.arrive_and_wait();
     world->pause(true);
-    meeting.arrive_and_wait();
+    barrier.arrive_and_wait();
     auto work = group->all_reduce(torch::ones({4}));
     EXPECT_TRUE(happens([&] {
       static_cast<void>(work.is_completed());

@@ -6,8 +6,8 @@
 
 #include <string>
 
-#include "support/meeting.h"
 #include "support/nccl_ranks.h"
+#include "support/timed_waits.h"
 
 namespace lockstep::testing {
 namespace {
@@ -73,23 +73,23 @@ TEST(NcclMismatch, OfAMessage) {
 
 TEST(NcclMismatch, OfAMessageThatIsFoundWhileACollectiveIsPushedForward) {
   const auto world = std::make_shared<FakeNccl>();
-  Meeting meeting(2);
+  TimedBarrier barrier(2);
   const auto errors = run_nccl_ranks(
       world, 2,
       [&](const Group& group) {
         sum_up(*group);
-        meeting.arrive_and_wait();
+        barrier.arrive_and_wait();
         world->hold_calls(true);
         auto sum = group->all_reduce(torch::ones({4}));
         EXPECT_TRUE(happens([&] {
           static_cast<void>(sum.is_completed());
           return world->calls(group->rank()).size() == 2;
         }));
-        meeting.arrive_and_wait();
+        barrier.arrive_and_wait();
         // Behind the collective in the line, which finds that this header does not fit.
         auto message = group->rank() == 0 ? group->send(torch::ones({10}), 1, 3)
                                           : group->recv(torch::ones({8}), 0, 3);
-        meeting.arrive_and_wait();
+        barrier.arrive_and_wait();
         world->hold_calls(false);
         (group->rank() == 0 ? message : sum).wait(kRankTimeout);
         message.wait(kRankTimeout);
@@ -134,7 +134,7 @@ TEST(NcclMismatch, OfAnAllocation) {
 
 TEST(NcclFailure, ARankThatDoesNotComeIsATimeoutAndFreesTheStream) {
   const auto world = std::make_shared<FakeNccl>();
-  Meeting after(2);
+  TimedBarrier after(2);
   const auto errors = run_nccl_ranks(world, 2, [&](const Group& group) {
     sum_up(*group);
     if (group->rank() == 1) return after.arrive_and_wait();  // alive, and elsewhere
@@ -153,7 +153,7 @@ TEST(NcclFailure, ARankThatDoesNotComeIsATimeoutAndFreesTheStream) {
 TEST(NcclFailure, ARankThatDoesNotComeIsATimeoutWhereNobodyWaits) {
   // The thread may be blocked in a call of CUDA's: nothing but the watchdog can free it.
   const auto world = std::make_shared<FakeNccl>();
-  Meeting after(2);
+  TimedBarrier after(2);
   const auto errors = run_nccl_ranks(world, 2, [&](const Group& group) {
     sum_up(*group);
     if (group->rank() == 1) return after.arrive_and_wait();
@@ -183,7 +183,7 @@ TEST(NcclFailure, APieceForItselfOfAnotherSizeIsAnError) {
 
 TEST(NcclFailure, ARankThatDoesNotComeIsNamedWhereCallsAreCompared) {
   const auto world = std::make_shared<FakeNccl>();
-  Meeting after(3);
+  TimedBarrier after(3);
   const auto errors = run_nccl_ranks(
       world, 3,
       [&](const Group& group) {
@@ -212,7 +212,7 @@ TEST(NcclFailure, ARankThatDoesNotComeIsNamedWhereCallsAreCompared) {
 
 TEST(NcclFailure, ARankThatNeverMeetsIsATimeout) {
   const auto world = std::make_shared<FakeNccl>();
-  Meeting after(2);
+  TimedBarrier after(2);
   const auto errors = run_nccl_ranks(
       world, 2,
       [&](const Group& group) {
@@ -315,10 +315,10 @@ TEST(NcclFailure, TooLittleMemoryIsAnErrorOnEveryRankAndTheGroupGoesOn) {
 
 TEST(NcclFailure, OfAnAllocationBehindAnotherCallComesAtOneDeadlineAndGivesMemoryBack) {
   const auto world = std::make_shared<FakeNccl>();
-  Meeting meeting(2);
+  TimedBarrier barrier(2);
   const auto errors = run_nccl_ranks(world, 2, [&](const Group& group) {
     sum_up(*group);
-    meeting.arrive_and_wait();
+    barrier.arrive_and_wait();
     world->hold_calls(true);
     const auto scope = group->with(CallOptions().timeout(kRankTimeout));
     const auto tensor = torch::ones({4});

@@ -8,8 +8,8 @@
 
 #include "comm/gloo/make_process_group.h"
 #include "support/free_port.h"
-#include "support/meeting.h"
 #include "support/nccl_ranks.h"
+#include "support/timed_waits.h"
 
 namespace lockstep::testing {
 namespace {
@@ -54,7 +54,7 @@ TEST(NcclOverGloo, CallsAndMessagesAreCompared) {
 
 TEST(NcclOverGloo, ARankThatGivesUpIsNoticedByTheWatchdog) {
   const auto world = std::make_shared<FakeNccl>();
-  Meeting meeting(2);
+  TimedBarrier barrier(2);
   const auto errors = run_over_gloo(world, 2, [&](const std::shared_ptr<ProcessGroup>& group) {
     sum_up(*group);
     group->barrier();
@@ -64,7 +64,7 @@ TEST(NcclOverGloo, ARankThatGivesUpIsNoticedByTheWatchdog) {
       static_cast<void>(work.is_completed());
       return world->calls(group->rank()).size() == 2;
     }));
-    meeting.arrive_and_wait();
+    barrier.arrive_and_wait();
     if (group->rank() == 1) throw std::runtime_error("out of luck");
     // Nobody calls into the group meanwhile.
     ASSERT_TRUE(happens([&] { return world->aborts() == 2; }));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Gradients that autograd makes in group memory, with ranks as threads.
+// Gradients that autograd makes in registered memory, with ranks as threads.
 #include "scenario/parallel/ddp_test_support.h"
 
 namespace lockstep::testing {
@@ -22,8 +22,8 @@ torch::Tensor input(int rank, int step, std::int64_t samples = 5) {
 
 class DdpInPlace : public ::testing::TestWithParam<int> {
  protected:
-  /// Runs `steps` of both models, one whose gradients lie in group memory and one whose are copied
-  /// into it, and compares all parameters' bits after each.
+  /// Runs `steps` of both models, one whose gradients lie in registered memory and one whose are
+  /// copied into it, and compares all parameters' bits after each.
   template <typename Step>
   static void compare(const Group& group, const Step& step, int steps = 4,
                       const Options& options = {}) {

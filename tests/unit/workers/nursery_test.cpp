@@ -11,7 +11,7 @@
 #include <memory>
 
 #include "native/posix/child_process.h"
-#include "support/meeting.h"
+#include "support/timed_waits.h"
 #include "workers/shared_memory_channel.h"
 
 namespace lockstep::workers {

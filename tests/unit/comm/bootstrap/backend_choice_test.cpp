@@ -19,27 +19,27 @@ LaunchEnvironment launched(const std::string& launcher, int world_size, int loca
   return environment;
 }
 
-const Surroundings kAll{
+const Capabilities kAll{
     .has_mpi = true, .has_gloo = true, .has_nccl = true, .has_rendezvous = true, .gpus = 0};
 
-Surroundings without(bool Surroundings::*what) {
-  Surroundings result = kAll;
+Capabilities without(bool Capabilities::*what) {
+  Capabilities result = kAll;
   result.*what = false;
   return result;
 }
 
 std::string refusal(Backend wanted, const LaunchEnvironment& environment,
-                    const Surroundings& surroundings) {
+                    const Capabilities& capabilities) {
   try {
     return "took " +
-           std::string(to_string(choose_backend(wanted, environment, surroundings).backend()));
+           std::string(to_string(choose_backend(wanted, environment, capabilities).backend()));
   } catch (const LaunchError& error) {
     return error.what();
   }
 }
 
 TEST(BackendChoice, FollowsTheLaunch) {
-  const auto choose = [](const LaunchEnvironment& environment, const Surroundings& around) {
+  const auto choose = [](const LaunchEnvironment& environment, const Capabilities& around) {
     return choose_backend(Backend::Auto, environment, around).backend();
   };
   EXPECT_EQ(choose(launched("alone", 1, 1), kAll), Backend::Single);
@@ -48,7 +48,7 @@ TEST(BackendChoice, FollowsTheLaunch) {
   EXPECT_EQ(choose(launched("Slurm", 4, 1), kAll), Backend::Hierarchical);
   EXPECT_EQ(choose(launched("torchrun", 4, 4), kAll), Backend::SharedMemory);
   EXPECT_EQ(choose(launched("torchrun", 4, 2), kAll), Backend::Gloo) << "torchrun starts no MPI";
-  EXPECT_EQ(choose(launched("Slurm", 4, 2), without(&Surroundings::has_mpi)), Backend::Gloo);
+  EXPECT_EQ(choose(launched("Slurm", 4, 2), without(&Capabilities::has_mpi)), Backend::Gloo);
 }
 
 TEST(BackendChoice, SaysWhy) {
@@ -57,16 +57,16 @@ TEST(BackendChoice, SaysWhy) {
   EXPECT_EQ(choose_backend(Backend::Mpi, launched("Open MPI", 2, 2), kAll).reason, "as asked");
 }
 
-BackendChoice decided(const LaunchEnvironment& environment, const Surroundings& surroundings,
+BackendChoice decided(const LaunchEnvironment& environment, const Capabilities& capabilities,
                       const std::vector<std::int64_t>& gpus) {
-  BackendChoice choice = choose_backend(Backend::Auto, environment, surroundings);
+  BackendChoice choice = choose_backend(Backend::Auto, environment, capabilities);
   decide_on_nccl(choice, gpus);
   return choice;
 }
 
 TEST(BackendChoice, TakesNcclWhereEachRankHasAGpu) {
   // How many a rank sees does not matter: launchers may show each rank its own alone.
-  Surroundings around = kAll;
+  Capabilities around = kAll;
   around.gpus = 1;
   const auto four = decided(launched("Open MPI", 4, 2), around, {11, 12, 13, 14});
   EXPECT_EQ(four.backend(), Backend::Nccl);
@@ -89,7 +89,7 @@ TEST(BackendChoice, SaysWhyItDoesNotTakeNccl) {
 TEST(BackendChoice, TakesNcclForNobodyWhoCannotHaveIt) {
   EXPECT_EQ(decided(launched("alone", 1, 1), kAll, {11}).backend(), Backend::Single);
   EXPECT_EQ(
-      decided(launched("Open MPI", 2, 2), without(&Surroundings::has_nccl), {11, 12}).backend(),
+      decided(launched("Open MPI", 2, 2), without(&Capabilities::has_nccl), {11, 12}).backend(),
       Backend::SharedMemory);
   BackendChoice asked = choose_backend(Backend::Mpi, launched("Open MPI", 2, 2), kAll);
   decide_on_nccl(asked, {11, 12});
@@ -104,18 +104,18 @@ TEST(BackendChoice, RefusesWhatTheLaunchOrTheBuildCannotHave) {
   expect_part(refusal(Backend::SharedMemory, launched("Open MPI", 4, 2), kAll),
               "Open MPI says that 2 of 4 ranks are on this host");
   for (const auto backend : {Backend::Mpi, Backend::Hierarchical}) {
-    expect_part(refusal(backend, launched("Open MPI", 4, 2), without(&Surroundings::has_mpi)),
+    expect_part(refusal(backend, launched("Open MPI", 4, 2), without(&Capabilities::has_mpi)),
                 "no MPI");
   }
-  expect_part(refusal(Backend::Gloo, launched("torchrun", 4, 2), without(&Surroundings::has_gloo)),
+  expect_part(refusal(Backend::Gloo, launched("torchrun", 4, 2), without(&Capabilities::has_gloo)),
               "libgloo-dev");
   expect_part(
-      refusal(Backend::Gloo, launched("torchrun", 4, 2), without(&Surroundings::has_rendezvous)),
+      refusal(Backend::Gloo, launched("torchrun", 4, 2), without(&Capabilities::has_rendezvous)),
       "MASTER_ADDR");
-  expect_part(refusal(Backend::Auto, launched("torchrun", 4, 2), without(&Surroundings::has_gloo)),
+  expect_part(refusal(Backend::Auto, launched("torchrun", 4, 2), without(&Capabilities::has_gloo)),
               "no gloo");
   expect_part(refusal(Backend::Nccl, launched("Open MPI", 2, 2), kAll), "sees none");
-  expect_part(refusal(Backend::Nccl, launched("Open MPI", 2, 2), without(&Surroundings::has_nccl)),
+  expect_part(refusal(Backend::Nccl, launched("Open MPI", 2, 2), without(&Capabilities::has_nccl)),
               "no NCCL");
   expect_part(refusal(static_cast<Backend>(99), launched("alone", 1, 1), kAll), "99");
 }

@@ -37,8 +37,8 @@ class FakeOperation final : public Operation {
 };
 
 struct Fixture {
-  explicit Fixture(Collective call, StagedOperation::Way way = StagedOperation::Way::PinnedCopies)
-      : operation(std::move(call), way, [this](Collective made) {
+  explicit Fixture(Collective call, StagedOperation::Mode way = StagedOperation::Mode::PinnedCopies)
+      : operation(std::move(call), mode, [this](Collective made) {
           staged = made;
           return std::make_unique<FakeOperation>(std::move(made), log);
         }) {}
@@ -97,7 +97,7 @@ TEST(StagedOperation, GivesTheTensorsThemselvesToABackendThatReadsTheirMemory) {
   const auto input = torch::ones({3});
   const auto output = torch::zeros({4});
   Fixture fixture({.op = CollectiveOp::Gather, .inputs = {input}, .outputs = {output}},
-                  StagedOperation::Way::InPlace);
+                  StagedOperation::Mode::InPlace);
   EXPECT_TRUE(fixture.operation.try_start(true));
   EXPECT_TRUE(fixture.staged.inputs[0].is_same(input));
   EXPECT_TRUE(fixture.staged.outputs[0].is_same(output));

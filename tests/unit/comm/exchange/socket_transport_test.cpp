@@ -28,7 +28,7 @@ class SocketBackend final : public ExchangeBackend {
       : ExchangeBackend(group),
         transport_(group.environment().job_id, group.rank(), group.size()) {}
   ~SocketBackend() override {
-    if (!group().is_closed() && !group().is_failure_shared()) abandon("it left");
+    if (!group().is_closed() && !group().is_failure_shared()) abort("it left");
   }
 
  private:

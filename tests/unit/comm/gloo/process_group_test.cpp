@@ -24,9 +24,9 @@
 #include "support/forks.h"
 #include "support/free_port.h"
 #include "support/in_process_ranks.h"
-#include "support/meeting.h"
 #include "support/random_conformance.h"
 #include "support/some_limit.h"
+#include "support/timed_waits.h"
 
 namespace lockstep::testing {
 namespace {

@@ -14,8 +14,8 @@
 #include "support/expected_errors.h"
 #include "support/forks.h"
 #include "support/in_process_ranks.h"
-#include "support/meeting.h"
 #include "support/some_limit.h"
+#include "support/timed_waits.h"
 
 namespace lockstep::testing {
 namespace {
@@ -538,7 +538,7 @@ TEST_P(Ranks, ThreadsMayTakeTurns) {
   });
 }
 
-TEST(Meeting, TwoWhoAreAloneDoNotMeet) {
+TEST(Rendezvous, TwoWhoAreAloneDoNotMeet) {
   const auto options =
       ProcessGroupOptions().backend(Backend::SharedMemory).environment(LaunchEnvironment());
   const auto one = init_process_group(options);
@@ -565,11 +565,11 @@ TEST(Mismatch, OfGroupMemoryAndOrdinaryMemory) {
     if (group->rank() == 1) tensor = torch::ones({100});
     group->all_reduce(tensor).wait();
   });
-  for (const auto& error : errors) expect_error<MismatchError>(error, "in group memory");
+  for (const auto& error : errors) expect_error<MismatchError>(error, "in registered memory");
 }
 
 TEST(Failure, ARankThatDoesNotComeIsNamedWhenTheDeadlinePasses) {
-  Meeting both_have_arrived(2);
+  TimedBarrier both_have_arrived(2);
   Signal are_over("until ranks 0 and 1 had given up", 2);
   const auto errors = run_ranks(3, [&](const std::shared_ptr<ProcessGroup>& group) {
     group->barrier();
@@ -666,7 +666,7 @@ std::vector<std::exception_ptr> meet(const std::vector<LaunchEnvironment>& envir
   return errors;
 }
 
-TEST(Meeting, RanksThatDoNotComeAreNamed) {
+TEST(Rendezvous, RanksThatDoNotComeAreNamed) {
   const auto environment = fake_environment(0, 3, unique_job_id());
   const auto options = ProcessGroupOptions().timeout(milliseconds(300)).environment(environment);
   try {
@@ -688,7 +688,7 @@ TEST(Meeting, RanksThatDoNotComeAreNamed) {
   }
 }
 
-TEST(Meeting, TheRanksThatCameHearWhoDidNot) {
+TEST(Rendezvous, TheRanksThatCameHearWhoDidNot) {
   // They say again and again that they are here, which must not keep rank 0 from giving up. Rank 0
   // must have heard both when its time is over.
   expect_with_some_limit([](milliseconds limit) {
@@ -706,7 +706,7 @@ TEST(Meeting, TheRanksThatCameHearWhoDidNot) {
 }
 
 // Rank 2 says hello, gives up, and lives on; rank 1 has the memory when rank 0 misses rank 2.
-TEST(Meeting, WhoeverHasTheMemoryHearsThatRank0CouldNotHandItToAll) {
+TEST(Rendezvous, WhoeverHasTheMemoryHearsThatRank0CouldNotHandItToAll) {
   const auto attempt = [](milliseconds limit) -> std::string {
     const std::string job = unique_job_id();
     const auto text_of_meeting = [&](int rank, milliseconds timeout) {
@@ -828,14 +828,14 @@ TEST(Single, PiecesOfDifferentSizesForOneselfAreAMismatch) {
   });
 }
 
-TEST(Meeting, WorldSizesThatDifferAreAnErrorOnBothSides) {
+TEST(Rendezvous, WorldSizesThatDifferAreAnErrorOnBothSides) {
   const std::string job = unique_job_id();
   const auto errors =
       meet({fake_environment(0, 2, job), fake_environment(1, 3, job)}, kRankTimeout);
   for (const auto& error : errors) expect_error<LaunchError>(error, "world of 3");
 }
 
-TEST(Meeting, OneRankTwiceIsAnError) {
+TEST(Rendezvous, OneRankTwiceIsAnError) {
   // One of the two is refused at once, while the other waits for rank 0.
   expect_with_some_limit([](milliseconds limit) {
     const std::string job = unique_job_id();
@@ -863,7 +863,7 @@ TEST(Meeting, OneRankTwiceIsAnError) {
   });
 }
 
-TEST(Meeting, ASecondGroupBesideAnOpenOneSaysThatItIsThisProcess) {
+TEST(Rendezvous, ASecondGroupBesideAnOpenOneSaysThatItIsThisProcess) {
   const std::string job = unique_job_id();
   std::vector<std::jthread> threads;
   for (int rank = 0; rank < 2; ++rank) {
@@ -883,7 +883,7 @@ TEST(Meeting, ASecondGroupBesideAnOpenOneSaysThatItIsThisProcess) {
   }
 }
 
-TEST(Meeting, SaysWhatWasAssumedOfHostsWhereNobodyComes) {
+TEST(Rendezvous, SaysWhatWasAssumedOfHostsWhereNobodyComes) {
   for (const int rank : {0, 1}) {
     auto environment = fake_environment(rank, 2, unique_job_id());
     environment.assumption = "LOCAL_WORLD_SIZE is not set";

@@ -12,8 +12,8 @@
 
 #include "support/expected_errors.h"
 #include "support/in_process_ranks.h"
-#include "support/meeting.h"
 #include "support/some_limit.h"
+#include "support/timed_waits.h"
 
 namespace lockstep::testing {
 namespace {

@@ -10,8 +10,8 @@
 
 #include "support/collective_conformance.h"
 #include "support/forks.h"
-#include "support/meeting.h"
 #include "support/nccl_ranks.h"
+#include "support/timed_waits.h"
 
 namespace lockstep::testing {
 namespace {
@@ -89,7 +89,7 @@ TEST_P(NcclRanks, CollectivesMatchSumsMadeByHand) {
 TEST_P(NcclRanks, GroupMemoryIsKnownToNcclAndGivenBack) {
   const auto world = std::make_shared<FakeNccl>();
   const auto errors = run_nccl_ranks(world, GetParam(), [](const Group& group) {
-    check_group_memory(*group);
+    check_registered_memory(*group);
     check_mixed_memory(*group);
     check_pipelining(*group);
     group->close();
@@ -299,13 +299,13 @@ TEST(NcclMessages, ComeAfterTheFirstCollective) {
 
 TEST(NcclStreams, WaitLeavesWaitingToTheCurrentStream) {
   const auto world = std::make_shared<FakeNccl>();
-  Meeting meeting(2);  // the group's own would wait for what is under way
+  TimedBarrier barrier(2);  // the group's own would wait for what is under way
   const auto errors = run_nccl_ranks(world, 2, [&](const Group& group) {
     sum_up(*group);
-    meeting.arrive_and_wait();
+    barrier.arrive_and_wait();
     if (group->rank() == 0) world->make_hosts_wait(false);
     if (group->rank() == 0) world->pause(true);
-    meeting.arrive_and_wait();
+    barrier.arrive_and_wait();
     const auto tensor = torch::ones({8});
     const int waits = world->host_waits(group->rank());
     auto work = group->all_reduce(tensor);
@@ -313,7 +313,7 @@ TEST(NcclStreams, WaitLeavesWaitingToTheCurrentStream) {
     EXPECT_EQ(world->host_waits(group->rank()), waits + 1);
     EXPECT_FALSE(work.is_completed());
     EXPECT_EQ(tensor[0].item<float>(), 1.0F);
-    meeting.arrive_and_wait();
+    barrier.arrive_and_wait();
     world->pause(false);
     work.wait(kRankTimeout);  // this one blocks
     EXPECT_TRUE(work.is_completed());
@@ -326,20 +326,20 @@ TEST(NcclStreams, WaitLeavesWaitingToTheCurrentStream) {
 
 TEST(NcclStreams, TensorsLiveUntilTheyAreNotNeeded) {
   const auto world = std::make_shared<FakeNccl>();
-  Meeting meeting(2);  // the group's own would wait for what is under way
+  TimedBarrier barrier(2);  // the group's own would wait for what is under way
   const auto errors = run_nccl_ranks(world, 2, [&](const Group& group) {
     sum_up(*group);
     auto tensor = torch::ones({100000});
     const c10::weak_intrusive_ptr<c10::TensorImpl> watch(tensor.getIntrusivePtr());
-    meeting.arrive_and_wait();
+    barrier.arrive_and_wait();
     world->make_hosts_wait(false);
     world->pause(true);
-    meeting.arrive_and_wait();
+    barrier.arrive_and_wait();
     auto work = group->all_reduce(tensor);
     work.wait();
     tensor.reset();
     EXPECT_FALSE(watch.expired());
-    meeting.arrive_and_wait();
+    barrier.arrive_and_wait();
     world->pause(false);
     work.wait(kRankTimeout);
     EXPECT_TRUE(watch.expired());

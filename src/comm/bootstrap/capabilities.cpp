@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "comm/bootstrap/surroundings.h"
+#include "comm/bootstrap/capabilities.h"
 
 #include <ATen/Context.h>
 
@@ -31,8 +31,8 @@ bool is_set(const char* name) {
 
 }  // namespace
 
-Surroundings Surroundings::detect() {
-  Surroundings result;
+Capabilities Capabilities::detect() {
+  Capabilities result;
   result.has_mpi = kHasMpi;
   result.has_gloo = kHasGloo;
   result.has_nccl = kHasNccl;

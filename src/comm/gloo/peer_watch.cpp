@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "comm/gloo/watch.h"
+#include "comm/gloo/peer_watch.h"
 
 #include <exception>
 #include <system_error>
@@ -17,8 +17,8 @@ bool has_come(const std::future<std::string>& answer, std::chrono::seconds limit
 
 }  // namespace
 
-GlooWatch::~GlooWatch() {
-  if (!owner_.is_current()) {  // neither its thread nor those of the store are there in a fork
+GlooPeerWatch::~GlooPeerWatch() {
+  if (!owner_.is_current()) {  // a fork has neither this thread nor those of the store
     [[maybe_unused]] auto* kept_thread = thread_.release();
     [[maybe_unused]] auto* kept_store = store_.release();
     return;
@@ -31,36 +31,37 @@ GlooWatch::~GlooWatch() {
   }
 }
 
-std::string GlooWatch::look() {
+std::string GlooPeerWatch::poll() {
   if (!owner_.is_current()) return "";
   const std::lock_guard lock(mutex_);
   if (answer_.valid() && has_come(answer_, std::chrono::seconds(0))) take_answer();
   const auto now = std::chrono::steady_clock::now();
   const bool is_due = now - last_question_ >= kQuestionInterval;
-  if (word_.empty() && !answer_.valid() && !is_store_gone_ && is_due) {
+  if (abort_reason_.empty() && !answer_.valid() && !is_store_gone_ && is_due) {
     last_question_ = now;
     ask();
   }
-  return word_;
+  return abort_reason_;
 }
 
-void GlooWatch::ask() {
+void GlooPeerWatch::ask() {
   std::packaged_task<std::string()> question(
-      [store = store_] { return read_word_of_leaving(*store); });
+      [store = store_] { return read_abort_reason(*store); });
   answer_ = question.get_future();
   try {
     thread_ = std::make_unique<std::thread>(std::move(question));
-  } catch (const std::system_error&) {  // no thread to be had: not now
+  } catch (const std::system_error&) {  // no thread can be made: a later poll tries again
     answer_ = {};
   }
 }
 
-void GlooWatch::take_answer() {
+void GlooPeerWatch::take_answer() {
   thread_->join();
   try {
-    word_ = answer_.get();
+    abort_reason_ = answer_.get();
   } catch (const std::exception&) {
-    is_store_gone_ = true;  // its holder may have closed its group, as this rank is about to
+    is_store_gone_ =
+        true;  // the rank that served it may have closed its group, as this rank is about to
   }
 }
 

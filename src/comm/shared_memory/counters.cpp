@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "comm/shared_memory/rounds.h"
+#include "comm/shared_memory/counters.h"
 
 #include <sched.h>
 #include <unistd.h>
@@ -14,10 +14,10 @@
 namespace lockstep {
 namespace {
 
-// An entry may be overwritten when everybody has read it. A rank that arrives at round r has
-// completed round r - kMaxAhead, which everybody then had arrived at, having completed (so, read)
-// round r - 2 * kMaxAhead.
-constexpr std::size_t kRing = 2 * SharedMemoryRounds::kMaxAhead;
+// An entry may be overwritten when all ranks have read it. A rank that arrives at round r has
+// completed round r - kMaxAhead. All ranks had arrived at that round then, so each had completed,
+// and read, round r - 2 * kMaxAhead.
+constexpr std::size_t kRing = 2 * SharedMemoryCounters::kMaxAhead;
 constexpr std::uint64_t kDigests = 7;
 constexpr int kSpins =
     2000;  // some 20 us: longer than a hand-over between running ranks, shorter than a sleep hurts
@@ -42,11 +42,11 @@ int usable_cores() {
 
 }  // namespace
 
-// What the owner writes in every round, and what sleepers write, lie on different cache lines.
-struct alignas(64) SharedMemoryRounds::RankBlock {
+// What the owner writes in every round lies on another cache line than what sleepers write.
+struct alignas(64) SharedMemoryCounters::RankBlock {
   std::atomic<std::uint32_t> arrived{0};   // written by the owner
   std::atomic<std::uint32_t> finished{0};  // written by the owner
-  // Of the latest rounds. They come along with the counters, in one transfer.
+  // The digests of the latest rounds, which come along with the counters in one transfer.
   std::array<std::atomic<std::uint64_t>, kDigests> digests{};
   alignas(64) std::atomic<std::uint32_t> sleepers{0};  // ranks that sleep on one of the two
   alignas(64) std::atomic<RankState> state{RankState::Joining};
@@ -56,65 +56,65 @@ struct alignas(64) SharedMemoryRounds::RankBlock {
   alignas(64) std::array<Fingerprint, kRing> fingerprints{};
 };
 
-std::size_t SharedMemoryRounds::bytes_needed(int world_size) {
+std::size_t SharedMemoryCounters::bytes_needed(int world_size) {
   return sizeof(RankBlock) * static_cast<std::size_t>(world_size);
 }
 
-SharedMemoryRounds::SharedMemoryRounds(std::byte* control, int rank, int world_size)
+SharedMemoryCounters::SharedMemoryCounters(std::byte* control, int rank, int world_size)
     : control_(control),
       rank_(rank),
       world_size_(world_size),
       // Spinning where another rank needs the core only keeps that rank from arriving.
       spins_(usable_cores() >= world_size ? kSpins : 0) {}
 
-SharedMemoryRounds::RankBlock& SharedMemoryRounds::block(int rank) const {
+SharedMemoryCounters::RankBlock& SharedMemoryCounters::block(int rank) const {
   // Zeroed memory is a valid start for all members, and every rank may look before the owner wrote.
   return *std::launder(
       reinterpret_cast<RankBlock*>(control_ + sizeof(RankBlock) * static_cast<std::size_t>(rank)));
 }
 
-void SharedMemoryRounds::admit(int rank, std::int32_t pid, std::uint64_t pid_namespace) {
+void SharedMemoryCounters::admit(int rank, std::int32_t pid, std::uint64_t pid_namespace) {
   RankBlock& entry = block(rank);
   entry.pid = pid;
   entry.pid_namespace = pid_namespace;
   entry.state.store(RankState::Active, std::memory_order_release);
 }
 
-void SharedMemoryRounds::watch_peers() {
+void SharedMemoryCounters::watch_peers() {
   for (int rank = 0; rank < world_size_; ++rank) {
     const RankBlock& other = block(rank);
     peers_.emplace_back(other.pid, other.pid_namespace);
   }
 }
 
-void SharedMemoryRounds::publish(std::atomic<std::uint32_t>& counter, std::uint32_t value) const {
+void SharedMemoryCounters::publish(std::atomic<std::uint32_t>& counter, std::uint32_t value) const {
   // Sequentially consistent with the sleeper's increment and second look: one of the two sees the
   // other.
   counter.store(value, std::memory_order_seq_cst);
   if (block(rank_).sleepers.load(std::memory_order_seq_cst) != 0) native::futex_wake_all(counter);
 }
 
-std::uint64_t SharedMemoryRounds::arrive(const Fingerprint& fingerprint, std::uint64_t digest) {
+std::uint64_t SharedMemoryCounters::arrive(const Fingerprint& fingerprint, std::uint64_t digest) {
   RankBlock& own = block(rank_);
   own.fingerprints[arrived_ % kRing] = fingerprint;
-  // Not before the counter says that this entry's last round is long ago.
+  // A reader sees by the counter whether this entry is still the one of its round.
   own.digests[arrived_ % kDigests].store(digest, std::memory_order_release);
   publish(own.arrived, static_cast<std::uint32_t>(arrived_ + 1));
   return arrived_++;
 }
 
-bool SharedMemoryRounds::has_arrived(int rank, std::uint64_t round) const {
+bool SharedMemoryCounters::has_arrived(int rank, std::uint64_t round) const {
   return has_passed(block(rank).arrived.load(std::memory_order_acquire), round);
 }
 
-bool SharedMemoryRounds::have_all_arrived(std::uint64_t round) const {
+bool SharedMemoryCounters::have_all_arrived(std::uint64_t round) const {
   for (int rank = 0; rank < world_size_; ++rank) {
     if (!has_arrived(rank, round)) return false;
   }
   return true;
 }
 
-bool SharedMemoryRounds::have_same_digest(std::uint64_t round, std::uint64_t digest) const {
+bool SharedMemoryCounters::have_same_digest(std::uint64_t round, std::uint64_t digest) const {
   for (int rank = 0; rank < world_size_; ++rank) {
     const RankBlock& other = block(rank);
     if (other.digests[round % kDigests].load(std::memory_order_acquire) != digest) return false;
@@ -126,27 +126,27 @@ bool SharedMemoryRounds::have_same_digest(std::uint64_t round, std::uint64_t dig
   return true;
 }
 
-Fingerprint SharedMemoryRounds::fingerprint(int rank, std::uint64_t round) const {
+Fingerprint SharedMemoryCounters::fingerprint(int rank, std::uint64_t round) const {
   return block(rank).fingerprints[round % kRing];
 }
 
-void SharedMemoryRounds::finish(std::uint64_t round) {
+void SharedMemoryCounters::finish(std::uint64_t round) {
   publish(block(rank_).finished, static_cast<std::uint32_t>(round + 1));
 }
 
-bool SharedMemoryRounds::has_finished(int rank, std::uint64_t round) const {
+bool SharedMemoryCounters::has_finished(int rank, std::uint64_t round) const {
   return has_passed(block(rank).finished.load(std::memory_order_acquire), round);
 }
 
-bool SharedMemoryRounds::have_all_finished(std::uint64_t round) const {
+bool SharedMemoryCounters::have_all_finished(std::uint64_t round) const {
   for (int rank = 0; rank < world_size_; ++rank) {
     if (!has_finished(rank, round)) return false;
   }
   return true;
 }
 
-int SharedMemoryRounds::first_late(std::atomic<std::uint32_t> RankBlock::*counter,
-                                   std::uint64_t round, int from) const {
+int SharedMemoryCounters::first_late(std::atomic<std::uint32_t> RankBlock::*counter,
+                                     std::uint64_t round, int from) const {
   int rank = from;
   while (rank < world_size_ &&
          has_passed((block(rank).*counter).load(std::memory_order_acquire), round)) {
@@ -155,8 +155,8 @@ int SharedMemoryRounds::first_late(std::atomic<std::uint32_t> RankBlock::*counte
   return rank;
 }
 
-bool SharedMemoryRounds::spin_on(std::atomic<std::uint32_t> RankBlock::*counter,
-                                 std::uint64_t round) const {
+bool SharedMemoryCounters::spin_on(std::atomic<std::uint32_t> RankBlock::*counter,
+                                   std::uint64_t round) const {
   int late = 0;
   for (int i = 0; i < spins_; ++i) {
     late = first_late(counter, round, late);
@@ -166,8 +166,8 @@ bool SharedMemoryRounds::spin_on(std::atomic<std::uint32_t> RankBlock::*counter,
   return false;
 }
 
-void SharedMemoryRounds::sleep_on(std::atomic<std::uint32_t> RankBlock::*counter,
-                                  std::uint64_t round, std::chrono::nanoseconds limit) const {
+void SharedMemoryCounters::sleep_on(std::atomic<std::uint32_t> RankBlock::*counter,
+                                    std::uint64_t round, std::chrono::nanoseconds limit) const {
   const int late = first_late(counter, round, 0);
   if (late == world_size_) return;
   RankBlock& other = block(late);
@@ -179,25 +179,25 @@ void SharedMemoryRounds::sleep_on(std::atomic<std::uint32_t> RankBlock::*counter
   other.sleepers.fetch_sub(1, std::memory_order_seq_cst);
 }
 
-bool SharedMemoryRounds::spin_until_arrived(std::uint64_t round) const {
+bool SharedMemoryCounters::spin_until_arrived(std::uint64_t round) const {
   return spin_on(&RankBlock::arrived, round);
 }
 
-bool SharedMemoryRounds::spin_until_finished(std::uint64_t round) const {
+bool SharedMemoryCounters::spin_until_finished(std::uint64_t round) const {
   return spin_on(&RankBlock::finished, round);
 }
 
-void SharedMemoryRounds::sleep_until_arrived(std::uint64_t round,
-                                             std::chrono::nanoseconds limit) const {
+void SharedMemoryCounters::sleep_until_arrived(std::uint64_t round,
+                                               std::chrono::nanoseconds limit) const {
   sleep_on(&RankBlock::arrived, round, limit);
 }
 
-void SharedMemoryRounds::sleep_until_finished(std::uint64_t round,
-                                              std::chrono::nanoseconds limit) const {
+void SharedMemoryCounters::sleep_until_finished(std::uint64_t round,
+                                                std::chrono::nanoseconds limit) const {
   sleep_on(&RankBlock::finished, round, limit);
 }
 
-void SharedMemoryRounds::leave(RankState state, const std::string& reason) noexcept {
+void SharedMemoryCounters::leave(RankState state, const std::string& reason) noexcept {
   RankBlock& own = block(rank_);
   const std::size_t length = std::min(reason.size(), own.reason.size() - 1);
   std::memcpy(own.reason.data(), reason.data(), length);
@@ -207,21 +207,21 @@ void SharedMemoryRounds::leave(RankState state, const std::string& reason) noexc
   native::futex_wake_all(own.finished);
 }
 
-SharedMemoryRounds::RankState SharedMemoryRounds::state(int rank) const {
+SharedMemoryCounters::RankState SharedMemoryCounters::state(int rank) const {
   return block(rank).state.load(std::memory_order_acquire);
 }
 
-std::string SharedMemoryRounds::reason_of(int rank) const {
+std::string SharedMemoryCounters::reason_of(int rank) const {
   const auto& text = block(rank).reason;
   return {text.data(), ::strnlen(text.data(), text.size())};
 }
 
-bool SharedMemoryRounds::can_still_come(int rank) const {
+bool SharedMemoryCounters::can_still_come(int rank) const {
   if (state(rank) != RankState::Active) return false;
   return peers_.empty() || peers_[static_cast<std::size_t>(rank)].is_alive();
 }
 
-std::string SharedMemoryRounds::describe(int rank) const {
+std::string SharedMemoryCounters::describe(int rank) const {
   const int name = names_.empty() ? rank : names_[static_cast<std::size_t>(rank)];
   std::string text = "rank " + std::to_string(name);
   if (!peers_.empty()) {

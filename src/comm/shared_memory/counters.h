@@ -25,16 +25,16 @@ namespace lockstep {
 ///
 /// Holds no torch and no names; ranks can be processes or threads.
 /// Thread-safety: one thread a rank.
-class SharedMemoryRounds {
+class SharedMemoryCounters {
  public:
   static constexpr std::uint64_t kMaxAhead = 32;
-  enum class RankState : std::uint32_t { Joining, Active, Closed, Left };
+  enum class RankState : std::uint32_t { Joining, Active, Closed, Aborted };
 
   [[nodiscard]] static std::size_t bytes_needed(int world_size);
 
   /// `control` is zeroed shared memory of `bytes_needed` bytes, aligned to 64; it must outlive this
   /// object.
-  SharedMemoryRounds(std::byte* control, int rank, int world_size);
+  SharedMemoryCounters(std::byte* control, int rank, int world_size);
 
   /// Enters a rank; done by rank 0 for all ranks before the others get to see the memory.
   void admit(int rank, std::int32_t pid, std::uint64_t pid_namespace);
@@ -47,8 +47,8 @@ class SharedMemoryRounds {
   std::uint64_t arrive(const Fingerprint& fingerprint, std::uint64_t digest);
   [[nodiscard]] bool has_arrived(int rank, std::uint64_t round) const;
   [[nodiscard]] bool have_all_arrived(std::uint64_t round) const;
-  /// Whether all ranks arrived at `round` with this digest. False also where that cannot be seen
-  /// any more, because a rank is several rounds ahead; the fingerprints tell then.
+  /// Whether all ranks arrived at `round` with this digest. False also where a rank is several
+  /// rounds ahead, so that its digest is overwritten; compare the fingerprints then.
   [[nodiscard]] bool have_same_digest(std::uint64_t round, std::uint64_t digest) const;
   [[nodiscard]] Fingerprint fingerprint(int rank, std::uint64_t round) const;
 
@@ -67,16 +67,16 @@ class SharedMemoryRounds {
   void sleep_until_arrived(std::uint64_t round, std::chrono::nanoseconds limit) const;
   void sleep_until_finished(std::uint64_t round, std::chrono::nanoseconds limit) const;
 
-  /// This rank needs nobody any more (`Closed`), or gave up (`Left`, with the reason). Wakes all
-  /// who wait for it.
+  /// Says that this rank has closed the group (`Closed`) or aborted it (`Aborted`, with the
+  /// reason). Wakes all who wait for this rank.
   void leave(RankState state, const std::string& reason) noexcept;
   [[nodiscard]] RankState state(int rank) const;
   [[nodiscard]] std::string reason_of(int rank) const;
 
   /// Whether that rank can still arrive somewhere: not closed, not gone, its process alive.
   [[nodiscard]] bool can_still_come(int rank) const;
-  /// What error messages call the ranks, where this group is a part of another; their own numbers
-  /// unless said otherwise.
+  /// The numbers that error messages give the ranks, where this group is a part of another; without
+  /// them, the ranks' own numbers.
   void name_ranks(std::vector<int> names) { names_ = std::move(names); }
   /// "rank 1 (pid 4711, stopped)".
   [[nodiscard]] std::string describe(int rank) const;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The stream between two ranks without torch: ThreadSanitizer sees every access.
-#include "comm/shared_memory/pipe.h"
+#include "comm/shared_memory/ring_buffer.h"
 
 #include <gtest/gtest.h>
 
@@ -17,11 +17,11 @@ namespace {
 
 using std::chrono::milliseconds;
 
-/// Zeroed memory for one pipe.
+/// Zeroed memory for one buffer.
 class Memory {
  public:
   explicit Memory(std::size_t capacity)
-      : lines_(SharedMemoryPipe::bytes_needed(capacity) / sizeof(Line)) {}
+      : lines_(RingBuffer::bytes_needed(capacity) / sizeof(Line)) {}
   [[nodiscard]] std::byte* data() { return lines_.front().bytes; }
   /// As if this many bytes had passed: the two counters are the first words of the first two lines.
   void start_at(std::uint32_t passed) {
@@ -41,10 +41,10 @@ std::byte byte_at(std::size_t place) {
   return static_cast<std::byte>(place * 131 + place / 251);
 }
 
-TEST(SharedMemoryPipe, IsFullAtItsCapacityAndEmptyAtTheStart) {
+TEST(RingBuffer, IsFullAtItsCapacityAndEmptyAtTheStart) {
   Memory memory(256);
-  SharedMemoryPipe writer(memory.data(), 256);
-  SharedMemoryPipe reader(memory.data(), 256);
+  RingBuffer writer(memory.data(), 256);
+  RingBuffer reader(memory.data(), 256);
   std::vector<std::byte> bytes(300, std::byte{7});
   EXPECT_EQ(reader.readable(), 0U);
   EXPECT_EQ(reader.read(bytes), 0U);
@@ -56,7 +56,7 @@ TEST(SharedMemoryPipe, IsFullAtItsCapacityAndEmptyAtTheStart) {
   EXPECT_EQ(reader.readable(), 256U);
 }
 
-TEST(SharedMemoryPipe, KeepsEveryByteInOrderBetweenTwoThreads) {
+TEST(RingBuffer, KeepsEveryByteInOrderBetweenTwoThreads) {
   constexpr std::size_t kBytes = 1'000'000;
   Memory memory(256);
   memory.start_at(0xFFFF0000);  // the counters wrap around soon
@@ -67,22 +67,22 @@ TEST(SharedMemoryPipe, KeepsEveryByteInOrderBetweenTwoThreads) {
     }
   };
   std::jthread writing([&] {
-    SharedMemoryPipe pipe(memory.data(), 256);
+    RingBuffer buffer(memory.data(), 256);
     pieces(1, [&](std::size_t done, std::size_t count) {
       std::vector<std::byte> bytes(count);
       for (std::size_t i = 0; i < count; ++i) bytes[i] = byte_at(done + i);
-      const std::size_t written = pipe.write(bytes);
-      if (written == 0) pipe.sleep_until_writable(milliseconds(100));
+      const std::size_t written = buffer.write(bytes);
+      if (written == 0) buffer.sleep_until_writable(milliseconds(100));
       return written;
     });
   });
-  SharedMemoryPipe pipe(memory.data(), 256);
+  RingBuffer buffer(memory.data(), 256);
   std::size_t wrong = 0;
   pieces(2, [&](std::size_t done, std::size_t count) {
     std::vector<std::byte> bytes(count);
-    const std::size_t read = pipe.read(bytes);
+    const std::size_t read = buffer.read(bytes);
     for (std::size_t i = 0; i < read; ++i) wrong += bytes[i] != byte_at(done + i);
-    if (read == 0) pipe.sleep_until_readable(1, milliseconds(100));
+    if (read == 0) buffer.sleep_until_readable(1, milliseconds(100));
     return read;
   });
   EXPECT_EQ(wrong, 0U);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "comm/collective/operation_queue.h"
+#include "comm/collective/progress_queue.h"
 
 #include <gtest/gtest.h>
 
@@ -29,11 +29,11 @@ class FakeMessage final : public Operation {
 };
 
 // As a tensor that is still being copied from a device holds up those after it.
-TEST(OperationQueue, MessagesOfOneLaneStartInTheOrderOfTheirCalls) {
+TEST(ProgressQueue, MessagesOfOneLaneStartInTheOrderOfTheirCalls) {
   const bool at_once = true;
   bool later = false;
   std::vector<int> started;
-  OperationQueue queue({}, [](const std::string&) {});
+  ProgressQueue queue({}, [](const std::string&) {});
   const auto push = [&](int number, const bool& may_start, std::uint64_t lane) {
     return queue.push_message(std::make_unique<FakeMessage>(number, may_start, started), "send",
                               std::chrono::minutes(1), lane);
@@ -73,11 +73,11 @@ std::string text_of(const std::exception_ptr& failure) {
   }
 }
 
-TEST(OperationQueue, BlamesTheOperationWhoseFailureItIs) {
+TEST(ProgressQueue, BlamesTheOperationWhoseFailureItIs) {
   for (const bool is_of_message : {true, false}) {
     const Operation* culprit = nullptr;
     std::string told;
-    OperationQueue queue({}, [&](const std::string& reason) { told = reason; });
+    ProgressQueue queue({}, [&](const std::string& reason) { told = reason; });
     auto collective = std::make_unique<FakeInLine>(culprit);
     auto message = std::make_unique<FakeInLine>(culprit);
     const Operation* const guilty =
@@ -110,10 +110,10 @@ TEST(OperationQueue, BlamesTheOperationWhoseFailureItIs) {
   }
 }
 
-TEST(OperationQueue, AFailureFoundOutsideWaitsForNothingThatIsUnderWay) {
+TEST(ProgressQueue, AFailureFoundOutsideWaitsForNothingThatIsUnderWay) {
   const Operation* culprit = nullptr;
   std::string told;
-  OperationQueue queue({}, [&](const std::string& reason) { told = reason; });
+  ProgressQueue queue({}, [&](const std::string& reason) { told = reason; });
   queue.push(std::make_unique<FakeInLine>(culprit), "all_reduce", std::chrono::hours(1));
   EXPECT_THROW(queue.fail({OperationFailure::Kind::Timeout, "too late", ""}, "split"),
                TimeoutError);

@@ -13,20 +13,20 @@
 
 namespace lockstep {
 
-/// Looks for word of a rank that left while others use the store, for whoever must not wait: a
-/// thread asks the store, and a later look finds the answer.
+/// Polls the store for the reason of a rank that aborted, for callers that must not wait: a thread
+/// asks the store, and a later poll finds the answer.
 ///
 /// Thread-safety: any thread.
-class GlooWatch {
+class GlooPeerWatch {
  public:
-  explicit GlooWatch(GlooChannels::Store store) : store_(std::move(store)) {}
+  explicit GlooPeerWatch(GlooChannels::Store store) : store_(std::move(store)) {}
   /// Blocks: for an answer that is on its way, not for long.
-  ~GlooWatch();
-  GlooWatch(const GlooWatch&) = delete;
-  GlooWatch& operator=(const GlooWatch&) = delete;
+  ~GlooPeerWatch();
+  GlooPeerWatch(const GlooPeerWatch&) = delete;
+  GlooPeerWatch& operator=(const GlooPeerWatch&) = delete;
 
   /// "rank 1 gave up: ...", or nothing. Never waits.
-  [[nodiscard]] std::string look();
+  [[nodiscard]] std::string poll();
 
  private:
   void ask();
@@ -34,8 +34,8 @@ class GlooWatch {
 
   GlooChannels::Store store_;
   std::mutex mutex_;
-  std::string word_;
-  std::unique_ptr<std::thread> thread_;  // asks; its end is near once the answer is there
+  std::string abort_reason_;
+  std::unique_ptr<std::thread> thread_;  // asks the store, and ends soon after the answer
   std::future<std::string> answer_;
   std::chrono::steady_clock::time_point last_question_;
   bool is_store_gone_ = false;

@@ -17,9 +17,9 @@ constexpr std::chrono::seconds kTestPatience{60};
 
 /// Where ranks that are threads wait for each other beside their group, with a limit: when one of
 /// them has failed, the others fail too, instead of waiting until the whole test is ended.
-class Meeting {
+class TimedBarrier {
  public:
-  explicit Meeting(int ranks) : ranks_(ranks) {}
+  explicit TimedBarrier(int ranks) : ranks_(ranks) {}
 
   void arrive_and_wait() {
     std::unique_lock lock(mutex_);
@@ -32,7 +32,7 @@ class Meeting {
     }
     const auto have_all_come = [&] { return round_ != round; };
     if (!changed_.wait_for(lock, kTestPatience, have_all_come)) {
-      throw std::runtime_error("a rank did not come to the meeting of this test");
+      throw std::runtime_error("a rank did not come to the barrier of this test");
     }
   }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "comm/shared_memory/pipe.h"
+#include "comm/shared_memory/ring_buffer.h"
 
 #include <algorithm>
 #include <cstring>
@@ -9,36 +9,36 @@
 
 namespace lockstep {
 
-// Counters wrap around; a ring is far smaller than half their range. What one side writes in every
-// call lies on its own cache line.
-struct alignas(64) SharedMemoryPipe::Header {
+// Counters wrap around; a buffer is far smaller than half their range. What one side writes in
+// every call lies on its own cache line.
+struct alignas(64) RingBuffer::Header {
   std::atomic<std::uint32_t> written{0};
   alignas(64) std::atomic<std::uint32_t> read{0};
   alignas(64) std::atomic<std::uint32_t> sleepers{0};
 };
 
-std::size_t SharedMemoryPipe::bytes_needed(std::size_t capacity) {
+std::size_t RingBuffer::bytes_needed(std::size_t capacity) {
   return sizeof(Header) + capacity;
 }
 
-SharedMemoryPipe::SharedMemoryPipe(std::byte* memory, std::size_t capacity)
+RingBuffer::RingBuffer(std::byte* memory, std::size_t capacity)
     : memory_(memory), capacity_(capacity) {}
 
-SharedMemoryPipe::Header& SharedMemoryPipe::header() const {
+RingBuffer::Header& RingBuffer::header() const {
   // Zeroed memory is a valid start for all members.
   return *std::launder(reinterpret_cast<Header*>(memory_));
 }
 
-std::size_t SharedMemoryPipe::used() const {
+std::size_t RingBuffer::used() const {
   return header().written.load(std::memory_order_acquire) -
          header().read.load(std::memory_order_acquire);
 }
 
-std::size_t SharedMemoryPipe::readable() const {
+std::size_t RingBuffer::readable() const {
   return used();
 }
 
-void SharedMemoryPipe::publish(std::atomic<std::uint32_t>& counter, std::size_t bytes) {
+void RingBuffer::publish(std::atomic<std::uint32_t>& counter, std::size_t bytes) {
   const std::uint32_t value = counter.load(std::memory_order_relaxed);
   // Sequentially consistent with the sleeper's increment and second look: one of the two sees the
   // other.
@@ -46,7 +46,7 @@ void SharedMemoryPipe::publish(std::atomic<std::uint32_t>& counter, std::size_t 
   if (header().sleepers.load(std::memory_order_seq_cst) != 0) native::futex_wake_all(counter);
 }
 
-std::size_t SharedMemoryPipe::write(std::span<const std::byte> bytes) {
+std::size_t RingBuffer::write(std::span<const std::byte> bytes) {
   const std::size_t count = std::min(bytes.size(), capacity_ - used());
   if (count == 0) return 0;
   std::byte* ring = memory_ + sizeof(Header);
@@ -58,7 +58,7 @@ std::size_t SharedMemoryPipe::write(std::span<const std::byte> bytes) {
   return count;
 }
 
-std::size_t SharedMemoryPipe::read(std::span<std::byte> bytes) {
+std::size_t RingBuffer::read(std::span<std::byte> bytes) {
   const std::size_t count = std::min(bytes.size(), used());
   if (count == 0) return 0;
   const std::byte* ring = memory_ + sizeof(Header);
@@ -70,20 +70,20 @@ std::size_t SharedMemoryPipe::read(std::span<std::byte> bytes) {
   return count;
 }
 
-void SharedMemoryPipe::sleep_on(std::atomic<std::uint32_t>& counter, std::uint32_t seen,
-                                std::chrono::nanoseconds limit) {
+void RingBuffer::sleep_on(std::atomic<std::uint32_t>& counter, std::uint32_t seen,
+                          std::chrono::nanoseconds limit) {
   header().sleepers.fetch_add(1, std::memory_order_seq_cst);
   if (counter.load(std::memory_order_seq_cst) == seen) native::futex_wait(counter, seen, limit);
   header().sleepers.fetch_sub(1, std::memory_order_seq_cst);
 }
 
-void SharedMemoryPipe::sleep_until_readable(std::size_t bytes, std::chrono::nanoseconds limit) {
+void RingBuffer::sleep_until_readable(std::size_t bytes, std::chrono::nanoseconds limit) {
   const std::uint32_t seen = header().written.load(std::memory_order_acquire);
   const std::uint32_t read = header().read.load(std::memory_order_relaxed);
   if (seen - read < bytes) sleep_on(header().written, seen, limit);
 }
 
-void SharedMemoryPipe::sleep_until_writable(std::chrono::nanoseconds limit) {
+void RingBuffer::sleep_until_writable(std::chrono::nanoseconds limit) {
   const std::uint32_t seen = header().read.load(std::memory_order_acquire);
   const std::uint32_t written = header().written.load(std::memory_order_relaxed);
   if (written - seen == capacity_) sleep_on(header().read, seen, limit);

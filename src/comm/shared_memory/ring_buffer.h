@@ -9,18 +9,19 @@
 
 namespace lockstep {
 
-/// A stream of bytes from one rank to another through a ring in shared memory.
+/// A stream of bytes from one rank to another through a ring buffer in shared memory.
 ///
-/// Two counters that only grow, each with one writer: nothing can be lost, and no lock can be left
-/// behind. Holds no torch. Thread-safety: one writing and one reading thread, of any processes.
-class SharedMemoryPipe {
+/// It has two counters that only grow, each with one writer: nothing can be lost, and no lock can
+/// be left behind. Holds no torch. Thread-safety: one writing and one reading thread, of any
+/// processes. Source: boost::lockfree::spsc_queue.
+class RingBuffer {
  public:
-  /// Shared memory that one pipe needs for a ring of `capacity` bytes: a power of two, so that
-  /// counters that wrap around keep their place in it, and 64 or more.
+  /// Shared memory that one buffer of `capacity` bytes needs. `capacity`: a power of two, so that
+  /// counters that wrap around keep their place in the buffer, and 64 or more.
   [[nodiscard]] static std::size_t bytes_needed(std::size_t capacity);
 
   /// `memory` is zeroed, aligned to 64, and outlives this object.
-  SharedMemoryPipe(std::byte* memory, std::size_t capacity);
+  RingBuffer(std::byte* memory, std::size_t capacity);
 
   /// Writes as much as there is room for; returns how much that was.
   std::size_t write(std::span<const std::byte> bytes);

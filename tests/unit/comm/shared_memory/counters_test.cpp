@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The protocol of the shared-memory backend without torch: ThreadSanitizer sees every access.
-#include "comm/shared_memory/rounds.h"
+#include "comm/shared_memory/counters.h"
 
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -27,16 +27,17 @@ using std::chrono::milliseconds;
 class World {
  public:
   explicit World(int size)
-      : size_(size), memory_(native::SharedMemory::create(SharedMemoryRounds::bytes_needed(size))) {
+      : size_(size),
+        memory_(native::SharedMemory::create(SharedMemoryCounters::bytes_needed(size))) {
     for (int rank = 0; rank < size; ++rank) {
-      SharedMemoryRounds(memory_->data(), 0, size)
+      SharedMemoryCounters(memory_->data(), 0, size)
           .admit(rank, ::getpid(), native::PeerProcess::own_pid_namespace());
     }
   }
-  [[nodiscard]] SharedMemoryRounds join(int rank) const {
-    SharedMemoryRounds rounds(memory_->data(), rank, size_);
-    rounds.watch_peers();
-    return rounds;
+  [[nodiscard]] SharedMemoryCounters join(int rank) const {
+    SharedMemoryCounters counters(memory_->data(), rank, size_);
+    counters.watch_peers();
+    return counters;
   }
 
  private:
@@ -44,12 +45,12 @@ class World {
   std::shared_ptr<native::SharedMemory> memory_;
 };
 
-void await_arrived(const SharedMemoryRounds& rounds, std::uint64_t round) {
-  while (!rounds.have_all_arrived(round)) rounds.sleep_until_arrived(round, milliseconds(50));
+void await_arrived(const SharedMemoryCounters& counters, std::uint64_t round) {
+  while (!counters.have_all_arrived(round)) counters.sleep_until_arrived(round, milliseconds(50));
 }
 
-void await_finished(const SharedMemoryRounds& rounds, std::uint64_t round) {
-  while (!rounds.have_all_finished(round)) rounds.sleep_until_finished(round, milliseconds(50));
+void await_finished(const SharedMemoryCounters& counters, std::uint64_t round) {
+  while (!counters.have_all_finished(round)) counters.sleep_until_finished(round, milliseconds(50));
 }
 
 class Rounds : public ::testing::TestWithParam<int> {};
@@ -63,11 +64,11 @@ TEST_P(Rounds, OrderTheDataOfAllRanks) {
   std::vector<std::jthread> threads;
   for (int rank = 0; rank < size; ++rank) {
     threads.emplace_back([&, rank] {
-      SharedMemoryRounds rounds = world.join(rank);
+      SharedMemoryCounters counters = world.join(rank);
       for (int step = 0; step < 500; ++step) {
         for (int& value : values[static_cast<std::size_t>(rank)]) value = step + rank;
-        const std::uint64_t round = rounds.arrive({}, 1);
-        await_arrived(rounds, round);
+        const std::uint64_t round = counters.arrive({}, 1);
+        await_arrived(counters, round);
         // As an all-reduce in place: every rank sums its share of all blocks into all blocks.
         for (std::size_t i = static_cast<std::size_t>(rank); i < 64;
              i += static_cast<std::size_t>(size)) {
@@ -75,9 +76,9 @@ TEST_P(Rounds, OrderTheDataOfAllRanks) {
           for (const auto& block : values) sum += block[i];
           for (auto& block : values) block[i] = sum;
         }
-        rounds.finish(round);
-        await_finished(rounds, round);
-        rounds.complete();
+        counters.finish(round);
+        await_finished(counters, round);
+        counters.complete();
         const int expected = size * step + size * (size - 1) / 2;
         for (const int value : values[static_cast<std::size_t>(rank)]) ASSERT_EQ(value, expected);
       }
@@ -91,27 +92,27 @@ TEST_P(Rounds, LetARankArriveAheadAndKeepItsFingerprints) {
   std::vector<std::jthread> threads;
   for (int rank = 0; rank < size; ++rank) {
     threads.emplace_back([&, rank] {
-      SharedMemoryRounds rounds = world.join(rank);
+      SharedMemoryCounters counters = world.join(rank);
       std::uint64_t next = 0;
       for (std::uint64_t done = 0; done < 2000; ++done) {
-        while (rounds.can_arrive()) {
+        while (counters.can_arrive()) {
           Fingerprint print;
           print.elements = next * 10;
           print.root = rank;
-          EXPECT_EQ(rounds.arrive(print, next), next);
+          EXPECT_EQ(counters.arrive(print, next), next);
           ++next;
         }
-        await_arrived(rounds, done);
+        await_arrived(counters, done);
         for (int peer = 0; peer < size; ++peer) {
-          const Fingerprint print = rounds.fingerprint(peer, done);
+          const Fingerprint print = counters.fingerprint(peer, done);
           ASSERT_EQ(print.elements, done * 10);
           ASSERT_EQ(print.root, peer);
         }
         // Never seen as the digest of another round, however far ahead others are.
-        ASSERT_FALSE(rounds.have_same_digest(done, done + 28));
-        EXPECT_EQ(next - done, SharedMemoryRounds::kMaxAhead);
-        rounds.finish(done);
-        rounds.complete();
+        ASSERT_FALSE(counters.have_same_digest(done, done + 28));
+        EXPECT_EQ(next - done, SharedMemoryCounters::kMaxAhead);
+        counters.finish(done);
+        counters.complete();
       }
     });
   }
@@ -119,8 +120,8 @@ TEST_P(Rounds, LetARankArriveAheadAndKeepItsFingerprints) {
 
 TEST(RoundsDigests, AreSeenWhileTheyAreFreshAndDifferWhereOneDoes) {
   const World world(2);
-  SharedMemoryRounds first = world.join(0);
-  SharedMemoryRounds second = world.join(1);
+  SharedMemoryCounters first = world.join(0);
+  SharedMemoryCounters second = world.join(1);
   for (std::uint64_t round = 0; round < 20; ++round) {
     EXPECT_EQ(first.arrive({}, round), round);
     EXPECT_EQ(second.arrive({}, round == 9 ? 1000 : round), round);
@@ -132,13 +133,13 @@ TEST(RoundsDigests, AreSeenWhileTheyAreFreshAndDifferWhereOneDoes) {
 
 TEST(RoundsFailure, ARankThatLeavesCannotComeAndSaysWhy) {
   const World world(2);
-  SharedMemoryRounds first = world.join(0);
-  SharedMemoryRounds second = world.join(1);
+  SharedMemoryCounters first = world.join(0);
+  SharedMemoryCounters second = world.join(1);
   EXPECT_TRUE(first.can_still_come(1));
   const std::uint64_t round = first.arrive({}, 1);
   EXPECT_FALSE(first.have_all_arrived(round));
   EXPECT_FALSE(first.has_arrived(1, round));
-  second.leave(SharedMemoryRounds::RankState::Left, std::string(1000, 'x'));
+  second.leave(SharedMemoryCounters::RankState::Aborted, std::string(1000, 'x'));
   EXPECT_FALSE(first.can_still_come(1));
   EXPECT_EQ(first.reason_of(1), std::string(255, 'x'));         // cut, not overrun
   first.sleep_until_arrived(round, std::chrono::seconds(100));  // does not sleep: nobody will come

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "comm/gloo/meeting.h"
+#include "comm/gloo/store_rendezvous.h"
 
 #include <lockstep/core/error.h>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
@@ -17,7 +17,7 @@ namespace {
 
 using std::chrono::milliseconds;
 
-// c10d takes no time-out of nothing.
+// c10d refuses a time-out of zero.
 constexpr milliseconds kShortest{50};
 
 std::string text_at(c10d::Store& store, const std::string& key) {
@@ -32,7 +32,7 @@ std::vector<std::string> keys_of(const char* name, int size) {
   return keys;
 }
 
-std::string new_word() {
+std::string new_nonce() {
   std::random_device random;
   char text[33];
   std::snprintf(text, sizeof(text), "%08x%08x", random(), random());
@@ -53,7 +53,7 @@ void check_for_missing(c10d::Store& store, const std::vector<std::string>& keys,
   }
   if (missing.empty()) return;
   throw LaunchError("rank(s) " + missing + " of " + std::to_string(keys.size()) +
-                    " did not come to the meeting of backend Gloo within " +
+                    " did not come to the rendezvous of backend Gloo within " +
                     std::to_string(deadline.elapsed().count()) + " s");
 }
 
@@ -67,28 +67,29 @@ void wait_for_ranks(c10d::Store& store, const std::vector<std::string>& keys,
   }
 }
 
-/// Rank 0: makes up a name and gives it to each rank that has said hello.
-std::string give_name(c10d::Store& store, const std::vector<std::string>& hellos) {
-  const std::string name = new_word();
-  for (std::size_t rank = 0; rank < hellos.size(); ++rank) {
-    const std::string word = text_at(store, hellos[rank]);
-    store.deleteKey(hellos[rank]);  // a later group has hellos of its own
-    if (rank != 0) store.set("answer/" + word, bytes_of_text(name));
+/// Rank 0: makes up a name and sends it to each rank that has sent a join request.
+std::string answer_requests(c10d::Store& store, const std::vector<std::string>& requests) {
+  const std::string name = new_nonce();
+  for (std::size_t rank = 0; rank < requests.size(); ++rank) {
+    const std::string nonce = text_at(store, requests[rank]);
+    store.deleteKey(requests[rank]);  // a later group has requests of its own
+    if (rank != 0) store.set("answer/" + nonce, bytes_of_text(name));
   }
   return name;
 }
 
-/// The others.
-std::string await_name(c10d::Store& store, const std::string& word,
-                       const std::vector<std::string>& hellos, int rank, const Deadline& deadline) {
-  const std::string answer = "answer/" + word;
+/// The other ranks: wait for the name.
+std::string await_name(c10d::Store& store, const std::string& nonce,
+                       const std::vector<std::string>& requests, int rank,
+                       const Deadline& deadline) {
+  const std::string answer = "answer/" + nonce;
   try {
     store.wait({answer}, remaining(deadline));
   } catch (const std::exception&) {
-    // While this rank's hello lies there, rank 0 has taken none.
-    const std::string& hello = hellos[static_cast<std::size_t>(rank)];
-    if (store.check({hello})) check_for_missing(store, hellos, deadline);
-    store.deleteKey(hello);  // nobody is to wait for this rank now
+    // While this rank's request is in the store, rank 0 has answered none.
+    const std::string& own = requests[static_cast<std::size_t>(rank)];
+    if (store.check({own})) check_for_missing(store, requests, deadline);
+    store.deleteKey(own);  // no rank is to wait for this one now
     throw;
   }
   std::string name = text_at(store, answer);
@@ -98,7 +99,7 @@ std::string await_name(c10d::Store& store, const std::string& word,
 
 }  // namespace
 
-std::string words_of(const std::exception& error) {
+std::string message_of(const std::exception& error) {
   const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
   const std::string text = torch_error ? torch_error->what_without_backtrace() : error.what();
   return text.substr(0, text.find("\nException raised from"));
@@ -113,11 +114,11 @@ GlooStore open_gloo_store(const LaunchEnvironment& environment, const GlooRendez
   c10d::TCPStoreOptions options;
   options.port = rendezvous.port;
   options.isServer = environment.rank == 0 && !rendezvous.has_server;
-  options.waitWorkers = false;  // the groups wait, and say for whom
+  options.waitWorkers = false;  // `agree_on_gloo_group` waits, and names the ranks that are missing
   options.timeout = timeout;
   options.multiTenant = true;  // one group after another, and ranks as threads
   if (options.isServer) {
-    // Left to itself, c10d listens on every interface. Where this gives nothing, it says why.
+    // By itself, c10d listens on every interface. An error of its own follows where this fails.
     auto listener = native::bind_loopback(rendezvous.host, rendezvous.port);
     if (listener.is_open()) options.masterListenFd = listener.release();
   }
@@ -125,26 +126,26 @@ GlooStore open_gloo_store(const LaunchEnvironment& environment, const GlooRendez
     return c10::make_intrusive<c10d::TCPStore>(rendezvous.host, options);
   } catch (const std::exception& error) {
     throw LaunchError("backend Gloo: rank " + std::to_string(environment.rank) + " could not " +
-                      (options.isServer ? "serve" : "reach the meeting point") + " at " +
+                      (options.isServer ? "serve" : "reach the rendezvous") + " at " +
                       rendezvous.host + ":" + std::to_string(rendezvous.port) + ": " +
-                      words_of(error));
+                      message_of(error));
   }
 }
 
 GlooStore agree_on_gloo_group(const GlooStore& store, const LaunchEnvironment& environment,
                               const Deadline& deadline) {
   const auto job = gloo_store_part(environment.job_id, store);
-  const auto hellos = keys_of("hello", environment.world_size);
-  const std::string word = new_word();
-  job->set(hellos[static_cast<std::size_t>(environment.rank)], bytes_of_text(word));
+  const auto requests = keys_of("join", environment.world_size);
+  const std::string nonce = new_nonce();
+  job->set(requests[static_cast<std::size_t>(environment.rank)], bytes_of_text(nonce));
   if (environment.rank != 0) {
-    return gloo_store_part(await_name(*job, word, hellos, environment.rank, deadline), job);
+    return gloo_store_part(await_name(*job, nonce, requests, environment.rank, deadline), job);
   }
-  wait_for_ranks(*job, hellos, deadline);
-  return gloo_store_part(give_name(*job, hellos), job);
+  wait_for_ranks(*job, requests, deadline);
+  return gloo_store_part(answer_requests(*job, requests), job);
 }
 
-void meet_in_gloo_store(c10d::Store& store, int rank, int size, milliseconds timeout) {
+void rendezvous_in_gloo_store(c10d::Store& store, int rank, int size, milliseconds timeout) {
   const auto keys = keys_of("here", size);
   store.set(keys[static_cast<std::size_t>(rank)], std::vector<std::uint8_t>{1});
   wait_for_ranks(store, keys, Deadline::after(timeout));
