@@ -20,12 +20,12 @@ std::vector<std::string> split_list(const std::string& list) {
   return names;
 }
 
-void pretend_hosts(LaunchEnvironment& environment, const std::string& list) {
+void apply_fake_hosts(LaunchEnvironment& environment, const std::string& list) {
   const auto names = split_list(list);
   const bool has_gap =
       std::any_of(names.begin(), names.end(), [](const auto& name) { return name.empty(); });
   if (names.size() != static_cast<std::size_t>(environment.world_size) || has_gap) {
-    throw LaunchError("LOCKSTEP_PRETEND_HOSTS is '" + list + "'; it must name a host for each of " +
+    throw LaunchError("LOCKSTEP_FAKE_HOSTS is '" + list + "'; it must name a host for each of " +
                       std::to_string(environment.world_size) + " ranks, as in a,a,b,b");
   }
   const auto own = names.begin() + environment.rank;
@@ -36,11 +36,11 @@ void pretend_hosts(LaunchEnvironment& environment, const std::string& list) {
 }
 
 LaunchEnvironment detect_among(const Lookup& lookup, const Ancestors& ancestors) {
-  const Launcher* launcher = choose_launcher(lookup, ancestors);
+  const LauncherVariables* launcher = choose_launcher(lookup, ancestors);
   if (launcher == nullptr) return {};
   LaunchEnvironment result = read_environment(*launcher, lookup);
   if (const auto id = lookup("LOCKSTEP_JOB_ID")) result.job_id = "user " + *id;
-  if (const auto hosts = lookup("LOCKSTEP_PRETEND_HOSTS")) pretend_hosts(result, *hosts);
+  if (const auto hosts = lookup("LOCKSTEP_FAKE_HOSTS")) apply_fake_hosts(result, *hosts);
   return result;
 }
 

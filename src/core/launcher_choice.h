@@ -12,12 +12,13 @@ namespace lockstep {
 using Ancestors = std::function<std::vector<Lookup>()>;
 
 /// The launcher whose word counts: the innermost, which is the one whose variables are the newest
-/// in this process and its ancestors. `LOCKSTEP_LAUNCHER` chooses another. Null: this process is
-/// alone. `ancestors` is called only where several launchers left variables.
+/// in this process and its ancestors. `LOCKSTEP_LAUNCHER` chooses another. Null: this process runs
+/// standalone. `ancestors` is called only where several launchers left variables.
 ///
 /// Throws: `LaunchError` with what both say, where that differs and nothing shows which is inside,
 /// and where the innermost started one rank alone inside a world of several.
-[[nodiscard]] const Launcher* choose_launcher(const Lookup& own, const Ancestors& ancestors);
+[[nodiscard]] const LauncherVariables* choose_launcher(const Lookup& own,
+                                                       const Ancestors& ancestors);
 
 /// The ancestors of this process, as far as their environment can be read (Linux: /proc).
 [[nodiscard]] std::vector<Lookup> process_ancestors();

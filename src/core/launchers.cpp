@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <charconv>
 #include <string>
+#include <utility>
 
 namespace lockstep {
 namespace {
@@ -16,7 +17,8 @@ constexpr const char* kSlurmLocalSizes = "SLURM_STEP_TASKS_PER_NODE";
 
 class Reader {
  public:
-  Reader(const Lookup& lookup, const char* launcher) : lookup_(lookup), launcher_(launcher) {}
+  Reader(const Lookup& lookup, std::string launcher)
+      : lookup_(lookup), launcher_(std::move(launcher)) {}
 
   /// A whole number in [least, most]; anything else names the variable.
   [[nodiscard]] int number(const std::string& name, int least, int most) const {
@@ -87,47 +89,65 @@ int slurm_local_size(const Reader& reader) {
                     std::to_string(node) + " (SLURM_NODEID)");
 }
 
-/// The same on all ranks of the job, and on no other job that runs at the same time.
-std::string job_id(const Launcher& launcher, const Reader& reader) {
-  const std::string name = launcher.name;
-  if (name == "Open MPI") {
-    // The namespace alone is a short hash; the address of mpirun itself makes it unique on this
-    // host.
-    return "openmpi " + reader.text("PMIX_NAMESPACE") + " " + reader.text("OMPI_MCA_orte_hnp_uri");
+/// A text that all ranks of the job have, and no other job that runs at the same time.
+std::string job_id(Launcher launcher, const Reader& reader) {
+  switch (launcher) {
+    case Launcher::OpenMpi:
+      // The namespace alone is a short hash; the address of mpirun itself makes it unique on this
+      // host.
+      return "openmpi " + reader.text("PMIX_NAMESPACE") + " " +
+             reader.text("OMPI_MCA_orte_hnp_uri");
+    case Launcher::Slurm:
+      return "slurm " + reader.text("SLURM_JOB_ID") + "." + reader.text("SLURM_STEP_ID");
+    case Launcher::Torchrun:
+      return "torchrun " + reader.text("MASTER_ADDR") + ":" + reader.text("MASTER_PORT") + " " +
+             reader.text("TORCHELASTIC_RUN_ID") + " " + reader.text("TORCHELASTIC_RESTART_COUNT");
+    default:
+      // Hydra names no job, but its proxy is the parent of all ranks of a host.
+      return "parent " + std::to_string(::getppid());
   }
-  if (name == "Slurm") {
-    return "slurm " + reader.text("SLURM_JOB_ID") + "." + reader.text("SLURM_STEP_ID");
-  }
-  if (name == "torchrun") {
-    return "torchrun " + reader.text("MASTER_ADDR") + ":" + reader.text("MASTER_PORT") + " " +
-           reader.text("TORCHELASTIC_RUN_ID") + " " + reader.text("TORCHELASTIC_RESTART_COUNT");
-  }
-  // Hydra names no job, but its proxy is the parent of all ranks of a host.
-  return "parent " + std::to_string(::getppid());
 }
 
 }  // namespace
 
-bool is_named(const Launcher& launcher, const Lookup& lookup) {
+std::string to_string(Launcher launcher) {
+  switch (launcher) {
+    case Launcher::Standalone:
+      return "standalone";
+    case Launcher::OpenMpi:
+      return "Open MPI";
+    case Launcher::Mpich:
+      return "MPICH";
+    case Launcher::Torchrun:
+      return "torchrun";
+    case Launcher::Slurm:
+      return "Slurm";
+    case Launcher::Custom:
+      return "a custom launcher";
+  }
+  return "unknown";
+}
+
+bool is_named(const LauncherVariables& launcher, const Lookup& lookup) {
   return lookup(launcher.rank) || lookup(launcher.world_size);
 }
 
-bool is_whole(const Launcher& launcher, const Lookup& lookup) {
+bool is_whole(const LauncherVariables& launcher, const Lookup& lookup) {
   return lookup(launcher.rank) && (lookup(launcher.world_size) || is_step(launcher, lookup));
 }
 
-bool is_step(const Launcher& launcher, const Lookup& lookup) {
+bool is_step(const LauncherVariables& launcher, const Lookup& lookup) {
   return is_slurm(launcher) && lookup(launcher.step_size);
 }
 
-bool has_local_size(const Launcher& launcher, const Lookup& lookup) {
+bool has_local_size(const LauncherVariables& launcher, const Lookup& lookup) {
   return lookup(is_slurm(launcher) ? kSlurmLocalSizes : launcher.local_size).has_value();
 }
 
-LaunchEnvironment read_environment(const Launcher& launcher, const Lookup& lookup) {
-  const Reader reader(lookup, launcher.name);
+LaunchEnvironment read_environment(const LauncherVariables& launcher, const Lookup& lookup) {
+  const Reader reader(lookup, to_string(launcher.launcher));
   LaunchEnvironment result;
-  result.launcher = launcher.name;
+  result.launcher = launcher.launcher;
   // A job step of Slurm can be smaller than its allocation.
   const auto step_size = reader.optional_number(launcher.step_size, 1, kMaxRanks);
   result.world_size = step_size ? *step_size : reader.number(launcher.world_size, 1, kMaxRanks);
@@ -136,7 +156,7 @@ LaunchEnvironment read_environment(const Launcher& launcher, const Lookup& looku
                               ? (reader.text(kSlurmLocalSizes).empty() ? std::optional<int>()
                                                                        : slurm_local_size(reader))
                               : reader.optional_number(launcher.local_size, 1, result.world_size);
-  // Without a word about hosts, all ranks are taken to be on this one.
+  // Where no variable tells of hosts, all ranks are assumed to be on this one.
   result.local_size = local_size.value_or(result.world_size);
   if (!local_size && result.world_size > 1) {
     result.assumption = std::string(is_slurm(launcher) ? kSlurmLocalSizes : launcher.local_size) +
@@ -147,7 +167,7 @@ LaunchEnvironment read_environment(const Launcher& launcher, const Lookup& looku
   }
   result.local_rank = reader.optional_number(launcher.local_rank, 0, result.local_size - 1)
                           .value_or(result.rank % result.local_size);
-  result.job_id = job_id(launcher, reader);
+  result.job_id = job_id(launcher.launcher, reader);
   return result;
 }
 

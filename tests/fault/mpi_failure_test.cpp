@@ -243,7 +243,7 @@ constexpr int kStatusOfTimeout = 124;
 /// Everything that the ranks of a job wrote. Fails where the job did not end by itself.
 std::string run_job(const std::string& program, const std::string& backend, const Job& job) {
   const std::string self = std::filesystem::read_symlink("/proc/self/exe");
-  const std::string hosts = job.hosts.empty() ? "" : "LOCKSTEP_PRETEND_HOSTS=" + job.hosts + " ";
+  const std::string hosts = job.hosts.empty() ? "" : "LOCKSTEP_FAKE_HOSTS=" + job.hosts + " ";
   const std::string command = hosts + "timeout " + std::to_string(kJobSeconds) +
                               " " LOCKSTEP_TEST_MPIRUN " " + std::to_string(job.ranks) +
                               " --continuous " + self + " --program " + program + " " + backend +

@@ -46,7 +46,7 @@ INSTANTIATE_TEST_SUITE_P(Backends, Collectives,
 /// What the launcher said, with these hosts instead of this one.
 LaunchEnvironment environment_with_hosts(const std::string& hosts) {
   return LaunchEnvironment::detect([&](const std::string& name) -> std::optional<std::string> {
-    if (name == "LOCKSTEP_PRETEND_HOSTS") return hosts;
+    if (name == "LOCKSTEP_FAKE_HOSTS") return hosts;
     const char* value = std::getenv(name.c_str());
     return value == nullptr ? std::nullopt : std::optional<std::string>(value);
   });

@@ -24,7 +24,7 @@ class NcclOnGpus : public ::testing::Test {
     const auto environment = LaunchEnvironment::detect();
     const int gpus = static_cast<int>(torch::cuda::device_count());
     if (gpus < environment.local_size) {
-      ::setenv("NCCL_HOSTID", ("pretended " + std::to_string(environment.rank)).c_str(), 1);
+      ::setenv("NCCL_HOSTID", ("fake host " + std::to_string(environment.rank)).c_str(), 1);
       ::setenv("NCCL_SOCKET_IFNAME", "lo", 0);
     }
     const auto index = static_cast<c10::DeviceIndex>(environment.local_rank % gpus);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// One rank's GPU.
+// The GPU of one rank.
 #include <chrono>
 #include <cstring>
 #include <stdexcept>

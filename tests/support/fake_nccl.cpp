@@ -184,38 +184,38 @@ bool FakeNccl::run_front(Stream& stream) {
   Task& task = stream.tasks.front();
   if (task.run) return task.run();
   if (!task.is_posted) post(task);
-  match(*task.comm->meeting);
+  match(*task.comm->shared);
   return std::all_of(task.calls.begin(), task.calls.end(),
                      [](const CallPointer& call) { return call->is_done; });
 }
 
 void FakeNccl::post(Task& task) {
   task.is_posted = true;
-  Meeting& meeting = *task.comm->meeting;
+  SharedComm& shared = *task.comm->shared;
   const int rank = task.comm->rank;
   for (const CallPointer& call : task.calls) {
     if (call->kind == Call::Kind::Send) {
-      meeting.sends[{rank, call->root}].push_back(call);
+      shared.sends[{rank, call->root}].push_back(call);
     } else if (call->kind == Call::Kind::Receive) {
-      meeting.receives[{call->root, rank}].push_back(call);
+      shared.receives[{call->root, rank}].push_back(call);
     } else {
-      meeting.collectives[static_cast<std::size_t>(rank)].push_back(call);
+      shared.collectives[static_cast<std::size_t>(rank)].push_back(call);
     }
   }
 }
 
-void FakeNccl::match(Meeting& meeting) {
-  while (match_collectives(meeting) || match_messages(meeting)) {
+void FakeNccl::match(SharedComm& shared) {
+  while (match_collectives(shared) || match_messages(shared)) {
   }
 }
 
-bool FakeNccl::match_collectives(Meeting& meeting) {
+bool FakeNccl::match_collectives(SharedComm& shared) {
   std::vector<CallPointer> calls;
-  for (auto& queue : meeting.collectives) {
+  for (auto& queue : shared.collectives) {
     if (queue.empty()) return false;
     calls.push_back(queue.front());
   }
-  for (auto& queue : meeting.collectives) queue.pop_front();
+  for (auto& queue : shared.collectives) queue.pop_front();
   const Call& first = *calls.front();
   for (const CallPointer& call : calls) {
     if (call->kind != first.kind || call->count != first.count || call->type != first.type ||
@@ -232,9 +232,9 @@ bool FakeNccl::match_collectives(Meeting& meeting) {
   return true;
 }
 
-bool FakeNccl::match_messages(Meeting& meeting) {
-  for (auto& [pair, sends] : meeting.sends) {
-    auto& receives = meeting.receives[pair];
+bool FakeNccl::match_messages(SharedComm& shared) {
+  for (auto& [pair, sends] : shared.sends) {
+    auto& receives = shared.receives[pair];
     if (sends.empty() || receives.empty()) continue;
     Call& send = *sends.front();
     Call& receive = *receives.front();
@@ -283,17 +283,17 @@ void FakeNccl::execute(const std::vector<CallPointer>& calls) {
 }
 
 void FakeNccl::cancel(Comm& comm) {
-  Meeting& meeting = *comm.meeting;
+  SharedComm& shared = *comm.shared;
   for (const auto& stream : streams_) {
     std::erase_if(stream->tasks, [&](const Task& task) { return task.comm == &comm; });
   }
   // The others' kernels hang; none may read what this rank gives back.
-  if (static_cast<std::size_t>(comm.rank) < meeting.collectives.size()) {
-    meeting.collectives[static_cast<std::size_t>(comm.rank)].clear();
+  if (static_cast<std::size_t>(comm.rank) < shared.collectives.size()) {
+    shared.collectives[static_cast<std::size_t>(comm.rank)].clear();
   }
-  for (auto* messages : {&meeting.sends, &meeting.receives}) {
+  for (auto* messages : {&shared.sends, &shared.receives}) {
     for (auto& [pair, queue] : *messages) {
-      const bool is_own = (messages == &meeting.sends ? pair.first : pair.second) == comm.rank;
+      const bool is_own = (messages == &shared.sends ? pair.first : pair.second) == comm.rank;
       if (is_own) queue.clear();
     }
   }

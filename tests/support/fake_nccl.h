@@ -19,19 +19,19 @@
 namespace lockstep::testing {
 
 /// NCCL and GPUs for ranks that are threads of one process. Memory of the "device" is the CPU's;
-/// the current stream of a rank is its thread. What is enqueued on another stream runs whenever
-/// somebody looks, and only when all whom it needs have come, as kernels of NCCL do: a send alone
-/// in the stream holds up everything behind it.
+/// the current stream of a rank is its thread. Work on another stream runs whenever a rank polls
+/// it, and only when all the ranks that it needs have come, as kernels of NCCL do: a send without a
+/// receive holds up everything behind it in the stream.
 ///
-/// It writes down what a program must not do: calls in another order than other ranks', while
+/// `complaints` lists what a program must not do: calls in another order than other ranks', while
 /// something is in progress, on a stream that did not wait for the caller's, with handles that are
-/// gone; groups left open; what is never given back.
+/// gone; groups left open; resources that are never released.
 class FakeNccl : public std::enable_shared_from_this<FakeNccl> {
  public:
-  /// How long it lets anybody be blocked: only where a test fails.
+  /// The longest time for which a call is blocked. It passes only where a test fails.
   static constexpr std::chrono::seconds kPatience{60};
 
-  /// For one rank.
+  /// What one rank uses.
   [[nodiscard]] NcclServices services(int rank);
 
   // --- what goes wrong; set before it happens ---
@@ -58,32 +58,32 @@ class FakeNccl : public std::enable_shared_from_this<FakeNccl> {
   void fail_memory(int rank) {
     set([=, this] { fails_memory_.insert(rank); });
   }
-  /// Whether a thread that makes its own stream wait sleeps until it may go on. Otherwise only the
-  /// wait is counted.
+  /// Whether a thread sleeps that makes its own stream wait, as the stream would. Otherwise the
+  /// wait is only counted.
   void make_hosts_wait(bool value) {
     set([=, this] { do_hosts_wait_ = value; });
   }
-  /// What is enqueued stays in progress until this is taken back, as where NCCL sets up
+  /// Calls that are enqueued stay in progress until this is taken back, as where NCCL sets up
   /// connections.
   void hold_calls(bool value) {
     set([=, this] { are_calls_held_ = value; });
   }
-  /// Aborts, and the letting go of windows, do not return until this is taken back.
+  /// Aborts, and calls that deregister windows, do not return until this is taken back.
   void block(bool aborts, bool windows = false) {
     set([=, this] {
       are_aborts_blocked_ = aborts;
       are_windows_blocked_ = windows;
     });
   }
-  /// Of all devices, as 90 for 9.0.
+  /// The compute capability of all devices, as 90 for 9.0.
   void set_compute_capability(int value) {
     set([=, this] { compute_capability_ = value; });
   }
-  /// See `NcclServices::end_limit`. Before `services`.
+  /// Sets `NcclServices::end_limit`. Only before `services`.
   void limit_ends(std::chrono::milliseconds value) {
     set([=, this] { end_limit_ = value; });
   }
-  /// Nothing moves on any stream meanwhile.
+  /// No stream makes progress until this is taken back.
   void pause(bool value) {
     set([=, this] { is_paused_ = value; });
   }
@@ -99,7 +99,7 @@ class FakeNccl : public std::enable_shared_from_this<FakeNccl> {
   [[nodiscard]] int looks(int rank);
   /// Names of the calls enqueued by a rank, oldest first.
   [[nodiscard]] std::vector<std::string> calls(int rank);
-  /// What was done wrong, and what is still there, one text each. Empty when all is well.
+  /// One text for each mistake, and for each resource that is left. Empty when all is well.
   [[nodiscard]] std::vector<std::string> complaints();
 
  private:
@@ -122,20 +122,20 @@ class FakeNccl : public std::enable_shared_from_this<FakeNccl> {
   using CallPointer = std::shared_ptr<Call>;
   static const char* name_of(Call::Kind kind);
 
-  struct Meeting {  // what all members share
+  struct SharedComm {  // what all ranks of a communicator share
     int world_size = 0;
     int joined = 0;
     int finalized = 0;
     std::vector<std::deque<CallPointer>> collectives;              // by rank
     std::map<std::pair<int, int>, std::deque<CallPointer>> sends;  // from, to
     std::map<std::pair<int, int>, std::deque<CallPointer>> receives;
-    std::vector<int> windows;                                       // made, by rank
-    std::vector<int> splits;                                        // by rank
-    std::map<std::pair<int, int>, std::shared_ptr<Meeting>> parts;  // number of split, color
+    std::vector<int> windows;                                          // made, by rank
+    std::vector<int> splits;                                           // by rank
+    std::map<std::pair<int, int>, std::shared_ptr<SharedComm>> parts;  // number of split, color
     std::map<std::pair<int, int>, std::vector<std::pair<int, int>>> keys;
   };
   struct Comm {
-    std::shared_ptr<Meeting> meeting;
+    std::shared_ptr<SharedComm> shared;
     int owner = 0;  // the rank of the test
     int rank = 0;
     bool is_alive = true;
@@ -147,13 +147,13 @@ class FakeNccl : public std::enable_shared_from_this<FakeNccl> {
     native::NcclResult error = native::NcclResult::Success;
     std::set<native::NcclWindow> windows;
     std::set<native::NcclReduction> reductions;
-    std::function<bool()> is_over;  // of what is in progress
+    std::function<bool()> is_over;  // whether what is in progress has ended
   };
   struct Task {
-    Comm* comm = nullptr;  // of a kernel
+    Comm* comm = nullptr;  // null unless this is a kernel
     std::vector<CallPointer> calls;
     bool is_posted = false;
-    std::function<bool()> run;  // of anything else: true when it is done
+    std::function<bool()> run;  // null where this is a kernel; returns true when it is done
   };
   struct Stream {
     int owner = 0;
@@ -179,9 +179,9 @@ class FakeNccl : public std::enable_shared_from_this<FakeNccl> {
   void run();
   bool run_front(Stream& stream);
   void post(Task& task);
-  void match(Meeting& meeting);
-  bool match_collectives(Meeting& meeting);
-  bool match_messages(Meeting& meeting);
+  void match(SharedComm& shared);
+  bool match_collectives(SharedComm& shared);
+  bool match_messages(SharedComm& shared);
   void execute(const std::vector<CallPointer>& calls);
   void cancel(Comm& comm);
   [[nodiscard]] bool has_kernels(const Comm& comm) const;
@@ -193,7 +193,7 @@ class FakeNccl : public std::enable_shared_from_this<FakeNccl> {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<std::string> complaints_;
-  std::map<std::uint64_t, std::shared_ptr<Meeting>> meetings_;
+  std::map<std::uint64_t, std::shared_ptr<SharedComm>> shared_comms_;
   std::vector<std::unique_ptr<Comm>> comms_;
   std::vector<std::unique_ptr<Stream>> streams_;
   std::set<Event*> events_;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// One rank's NCCL.
+// NCCL as one rank calls it.
 #include <c10/util/BFloat16.h>
 #include <c10/util/Float8_e4m3fn.h>
 #include <c10/util/Float8_e5m2.h>
@@ -67,9 +67,9 @@ class FakeNcclRank final : public native::NcclApi {
     if (world_->fails_init_.contains(rank_)) return NcclResult::SystemError;
     std::uint64_t number = 0;
     std::memcpy(&number, id.data(), sizeof(number));
-    auto& meeting = world_->meetings_[number];
-    if (!meeting) meeting = make_meeting(world_size);
-    *comm = join(meeting, rank);
+    auto& shared = world_->shared_comms_[number];
+    if (!shared) shared = make_shared_comm(world_size);
+    *comm = join(shared, rank);
     return NcclResult::InProgress;
   }
 
@@ -78,17 +78,17 @@ class FakeNcclRank final : public native::NcclApi {
     auto* comm = ready(parent, "comm_split");
     if (comm == nullptr) return NcclResult::InvalidUsage;
     ++world_->splits_;
-    const auto meeting = comm->meeting;
-    const int number = meeting->splits[static_cast<std::size_t>(comm->rank)]++;
+    const auto shared = comm->shared;
+    const int number = shared->splits[static_cast<std::size_t>(comm->rank)]++;
     *child = nullptr;
     FakeNccl::Comm* made = nullptr;
-    auto have_all_come = [meeting, number] {
-      return std::all_of(meeting->splits.begin(), meeting->splits.end(),
+    auto have_all_come = [shared, number] {
+      return std::all_of(shared->splits.begin(), shared->splits.end(),
                          [number](int count) { return count > number; });
     };
     if (color >= 0) {
-      auto& part = meeting->parts[{number, color}];
-      if (!part) part = make_meeting(0);
+      auto& part = shared->parts[{number, color}];
+      if (!part) part = make_shared_comm(0);
       ++part->world_size;
       part->collectives.emplace_back();
       part->windows.push_back(0);
@@ -146,7 +146,7 @@ class FakeNcclRank final : public native::NcclApi {
     const std::lock_guard lock(world_->mutex_);
     auto* comm = world_->find(handle, "async_error");
     if (comm == nullptr) return NcclResult::InvalidUsage;
-    if (comm->is_lent) world_->complain("a look during another call");
+    if (comm->is_lent) world_->complain("async_error during another call");
     ++world_->looks_[rank_];
     world_->run();
     *state = comm->error;
@@ -183,14 +183,14 @@ class FakeNcclRank final : public native::NcclApi {
     if (comm == nullptr) return NcclResult::InvalidUsage;
     if (world_->fails_windows_.contains(rank_)) return NcclResult::SystemError;
     ++world_->windows_made_;
-    const auto meeting = comm->meeting;
-    const int number = ++meeting->windows[static_cast<std::size_t>(comm->rank)];
+    const auto shared = comm->shared;
+    const int number = ++shared->windows[static_cast<std::size_t>(comm->rank)];
     auto* made = reinterpret_cast<native::NcclWindow>(world_->next_window_++);
     windows_[made] = data;
     comm->windows.insert(made);
     comm->polls_left = 1;
     comm->is_over = [=] {
-      const bool is_known = std::all_of(meeting->windows.begin(), meeting->windows.end(),
+      const bool is_known = std::all_of(shared->windows.begin(), shared->windows.end(),
                                         [number](int count) { return count >= number; });
       if (is_known) *window = made;
       return is_known;
@@ -201,7 +201,7 @@ class FakeNcclRank final : public native::NcclApi {
     std::unique_lock lock(world_->mutex_);
     auto* comm = ready(handle, "window_deregister");
     if (comm == nullptr) return NcclResult::InvalidUsage;
-    if (world_->has_kernels(*comm)) world_->complain("a window let go of under a kernel");
+    if (world_->has_kernels(*comm)) world_->complain("a window deregistered under a kernel");
     comm->is_lent = true;
     world_->wait_while(lock, world_->are_windows_blocked_);
     comm->is_lent = false;
@@ -274,27 +274,27 @@ class FakeNcclRank final : public native::NcclApi {
   }
 
  private:
-  static std::shared_ptr<FakeNccl::Meeting> make_meeting(int world_size) {
-    auto meeting = std::make_shared<FakeNccl::Meeting>();
+  static std::shared_ptr<FakeNccl::SharedComm> make_shared_comm(int world_size) {
+    auto shared = std::make_shared<FakeNccl::SharedComm>();
     const auto ranks = static_cast<std::size_t>(world_size);
-    meeting->world_size = world_size;
-    meeting->collectives.resize(ranks);
-    meeting->windows.resize(ranks);
-    meeting->splits.resize(ranks);
-    return meeting;
+    shared->world_size = world_size;
+    shared->collectives.resize(ranks);
+    shared->windows.resize(ranks);
+    shared->splits.resize(ranks);
+    return shared;
   }
-  FakeNccl::Comm* join(const std::shared_ptr<FakeNccl::Meeting>& meeting, int rank) {
+  FakeNccl::Comm* join(const std::shared_ptr<FakeNccl::SharedComm>& shared, int rank) {
     auto comm = std::make_unique<FakeNccl::Comm>();
-    comm->meeting = meeting;
+    comm->shared = shared;
     comm->owner = rank_;
     comm->rank = rank;
     comm->polls_left = 3;
-    comm->is_over = [meeting] { return meeting->joined >= meeting->world_size; };
-    ++meeting->joined;
+    comm->is_over = [shared] { return shared->joined >= shared->world_size; };
+    ++shared->joined;
     world_->comms_.push_back(std::move(comm));
     return world_->comms_.back().get();
   }
-  /// Looking moves it on.
+  /// Each call brings what is in progress nearer to its end.
   static bool is_idle(FakeNccl::Comm& comm) {
     if (comm.is_over && !comm.is_over()) return false;
     if (comm.polls_left > 0 && --comm.polls_left > 0) return false;

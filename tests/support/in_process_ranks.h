@@ -21,7 +21,7 @@ inline LaunchEnvironment fake_environment(int rank, int world_size, const std::s
   LaunchEnvironment environment;
   environment.rank = environment.local_rank = rank;
   environment.world_size = environment.local_size = world_size;
-  environment.launcher = "a test";
+  environment.launcher = Launcher::Custom;
   environment.job_id = job_id;
   return environment;
 }

@@ -19,11 +19,11 @@
 namespace lockstep::testing {
 
 inline std::shared_ptr<ProcessGroup> make_fake_nccl_group(const std::shared_ptr<FakeNccl>& world,
-                                                          std::shared_ptr<ProcessGroup> side,
+                                                          std::shared_ptr<ProcessGroup> control,
                                                           bool check_calls = false) {
-  const auto environment = fake_environment(side->rank(), side->size(), "over a fake NCCL");
-  const auto timeout = side->timeout();
-  return make_nccl_process_group(environment, timeout, std::move(side),
+  const auto environment = fake_environment(control->rank(), control->size(), "over a fake NCCL");
+  const auto timeout = control->timeout();
+  return make_nccl_process_group(environment, timeout, std::move(control),
                                  world->services(environment.rank), check_calls);
 }
 
@@ -36,8 +36,8 @@ inline void sum_up(ProcessGroup& group) {
 
 using NcclBody = std::function<void(const std::shared_ptr<ProcessGroup>&)>;
 
-/// From now on this group's calls are expected to time out: all that has to succeed before has
-/// time.
+/// For calls of this group that are expected to time out. The calls before, which must succeed,
+/// keep their long timeout.
 [[nodiscard]] inline CallScope with_short_timeout(ProcessGroup& group) {
   return group.with(CallOptions().timeout(std::chrono::milliseconds(400)));
 }
@@ -48,15 +48,16 @@ inline std::vector<std::exception_ptr> run_nccl_ranks(
     bool check_calls = false, std::chrono::milliseconds timeout = kRankTimeout) {
   return run_ranks(
       world_size,
-      [&](std::shared_ptr<ProcessGroup> side) {
-        auto group = make_fake_nccl_group(world, std::move(side), check_calls);
+      [&](std::shared_ptr<ProcessGroup> control) {
+        auto group = make_fake_nccl_group(world, std::move(control), check_calls);
         const auto limit = limit_calls(*group, timeout);
         body(std::move(group));
       },
       timeout);
 }
 
-/// The same where nothing may go wrong, and nothing be left.
+/// As `run_nccl_ranks`, on a NCCL of its own. Rethrows the first error; the ranks must make no
+/// mistake in their use of NCCL and leave nothing behind.
 inline void run_nccl_ranks_or_throw(int world_size, const NcclBody& body,
                                     bool check_calls = false) {
   const auto world = std::make_shared<FakeNccl>();

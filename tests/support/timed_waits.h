@@ -12,11 +12,11 @@
 
 namespace lockstep::testing {
 
-/// How long anything may take that must come: nothing here depends on an idle machine.
+/// The limit of every wait for something that must happen. It is long enough for a busy machine.
 constexpr std::chrono::seconds kTestPatience{60};
 
-/// Where ranks that are threads wait for each other beside their group, with a limit: when one of
-/// them has failed, the others fail too, instead of waiting until the whole test is ended.
+/// A barrier of ranks that are threads, beside their group. The wait has a limit: when one rank has
+/// failed, the others fail too, instead of waiting until the whole test is ended.
 class TimedBarrier {
  public:
   explicit TimedBarrier(int ranks) : ranks_(ranks) {}
@@ -44,8 +44,8 @@ class TimedBarrier {
   int round_ = 0;
 };
 
-/// What threads wait for until others have said it, this many times. A wait has a limit, and throws
-/// when it has passed: what comes after it would not be what the test is about.
+/// Threads wait until other threads have given the signal, `times` times. A wait has a limit, and
+/// throws when the limit has passed: the rest of the test would make no sense.
 class Signal {
  public:
   /// `what`: "until rank 0 had failed", for the error's text.
@@ -71,7 +71,7 @@ class Signal {
   int missing_;
 };
 
-/// Gives a signal when its scope ends, in whatever way.
+/// Gives a signal when its scope ends, also by an exception.
 class SignalAtEnd {
  public:
   explicit SignalAtEnd(Signal& signal) : signal_(signal) {}
@@ -83,7 +83,7 @@ class SignalAtEnd {
   Signal& signal_;
 };
 
-/// Whether something comes to be true soon.
+/// Whether `what` becomes true within the limit.
 inline bool happens(const std::function<bool()>& what,
                     std::chrono::milliseconds limit = kTestPatience) {
   const auto end = std::chrono::steady_clock::now() + limit;

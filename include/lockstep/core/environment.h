@@ -9,6 +9,19 @@
 
 namespace lockstep {
 
+/// What started the ranks of a job.
+enum class Launcher {
+  Standalone,  ///< nothing: the program was started by itself, as a world of one
+  OpenMpi,     ///< Open MPI's `mpirun`
+  Mpich,       ///< Hydra, with MPICH and its relatives
+  Torchrun,    ///< `torchrun`, or whoever sets its variables
+  Slurm,       ///< `srun`
+  Custom,      ///< something else; the program fills in the `LaunchEnvironment` by itself
+};
+
+/// "Open MPI", "torchrun": how its makers write it.
+[[nodiscard]] LOCKSTEP_API std::string to_string(Launcher launcher);
+
 /// What the launcher told this process about its place in the world.
 ///
 /// Thread-safety: a value; copies are independent.
@@ -17,9 +30,10 @@ struct LOCKSTEP_API LaunchEnvironment {
   int world_size = 1;  ///< number of all processes
   int local_rank = 0;  ///< rank among the ranks of this host
   int local_size = 1;  ///< ranks on this host
-  /// Which launcher was recognised: "Open MPI", "MPICH", "Slurm", "torchrun" or "alone".
-  std::string launcher = "alone";
-  /// The same text on all ranks of one job and on no other job of this user; empty when alone.
+  /// Which launcher was recognised.
+  Launcher launcher = Launcher::Standalone;
+  /// The same text on all ranks of one job and on no other job of this user; empty in a standalone
+  /// program.
   /// Ranks of one host meet under it.
   std::string job_id;
 
@@ -36,8 +50,8 @@ struct LOCKSTEP_API LaunchEnvironment {
   /// innermost launcher counts, as far as this process's ancestors show which that is; without them
   /// those of Slurm count last, because `sbatch` sets its variables even where
   /// `mpirun` starts the ranks. No such variable: a world of one. `LOCKSTEP_LAUNCHER` (openmpi,
-  /// mpich, torchrun, slurm, alone), where set, chooses; `LOCKSTEP_JOB_ID` replaces the job id.
-  /// `LOCKSTEP_PRETEND_HOSTS`, a name for each rank such as "a,a,b,b", makes one machine play
+  /// mpich, torchrun, slurm, standalone), where set, chooses; `LOCKSTEP_JOB_ID` replaces the job
+  /// id. `LOCKSTEP_FAKE_HOSTS`, a name for each rank such as "a,a,b,b", makes one machine play
   /// several hosts, to try there what runs across hosts.
   ///
   /// Throws: `LaunchError` naming the variable that is missing, garbled or out of range; with what

@@ -18,8 +18,8 @@
 
 namespace lockstep {
 
-/// The launch variables or the meeting of the ranks are wrong; thrown before any collective ran.
-/// The text names the variable, or the rank that did not come.
+/// The launch variables are wrong, or the ranks cannot find each other; thrown before any
+/// collective ran. The text names the variable, or the rank that did not come.
 class LOCKSTEP_API LaunchError : public c10::DistError {
  public:
   /// `what()` becomes `message`.
@@ -36,8 +36,8 @@ struct CommContext {
 };
 
 /// A collective failed. The group is broken then: every later call on it throws the same error
-/// again. (Except after `allocate` without room, and after models that differ: nothing was under
-/// way, so the group can go on.)
+/// again. The group can go on after `allocate` without room and after models that differ, because
+/// nothing was under way.
 class LOCKSTEP_API CommError : public c10::DistBackendError {
  public:
   /// `what()` becomes "OP #SEQUENCE (BACKEND) failed on rank R of W: REASON. Hint: HINT".

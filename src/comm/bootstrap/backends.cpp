@@ -23,13 +23,13 @@ void require(bool condition, const std::string& message) {
 
 void check_single_launch(const LaunchEnvironment& environment, const Capabilities&) {
   require(environment.world_size == 1, "backend Single is for a world of one; " +
-                                           environment.launcher + " started " +
+                                           to_string(environment.launcher) + " started " +
                                            std::to_string(environment.world_size) + " ranks");
 }
 
 void check_shared_memory_launch(const LaunchEnvironment& environment, const Capabilities&) {
   require(environment.local_size == environment.world_size,
-          "backend SharedMemory needs all ranks on one host; " + environment.launcher +
+          "backend SharedMemory needs all ranks on one host; " + to_string(environment.launcher) +
               " says that " + std::to_string(environment.local_size) + " of " +
               std::to_string(environment.world_size) + " ranks are on this host");
 }

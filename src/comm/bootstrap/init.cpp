@@ -14,7 +14,7 @@
 #include <utility>
 #include <vector>
 
-#include "comm/bootstrap/backend_choice.h"
+#include "comm/bootstrap/backend_selection.h"
 #include "comm/bootstrap/backends.h"
 #include "comm/nccl/backend.h"
 #include "native/posix/host_name.h"
@@ -55,24 +55,24 @@ std::shared_ptr<ProcessGroup> init_process_group(const ProcessGroupOptions& opti
   // Ranks find each other by the job id. Processes that no launcher started must not find another.
   if (environment.world_size == 1 && environment.job_id.empty()) {
     environment.job_id =
-        "alone " + std::to_string(::getpid()) + " " +
+        "standalone " + std::to_string(::getpid()) + " " +
         std::to_string(std::chrono::steady_clock::now().time_since_epoch().count());
   }
   TORCH_CHECK(options.timeout().count() > 0, "init_process_group: timeout is ",
               options.timeout().count(), " ms; it must be positive");
   const Capabilities capabilities = Capabilities::detect();
-  BackendChoice choice = choose_backend(options.backend(), environment, capabilities);
+  BackendSelection selection = select_backend(options.backend(), environment, capabilities);
   logging::debug("rank " + std::to_string(environment.rank) + " meets the others over " +
-                 std::string(to_string(choice.transport)));
-  auto transport = find_backend(choice.transport)->make(environment, options.timeout());
-  if (choice.may_have_nccl) {
-    decide_on_nccl(choice, gather(*transport, gpu_number(environment, capabilities)));
+                 std::string(to_string(selection.transport)));
+  auto transport = find_backend(selection.transport)->make(environment, options.timeout());
+  if (selection.may_have_nccl) {
+    decide_on_nccl(selection, gather(*transport, gpu_number(environment, capabilities)));
   }
   logging::info("rank " + std::to_string(environment.rank) + " of " +
-                std::to_string(environment.world_size) + ", launched by " + environment.launcher +
-                ": backend " + std::string(to_string(choice.backend())) + " (" + choice.reason +
-                ")");
-  if (!choice.has_nccl) return transport;
+                std::to_string(environment.world_size) + ", launched by " +
+                to_string(environment.launcher) + ": backend " +
+                std::string(to_string(selection.backend())) + " (" + selection.reason + ")");
+  if (!selection.has_nccl) return transport;
   return make_nccl_process_group(environment, options.timeout(), std::move(transport),
                                  make_nccl_services(), options.check_calls());
 }

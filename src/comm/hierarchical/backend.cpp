@@ -71,7 +71,7 @@ std::unique_ptr<CommBackend> HierarchicalBackend::make_group(GroupContext& part,
 }
 
 CommBackend::Memory HierarchicalBackend::allocate(c10::Device device, std::size_t bytes) {
-  // The host's memory is for the oldest collective alone; when this meeting is done, all are.
+  // Only the oldest collective may use the host's memory. After this barrier it is free.
   group().run(make_exchange_barrier(transport(), bytes), "allocate");
   Memory memory;
   std::string error_text = "another host has no memory for it";

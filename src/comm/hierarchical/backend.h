@@ -26,7 +26,7 @@ class HierarchicalBackend final : public MpiBackend {
                                           const std::vector<int>& members) override;
   Memory allocate(c10::Device device, std::size_t bytes) override;
   void abort(const std::string& reason) noexcept override;
-  /// Of the ranks of this host alone: MPI has no look that any thread may take.
+  /// Watches only the ranks of this host: MPI has no call for it that any thread may make.
   [[nodiscard]] std::function<std::string()> peer_watch() override;
   void release() override;
   /// Inside a host the CPU moves the bytes.

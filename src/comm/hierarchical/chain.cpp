@@ -93,7 +93,7 @@ bool MpiChain::advance() {
     ++back_;
   }
   if (forward_ < pieces_ || is_result_due()) return false;
-  // All are complete; this lets the requests go.
+  // All requests are complete; this frees them.
   return partial_receives_.test() && result_receives_.test() && sends_.test();
 }
 

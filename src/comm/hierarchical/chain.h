@@ -13,12 +13,12 @@
 
 namespace lockstep {
 
-/// A reduction that runs from host to host, in rank order: each host adds its ranks' values to what
-/// the hosts before it gave, the last one has the result, and it runs back. Cut into pieces, so
-/// that all links carry something at the same time: N bytes forward (2 N or more for short floats,
-/// whose sums travel as float) and N back over each link, in (pieces + hosts) steps.
+/// A reduction that runs from host to host, in rank order. Each host adds its ranks' values to the
+/// partial sum of the hosts before it, and the last host sends the result back. The data is cut
+/// into pieces, so that all links are busy at the same time: N bytes forward (2 N or more for short
+/// floats, whose sums travel as float) and N back over each link, in (pieces + hosts) steps.
 ///
-/// One rank a host takes part; several chains, over different shares, run side by side.
+/// One rank of each host takes part. Several chains, over different shares, run at the same time.
 class MpiChain {
  public:
   struct Place {
@@ -32,12 +32,13 @@ class MpiChain {
 
   MpiChain(const Place& place, at::ScalarType dtype, ReduceOp op);
 
-  /// `values`: of each rank of this host, `result.size()` bytes each; they stay until `advance`
-  /// has returned true. `result` takes the result, where this rank takes it.
+  /// `values`: one pointer for each rank of this host, to `result.size()` bytes, which must stay
+  /// valid until `advance` has returned true. The result is written to `result` unless this rank
+  /// takes none.
   void start(std::vector<const std::byte*> values, std::span<std::byte> result);
-  /// Goes on as far as messages have come. True at the end. Never blocks.
+  /// Advances as far as messages have come. True at the end. Never blocks.
   bool advance();
-  /// The rank whose message is waited for.
+  /// The rank for whose message this one waits.
   [[nodiscard]] std::optional<int> waits_for() const;
 
  private:

@@ -20,9 +20,9 @@ struct MpiHierarchy {
   std::optional<native::MpiCommunicator> leaders;  ///< each host's first rank; only they have it
 };
 
-// The collectives that use the memory of a host: between hosts, each byte travels once a host, not
-// once a rank. Every other collective, and a reduction where hosts are not in rank order, is the
-// Mpi backend's. Costs are for N bytes on W ranks, L on each of H hosts.
+// These collectives use the memory of a host, so that each byte travels to a host only once,
+// however many ranks the host has. The Mpi backend does every other collective, and reductions
+// where hosts are not in rank order. Costs are for N bytes on W ranks, L on each of H hosts.
 
 [[nodiscard]] std::unique_ptr<Operation> make_hierarchical_operation(MpiHierarchy& hierarchy,
                                                                      Collective call);
@@ -32,11 +32,12 @@ struct MpiHierarchy {
 /// hosts, each rank sends and receives up to 2 N / L bytes. The same bits as SharedMemory and Mpi.
 [[nodiscard]] std::unique_ptr<Operation> make_hierarchical_reduction(MpiHierarchy& hierarchy,
                                                                      Collective call);
-/// In memory to the first rank of the root's host, by MPI's broadcast to the first rank of each
-/// other, in memory from there.
+/// The data goes in memory to the first rank of the root's host, by MPI's broadcast to the first
+/// rank of each other host, and in memory to the other ranks there.
 [[nodiscard]] std::unique_ptr<Operation> make_hierarchical_broadcast(MpiHierarchy& hierarchy,
                                                                      Collective call);
-/// In memory inside each host, all pieces of a host between first ranks, in memory from there.
+/// The first rank of each host gathers the host's pieces in memory, first ranks exchange all pieces
+/// of their hosts, and the other ranks get them in memory.
 [[nodiscard]] std::unique_ptr<Operation> make_hierarchical_all_gather(MpiHierarchy& hierarchy,
                                                                       Collective call);
 

@@ -44,7 +44,7 @@ void MpiHierarchicalOperation::check_peers() {
     is_suspicious_since_.reset();
     return;
   }
-  // What it said before it left may still be on its way.
+  // The announcement that the rank made before it left may still be on its way.
   const auto now = std::chrono::steady_clock::now();
   if (!is_suspicious_since_) is_suspicious_since_ = now;
   if (now - *is_suspicious_since_ > kGraceForRounds) throw lost(counters, gone);

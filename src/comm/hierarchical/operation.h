@@ -13,9 +13,9 @@
 
 namespace lockstep {
 
-/// The frame of collectives over several hosts: ranks agree over MPI, as for any other call, and
-/// the steps are requests of MPI, or collectives in the memory of this host, or both. The host's
-/// memory is used by the oldest operation alone, so that all its ranks use it in the same order.
+/// The base class of collectives over several hosts. Ranks agree over MPI, as for any other call.
+/// The steps are requests of MPI, or collectives in the memory of this host, or both. Only the
+/// oldest operation uses the host's memory, so that all ranks of the host use it in the same order.
 class MpiHierarchicalOperation : public ExchangeOperation {
  public:
   void sleep(std::chrono::nanoseconds limit) override;
@@ -28,10 +28,11 @@ class MpiHierarchicalOperation : public ExchangeOperation {
       : ExchangeOperation(hierarchy.transport, fingerprint, bytes, chunk_bytes),
         hierarchy_(hierarchy) {}
 
-  /// Part of the current step: a collective of this host's ranks. Nothing where there is one.
+  /// Adds a collective of this host's ranks to the current step. Does nothing where this rank is
+  /// alone on its host.
   void start_local(Collective call);
   bool is_step_done() override;
-  /// Part of the current step: what goes between hosts.
+  /// The part of the current step that goes between hosts.
   [[nodiscard]] native::MpiRequests& requests() noexcept { return requests_; }
 
   [[nodiscard]] MpiHierarchy& hierarchy() const noexcept { return hierarchy_; }
@@ -42,8 +43,8 @@ class MpiHierarchicalOperation : public ExchangeOperation {
   }
 
  private:
-  /// The index of a rank of this host that has announced nothing and cannot any more, else their
-  /// number.
+  /// The index of a rank of this host that has announced nothing and has gone; the number of ranks
+  /// where there is none.
   [[nodiscard]] int find_gone() const;
 
   MpiHierarchy& hierarchy_;

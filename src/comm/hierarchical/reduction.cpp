@@ -8,7 +8,7 @@
 namespace lockstep {
 namespace {
 
-// What lies in scratch memory at once: a few times this.
+// Scratch memory holds a few times as many bytes at once.
 constexpr std::size_t kReductionChunkBytes = std::size_t{32} << 20;
 
 class HierarchicalReduction final : public MpiHierarchicalOperation {
@@ -124,7 +124,7 @@ class HierarchicalReduction final : public MpiHierarchicalOperation {
     for (std::size_t index = 0; index < local_size(); ++index) {
       const bool is_target = is_all_reduce() ? index == 0 : index == root;
       const bool is_taken = is_all_reduce() || local_rank() == root;
-      // To all ranks, or to the root alone.
+      // The share goes to all ranks, or only to the root.
       if (is_target || !is_all_reduce()) {
         spread.inputs.push_back(tensor_of(is_target ? std::span(result_) : std::span<std::byte>()));
       }
@@ -139,7 +139,7 @@ class HierarchicalReduction final : public MpiHierarchicalOperation {
   MpiChain chain_;
   bool is_in_chain_ = false;
   std::span<std::byte> chunk_;
-  std::vector<std::byte> scratch_;  // this rank's share of all ranks of the host
+  std::vector<std::byte> scratch_;  // this rank's share of the values of all ranks of the host
   std::vector<std::byte> result_;
 };
 

@@ -23,7 +23,7 @@ std::unique_ptr<MpiChannels> open_mpi_world(const LaunchEnvironment& environment
   const int size = channels->data.size();
   if (rank != environment.rank || size != environment.world_size) {
     throw LaunchError("MPI says rank " + std::to_string(rank) + " of " + std::to_string(size) +
-                      ", the variables of " + environment.launcher + " say rank " +
+                      ", the variables of " + to_string(environment.launcher) + " say rank " +
                       std::to_string(environment.rank) + " of " +
                       std::to_string(environment.world_size) +
                       "; was the program linked with another MPI than the mpirun that started it?");

@@ -11,27 +11,28 @@
 #include "comm/group/comm_backend.h"
 #include "comm/nccl/collectives.h"
 #include "comm/nccl/communicator.h"
-#include "comm/nccl/launch.h"
+#include "comm/nccl/launch_queue.h"
+#include "comm/nccl/window_registry.h"
 #include "concurrency/watchdog.h"
 
 namespace lockstep {
 
-/// CUDA tensors over NCCL, everything else over a *side group* of the CPU that connects the same
-/// ranks: CPU tensors, barriers, the meeting of NCCL's communicator, comparing of calls, and word
-/// of a rank that has gone.
+/// CUDA tensors over NCCL, everything else over a *control group* of the CPU that connects the same
+/// ranks: CPU tensors, barriers, the start of NCCL's communicator, the comparison of calls, and the
+/// news that a rank has gone.
 ///
-/// The communicator is made at the group's first collective on a CUDA tensor (or `allocate` there),
-/// on that tensor's device, and all later ones must be there too.
+/// The group's first collective on a CUDA tensor (or `allocate` there) makes the communicator on
+/// that tensor's device. The tensors of all later calls must be on the same device.
 class NcclBackend final : public CommBackend {
  public:
-  /// `side`: used by this group alone. `check_calls`: see `ProcessGroupOptions`.
-  NcclBackend(GroupContext& group, std::shared_ptr<ProcessGroup> side, NcclServices services,
+  /// `control`: no other group uses it. `check_calls`: see `ProcessGroupOptions`.
+  NcclBackend(GroupContext& group, std::shared_ptr<ProcessGroup> control, NcclServices services,
               bool check_calls);
   ~NcclBackend() override;
 
  private:
   [[nodiscard]] GroupCore* group_for(c10::DeviceType device) override {
-    return supports(device) ? nullptr : &side_->core();
+    return supports(device) ? nullptr : &control_->core();
   }
   [[nodiscard]] bool supports(c10::DeviceType device) const override {
     return device == services_.device_type;
@@ -52,21 +53,23 @@ class NcclBackend final : public CommBackend {
   void abort(const std::string& reason) noexcept override;
   void leave_all_alone() noexcept;
 
-  /// Collective at the first call. Blocks then.
+  /// The first call is collective, and blocks.
   void ensure_communicator(c10::Device device, const char* op);
   void check_device(c10::Device device, const char* op) const;
-  /// Without an index a device is the current one.
+  /// A device without an index is the current one.
   [[nodiscard]] int index_of(c10::Device device) const;
-  void meet(int device, const char* op);
+  void start_communicator(int device, const char* op);
   [[nodiscard]] std::shared_ptr<NcclCommunicator> make_communicator(int device);
   void adopt(std::shared_ptr<NcclCommunicator> communicator);
-  /// Finds what the watchdog found, and gives back tensors that are free by now. Throws: the
-  /// group's failure.
+  /// What a send and a receive begin with.
+  void prepare_message(const at::Tensor& tensor, const char* op);
+  /// Learns of failures that the watchdog found, and releases tensors that are no longer used.
+  /// Throws: the group's failure.
   void catch_up(const char* op);
   void progress() noexcept;
   std::unique_ptr<Operation> enqueue(NcclTask task, const char* op);
   /// Blocks: until everything called so far is enqueued.
-  void settle(const Deadline& deadline, const char* op);
+  void drain(const Deadline& deadline, const char* op);
   /// Divides the communicator, where there is one. Collective. Blocks.
   void divide_communicator(NcclBackend* child, int color, int key);
   /// Runs `body`; what it throws as `OperationFailure` fails the group, as an operation's would.
@@ -74,20 +77,21 @@ class NcclBackend final : public CommBackend {
   void guarded(const char* op, const Body& body);
 
   GroupContext& group_;
-  std::shared_ptr<ProcessGroup> side_;
+  std::shared_ptr<ProcessGroup> control_;
   NcclServices services_;
   bool checks_calls_;
-  NcclCommunicator::PeerWatch peer_watch_;  // null: the side group has none
+  NcclCommunicator::PeerWatch peer_watch_;  // null where the control group has none
   std::shared_ptr<NcclCommunicator> communicator_;
-  std::shared_ptr<NcclLine> line_ = std::make_shared<NcclLine>();
+  std::shared_ptr<WindowRegistry> windows_;  // null while there is no communicator
+  std::shared_ptr<LaunchQueue> queue_;
   bool is_coalescing_ = false;
-  std::shared_ptr<NcclLaunch> batch_;   // of coalesced calls, from the first of them on
+  std::shared_ptr<NcclLaunch> batch_;   // coalesced calls, from the first of them on
   std::unique_ptr<Watchdog> watchdog_;  // ends before what it looks at
 };
 
 /// A group over NCCL; the arguments are those of `NcclBackend`.
 [[nodiscard]] std::shared_ptr<ProcessGroup> make_nccl_process_group(
     const LaunchEnvironment& environment, std::chrono::milliseconds timeout,
-    std::shared_ptr<ProcessGroup> side, const NcclServices& services, bool check_calls);
+    std::shared_ptr<ProcessGroup> control, const NcclServices& services, bool check_calls);
 
 }  // namespace lockstep

@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "comm/collective/tensor_bytes.h"
-#include "comm/nccl/types.h"
+#include "comm/nccl/dtypes.h"
 
 namespace lockstep {
 namespace {

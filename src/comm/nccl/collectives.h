@@ -5,8 +5,8 @@
 
 namespace lockstep {
 
-/// The NCCL calls of a collective. Which they are follows from what all ranks know alike: sizes,
-/// never addresses, or ranks would make different ones.
+/// The NCCL calls of a collective. Which calls these are follows only from the sizes, which all
+/// ranks know alike. Addresses must not matter, or ranks would make different calls.
 ///
 /// | collective     | equal pieces                          | pieces of different sizes   |
 /// |----------------|---------------------------------------|-----------------------------|

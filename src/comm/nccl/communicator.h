@@ -1,73 +1,64 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-#include <chrono>
-#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "comm/collective/operation.h"
-#include "comm/nccl/ending.h"
+#include "comm/nccl/abort_thread.h"
+#include "comm/nccl/call_context.h"
+#include "comm/nccl/communicator_resources.h"
+#include "comm/nccl/in_flight_operation.h"
 #include "comm/nccl/services.h"
 #include "concurrency/deadline.h"
-#include "native/posix/owning_process.h"
 
 namespace lockstep {
 
-/// What an operation's calls get.
-struct NcclCallContext {
-  native::NcclApi& nccl;
-  native::DeviceApi& device;
-  native::NcclCommunicatorHandle communicator;
-  native::DeviceStream stream;
-  int rank;
-  int world_size;
-
-  /// Throws `OperationFailure` unless the call succeeded or goes on by itself.
-  void check(native::NcclResult result, const char* call) const;
-};
-using NcclCall = std::function<void(const NcclCallContext&)>;
-
-/// One operation on the communicator's stream, as its owner and the watchdog see it.
-struct NcclFlight {
-  NcclFlight(const NcclServices& services, int device, const Deadline& limit, std::string name)
-      : end(services.device, device), deadline(limit), op(std::move(name)) {}
-
-  native::DeviceEvent end;
-  Deadline deadline;
-  std::string op;
-  bool is_done = false;  // guarded by the communicator
-};
-
-/// A communicator of NCCL with a stream of its own: made, polled, given up and let go under a
-/// deadline.
+/// A communicator of NCCL with a stream of its own. Every wait has a deadline.
 ///
-/// The first failure ends it: it is aborted, so that the GPU gets free, and every later use throws
-/// that failure. Abort and destroy never both happen, and no call is made once one of them began.
-/// Thread-safety: any thread. Under the lock are those calls of NCCL alone that return at once (it
-/// is non-blocking); for those that may block the handle is taken out or lent, and others find that
-/// something is in progress meanwhile.
+/// The first failure ends the communicator: it is aborted, so that the GPU gets free, and every
+/// later use throws that failure. Abort and destroy never both happen, and no call of NCCL follows
+/// one of them.
+/// Thread-safety: any thread. A thread that holds the lock makes only calls of NCCL that return at
+/// once. For a call that may block, a thread takes or borrows the handle instead, and the others
+/// see something in progress until it has returned.
 class NcclCommunicator {
  public:
-  /// `device`: index of the device that this rank uses. Makes nothing yet.
-  NcclCommunicator(NcclServices services, int device, int rank, int world_size);
-  /// Aborts what was not closed.
+  /// What happened to a rank that has gone; empty when nobody has.
+  using PeerWatch = std::function<std::string()>;
+
+  /// The handle, lent to one thread for a call of NCCL that may block. An abort waits until the
+  /// loan has ended.
+  class Loan {
+   public:
+    Loan(NcclCommunicator& lender, native::NcclCommunicatorHandle handle) noexcept
+        : lender_(lender), handle_(handle) {}
+    ~Loan() { lender_.end_loan(); }
+    Loan(const Loan&) = delete;
+    Loan& operator=(const Loan&) = delete;
+
+    [[nodiscard]] native::NcclCommunicatorHandle handle() const noexcept { return handle_; }
+
+   private:
+    NcclCommunicator& lender_;
+    native::NcclCommunicatorHandle handle_;
+  };
+
+  /// Does not call NCCL yet. `device`: index of the device that this rank uses. `peer_watch`: may
+  /// be null.
+  NcclCommunicator(NcclServices services, int device, int rank, int world_size,
+                   PeerWatch peer_watch);
+  /// Aborts the communicator unless it was closed.
   ~NcclCommunicator();
   NcclCommunicator(const NcclCommunicator&) = delete;
   NcclCommunicator& operator=(const NcclCommunicator&) = delete;
 
-  using PeerWatch = std::function<std::string()>;
-  /// `watch`: says what happened to a rank that has gone, else nothing; used inside the calls
-  /// below, but for `free` and the destructor. Before the first of them.
-  void watch_peers(PeerWatch watch) { peer_watch_ = std::move(watch); }
-
-  /// Begins to meet the other ranks; goes on by itself. Never throws: see `poll`.
+  /// Begins to connect the ranks, which goes on by itself. Never throws: see `poll`.
   void start(const native::NcclUniqueId& id);
   /// Divides this communicator. Returns this rank's part, the caller's from then on; null for a
   /// negative color. Collective. Blocks. Throws: `OperationFailure`.
@@ -75,53 +66,60 @@ class NcclCommunicator {
   /// Takes over a part of another communicator.
   void start_as(native::NcclCommunicatorHandle part);
 
-  /// False while what was called last still goes on. Throws: `OperationFailure` once it failed.
+  /// False while the last call of NCCL is still in progress. Throws: `OperationFailure` once it
+  /// has failed.
   [[nodiscard]] bool poll();
-  /// Blocks: until `poll` is true; then does `next`, before anything else can be in progress.
+  /// Blocks: until `poll` is true. Then runs `next` before another call can begin; a failure that
+  /// `next` throws ends the communicator.
   /// Throws: `OperationFailure`, of kinds Timeout and PeerLost too.
   void wait_until_ready(const Deadline& deadline, const std::string& what,
-                        const std::function<void()>& next = nullptr);
+                        const NcclCall& next = nullptr);
+  /// Throws: `OperationFailure`, which ends the communicator, where a call of NCCL has failed.
+  void check(native::NcclResult result, const char* call);
 
-  /// Enqueues these calls as one, which `record_end` is to follow. False, and nothing happened,
-  /// while something is in progress. Throws: `OperationFailure`.
+  /// Enqueues these calls as one group, which `record_end` is to follow. False, and nothing
+  /// happened, while something is in progress. Throws: `OperationFailure`.
   [[nodiscard]] bool try_enqueue(const std::vector<NcclCall>& preparations,
-                                 const std::vector<NcclCall>& calls, const Deadline& deadline,
-                                 const std::string& op);
-  /// Does something on the stream that is no call of NCCL. Throws: `OperationFailure`.
+                                 const std::vector<NcclCall>& calls, const OperationLimit& limit);
+  /// Enqueues work that is no call of NCCL on the stream. Throws: `OperationFailure`.
   void run(const std::vector<NcclCall>& calls);
-  /// What is recorded now ends when all that was enqueued has ended.
-  [[nodiscard]] std::shared_ptr<NcclFlight> record_end(const Deadline& deadline, std::string op);
+  /// Records an event behind everything that was enqueued so far.
+  [[nodiscard]] std::shared_ptr<InFlightOperation> record_end(OperationLimit limit);
   /// Throws: `OperationFailure`.
-  [[nodiscard]] bool is_done(NcclFlight& flight);
+  [[nodiscard]] bool is_done(InFlightOperation& operation);
 
-  /// Memory from NCCL; null where there is none left. See `NcclMemory`.
-  [[nodiscard]] void* allocate(std::size_t bytes);
-  /// Makes memory known to all ranks. Collective. Blocks. Throws: `OperationFailure`.
-  [[nodiscard]] native::NcclWindow make_known(void* data, std::size_t bytes,
-                                              const Deadline& deadline);
-  /// `window`: null where it is not known. Also after the communicator is gone. Blocks: until what
-  /// the current stream does with it is done, and until an abort under way has ended. Never throws.
-  void free(void* data, native::NcclWindow window) noexcept;
+  /// Null while NCCL or the stream has something to do: a call that may block waits for nothing
+  /// then. `stream_end` is empty in the first of several attempts, and belongs to them.
+  /// Throws: `OperationFailure`.
+  [[nodiscard]] std::unique_ptr<Loan> try_borrow(std::optional<native::DeviceEvent>& stream_end);
+  /// As `wait_until_ready`. Only for a stream on which nothing is enqueued.
+  [[nodiscard]] std::unique_ptr<Loan> borrow(const Deadline& deadline, const std::string& what);
 
-  /// One look of the watchdog: ends the communicator when its oldest operation is too late, when
-  /// NCCL reports an error, or when a peer has gone.
-  void look() noexcept;
-  /// Ends it for this reason, unless it ended before. Never blocks.
-  void give_up(OperationFailure failure) noexcept;
-  /// Blocks: until NCCL's kernels are gone after `give_up`. False where that takes too long.
-  [[nodiscard]] bool wait_until_ended();
-  /// Finishes what is enqueued and lets the communicator go. Collective. Blocks. Throws:
-  /// `OperationFailure`.
+  /// For the watchdog: aborts the communicator when its oldest operation is too late, when NCCL
+  /// reports an error, or when a peer has gone.
+  void check_progress() noexcept;
+  /// Aborts the communicator for this reason, unless it ended before. Never blocks.
+  void abort(OperationFailure reason) noexcept;
+  /// False once `close` or an abort has begun.
+  [[nodiscard]] bool is_open();
+  /// Blocks: until an abort that was called for has ended, and NCCL's kernels with it. False where
+  /// the deadline passed.
+  [[nodiscard]] bool wait_until_ended(const Deadline& deadline);
+  /// Finishes what is enqueued and destroys the communicator, which has no window any more.
+  /// Collective. Blocks. Throws: `OperationFailure`.
   void close(const Deadline& deadline);
 
   [[nodiscard]] const NcclServices& services() const noexcept { return services_; }
+  [[nodiscard]] CommunicatorResources& resources() const noexcept { return *resources_; }
   [[nodiscard]] int device() const noexcept { return device_; }
   /// The device's compute capability, as 90 for 9.0.
   [[nodiscard]] int capability() const noexcept { return capability_; }
-  [[nodiscard]] native::DeviceStream stream() const noexcept { return places_->stream.get(); }
+  [[nodiscard]] native::DeviceStream stream() const noexcept { return resources_->stream.get(); }
 
  private:
-  // All with the lock held.
+  void end_loan() noexcept;
+
+  // The lock is held in all of these.
   [[nodiscard]] bool poll_locked();
   void fail_locked(OperationFailure failure) noexcept;
   void abort_locked() noexcept;
@@ -129,19 +127,10 @@ class NcclCommunicator {
   void throw_failure_locked() const;
   void check_locked(native::NcclResult result, const char* call);
   void drop_done_locked();
-  void look_locked();
-  /// Throws when what this belongs to is too late.
-  void check_end_locked(const Deadline& deadline, const std::string& op);
-  /// Whether NCCL does nothing now: not even a call that waits for the GPU would wait.
-  /// `end`: of what is enqueued, from the first look at which NCCL had taken it all.
-  [[nodiscard]] bool is_idle_locked(std::optional<native::DeviceEvent>& end);
-  /// Without the lock. Blocks. False where the memory must not be freed.
-  [[nodiscard]] bool deregister(native::NcclWindow window, const Deadline& deadline);
-  void deregister_all(const Deadline& deadline);
-  /// By whom the handle is lent to; gives it back.
-  [[nodiscard]] native::NcclResult deregister_lent(native::NcclWindow window);
-  /// Throws once a peer has been gone for longer than it may take to see the end of its part.
+  void check_progress_locked();
+  /// Throws once a peer has been gone for longer than others may need to see the end of its part.
   void check_peers_locked(const std::string& what);
+  [[nodiscard]] std::unique_ptr<Loan> lend_locked();
   [[nodiscard]] NcclCallContext context_locked() const;
 
   const NcclServices services_;
@@ -149,55 +138,16 @@ class NcclCommunicator {
   const int capability_;
   const int rank_;
   const int world_size_;
-  const std::shared_ptr<NcclPlaces> places_;
+  const std::shared_ptr<CommunicatorResources> resources_;
+  const PeerWatch peer_watch_;
 
-  PeerWatch peer_watch_;
   std::mutex mutex_;
   native::NcclCommunicatorHandle handle_ = nullptr;  // null: not yet, or not any more
-  bool is_lent_ = false;  // to one thread, without the lock; whoever fails leaves the abort to it
+  bool is_lent_ = false;  // the end of the loan starts an abort that a failure has called for
   std::optional<OperationFailure> failure_;
-  std::deque<std::shared_ptr<NcclFlight>> flights_;
-  // Enqueued, and its end not recorded yet: the program may be blocked in a call of CUDA's.
-  struct Given {
-    Deadline deadline;
-    std::string op;
-  };
-  std::optional<Given> given_;
-  std::set<native::NcclWindow> windows_;
-  std::optional<Deadline> grace_;  // since a peer has gone
-  NcclEnding ending_;
-};
-
-/// Memory from NCCL, which is given back whatever happens to it on the way.
-class NcclMemory {
- public:
-  NcclMemory(std::shared_ptr<NcclCommunicator> communicator, std::size_t bytes)
-      : communicator_(std::move(communicator)),
-        bytes_(bytes),
-        data_(communicator_->allocate(bytes)) {}
-  ~NcclMemory() {
-    if (!owner_.is_current()) {
-      native::leave_alone(std::move(communicator_));
-    } else if (data_ != nullptr) {
-      communicator_->free(data_, window_);
-    }
-  }
-  NcclMemory(const NcclMemory&) = delete;
-  NcclMemory& operator=(const NcclMemory&) = delete;
-
-  /// Null where there was none left.
-  [[nodiscard]] void* data() const noexcept { return data_; }
-  /// See `NcclCommunicator::make_known`.
-  void make_known(const Deadline& deadline) {
-    window_ = communicator_->make_known(data_, bytes_, deadline);
-  }
-
- private:
-  std::shared_ptr<NcclCommunicator> communicator_;
-  std::size_t bytes_;
-  void* data_;
-  native::NcclWindow window_ = nullptr;
-  native::OwningProcess owner_;
+  InFlightQueue in_flight_;
+  std::optional<Deadline> grace_;  // begins when a peer is seen to have gone
+  AbortThread abort_thread_;
 };
 
 }  // namespace lockstep

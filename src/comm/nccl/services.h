@@ -12,19 +12,19 @@
 
 namespace lockstep {
 
-/// What the NCCL backend stands on. Tests bring a NCCL of their own, whose device memory is the
-/// CPU's.
+/// What the NCCL backend needs of the system. Tests bring a NCCL of their own, whose device memory
+/// is the CPU's.
 struct NcclServices {
   std::shared_ptr<native::NcclApi> nccl;
   std::shared_ptr<native::DeviceApi> device;
   c10::DeviceType device_type = c10::kCUDA;
   /// How often the watchdog looks whether the GPU still moves and the peers still live.
   std::chrono::milliseconds watch_interval{50};
-  /// How long a rank's last operations may still end by themselves after a peer has gone: it may
-  /// have done its part.
+  /// How long a rank's last operations may still end by themselves after a peer has gone: the peer
+  /// may have done its part before.
   std::chrono::milliseconds grace{500};
-  /// How long is waited for what NCCL or the GPU still does with memory that is given back. What
-  /// takes longer keeps it.
+  /// How long a rank that frees memory waits until NCCL and the GPU no longer use it. Memory that
+  /// is used for longer is leaked.
   std::chrono::milliseconds end_limit{10000};
 };
 

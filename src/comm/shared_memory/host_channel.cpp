@@ -57,7 +57,7 @@ native::DatagramSocket open_socket(const std::string& name, const LaunchEnvironm
   } catch (const std::system_error& error) {
     if (error.code().value() != EADDRINUSE) throw LaunchError(error.what());
     const std::string who = "rank " + std::to_string(environment.rank) + " of job '" +
-                            environment.job_id + "' (" + environment.launcher +
+                            environment.job_id + "' (" + to_string(environment.launcher) +
                             ") is running already";
     if (native::DatagramSocket::is_own(name)) {
       throw LaunchError(
@@ -140,8 +140,8 @@ void HostChannel::throw_missing(const std::vector<bool>& has_come, const Deadlin
   }
   throw LaunchError("rank(s) " + missing + " of " + std::to_string(environment_.world_size) +
                     " did not come within " + std::to_string(deadline.elapsed().count()) +
-                    " s (job '" + environment_.job_id + "', launched by " + environment_.launcher +
-                    ")" + assumption_of(environment_));
+                    " s (job '" + environment_.job_id + "', launched by " +
+                    to_string(environment_.launcher) + ")" + assumption_of(environment_));
 }
 
 void HostChannel::await_join_requests(const Deadline& deadline,
@@ -160,7 +160,7 @@ void HostChannel::await_join_requests(const Deadline& deadline,
                               std::to_string(environment_.world_size) + ", rank " +
                               std::to_string(message.rank) + " in a world of " +
                               std::to_string(message.world_size) + "; both launch environments (" +
-                              environment_.launcher + ") must say the same");
+                              to_string(environment_.launcher) + ") must say the same");
       refuse(message.rank, error.what_without_backtrace());  // perhaps no rank of this world
       throw error;
     }
@@ -259,8 +259,8 @@ std::shared_ptr<native::SharedMemory> HostChannel::join_rendezvous(std::size_t b
       throw LaunchError((has_reached ? "rank 0 came, but does not answer; waited "
                                      : "rank 0 did not come within ") +
                         std::to_string(deadline.elapsed().count()) + " s (job '" +
-                        environment_.job_id + "', launched by " + environment_.launcher + ")" +
-                        (has_reached ? "" : assumption_of(environment_)));
+                        environment_.job_id + "', launched by " + to_string(environment_.launcher) +
+                        ")" + (has_reached ? "" : assumption_of(environment_)));
     }
   }
 }

@@ -15,7 +15,7 @@
 #include "data/loader/batch_worker.h"
 #include "data/loader/shared_layout.h"
 #include "native/posix/output_buffers.h"
-#include "native/posix/run_again.h"
+#include "native/posix/reexec.h"
 #include "workers/run_worker.h"
 
 namespace lockstep::data {
@@ -53,9 +53,9 @@ std::string describe_job(const WorkerJob& job, const std::string& dataset,
 }
 
 void become_worker(const workers::SharedMemoryChannel&, int descriptor, std::size_t worker) {
-  native::run_program_again(std::string(kVariable) + "=" + std::to_string(descriptor) + ":" +
-                                std::to_string(worker) + ":" + std::to_string(::getppid()),
-                            descriptor);
+  native::reexec_self(std::string(kVariable) + "=" + std::to_string(descriptor) + ":" +
+                          std::to_string(worker) + ":" + std::to_string(::getppid()),
+                      descriptor);
 }
 
 bool is_spawned_worker() {

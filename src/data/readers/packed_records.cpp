@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "data/readers/packed_header.h"
-#include "native/posix/new_file.h"
+#include "native/posix/atomic_file.h"
 
 namespace lockstep::data {
 namespace detail {
@@ -111,7 +111,7 @@ class PackedFileWriter {
   }
 
   std::string file_name_;
-  native::NewFile file_;
+  native::AtomicFile file_;
   PackedHeader header_;
   std::vector<std::byte> buffer_;
   std::uint64_t end_ = PackedHeader::kBytes;

@@ -10,7 +10,7 @@
 #include <utility>
 
 #include "data/readers/tar_reader.h"
-#include "native/posix/new_file.h"
+#include "native/posix/atomic_file.h"
 
 namespace lockstep::data::detail {
 namespace {
@@ -226,7 +226,7 @@ bool TarIndex::save(const BoundedView& archive) const {
   }
   out.number(crc32_of(out.bytes()), kIndexChecksumBytes);
   try {
-    native::NewFile file(index_path(archive));
+    native::AtomicFile file(index_path(archive));
     file.write(0, out.bytes());
     file.publish();
     return true;

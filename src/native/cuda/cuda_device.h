@@ -11,7 +11,7 @@ namespace lockstep::native {
 /// CUDA, with LibTorch's current streams.
 [[nodiscard]] std::shared_ptr<DeviceApi> make_cuda_device();
 
-/// As in `0000:3b:00.0`. Begins nothing on the device.
+/// The device's address on the PCI bus, as `0000:3b:00.0`. Does not initialise the device.
 /// Throws: `std::runtime_error`.
 [[nodiscard]] std::string cuda_bus_address(int device);
 

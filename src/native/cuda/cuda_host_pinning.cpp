@@ -17,7 +17,7 @@ class CudaHostPinning final : public HostPinning {
   [[nodiscard]] c10::DeviceType device_type() const noexcept override { return c10::kCUDA; }
 
   void pin(void* data, std::size_t bytes) override {
-    // Of a device that LibTorch has not been told to use it says that nothing is pinned.
+    // LibTorch takes no memory for pinned while it has not initialised CUDA.
     at::globalContext().lazyInitDevice(c10::kCUDA);
     const c10::cuda::OptionalCUDAGuard guard(c10::cuda::getDeviceIndexWithPrimaryContext());
     const cudaError_t error = cudaHostRegister(data, bytes, cudaHostRegisterPortable);

@@ -29,10 +29,10 @@ class DeviceApi {
   [[nodiscard]] virtual Stream create_stream(int device) = 0;
   /// What is enqueued there still runs.
   virtual void destroy_stream(Stream stream) noexcept = 0;
-  /// As 90 for 9.0.
+  /// The compute capability of the device, as 90 for 9.0.
   [[nodiscard]] virtual int compute_capability(int device) = 0;
 
-  /// For ordering only: it takes no time.
+  /// An event that orders work and measures no time.
   [[nodiscard]] virtual Event create_event(int device) = 0;
   virtual void destroy_event(Event event) noexcept = 0;
   virtual void record(Event event, Stream stream) = 0;
@@ -40,7 +40,7 @@ class DeviceApi {
   virtual void make_wait(Stream stream, Event event) = 0;
   [[nodiscard]] virtual bool is_done(Event event) = 0;
 
-  /// On `stream`.
+  // These are enqueued on `stream`.
   virtual void zero(void* data, std::size_t bytes, Stream stream) = 0;
   virtual void copy(void* target, const void* source, std::size_t bytes, Stream stream) = 0;
 };
@@ -81,7 +81,7 @@ class DeviceEvent {
   DeviceApi::Event event_;
 };
 
-/// A stream of its owner alone: one of LibTorch's pool may be handed to somebody else too.
+/// A stream that nobody else uses. LibTorch may hand a stream of its pool to several users.
 class CommunicationStream {
  public:
   CommunicationStream(std::shared_ptr<DeviceApi> api, int device)

@@ -20,13 +20,13 @@ class HostPinning {
   HostPinning(const HostPinning&) = delete;
   HostPinning& operator=(const HostPinning&) = delete;
 
-  /// Of the devices that read it.
+  /// The type of the devices that read the memory.
   [[nodiscard]] virtual c10::DeviceType device_type() const noexcept = 0;
-  /// For all devices of that type. Begins nothing on a device that this process does not use,
-  /// unless it uses none. Blocks: some tenths of a second for a gigabyte. Throws:
+  /// Pins memory for all devices of that type. Initialises no device that this process does not
+  /// use, unless it uses none. Blocks: some tenths of a second for a gigabyte. Throws:
   /// `std::runtime_error` with what the system says.
   virtual void pin(void* data, std::size_t bytes) = 0;
-  /// Only when nothing reads it any more.
+  /// Only for memory that no device reads any more.
   virtual void unpin(void* data) noexcept = 0;
 };
 

@@ -33,7 +33,7 @@ enum class NcclType : int {
   Float8e4m3 = 10,
   Float8e5m2 = 11
 };
-/// Also holds the numbers of reductions that a program makes.
+/// Reductions that a program makes have other numbers.
 enum class NcclReduction : int { Sum = 0, Product = 1, Max = 2, Min = 3, Average = 4 };
 
 using NcclUniqueId = std::array<std::byte, 128>;
@@ -44,10 +44,10 @@ using DeviceStream = void*;
 /// The functions of NCCL that Lockstep calls, so that tests can put themselves in its place.
 ///
 /// All communicators are non-blocking: a call may return `InProgress`, and what it started is
-/// complete when `async_error` says `Success`. Handles of parts and windows are written then, by
-/// another thread, so that their place must last; the handle of `comm_init` at once, and again
-/// then. The current device is the communicator's. Thread-safety: one thread at a time a
-/// communicator.
+/// complete when `async_error` says `Success`. A thread of NCCL's writes the handles of parts and
+/// windows only then, so that their place must live until then. `comm_init` writes its handle at
+/// once and again then. The current device is the communicator's.
+/// Thread-safety: one thread at a time a communicator.
 class NcclApi {
  public:
   using Comm = NcclCommunicatorHandle;
@@ -71,7 +71,7 @@ class NcclApi {
                                      NcclWindow* window) = 0;
   virtual NcclResult window_deregister(Comm comm, NcclWindow window) = 0;
 
-  /// Of values times `scalar`, which is of type `type` and read at once.
+  /// A sum of values times `scalar`, which is of type `type` and read at once.
   virtual NcclResult reduction_create(NcclReduction* op, const void* scalar, NcclType type,
                                       Comm comm) = 0;
   virtual NcclResult reduction_destroy(NcclReduction op, Comm comm) = 0;

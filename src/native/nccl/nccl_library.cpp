@@ -88,8 +88,8 @@ class NcclLibrary final : public NcclApi {
 #if NCCL_VERSION_CODE >= NCCL_VERSION(2, 27, 0)
   NcclResult window_register(Comm comm, void* data, std::size_t bytes,
                              NcclWindow* window) override {
-    // Not as symmetric: NCCL would trust that a call uses the same place of it on all ranks, which
-    // a program need not do, and read another tensor where it does not.
+    // The window is not symmetric. In symmetric memory NCCL trusts that a call uses the same place
+    // on all ranks, and reads another tensor where a program does not do so.
     return result_of(ncclCommWindowRegister(
         comm_of(comm), data, bytes, reinterpret_cast<ncclWindow_t*>(window), NCCL_WIN_DEFAULT));
   }

@@ -23,8 +23,8 @@ constexpr int kBodyThrew = 125;
 // the process table for as long as its parent lives.
 constexpr std::chrono::seconds kEndOfKilled{30};
 
-// Those that the parent alone answers, what is an error of the call where it is ignored, and what
-// the parent ignores: no process group may lose its children alone. Faults are never ignored.
+// A signal to the whole process group must not end the children alone. So they ignore the signals
+// that only the parent answers, those that it ignores, and SIGXFSZ, but no faults.
 bool shall_be_ignored(int number, const struct sigaction& inherited) {
   switch (number) {
     case SIGINT:

@@ -21,11 +21,12 @@ namespace lockstep::native {
 /// what the parent had printed before the fork is left to the parent (`output_buffers`).
 ///
 /// The child starts with default signal dispositions, all signals unblocked, and the name `name`
-/// (15 characters). Ignored are SIGINT, SIGQUIT, SIGHUP, SIGUSR1 and SIGUSR2, which terminals and
-/// batch systems send to whole process groups and the parent answers, SIGXFSZ, so that a file that
-/// may not grow is an error of the call, and what the parent ignores. It gets SIGKILL when
-/// its parent dies, where the forking thread is its process's main thread; the kernel would send it
-/// at the end of any other thread, so such a child must watch for its parent in another way.
+/// (15 characters). It ignores the signals that its parent ignores; SIGINT, SIGQUIT, SIGHUP,
+/// SIGUSR1 and SIGUSR2, which terminals and batch systems send to whole process groups and which
+/// the parent answers; and SIGXFSZ, so that a write to a file that may not grow returns an error.
+/// It gets SIGKILL when its parent dies, if the parent's main thread has forked it. The kernel
+/// would send SIGKILL at the end of any other forking thread, so such a child must watch its parent
+/// itself.
 ///
 /// Throws: `std::system_error` in the parent when fork fails.
 [[nodiscard]] pid_t fork_child(const char* name, const std::function<int()>& body);
@@ -34,7 +35,7 @@ namespace lockstep::native {
 ///
 /// Thread-safety: none.
 /// Owns: the child. The destructor kills and reaps it (Blocks: at most 30 s, until the killed
-/// process has had a core to end on); that of a copy which a fork took along does nothing.
+/// process has had a core to end on). The destructor of a copy in a fork does nothing.
 class ChildProcess {
  public:
   ChildProcess() = default;

@@ -60,7 +60,7 @@ bool is_read_at_a_position(int fd) {
 
 enum class Hold { Nothing, Lock, Lease };
 
-// The kernel lists what hangs on this very description, not what others have on the file.
+// The kernel lists the locks of this open file description, not those of others on the same file.
 Hold hold_of(int fd) {
   std::ifstream info("/proc/self/fdinfo/" + std::to_string(fd));
   for (std::string line; std::getline(info, line);) {
@@ -81,7 +81,7 @@ FileDescriptor open_again(int fd) {
   const int flags = (::fcntl(fd, F_GETFL) & kKept) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
   FileDescriptor file(::open(link.c_str(), flags));
   if (file.is_open()) return file;
-  // The rights of the file may have changed since: whoever only reads need not know.
+  // The rights of the file may have changed since, which a process that only reads need not notice.
   return FileDescriptor(::open(link.c_str(), (flags & ~(O_ACCMODE | O_NOATIME)) | O_RDONLY));
 }
 

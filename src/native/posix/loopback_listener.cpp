@@ -41,7 +41,7 @@ FileDescriptor bind_loopback(const std::string& host, std::uint16_t port) {
   addrinfo* found = nullptr;
   if (::getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found) != 0) return {};
   const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> addresses(found, &::freeaddrinfo);
-  // A name with an address elsewhere too may be asked for from elsewhere.
+  // Other hosts may connect to a name that has an address elsewhere, too.
   for (const addrinfo* at = found; at != nullptr; at = at->ai_next) {
     if (!is_loopback(*at)) return {};
   }

@@ -10,8 +10,8 @@ namespace lockstep::native {
 
 /// An ordinary file as read-only memory. Processes that map the same file share its pages.
 ///
-/// Whoever makes the file shorter while it is mapped ends the processes that read what is gone
-/// (SIGBUS); replacing it by another of the same name does no harm.
+/// A process that reads behind the end of a file that was made shorter meanwhile gets SIGBUS.
+/// Replacing the file by another of the same name does no harm.
 ///
 /// Thread-safety: immutable after construction.
 /// Owns: the mapping; no descriptor is kept.

@@ -62,7 +62,7 @@ void drop_inherited_output() noexcept {
   try {
     drop_pending(streams());
     drop_pending(wide_streams());
-  } catch (...) {  // a child that cannot tell says too much rather than nothing
+  } catch (...) {  // text that is written twice is better than lost text
   }
   ::__fpurge(stdout);
   ::__fpurge(stderr);

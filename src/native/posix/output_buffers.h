@@ -3,13 +3,13 @@
 
 namespace lockstep::native {
 
-/// In a child that was just forked: what its parent has printed and not yet written (`stdout`,
-/// `stderr`, `std::cout` and its kin) is the parent's to write; the child's copy of it is dropped.
-/// And from now on what the child prints to `stdout` is written line by line, wherever it goes: a
-/// child that is killed has said what it said.
+/// For a child that was just forked: drops the child's copy of what its parent has printed and not
+/// yet written (to `stdout`, `stderr`, `std::cout` and their kin), which the parent will write.
+/// From now on, `stdout` of the child is written line by line, so that the lines of a child that is
+/// killed are not lost.
 void drop_inherited_output() noexcept;
 
-/// What this process has printed to them since is written, as at an `exit`.
+/// Writes what this process has printed to these streams since, as an `exit` does.
 /// Blocks: as a write to them does.
 void write_pending_output() noexcept;
 

@@ -26,8 +26,7 @@ class OwningProcess {
   std::uint64_t generation_;
 };
 
-/// Leaves something in memory for good, where its end would wait for threads, or end what belongs
-/// to others.
+/// Leaks an object whose destructor would wait for threads, or end what belongs to others.
 template <typename T>
 void leave_alone(T&& thing) noexcept {
   static_assert(!std::is_lvalue_reference_v<T>, "moved in");

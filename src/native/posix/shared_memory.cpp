@@ -62,7 +62,7 @@ SharedMemory::SharedMemory(FileDescriptor descriptor, std::size_t bytes)
 }
 
 void SharedMemory::populate() noexcept {
-  static_cast<void>(populate_pages(data_, size_));  // where that is refused, they come one by one
+  static_cast<void>(populate_pages(data_, size_));  // an old kernel maps pages at their first use
 }
 
 SharedMemory::~SharedMemory() {

@@ -13,7 +13,7 @@ namespace lockstep::native {
 /// map it, nobody else.
 ///
 /// Thread-safety: none needed; immutable after construction.
-/// Owns: the mapping and the descriptor. The memory itself lives until the last process has let go.
+/// Owns: the mapping and the descriptor. The memory itself lives until the last process unmaps it.
 /// Forks do not get the mapping: their copies of this object own nothing.
 class SharedMemory {
  public:
@@ -38,7 +38,7 @@ class SharedMemory {
   /// Pays for this process's page table now instead of with a fault for each page at first use.
   /// Only a hint; pages count as resident in this process from then on.
   void populate() noexcept;
-  /// Once every process has mapped the memory.
+  /// For when every process has mapped the memory.
   void close_descriptor() noexcept { descriptor_.reset(); }
 
  private:

@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The end of a communicator over a NCCL that is made up (support/fake_nccl.h): calls of NCCL that
-// block hold up nobody else, and nothing is given back too early.
+// The end of a communicator over a fake NCCL (support/fake_nccl.h): calls of NCCL that block hold
+// up nobody else, and no memory is freed too early.
 #include <gtest/gtest.h>
 #include <lockstep/core/error.h>
 
 #include <algorithm>
+#include <exception>
+#include <functional>
+#include <memory>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "support/nccl_ranks.h"
 #include "support/timed_waits.h"
@@ -17,9 +21,8 @@ namespace {
 using std::chrono::milliseconds;
 using Clock = std::chrono::steady_clock;
 using Group = std::shared_ptr<ProcessGroup>;
-using Calls = std::vector<std::string>;
 
-// Below the time after which the fake lets go of a call that it blocks.
+// Less than the time after which the fake no longer blocks a call.
 constexpr auto kSoon = FakeNccl::kPatience / 2;
 
 bool has_complaint(FakeNccl& world, const std::string& part) {
@@ -27,6 +30,11 @@ bool has_complaint(FakeNccl& world, const std::string& part) {
   return std::any_of(all.begin(), all.end(), [&](const std::string& complaint) {
     return complaint.find(part) != std::string::npos;
   });
+}
+
+void expect_nothing_wrong(const std::vector<std::exception_ptr>& errors, FakeNccl& world) {
+  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
+  EXPECT_EQ(world.complaints(), std::vector<std::string>());
 }
 
 TEST(NcclAbort, ThatBlocksHoldsUpNobody) {
@@ -75,8 +83,7 @@ TEST(NcclAbort, IsAwaitedBeforeTensorsGo) {
     });
   });
   unblock.join();
-  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
-  EXPECT_EQ(world->complaints(), Calls());
+  expect_nothing_wrong(errors, *world);
 }
 
 TEST(NcclAbort, IsAwaitedBeforeGroupMemoryIsFreed) {
@@ -98,83 +105,85 @@ TEST(NcclAbort, IsAwaitedBeforeGroupMemoryIsFreed) {
     freeing.join();
     after.arrive_and_wait();
   });
-  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
-  EXPECT_EQ(world->complaints(), Calls());
+  expect_nothing_wrong(errors, *world);
 }
 
-TEST(NcclWindows, ThatAreLetGoHoldUpNobody) {
-  const auto world = std::make_shared<FakeNccl>();
-  TimedBarrier barrier(2);
-  const auto errors = run_nccl_ranks(world, 2, [&](const Group& group) {
-    auto tensor = group->allocate({100}, torch::kFloat);
-    sum_up(*group);
-    barrier.arrive_and_wait();
-    world->block(/*aborts=*/false, /*windows=*/true);
-    std::jthread freeing([&] { tensor.reset(); });
-    EXPECT_TRUE(happens([&] { return world->blocked() == 2; }));
+/// Two ranks have group memory, which each test frees in another situation.
+class NcclWindows : public ::testing::Test {
+ protected:
+  using Body = std::function<void(const Group& group, at::Tensor& memory)>;
+
+  /// Runs `body` on both ranks once each has its memory and its communicator is ready.
+  void run(const Body& body) {
+    const auto errors = run_nccl_ranks(world_, 2, [&](const Group& group) {
+      auto memory = group->allocate({100}, torch::kFloat);
+      sum_up(*group);
+      barrier_.arrive_and_wait();
+      body(group, memory);
+    });
+    expect_nothing_wrong(errors, *world_);
+  }
+
+  /// Returns when both ranks' threads are blocked where they deregister the window of `memory`.
+  [[nodiscard]] std::jthread free_while_blocked(at::Tensor& memory) {
+    world_->block(/*aborts=*/false, /*windows=*/true);
+    std::jthread freeing([&memory] { memory.reset(); });
+    EXPECT_TRUE(happens([&] { return world_->blocked() == 2; }));
+    return freeing;
+  }
+
+  std::shared_ptr<FakeNccl> world_ = std::make_shared<FakeNccl>();
+  TimedBarrier barrier_{2};
+};
+
+TEST_F(NcclWindows, ThatAreDeregisteredHoldUpNobody) {
+  run([&](const Group& group, at::Tensor& memory) {
+    auto freeing = free_while_blocked(memory);
     const auto start = Clock::now();
     const auto sum = torch::ones({4});
     auto work = group->all_reduce(sum);
     EXPECT_FALSE(work.is_completed());
     EXPECT_LT(Clock::now() - start, kSoon);
-    barrier.arrive_and_wait();
-    world->block(false);
+    barrier_.arrive_and_wait();
+    world_->block(false);
     work.wait(kRankTimeout);
     EXPECT_EQ(sum[0].item<float>(), 2.0F);
     freeing.join();
     group->close();
   });
-  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
-  EXPECT_EQ(world->complaints(), Calls());
-  EXPECT_EQ(world->aborts(), 0);
+  EXPECT_EQ(world_->aborts(), 0);
 }
 
-TEST(NcclWindows, ThatAreLetGoAreWaitedForByAnAbort) {
-  const auto world = std::make_shared<FakeNccl>();
-  TimedBarrier barrier(2);
-  const auto errors = run_nccl_ranks(world, 2, [&](const Group& group) {
-    auto tensor = group->allocate({100}, torch::kFloat);
-    sum_up(*group);
-    barrier.arrive_and_wait();
-    world->block(/*aborts=*/false, /*windows=*/true);
-    std::jthread freeing([&] { tensor.reset(); });
-    EXPECT_TRUE(happens([&] { return world->blocked() == 2; }));
-    barrier.arrive_and_wait();
+TEST_F(NcclWindows, ThatAreDeregisteredDelayAnAbort) {
+  run([&](const Group& group, at::Tensor& memory) {
+    auto freeing = free_while_blocked(memory);
+    barrier_.arrive_and_wait();
     EXPECT_THROW(group->all_reduce(torch::ones({4})).wait(milliseconds(100)), CommError);
-    barrier.arrive_and_wait();
-    EXPECT_EQ(world->aborts(), 0);  // the handle is in the other thread's hands
-    barrier.arrive_and_wait();
-    world->block(false);
-    EXPECT_TRUE(happens([&] { return world->aborts() == 2; }));
+    barrier_.arrive_and_wait();
+    EXPECT_EQ(world_->aborts(), 0);  // the other thread has borrowed the handle
+    barrier_.arrive_and_wait();
+    world_->block(false);
+    EXPECT_TRUE(happens([&] { return world_->aborts() == 2; }));
     freeing.join();
   });
-  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
-  EXPECT_EQ(world->complaints(), Calls());
 }
 
-TEST(NcclWindows, AreNotLetGoUnderAKernel) {
-  const auto world = std::make_shared<FakeNccl>();
-  TimedBarrier barrier(2);
-  const auto errors = run_nccl_ranks(world, 2, [&](const Group& group) {
-    auto tensor = group->allocate({100}, torch::kFloat);
-    sum_up(*group);
-    barrier.arrive_and_wait();
-    world->pause(true);
-    barrier.arrive_and_wait();
+TEST_F(NcclWindows, AreNotDeregisteredUnderAKernel) {
+  run([&](const Group& group, at::Tensor& memory) {
+    world_->pause(true);
+    barrier_.arrive_and_wait();
     auto work = group->all_reduce(torch::ones({4}));
     EXPECT_TRUE(happens([&] {
       static_cast<void>(work.is_completed());
-      return world->calls(group->rank()).size() == 2;
+      return world_->calls(group->rank()).size() == 2;
     }));
-    std::jthread freeing([&] { tensor.reset(); });
-    std::this_thread::sleep_for(milliseconds(50));  // for the fake to see it let go
-    world->pause(false);
+    std::jthread freeing([&memory] { memory.reset(); });
+    std::this_thread::sleep_for(milliseconds(50));  // the fake would see a window deregistered now
+    world_->pause(false);
     freeing.join();
     work.wait(kRankTimeout);
     group->close();
   });
-  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
-  EXPECT_EQ(world->complaints(), Calls());
 }
 
 }  // namespace

@@ -36,7 +36,7 @@ const Variables kSlurm{{"SLURM_PROCID", "5"},  {"SLURM_NTASKS", "16"},
                        {"SLURM_NODEID", "1"},  {"SLURM_STEP_TASKS_PER_NODE", "4(x2),3"},
                        {"SLURM_JOB_ID", "12"}, {"SLURM_STEP_ID", "0"}};
 
-void expect(const LaunchEnvironment& environment, const std::string& launcher, int rank, int size,
+void expect(const LaunchEnvironment& environment, Launcher launcher, int rank, int size,
             int local_rank, int local_size) {
   EXPECT_EQ(environment.launcher, launcher);
   EXPECT_EQ(environment.rank, rank);
@@ -54,9 +54,8 @@ TEST(LaunchEnvironment, SaysThatAllRanksWereTakenToBeOnOneHost) {
   EXPECT_NE(bare.assumption.find("LOCAL_RANK"), std::string::npos) << bare.assumption;
   EXPECT_EQ(detect({{"RANK", "0"}, {"WORLD_SIZE", "1"}}).assumption, "");
   EXPECT_EQ(detect({{"RANK", "1"}, {"WORLD_SIZE", "2"}, {"LOCAL_WORLD_SIZE", "2"}}).assumption, "");
-  EXPECT_EQ(
-      detect({{"RANK", "1"}, {"WORLD_SIZE", "2"}, {"LOCKSTEP_PRETEND_HOSTS", "a,b"}}).assumption,
-      "");
+  EXPECT_EQ(detect({{"RANK", "1"}, {"WORLD_SIZE", "2"}, {"LOCKSTEP_FAKE_HOSTS", "a,b"}}).assumption,
+            "");
   EXPECT_NE(detect({{"PMI_RANK", "1"}, {"PMI_SIZE", "2"}}).assumption.find("MPI_LOCALNRANKS"),
             std::string::npos);
   EXPECT_EQ(detect(kOpenMpi).assumption, "");
@@ -64,25 +63,25 @@ TEST(LaunchEnvironment, SaysThatAllRanksWereTakenToBeOnOneHost) {
 }
 
 TEST(LaunchEnvironment, ReadsEveryLauncher) {
-  expect(detect({}), "alone", 0, 1, 0, 1);
-  expect(detect(kOpenMpi), "Open MPI", 3, 4, 1, 2);
-  expect(detect({{"PMI_RANK", "1"}, {"PMI_SIZE", "2"}}), "MPICH", 1, 2, 1, 2);
+  expect(detect({}), Launcher::Standalone, 0, 1, 0, 1);
+  expect(detect(kOpenMpi), Launcher::OpenMpi, 3, 4, 1, 2);
+  expect(detect({{"PMI_RANK", "1"}, {"PMI_SIZE", "2"}}), Launcher::Mpich, 1, 2, 1, 2);
   expect(detect({{"PMI_RANK", "3"},
                  {"PMI_SIZE", "4"},
                  {"MPI_LOCALRANKID", "1"},
                  {"MPI_LOCALNRANKS", "2"}}),
-         "MPICH", 3, 4, 1, 2);
+         Launcher::Mpich, 3, 4, 1, 2);
   expect(
       detect({{"RANK", "2"}, {"WORLD_SIZE", "4"}, {"LOCAL_RANK", "0"}, {"LOCAL_WORLD_SIZE", "2"}}),
-      "torchrun", 2, 4, 0, 2);
-  expect(detect(kSlurm), "Slurm", 5, 11, 1, 4);
-  expect(detect({{"SLURM_PROCID", "1"}, {"SLURM_NTASKS", "2"}}), "Slurm", 1, 2, 1, 2);
+      Launcher::Torchrun, 2, 4, 0, 2);
+  expect(detect(kSlurm), Launcher::Slurm, 5, 11, 1, 4);
+  expect(detect({{"SLURM_PROCID", "1"}, {"SLURM_NTASKS", "2"}}), Launcher::Slurm, 1, 2, 1, 2);
 }
 
 TEST(LaunchEnvironment, MpirunInsideASlurmAllocationIsMpirun) {
   Variables both = kSlurm;
   both.insert(kOpenMpi.begin(), kOpenMpi.end());
-  EXPECT_EQ(detect(both).launcher, "Open MPI");
+  EXPECT_EQ(detect(both).launcher, Launcher::OpenMpi);
 }
 
 TEST(LaunchEnvironment, JobsHaveIdsOfTheirOwn) {
@@ -132,15 +131,15 @@ TEST(LaunchEnvironment, NamesTheVariableThatIsWrong) {
 
 TEST(LaunchEnvironment, OneMachineCanPlaySeveralHosts) {
   Variables variables = kOpenMpi;  // rank 3 of 4
-  variables["LOCKSTEP_PRETEND_HOSTS"] = "a,b,a,b";
+  variables["LOCKSTEP_FAKE_HOSTS"] = "a,b,a,b";
   const auto environment = detect(variables);
-  expect(environment, "Open MPI", 3, 4, 1, 2);
+  expect(environment, Launcher::OpenMpi, 3, 4, 1, 2);
   EXPECT_EQ(environment.host, "b");
-  variables["LOCKSTEP_PRETEND_HOSTS"] = "a,a,a,c";
-  expect(detect(variables), "Open MPI", 3, 4, 0, 1);
+  variables["LOCKSTEP_FAKE_HOSTS"] = "a,a,a,c";
+  expect(detect(variables), Launcher::OpenMpi, 3, 4, 0, 1);
   EXPECT_EQ(detect(kOpenMpi).host, "");
   for (const char* garbage : {"", "a,b,a", "a,b,a,b,a", "a,,b,b"}) {
-    expect_error(kOpenMpi, "LOCKSTEP_PRETEND_HOSTS", garbage);
+    expect_error(kOpenMpi, "LOCKSTEP_FAKE_HOSTS", garbage);
   }
 }
 
@@ -173,17 +172,17 @@ Variables slurm_step(const char* rank, const char* size) {
 
 /// The launcher chosen by a process with `own` variables, whose ancestors began with the others,
 /// the nearest first.
-std::string chosen(const Variables& own, const std::vector<Variables>& ancestors) {
+Launcher chosen(const Variables& own, const std::vector<Variables>& ancestors) {
   std::vector<Lookup> lookups{lookup_in(own)};
-  for (const Variables& variables : ancestors) lookups.push_back(lookup_in(variables));
-  const Launcher* launcher = choose_launcher(lookup_in(own), [&] { return lookups; });
-  return launcher == nullptr ? "alone" : launcher->name;
+  for (const Variables& ancestor : ancestors) lookups.push_back(lookup_in(ancestor));
+  const LauncherVariables* variables = choose_launcher(lookup_in(own), [&] { return lookups; });
+  return variables == nullptr ? Launcher::Standalone : variables->launcher;
 }
 
 void expect_refusal(const Variables& own, const std::vector<Variables>& ancestors,
                     std::initializer_list<const char*> parts) {
   try {
-    ADD_FAILURE() << chosen(own, ancestors) << " was taken";
+    ADD_FAILURE() << to_string(chosen(own, ancestors)) << " was taken";
   } catch (const LaunchError& error) {
     const std::string text = error.what_without_backtrace();
     for (const char* part : parts) EXPECT_NE(text.find(part), std::string::npos) << text;
@@ -195,23 +194,25 @@ TEST(LaunchEnvironment, TheInnermostLauncherCounts) {
   for (const char* rank : {"0", "1"}) {
     // mpirun -n 1 torchrun --nproc-per-node 2; srun --mpi=pmi2 -n 1 torchrun ...; and the reverse
     EXPECT_EQ(chosen(both(open_mpi("0", "1"), torchrun(rank, "2")), {open_mpi("0", "1"), {}}),
-              "torchrun");
+              Launcher::Torchrun);
     EXPECT_EQ(chosen(both(mpich("0", "1"), torchrun(rank, "2")), {mpich("0", "1"), {}}),
-              "torchrun");
+              Launcher::Torchrun);
     EXPECT_EQ(chosen(both(open_mpi(rank, "2"), torchrun("0", "1")), {torchrun("0", "1"), {}}),
-              "Open MPI");
+              Launcher::OpenMpi);
     EXPECT_EQ(chosen(both(open_mpi("0", "1"), mpich(rank, "2")), {open_mpi("0", "1"), {}}),
-              "MPICH");
+              Launcher::Mpich);
     EXPECT_EQ(chosen(both(open_mpi("0", "1"), slurm_step(rank, "2")), {open_mpi("0", "1"), {}}),
-              "Slurm");
+              Launcher::Slurm);
     EXPECT_EQ(chosen(both(open_mpi(rank, "2"), slurm_step("1", "4")), {slurm_step("1", "4"), {}}),
-              "Open MPI");
+              Launcher::OpenMpi);
     // torchrun inside torchrun, and a shell between
     const auto inner = both(open_mpi("3", "4"), torchrun(rank, "2"));
-    EXPECT_EQ(chosen(inner, {inner, both(open_mpi("3", "4"), torchrun("0", "1"))}), "torchrun");
+    EXPECT_EQ(chosen(inner, {inner, both(open_mpi("3", "4"), torchrun("0", "1"))}),
+              Launcher::Torchrun);
   }
   // One launcher's variables twice are one world.
-  EXPECT_EQ(chosen(both(open_mpi("1", "2"), {{"RANK", "1"}, {"WORLD_SIZE", "2"}}), {}), "Open MPI");
+  EXPECT_EQ(chosen(both(open_mpi("1", "2"), {{"RANK", "1"}, {"WORLD_SIZE", "2"}}), {}),
+            Launcher::OpenMpi);
 }
 
 TEST(LaunchEnvironment, TwoLaunchersThatContradictEachOtherAreAnError) {
@@ -237,39 +238,40 @@ TEST(LaunchEnvironment, ARankAloneInsideAWorldOfSeveralIsAnError) {
   EXPECT_EQ(chosen(both(both(open_mpi("1", "2"), torchrun("0", "1")),
                         {{"LOCKSTEP_LAUNCHER", "torchrun"}}),
                    {open_mpi("1", "2"), {}}),
-            "torchrun");
+            Launcher::Torchrun);
 }
 
 TEST(LaunchEnvironment, AnAllocationOfSlurmContradictsNobody) {
   const Variables allocation{{"SLURM_PROCID", "0"}, {"SLURM_NTASKS", "4"}};
-  EXPECT_EQ(chosen(both(open_mpi("0", "1"), allocation), {}), "Open MPI");
-  EXPECT_EQ(chosen(both(torchrun("0", "1"), allocation), {}), "torchrun");
+  EXPECT_EQ(chosen(both(open_mpi("0", "1"), allocation), {}), Launcher::OpenMpi);
+  EXPECT_EQ(chosen(both(torchrun("0", "1"), allocation), {}), Launcher::Torchrun);
   // A shell in a step starts one rank: taken, and said.
   std::vector<std::string> said;
   logging::set_sink([&](logging::Level, std::string_view text) { said.emplace_back(text); });
   EXPECT_EQ(chosen(both(open_mpi("0", "1"), slurm_step("0", "4")), {slurm_step("0", "4"), {}}),
-            "Open MPI");
+            Launcher::OpenMpi);
   logging::set_sink(nullptr);
   ASSERT_EQ(said.size(), 1u);
   EXPECT_NE(said.front().find("Slurm around it says rank 0 of 4"), std::string::npos);
 }
 
 TEST(LaunchEnvironment, OfTwoSetsForOneWorldTheOneThatKnowsTheHostCounts) {
-  EXPECT_EQ(chosen(both(mpich("5", "11"), kSlurm), {}), "Slurm");  // srun --mpi=pmi2
-  EXPECT_EQ(chosen(both(mpich("5", "11"), slurm_step("5", "11")), {}), "MPICH");
+  EXPECT_EQ(chosen(both(mpich("5", "11"), kSlurm), {}), Launcher::Slurm);  // srun --mpi=pmi2
+  EXPECT_EQ(chosen(both(mpich("5", "11"), slurm_step("5", "11")), {}), Launcher::Mpich);
   // A script that the launcher starts exports them for programs that read nothing else.
   const Variables exported{{"RANK", "5"}, {"WORLD_SIZE", "11"}};
   const Variables on_hosts = both(open_mpi("5", "11"), {{"OMPI_COMM_WORLD_LOCAL_RANK", "1"},
                                                         {"OMPI_COMM_WORLD_LOCAL_SIZE", "4"}});
-  EXPECT_EQ(chosen(both(on_hosts, exported), {on_hosts, {}}), "Open MPI");
-  EXPECT_EQ(chosen(both(kSlurm, exported), {kSlurm, {}}), "Slurm");
+  EXPECT_EQ(chosen(both(on_hosts, exported), {on_hosts, {}}), Launcher::OpenMpi);
+  EXPECT_EQ(chosen(both(kSlurm, exported), {kSlurm, {}}), Launcher::Slurm);
 }
 
 TEST(LaunchEnvironment, AnUnknownLauncherIsNotTakenForNone) {
   expect_refusal({{"PMIX_RANK", "1"}}, {}, {"PMIX_RANK is '1'", "RANK and WORLD_SIZE"});
-  EXPECT_EQ(chosen({{"PMIX_RANK", "1"}, {"LOCKSTEP_LAUNCHER", "alone"}}, {}), "alone");
+  EXPECT_EQ(chosen({{"PMIX_RANK", "1"}, {"LOCKSTEP_LAUNCHER", "standalone"}}, {}),
+            Launcher::Standalone);
   expect_refusal({{"LOCKSTEP_LAUNCHER", "prun"}}, {},
-                 {"LOCKSTEP_LAUNCHER is 'prun'", "openmpi, mpich, torchrun, slurm, or alone"});
+                 {"LOCKSTEP_LAUNCHER is 'prun'", "openmpi, mpich, torchrun, slurm, or standalone"});
 }
 
 // What the tests above are told, /proc says of this process.

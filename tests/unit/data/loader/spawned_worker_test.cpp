@@ -10,7 +10,7 @@
 #include <cstdlib>
 #include <sstream>
 
-#include "native/posix/run_again.h"
+#include "native/posix/reexec.h"
 #include "support/loader_test_support.h"
 
 namespace lockstep::data {

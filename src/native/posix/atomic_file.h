@@ -10,13 +10,13 @@
 
 namespace lockstep::native {
 
-/// A file that appears under its name whole, or not at all: what is written has no name until
-/// `publish`, so that a process that dies leaves nothing. On filesystems that know no files without
-/// a name it has a random one, which the destructor removes.
+/// A file that appears under its name whole, or not at all: it has no name until `publish`, so that
+/// a process that dies leaves nothing. On filesystems without nameless files it has a random name,
+/// which the destructor removes.
 ///
 /// Thread-safety: none.
 /// Owns: the descriptor, and the file until it is published.
-class NewFile {
+class AtomicFile {
  public:
   enum class Kind {
     Nameless,  ///< if the filesystem can
@@ -24,16 +24,16 @@ class NewFile {
   };
 
   /// Throws: `std::system_error` naming the file.
-  explicit NewFile(std::string path, Kind kind = Kind::Nameless);
-  ~NewFile();
-  NewFile(const NewFile&) = delete;
-  NewFile& operator=(const NewFile&) = delete;
+  explicit AtomicFile(std::string path, Kind kind = Kind::Nameless);
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
 
   /// Throws: `std::system_error` naming the file, when the disk is full for example.
   void write(std::uint64_t offset, std::span<const std::byte> bytes);
 
-  /// Waits until the bytes are on the disk, then gives them the name; a file that had it before is
-  /// replaced. Nothing can be written afterwards.
+  /// Waits until the bytes are on the disk, then gives the file its name, which replaces an older
+  /// file of that name. Nothing can be written afterwards.
   /// Throws: `std::system_error` naming the file; then there is no such file, or the old one.
   void publish();
 

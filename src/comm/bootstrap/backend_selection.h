@@ -12,7 +12,7 @@
 
 namespace lockstep {
 
-struct BackendChoice {
+struct BackendSelection {
   Backend transport = Backend::Single;  ///< for CPU tensors
   bool has_nccl = false;                ///< CUDA tensors go through NCCL
   /// CUDA tensors go through NCCL if each rank has a GPU of its own, which only all ranks together
@@ -25,11 +25,11 @@ struct BackendChoice {
 
 /// Follows `wanted` where the launch allows it; chooses for `Backend::Auto`.
 /// Throws: `LaunchError` for a backend that this launch or this build cannot have.
-[[nodiscard]] BackendChoice choose_backend(Backend wanted, const LaunchEnvironment& environment,
-                                           const Capabilities& capabilities);
+[[nodiscard]] BackendSelection select_backend(Backend wanted, const LaunchEnvironment& environment,
+                                              const Capabilities& capabilities);
 
 /// Takes NCCL if it may be taken and nothing stands in its way.
 /// `gpus`: of each rank, a number that says which GPU of which host it uses; 0 for none.
-void decide_on_nccl(BackendChoice& choice, const std::vector<std::int64_t>& gpus);
+void decide_on_nccl(BackendSelection& selection, const std::vector<std::int64_t>& gpus);
 
 }  // namespace lockstep

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "native/posix/new_file.h"
+#include "native/posix/atomic_file.h"
 
 #include <fcntl.h>
 #include <sys/random.h>
@@ -23,7 +23,8 @@ std::string folder_of(const std::string& path) {
 
 }  // namespace
 
-NewFile::NewFile(std::string path, Kind kind) : path_(std::move(path)), folder_(folder_of(path_)) {
+AtomicFile::AtomicFile(std::string path, Kind kind)
+    : path_(std::move(path)), folder_(folder_of(path_)) {
   if (kind == Kind::Nameless) {
     file_ = FileDescriptor(::open(folder_.c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, kMode));
     if (file_.is_open()) return;
@@ -37,11 +38,11 @@ NewFile::NewFile(std::string path, Kind kind) : path_(std::move(path)), folder_(
   temporary_ = std::move(name);
 }
 
-NewFile::~NewFile() {
+AtomicFile::~AtomicFile() {
   if (!temporary_.empty()) ::unlink(temporary_.c_str());
 }
 
-std::string NewFile::random_name() const {
+std::string AtomicFile::random_name() const {
   std::uint64_t number = 0;
   if (::getrandom(&number, sizeof(number), 0) != sizeof(number)) {
     throw_errno(path_ + ": no random name can be had");
@@ -51,7 +52,7 @@ std::string NewFile::random_name() const {
   return path_ + "." + digits.data() + ".tmp";
 }
 
-void NewFile::write(std::uint64_t offset, std::span<const std::byte> bytes) {
+void AtomicFile::write(std::uint64_t offset, std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
     const auto done = ::pwrite(file_.get(), bytes.data(), bytes.size(), static_cast<off_t>(offset));
     if (done < 0) {
@@ -63,7 +64,7 @@ void NewFile::write(std::uint64_t offset, std::span<const std::byte> bytes) {
   }
 }
 
-void NewFile::publish() {
+void AtomicFile::publish() {
   if (::fsync(file_.get()) != 0) throw_errno(path_ + ": cannot be written to the disk");
   if (temporary_.empty()) {
     // link() replaces nothing, rename() does.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "comm/nccl/check.h"
+#include "comm/nccl/collective_check.h"
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
@@ -27,10 +27,10 @@ std::vector<std::uint64_t> lengths_of(const Collective& call, int world_size) {
   return lengths;
 }
 
-class CollectiveCheck final : public NcclCheck {
+class FingerprintCheck final : public CollectiveCheck {
  public:
-  CollectiveCheck(ProcessGroup& side, const at::Tensor& all, const at::Tensor& own)
-      : NcclCheck(side.all_gather(all, own)), all_(all), world_size_(side.size()) {}
+  FingerprintCheck(ProcessGroup& control, const at::Tensor& all, const at::Tensor& own)
+      : CollectiveCheck(control.all_gather(all, own)), all_(all), world_size_(control.size()) {}
 
   static at::Tensor describe(const Fingerprint& print, const std::vector<std::uint64_t>& lengths) {
     const std::size_t words = lengths.size() * sizeof(lengths[0]);
@@ -74,18 +74,18 @@ at::Tensor header_tensor(const at::Tensor& tensor, int tag) {
   return bytes;
 }
 
-class SendCheck final : public NcclCheck {
+class SendCheck final : public CollectiveCheck {
  public:
-  explicit SendCheck(Work work) : NcclCheck(std::move(work)) {}
+  explicit SendCheck(Work work) : CollectiveCheck(std::move(work)) {}
 
  private:
   void compare() override {}
 };
 
-class ReceiveCheck final : public NcclCheck {
+class ReceiveCheck final : public CollectiveCheck {
  public:
   ReceiveCheck(Work work, const at::Tensor& header, MessageHeader expected, int from)
-      : NcclCheck(std::move(work)), header_(header), expected_(expected), from_(from) {}
+      : CollectiveCheck(std::move(work)), header_(header), expected_(expected), from_(from) {}
 
  private:
   void compare() override {
@@ -106,7 +106,7 @@ class ReceiveCheck final : public NcclCheck {
 
 }  // namespace
 
-bool NcclCheck::is_passed() {
+bool CollectiveCheck::is_passed() {
   if (is_passed_) return true;
   if (!work_.is_completed()) return false;
   if (const auto error = work_.exception()) std::rethrow_exception(error);
@@ -115,7 +115,7 @@ bool NcclCheck::is_passed() {
   return true;
 }
 
-std::string NcclCheck::describe_missing() {
+std::string CollectiveCheck::describe_missing() {
   try {
     work_.wait(std::chrono::milliseconds(0));
   } catch (const c10::Error& error) {
@@ -124,26 +124,28 @@ std::string NcclCheck::describe_missing() {
   return "no rank is late any more";
 }
 
-std::unique_ptr<NcclCheck> check_allocation(ProcessGroup& side, std::size_t bytes) {
+std::unique_ptr<CollectiveCheck> check_allocation(ProcessGroup& control, std::size_t bytes) {
   Fingerprint print;
   print.elements = bytes;
-  const auto own = CollectiveCheck::describe(print, lengths_of(Collective{}, side.size()));
-  const auto all = at::empty({side.size(), own.numel()}, at::kByte);
-  return std::make_unique<CollectiveCheck>(side, all, own);
+  const auto own = FingerprintCheck::describe(print, lengths_of(Collective{}, control.size()));
+  const auto all = at::empty({control.size(), own.numel()}, at::kByte);
+  return std::make_unique<FingerprintCheck>(control, all, own);
 }
 
-std::unique_ptr<NcclCheck> check_collective(ProcessGroup& side, const Collective& call) {
-  const auto own = CollectiveCheck::describe(fingerprint_of(call), lengths_of(call, side.size()));
-  const auto all = at::empty({side.size(), own.numel()}, at::kByte);
-  return std::make_unique<CollectiveCheck>(side, all, own);
+std::unique_ptr<CollectiveCheck> check_collective(ProcessGroup& control, const Collective& call) {
+  const auto own =
+      FingerprintCheck::describe(fingerprint_of(call), lengths_of(call, control.size()));
+  const auto all = at::empty({control.size(), own.numel()}, at::kByte);
+  return std::make_unique<FingerprintCheck>(control, all, own);
 }
 
-std::unique_ptr<NcclCheck> check_send(const StartMessage& send, const at::Tensor& tensor, int tag) {
+std::unique_ptr<CollectiveCheck> check_send(const StartMessage& send, const at::Tensor& tensor,
+                                            int tag) {
   return std::make_unique<SendCheck>(send(header_tensor(tensor, tag)));
 }
 
-std::unique_ptr<NcclCheck> check_receive(const StartMessage& receive, const at::Tensor& tensor,
-                                         int from, int tag) {
+std::unique_ptr<CollectiveCheck> check_receive(const StartMessage& receive,
+                                               const at::Tensor& tensor, int from, int tag) {
   const auto header = at::empty({static_cast<std::int64_t>(sizeof(MessageHeader))}, at::kByte);
   return std::make_unique<ReceiveCheck>(receive(header), header, MessageHeader::of(tensor, tag),
                                         from);

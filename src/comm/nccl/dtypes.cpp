@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "comm/nccl/types.h"
+#include "comm/nccl/dtypes.h"
 
 #include <c10/util/BFloat16.h>
 #include <c10/util/Exception.h>
@@ -70,7 +70,7 @@ std::optional<NcclReduction> op_of(at::ScalarType dtype, ReduceOp::Kind kind) {
       return NcclReduction::Sum;
     case ReduceOp::Kind::Avg:
       return NcclReduction::Average;
-    case ReduceOp::Kind::Product:  // of complex numbers: not one of their parts
+    case ReduceOp::Kind::Product:  // NCCL would multiply the parts of a complex number
       return is_complex ? std::nullopt : std::optional(NcclReduction::Product);
     case ReduceOp::Kind::Min:
       return is_complex ? std::nullopt : std::optional(NcclReduction::Min);

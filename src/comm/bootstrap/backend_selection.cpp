@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "comm/bootstrap/backend_choice.h"
+#include "comm/bootstrap/backend_selection.h"
 
 #include <lockstep/core/error.h>
 
@@ -11,19 +11,19 @@
 namespace lockstep {
 namespace {
 
-BackendChoice choose_transport(const LaunchEnvironment& environment,
-                               const Capabilities& capabilities) {
+BackendSelection select_transport(const LaunchEnvironment& environment,
+                                  const Capabilities& capabilities) {
   if (environment.world_size == 1) return {Backend::Single, false, false, "there is one rank"};
   if (environment.local_size == environment.world_size) {
     return {Backend::SharedMemory, false, false, "all ranks are on one host"};
   }
   // torchrun starts no MPI; nor can a build without it.
-  const bool is_mpi_launch = environment.launcher != "torchrun";
+  const bool is_mpi_launch = environment.launcher != Launcher::Torchrun;
   if (capabilities.has_mpi && is_mpi_launch) {
     return {Backend::Hierarchical, false, false, "the ranks are on several hosts"};
   }
   const std::string why_not =
-      is_mpi_launch ? "this build has no MPI" : environment.launcher + " starts no MPI";
+      is_mpi_launch ? "this build has no MPI" : to_string(environment.launcher) + " starts no MPI";
   if (capabilities.has_gloo && capabilities.has_rendezvous) {
     return {Backend::Gloo, false, false, "the ranks are on several hosts and " + why_not};
   }
@@ -33,10 +33,11 @@ BackendChoice choose_transport(const LaunchEnvironment& environment,
                          : ", and this build has no gloo"));
 }
 
-BackendChoice choose_auto(const LaunchEnvironment& environment, const Capabilities& capabilities) {
-  BackendChoice choice = choose_transport(environment, capabilities);
-  choice.may_have_nccl = capabilities.has_nccl && environment.world_size > 1;
-  return choice;
+BackendSelection select_auto(const LaunchEnvironment& environment,
+                             const Capabilities& capabilities) {
+  BackendSelection selection = select_transport(environment, capabilities);
+  selection.may_have_nccl = capabilities.has_nccl && environment.world_size > 1;
+  return selection;
 }
 
 /// Empty where nothing stands in NCCL's way.
@@ -52,17 +53,18 @@ std::string obstacle_to_nccl(const std::vector<std::int64_t>& gpus) {
   return "";
 }
 
-BackendChoice choose_nccl(const LaunchEnvironment& environment, const Capabilities& capabilities) {
+BackendSelection select_nccl(const LaunchEnvironment& environment,
+                             const Capabilities& capabilities) {
   if (!capabilities.has_nccl) {
     throw LaunchError(
         "this build of Lockstep has no NCCL backend; build it with -DLOCKSTEP_WITH_CUDA=ON, or "
         "leave the choice to Auto, whose groups carry CUDA tensors through pinned memory then");
   }
   if (capabilities.gpus == 0) throw LaunchError("backend Nccl needs a GPU; this process sees none");
-  BackendChoice choice = choose_transport(environment, capabilities);
-  choice.has_nccl = true;
-  choice.reason = "as asked; CPU tensors go over " + std::string(to_string(choice.transport));
-  return choice;
+  BackendSelection selection = select_transport(environment, capabilities);
+  selection.has_nccl = true;
+  selection.reason = "as asked; CPU tensors go over " + std::string(to_string(selection.transport));
+  return selection;
 }
 
 void check_wanted(Backend wanted, const LaunchEnvironment& environment,
@@ -76,23 +78,24 @@ void check_wanted(Backend wanted, const LaunchEnvironment& environment,
 
 }  // namespace
 
-BackendChoice choose_backend(Backend wanted, const LaunchEnvironment& environment,
-                             const Capabilities& capabilities) {
-  if (wanted == Backend::Auto) return choose_auto(environment, capabilities);
-  if (wanted == Backend::Nccl) return choose_nccl(environment, capabilities);
+BackendSelection select_backend(Backend wanted, const LaunchEnvironment& environment,
+                                const Capabilities& capabilities) {
+  if (wanted == Backend::Auto) return select_auto(environment, capabilities);
+  if (wanted == Backend::Nccl) return select_nccl(environment, capabilities);
   check_wanted(wanted, environment, capabilities);
   return {wanted, false, false, "as asked"};
 }
 
-void decide_on_nccl(BackendChoice& choice, const std::vector<std::int64_t>& gpus) {
-  if (!std::exchange(choice.may_have_nccl, false)) return;
+void decide_on_nccl(BackendSelection& selection, const std::vector<std::int64_t>& gpus) {
+  if (!std::exchange(selection.may_have_nccl, false)) return;
   const bool has_any = std::any_of(gpus.begin(), gpus.end(), [](auto gpu) { return gpu != 0; });
   if (!has_any) return;
   const std::string obstacle = obstacle_to_nccl(gpus);
-  choice.has_nccl = obstacle.empty();
-  choice.reason += choice.has_nccl ? "; each rank has a GPU of its own; CPU tensors go over " +
-                                         std::string(to_string(choice.transport))
-                                   : "; no NCCL, because " + obstacle;
+  selection.has_nccl = obstacle.empty();
+  selection.reason += selection.has_nccl
+                          ? "; each rank has a GPU of its own; CPU tensors go over " +
+                                std::string(to_string(selection.transport))
+                          : "; no NCCL, because " + obstacle;
 }
 
 }  // namespace lockstep

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "native/posix/run_again.h"
+#include "native/posix/reexec.h"
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -27,7 +27,7 @@ bool is_launch_variable(std::string_view assignment) {
          std::any_of(kNames.begin(), kNames.end(), begins_with);
 }
 
-void run_program_again(const std::string& variable, int keep) {
+void reexec_self(const std::string& variable, int keep) {
   const auto name = variable.substr(0, variable.find('=') + 1);
   std::vector<std::string> environment{variable};
   for (char** entry = environ; *entry != nullptr; ++entry) {

@@ -7,12 +7,12 @@
 
 namespace lockstep::native {
 
-/// Replaces the calling process by a fresh run of the same program, with the environment that it
-/// has but for what a launcher of ranks has put there, and with `variable` ("NAME=value") added.
-/// Descriptor `keep` stays open in it.
+/// Replaces the calling process by a fresh run of the same program. The new run has the same
+/// environment without the variables of a launcher of ranks, and with `variable` ("NAME=value").
+/// Descriptor `keep` stays open.
 ///
 /// Throws: `std::system_error` when the program cannot be run.
-[[noreturn]] void run_program_again(const std::string& variable, int keep);
+[[noreturn]] void reexec_self(const std::string& variable, int keep);
 
 /// Whether a variable tells a process which rank of which job it is.
 [[nodiscard]] bool is_launch_variable(std::string_view assignment);

@@ -19,7 +19,7 @@ struct NcclReductionPlan {
   std::optional<std::array<std::byte, 8>> factor;
 };
 
-/// `capability`: of the device, as 90 for 9.0.
+/// `capability`: the device's compute capability, as 90 for 9.0.
 /// Throws: `c10::Error` that says what NCCL or the device lacks, for a reduction that this library
 /// has on the CPU only.
 [[nodiscard]] NcclReductionPlan plan_nccl_reduction(const Collective& call, int capability);
