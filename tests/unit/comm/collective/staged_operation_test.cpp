@@ -37,7 +37,8 @@ class FakeOperation final : public Operation {
 };
 
 struct Fixture {
-  explicit Fixture(Collective call, StagedOperation::Mode way = StagedOperation::Mode::PinnedCopies)
+  explicit Fixture(Collective call,
+                   StagedOperation::Mode mode = StagedOperation::Mode::PinnedCopies)
       : operation(std::move(call), mode, [this](Collective made) {
           staged = made;
           return std::make_unique<FakeOperation>(std::move(made), log);
