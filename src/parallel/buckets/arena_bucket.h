@@ -23,8 +23,8 @@ namespace lockstep {
 /// Thread-safety: guarded by the reducer's lock.
 class ArenaBucket final : public GradientBucket {
  public:
-  /// `numbers`: what the arena calls the parameters. `places`: registered memory for the place of each
-  /// gradient.
+  /// `numbers`: what the arena calls the parameters. `places`: registered memory for the place of
+  /// each gradient.
   ArenaBucket(const BucketSpec& spec, std::shared_ptr<GradientArena> arena,
               std::vector<std::size_t> numbers, at::Tensor places,
               const std::vector<at::Tensor>& parameters, std::string name);

@@ -17,8 +17,8 @@
 
 namespace lockstep {
 
-/// Registered memory in blocks that just fit gradients. Autograd allocates in it while backward runs, so
-/// that gradients are reduced where autograd makes them and nothing is copied.
+/// Registered memory in blocks that just fit gradients. Autograd allocates in it while backward
+/// runs, so that gradients are reduced where autograd makes them and nothing is copied.
 ///
 /// A request for memory tells its size, not its purpose. So any request for just as many bytes as
 /// some gradient has gets a block, but never one that a gradient might need. There are as many

@@ -14,8 +14,8 @@ namespace lockstep {
 /// each parameter how many ranks used it, how many have a gradient that came too late for its
 /// bucket, and how many have a sparse one.
 ///
-/// These are whole numbers in registered memory of the CPU, a few hundred bytes. One all-reduce behind
-/// the last bucket adds them up. Owns: that memory, and the all-reduce under way.
+/// These are whole numbers in registered memory of the CPU, a few hundred bytes. One all-reduce
+/// behind the last bucket adds them up. Owns: that memory, and the all-reduce under way.
 /// Thread-safety: guarded by the reducer's lock.
 class UsageSummary {
  public:
