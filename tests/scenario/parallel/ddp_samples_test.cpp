@@ -212,6 +212,29 @@ TEST_P(DdpSamples, AreSaidByTheProgramBeOrNotBeThereAny) {
       samples);
 }
 
+TEST_P(DdpSamples, ThatAreSaidCountInOneAverageOnly) {
+  expect_average(
+      [](const Rank& rank, int step) {
+        if (rank.number() == 0 && step == 0) rank.model->set_samples(5);
+        rank.model->forward(constant_rows(1, rank.value())).backward();
+      },
+      [](int rank, int step) { return rank == 0 && step == 0 ? 5 : 1; });
+}
+
+TEST_P(DdpSamples, OfAForwardCountOnceThoughTwoBackwardsGoThroughIt) {
+  expect_average(
+      [](const Rank& rank, int) {
+        const auto half = rank.model->forward(constant_rows(1, rank.value())) / 2;
+        if (rank.number() != 0) return (half + half).backward();
+        {
+          const auto guard = rank.model->no_sync();
+          half.backward({}, /*retain_graph=*/true);
+        }
+        half.backward();
+      },
+      one_sample_each);
+}
+
 TEST_P(DdpSamples, ThatWaitedCountWhenTheParametersHaveAnotherDtype) {
   expect_average(
       [](const Rank& rank, int step) {
