@@ -491,6 +491,22 @@ TEST_P(DdpChanges, ARankThatJoinedDropsTheLastGradientOfAFrozenParameter) {
   });
 }
 
+TEST_P(DdpChanges, WhatWaitedOnARankThatJoinedMakesNoParameterUsed) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    Weights net;
+    WrappedWeights model(net, group);
+    if (group->rank() == 0) {
+      model->forward(row_of_rank(group), "a").backward();
+      EXPECT_TRUE(net->a.grad().defined());
+      EXPECT_FALSE(net->b.grad().defined()) << "no rank with data used it";
+    } else {
+      add_up(model, row_of_rank(group));
+    }
+    model->join();
+    group->close();
+  });
+}
+
 // Autograd of LibTorch refuses to work in a fork where there is a GPU.
 TEST_P(DdpChanges, AForkThatTrainsTheModuleItselfTrainsAlone) {
   if (torch::cuda::is_available()) GTEST_SKIP();
