@@ -141,6 +141,10 @@ TEST_P(Ddp, AParameterUnusedSomewhereCountsAsZeroThere) {
       EXPECT_TRUE(torch::allclose(model->module()->left->weight.grad(), torch::full({2, 3}, 4.0F)));
       EXPECT_TRUE(torch::allclose(model->module()->right->weight.grad(),
                                   torch::full({2, 3}, 4.0F / ranks)));
+      if (group->size() == 1) continue;
+      const auto statistics = model->statistics();
+      EXPECT_TRUE(statistics.unused_parameters.empty());
+      EXPECT_EQ(statistics.locally_unused_parameters.size(), group->rank() == 0 ? 0U : 2U);
     }
     group->close();
   });
