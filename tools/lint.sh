@@ -2,8 +2,8 @@
 # Checks that need no build and take seconds.
 #
 #   tools/lint.sh             installs what they need, and runs all of them
-#   tools/lint.sh CHECK ...   runs these with what is there: format shell layers contracts readme pictures snippets tidy
-#                             docs. Exit status 77 where the program for one is missing
+#   tools/lint.sh CHECK ...   runs these with what is there: format shell layers contracts readme pictures snippets names
+#                             tidy docs. Exit status 77 where the program for one is missing
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=tools/versions.env
@@ -34,6 +34,7 @@ check_layers() { python3 tools/check_layers.py .; }
 check_contracts() { python3 tools/check_contracts.py .; }
 check_readme() { python3 tests/support/check_readme.py .; }
 check_pictures() { python3 benchmarks/plot --check; }
+check_names() { python3 tools/check_docs.py .; }
 
 # snippets NAME PAGE ...: the pages show parts of tests/docs/NAME_snippets.cpp.
 snippets() { python3 tests/support/check_snippets.py "tests/docs/$1_snippets.cpp" "${@:2}"; }
@@ -63,7 +64,7 @@ check_docs() {
 checks=("$@")
 if (($# == 0)); then
   tools/setup.sh lint
-  checks=(format shell layers contracts readme pictures snippets tidy docs)
+  checks=(format shell layers contracts readme pictures snippets names tidy docs)
 fi
 status=0
 for check in "${checks[@]}"; do
