@@ -127,5 +127,24 @@ TEST(SocketFailure, AMessageOfAnotherSizeIsRefused) {
   expect_error<MismatchError>(errors[1], "rank 0 sent a message of 3 x Float");
 }
 
+TEST(SocketFailure, AllocationsOfDifferentSizesAreAMismatchOnAllRanks) {
+  const auto errors = run_socket_ranks(2, [](ProcessGroup& group) {
+    static_cast<void>(group.allocate({group.rank() == 1 ? 7 : 8}, torch::kFloat));
+  });
+  for (const auto& error : errors) {
+    expect_error<MismatchError>(error, "rank 1 called allocate of 28 bytes");
+  }
+}
+
+TEST(SocketFailure, AnAllocationThatNoRankCanMakeLeavesTheGroupUsable) {
+  constexpr std::int64_t kTooMuch = std::int64_t{1} << 60;
+  const auto errors = run_socket_ranks(2, [](ProcessGroup& group) {
+    EXPECT_THROW(static_cast<void>(group.allocate({kTooMuch}, torch::kByte)), CommError);
+    group.barrier();
+    group.close();
+  });
+  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
+}
+
 }  // namespace
 }  // namespace lockstep::testing
