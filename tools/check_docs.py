@@ -30,7 +30,7 @@ FOREIGN = {
 # What is no more, on pages that tell of it.
 PAST = {
     "docs/adr/0016-own-share-stays.md": {"own_share"},
-    "docs/architecture.md": {"src/comm/nccl_communicator.cpp", "src/data/resize_axis.cpp"},
+    "docs/architecture.md": {"src/comm/nccl_communicator.cpp", "src/data/resize_axis.cpp", "repair_unit"},
 }
 
 

@@ -6,40 +6,40 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "workers/chunk_state.h"
 #include "workers/shared_memory_channel.h"
-#include "workers/unit_word.h"
 
-/// How a channel's control memory is laid out: a header, the board, the owner's own area, the words
-/// of all slots side by side, since all are looked at for each task, then what else a slot has: its
-/// areas for failures, the words of its units, what was in hand when a worker ended at them, its
-/// items, and where its pieces lie. For the channel's own sources.
+/// How a channel's control memory is laid out: a header, the table, the user area, the words of all
+/// slots side by side, since all are looked at for each task, then what else a slot has: its
+/// failure records, the words of its chunks, the items at which workers ended, its items, and where
+/// its overflow blocks lie. For the channel's own sources.
 namespace lockstep::workers {
 
 constexpr std::size_t kLine = 64;
-constexpr std::size_t kMaxAreas = 34;
+constexpr std::size_t kMaxFailureRecords = 34;
 constexpr int kStateBits = 8;
 constexpr std::uint64_t kStateMask = (1U << kStateBits) - 1;
 
 struct SharedMemoryChannel::Header {
   static constexpr std::uint64_t kMagic = 0x4c53'4461'7461'3035;
 
-  std::uint64_t control_bytes;  // first: MemoryRing reads it
+  std::uint64_t control_bytes;  // first: SharedMemoryRegion reads it
   std::uint64_t magic;
   Shape shape;
   std::atomic<std::uint64_t> space_taken;  // of what lies behind the control part
 };
 
 /// How a task is cut. In one word, so that who still looks at the task before does not mix the two.
-struct SharedMemoryChannel::Units {
-  static constexpr std::uint32_t kClosing = std::uint32_t{1} << 31;
+struct SharedMemoryChannel::Chunks {
+  static constexpr std::uint32_t kCollateTask = std::uint32_t{1} << 31;
 
   std::size_t of_items = 0;
-  bool has_closing = false;  // one more, behind those
+  bool has_collate_task = false;  // one more, behind those
 
-  [[nodiscard]] static Units of(const Slot& slot);
-  [[nodiscard]] std::size_t all() const { return of_items + (has_closing ? 1 : 0); }
+  [[nodiscard]] static Chunks of(const Slot& slot);
+  [[nodiscard]] std::size_t all() const { return of_items + (has_collate_task ? 1 : 0); }
   [[nodiscard]] std::uint32_t word() const {
-    return static_cast<std::uint32_t>(of_items) | (has_closing ? kClosing : 0);
+    return static_cast<std::uint32_t>(of_items) | (has_collate_task ? kCollateTask : 0);
   }
 };
 
@@ -52,33 +52,33 @@ struct SharedMemoryChannel::Slot {
   std::atomic<std::uint64_t> sequence;
   // Atomic because a worker may still look at the task before; what it claims is of this one.
   std::atomic<std::uint32_t> count;
-  std::atomic<std::uint32_t> items_per_unit;
-  std::atomic<std::uint32_t> units;  // `Units`
+  std::atomic<std::uint32_t> items_per_chunk;
+  std::atomic<std::uint32_t> chunks;  // `Chunks`
   std::atomic<std::int32_t> worker;
-  std::atomic<std::uint64_t> hint;  // version, and the first unit that may be open
+  std::atomic<std::uint64_t> hint;  // version, and the first chunk that may be open
   std::atomic<std::uint32_t> finished;
   std::atomic<std::uint32_t> is_suspect;  // a worker died here: `finished` may be too small
   std::atomic<std::uint32_t> items_done;
-  std::atomic<std::uint32_t> areas_taken;
+  std::atomic<std::uint32_t> failure_records_taken;
   std::atomic<std::uint64_t> first_failed;
   std::array<std::uint64_t, Task::kWords> words;
   std::atomic<std::uint64_t> result;
 };
 
-inline SharedMemoryChannel::Units SharedMemoryChannel::Units::of(const Slot& slot) {
-  const auto word = slot.units.load(std::memory_order_relaxed);
-  return {word & ~kClosing, (word & kClosing) != 0};
+inline SharedMemoryChannel::Chunks SharedMemoryChannel::Chunks::of(const Slot& slot) {
+  const auto word = slot.chunks.load(std::memory_order_relaxed);
+  return {word & ~kCollateTask, (word & kCollateTask) != 0};
 }
 
-struct SharedMemoryChannel::PieceWords {
-  static constexpr std::uint64_t kGoing = std::uint64_t{1} << 63;   // is being freed
-  static constexpr std::uint64_t kComing = std::uint64_t{1} << 62;  // is being written
+struct SharedMemoryChannel::BlockWords {
+  static constexpr std::uint64_t kBeingFreed = std::uint64_t{1} << 63;
+  static constexpr std::uint64_t kBeingWritten = std::uint64_t{1} << 62;
 
   std::atomic<std::uint64_t> offset;
   std::atomic<std::uint64_t> bytes;  // 0: there is none; plus one of the above
 };
 
-struct SharedMemoryChannel::Area {
+struct SharedMemoryChannel::FailureRecord {
   static constexpr std::uint64_t kIsWritten = ~std::uint64_t{0};
 
   FailureKind kind;
@@ -104,7 +104,7 @@ struct SharedMemoryChannel::Area {
   return (word & ~kStateMask) | static_cast<std::uint64_t>(state);
 }
 
-/// Moves the hint back to the first unit; the new version undoes what others are about to write.
+/// Moves the hint back to the first chunk; the new version undoes what others are about to write.
 inline void restart_hint(std::atomic<std::uint64_t>& hint) {
   auto value = hint.load(std::memory_order_relaxed);
   while (!hint.compare_exchange_weak(value, ((value >> 32) + 1) << 32)) {

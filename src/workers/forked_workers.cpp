@@ -9,14 +9,14 @@
 
 #include "native/posix/futex.h"
 #include "native/posix/posix_check.h"
-#include "workers/nursery.h"
+#include "workers/fork_server.h"
 
 namespace lockstep::workers {
 namespace {
 
-// Longer than the time that the nursery gives its workers, and within the second that a destructor
-// may take.
-constexpr std::chrono::milliseconds kNurseryEnd{900};
+// Longer than the time that the fork server gives its workers, and within the second that a
+// destructor may take.
+constexpr std::chrono::milliseconds kForkServerEnd{900};
 
 }  // namespace
 
@@ -26,14 +26,14 @@ ForkedWorkers::SocketPair::SocketPair() {
     native::throw_errno("socketpair for data workers failed");
   }
   owner = native::FileDescriptor(ends[0]);
-  nursery = native::FileDescriptor(ends[1]);
+  fork_server = native::FileDescriptor(ends[1]);
 }
 
-ForkedWorkers::ForkedWorkers(const WorkerBoard& board, const WorkerProgram& program)
-    : board_(board), nursery_("lockstep-nursry", [this, &program, owner = ::getpid()] {
-        return run_nursery(board_, program, {owner, sockets_.nursery.get()});
+ForkedWorkers::ForkedWorkers(const WorkerTable& table, const WorkerProgram& program)
+    : table_(table), fork_server_("lockstep-fork", [this, &program, owner = ::getpid()] {
+        return run_fork_server(table_, program, {owner, sockets_.fork_server.get()});
       }) {
-  sockets_.nursery.reset();
+  sockets_.fork_server.reset();
 }
 
 ForkedWorkers::~ForkedWorkers() {
@@ -42,14 +42,14 @@ ForkedWorkers::~ForkedWorkers() {
 
 bool ForkedWorkers::stop() noexcept {
   if (!owner_.is_current() || std::exchange(has_stopped_, true)) return true;
-  board_.header->stop.store(1, std::memory_order_release);
-  board_.header->work.fetch_add(1, std::memory_order_release);
-  native::futex_wake_all(board_.header->work);
+  table_.events->stop.store(1, std::memory_order_release);
+  table_.events->work.fetch_add(1, std::memory_order_release);
+  native::futex_wake_all(table_.events->work);
   // A byte, not only the end of file: a process that the program forked may hold a copy of this
   // end.
-  const char order = 'q';
-  static_cast<void>(::send(sockets_.owner.get(), &order, 1, MSG_NOSIGNAL));
-  if (!nursery_.wait(kNurseryEnd)) nursery_.kill();
+  const char stop = 'q';
+  static_cast<void>(::send(sockets_.owner.get(), &stop, 1, MSG_NOSIGNAL));
+  if (!fork_server_.wait(kForkServerEnd)) fork_server_.kill();
   return true;
 }
 

@@ -4,8 +4,8 @@
 #include <cstring>
 
 #include "workers/exception_text.h"
-#include "workers/worker_board.h"
 #include "workers/worker_host.h"
+#include "workers/worker_table.h"
 
 namespace lockstep::workers {
 

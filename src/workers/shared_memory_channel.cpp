@@ -12,7 +12,7 @@
 #include "native/posix/futex.h"
 #include "native/posix/posix_check.h"
 #include "workers/channel_layout.h"
-#include "workers/unit_word.h"
+#include "workers/chunk_state.h"
 
 namespace lockstep::workers {
 namespace {
@@ -21,32 +21,32 @@ namespace {
 constexpr std::size_t kFirstItems = 16 * kLine;
 
 template <std::size_t Size>
-std::string text_of(const std::array<char, Size>& area) {
-  return {area.data(), ::strnlen(area.data(), area.size())};
+std::string text_of(const std::array<char, Size>& record) {
+  return {record.data(), ::strnlen(record.data(), record.size())};
 }
 
 }  // namespace
 
-std::size_t SharedMemoryChannel::areas() const noexcept {
-  return std::min({shape_.items_per_slot, shape_.workers + 2, kMaxAreas});
+std::size_t SharedMemoryChannel::failure_records() const noexcept {
+  return std::min({shape_.items_per_slot, shape_.workers + 2, kMaxFailureRecords});
 }
 
-// One area more: for a note.
+// One record more: for a note.
 std::size_t SharedMemoryChannel::stride() const noexcept {
-  return round_up((areas() + 1) * sizeof(Area)) +
-         round_up(units() * sizeof(std::atomic<std::uint32_t>)) +
-         round_up(units() * sizeof(std::uint32_t)) +
+  return round_up((failure_records() + 1) * sizeof(FailureRecord)) +
+         round_up(chunks() * sizeof(std::atomic<std::uint32_t>)) +
+         round_up(chunks() * sizeof(std::uint32_t)) +
          round_up(shape_.items_per_slot * sizeof(std::int64_t)) +
-         round_up(pieces() * sizeof(PieceWords));
+         round_up(blocks() * sizeof(BlockWords));
 }
 
-// At most one an item, and the closing one.
-std::size_t SharedMemoryChannel::units() const noexcept {
+// At most one an item, and the collate task.
+std::size_t SharedMemoryChannel::chunks() const noexcept {
   return shape_.items_per_slot + 1;
 }
 
-std::size_t SharedMemoryChannel::pieces() const noexcept {
-  return kItemPieces + (shape_.has_item_pieces ? shape_.items_per_slot : 0);
+std::size_t SharedMemoryChannel::blocks() const noexcept {
+  return kItemBlocks + (shape_.has_item_blocks ? shape_.items_per_slot : 0);
 }
 
 SharedMemoryChannel::SharedMemoryChannel(const Shape& shape)
@@ -55,7 +55,7 @@ SharedMemoryChannel::SharedMemoryChannel(const Shape& shape)
         constexpr std::size_t kLargest = std::size_t{1} << 56;
         const auto per_item = sizeof(std::int64_t) + sizeof(std::atomic<std::uint32_t>) +
                               sizeof(std::uint32_t) +
-                              (shape.has_item_pieces ? sizeof(PieceWords) : 0);
+                              (shape.has_item_blocks ? sizeof(BlockWords) : 0);
         if (shape.items_per_slot > kLargest / per_item / shape.slots) {
           native::throw_errno(
               "shared memory for data workers: " + std::to_string(shape.items_per_slot) +
@@ -64,20 +64,20 @@ SharedMemoryChannel::SharedMemoryChannel(const Shape& shape)
         }
         return stride();
       }()),
-      ring_(round_up(sizeof(Header)) + sizeof(BoardHeader) +
-            round_up(shape.workers * sizeof(WorkerRecord)) + round_up(shape.user_bytes) +
-            shape.slots * (round_up(sizeof(Slot)) + slot_stride_)) {
-  header_ = std::construct_at(reinterpret_cast<Header*>(ring_.control()));
-  header_->control_bytes = ring_.control_bytes();
+      region_(round_up(sizeof(Header)) + sizeof(PoolEventWords) +
+              round_up(shape.workers * sizeof(WorkerRecord)) + round_up(shape.user_bytes) +
+              shape.slots * (round_up(sizeof(Slot)) + slot_stride_)) {
+  header_ = std::construct_at(reinterpret_cast<Header*>(region_.control()));
+  header_->control_bytes = region_.control_bytes();
   header_->magic = Header::kMagic;
   header_->shape = shape;
   lay_out(true);
 }
 
 SharedMemoryChannel::SharedMemoryChannel(native::FileDescriptor descriptor)
-    : ring_(std::move(descriptor)) {
-  header_ = reinterpret_cast<Header*>(ring_.control());
-  if (ring_.control_bytes() < sizeof(Header) || header_->magic != Header::kMagic) {
+    : region_(std::move(descriptor)) {
+  header_ = reinterpret_cast<Header*>(region_.control());
+  if (region_.control_bytes() < sizeof(Header) || header_->magic != Header::kMagic) {
     native::throw_errno("shared memory for data workers: the rank runs another program", EPROTO);
   }
   shape_ = header_->shape;
@@ -87,23 +87,23 @@ SharedMemoryChannel::SharedMemoryChannel(native::FileDescriptor descriptor)
 
 // Fresh pages of a memfd are zero, which is a valid first value of everything here.
 void SharedMemoryChannel::lay_out(bool is_new) {
-  std::byte* next = ring_.control() + round_up(sizeof(Header));
-  board_.header = reinterpret_cast<BoardHeader*>(next);
-  next += sizeof(BoardHeader);
+  std::byte* next = region_.control() + round_up(sizeof(Header));
+  table_.events = reinterpret_cast<PoolEventWords*>(next);
+  next += sizeof(PoolEventWords);
   auto* records = reinterpret_cast<WorkerRecord*>(next);
-  board_.workers = {records, shape_.workers};
+  table_.workers = {records, shape_.workers};
   next += round_up(shape_.workers * sizeof(WorkerRecord));
   user_area_ = next;
   slots_ = next + round_up(shape_.user_bytes);
   slot_parts_ = slots_ + shape_.slots * round_up(sizeof(Slot));
   if (!is_new) return;
-  std::construct_at(board_.header);
+  std::construct_at(table_.events);
   std::uninitialized_value_construct_n(records, shape_.workers);
   for (std::size_t slot = 0; slot < shape_.slots; ++slot) {
     std::construct_at(&at(slot));
-    std::uninitialized_value_construct_n(units_of(slot), units());
-    std::uninitialized_value_construct_n(areas_of(slot), areas() + 1);
-    std::uninitialized_value_construct_n(pieces_of(slot), pieces());
+    std::uninitialized_value_construct_n(chunks_of(slot), chunks());
+    std::uninitialized_value_construct_n(failure_records_of(slot), failure_records() + 1);
+    std::uninitialized_value_construct_n(blocks_of(slot), blocks());
   }
 }
 
@@ -111,27 +111,29 @@ SharedMemoryChannel::Slot& SharedMemoryChannel::at(std::size_t slot) const noexc
   return *reinterpret_cast<Slot*>(slots_ + slot * round_up(sizeof(Slot)));
 }
 
-SharedMemoryChannel::Area* SharedMemoryChannel::areas_of(std::size_t slot) const noexcept {
-  return reinterpret_cast<Area*>(slot_parts_ + slot * slot_stride_);
+SharedMemoryChannel::FailureRecord* SharedMemoryChannel::failure_records_of(
+    std::size_t slot) const noexcept {
+  return reinterpret_cast<FailureRecord*>(slot_parts_ + slot * slot_stride_);
 }
 
-std::atomic<std::uint32_t>* SharedMemoryChannel::units_of(std::size_t slot) const noexcept {
+std::atomic<std::uint32_t>* SharedMemoryChannel::chunks_of(std::size_t slot) const noexcept {
   return reinterpret_cast<std::atomic<std::uint32_t>*>(
-      reinterpret_cast<std::byte*>(areas_of(slot)) + round_up((areas() + 1) * sizeof(Area)));
+      reinterpret_cast<std::byte*>(failure_records_of(slot)) +
+      round_up((failure_records() + 1) * sizeof(FailureRecord)));
 }
 
 std::uint32_t* SharedMemoryChannel::ends_of(std::size_t slot) const noexcept {
-  return reinterpret_cast<std::uint32_t*>(reinterpret_cast<std::byte*>(units_of(slot)) +
-                                          round_up(units() * sizeof(std::atomic<std::uint32_t>)));
+  return reinterpret_cast<std::uint32_t*>(reinterpret_cast<std::byte*>(chunks_of(slot)) +
+                                          round_up(chunks() * sizeof(std::atomic<std::uint32_t>)));
 }
 
 std::int64_t* SharedMemoryChannel::items_of(std::size_t slot) const noexcept {
   return reinterpret_cast<std::int64_t*>(reinterpret_cast<std::byte*>(ends_of(slot)) +
-                                         round_up(units() * sizeof(std::uint32_t)));
+                                         round_up(chunks() * sizeof(std::uint32_t)));
 }
 
-SharedMemoryChannel::PieceWords* SharedMemoryChannel::pieces_of(std::size_t slot) const noexcept {
-  return reinterpret_cast<PieceWords*>(reinterpret_cast<std::byte*>(items_of(slot)) +
+SharedMemoryChannel::BlockWords* SharedMemoryChannel::blocks_of(std::size_t slot) const noexcept {
+  return reinterpret_cast<BlockWords*>(reinterpret_cast<std::byte*>(items_of(slot)) +
                                        round_up(shape_.items_per_slot * sizeof(std::int64_t)));
 }
 
@@ -183,27 +185,27 @@ void SharedMemoryChannel::expect_assign(std::size_t slot, std::size_t items) con
     for (std::size_t at = 0; at < bytes; at += kLine) __builtin_prefetch(first + at, 1);
   };
   expect(&at(slot), sizeof(Slot));
-  expect(units_of(slot), kLine);
+  expect(chunks_of(slot), kLine);
   expect(ends_of(slot), kLine);
   expect(items_of(slot), std::min<std::size_t>(items * sizeof(std::int64_t), kFirstItems));
-  expect(pieces_of(slot), kLine);
+  expect(blocks_of(slot), kLine);
 }
 
 void SharedMemoryChannel::assign(std::size_t slot, const Task& task) {
   Slot& target = at(slot);
   std::copy(task.items.begin(), task.items.end(), items_of(slot));
-  const Units cut{(task.items.size() + task.items_per_unit - 1) / task.items_per_unit,
-                  task.has_closing_unit};
-  const auto units = cut.all();
+  const Chunks cut{(task.items.size() + task.items_per_chunk - 1) / task.items_per_chunk,
+                   task.has_collate_task};
+  const auto chunks = cut.all();
   target.count.store(static_cast<std::uint32_t>(task.items.size()), std::memory_order_relaxed);
-  target.items_per_unit.store(static_cast<std::uint32_t>(task.items_per_unit),
-                              std::memory_order_relaxed);
-  target.units.store(cut.word(), std::memory_order_relaxed);
+  target.items_per_chunk.store(static_cast<std::uint32_t>(task.items_per_chunk),
+                               std::memory_order_relaxed);
+  target.chunks.store(cut.word(), std::memory_order_relaxed);
   target.words = task.words;
-  std::fill_n(ends_of(slot), units, 0U);
+  std::fill_n(ends_of(slot), chunks, 0U);
   target.result.store(0, std::memory_order_relaxed);
   // Delivered with the batch; the items' have been freed.
-  pieces_of(slot)[kResultPiece].bytes.store(0, std::memory_order_relaxed);
+  blocks_of(slot)[kResultBlock].bytes.store(0, std::memory_order_relaxed);
   target.worker.store(task.worker, std::memory_order_relaxed);
   target.sequence.store(task.sequence, std::memory_order_relaxed);
   target.withdrawn.store(0, std::memory_order_relaxed);
@@ -211,12 +213,12 @@ void SharedMemoryChannel::assign(std::size_t slot, const Task& task) {
   target.finished.store(0, std::memory_order_relaxed);
   target.is_suspect.store(0, std::memory_order_relaxed);
   target.items_done.store(0, std::memory_order_relaxed);
-  target.areas_taken.store(0, std::memory_order_relaxed);
+  target.failure_records_taken.store(0, std::memory_order_relaxed);
   target.first_failed.store(Slot::kNoFailure, std::memory_order_relaxed);
-  // A worker that still looks at the task before this one may claim a unit as soon as its word says
-  // so; it finds all of the above written then.
-  for (std::size_t unit = 0; unit < units; ++unit) {
-    units_of(slot)[unit].store(unit_word(UnitState::Open), std::memory_order_release);
+  // A worker that still looks at the task before this one may claim a chunk as soon as its word
+  // says so; it finds all of the above written then.
+  for (std::size_t chunk = 0; chunk < chunks; ++chunk) {
+    chunks_of(slot)[chunk].store(chunk_word(ChunkState::Open), std::memory_order_release);
   }
   restart_hint(target.hint);  // after that: who found nothing open before does not say so now
   // A new number, so that nobody completes this task who looked at the one before it.
@@ -245,9 +247,9 @@ std::uint64_t SharedMemoryChannel::progress(std::size_t slot) const {
 }
 
 std::optional<std::size_t> SharedMemoryChannel::claimer(std::size_t slot) const {
-  for (std::size_t unit = 0; unit < Units::of(at(slot)).all(); ++unit) {
-    const auto value = units_of(slot)[unit].load(std::memory_order_acquire);
-    if (state_of(value) == UnitState::Claimed) return worker_of(value);
+  for (std::size_t chunk = 0; chunk < Chunks::of(at(slot)).all(); ++chunk) {
+    const auto value = chunks_of(slot)[chunk].load(std::memory_order_acquire);
+    if (state_of(value) == ChunkState::Claimed) return worker_of(value);
   }
   return std::nullopt;
 }
@@ -258,34 +260,35 @@ std::optional<Failure> SharedMemoryChannel::failure(std::size_t slot) const {
   Failure failure;
   failure.position = *position;
   failure.message = "too many samples of this batch failed at once to keep what each of them said";
-  const auto taken =
-      std::min<std::size_t>(at(slot).areas_taken.load(std::memory_order_relaxed), areas());
+  const auto taken = std::min<std::size_t>(
+      at(slot).failure_records_taken.load(std::memory_order_relaxed), failure_records());
   for (std::size_t number = 0; number < taken; ++number) {
-    const Area& area = areas_of(slot)[number];
-    if (area.sequence.load(std::memory_order_acquire) != sequence(slot) + 1) continue;
-    if (area.position != *position) continue;
-    read_area(slot, number, failure);
+    const FailureRecord& record = failure_records_of(slot)[number];
+    if (record.sequence.load(std::memory_order_acquire) != sequence(slot) + 1) continue;
+    if (record.position != *position) continue;
+    read_record(slot, number, failure);
   }
   return failure;
 }
 
-void SharedMemoryChannel::read_area(std::size_t slot, std::size_t number, Failure& failure) const {
-  const Area& area = areas_of(slot)[number];
-  failure.kind = area.kind;
-  failure.worker = area.worker;
-  failure.pid = area.pid;
-  failure.wait_status = area.wait_status;
-  failure.item = area.item;
-  failure.type = text_of(area.type);
-  failure.message = text_of(area.message);
+void SharedMemoryChannel::read_record(std::size_t slot, std::size_t number,
+                                      Failure& failure) const {
+  const FailureRecord& record = failure_records_of(slot)[number];
+  failure.kind = record.kind;
+  failure.worker = record.worker;
+  failure.pid = record.pid;
+  failure.wait_status = record.wait_status;
+  failure.item = record.item;
+  failure.type = text_of(record.type);
+  failure.message = text_of(record.message);
 }
 
 std::optional<Failure> SharedMemoryChannel::noted(std::size_t slot) const {
-  const Area& area = areas_of(slot)[areas()];
-  if (area.sequence.load(std::memory_order_acquire) != sequence(slot) + 1) return std::nullopt;
+  const FailureRecord& record = failure_records_of(slot)[failure_records()];
+  if (record.sequence.load(std::memory_order_acquire) != sequence(slot) + 1) return std::nullopt;
   Failure failure;
-  failure.position = area.position;
-  read_area(slot, areas(), failure);
+  failure.position = record.position;
+  read_record(slot, failure_records(), failure);
   return failure;
 }
 
@@ -298,57 +301,57 @@ bool SharedMemoryChannel::is_left_out(std::size_t slot, std::size_t position) co
 }
 
 bool SharedMemoryChannel::is_skipped(std::size_t slot, std::size_t position) const {
-  const auto unit = position / at(slot).items_per_unit;
-  return state_of(units_of(slot)[unit].load(std::memory_order_acquire)) == UnitState::Skipped;
+  const auto chunk = position / at(slot).items_per_chunk;
+  return state_of(chunks_of(slot)[chunk].load(std::memory_order_acquire)) == ChunkState::Skipped;
 }
 
 std::uint32_t SharedMemoryChannel::done_count() const {
-  return board_.header->done.load(std::memory_order_acquire);
+  return table_.events->done.load(std::memory_order_acquire);
 }
 
 void SharedMemoryChannel::wait_done(std::uint32_t seen, std::uint64_t sequence,
                                     std::chrono::nanoseconds limit) const {
   // Whoever finishes the task later sees this, or counts `done` up before the futex looks at it.
-  board_.header->awaited.store(sequence + 1, std::memory_order_seq_cst);
-  if (board_.header->done.load(std::memory_order_seq_cst) == seen) {
-    native::futex_wait(board_.header->done, seen,
+  table_.events->awaited.store(sequence + 1, std::memory_order_seq_cst);
+  if (table_.events->done.load(std::memory_order_seq_cst) == seen) {
+    native::futex_wait(table_.events->done, seen,
                        std::min<std::chrono::nanoseconds>(limit, kSlice));
   }
-  board_.header->awaited.store(BoardHeader::kNobodyWaits, std::memory_order_relaxed);
+  table_.events->awaited.store(PoolEventWords::kNobodyWaits, std::memory_order_relaxed);
 }
 
 bool SharedMemoryChannel::has_sleepers() const {
-  return board_.header->sleepers.load(std::memory_order_seq_cst) != 0;
+  return table_.events->sleepers.load(std::memory_order_seq_cst) != 0;
 }
 
 bool SharedMemoryChannel::is_stopping() const {
-  return board_.header->stop.load(std::memory_order_acquire) != 0;
+  return table_.events->stop.load(std::memory_order_acquire) != 0;
 }
 
 std::uint32_t SharedMemoryChannel::work_count() const {
-  return board_.header->work.load(std::memory_order_acquire);
+  return table_.events->work.load(std::memory_order_acquire);
 }
 
 void SharedMemoryChannel::wait_work(std::size_t worker, std::uint32_t seen) const {
-  WorkerRecord& record = board_.workers[worker];
+  WorkerRecord& record = table_.workers[worker];
   // In this order, so that a death in between leaves the count too large and never too small.
-  board_.header->sleepers.fetch_add(1, std::memory_order_seq_cst);
+  table_.events->sleepers.fetch_add(1, std::memory_order_seq_cst);
   record.sleeps.store(1, std::memory_order_relaxed);
-  if (board_.header->work.load(std::memory_order_seq_cst) == seen) {
-    native::futex_wait(board_.header->work, seen, kSlice);
+  if (table_.events->work.load(std::memory_order_seq_cst) == seen) {
+    native::futex_wait(table_.events->work, seen, kSlice);
   }
   record.sleeps.store(0, std::memory_order_relaxed);
-  board_.header->sleepers.fetch_sub(1, std::memory_order_seq_cst);
+  table_.events->sleepers.fetch_sub(1, std::memory_order_seq_cst);
 }
 
 void SharedMemoryChannel::wake_workers() {
-  board_.header->work.fetch_add(1, std::memory_order_seq_cst);
-  if (has_sleepers()) native::futex_wake_all(board_.header->work);
+  table_.events->work.fetch_add(1, std::memory_order_seq_cst);
+  if (has_sleepers()) native::futex_wake_all(table_.events->work);
 }
 
 void SharedMemoryChannel::wake_owner() {
-  board_.header->done.fetch_add(1, std::memory_order_release);
-  native::futex_wake_all(board_.header->done);
+  table_.events->done.fetch_add(1, std::memory_order_release);
+  native::futex_wake_all(table_.events->done);
 }
 
 }  // namespace lockstep::workers

@@ -25,8 +25,8 @@ struct ThreadWorkers::Threads {
   std::vector<std::thread> threads;
 };
 
-ThreadWorkers::ThreadWorkers(const WorkerBoard& board, const WorkerProgram& program)
-    : board_(board), threads_(std::make_shared<Threads>()) {
+ThreadWorkers::ThreadWorkers(const WorkerTable& table, const WorkerProgram& program)
+    : table_(table), threads_(std::make_shared<Threads>()) {
   threads_->program = program;
   try {
     start_all();
@@ -38,15 +38,15 @@ ThreadWorkers::ThreadWorkers(const WorkerBoard& board, const WorkerProgram& prog
 }
 
 void ThreadWorkers::start_all() {
-  for (std::size_t worker = 0; worker < board_.workers.size(); ++worker) {
+  for (std::size_t worker = 0; worker < table_.workers.size(); ++worker) {
     threads_->running.fetch_add(1, std::memory_order_relaxed);
-    threads_->threads.emplace_back([board = board_, worker, shared = threads_] {
-      WorkerRecord& record = board.workers[worker];
+    threads_->threads.emplace_back([table = table_, worker, shared = threads_] {
+      WorkerRecord& record = table.workers[worker];
       if (run_worker(record, shared->program, worker) != 0) {
         record.wait_status.store(1 << 8, std::memory_order_relaxed);  // as a process with status 1
         record.state.store(WorkerState::GivenUp, std::memory_order_release);
-        board.header->done.fetch_add(1, std::memory_order_release);
-        native::futex_wake_all(board.header->done);
+        table.events->done.fetch_add(1, std::memory_order_release);
+        native::futex_wake_all(table.events->done);
       }
       if (shared->running.fetch_sub(1, std::memory_order_acq_rel) == 1) {
         native::futex_wake_all(shared->running);
@@ -66,9 +66,9 @@ bool ThreadWorkers::stop() noexcept {
     threads_->threads.clear();
     return true;
   }
-  board_.header->stop.store(1, std::memory_order_release);
-  board_.header->work.fetch_add(1, std::memory_order_release);
-  native::futex_wake_all(board_.header->work);
+  table_.events->stop.store(1, std::memory_order_release);
+  table_.events->work.fetch_add(1, std::memory_order_release);
+  native::futex_wake_all(table_.events->work);
   WaitedTime waited(2 * kLook);
   std::uint32_t running = 0;
   while ((running = threads_->running.load(std::memory_order_acquire)) != 0 &&

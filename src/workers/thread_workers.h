@@ -7,8 +7,8 @@
 #include <optional>
 
 #include "native/posix/owning_process.h"
-#include "workers/worker_board.h"
 #include "workers/worker_host.h"
+#include "workers/worker_table.h"
 
 namespace lockstep::workers {
 
@@ -20,8 +20,8 @@ namespace lockstep::workers {
 class ThreadWorkers : public WorkerHost {
  public:
   /// Throws: `std::system_error` when a thread cannot be had; the others have ended then.
-  ThreadWorkers(const WorkerBoard& board, const WorkerProgram& program);
-  /// Blocks: for the items in hand, at most 2 s; then the threads that are stuck are left alone.
+  ThreadWorkers(const WorkerTable& table, const WorkerProgram& program);
+  /// Blocks: for the current items, at most 2 s; then the threads that are stuck are left alone.
   ~ThreadWorkers() override;
 
   bool stop() noexcept override;
@@ -35,7 +35,7 @@ class ThreadWorkers : public WorkerHost {
   void start_all();
 
   native::OwningProcess owner_;
-  WorkerBoard board_;
+  WorkerTable table_;
   std::shared_ptr<Threads> threads_;
 };
 

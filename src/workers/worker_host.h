@@ -7,17 +7,17 @@
 #include <optional>
 #include <vector>
 
-#include "workers/worker_board.h"
+#include "workers/worker_table.h"
 
 namespace lockstep::workers {
 
 /// What the workers of a pool run, and what is asked of them.
 struct WorkerProgram {
-  /// One worker, until the board says stop. What it throws becomes the worker's `message` and exit
+  /// One worker, until the table says stop. What it throws becomes the worker's `message` and exit
   /// status 1.
   std::function<void(std::size_t worker)> run;
-  /// Runs in the nursery after a worker has ended and before it is replaced: what it had in hand is
-  /// made available again. Only code of this library.
+  /// Runs in the fork server after a worker has ended and before it is replaced: what it had
+  /// claimed is made available again. Only code of this library.
   std::function<void(std::size_t worker)> repair;
   /// Inherited descriptors that stay open in all processes.
   std::vector<int> keep_descriptors;

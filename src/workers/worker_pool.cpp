@@ -36,7 +36,7 @@ std::size_t payload_bytes(const SharedMemoryChannel& channel) {
 
 // The payload is what was taken first.
 std::byte* slot_memory(SharedMemoryChannel& channel, std::size_t slot) {
-  return channel.ring().payload(0, payload_bytes(channel)) + slot * kSlotBytes;
+  return channel.region().payload(0, payload_bytes(channel)) + slot * kSlotBytes;
 }
 
 // The task's result word is the number of bytes.
@@ -45,18 +45,18 @@ void put_result(SharedMemoryChannel& channel, const workers::Claim& claim,
   channel.set_result(claim.slot, bytes.size());
   if (bytes.size() <= kSlotBytes) {
     // Of a worker that died here before this one.
-    channel.free_piece(claim.slot, SharedMemoryChannel::kResultPiece);
+    channel.free_block(claim.slot, SharedMemoryChannel::kResultBlock);
     std::memcpy(slot_memory(channel, claim.slot), bytes.data(), bytes.size());
     return;
   }
-  const auto piece =
-      channel.make_piece(claim.slot, SharedMemoryChannel::kResultPiece, bytes.size());
-  std::memcpy(piece.data(), bytes.data(), bytes.size());
-  channel.publish_piece(claim.slot, SharedMemoryChannel::kResultPiece);
+  const auto block =
+      channel.make_block(claim.slot, SharedMemoryChannel::kResultBlock, bytes.size());
+  std::memcpy(block.data(), bytes.data(), bytes.size());
+  channel.publish_block(claim.slot, SharedMemoryChannel::kResultBlock);
 }
 
 void work(SharedMemoryChannel& channel, const Function& function, std::size_t worker) {
-  channel.board().workers[worker].state.store(workers::WorkerState::Running,
+  channel.table().workers[worker].state.store(workers::WorkerState::Running,
                                               std::memory_order_release);
   while (const auto claim = channel.claim(worker)) {
     try {
@@ -103,8 +103,8 @@ class Run {
         workers_(std::min(options.workers, count)),
         channel_(std::make_shared<SharedMemoryChannel>(
             SharedMemoryChannel::Shape{workers_ * kSlotsPerWorker, workers_, 1})) {
-    const auto payload = native::MemoryRing::round_up_to_page(payload_bytes(*channel_));
-    channel_->ring().reserve(channel_->take_space(payload), payload);
+    const auto payload = native::SharedMemoryRegion::round_up_to_page(payload_bytes(*channel_));
+    channel_->region().reserve(channel_->take_space(payload), payload);
     is_used_.assign(channel_->slots(), false);
     workers::WorkerProgram program;
     program.run = [channel = channel_, function](std::size_t worker) {
@@ -113,12 +113,12 @@ class Run {
     program.repair = [channel = channel_](std::size_t worker) {
       channel->repair(worker, workers::Poison::Fails);
     };
-    program.keep_descriptors = {channel_->ring().descriptor()};
+    program.keep_descriptors = {channel_->region().descriptor()};
     program.timeout = options.timeout;
     if (options.kind == PoolKind::Thread) {
-      host_ = std::make_unique<workers::ThreadWorkers>(channel_->board(), program);
+      host_ = std::make_unique<workers::ThreadWorkers>(channel_->table(), program);
     } else {
-      host_ = std::make_unique<workers::ForkedWorkers>(channel_->board(), program);
+      host_ = std::make_unique<workers::ForkedWorkers>(channel_->table(), program);
     }
   }
 
@@ -128,7 +128,7 @@ class Run {
       if (collect() | give_out()) continue;
       check_supervisor();
       channel_->wake_workers();
-      channel_->wait_done(seen, workers::BoardHeader::kAny - 1);
+      channel_->wait_done(seen, workers::PoolEventWords::kAny - 1);
     }
     host_.reset();
     if (first_error_) throw TaskError(*first_error_);
@@ -157,7 +157,7 @@ class Run {
       const auto item = static_cast<std::size_t>(channel_->sequence(slot));
       if (const auto failure = channel_->failure(slot)) {
         if (!first_error_ || item < first_error_->item()) first_error_ = error_of(item, *failure);
-        channel_->free_pieces(slot);
+        channel_->free_blocks(slot);
         pass_on(item, std::nullopt);
       } else {
         pass_on(item, read_result(slot));
@@ -173,11 +173,11 @@ class Run {
 
   std::string read_result(std::size_t slot) {
     const auto bytes = static_cast<std::size_t>(channel_->result(slot));
-    auto piece = channel_->map_piece(slot, SharedMemoryChannel::kResultPiece);
-    const auto* place = piece ? piece->data() : slot_memory(*channel_, slot);
+    auto block = channel_->map_block(slot, SharedMemoryChannel::kResultBlock);
+    const auto* place = block ? block->data() : slot_memory(*channel_, slot);
     std::string result(reinterpret_cast<const char*>(place),
-                       std::min(bytes, piece ? piece->size() : kSlotBytes));
-    if (piece) piece->drop();
+                       std::min(bytes, block ? block->size() : kSlotBytes));
+    if (block) block->drop();
     return result;
   }
 
@@ -200,7 +200,7 @@ class Run {
                                native::describe_wait_status(*status));
     }
     bool is_anyone_left = false;
-    for (const auto& record : channel_->board().workers) {
+    for (const auto& record : channel_->table().workers) {
       const auto state = record.state.load(std::memory_order_acquire);
       is_anyone_left = is_anyone_left || state != workers::WorkerState::GivenUp;
       if (state != workers::WorkerState::StartFailed) continue;
@@ -208,7 +208,7 @@ class Run {
                               "WorkerPool: a worker could not be started");
     }
     if (is_anyone_left) return;
-    const auto status = channel_->board().workers[0].wait_status.load();
+    const auto status = channel_->table().workers[0].wait_status.load();
     throw std::runtime_error(
         "WorkerPool: all workers ended again and again before they took an item; the first " +
         native::describe_wait_status(status));

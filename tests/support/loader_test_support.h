@@ -219,7 +219,7 @@ inline std::vector<int> descendants(int of) {
   return found;
 }
 
-/// For messages: "4711 lockstep-nursry, state R; ".
+/// For messages: "4711 lockstep-fork, state R; ".
 inline std::string describe(const std::vector<int>& processes) {
   std::string text;
   for (const int pid : processes) {

@@ -121,7 +121,7 @@ SampleTree BatchDelivery::copy(const SampleTree& batch, std::size_t held) {
 void BatchDelivery::pin_slots(std::size_t slot) {
   if (!pinning_ || deferred_) return;
   try {
-    const auto bytes = native::MemoryRing::round_up_to_page(
+    const auto bytes = native::SharedMemoryRegion::round_up_to_page(
         SharedLayout::of(channel_).payload_bytes(channel_.slots()));
     deferred_ = std::make_shared<DeferredRelease>(job_->channel, pinning_, payload(), bytes);
   } catch (...) {
@@ -149,7 +149,7 @@ BatchDelivery::Opened BatchDelivery::open(std::size_t slot, std::size_t batch, b
 void BatchDelivery::give_up(std::size_t slot) {
   ++statistics_.lost_batches;
   if (channel_.state(slot) != SlotState::Ready) return;
-  channel_.free_pieces(slot);
+  channel_.free_blocks(slot);
   channel_.release(slot);
 }
 
@@ -170,18 +170,18 @@ BatchDelivery::Opened BatchDelivery::open_rows(std::size_t slot, bool keep_a_cop
 }
 
 BatchDelivery::Opened BatchDelivery::open_whole(std::size_t slot, bool keep_a_copy) {
-  auto piece = channel_.map_piece(slot, SharedMemoryChannel::kResultPiece);
-  if (!piece) {
+  auto block = channel_.map_block(slot, SharedMemoryChannel::kResultBlock);
+  if (!block) {
     std::byte* memory = slot_memory(slot);
     const HeldLease<SlotLease> lease(
         new SlotLease(job_->channel, slot, keep_a_copy ? nullptr : deferred_));
     const auto bytes = SharedLayout::of(channel_).slot_bytes;
     return {TreeCodec::read(memory, bytes, tensors_of(*lease)), false};
   }
-  const HeldLease<PieceLease> lease(new PieceLease(job_->channel, std::move(*piece)));
+  const HeldLease<BlockLease> lease(new BlockLease(job_->channel, std::move(*block)));
   channel_.release(slot);
   ++statistics_.oversize;
-  const auto& memory = lease->piece();
+  const auto& memory = lease->block();
   // Nothing would be gained by another copy: the slot is free.
   return {TreeCodec::read(memory.data(), memory.size(), tensors_of(*lease)), true};
 }

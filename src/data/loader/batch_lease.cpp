@@ -48,11 +48,11 @@ SlotLease::~SlotLease() {
   }
 }
 
-PieceLease::PieceLease(std::shared_ptr<SharedMemoryChannel> owner, native::MappedPiece piece)
-    : BatchLease(std::move(owner)), piece_(std::move(piece)) {}
+BlockLease::BlockLease(std::shared_ptr<SharedMemoryChannel> owner, native::MappedBlock block)
+    : BatchLease(std::move(owner)), block_(std::move(block)) {}
 
-PieceLease::~PieceLease() {
-  if (is_ours()) piece_.drop();
+BlockLease::~BlockLease() {
+  if (is_ours()) block_.drop();
 }
 
 }  // namespace lockstep::data::detail

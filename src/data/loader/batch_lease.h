@@ -8,17 +8,17 @@
 #include <memory>
 
 #include "data/loader/deferred_release.h"
-#include "native/posix/memory_ring.h"
 #include "native/posix/owning_process.h"
+#include "native/posix/shared_memory_region.h"
 #include "workers/shared_memory_channel.h"
 
 namespace lockstep::data::detail {
 
-/// Counts the tensors that lie in a piece of memory, and gives it back when the last of them is
+/// Counts the tensors that lie in a block of memory, and gives it back when the last of them is
 /// gone, in whatever thread, even after the loader is gone. Each tensor's storage has the lease
 /// itself as its context, so a delivery allocates one lease and nothing more of its own.
 ///
-/// Thread-safety: `drop` from any thread. Owns: the ring, together with others.
+/// Thread-safety: `drop` from any thread. Owns: the region, together with others.
 class BatchLease {
  public:
   virtual ~BatchLease() = default;
@@ -56,14 +56,14 @@ class SlotLease : public BatchLease {
 };
 
 /// The lease of a batch that has memory of its own.
-class PieceLease : public BatchLease {
+class BlockLease : public BatchLease {
  public:
-  PieceLease(std::shared_ptr<workers::SharedMemoryChannel> owner, native::MappedPiece piece);
-  ~PieceLease() override;
-  [[nodiscard]] const native::MappedPiece& piece() const { return piece_; }
+  BlockLease(std::shared_ptr<workers::SharedMemoryChannel> owner, native::MappedBlock block);
+  ~BlockLease() override;
+  [[nodiscard]] const native::MappedBlock& block() const { return block_; }
 
  private:
-  native::MappedPiece piece_;
+  native::MappedBlock block_;
 };
 
 struct DropLease {

@@ -105,14 +105,14 @@ SlotState BatchScheduler::take_back_stale(std::size_t slot, SlotState state) {
   if (mine.use != Use::Stale) return state;
   if (state == SlotState::Ready) take_back(slot);
   if (state == SlotState::Filling && channel_.withdraw(slot)) {
-    channel_.free_pieces(slot);
+    channel_.free_blocks(slot);
     mine.use = Use::None;
   }
   return channel_.state(slot);
 }
 
 void BatchScheduler::take_back(std::size_t slot) {
-  channel_.free_pieces(slot);
+  channel_.free_blocks(slot);
   slots_[slot].use = Use::None;
   channel_.release(slot);
 }
@@ -194,12 +194,12 @@ void BatchScheduler::divide(workers::Task& task) const {
   const auto cost = cost_of_sample(items);
   if (!job_->source.has_rows) {
     const bool is_worth_it = cost ? *cost >= kWorthABlock : items <= kMostUnknown;
-    task.has_closing_unit = items > 1 && is_worth_it && may_share_whole();
-    task.items_per_unit = task.has_closing_unit ? 1 : std::max<std::size_t>(items, 1);
+    task.has_collate_task = items > 1 && is_worth_it && may_share_whole();
+    task.items_per_chunk = task.has_collate_task ? 1 : std::max<std::size_t>(items, 1);
   } else if (cost && *cost < kWorthAClaim) {
     const auto largest = std::max<std::size_t>(items / channel_.workers(), 1);
     const auto wanted = kWorthAClaim / std::max<std::uint64_t>(*cost, 1);
-    task.items_per_unit = std::min<std::size_t>(wanted, largest);
+    task.items_per_chunk = std::min<std::size_t>(wanted, largest);
   }
 }
 
@@ -218,9 +218,9 @@ bool BatchScheduler::may_share_whole() const {
 std::optional<std::uint64_t> BatchScheduler::cost_of_sample(std::size_t enough) const {
   std::uint64_t busy = 0;
   std::uint64_t fetched = 0;
-  for (const auto& record : channel_.board().workers) {
+  for (const auto& record : channel_.table().workers) {
     busy += record.busy.load(std::memory_order_relaxed);
-    fetched += record.beats.load(std::memory_order_relaxed);
+    fetched += record.heartbeats.load(std::memory_order_relaxed);
   }
   if (fetched < std::max<std::size_t>(enough, 1)) return std::nullopt;
   return busy / fetched;
@@ -265,7 +265,7 @@ std::uint64_t BatchScheduler::next_sequence() const {
 void BatchScheduler::drop_unfinished() noexcept {
   for (std::size_t slot = 0; slot < slots_.size(); ++slot) {
     const auto state = channel_.state(slot);
-    if (state == SlotState::Filling || state == SlotState::Ready) channel_.free_pieces(slot);
+    if (state == SlotState::Filling || state == SlotState::Ready) channel_.free_blocks(slot);
   }
 }
 
@@ -278,7 +278,7 @@ void BatchScheduler::throw_error_of_plan() const {
 }
 
 std::uint64_t BatchScheduler::awaited_sequence(std::optional<std::size_t> slot) const {
-  return slot && in_order_ ? channel_.sequence(*slot) : workers::BoardHeader::kAny - 1;
+  return slot && in_order_ ? channel_.sequence(*slot) : workers::PoolEventWords::kAny - 1;
 }
 
 std::optional<std::size_t> BatchScheduler::only_worker(std::optional<std::size_t> slot) const {

@@ -31,12 +31,12 @@ std::uint64_t nanoseconds(std::chrono::steady_clock::duration time) {
 
 void BatchWorker::run() {
   // A thread pool that the rank had started does not exist after a fork; with one thread it is
-  // never asked for. Not in the nursery: the call may start a thread, and who forks must have one
-  // only.
+  // never asked for. Not in the fork server: the call may start a thread, and who forks must have
+  // one only.
   if (job_.is_own_process) at::set_num_threads(1);
   if (!job_.cpus.empty()) native::pin_to_cpu(job_.cpus[worker_ % job_.cpus.size()]);
   const at::NoGradGuard no_grad;
-  auto& record = channel_.board().workers[worker_];
+  auto& record = channel_.table().workers[worker_];
   try {
     if (job_.init) job_.init(worker_);
   } catch (...) {
@@ -76,7 +76,7 @@ void BatchWorker::work(const Claim& claim) {
 
 void BatchWorker::count_idle() {
   const auto now = Clock::now();
-  auto& idle = channel_.board().workers[worker_].idle;
+  auto& idle = channel_.table().workers[worker_].idle;
   idle.store(idle.load(std::memory_order_relaxed) + nanoseconds(now - since_),
              std::memory_order_relaxed);
   since_ = now;
@@ -84,7 +84,7 @@ void BatchWorker::count_idle() {
 
 void BatchWorker::count_busy() {
   const auto now = Clock::now();
-  auto& record = channel_.board().workers[worker_];
+  auto& record = channel_.table().workers[worker_];
   record.busy.store(record.busy.load(std::memory_order_relaxed) + nanoseconds(now - since_),
                     std::memory_order_relaxed);
   since_ = now;

@@ -9,12 +9,12 @@
 
 #include "data/loader/batch_builder.h"
 #include "data/loader/claimed_places.h"
+#include "data/loader/sample_blocks.h"
 #include "data/loader/sample_generator.h"
-#include "data/loader/sample_pieces.h"
 #include "data/loader/sample_policy.h"
 #include "data/loader/task_words.h"
 #include "data/samples/tree_codec.h"
-#include "workers/unit_word.h"
+#include "workers/chunk_state.h"
 
 namespace lockstep::data::detail {
 namespace {
@@ -28,7 +28,7 @@ constexpr std::size_t kHeadroom = 4;  // a quarter
 }  // namespace
 
 void CollatedBatches::build(const Claim& claim, std::size_t& at) {
-  const bool is_part = !claim.is_closing && claim.items.size() != channel_.items(claim.slot).size();
+  const bool is_part = !claim.is_collate && claim.items.size() != channel_.items(claim.slot).size();
   if (is_part) return fetch_one(claim);
   channel_.set_result(claim.slot, 0);
   auto samples = job_.is_iterable() ? read_stream(claim) : collect(claim, at);
@@ -40,7 +40,7 @@ void CollatedBatches::build(const Claim& claim, std::size_t& at) {
   channel_.begin_item(worker_, claim.slot, workers::kNoItem);
   begin_collating(claim, samples->first_item);
   write(claim, make_batch(claim, std::move(samples->values), at));
-  channel_.free_pieces(claim.slot, SharedMemoryChannel::kItemPieces);
+  channel_.free_blocks(claim.slot, SharedMemoryChannel::kItemBlocks);
 }
 
 // What cannot be passed on is left to the worker with the collate task, which fetches it again.
@@ -91,7 +91,7 @@ std::optional<CollatedBatches::Samples> CollatedBatches::collect(const Claim& cl
 
 // The sample that another worker fetched. Nothing where it must be fetched again.
 std::optional<SampleTree> CollatedBatches::passed_on(const Claim& claim, std::size_t at) {
-  if (!claim.is_closing) return std::nullopt;
+  if (!claim.is_collate) return std::nullopt;
   channel_.begin_item(worker_, claim.slot, workers::kNoItem);
   std::optional<SampleTree> sample;
   try {
@@ -199,13 +199,13 @@ void CollatedBatches::write(const Claim& claim, const SampleTree& batch) {
   }
   if (bytes.size() <= memory_.bytes()) {
     // The block is of a worker that died here before this one.
-    channel_.free_piece(claim.slot, SharedMemoryChannel::kResultPiece);
+    channel_.free_block(claim.slot, SharedMemoryChannel::kResultBlock);
     return bytes.write(memory_.of(claim.slot));
   }
-  const auto piece =
-      channel_.make_piece(claim.slot, SharedMemoryChannel::kResultPiece, bytes.size());
-  bytes.write(piece.data());
-  channel_.publish_piece(claim.slot, SharedMemoryChannel::kResultPiece);
+  const auto block =
+      channel_.make_block(claim.slot, SharedMemoryChannel::kResultBlock, bytes.size());
+  bytes.write(block.data());
+  channel_.publish_block(claim.slot, SharedMemoryChannel::kResultBlock);
 }
 
 bool CollatedBatches::is_useless(const Claim& claim) const {

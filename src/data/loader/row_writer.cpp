@@ -7,7 +7,7 @@
 #include "data/loader/claimed_places.h"
 #include "data/loader/sample_policy.h"
 #include "data/loader/task_words.h"
-#include "workers/unit_word.h"
+#include "workers/chunk_state.h"
 
 namespace lockstep::data::detail {
 

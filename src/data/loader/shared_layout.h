@@ -41,7 +41,7 @@ struct SharedLayout {
     return *reinterpret_cast<SharedLayout*>(channel.user_area());
   }
   [[nodiscard]] std::size_t slots_offset() const {
-    return native::MemoryRing::round_up_to_page(layout_bytes);
+    return native::SharedMemoryRegion::round_up_to_page(layout_bytes);
   }
   [[nodiscard]] std::size_t slot_offset(std::size_t slot) const {
     return slots_offset() + slot * slot_bytes;
@@ -51,7 +51,7 @@ struct SharedLayout {
   /// Throws: `std::system_error`.
   [[nodiscard]] static std::byte* payload(workers::SharedMemoryChannel& channel) {
     const auto& common = of(channel);
-    return channel.ring().payload(common.payload_offset, common.payload_bytes(channel.slots()));
+    return channel.region().payload(common.payload_offset, common.payload_bytes(channel.slots()));
   }
 };
 

@@ -32,10 +32,10 @@ std::byte* SlotMemory::of(std::size_t slot) {
 
 // Each worker begins at a place of its own: those that come to a new slot together share the work.
 void SlotMemory::reserve(std::size_t offset, std::size_t bytes) {
-  const auto page = native::MemoryRing::round_up_to_page(1);
+  const auto page = native::SharedMemoryRegion::round_up_to_page(1);
   const auto start = bytes / page * worker_ / channel_.workers() * page;
-  channel_.ring().reserve_part(offset + start, bytes - start);
-  channel_.ring().reserve_part(offset, start);
+  channel_.region().reserve_part(offset + start, bytes - start);
+  channel_.region().reserve_part(offset, start);
 }
 
 std::optional<bool> SlotMemory::await_turn(const Claim& claim, std::size_t position) {
@@ -80,14 +80,14 @@ bool SlotMemory::publish_layout(const Claim& claim, const std::string& structure
 void SlotMemory::allocate(const std::string& structure, std::size_t slot_bytes) {
   auto& common = shared();
   common.layout_bytes = structure.size();
-  common.slot_bytes = native::MemoryRing::round_up_to_page(slot_bytes);
+  common.slot_bytes = native::SharedMemoryRegion::round_up_to_page(slot_bytes);
   TORCH_CHECK(common.slot_bytes < (std::size_t{1} << 56) / channel_.slots(), "a batch of ",
               slot_bytes, " bytes is too large");
   const auto payload = common.payload_bytes(channel_.slots());
   // The slots follow when they are first written to: the first batch need not wait for all.
   common.payload_offset = channel_.take_space(payload);
-  channel_.ring().announce_payload(common.payload_offset, payload);
-  if (!structure.empty()) channel_.ring().reserve(common.payload_offset, common.slots_offset());
+  channel_.region().announce_payload(common.payload_offset, payload);
+  if (!structure.empty()) channel_.region().reserve(common.payload_offset, common.slots_offset());
   // Mapping comes last of all that can fail: a worker that tries again may need another size, and
   // the mapping stays.
   auto* memory = SharedLayout::payload(channel_);

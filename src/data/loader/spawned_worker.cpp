@@ -67,7 +67,7 @@ namespace {
 struct Place {
   int descriptor = -1;
   std::size_t worker = 0;
-  int nursery = 0;
+  int fork_server = 0;
 };
 
 Place read_place(const char* text) {
@@ -75,7 +75,7 @@ Place read_place(const char* text) {
   char colon = 0;
   char other = 0;
   std::istringstream stream(text);
-  stream >> place.descriptor >> colon >> place.worker >> other >> place.nursery;
+  stream >> place.descriptor >> colon >> place.worker >> other >> place.fork_server;
   TORCH_CHECK(stream && colon == ':' && other == ':' && place.descriptor > STDERR_FILENO, kVariable,
               " is '", text, "', which the loader did not write");
   return place;
@@ -136,9 +136,9 @@ std::optional<int> maybe_worker_main(const DatasetRegistry& registry) {
   const char* text = std::getenv(detail::kVariable);
   if (text == nullptr) return std::nullopt;
   const auto place = detail::read_place(text);
-  // The nursery may have gone before this line.
+  // The fork server may have gone before this line.
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-  if (::getppid() != place.nursery) return 0;
+  if (::getppid() != place.fork_server) return 0;
   auto channel =
       std::make_shared<workers::SharedMemoryChannel>(native::FileDescriptor(place.descriptor));
   TORCH_CHECK(place.worker < channel->workers(), detail::kVariable, " is '", text,
@@ -149,7 +149,7 @@ std::optional<int> maybe_worker_main(const DatasetRegistry& registry) {
     detail::BatchWorker(job, worker).run();
   };
   const int status =
-      workers::run_worker(channel->board().workers[place.worker], program, place.worker);
+      workers::run_worker(channel->table().workers[place.worker], program, place.worker);
   // The program's way out may take longer than a worker is given.
   native::write_pending_output();
   return status;

@@ -12,7 +12,7 @@ namespace lockstep::data::detail {
 [[nodiscard]] std::string describe_job(const WorkerJob& job, const std::string& dataset,
                                        const std::string& config);
 
-/// In a child of the nursery: becomes a fresh run of the program, as worker `worker`.
+/// In a child of the fork server: becomes a fresh run of the program, as worker `worker`.
 [[noreturn]] void become_worker(const workers::SharedMemoryChannel& channel, int descriptor,
                                 std::size_t worker);
 

@@ -76,7 +76,7 @@ WorkerError::Context end_of(const workers::WorkerRecord& record, std::size_t wor
     context.message = "could not be started: " + native::error_text(status);
     return context;
   }
-  if (record.order.load(std::memory_order_acquire) == workers::EndOrder::NoProgress) {
+  if (record.kill_reason.load(std::memory_order_acquire) == workers::KillReason::NoProgress) {
     context.failure = WorkerFailure::TimedOut;
     context.message =
         "was not ready for its first sample within " + seconds(start_timeout) +

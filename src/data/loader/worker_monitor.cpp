@@ -8,7 +8,7 @@
 
 #include "data/loader/worker_failure.h"
 #include "data/loader/worker_setup.h"
-#include "workers/unit_word.h"
+#include "workers/chunk_state.h"
 
 namespace lockstep::data::detail {
 
@@ -44,7 +44,7 @@ void WorkerMonitor::report_ended_workers() {
   }
   if (!fresh || !is_anyone_left) return;
   reported_[*fresh] = true;
-  throw WorkerError(end_of(channel_.board().workers[*fresh], *fresh, start_timeout_));
+  throw WorkerError(end_of(channel_.table().workers[*fresh], *fresh, start_timeout_));
 }
 
 std::optional<WorkerError::Context> WorkerMonitor::failure_of(std::size_t slot) const {
@@ -65,7 +65,7 @@ std::optional<WorkerError::Context> WorkerMonitor::why_nobody_builds(const Await
   if (batch.slot && channel_.state(*batch.slot) == SlotState::Ready) return std::nullopt;
   if (has_lost_supervisor_) return end_of_supervisor(host_->supervisor_pid(), *supervisor);
   const auto blamed = batch.only_worker.value_or(channel_.workers() - 1);
-  auto context = end_of(channel_.board().workers[blamed], blamed, start_timeout_);
+  auto context = end_of(channel_.table().workers[blamed], blamed, start_timeout_);
   context.message += ", and no worker is left,";
   return context;
 }
@@ -79,7 +79,7 @@ bool WorkerMonitor::is_lost_to_all(const AwaitedBatch& batch) const {
 }
 
 bool WorkerMonitor::is_lost(std::size_t worker) const {
-  const auto state = channel_.board().workers[worker].state.load(std::memory_order_acquire);
+  const auto state = channel_.table().workers[worker].state.load(std::memory_order_acquire);
   return state == WorkerState::GivenUp || state == WorkerState::StartFailed;
 }
 
@@ -110,7 +110,7 @@ void WorkerMonitor::Wait::sleep(std::uint32_t seen, std::uint64_t sequence) cons
 // host hangs, and for threads.
 std::chrono::milliseconds WorkerMonitor::patience() const {
   if (!host_->replaces_workers()) return timeout_;
-  const auto& workers = channel_.board().workers;
+  const auto& workers = channel_.table().workers;
   const bool is_starting = std::any_of(workers.begin(), workers.end(), [](const auto& record) {
     return record.state.load(std::memory_order_relaxed) == WorkerState::Starting;
   });
@@ -119,12 +119,12 @@ std::chrono::milliseconds WorkerMonitor::patience() const {
 
 std::uint64_t WorkerMonitor::signs_of_progress(const AwaitedBatch& batch) const {
   std::uint64_t signs = batch.slot ? channel_.progress(*batch.slot) : 0;
-  for (const auto& record : channel_.board().workers) {
+  for (const auto& record : channel_.table().workers) {
     signs += record.restarts.load(std::memory_order_relaxed);
     // A shard's samples are not counted in the slot. And a thread that is still at a sample of
     // another pass is not hanging as long as it comes to an end.
     if (job_->is_iterable() || !host_->replaces_workers()) {
-      signs += record.beats.load(std::memory_order_relaxed);
+      signs += record.heartbeats.load(std::memory_order_relaxed);
     }
   }
   return signs;
@@ -151,9 +151,9 @@ std::optional<std::size_t> WorkerMonitor::suspect(const AwaitedBatch& batch) con
   }
   for (const bool starting : {true, false}) {
     for (std::size_t worker = 0; worker < channel_.workers(); ++worker) {
-      const auto& record = channel_.board().workers[worker];
+      const auto& record = channel_.table().workers[worker];
       const bool is_busy = starting ? record.state.load() == WorkerState::Starting
-                                    : record.in_hand.load() != WorkerRecord::kNothing;
+                                    : record.current_item.load() != WorkerRecord::kNothing;
       if (is_busy) return worker;
     }
   }
@@ -161,13 +161,13 @@ std::optional<std::size_t> WorkerMonitor::suspect(const AwaitedBatch& batch) con
 }
 
 void WorkerMonitor::name(WorkerError::Context& context, std::size_t worker) const {
-  const auto& record = channel_.board().workers[worker];
+  const auto& record = channel_.table().workers[worker];
   context.worker = static_cast<int>(worker);
   if (const auto pid = record.pid.load(std::memory_order_relaxed); pid != 0) context.pid = pid;
-  const auto in_hand = record.in_hand.load(std::memory_order_acquire);
-  if (in_hand == WorkerRecord::kNothing || job_->is_iterable()) return;
-  const auto items = channel_.items(static_cast<std::size_t>(in_hand >> 32) - 1);
-  const auto position = static_cast<std::size_t>(in_hand & 0xffff'ffffU);
+  const auto current_item = record.current_item.load(std::memory_order_acquire);
+  if (current_item == WorkerRecord::kNothing || job_->is_iterable()) return;
+  const auto items = channel_.items(static_cast<std::size_t>(current_item >> 32) - 1);
+  const auto position = static_cast<std::size_t>(current_item & 0xffff'ffffU);
   if (position < items.size()) context.sample = workers::item_of(items[position]);
 }
 
@@ -176,7 +176,7 @@ void WorkerMonitor::add_to(LoaderStatistics& statistics) const {
     return static_cast<double>(word.load(std::memory_order_relaxed)) * 1e-9;
   };
   statistics.stall_seconds += stall_seconds_;
-  for (const auto& record : channel_.board().workers) {
+  for (const auto& record : channel_.table().workers) {
     statistics.restarts += record.restarts.load(std::memory_order_relaxed);
     statistics.busy_seconds += seconds(record.busy);
     statistics.compute_seconds += seconds(record.on_cpu);

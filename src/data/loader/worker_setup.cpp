@@ -49,7 +49,7 @@ workers::WorkerProgram program_of(const std::shared_ptr<WorkerJob>& job,
   workers::WorkerProgram program;
   if (options.kind() == WorkerKind::Spawn) {
     program.run = [channel = job->channel](std::size_t worker) {
-      become_worker(*channel, channel->ring().descriptor(), worker);
+      become_worker(*channel, channel->region().descriptor(), worker);
     };
   } else {
     program.run = [jobs = job_of_each_worker(job)](std::size_t worker) {
@@ -63,7 +63,7 @@ workers::WorkerProgram program_of(const std::shared_ptr<WorkerJob>& job,
     auto publishing = SharedLayout::kPublishing | worker;
     turn.compare_exchange_strong(publishing, SharedLayout::kNobody);
   };
-  program.keep_descriptors = {job->channel->ring().descriptor()};
+  program.keep_descriptors = {job->channel->region().descriptor()};
   program.timeout = options.timeout();
   program.memory_limit = static_cast<std::size_t>(options.worker_memory_limit());
   return program;
@@ -104,9 +104,9 @@ std::unique_ptr<workers::WorkerHost> start_workers(const std::shared_ptr<WorkerJ
                                                    const DataLoaderOptions& options) {
   const auto program = program_of(job, options);
   if (options.kind() == WorkerKind::Thread) {
-    return std::make_unique<workers::ThreadWorkers>(job->channel->board(), program);
+    return std::make_unique<workers::ThreadWorkers>(job->channel->table(), program);
   }
-  return std::make_unique<workers::ForkedWorkers>(job->channel->board(), program);
+  return std::make_unique<workers::ForkedWorkers>(job->channel->table(), program);
 }
 
 }  // namespace lockstep::data::detail

@@ -30,7 +30,7 @@ WorkerSource::~WorkerSource() {
   // Batches that are still held keep the shared memory alive. A fork's copy of it is another
   // process's.
   if (process_.is_current()) scheduler_.drop_unfinished();
-  job_->channel->ring().close_descriptor();
+  job_->channel->region().close_descriptor();
 }
 
 void WorkerSource::pin_batches(std::shared_ptr<native::HostPinning> pinning) {

@@ -163,7 +163,7 @@ struct Rank {
   std::array<int, 2> pipe{};
   pid_t pid = 0;
   int helper = 0;
-  std::vector<int> workers;  // and the nursery
+  std::vector<int> workers;  // and the fork server
 
  private:
   [[noreturn]] void run(bool with_helper) const {
@@ -190,7 +190,7 @@ struct Rank {
   }
 };
 
-// A busy machine may be slow once; a nursery that only looks now and then is slow each time.
+// A busy machine may be slow once; a fork server that only looks now and then is slow each time.
 TEST_F(ForkedProgramTest, WorkersAreGoneWithinASecondOfTheRanksDeath) {
   for (const bool with_helper : {false, true}) {
     double quickest = 1e9;

@@ -82,7 +82,7 @@ TEST_F(PinMemoryTest, TheRingIsPinnedOnceForItsLife) {
     EXPECT_GT(gpu.pinned_bytes, 7 * 4 * (6 * sizeof(float) + sizeof(std::int64_t)));
   }
   EXPECT_EQ(gpu.unpins, 0U);
-  EXPECT_TRUE(kept.is_pinned() && lies_in_a_ring(kept.const_data_ptr()));
+  EXPECT_TRUE(kept.is_pinned() && lies_in_a_region(kept.const_data_ptr()));
   EXPECT_FLOAT_EQ(kept[3][1][2].item<float>(), 39.0F / 3);
   gpu.on_query = [&] { gpu.run_all(); };
   kept.reset();
@@ -98,7 +98,7 @@ TEST_F(PinMemoryTest, NothingIsOverwrittenBeforeItsCopyIsDone) {
       read_later(to_device(batch), first);
       first += 4;
     }
-    // The workers have been round the ring many times, and the device has not even begun.
+    // The workers have been round the slots many times, and the device has not even begun.
     EXPECT_EQ(read, 0U);
     EXPECT_GT(loader.statistics().copies, 40U);
     gpu.run_all();

@@ -368,7 +368,7 @@ class RingMemory {
     }
   }
 
-  // Of the whole ring; -1 where there is none.
+  // Of the whole region; -1 where there is none.
   [[nodiscard]] std::int64_t bytes() const {
     struct stat info {};
     return ::fstat(memory_.get(), &info) == 0 ? info.st_blocks * 512 : -1;
@@ -378,7 +378,7 @@ class RingMemory {
   native::FileDescriptor memory_;
 };
 
-TEST_F(SharedBatchTest, NoMemoryIsLeftInTheRing) {
+TEST_F(SharedBatchTest, NoMemoryIsLeftInTheRegion) {
   SharedCounters calls;
   struct Large : Numbers {
     torch::data::Example<> get(std::size_t index) {

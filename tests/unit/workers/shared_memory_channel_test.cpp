@@ -15,12 +15,12 @@
 #include <thread>
 #include <vector>
 
-#include "workers/unit_word.h"
+#include "workers/chunk_state.h"
 
 namespace lockstep::workers {
 namespace {
 
-constexpr std::uint64_t kAny = BoardHeader::kAny - 1;
+constexpr std::uint64_t kAny = PoolEventWords::kAny - 1;
 using std::chrono::seconds;
 
 std::vector<std::int64_t> numbers(std::int64_t first, std::size_t count) {
@@ -29,15 +29,15 @@ std::vector<std::int64_t> numbers(std::int64_t first, std::size_t count) {
   return items;
 }
 
-Task task(std::uint64_t sequence, const std::vector<std::int64_t>& items, std::size_t unit = 1) {
+Task task(std::uint64_t sequence, const std::vector<std::int64_t>& items, std::size_t chunk = 1) {
   Task result;
   result.sequence = sequence;
   result.items = items;
-  result.items_per_unit = unit;
+  result.items_per_chunk = chunk;
   return result;
 }
 
-TEST(WorkerChannel, UnitsAreClaimedFromTheOldestTaskFirst) {
+TEST(WorkerChannel, ChunksAreClaimedFromTheOldestTaskFirst) {
   SharedMemoryChannel channel({3, 2, 8, 0});
   const auto items = numbers(10, 5);
   channel.assign(2, task(7, items, 2));
@@ -99,7 +99,7 @@ TEST(WorkerChannel, RepairOpensWhatTheDeadHadAndCountsWhatTheyHadDone) {
   channel.begin_item(0, 0, held->first);
   channel.repair(0, Poison::Fails);
   auto again = channel.claim(1);
-  EXPECT_EQ(again->unit, 0U);  // the lowest first
+  EXPECT_EQ(again->chunk, 0U);  // the lowest first
   channel.finish(*again);
   channel.finish(*channel.claim(1));
   EXPECT_EQ(channel.state(0), SlotState::Ready);
@@ -115,7 +115,7 @@ TEST(WorkerChannel, SecondDeathAtTheSameItemIsAFailureOrSkipsIt) {
       const auto claim = channel.claim(0);
       EXPECT_EQ(claim->items[0], 5);
       channel.begin_item(0, 0, claim->first);
-      channel.board().workers[0].wait_status.store(9);
+      channel.table().workers[0].wait_status.store(9);
       channel.repair(0, skip ? Poison::IsLeftOut : Poison::Fails);
     }
     const auto other = channel.claim(0);
@@ -132,7 +132,7 @@ TEST(WorkerChannel, SecondDeathAtTheSameItemIsAFailureOrSkipsIt) {
 }
 
 // A death between two items says nothing about them.
-TEST(WorkerChannel, DeathWithNothingInHandDoesNotCount) {
+TEST(WorkerChannel, DeathWithNoCurrentItemDoesNotCount) {
   SharedMemoryChannel channel({1, 1, 4, 0});
   const auto items = numbers(5, 1);
   channel.assign(0, task(1, items));
@@ -144,7 +144,7 @@ TEST(WorkerChannel, DeathWithNothingInHandDoesNotCount) {
   EXPECT_FALSE(channel.failure(0));
 }
 
-TEST(WorkerChannel, PoisonInALargeUnitIsLeftOutAlone) {
+TEST(WorkerChannel, PoisonInALargeChunkIsLeftOutAlone) {
   SharedMemoryChannel channel({1, 1, 4, 0});
   const auto items = numbers(5, 3);
   channel.assign(0, task(1, items, 3));
@@ -176,7 +176,7 @@ TEST(WorkerChannel, PoisonIsMarkedToBeReplacedAndFailsAtThreeMoreDeaths) {
   EXPECT_EQ(channel.failure(0)->position, 0U);
 }
 
-// While it looks for what could replace the item of its own unit.
+// While it looks for what could replace the item of its own chunk.
 TEST(WorkerChannel, DeathsAtAnothersItemAreThatItemsFault) {
   SharedMemoryChannel channel({1, 1, 4, 0});
   const auto items = numbers(5, 2);
@@ -231,17 +231,17 @@ TEST(WorkerChannel, TaskOfOneWorkerIsLeftToIt) {
   EXPECT_EQ(channel.claim(1)->slot, 0U);
 }
 
-Task closing_task(std::uint64_t sequence, const std::vector<std::int64_t>& items,
-                  std::size_t unit = 1) {
-  auto result = task(sequence, items, unit);
-  result.has_closing_unit = true;
+Task collate_task(std::uint64_t sequence, const std::vector<std::int64_t>& items,
+                  std::size_t chunk = 1) {
+  auto result = task(sequence, items, chunk);
+  result.has_collate_task = true;
   return result;
 }
 
-TEST(WorkerChannel, ClosingUnitWaitsForAllOthers) {
+TEST(WorkerChannel, CollateTaskWaitsForAllOthers) {
   SharedMemoryChannel channel({2, 3, 4, 0});
   const auto items = numbers(5, 3);
-  channel.assign(0, closing_task(1, items));
+  channel.assign(0, collate_task(1, items));
   channel.assign(1, task(2, items));
   const auto a = channel.claim(0);
   const auto b = channel.claim(1);
@@ -251,7 +251,7 @@ TEST(WorkerChannel, ClosingUnitWaitsForAllOthers) {
   channel.finish(*b);
   const auto closing = channel.claim(1);
   EXPECT_EQ(closing->slot, 0U);
-  EXPECT_TRUE(closing->is_closing);
+  EXPECT_TRUE(closing->is_collate);
   EXPECT_EQ(closing->items.size(), 3U);
   EXPECT_EQ(closing->items[2], 7);
   EXPECT_EQ(channel.state(0), SlotState::Filling);
@@ -260,16 +260,16 @@ TEST(WorkerChannel, ClosingUnitWaitsForAllOthers) {
   EXPECT_EQ(channel.state(0), SlotState::Ready);
 }
 
-TEST(WorkerChannel, ClosingUnitIsFutileAfterAnyFailure) {
+TEST(WorkerChannel, CollateTaskIsFutileAfterAnyFailure) {
   SharedMemoryChannel channel({1, 1, 4, 0});
   const auto items = numbers(5, 2);
-  channel.assign(0, closing_task(1, items));
+  channel.assign(0, collate_task(1, items));
   channel.finish(*channel.claim(0));
   Failure failure;
   failure.position = 1;
   channel.fail(*channel.claim(0), failure);
   const auto closing = channel.claim(0);
-  EXPECT_TRUE(closing->is_closing);
+  EXPECT_TRUE(closing->is_collate);
   EXPECT_TRUE(channel.is_futile(*closing));
   channel.finish(*closing);
   ASSERT_EQ(channel.state(0), SlotState::Ready);
@@ -277,15 +277,15 @@ TEST(WorkerChannel, ClosingUnitIsFutileAfterAnyFailure) {
 }
 
 // At no item, and at an item that had to be fetched once more.
-TEST(WorkerChannel, SecondDeathAtTheClosingUnit) {
+TEST(WorkerChannel, SecondDeathAtTheCollateTask) {
   for (const bool skip : {false, true}) {
     for (const std::size_t position : {kNoItem, std::size_t{1}}) {
       SharedMemoryChannel channel({1, 1, 4, 0});
       const auto items = numbers(5, 2);
-      channel.assign(0, closing_task(1, items));
+      channel.assign(0, collate_task(1, items));
       for (int i = 0; i < 2; ++i) channel.finish(*channel.claim(0));
       for (int death = 0; death < 2; ++death) {
-        EXPECT_TRUE(channel.claim(0)->is_closing);
+        EXPECT_TRUE(channel.claim(0)->is_collate);
         channel.begin_item(0, 0, position);
         channel.repair(0, skip ? Poison::IsLeftOut : Poison::Fails);
       }
@@ -301,10 +301,10 @@ TEST(WorkerChannel, SecondDeathAtTheClosingUnit) {
   }
 }
 
-TEST(WorkerChannel, ClosingUnitIsWithdrawnWithTheOthers) {
+TEST(WorkerChannel, CollateTaskIsWithdrawnWithTheOthers) {
   SharedMemoryChannel channel({1, 2, 4, 0});
   const auto items = numbers(0, 2);
-  channel.assign(0, closing_task(1, items));
+  channel.assign(0, collate_task(1, items));
   const auto claim = channel.claim(0);
   EXPECT_FALSE(channel.withdraw(0));
   channel.finish(*claim);
@@ -314,39 +314,39 @@ TEST(WorkerChannel, ClosingUnitIsWithdrawnWithTheOthers) {
 
 std::int64_t bytes_in(SharedMemoryChannel& channel) {
   struct stat info {};
-  EXPECT_EQ(::fstat(channel.ring().descriptor(), &info), 0);
+  EXPECT_EQ(::fstat(channel.region().descriptor(), &info), 0);
   return info.st_blocks * 512;
 }
 
 TEST(WorkerChannel, PiecesAreGivenBack) {
   constexpr std::size_t kBytes = 100'000;
-  constexpr auto kLast = SharedMemoryChannel::kItemPieces + 2;
+  constexpr auto kLast = SharedMemoryChannel::kItemBlocks + 2;
   SharedMemoryChannel channel({1, 1, 4, 0, true});
   const auto items = numbers(0, 3);
   const auto empty = bytes_in(channel);
-  channel.assign(0, closing_task(1, items));
-  EXPECT_FALSE(channel.map_piece(0, kLast));
+  channel.assign(0, collate_task(1, items));
+  EXPECT_FALSE(channel.map_block(0, kLast));
   for (int attempt = 0; attempt < 2; ++attempt) {  // the second after a death
-    channel.make_piece(0, kLast, kBytes).data()[kBytes - 1] = std::byte{5};
-    EXPECT_FALSE(channel.map_piece(0, kLast));  // it may be written in part only
+    channel.make_block(0, kLast, kBytes).data()[kBytes - 1] = std::byte{5};
+    EXPECT_FALSE(channel.map_block(0, kLast));  // it may be written in part only
   }
-  channel.publish_piece(0, kLast);
+  channel.publish_block(0, kLast);
   EXPECT_LT(bytes_in(channel), empty + 2 * static_cast<std::int64_t>(kBytes));
-  EXPECT_EQ(channel.map_piece(0, kLast)->data()[kBytes - 1], std::byte{5});
-  static_cast<void>(channel.make_piece(0, SharedMemoryChannel::kResultPiece, 1));
-  channel.publish_piece(0, SharedMemoryChannel::kResultPiece);
-  channel.free_pieces(0, SharedMemoryChannel::kItemPieces);
-  EXPECT_FALSE(channel.map_piece(0, kLast));
-  EXPECT_TRUE(channel.map_piece(0, SharedMemoryChannel::kResultPiece));
-  channel.free_pieces(0);
+  EXPECT_EQ(channel.map_block(0, kLast)->data()[kBytes - 1], std::byte{5});
+  static_cast<void>(channel.make_block(0, SharedMemoryChannel::kResultBlock, 1));
+  channel.publish_block(0, SharedMemoryChannel::kResultBlock);
+  channel.free_blocks(0, SharedMemoryChannel::kItemBlocks);
+  EXPECT_FALSE(channel.map_block(0, kLast));
+  EXPECT_TRUE(channel.map_block(0, SharedMemoryChannel::kResultBlock));
+  channel.free_blocks(0);
   EXPECT_EQ(bytes_in(channel), empty);
-  EXPECT_THROW(static_cast<void>(channel.make_piece(0, kLast, std::size_t{1} << 50)),
+  EXPECT_THROW(static_cast<void>(channel.make_block(0, kLast, std::size_t{1} << 50)),
                std::system_error);
-  EXPECT_FALSE(channel.map_piece(0, kLast));
+  EXPECT_FALSE(channel.map_block(0, kLast));
   // A worker that was given other facts than the owner has.
   SharedMemoryChannel without({1, 1, 4, 0});
   without.assign(0, task(1, items));
-  EXPECT_THROW(static_cast<void>(without.make_piece(0, kLast, 1)), std::out_of_range);
+  EXPECT_THROW(static_cast<void>(without.make_block(0, kLast, 1)), std::out_of_range);
 }
 
 TEST(WorkerChannel, WithdrawnSlotIsFreeWhenNobodyIsAtIt) {
@@ -368,7 +368,7 @@ TEST(WorkerChannel, AnotherMappingSeesTheSame) {
   SharedMemoryChannel channel({2, 1, 4, 100});
   const auto items = numbers(3, 2);
   channel.assign(1, task(1, items));
-  SharedMemoryChannel other{native::FileDescriptor(::dup(channel.ring().descriptor()))};
+  SharedMemoryChannel other{native::FileDescriptor(::dup(channel.region().descriptor()))};
   EXPECT_EQ(other.slots(), 2U);
   EXPECT_EQ(other.items(1)[1], 4);
   other.finish(*other.claim(0));
@@ -385,7 +385,7 @@ void run_many_workers(bool with_repairs) {
   constexpr std::size_t kItems = 16;
   constexpr std::uint64_t kTasks = 400;
   SharedMemoryChannel channel({kSlots, kWorkers, kItems, 0});
-  // What workers write is what the task's slot holds: plain memory that units guard.
+  // What workers write is what the task's slot holds: plain memory that chunks guard.
   std::vector<std::vector<std::uint64_t>> memory(kSlots, std::vector<std::uint64_t>(kItems));
   std::vector<std::thread> threads;
   for (std::size_t worker = 0; worker < kWorkers; ++worker) {
@@ -397,7 +397,7 @@ void run_many_workers(bool with_repairs) {
           channel.repair(worker, Poison::Fails);
           continue;
         }
-        if (claim->is_closing) {  // reads what the others have written
+        if (claim->is_collate) {  // reads what the others have written
           const auto& row = memory[claim->slot];
           const std::span<const std::uint64_t> written{row.data(), claim->items.size()};
           const auto sum = std::accumulate(written.begin(), written.end(), std::uint64_t{0});
@@ -422,7 +422,7 @@ void run_many_workers(bool with_repairs) {
       if (uses[slot]) continue;
       const auto items = numbers(static_cast<std::int64_t>(1000 * given), 1 + given % kItems);
       auto work = task(given, items, 1 + given % 3);
-      work.has_closing_unit = given % 2 == 1;
+      work.has_collate_task = given % 2 == 1;
       channel.assign(slot, work);
       uses[slot] = given++;
     }
@@ -443,7 +443,7 @@ void run_many_workers(bool with_repairs) {
     }
     if (!has_delivered) channel.wait_done(seen, kAny, seconds(1));
   }
-  channel.board().header->stop.store(1);
+  channel.table().events->stop.store(1);
   channel.wake_workers();
   for (auto& thread : threads) thread.join();
   EXPECT_EQ(rows, kTasks / kItems * (kItems * (kItems + 1) / 2));

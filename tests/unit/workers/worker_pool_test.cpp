@@ -172,7 +172,7 @@ std::atomic<bool> grandchildren_die{false};
 TEST(WorkerPoolProcesses, WorkersThatAllDieAtTheStartAreAnError) {
   static const pid_t self = ::getpid();
   static const int registered = ::pthread_atfork(nullptr, nullptr, [] {
-    if (grandchildren_die && ::getppid() != self) ::raise(SIGKILL);  // the nursery is a child
+    if (grandchildren_die && ::getppid() != self) ::raise(SIGKILL);  // the fork server is a child
   });
   ASSERT_EQ(registered, 0);
   grandchildren_die = true;

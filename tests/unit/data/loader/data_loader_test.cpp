@@ -299,7 +299,7 @@ TEST_F(DataLoaderTest, WorksAfterThreadsWereBusyHere) {
       if (process(pid)->parent != ::getpid()) continue;
       const std::filesystem::directory_iterator threads("/proc/" + std::to_string(pid) + "/task");
       EXPECT_EQ(std::distance(begin(threads), end(threads)), 1)
-          << "the nursery could not fork safely";
+          << "the fork server could not fork safely";
     }
   }
   EXPECT_EQ(batches, 2U);

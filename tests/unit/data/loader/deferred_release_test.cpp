@@ -20,9 +20,9 @@ class DeferredReleaseTest : public FeedingTest {
   void SetUp() override {
     FeedingTest::SetUp();
     channel = std::make_shared<SharedMemoryChannel>(SharedMemoryChannel::Shape{4, 1, 4, 64});
-    channel->ring().reserve(0, kBytes);
-    memory = channel->ring().payload(0, kBytes);
-    channel->ring().close_descriptor();
+    channel->region().reserve(0, kBytes);
+    memory = channel->region().payload(0, kBytes);
+    channel->region().close_descriptor();
     for (std::size_t slot = 0; slot < 4; ++slot) channel->hold(slot);
     releases = make();
   }

@@ -355,7 +355,7 @@ TEST_F(DevicePrefetcherTest, OnTheCpuBatchesAreTheLoadersOwn) {
     counters.words[0] = 0;
     std::size_t seen = 0;
     for (auto& batch : DevicePrefetcher(loader, c10::kCPU)) {
-      EXPECT_TRUE(lies_in_a_ring(batch.data.const_data_ptr()));
+      EXPECT_TRUE(lies_in_a_region(batch.data.const_data_ptr()));
       EXPECT_EQ(batch.data.is_pinned(), pins);
       EXPECT_EQ(batch.target[0].item<std::int64_t>(), static_cast<std::int64_t>(4 * seen));
       ASSERT_TRUE(seen > 96 || is_built(static_cast<std::int64_t>(seen) + 1));

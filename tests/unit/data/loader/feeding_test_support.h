@@ -28,7 +28,7 @@ class FeedingTest : public NothingLeftBehind {
   void TearDown() override {
     gpu.run_all();
     EXPECT_EQ(gpu.complaints, std::vector<std::string>());
-    EXPECT_EQ(gpu.pins, gpu.unpins) << "a ring stays pinned";
+    EXPECT_EQ(gpu.pins, gpu.unpins) << "a region stays pinned";
     EXPECT_EQ(wrong, 0U) << "values that the device has read were not the batch's";
     logging::set_sink({});
     gpu.reset();
@@ -77,7 +77,7 @@ class FeedingTest : public NothingLeftBehind {
 };
 
 /// Whether it is the memory that the loader shares with its workers.
-inline bool lies_in_a_ring(const void* data) {
+inline bool lies_in_a_region(const void* data) {
   std::ifstream maps("/proc/self/maps");
   for (std::string line; std::getline(maps, line);) {
     if (line.find("lockstep-data") == std::string::npos) continue;

@@ -171,7 +171,7 @@ TEST_F(SpawnedWorkerTest, WorkersDieWithAKilledRank) {
   }
   std::array<int, 8> pids{};
   const auto got = ::read(pipe[0], pids.data(), sizeof(pids));
-  EXPECT_EQ(got, static_cast<ssize_t>(3 * sizeof(int)));  // a nursery and two workers
+  EXPECT_EQ(got, static_cast<ssize_t>(3 * sizeof(int)));  // a fork server and two workers
   ::kill(rank, SIGKILL);
   EXPECT_TRUE(eventually([&] {
     return std::all_of(pids.begin(), pids.begin() + got / static_cast<ssize_t>(sizeof(int)),

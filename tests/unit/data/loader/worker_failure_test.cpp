@@ -178,14 +178,14 @@ TEST_F(WorkerFailureTest, NoWorkerLeftIsAnErrorForEachBatch) {
   EXPECT_TRUE(error_of_pass(loader).has_value());  // a new pass does not hang either
 }
 
-TEST_F(WorkerFailureTest, DeadNurseryIsAnError) {
+TEST_F(WorkerFailureTest, DeadForkServerIsAnError) {
   DataLoader loader(slow_numbers(400), in_order(400), options_with(2));
   auto it = loader.begin();
   static_cast<void>(*it);
   const auto all = descendants(::getpid());
-  int nursery = 0;
-  for (const int pid : all) nursery = process(pid)->parent == ::getpid() ? pid : nursery;
-  ASSERT_EQ(::kill(nursery, SIGKILL), 0);
+  int fork_server = 0;
+  for (const int pid : all) fork_server = process(pid)->parent == ::getpid() ? pid : fork_server;
+  ASSERT_EQ(::kill(fork_server, SIGKILL), 0);
   // It takes its workers along, which could make all batches otherwise.
   ASSERT_TRUE(eventually([&] { return std::all_of(all.begin(), all.end(), is_gone); }));
   std::optional<WorkerError> last;
@@ -197,7 +197,7 @@ TEST_F(WorkerFailureTest, DeadNurseryIsAnError) {
     }
   }
   ASSERT_TRUE(last);
-  EXPECT_EQ(last->pid(), nursery);
+  EXPECT_EQ(last->pid(), fork_server);
   EXPECT_EQ(last->signal(), SIGKILL);
 }
 
@@ -280,7 +280,7 @@ TEST_F(WorkerFailureTest, WorkersDieWithAKilledRank) {
     }
     std::array<int, 8> pids{};
     const auto got = ::read(pipe[0], pids.data(), sizeof(pids));
-    EXPECT_EQ(got, static_cast<ssize_t>(4 * sizeof(int)));  // a nursery and three workers
+    EXPECT_EQ(got, static_cast<ssize_t>(4 * sizeof(int)));  // a fork server and three workers
     ::kill(rank, SIGKILL);
     const auto killed = Clock::now();
     EXPECT_TRUE(eventually([&] {

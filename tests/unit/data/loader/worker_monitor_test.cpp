@@ -28,7 +28,7 @@ class WorkerMonitorTest : public ::testing::Test {
   static constexpr std::size_t kWorkers = 3;
 
   [[nodiscard]] workers::WorkerRecord& record(std::size_t worker) const {
-    return job->channel->board().workers[worker];
+    return job->channel->table().workers[worker];
   }
   void end(std::size_t worker) { record(worker).state.store(WorkerState::GivenUp); }
   // The worker that is reported now; nothing when none is.
@@ -93,10 +93,10 @@ TEST_F(WorkerMonitorTest, DeathOfTheWorkersParentIsTheReason) {
 }
 
 TEST_F(WorkerMonitorTest, WaitEndsWhenNothingHappensAnyMore) {
-  const auto nobody = workers::BoardHeader::kAny - 1;
+  const auto nobody = workers::PoolEventWords::kAny - 1;
   WorkerMonitor::Wait wait(monitor);
   for (int look = 0; look < 40; ++look) {  // ten times as long as the timeout, at least
-    record(1).beats.fetch_add(1);
+    record(1).heartbeats.fetch_add(1);
     wait.sleep(job->channel->done_count(), nobody);
     ASSERT_FALSE(wait.why_timed_out({}));
   }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "workers/nursery.h"
+#include "workers/fork_server.h"
 
 #include <gtest/gtest.h>
 #include <sys/socket.h>
@@ -19,12 +19,12 @@ namespace {
 
 using testing::happens;
 
-// The owner says it to all before it writes its order to the nursery, which may be later on a busy
-// machine.
-TEST(Nursery, DoesNotReplaceAWorkerThatEndedBecauseAllShall) {
+// The owner says it to all before it writes its stop byte to the fork server, which may be later on
+// a busy machine.
+TEST(ForkServer, DoesNotReplaceAWorkerThatEndedBecauseAllShall) {
   SharedMemoryChannel channel({1, 1, 1, sizeof(std::atomic<int>), false});
   auto& starts = *std::construct_at(reinterpret_cast<std::atomic<int>*>(channel.user_area()));
-  auto& worker = channel.board().workers[0];
+  auto& worker = channel.table().workers[0];
   WorkerProgram program;
   program.run = [&](std::size_t) {
     worker.state = WorkerState::Running;
@@ -32,18 +32,18 @@ TEST(Nursery, DoesNotReplaceAWorkerThatEndedBecauseAllShall) {
     happens([&] { return channel.is_stopping(); });
   };
   program.repair = [](std::size_t) {};
-  program.keep_descriptors = {channel.ring().descriptor()};
+  program.keep_descriptors = {channel.region().descriptor()};
   std::array<int, 2> ends{};
   ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()), 0);
-  native::ChildProcess nursery("test", [&, owner = ::getpid()] {
-    return run_nursery(channel.board(), program, {owner, ends[1]});
+  native::ChildProcess fork_server("test", [&, owner = ::getpid()] {
+    return run_fork_server(channel.table(), program, {owner, ends[1]});
   });
   ASSERT_TRUE(happens([&] { return starts == 1 && worker.pid != 0; }));
   const pid_t pid = worker.pid;
-  channel.board().header->stop = 1;
-  ASSERT_TRUE(happens([&] { return ::kill(pid, 0) != 0; }));  // the nursery has reaped it
+  channel.table().events->stop = 1;
+  ASSERT_TRUE(happens([&] { return ::kill(pid, 0) != 0; }));  // the fork server has reaped it
   ASSERT_EQ(::write(ends[0], "q", 1), 1);
-  EXPECT_TRUE(nursery.wait(std::chrono::minutes(1)).has_value());
+  EXPECT_TRUE(fork_server.wait(std::chrono::minutes(1)).has_value());
   EXPECT_EQ(starts, 1);
   ::close(ends[0]);
   ::close(ends[1]);

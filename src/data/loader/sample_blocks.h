@@ -9,7 +9,7 @@
 #include "workers/shared_memory_channel.h"
 
 /// Samples of a batch on their way from the workers that fetch them to the one that makes the batch
-/// of them, each in a piece of the ring.
+/// of them, each in an overflow block.
 namespace lockstep::data::detail {
 
 /// Whether the worker that takes the sample gets it as it is. A collate function (`for_collate`)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "workers/nursery.h"
+#include "workers/fork_server.h"
 
 #include <poll.h>
 #include <sched.h>
@@ -32,25 +32,26 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds kCareSlice{500};
 constexpr milliseconds kMemorySlice{50};
-// Time for the item in hand. The owner waits longer than this before it kills the nursery itself.
+// Time for the current item. The owner waits longer than this before it kills the fork server
+// itself.
 constexpr milliseconds kGrace{400};
 // So often a worker may end before it takes its first item.
 constexpr int kAttempts = 3;
 
-void tell_owner(const WorkerBoard& board) {
-  board.header->done.fetch_add(1, std::memory_order_release);
-  native::futex_wake_all(board.header->done);
+void tell_owner(const WorkerTable& table) {
+  table.events->done.fetch_add(1, std::memory_order_release);
+  native::futex_wake_all(table.events->done);
 }
 
-class Nursery {
+class ForkServer {
  public:
-  Nursery(const WorkerBoard& board, const WorkerProgram& program, const Owner& owner)
-      : board_(board),
+  ForkServer(const WorkerTable& table, const WorkerProgram& program, const Owner& owner)
+      : table_(table),
         program_(program),
         owner_socket_(owner.socket),
         owner_(static_cast<int>(::syscall(SYS_pidfd_open, owner.pid, 0))),
         slice_(slice_for(program)),
-        watches_(board.workers.size(), Watch{0, 0, 0, WaitedTime(2 * slice_)}) {
+        watches_(table.workers.size(), Watch{0, 0, 0, WaitedTime(2 * slice_)}) {
     // To a whole process group; whether to end is the owner's to say.
     owner_ignores_sigterm_ = ::signal(SIGTERM, SIG_IGN) == SIG_IGN;
     owner_is_alive_ = ::getppid() == owner.pid;  // else the number may already be somebody else's
@@ -59,7 +60,7 @@ class Nursery {
     ::sigaddset(&mask, SIGCHLD);
     ::sigprocmask(SIG_BLOCK, &mask, nullptr);
     child_ended_ = native::FileDescriptor(::signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK));
-    for (std::size_t worker = 0; worker < board_.workers.size(); ++worker) start(worker);
+    for (std::size_t worker = 0; worker < table_.workers.size(); ++worker) start(worker);
   }
 
   void serve() {
@@ -85,7 +86,7 @@ class Nursery {
   struct Watch {
     pid_t pid = 0;  // 0: nobody runs under this number
     int failed_starts = 0;
-    std::uint64_t beats = 0;
+    std::uint64_t heartbeats = 0;
     WaitedTime without_progress;
   };
 
@@ -96,14 +97,14 @@ class Nursery {
   }
 
   void start(std::size_t worker) {
-    WorkerRecord& record = board_.workers[worker];
+    WorkerRecord& record = table_.workers[worker];
     Watch& watch = watches_[worker];
-    record.order.store(EndOrder::None, std::memory_order_relaxed);
+    record.kill_reason.store(KillReason::None, std::memory_order_relaxed);
     record.retire.store(0, std::memory_order_relaxed);
-    record.in_hand.store(WorkerRecord::kNothing, std::memory_order_relaxed);
+    record.current_item.store(WorkerRecord::kNothing, std::memory_order_relaxed);
     record.message[0] = '\0';
     record.state.store(WorkerState::Starting, std::memory_order_release);
-    watch.beats = record.beats.load(std::memory_order_relaxed);
+    watch.heartbeats = record.heartbeats.load(std::memory_order_relaxed);
     watch.without_progress.restart();
     try {
       const auto name = "lockstep-w" + std::to_string(worker);
@@ -113,7 +114,7 @@ class Nursery {
         child_ended_.reset();
         if (!owner_ignores_sigterm_) ::signal(SIGTERM, SIG_DFL);
         native::take_own_positions(program_.keep_descriptors);
-        return run_worker(board_.workers[worker], program_, worker);
+        return run_worker(table_.workers[worker], program_, worker);
       });
       record.pid.store(watch.pid, std::memory_order_release);
       ++running_;
@@ -122,7 +123,7 @@ class Nursery {
     } catch (const std::system_error& error) {
       record.wait_status.store(error.code().value(), std::memory_order_relaxed);
       record.state.store(WorkerState::StartFailed, std::memory_order_release);
-      tell_owner(board_);
+      tell_owner(table_);
     }
   }
 
@@ -137,8 +138,8 @@ class Nursery {
       return true;
     }
     if (entries[0].revents != 0) {
-      char order = 0;
-      owner_is_alive_ = ::read(owner_socket_, &order, 1) == 1;
+      char byte = 0;
+      owner_is_alive_ = ::read(owner_socket_, &byte, 1) == 1;
       return true;
     }
     reap();  // whatever woke us: a lost signal costs no more than one slice
@@ -164,16 +165,16 @@ class Nursery {
   }
 
   void has_ended(std::size_t worker, int status) {
-    WorkerRecord& record = board_.workers[worker];
+    WorkerRecord& record = table_.workers[worker];
     Watch& watch = watches_[worker];
     --running_;
     watch.pid = 0;
-    // Or it ended because the owner, which has not written its order yet, wants the end of all.
-    if (is_stopping_ || board_.header->stop.load(std::memory_order_acquire) != 0) return;
+    // Or it ended because the owner, which has not written its stop byte yet, wants the end of all.
+    if (is_stopping_ || table_.events->stop.load(std::memory_order_acquire) != 0) return;
     record.wait_status.store(status, std::memory_order_relaxed);
     // A sleeper that was killed is still counted as one.
     if (record.sleeps.exchange(0, std::memory_order_relaxed) != 0) {
-      board_.header->sleepers.fetch_sub(1, std::memory_order_seq_cst);
+      table_.events->sleepers.fetch_sub(1, std::memory_order_seq_cst);
     }
     const bool never_worked = record.state.load(std::memory_order_acquire) == WorkerState::Starting;
     program_.repair(worker);
@@ -184,25 +185,25 @@ class Nursery {
       record.restarts.fetch_add(1, std::memory_order_relaxed);
       start(worker);
     }
-    board_.header->work.fetch_add(1, std::memory_order_release);
-    native::futex_wake_all(board_.header->work);  // for what it had in hand
-    tell_owner(board_);
+    table_.events->work.fetch_add(1, std::memory_order_release);
+    native::futex_wake_all(table_.events->work);  // for what it had claimed
+    tell_owner(table_);
   }
 
   void look_for_progress(std::size_t worker) {
-    WorkerRecord& record = board_.workers[worker];
+    WorkerRecord& record = table_.workers[worker];
     Watch& watch = watches_[worker];
     if (watch.pid == 0) return;
-    const auto beats = record.beats.load(std::memory_order_acquire);
+    const auto heartbeats = record.heartbeats.load(std::memory_order_acquire);
     const bool is_running = record.state.load(std::memory_order_acquire) == WorkerState::Running;
     const bool is_idle =
-        is_running && record.in_hand.load(std::memory_order_acquire) == WorkerRecord::kNothing;
-    if (beats != watch.beats || is_idle) {
-      watch.beats = beats;
+        is_running && record.current_item.load(std::memory_order_acquire) == WorkerRecord::kNothing;
+    if (heartbeats != watch.heartbeats || is_idle) {
+      watch.heartbeats = heartbeats;
       watch.without_progress.restart();
     } else if (watch.without_progress.look() >
                (is_running ? program_.timeout : program_.start_timeout)) {
-      end(worker, EndOrder::NoProgress);
+      end(worker, KillReason::NoProgress);
     }
   }
 
@@ -210,24 +211,24 @@ class Nursery {
     if (program_.memory_limit == 0 || watches_[worker].pid == 0) return;
     const auto bytes = native::anonymous_memory_of(watches_[worker].pid);
     if (bytes > program_.memory_limit + program_.memory_limit / 2) {
-      end(worker, EndOrder::TooMuchMemory);
+      end(worker, KillReason::TooMuchMemory);
     } else if (bytes > program_.memory_limit) {
-      board_.workers[worker].retire.store(1, std::memory_order_release);
-      board_.header->work.fetch_add(1, std::memory_order_release);
-      native::futex_wake_all(board_.header->work);
+      table_.workers[worker].retire.store(1, std::memory_order_release);
+      table_.events->work.fetch_add(1, std::memory_order_release);
+      native::futex_wake_all(table_.events->work);
     }
   }
 
-  void end(std::size_t worker, EndOrder why) {
-    board_.workers[worker].order.store(why, std::memory_order_release);
+  void end(std::size_t worker, KillReason why) {
+    table_.workers[worker].kill_reason.store(why, std::memory_order_release);
     ::kill(watches_[worker].pid, SIGKILL);
     watches_[worker].without_progress.restart();
   }
 
   void wake_workers() {
-    board_.header->stop.store(1, std::memory_order_release);
-    board_.header->work.fetch_add(1, std::memory_order_release);
-    native::futex_wake_all(board_.header->work);
+    table_.events->stop.store(1, std::memory_order_release);
+    table_.events->work.fetch_add(1, std::memory_order_release);
+    native::futex_wake_all(table_.events->work);
   }
 
   // Only this process reaps them, so a pid that has not ended is still theirs.
@@ -237,7 +238,7 @@ class Nursery {
     }
   }
 
-  WorkerBoard board_;
+  WorkerTable table_;
   const WorkerProgram& program_;
   int owner_socket_;
   native::FileDescriptor owner_;  // a pidfd
@@ -252,14 +253,14 @@ class Nursery {
 
 }  // namespace
 
-int run_nursery(const WorkerBoard& board, const WorkerProgram& program, const Owner& owner) {
+int run_fork_server(const WorkerTable& table, const WorkerProgram& program, const Owner& owner) {
   std::vector<int> keep = program.keep_descriptors;
   keep.push_back(owner.socket);
   native::close_inherited_descriptors(keep);
   native::leave_inherited_locks(keep);
   // Once for all workers, whenever they start: the owner may move its own meanwhile.
   native::take_own_positions(keep);
-  Nursery(board, program, owner).serve();
+  ForkServer(table, program, owner).serve();
   return 0;
 }
 

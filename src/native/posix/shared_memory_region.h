@@ -10,18 +10,18 @@
 
 namespace lockstep::native {
 
-/// A view of a part of a `MemoryRing`. Owns: this process's mapping, not the memory.
-class MappedPiece {
+/// A view of a part of a `SharedMemoryRegion`. Owns: this process's mapping, not the memory.
+class MappedBlock {
  public:
-  MappedPiece(std::byte* memory, std::size_t bytes) : memory_(memory), bytes_(bytes) {}
-  ~MappedPiece();
-  MappedPiece(MappedPiece&& other) noexcept
+  MappedBlock(std::byte* memory, std::size_t bytes) : memory_(memory), bytes_(bytes) {}
+  ~MappedBlock();
+  MappedBlock(MappedBlock&& other) noexcept
       : memory_(std::exchange(other.memory_, nullptr)), bytes_(other.bytes_) {}
-  MappedPiece& operator=(MappedPiece&&) = delete;
+  MappedBlock& operator=(MappedBlock&&) = delete;
 
   [[nodiscard]] std::byte* data() const noexcept { return memory_; }
   [[nodiscard]] std::size_t size() const noexcept { return bytes_; }
-  /// Gives the memory itself back to the system, also after `MemoryRing::close_descriptor`.
+  /// Gives the memory itself back to the system, also after `SharedMemoryRegion::close_descriptor`.
   void drop() noexcept;
 
  private:
@@ -30,36 +30,36 @@ class MappedPiece {
 };
 
 /// Anonymous memory that a process shares with the children it forks: one memfd with a control part
-/// of fixed size, and behind it pieces, each at an offset (from the end of the control part) that
-/// its owners agree on and nobody else has. One piece, the payload, stays mapped once it is.
+/// of fixed size, and behind it blocks, each at an offset (from the end of the control part) that
+/// its owners agree on and nobody else has. One block, the payload, stays mapped once it is.
 ///
 /// Memory is reserved before it is touched, so that a lack of it is an exception and not a SIGBUS.
 ///
-/// Thread-safety: the payload and the pieces may be used by several threads at a time; each process
+/// Thread-safety: the payload and the blocks may be used by several threads at a time; each process
 /// uses its own copy of the object. Owns: the descriptor and this process's mappings. The memory
 /// lives as long as any process has a mapping or descriptor.
-class MemoryRing {
+class SharedMemoryRegion {
  public:
   /// Throws: `std::system_error` with the bytes wanted and the bytes free.
-  explicit MemoryRing(std::size_t control_bytes);
-  /// Another process's ring; the control part is as long as its first word, a `std::uint64_t`,
+  explicit SharedMemoryRegion(std::size_t control_bytes);
+  /// Another process's region; the control part is as long as its first word, a `std::uint64_t`,
   /// says. Throws: `std::system_error` when that cannot be.
-  explicit MemoryRing(FileDescriptor descriptor);
-  ~MemoryRing();
-  MemoryRing(const MemoryRing&) = delete;
-  MemoryRing& operator=(const MemoryRing&) = delete;
+  explicit SharedMemoryRegion(FileDescriptor descriptor);
+  ~SharedMemoryRegion();
+  SharedMemoryRegion(const SharedMemoryRegion&) = delete;
+  SharedMemoryRegion& operator=(const SharedMemoryRegion&) = delete;
 
   [[nodiscard]] std::byte* control() const noexcept { return control_; }
   [[nodiscard]] std::size_t control_bytes() const noexcept { return control_bytes_; }
 
   // Offsets, and bytes where they are reserved, are multiples of the page size.
 
-  /// Takes memory for a piece. Looks at the memory that is left once for many small pieces.
+  /// Takes memory for a block. Looks at the memory that is left once for many small blocks.
   /// Throws: `std::system_error` as the constructor does.
   void reserve(std::size_t offset, std::size_t bytes);
   /// Throws: `std::system_error`.
-  [[nodiscard]] MappedPiece map(std::size_t offset, std::size_t bytes);
-  /// Gives the memory of a piece back to the system.
+  [[nodiscard]] MappedBlock map(std::size_t offset, std::size_t bytes);
+  /// Gives the memory of a block back to the system.
   void free(std::size_t offset, std::size_t bytes) noexcept;
 
   /// Makes room for a payload whose memory is taken part by part: checks that there is memory for

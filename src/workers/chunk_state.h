@@ -6,8 +6,8 @@
 
 namespace lockstep::workers {
 
-/// What has become of a unit. None: there is no such unit in the slot's task.
-enum class UnitState : std::uint32_t { None, Open, Claimed, Done, Failed, Skipped };
+/// What has become of a chunk. None: there is no such chunk in the slot's task.
+enum class ChunkState : std::uint32_t { None, Open, Claimed, Done, Failed, Skipped };
 
 /// In place of an item that shall be passed over.
 constexpr std::int64_t kLeftOut = -1;
@@ -21,16 +21,16 @@ constexpr std::int64_t kLeftOut = -1;
   return word >= kLeftOut ? word : kLeftOut - 1 - word;
 }
 
-// A unit's word: its state, how many workers it has ended, and who has claimed it.
+// A chunk's word: its state, how many workers it has ended, and who has claimed it.
 constexpr std::uint32_t kAttemptShift = 8;
 constexpr std::uint32_t kWorkerShift = 16;
 
-[[nodiscard]] constexpr std::uint32_t unit_word(UnitState state, std::uint32_t attempts = 0) {
+[[nodiscard]] constexpr std::uint32_t chunk_word(ChunkState state, std::uint32_t attempts = 0) {
   return static_cast<std::uint32_t>(state) | attempts << kAttemptShift;
 }
 
-[[nodiscard]] constexpr UnitState state_of(std::uint32_t word) {
-  return static_cast<UnitState>(word & 0xffU);
+[[nodiscard]] constexpr ChunkState state_of(std::uint32_t word) {
+  return static_cast<ChunkState>(word & 0xffU);
 }
 
 [[nodiscard]] constexpr std::uint32_t attempts_of(std::uint32_t word) {
@@ -42,14 +42,14 @@ constexpr std::uint32_t kWorkerShift = 16;
 }
 
 [[nodiscard]] constexpr std::uint32_t claimed_by(std::uint32_t open, std::size_t worker) {
-  return unit_word(UnitState::Claimed, attempts_of(open)) | static_cast<std::uint32_t>(worker)
-                                                                << kWorkerShift;
+  return chunk_word(ChunkState::Claimed, attempts_of(open)) | static_cast<std::uint32_t>(worker)
+                                                                  << kWorkerShift;
 }
 
 /// Whether nobody will work at it any more.
 [[nodiscard]] constexpr bool is_final(std::uint32_t word) {
   const auto state = state_of(word);
-  return state != UnitState::Open && state != UnitState::Claimed;
+  return state != ChunkState::Open && state != ChunkState::Claimed;
 }
 
 }  // namespace lockstep::workers

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "data/loader/sample_pieces.h"
+#include "data/loader/sample_blocks.h"
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/from_blob.h>
@@ -65,16 +65,16 @@ bool can_be_passed_on(const SampleTree& sample, bool for_collate) {
 void put_sample(SharedMemoryChannel& channel, std::size_t slot, std::size_t position,
                 const SampleTree& sample) {
   const TreeCodec bytes(sample);
-  const auto number = SharedMemoryChannel::kItemPieces + position;
-  bytes.write(channel.make_piece(slot, number, bytes.size()).data());
-  channel.publish_piece(slot, number);
+  const auto number = SharedMemoryChannel::kItemBlocks + position;
+  bytes.write(channel.make_block(slot, number, bytes.size()).data());
+  channel.publish_block(slot, number);
 }
 
 std::optional<SampleTree> take_sample(SharedMemoryChannel& channel, std::size_t slot,
                                       std::size_t position) {
-  const auto piece = channel.map_piece(slot, SharedMemoryChannel::kItemPieces + position);
-  if (!piece) return std::nullopt;
-  return clone(TreeCodec::read(piece->data(), piece->size(),
+  const auto block = channel.map_block(slot, SharedMemoryChannel::kItemBlocks + position);
+  if (!block) return std::nullopt;
+  return clone(TreeCodec::read(block->data(), block->size(),
                                [](std::byte* place, at::IntArrayRef sizes, at::ScalarType dtype) {
                                  return at::from_blob(place, sizes, at::TensorOptions(dtype));
                                }));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "native/posix/memory_ring.h"
+#include "native/posix/shared_memory_region.h"
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -20,7 +20,7 @@ namespace lockstep::native {
 namespace {
 
 // A look at the memory that is left costs dozens of system calls. Until the next one, each process
-// may take this much in small pieces, and this part of what was left.
+// may take this much in small blocks, and this part of what was left.
 constexpr std::size_t kSmall = std::size_t{1} << 20;
 constexpr std::size_t kBetweenLooks = std::size_t{64} << 20;
 constexpr std::size_t kPartBetweenLooks = 256;
@@ -56,24 +56,24 @@ std::byte* map_file(int fd, std::size_t offset, std::size_t bytes) {
 
 }  // namespace
 
-MappedPiece::~MappedPiece() {
+MappedBlock::~MappedBlock() {
   if (memory_ != nullptr) ::munmap(memory_, bytes_);  // the kernel rounds up
 }
 
-void MappedPiece::drop() noexcept {
-  ::madvise(memory_, MemoryRing::round_up_to_page(bytes_), MADV_REMOVE);
+void MappedBlock::drop() noexcept {
+  ::madvise(memory_, SharedMemoryRegion::round_up_to_page(bytes_), MADV_REMOVE);
 }
 
-MemoryRing::MemoryRing(std::size_t control_bytes)
+SharedMemoryRegion::SharedMemoryRegion(std::size_t control_bytes)
     : memory_(::memfd_create("lockstep-data", MFD_CLOEXEC)),
-      control_bytes_(MemoryRing::round_up_to_page(control_bytes)) {
+      control_bytes_(SharedMemoryRegion::round_up_to_page(control_bytes)) {
   if (!memory_.is_open()) throw_errno(describe("memfd_create", control_bytes_));
   static_cast<void>(check_available(control_bytes_));
   allocate(memory_.get(), 0, control_bytes_);
   control_ = map_file(memory_.get(), 0, control_bytes_);
 }
 
-MemoryRing::MemoryRing(FileDescriptor descriptor) : memory_(std::move(descriptor)) {
+SharedMemoryRegion::SharedMemoryRegion(FileDescriptor descriptor) : memory_(std::move(descriptor)) {
   struct stat info {};
   std::uint64_t bytes = 0;
   if (::fstat(memory_.get(), &info) != 0) throw_errno("shared memory for data workers: fstat");
@@ -86,12 +86,12 @@ MemoryRing::MemoryRing(FileDescriptor descriptor) : memory_(std::move(descriptor
   control_ = map_file(memory_.get(), 0, control_bytes_);
 }
 
-MemoryRing::~MemoryRing() {
+SharedMemoryRegion::~SharedMemoryRegion() {
   if (std::byte* payload = payload_) ::munmap(payload, payload_bytes_);
   if (control_ != nullptr) ::munmap(control_, control_bytes_);
 }
 
-std::size_t MemoryRing::round_up_to_page(std::size_t bytes) {
+std::size_t SharedMemoryRegion::round_up_to_page(std::size_t bytes) {
   const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
   if (bytes > std::numeric_limits<std::size_t>::max() - page) {
     throw_errno("shared memory for data workers: the size does not fit", ENOMEM);
@@ -99,7 +99,7 @@ std::size_t MemoryRing::round_up_to_page(std::size_t bytes) {
   return (bytes + page - 1) / page * page;
 }
 
-void MemoryRing::look_before_small(std::size_t bytes) {
+void SharedMemoryRegion::look_before_small(std::size_t bytes) {
   auto seen = seen_free_.load(std::memory_order_relaxed);
   while (bytes <= seen) {
     if (seen_free_.compare_exchange_weak(seen, seen - bytes, std::memory_order_relaxed)) return;
@@ -109,7 +109,7 @@ void MemoryRing::look_before_small(std::size_t bytes) {
                    std::memory_order_relaxed);
 }
 
-void MemoryRing::reserve(std::size_t offset, std::size_t bytes) {
+void SharedMemoryRegion::reserve(std::size_t offset, std::size_t bytes) {
   if (bytes <= kSmall) {
     look_before_small(bytes);
   } else {
@@ -118,17 +118,17 @@ void MemoryRing::reserve(std::size_t offset, std::size_t bytes) {
   allocate(memory_.get(), control_bytes_ + offset, bytes);
 }
 
-MappedPiece MemoryRing::map(std::size_t offset, std::size_t bytes) {
+MappedBlock SharedMemoryRegion::map(std::size_t offset, std::size_t bytes) {
   return {map_file(memory_.get(), control_bytes_ + offset, bytes), bytes};
 }
 
-void MemoryRing::free(std::size_t offset, std::size_t bytes) noexcept {
+void SharedMemoryRegion::free(std::size_t offset, std::size_t bytes) noexcept {
   ::fallocate(memory_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
               static_cast<off_t>(control_bytes_ + offset),
               static_cast<off_t>(round_up_to_page(bytes)));
 }
 
-void MemoryRing::announce_payload(std::size_t offset, std::size_t bytes) {
+void SharedMemoryRegion::announce_payload(std::size_t offset, std::size_t bytes) {
   const auto size = round_up_to_page(bytes);
   static_cast<void>(check_available(size));
   // A page at the end gives the file its size, whatever lies behind it.
@@ -136,7 +136,7 @@ void MemoryRing::announce_payload(std::size_t offset, std::size_t bytes) {
   allocate(memory_.get(), control_bytes_ + offset + size - page, page);
 }
 
-std::byte* MemoryRing::payload(std::size_t offset, std::size_t bytes) {
+std::byte* SharedMemoryRegion::payload(std::size_t offset, std::size_t bytes) {
   if (std::byte* known = payload_) return known;
   const auto size = round_up_to_page(bytes);
   std::byte* fresh = map_file(memory_.get(), control_bytes_ + offset, size);
@@ -150,7 +150,7 @@ std::byte* MemoryRing::payload(std::size_t offset, std::size_t bytes) {
   return other;
 }
 
-void MemoryRing::reserve_part(std::size_t offset, std::size_t bytes) {
+void SharedMemoryRegion::reserve_part(std::size_t offset, std::size_t bytes) {
   if (bytes == 0 || populate_pages(payload_ + offset, bytes)) return;
   if (errno != EINVAL) throw_errno(describe("madvise", bytes));
   // Before Linux 5.14 pages are mapped one by one as they are touched.
