@@ -132,6 +132,7 @@ run_as_user() {
 run_inside() {
   root=$1
   shift
+  mount --bind "$root" "$root"  # "/" must be a mount for the mount namespaces that are made inside
   configure_network
   pass_environment
   for folder in proc sys dev; do bind "/$folder" "/$folder"; done
