@@ -30,7 +30,8 @@ FOREIGN = {
 # What is no more, on pages that tell of it.
 PAST = {
     "docs/adr/0016-own-share-stays.md": {"own_share"},
-    "docs/architecture.md": {"src/comm/nccl_communicator.cpp", "src/data/resize_axis.cpp", "repair_unit"},
+    "docs/architecture.md": {"src/comm/nccl_communicator.cpp", "src/data/resize_axis.cpp", "repair_unit", "SharedMemoryChannel",
+                             "src/workers/channel_repair.cpp", "src/workers/shared_memory_channel.cpp"},
 }
 
 

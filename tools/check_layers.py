@@ -74,7 +74,6 @@ UNIT_OF = {
 # Units that include each other, and should not. This list only becomes shorter.
 INCLUDE_EACH_OTHER = {
     ("core/environment", "core/launchers"),
-    ("workers/channel_layout", "workers/shared_memory_channel"),
 }
 # Units that see a module which their own may not see. This list, too, only becomes shorter.
 LOOKS_BACK = {("comm/group/split", "comm/single")}

@@ -1,97 +1,111 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The channel's exceptions: tasks that are of no use any more, and workers that have ended.
+#include "workers/channel_repair.h"
+
 #include <utility>
 
-#include "workers/channel_layout.h"
-#include "workers/shared_memory_channel.h"
-
 namespace lockstep::workers {
+namespace {
 
-bool SharedMemoryChannel::withdraw(std::size_t slot) {
-  Slot& target = at(slot);
-  target.withdrawn.store(1, std::memory_order_relaxed);
-  bool is_busy = false;
-  for (std::size_t chunk = 0; chunk < Chunks::of(target).all(); ++chunk) {
-    auto& word = chunks_of(slot)[chunk];
-    auto value = word.load(std::memory_order_acquire);
-    while (state_of(value) == ChunkState::Open &&
-           !word.compare_exchange_weak(value, chunk_word(ChunkState::None))) {
-    }
-    is_busy = is_busy || state_of(value) == ChunkState::Claimed;
+FailureKind kind_of(KillReason reason) {
+  switch (reason) {
+    case KillReason::NoProgress:
+      return FailureKind::NoProgress;
+    case KillReason::TooMuchMemory:
+      return FailureKind::TooMuchMemory;
+    case KillReason::None:
+      break;
   }
-  if (is_busy) return false;
-  release(slot);
-  return true;
+  return FailureKind::Ended;
 }
 
-void SharedMemoryChannel::repair(std::size_t worker, Poison poison) {
+}  // namespace
+
+void ChannelRepair::repair(std::size_t worker, Poison poison) {
   // Whatever the slot's state: a task may be claimed from in the moment before it is Filling.
-  for (std::size_t slot = 0; slot < shape_.slots; ++slot) {
-    Slot& target = at(slot);
-    // Whoever finishes a chunk after this looks at all of them, and so does this process below: one
-    // of both finds the last.
-    target.is_suspect.store(1, std::memory_order_seq_cst);
-    for (std::size_t chunk = 0; chunk < Chunks::of(target).all(); ++chunk) {
-      const auto value = chunks_of(slot)[chunk].load(std::memory_order_seq_cst);
+  for (std::size_t slot = 0; slot < layout_.shape().slots; ++slot) {
+    claims_.suspect(slot);
+    for (std::size_t chunk = 0; chunk < TaskChunks::of(layout_.slot(slot)).all(); ++chunk) {
+      const auto value = layout_.chunks(slot)[chunk].load(std::memory_order_seq_cst);
       if (state_of(value) == ChunkState::Claimed && worker_of(value) == worker) {
         repair_chunk(slot, chunk, worker, poison);
       }
     }
-    complete_if_all_done(slot);
+    claims_.complete_if_all_done(slot);
   }
 }
 
-void SharedMemoryChannel::repair_chunk(std::size_t slot, std::size_t chunk, std::size_t worker,
-                                       Poison poison) {
-  Slot& target = at(slot);
-  WorkerRecord& record = table_.workers[worker];
-  auto& word = chunks_of(slot)[chunk];
-  auto attempts = attempts_of(word.load(std::memory_order_relaxed));
-  const auto current_item = record.current_item.load(std::memory_order_acquire);
-  const auto reopen = [&](std::uint32_t with_attempts) {
-    word.store(chunk_word(ChunkState::Open, with_attempts), std::memory_order_seq_cst);
-    restart_hint(target.hint);
-  };
+void ChannelRepair::repair_chunk(std::size_t slot, std::size_t chunk, std::size_t worker,
+                                 Poison poison) {
+  const auto attempts = attempts_of(layout_.chunks(slot)[chunk].load(std::memory_order_relaxed));
+  const auto current =
+      CurrentItem::of(layout_.workers()[worker].current_item.load(std::memory_order_acquire));
   // Not at an item: between two of them, or waiting for something.
-  if (current_item == WorkerRecord::kNothing || (current_item >> 32) - 1 != slot)
-    return reopen(attempts);
-  const auto position = static_cast<std::size_t>(current_item & 0xffff'ffffU);
-  const bool is_collate = chunk == Chunks::of(target).of_items;
-  const auto one_item = target.items_per_chunk == 1 && !is_collate;
-  const bool is_at_item = position != kNoItem;
-  // At what might replace the item of this chunk.
-  const bool is_elsewhere = one_item && is_at_item && position != chunk;
-  auto& end = ends_of(slot)[chunk];
-  if ((!one_item || is_elsewhere) && std::exchange(end, static_cast<std::uint32_t>(position) + 1) !=
-                                         static_cast<std::uint32_t>(position) + 1) {
-    attempts = 0;
+  if (!current || current->slot != slot) return claims_.reopen(slot, chunk, attempts);
+  const auto death = death_at(slot, chunk, worker, current->position);
+  const auto before = deaths_before(death);
+  if (before == 0) return claims_.reopen(slot, chunk, 1);
+  if (poison == Poison::IsLeftOut && death.position) return leave_out(death);
+  if (poison == Poison::IsReplaced && death.position && try_to_replace(death, before)) return;
+  fail(death);
+}
+
+ChannelRepair::Death ChannelRepair::death_at(std::size_t slot, std::size_t chunk,
+                                             std::size_t worker, std::size_t position) const {
+  const auto& words = layout_.slot(slot);
+  Death death{worker, slot, chunk, std::nullopt, chunk == TaskChunks::of(words).of_items, false};
+  if (position != CurrentItem::kNoItem) death.position = position;
+  const bool is_one_item = words.items_per_chunk == 1 && !death.is_collate;
+  // Otherwise it was, perhaps, at what might replace the item of this chunk.
+  const bool is_elsewhere = death.position && position != chunk;
+  death.is_of_chunk = is_one_item && !is_elsewhere;
+  return death;
+}
+
+// How many workers have ended at the same place of this chunk before. A chunk of one item has one
+// place; otherwise deaths at different places are not one item's fault.
+std::uint32_t ChannelRepair::deaths_before(const Death& death) {
+  const auto word = layout_.chunks(death.slot)[death.chunk].load(std::memory_order_relaxed);
+  if (death.is_of_chunk) return attempts_of(word);
+  const auto place = static_cast<std::uint32_t>(death.position.value_or(CurrentItem::kNoItem)) + 1;
+  const auto last = std::exchange(layout_.ends(death.slot)[death.chunk], place);
+  return last == place ? attempts_of(word) : 0;
+}
+
+void ChannelRepair::leave_out(const Death& death) {
+  if (death.is_of_chunk) return claims_.conclude(death.slot, death.chunk, ChunkState::Skipped);
+  items_.leave_out(death.slot, *death.position);
+  claims_.reopen(death.slot, death.chunk, 0);
+}
+
+// False where this was tried before, and the item has gone on to end workers.
+bool ChannelRepair::try_to_replace(const Death& death, std::uint32_t before) {
+  const auto item = items_.at(death.slot, *death.position);
+  if (item >= 0) {
+    items_.mark_to_be_replaced(death.slot, *death.position, item);
+    claims_.reopen(death.slot, death.chunk, 0);
+    return true;
   }
-  if (attempts == 0) return reopen(1);
-  if (poison == Poison::IsLeftOut && is_at_item) {
-    if (one_item && !is_elsewhere) return conclude(slot, chunk, chunk_word(ChunkState::Skipped));
-    leave_out(slot, position);
-    return reopen(0);
-  }
-  if (poison == Poison::IsReplaced && is_at_item) {
-    const auto found = item(slot, position);
-    if (found >= 0) {
-      set_item(slot, position, to_be_replaced(found));
-      return reopen(0);
-    }
-    // It may have been marked, because of others' deaths, while this worker was still at it.
-    if (attempts == 1) return reopen(2);
-  }
+  // It may have been marked, because of others' deaths, while this worker was still at it.
+  if (before != 1) return false;
+  claims_.reopen(death.slot, death.chunk, 2);
+  return true;
+}
+
+void ChannelRepair::fail(const Death& death) {
+  const auto& record = layout_.workers()[death.worker];
   Failure failure;
-  const auto reason = record.kill_reason.load(std::memory_order_acquire);
-  failure.kind = reason == KillReason::NoProgress      ? FailureKind::NoProgress
-                 : reason == KillReason::TooMuchMemory ? FailureKind::TooMuchMemory
-                                                       : FailureKind::Ended;
-  failure.position = is_at_item ? position : is_collate ? 0 : chunk * target.items_per_chunk;
-  failure.worker = worker;
+  failure.kind = kind_of(record.kill_reason.load(std::memory_order_acquire));
+  failure.position = death.blamed(layout_.slot(death.slot).items_per_chunk);
+  failure.worker = death.worker;
   failure.pid = record.pid.load(std::memory_order_relaxed);
   failure.wait_status = record.wait_status.load(std::memory_order_relaxed);
-  write_failure(slot, failure);
-  conclude(slot, chunk, chunk_word(ChunkState::Failed));
+  failures_.write(death.slot, failure);
+  claims_.conclude(death.slot, death.chunk, ChunkState::Failed);
+}
+
+std::size_t ChannelRepair::Death::blamed(std::size_t items_per_chunk) const {
+  if (position) return *position;
+  return is_collate ? 0 : chunk * items_per_chunk;
 }
 
 }  // namespace lockstep::workers

@@ -4,24 +4,12 @@
 #include <cstddef>
 #include <cstdint>
 
+/// A chunk's word: its state, how many workers it has ended, and who has claimed it.
 namespace lockstep::workers {
 
 /// What has become of a chunk. None: there is no such chunk in the slot's task.
 enum class ChunkState : std::uint32_t { None, Open, Claimed, Done, Failed, Skipped };
 
-/// In place of an item that shall be passed over.
-constexpr std::int64_t kLeftOut = -1;
-
-/// In place of an item that has ended two workers, and that another one shall replace.
-[[nodiscard]] constexpr std::int64_t to_be_replaced(std::int64_t item) {
-  return kLeftOut - 1 - item;
-}
-/// The item that stands there, or stood there to be replaced; `kLeftOut` where it was left out.
-[[nodiscard]] constexpr std::int64_t item_of(std::int64_t word) {
-  return word >= kLeftOut ? word : kLeftOut - 1 - word;
-}
-
-// A chunk's word: its state, how many workers it has ended, and who has claimed it.
 constexpr std::uint32_t kAttemptShift = 8;
 constexpr std::uint32_t kWorkerShift = 16;
 

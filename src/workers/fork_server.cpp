@@ -20,7 +20,6 @@
 #include "concurrency/waited_time.h"
 #include "native/posix/child_process.h"
 #include "native/posix/file_descriptor.h"
-#include "native/posix/futex.h"
 #include "native/posix/inherited_files.h"
 #include "native/posix/process_memory.h"
 #include "workers/run_worker.h"
@@ -37,11 +36,6 @@ constexpr milliseconds kMemorySlice{50};
 constexpr milliseconds kGrace{400};
 // So often a worker may end before it takes its first item.
 constexpr int kAttempts = 3;
-
-void tell_owner(const WorkerTable& table) {
-  table.events->done.fetch_add(1, std::memory_order_release);
-  native::futex_wake_all(table.events->done);
-}
 
 class ForkServer {
  public:
@@ -71,7 +65,7 @@ class ForkServer {
       }
     }
     is_stopping_ = true;
-    wake_workers();
+    table_.events.stop_workers();
     const auto grace = Deadline::after(owner_is_alive_ ? kGrace : milliseconds(0));
     while (running_ > 0 && !grace.has_passed()) {
       wait_for_child(std::chrono::duration_cast<milliseconds>(grace.remaining()));
@@ -101,7 +95,7 @@ class ForkServer {
     Watch& watch = watches_[worker];
     record.kill_reason.store(KillReason::None, std::memory_order_relaxed);
     record.retire.store(0, std::memory_order_relaxed);
-    record.current_item.store(WorkerRecord::kNothing, std::memory_order_relaxed);
+    record.current_item.store(CurrentItem::kNothing, std::memory_order_relaxed);
     record.message[0] = '\0';
     record.state.store(WorkerState::Starting, std::memory_order_release);
     watch.heartbeats = record.heartbeats.load(std::memory_order_relaxed);
@@ -123,7 +117,7 @@ class ForkServer {
     } catch (const std::system_error& error) {
       record.wait_status.store(error.code().value(), std::memory_order_relaxed);
       record.state.store(WorkerState::StartFailed, std::memory_order_release);
-      tell_owner(table_);
+      table_.events.wake_owner();
     }
   }
 
@@ -170,12 +164,9 @@ class ForkServer {
     --running_;
     watch.pid = 0;
     // Or it ended because the owner, which has not written its stop byte yet, wants the end of all.
-    if (is_stopping_ || table_.events->stop.load(std::memory_order_acquire) != 0) return;
+    if (is_stopping_ || table_.events.is_stopping()) return;
     record.wait_status.store(status, std::memory_order_relaxed);
-    // A sleeper that was killed is still counted as one.
-    if (record.sleeps.exchange(0, std::memory_order_relaxed) != 0) {
-      table_.events->sleepers.fetch_sub(1, std::memory_order_seq_cst);
-    }
+    table_.events.forget_sleeper(record);
     const bool never_worked = record.state.load(std::memory_order_acquire) == WorkerState::Starting;
     program_.repair(worker);
     watch.failed_starts = never_worked ? watch.failed_starts + 1 : 0;
@@ -185,9 +176,8 @@ class ForkServer {
       record.restarts.fetch_add(1, std::memory_order_relaxed);
       start(worker);
     }
-    table_.events->work.fetch_add(1, std::memory_order_release);
-    native::futex_wake_all(table_.events->work);  // for what it had claimed
-    tell_owner(table_);
+    table_.events.wake_all_workers();  // for what it had claimed
+    table_.events.wake_owner();
   }
 
   void look_for_progress(std::size_t worker) {
@@ -197,7 +187,7 @@ class ForkServer {
     const auto heartbeats = record.heartbeats.load(std::memory_order_acquire);
     const bool is_running = record.state.load(std::memory_order_acquire) == WorkerState::Running;
     const bool is_idle =
-        is_running && record.current_item.load(std::memory_order_acquire) == WorkerRecord::kNothing;
+        is_running && record.current_item.load(std::memory_order_acquire) == CurrentItem::kNothing;
     if (heartbeats != watch.heartbeats || is_idle) {
       watch.heartbeats = heartbeats;
       watch.without_progress.restart();
@@ -214,8 +204,7 @@ class ForkServer {
       end(worker, KillReason::TooMuchMemory);
     } else if (bytes > program_.memory_limit) {
       table_.workers[worker].retire.store(1, std::memory_order_release);
-      table_.events->work.fetch_add(1, std::memory_order_release);
-      native::futex_wake_all(table_.events->work);
+      table_.events.wake_all_workers();
     }
   }
 
@@ -223,12 +212,6 @@ class ForkServer {
     table_.workers[worker].kill_reason.store(why, std::memory_order_release);
     ::kill(watches_[worker].pid, SIGKILL);
     watches_[worker].without_progress.restart();
-  }
-
-  void wake_workers() {
-    table_.events->stop.store(1, std::memory_order_release);
-    table_.events->work.fetch_add(1, std::memory_order_release);
-    native::futex_wake_all(table_.events->work);
   }
 
   // Only this process reaps them, so a pid that has not ended is still theirs.

@@ -7,7 +7,6 @@
 #include <array>
 #include <utility>
 
-#include "native/posix/futex.h"
 #include "native/posix/posix_check.h"
 #include "workers/fork_server.h"
 
@@ -42,9 +41,7 @@ ForkedWorkers::~ForkedWorkers() {
 
 bool ForkedWorkers::stop() noexcept {
   if (!owner_.is_current() || std::exchange(has_stopped_, true)) return true;
-  table_.events->stop.store(1, std::memory_order_release);
-  table_.events->work.fetch_add(1, std::memory_order_release);
-  native::futex_wake_all(table_.events->work);
+  table_.events.stop_workers();
   // A byte, not only the end of file: a process that the program forked may hold a copy of this
   // end.
   const char stop = 'q';

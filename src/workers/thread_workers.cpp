@@ -45,8 +45,7 @@ void ThreadWorkers::start_all() {
       if (run_worker(record, shared->program, worker) != 0) {
         record.wait_status.store(1 << 8, std::memory_order_relaxed);  // as a process with status 1
         record.state.store(WorkerState::GivenUp, std::memory_order_release);
-        table.events->done.fetch_add(1, std::memory_order_release);
-        native::futex_wake_all(table.events->done);
+        table.events.wake_owner();
       }
       if (shared->running.fetch_sub(1, std::memory_order_acq_rel) == 1) {
         native::futex_wake_all(shared->running);
@@ -66,9 +65,7 @@ bool ThreadWorkers::stop() noexcept {
     threads_->threads.clear();
     return true;
   }
-  table_.events->stop.store(1, std::memory_order_release);
-  table_.events->work.fetch_add(1, std::memory_order_release);
-  native::futex_wake_all(table_.events->work);
+  table_.events.stop_workers();
   WaitedTime waited(2 * kLook);
   std::uint32_t running = 0;
   while ((running = threads_->running.load(std::memory_order_acquire)) != 0 &&

@@ -11,16 +11,18 @@
 #include <sstream>
 
 #include "native/posix/child_process.h"
+#include "native/posix/page_size.h"
 #include "workers/exception_text.h"
 #include "workers/forked_workers.h"
-#include "workers/shared_memory_channel.h"
+#include "workers/task_channel.h"
 #include "workers/thread_workers.h"
 
 namespace lockstep {
 namespace {
 
-using workers::SharedMemoryChannel;
+using workers::OverflowBlocks;
 using workers::SlotState;
+using workers::TaskChannel;
 
 constexpr std::size_t kMaxWorkers = 1024;
 constexpr std::size_t kSlotsPerWorker = 4;
@@ -30,32 +32,30 @@ constexpr std::size_t kSlotBytes = std::size_t{16} << 10;
 using Function = std::function<std::string(std::size_t)>;
 using Take = std::function<void(std::size_t, std::string_view)>;
 
-std::size_t payload_bytes(const SharedMemoryChannel& channel) {
+std::size_t payload_bytes(const TaskChannel& channel) {
   return channel.slots() * kSlotBytes;
 }
 
 // The payload is what was taken first.
-std::byte* slot_memory(SharedMemoryChannel& channel, std::size_t slot) {
+std::byte* slot_memory(TaskChannel& channel, std::size_t slot) {
   return channel.region().payload(0, payload_bytes(channel)) + slot * kSlotBytes;
 }
 
 // The task's result word is the number of bytes.
-void put_result(SharedMemoryChannel& channel, const workers::Claim& claim,
-                const std::string& bytes) {
+void put_result(TaskChannel& channel, const workers::Claim& claim, const std::string& bytes) {
   channel.set_result(claim.slot, bytes.size());
   if (bytes.size() <= kSlotBytes) {
     // Of a worker that died here before this one.
-    channel.free_block(claim.slot, SharedMemoryChannel::kResultBlock);
+    channel.blocks().free(claim.slot, OverflowBlocks::kResult);
     std::memcpy(slot_memory(channel, claim.slot), bytes.data(), bytes.size());
     return;
   }
-  const auto block =
-      channel.make_block(claim.slot, SharedMemoryChannel::kResultBlock, bytes.size());
+  const auto block = channel.blocks().make(claim.slot, OverflowBlocks::kResult, bytes.size());
   std::memcpy(block.data(), bytes.data(), bytes.size());
-  channel.publish_block(claim.slot, SharedMemoryChannel::kResultBlock);
+  channel.blocks().publish(claim.slot, OverflowBlocks::kResult);
 }
 
-void work(SharedMemoryChannel& channel, const Function& function, std::size_t worker) {
+void work(TaskChannel& channel, const Function& function, std::size_t worker) {
   channel.table().workers[worker].state.store(workers::WorkerState::Running,
                                               std::memory_order_release);
   while (const auto claim = channel.claim(worker)) {
@@ -101,10 +101,10 @@ class Run {
         take_(take),
         in_order_(in_order),
         workers_(std::min(options.workers, count)),
-        channel_(std::make_shared<SharedMemoryChannel>(
-            SharedMemoryChannel::Shape{workers_ * kSlotsPerWorker, workers_, 1})) {
-    const auto payload = native::SharedMemoryRegion::round_up_to_page(payload_bytes(*channel_));
-    channel_->region().reserve(channel_->take_space(payload), payload);
+        channel_(std::make_shared<TaskChannel>(
+            workers::ChannelShape{workers_ * kSlotsPerWorker, workers_, 1})) {
+    const auto payload = native::round_up_to_page(payload_bytes(*channel_));
+    channel_->region().reserve(channel_->blocks().take_space(payload), payload);
     is_used_.assign(channel_->slots(), false);
     workers::WorkerProgram program;
     program.run = [channel = channel_, function](std::size_t worker) {
@@ -124,11 +124,11 @@ class Run {
 
   void finish() {
     while (over_ < count_) {
-      const auto seen = channel_->done_count();
+      const auto seen = channel_->events().done_count();
       if (collect() | give_out()) continue;
       check_supervisor();
-      channel_->wake_workers();
-      channel_->wait_done(seen, workers::PoolEventWords::kAny - 1);
+      channel_->events().wake_workers();
+      channel_->events().wait_for_done(seen, workers::PoolEvents::kAnyTask);
     }
     host_.reset();
     if (first_error_) throw TaskError(*first_error_);
@@ -146,7 +146,7 @@ class Run {
       channel_->assign(slot, task);
       is_used_[slot] = has_given = true;
     }
-    if (has_given) channel_->wake_workers();
+    if (has_given) channel_->events().wake_workers();
     return has_given;
   }
 
@@ -155,9 +155,9 @@ class Run {
     for (std::size_t slot = 0; slot < is_used_.size(); ++slot) {
       if (!is_used_[slot] || channel_->state(slot) != SlotState::Ready) continue;
       const auto item = static_cast<std::size_t>(channel_->sequence(slot));
-      if (const auto failure = channel_->failure(slot)) {
+      if (const auto failure = channel_->failures().first(slot)) {
         if (!first_error_ || item < first_error_->item()) first_error_ = error_of(item, *failure);
-        channel_->free_blocks(slot);
+        channel_->blocks().free_all(slot);
         pass_on(item, std::nullopt);
       } else {
         pass_on(item, read_result(slot));
@@ -173,7 +173,7 @@ class Run {
 
   std::string read_result(std::size_t slot) {
     const auto bytes = static_cast<std::size_t>(channel_->result(slot));
-    auto block = channel_->map_block(slot, SharedMemoryChannel::kResultBlock);
+    auto block = channel_->blocks().map(slot, OverflowBlocks::kResult);
     const auto* place = block ? block->data() : slot_memory(*channel_, slot);
     std::string result(reinterpret_cast<const char*>(place),
                        std::min(bytes, block ? block->size() : kSlotBytes));
@@ -219,7 +219,7 @@ class Run {
   const Take& take_;
   bool in_order_;
   std::size_t workers_;
-  std::shared_ptr<SharedMemoryChannel> channel_;
+  std::shared_ptr<TaskChannel> channel_;
   std::vector<bool> is_used_;
   std::map<std::size_t, std::optional<std::string>> early_;
   std::size_t given_ = 0;

@@ -17,11 +17,13 @@
 #include "data/loader/task_words.h"
 #include "data/samples/tree_codec.h"
 #include "data/samples/tree_tensors.h"
+#include "native/posix/page_size.h"
+#include "workers/overflow_blocks.h"
 
 namespace lockstep::data::detail {
 namespace {
 
-using workers::SharedMemoryChannel;
+using workers::OverflowBlocks;
 using workers::SlotState;
 
 MakeTensor tensors_of(BatchLease& lease) {
@@ -57,7 +59,7 @@ bool BatchDelivery::has_samples(std::size_t slot) const {
 }
 
 std::size_t BatchDelivery::count_samples(std::size_t slot) {
-  auto samples = channel_.items(slot).size();
+  auto samples = channel_.items().of(slot).size();
   std::size_t skipped = 0;
   if (job_->is_iterable()) {
     const auto result = StreamResult::of(channel_.result(slot));
@@ -67,7 +69,7 @@ std::size_t BatchDelivery::count_samples(std::size_t slot) {
     skipped = samples - rows_of(slot).size();
     samples -= skipped;
   }
-  const auto replaced = channel_.replaced(slot);
+  const auto replaced = channel_.items().replaced(slot);
   statistics_.skipped_samples += skipped;
   statistics_.replaced_samples += replaced;
   if (skipped + replaced != 0) warn_of_missing(slot);
@@ -76,7 +78,7 @@ std::size_t BatchDelivery::count_samples(std::size_t slot) {
 
 void BatchDelivery::warn_of_missing(std::size_t slot) {
   if (!missing_.is_due()) return;
-  const auto noted = channel_.noted(slot);
+  const auto noted = channel_.failures().noted(slot);
   if (!noted) return;  // by on_poison_sample
   MissingSample missing;
   if (!job_->is_iterable()) missing.index = noted->item;
@@ -121,8 +123,8 @@ SampleTree BatchDelivery::copy(const SampleTree& batch, std::size_t held) {
 void BatchDelivery::pin_slots(std::size_t slot) {
   if (!pinning_ || deferred_) return;
   try {
-    const auto bytes = native::SharedMemoryRegion::round_up_to_page(
-        SharedLayout::of(channel_).payload_bytes(channel_.slots()));
+    const auto bytes =
+        native::round_up_to_page(SharedLayout::of(channel_).payload_bytes(channel_.slots()));
     deferred_ = std::make_shared<DeferredRelease>(job_->channel, pinning_, payload(), bytes);
   } catch (...) {
     give_up(slot);
@@ -149,7 +151,7 @@ BatchDelivery::Opened BatchDelivery::open(std::size_t slot, std::size_t batch, b
 void BatchDelivery::give_up(std::size_t slot) {
   ++statistics_.lost_batches;
   if (channel_.state(slot) != SlotState::Ready) return;
-  channel_.free_blocks(slot);
+  channel_.blocks().free_all(slot);
   channel_.release(slot);
 }
 
@@ -159,7 +161,7 @@ BatchDelivery::Opened BatchDelivery::open_rows(std::size_t slot, bool keep_a_cop
     const auto& common = SharedLayout::of(channel_);
     layout_ = SampleLayout::from_bytes({payload(), common.layout_bytes}, common.slot_bytes);
   }
-  const auto items = channel_.items(slot).size();
+  const auto items = channel_.items().of(slot).size();
   const auto rows = may_leave_out_ ? rows_of(slot) : std::vector<std::int64_t>();
   const HeldLease<SlotLease> lease(
       new SlotLease(job_->channel, slot, keep_a_copy ? nullptr : deferred_));
@@ -170,7 +172,7 @@ BatchDelivery::Opened BatchDelivery::open_rows(std::size_t slot, bool keep_a_cop
 }
 
 BatchDelivery::Opened BatchDelivery::open_whole(std::size_t slot, bool keep_a_copy) {
-  auto block = channel_.map_block(slot, SharedMemoryChannel::kResultBlock);
+  auto block = channel_.blocks().map(slot, OverflowBlocks::kResult);
   if (!block) {
     std::byte* memory = slot_memory(slot);
     const HeldLease<SlotLease> lease(
@@ -188,10 +190,10 @@ BatchDelivery::Opened BatchDelivery::open_whole(std::size_t slot, bool keep_a_co
 
 // The rows that were not left out.
 std::vector<std::int64_t> BatchDelivery::rows_of(std::size_t slot) const {
-  const auto items = channel_.items(slot).size();
+  const auto items = channel_.items().of(slot).size();
   std::vector<std::int64_t> rows;
   for (std::size_t row = 0; row < items; ++row) {
-    if (!channel_.is_left_out(slot, row)) rows.push_back(static_cast<std::int64_t>(row));
+    if (!channel_.items().is_left_out(slot, row)) rows.push_back(static_cast<std::int64_t>(row));
   }
   return rows;
 }

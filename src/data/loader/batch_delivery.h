@@ -75,7 +75,7 @@ class BatchDelivery {
   [[nodiscard]] std::byte* slot_memory(std::size_t slot) const;
 
   std::shared_ptr<const WorkerJob> job_;
-  workers::SharedMemoryChannel& channel_;  // the job's
+  workers::TaskChannel& channel_;  // the job's
   bool may_leave_out_;
   std::shared_ptr<native::HostPinning> pinning_;  // none: batches are not pinned
   std::shared_ptr<DeferredRelease> deferred_;     // once the slots are pinned

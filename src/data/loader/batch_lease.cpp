@@ -9,9 +9,9 @@
 
 namespace lockstep::data::detail {
 
-using workers::SharedMemoryChannel;
+using workers::TaskChannel;
 
-BatchLease::BatchLease(std::shared_ptr<SharedMemoryChannel> owner) : channel_(std::move(owner)) {}
+BatchLease::BatchLease(std::shared_ptr<TaskChannel> owner) : channel_(std::move(owner)) {}
 
 void BatchLease::drop(void* lease) {
   auto* self = static_cast<BatchLease*>(lease);
@@ -33,7 +33,7 @@ at::Tensor BatchLease::tensor(std::byte* place, at::IntArrayRef sizes, at::Scala
   return tensor;
 }
 
-SlotLease::SlotLease(std::shared_ptr<SharedMemoryChannel> owner, std::size_t slot,
+SlotLease::SlotLease(std::shared_ptr<TaskChannel> owner, std::size_t slot,
                      std::shared_ptr<DeferredRelease> deferred)
     : BatchLease(std::move(owner)), slot_(slot), deferred_(std::move(deferred)) {
   channel().hold(slot);
@@ -48,7 +48,7 @@ SlotLease::~SlotLease() {
   }
 }
 
-BlockLease::BlockLease(std::shared_ptr<SharedMemoryChannel> owner, native::MappedBlock block)
+BlockLease::BlockLease(std::shared_ptr<TaskChannel> owner, native::MappedBlock block)
     : BatchLease(std::move(owner)), block_(std::move(block)) {}
 
 BlockLease::~BlockLease() {

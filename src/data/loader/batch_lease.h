@@ -8,9 +8,9 @@
 #include <memory>
 
 #include "data/loader/deferred_release.h"
+#include "native/posix/mapped_block.h"
 #include "native/posix/owning_process.h"
-#include "native/posix/shared_memory_region.h"
-#include "workers/shared_memory_channel.h"
+#include "workers/task_channel.h"
 
 namespace lockstep::data::detail {
 
@@ -29,14 +29,14 @@ class BatchLease {
   [[nodiscard]] at::Tensor tensor(std::byte* place, at::IntArrayRef sizes, at::ScalarType dtype);
 
  protected:
-  explicit BatchLease(std::shared_ptr<workers::SharedMemoryChannel> owner);
+  explicit BatchLease(std::shared_ptr<workers::TaskChannel> owner);
 
   /// False in a process that the program has forked: a copy of a lease gives nothing back.
   [[nodiscard]] bool is_ours() const { return process_.is_current(); }
-  [[nodiscard]] workers::SharedMemoryChannel& channel() const { return *channel_; }
+  [[nodiscard]] workers::TaskChannel& channel() const { return *channel_; }
 
  private:
-  std::shared_ptr<workers::SharedMemoryChannel> channel_;
+  std::shared_ptr<workers::TaskChannel> channel_;
   native::OwningProcess process_;
   std::atomic<std::size_t> holders_{1};  // the delivery, until all tensors are made
 };
@@ -46,7 +46,7 @@ class SlotLease : public BatchLease {
  public:
   /// With `deferred`, a device may still read the slot when the last tensor is gone, so its release
   /// is deferred.
-  SlotLease(std::shared_ptr<workers::SharedMemoryChannel> owner, std::size_t slot,
+  SlotLease(std::shared_ptr<workers::TaskChannel> owner, std::size_t slot,
             std::shared_ptr<DeferredRelease> deferred);
   ~SlotLease() override;
 
@@ -58,7 +58,7 @@ class SlotLease : public BatchLease {
 /// The lease of a batch that has memory of its own.
 class BlockLease : public BatchLease {
  public:
-  BlockLease(std::shared_ptr<workers::SharedMemoryChannel> owner, native::MappedBlock block);
+  BlockLease(std::shared_ptr<workers::TaskChannel> owner, native::MappedBlock block);
   ~BlockLease() override;
   [[nodiscard]] const native::MappedBlock& block() const { return block_; }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Step 3 of a sample's path: batches are given out to workers, in slots that are free. Before it:
-// loader_engine cut the order into batches. After it: shared_memory_channel carries the indices,
+// loader_engine cut the order into batches. After it: task_channel carries the indices,
 // and batch_worker claims them.
 #include "data/loader/batch_scheduler.h"
 
@@ -72,7 +72,7 @@ void BatchScheduler::begin_pass() {
 }
 
 BatchScheduler::Overview BatchScheduler::give_out() {
-  channel_.expect_states();
+  channel_.prefetch_states();
   Overview overview;
   std::size_t open = 0;
   std::size_t finished = 0;  // of this pass and of the next
@@ -91,7 +91,8 @@ BatchScheduler::Overview BatchScheduler::give_out() {
   }
   // Workers that had nothing to do are woken for some work at a time, not for each batch: a batch
   // that is ready then costs the program no system call. Whoever waits wakes them anyway.
-  if (is_new && open >= finished && channel_.has_sleepers()) channel_.wake_workers();
+  if (is_new && open >= finished && channel_.events().has_sleepers())
+    channel_.events().wake_workers();
   return overview;
 }
 
@@ -105,14 +106,14 @@ SlotState BatchScheduler::take_back_stale(std::size_t slot, SlotState state) {
   if (mine.use != Use::Stale) return state;
   if (state == SlotState::Ready) take_back(slot);
   if (state == SlotState::Filling && channel_.withdraw(slot)) {
-    channel_.free_blocks(slot);
+    channel_.blocks().free_all(slot);
     mine.use = Use::None;
   }
   return channel_.state(slot);
 }
 
 void BatchScheduler::take_back(std::size_t slot) {
-  channel_.free_blocks(slot);
+  channel_.blocks().free_all(slot);
   slots_[slot].use = Use::None;
   channel_.release(slot);
 }
@@ -156,7 +157,7 @@ void BatchScheduler::assign(std::size_t slot, Pass& pass) {
   workers::Task task;
   task.sequence = pass.base + pass.assigned;
   task.words[kEpoch] = static_cast<std::uint64_t>(pass.plan.epoch);
-  channel_.expect_assign(slot, items_.size());  // as many as in the batch before
+  channel_.prefetch_slot(slot, items_.size());  // as many as in the batch before
   items_.clear();
   if (job_->is_iterable()) {
     choose_shard(slot, task);
@@ -247,7 +248,7 @@ void BatchScheduler::move_layout_turn() {
   const auto decides = next_sequence();
   if (value == decides) return;
   if (turn.compare_exchange_strong(value, decides, std::memory_order_acq_rel)) {
-    channel_.wake_workers();
+    channel_.events().wake_workers();
   }
 }
 
@@ -265,7 +266,7 @@ std::uint64_t BatchScheduler::next_sequence() const {
 void BatchScheduler::drop_unfinished() noexcept {
   for (std::size_t slot = 0; slot < slots_.size(); ++slot) {
     const auto state = channel_.state(slot);
-    if (state == SlotState::Filling || state == SlotState::Ready) channel_.free_blocks(slot);
+    if (state == SlotState::Filling || state == SlotState::Ready) channel_.blocks().free_all(slot);
   }
 }
 
@@ -278,7 +279,7 @@ void BatchScheduler::throw_error_of_plan() const {
 }
 
 std::uint64_t BatchScheduler::awaited_sequence(std::optional<std::size_t> slot) const {
-  return slot && in_order_ ? channel_.sequence(*slot) : workers::PoolEventWords::kAny - 1;
+  return slot && in_order_ ? channel_.sequence(*slot) : workers::PoolEvents::kAnyTask;
 }
 
 std::optional<std::size_t> BatchScheduler::only_worker(std::optional<std::size_t> slot) const {

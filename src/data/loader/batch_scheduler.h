@@ -15,7 +15,7 @@
 
 #include "data/loader/batch_source.h"
 #include "data/loader/worker_job.h"
-#include "workers/shared_memory_channel.h"
+#include "workers/task_channel.h"
 
 namespace lockstep::data::detail {
 
@@ -118,7 +118,7 @@ class BatchScheduler {
   [[nodiscard]] std::uint64_t next_sequence() const;
 
   std::shared_ptr<const WorkerJob> job_;
-  workers::SharedMemoryChannel& channel_;  // the job's
+  workers::TaskChannel& channel_;  // the job's
   bool in_order_;
   bool replaces_;  // samples, by such as follow the batch
   bool is_stopped_ = false;

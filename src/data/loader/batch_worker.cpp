@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Step 5 of a sample's path, in a worker: it claims samples. Before it: shared_memory_channel
+// Step 5 of a sample's path, in a worker: it claims samples. Before it: task_channel
 // brought the indices. After it: row_writer has each sample written into the slot of its batch, or
 // collated_batches makes the batch as a whole.
 #include "data/loader/batch_worker.h"
@@ -71,7 +71,7 @@ void BatchWorker::work(const Claim& claim) {
   }
   channel_.end_item(worker_);
   // What was broken off is not finished.
-  if (!channel_.is_stopping()) channel_.finish(claim);
+  if (!channel_.events().is_stopping()) channel_.finish(claim);
 }
 
 void BatchWorker::count_idle() {

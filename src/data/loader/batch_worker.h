@@ -9,7 +9,7 @@
 #include "data/loader/row_writer.h"
 #include "data/loader/slot_memory.h"
 #include "data/loader/worker_job.h"
-#include "workers/shared_memory_channel.h"
+#include "workers/task_channel.h"
 
 namespace lockstep::data::detail {
 
@@ -40,7 +40,7 @@ class BatchWorker {
   void count_busy();
 
   const WorkerJob& job_;
-  workers::SharedMemoryChannel& channel_;  // the job's
+  workers::TaskChannel& channel_;  // the job's
   std::size_t worker_;
   SlotMemory memory_;
   RowWriter rows_;           // where samples have rows of their own in a batch

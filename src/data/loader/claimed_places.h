@@ -8,7 +8,7 @@
 
 #include "data/loader/batch_builder.h"
 #include "data/loader/task_words.h"
-#include "workers/shared_memory_channel.h"
+#include "workers/task_channel.h"
 
 namespace lockstep::data::detail {
 
@@ -17,23 +17,27 @@ namespace lockstep::data::detail {
 /// Runs in the worker only.
 class ClaimedPlaces {
  public:
-  ClaimedPlaces(workers::SharedMemoryChannel& channel, std::size_t worker, std::size_t slot)
+  ClaimedPlaces(workers::TaskChannel& channel, std::size_t worker, std::size_t slot)
       : channel_(channel), worker_(worker), slot_(slot) {}
 
-  [[nodiscard]] std::size_t size() const { return channel_.items(slot_).size(); }
-  [[nodiscard]] std::int64_t word(std::size_t place) const { return channel_.item(slot_, place); }
+  [[nodiscard]] std::size_t size() const { return channel_.items().of(slot_).size(); }
+  [[nodiscard]] std::int64_t word(std::size_t place) const {
+    return channel_.items().at(slot_, place);
+  }
   [[nodiscard]] std::int64_t behind(std::size_t number) const {
     return static_cast<std::int64_t>(channel_.word(slot_, kBehind + number));
   }
   void begin(std::size_t place) { channel_.begin_item(worker_, slot_, place); }
-  void leave_out(std::size_t place) { channel_.leave_out(slot_, place); }
-  void replace(std::size_t place, std::int64_t index) { channel_.replace(slot_, place, index); }
+  void leave_out(std::size_t place) { channel_.items().leave_out(slot_, place); }
+  void replace(std::size_t place, std::int64_t index) {
+    channel_.items().replace(slot_, place, index);
+  }
   /// Says why the batch goes on without sample `index`, or with another one in its place. In a
   /// catch block only.
   void note(std::size_t place, std::int64_t index) {
     auto failure = current_failure(worker_, place);
     failure.item = index;
-    channel_.note(slot_, failure);
+    channel_.failures().note(slot_, failure);
   }
 
   /// What the exception that is being handled says about a place, for the rank.
@@ -48,7 +52,7 @@ class ClaimedPlaces {
   }
 
  private:
-  workers::SharedMemoryChannel& channel_;
+  workers::TaskChannel& channel_;
   std::size_t worker_;
   std::size_t slot_;
 };

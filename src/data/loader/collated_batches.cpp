@@ -14,13 +14,15 @@
 #include "data/loader/sample_policy.h"
 #include "data/loader/task_words.h"
 #include "data/samples/tree_codec.h"
-#include "workers/chunk_state.h"
+#include "workers/overflow_blocks.h"
+#include "workers/worker_record.h"
 
 namespace lockstep::data::detail {
 namespace {
 
 using workers::Claim;
-using workers::SharedMemoryChannel;
+using workers::CurrentItem;
+using workers::OverflowBlocks;
 
 // Batches may be somewhat larger than the first.
 constexpr std::size_t kHeadroom = 4;  // a quarter
@@ -28,7 +30,8 @@ constexpr std::size_t kHeadroom = 4;  // a quarter
 }  // namespace
 
 void CollatedBatches::build(const Claim& claim, std::size_t& at) {
-  const bool is_part = !claim.is_collate && claim.items.size() != channel_.items(claim.slot).size();
+  const bool is_part =
+      !claim.is_collate && claim.items.size() != channel_.items().of(claim.slot).size();
   if (is_part) return fetch_one(claim);
   channel_.set_result(claim.slot, 0);
   auto samples = job_.is_iterable() ? read_stream(claim) : collect(claim, at);
@@ -37,10 +40,10 @@ void CollatedBatches::build(const Claim& claim, std::size_t& at) {
   const auto count = samples->values.size();
   if (count == 0) return;
   if (job_.is_iterable() && job_.facts.drop_last && count < job_.facts.batch_size) return;
-  channel_.begin_item(worker_, claim.slot, workers::kNoItem);
+  channel_.begin_item(worker_, claim.slot, CurrentItem::kNoItem);
   begin_collating(claim, samples->first_item);
   write(claim, make_batch(claim, std::move(samples->values), at));
-  channel_.free_blocks(claim.slot, SharedMemoryChannel::kItemBlocks);
+  channel_.blocks().free_all(claim.slot, OverflowBlocks::kFirstItem);
 }
 
 // What cannot be passed on is left to the worker with the collate task, which fetches it again.
@@ -60,7 +63,7 @@ void CollatedBatches::fetch_one(const Claim& claim) {
     return;
   }
   try {
-    put_sample(channel_, claim.slot, claim.first, sample);
+    put_sample(channel_.blocks(), claim.slot, claim.first, sample);
   } catch (const std::exception&) {  // no memory for it; the batch may be built all the same
   }
 }
@@ -72,7 +75,7 @@ std::optional<CollatedBatches::Samples> CollatedBatches::collect(const Claim& cl
   samples.values.reserve(claim.items.size());
   for (; at < claim.items.size(); ++at) {
     if (is_useless(claim)) return std::nullopt;
-    if (channel_.is_left_out(claim.slot, at)) continue;
+    if (channel_.items().is_left_out(claim.slot, at)) continue;
     const auto had = samples.values.size();
     if (auto sample = passed_on(claim, at)) {
       samples.values.push_back(std::move(*sample));
@@ -84,7 +87,8 @@ std::optional<CollatedBatches::Samples> CollatedBatches::collect(const Claim& cl
           }));
       channel_.end_item(worker_);
     }
-    if (had == 0 && !samples.values.empty()) samples.first_item = channel_.item(claim.slot, at);
+    if (had == 0 && !samples.values.empty())
+      samples.first_item = channel_.items().at(claim.slot, at);
   }
   return samples;
 }
@@ -92,10 +96,10 @@ std::optional<CollatedBatches::Samples> CollatedBatches::collect(const Claim& cl
 // The sample that another worker fetched. Nothing where it must be fetched again.
 std::optional<SampleTree> CollatedBatches::passed_on(const Claim& claim, std::size_t at) {
   if (!claim.is_collate) return std::nullopt;
-  channel_.begin_item(worker_, claim.slot, workers::kNoItem);
+  channel_.begin_item(worker_, claim.slot, CurrentItem::kNoItem);
   std::optional<SampleTree> sample;
   try {
-    sample = take_sample(channel_, claim.slot, at);
+    sample = take_sample(channel_.blocks(), claim.slot, at);
   } catch (const std::exception&) {  // no memory to map it
   }
   channel_.end_item(worker_);
@@ -183,7 +187,7 @@ SampleTree CollatedBatches::make_batch(const Claim& claim, std::vector<SampleTre
 std::size_t CollatedBatches::place_of(const Claim& claim, std::size_t number) const {
   std::size_t place = 0;
   for (; place + 1 < claim.items.size(); ++place) {
-    if (!channel_.is_left_out(claim.slot, place) && number-- == 0) break;
+    if (!channel_.items().is_left_out(claim.slot, place) && number-- == 0) break;
   }
   return place;
 }
@@ -193,23 +197,22 @@ void CollatedBatches::write(const Claim& claim, const SampleTree& batch) {
   for (;;) {
     const auto is_ours = memory_.await_turn(claim, 0);
     if (!is_ours) return;
-    channel_.begin_item(worker_, claim.slot, workers::kNoItem);
+    channel_.begin_item(worker_, claim.slot, CurrentItem::kNoItem);
     if (!*is_ours) break;
     if (memory_.publish_layout(claim, "", bytes.size() + bytes.size() / kHeadroom)) break;
   }
   if (bytes.size() <= memory_.bytes()) {
     // The block is of a worker that died here before this one.
-    channel_.free_block(claim.slot, SharedMemoryChannel::kResultBlock);
+    channel_.blocks().free(claim.slot, OverflowBlocks::kResult);
     return bytes.write(memory_.of(claim.slot));
   }
-  const auto block =
-      channel_.make_block(claim.slot, SharedMemoryChannel::kResultBlock, bytes.size());
+  const auto block = channel_.blocks().make(claim.slot, OverflowBlocks::kResult, bytes.size());
   bytes.write(block.data());
-  channel_.publish_block(claim.slot, SharedMemoryChannel::kResultBlock);
+  channel_.blocks().publish(claim.slot, OverflowBlocks::kResult);
 }
 
 bool CollatedBatches::is_useless(const Claim& claim) const {
-  return channel_.is_futile(claim) || channel_.is_stopping();
+  return channel_.is_futile(claim) || channel_.events().is_stopping();
 }
 
 std::int64_t CollatedBatches::epoch_of(const Claim& claim) const {

@@ -12,7 +12,7 @@
 
 #include "data/loader/slot_memory.h"
 #include "data/loader/worker_job.h"
-#include "workers/shared_memory_channel.h"
+#include "workers/task_channel.h"
 
 namespace lockstep::data::detail {
 
@@ -60,7 +60,7 @@ class CollatedBatches {
   [[nodiscard]] std::int64_t epoch_of(const workers::Claim& claim) const;
 
   const WorkerJob& job_;
-  workers::SharedMemoryChannel& channel_;  // the job's
+  workers::TaskChannel& channel_;  // the job's
   std::size_t worker_;
   SlotMemory& memory_;  // the worker's
   std::map<std::size_t, Stream> streams_;

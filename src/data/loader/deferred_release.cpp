@@ -30,7 +30,7 @@ void discard(std::vector<c10::Event>& events) {
 
 }  // namespace
 
-DeferredRelease::DeferredRelease(std::shared_ptr<workers::SharedMemoryChannel> channel,
+DeferredRelease::DeferredRelease(std::shared_ptr<workers::TaskChannel> channel,
                                  std::shared_ptr<native::HostPinning> pinning, std::byte* memory,
                                  std::size_t bytes, std::chrono::milliseconds patience)
     : channel_(std::move(channel)),
@@ -66,7 +66,7 @@ DeferredRelease::~DeferredRelease() {
     logging::error("data loader: a device has not finished with " + std::to_string(count()) +
                    " batches after " + std::to_string(deadline.elapsed().count()) +
                    " s; their memory is not given back");
-    static_cast<void>(new std::shared_ptr<workers::SharedMemoryChannel>(channel_));
+    static_cast<void>(new std::shared_ptr<workers::TaskChannel>(channel_));
   } catch (...) {  // no memory to say so
   }
 }

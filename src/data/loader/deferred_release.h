@@ -12,7 +12,7 @@
 
 #include "native/cuda/host_pinning.h"
 #include "native/posix/owning_process.h"
-#include "workers/shared_memory_channel.h"
+#include "workers/task_channel.h"
 
 namespace lockstep::data::detail {
 
@@ -33,7 +33,7 @@ class DeferredRelease {
 
   /// Pins `bytes` of the channel's shared memory, from `memory` on.
   /// Throws: `c10::Error` with the bytes, and what helps.
-  DeferredRelease(std::shared_ptr<workers::SharedMemoryChannel> channel,
+  DeferredRelease(std::shared_ptr<workers::TaskChannel> channel,
                   std::shared_ptr<native::HostPinning> pinning, std::byte* memory,
                   std::size_t bytes, std::chrono::milliseconds patience = kPatience);
   /// Blocks: until nothing reads the memory, at most `patience`. After that, or when the device
@@ -61,7 +61,7 @@ class DeferredRelease {
   [[nodiscard]] bool mark(Deferred& deferred) const noexcept;
   [[nodiscard]] bool is_over(Deferred& deferred) noexcept;
 
-  std::shared_ptr<workers::SharedMemoryChannel> channel_;
+  std::shared_ptr<workers::TaskChannel> channel_;
   std::shared_ptr<native::HostPinning> pinning_;
   std::byte* memory_;
   std::chrono::milliseconds patience_;

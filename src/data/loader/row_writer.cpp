@@ -7,7 +7,8 @@
 #include "data/loader/claimed_places.h"
 #include "data/loader/sample_policy.h"
 #include "data/loader/task_words.h"
-#include "workers/chunk_state.h"
+#include "workers/item_word.h"
+#include "workers/worker_record.h"
 
 namespace lockstep::data::detail {
 
@@ -15,9 +16,9 @@ using workers::Claim;
 
 void RowWriter::fill(const Claim& claim, std::size_t& at) {
   for (; at < claim.items.size(); ++at) {
-    if (channel_.is_futile(claim) || channel_.is_stopping()) return;
+    if (channel_.is_futile(claim) || channel_.events().is_stopping()) return;
     const auto row = claim.first + at;
-    if (channel_.item(claim.slot, row) == workers::kLeftOut) continue;
+    if (channel_.items().at(claim.slot, row) == workers::kLeftOut) continue;
     if (!fill_row(claim, row)) return;
   }
 }
@@ -40,7 +41,7 @@ bool RowWriter::fill_row(const Claim& claim, std::size_t row) {
   channel_.end_item(worker_);
   if (memory != nullptr) return true;
   if (is_there) return write_first_row(claim, row, *sample);
-  channel_.wake_workers();  // the next one may be the first now
+  channel_.events().wake_workers();  // the next one may be the first now
   return true;
 }
 
@@ -51,7 +52,7 @@ bool RowWriter::write_first_row(const Claim& claim, std::size_t row, const Sampl
     const auto is_ours = memory_.await_turn(claim, row);
     if (!is_ours) return false;
     // A worker that ends here ends at something, and not again and again.
-    channel_.begin_item(worker_, claim.slot, workers::kNoItem);
+    channel_.begin_item(worker_, claim.slot, workers::CurrentItem::kNoItem);
     if (*is_ours) {
       std::size_t bytes = 0;
       const auto structure = SampleLayout::of_rows(sample, job_.facts.largest_batch, bytes);

@@ -7,7 +7,7 @@
 #include "data/loader/slot_memory.h"
 #include "data/loader/worker_job.h"
 #include "data/samples/sample_layout.h"
-#include "workers/shared_memory_channel.h"
+#include "workers/task_channel.h"
 
 namespace lockstep::data::detail {
 
@@ -31,7 +31,7 @@ class RowWriter {
                                      const SampleTree& sample);
 
   const WorkerJob& job_;
-  workers::SharedMemoryChannel& channel_;  // the job's
+  workers::TaskChannel& channel_;  // the job's
   std::size_t worker_;
   SlotMemory& memory_;  // the worker's
   std::optional<SampleLayout> layout_;

@@ -13,7 +13,7 @@
 namespace lockstep::data::detail {
 namespace {
 
-using workers::SharedMemoryChannel;
+using workers::OverflowBlocks;
 
 void collect_tensors(const SampleTree& value, std::vector<at::Tensor>& tensors) {
   if (value.is_tensor()) tensors.push_back(value.tensor());
@@ -62,17 +62,17 @@ bool can_be_passed_on(const SampleTree& sample, bool for_collate) {
   return std::all_of(tensors.begin(), tensors.end(), looks_the_same) && !share_memory(tensors);
 }
 
-void put_sample(SharedMemoryChannel& channel, std::size_t slot, std::size_t position,
+void put_sample(OverflowBlocks& blocks, std::size_t slot, std::size_t position,
                 const SampleTree& sample) {
   const TreeCodec bytes(sample);
-  const auto number = SharedMemoryChannel::kItemBlocks + position;
-  bytes.write(channel.make_block(slot, number, bytes.size()).data());
-  channel.publish_block(slot, number);
+  const auto number = OverflowBlocks::kFirstItem + position;
+  bytes.write(blocks.make(slot, number, bytes.size()).data());
+  blocks.publish(slot, number);
 }
 
-std::optional<SampleTree> take_sample(SharedMemoryChannel& channel, std::size_t slot,
+std::optional<SampleTree> take_sample(OverflowBlocks& blocks, std::size_t slot,
                                       std::size_t position) {
-  const auto block = channel.map_block(slot, SharedMemoryChannel::kItemBlocks + position);
+  const auto block = blocks.map(slot, OverflowBlocks::kFirstItem + position);
   if (!block) return std::nullopt;
   return clone(TreeCodec::read(block->data(), block->size(),
                                [](std::byte* place, at::IntArrayRef sizes, at::ScalarType dtype) {

@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <optional>
 
-#include "workers/shared_memory_channel.h"
+#include "workers/overflow_blocks.h"
 
 /// Samples of a batch on their way from the workers that fetch them to the one that makes the batch
 /// of them, each in an overflow block.
@@ -19,11 +19,11 @@ namespace lockstep::data::detail {
 
 /// Throws: `std::system_error` when the memory cannot be had; whatever it throws, nothing is there
 /// then.
-void put_sample(workers::SharedMemoryChannel& channel, std::size_t slot, std::size_t position,
+void put_sample(workers::OverflowBlocks& blocks, std::size_t slot, std::size_t position,
                 const SampleTree& sample);
 /// Returns a copy, so that the sample is still there for the next worker if this one dies; nothing
 /// where no worker has put it.
-[[nodiscard]] std::optional<SampleTree> take_sample(workers::SharedMemoryChannel& channel,
+[[nodiscard]] std::optional<SampleTree> take_sample(workers::OverflowBlocks& blocks,
                                                     std::size_t slot, std::size_t position);
 
 }  // namespace lockstep::data::detail

@@ -12,7 +12,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "workers/chunk_state.h"
+#include "workers/item_word.h"
 
 /// What becomes of samples at which the dataset throws. Every worker must decide the same, so the
 /// decision follows from the batch's indices, and those behind it in the epoch's order, alone.

@@ -5,7 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "workers/shared_memory_channel.h"
+#include "native/posix/page_size.h"
+#include "workers/task_channel.h"
 
 namespace lockstep::data::detail {
 
@@ -37,19 +38,17 @@ struct SharedLayout {
   std::uint64_t layout_bytes;
   std::uint64_t slot_bytes;
 
-  [[nodiscard]] static SharedLayout& of(const workers::SharedMemoryChannel& channel) {
+  [[nodiscard]] static SharedLayout& of(const workers::TaskChannel& channel) {
     return *reinterpret_cast<SharedLayout*>(channel.user_area());
   }
-  [[nodiscard]] std::size_t slots_offset() const {
-    return native::SharedMemoryRegion::round_up_to_page(layout_bytes);
-  }
+  [[nodiscard]] std::size_t slots_offset() const { return native::round_up_to_page(layout_bytes); }
   [[nodiscard]] std::size_t slot_offset(std::size_t slot) const {
     return slots_offset() + slot * slot_bytes;
   }
   [[nodiscard]] std::size_t payload_bytes(std::size_t slots) const { return slot_offset(slots); }
   /// Maps it where that has not been done.
   /// Throws: `std::system_error`.
-  [[nodiscard]] static std::byte* payload(workers::SharedMemoryChannel& channel) {
+  [[nodiscard]] static std::byte* payload(workers::TaskChannel& channel) {
     const auto& common = of(channel);
     return channel.region().payload(common.payload_offset, common.payload_bytes(channel.slots()));
   }

@@ -5,6 +5,8 @@
 
 #include <cstring>
 
+#include "native/posix/page_size.h"
+
 namespace lockstep::data::detail {
 
 using workers::Claim;
@@ -32,7 +34,7 @@ std::byte* SlotMemory::of(std::size_t slot) {
 
 // Each worker begins at a place of its own: those that come to a new slot together share the work.
 void SlotMemory::reserve(std::size_t offset, std::size_t bytes) {
-  const auto page = native::SharedMemoryRegion::round_up_to_page(1);
+  const auto page = native::round_up_to_page(1);
   const auto start = bytes / page * worker_ / channel_.workers() * page;
   channel_.region().reserve_part(offset + start, bytes - start);
   channel_.region().reserve_part(offset, start);
@@ -40,20 +42,20 @@ void SlotMemory::reserve(std::size_t offset, std::size_t bytes) {
 
 std::optional<bool> SlotMemory::await_turn(const Claim& claim, std::size_t position) {
   const auto sequence = channel_.sequence(claim.slot);
-  while (!channel_.is_futile(claim) && !channel_.is_stopping()) {
-    const auto seen = channel_.work_count();
+  while (!channel_.is_futile(claim) && !channel_.events().is_stopping()) {
+    const auto seen = channel_.events().work_count();
     const auto turn = shared().turn.load(std::memory_order_acquire);
     if (turn == SharedLayout::kPublished) return false;
     if (turn == sequence && is_first(claim.slot, position)) return true;
     channel_.end_item(worker_);  // waiting is not hanging
-    channel_.wait_work(worker_, seen);
+    channel_.wait_for_work(worker_, seen);
   }
   return std::nullopt;
 }
 
 bool SlotMemory::is_first(std::size_t slot, std::size_t position) const {
   for (std::size_t before = 0; before < position; ++before) {
-    if (!channel_.is_left_out(slot, before)) return false;
+    if (!channel_.items().is_left_out(slot, before)) return false;
   }
   return true;
 }
@@ -73,19 +75,19 @@ bool SlotMemory::publish_layout(const Claim& claim, const std::string& structure
     throw;
   }
   turn.store(SharedLayout::kPublished, std::memory_order_release);
-  channel_.wake_workers();
+  channel_.events().wake_workers();
   return true;
 }
 
 void SlotMemory::allocate(const std::string& structure, std::size_t slot_bytes) {
   auto& common = shared();
   common.layout_bytes = structure.size();
-  common.slot_bytes = native::SharedMemoryRegion::round_up_to_page(slot_bytes);
+  common.slot_bytes = native::round_up_to_page(slot_bytes);
   TORCH_CHECK(common.slot_bytes < (std::size_t{1} << 56) / channel_.slots(), "a batch of ",
               slot_bytes, " bytes is too large");
   const auto payload = common.payload_bytes(channel_.slots());
   // The slots follow when they are first written to: the first batch need not wait for all.
-  common.payload_offset = channel_.take_space(payload);
+  common.payload_offset = channel_.blocks().take_space(payload);
   channel_.region().announce_payload(common.payload_offset, payload);
   if (!structure.empty()) channel_.region().reserve(common.payload_offset, common.slots_offset());
   // Mapping comes last of all that can fail: a worker that tries again may need another size, and

@@ -8,7 +8,7 @@
 
 #include "data/loader/shared_layout.h"
 #include "data/samples/sample_layout.h"
-#include "workers/shared_memory_channel.h"
+#include "workers/task_channel.h"
 
 namespace lockstep::data::detail {
 
@@ -19,7 +19,7 @@ namespace lockstep::data::detail {
 /// Owns: which slots this worker has reserved memory for.
 class SlotMemory {
  public:
-  SlotMemory(workers::SharedMemoryChannel& channel, std::size_t worker)
+  SlotMemory(workers::TaskChannel& channel, std::size_t worker)
       : channel_(channel), worker_(worker), is_reserved_(channel.slots()) {}
 
   /// Whether the layout is published, and with it where the slots lie.
@@ -47,7 +47,7 @@ class SlotMemory {
   void allocate(const std::string& structure, std::size_t slot_bytes);
   void reserve(std::size_t offset, std::size_t bytes);
 
-  workers::SharedMemoryChannel& channel_;
+  workers::TaskChannel& channel_;
   std::size_t worker_;
   std::vector<bool> is_reserved_;  // by slot
 };

@@ -52,7 +52,7 @@ std::string describe_job(const WorkerJob& job, const std::string& dataset,
   return bytes;
 }
 
-void become_worker(const workers::SharedMemoryChannel&, int descriptor, std::size_t worker) {
+void become_worker(const workers::TaskChannel&, int descriptor, std::size_t worker) {
   native::reexec_self(std::string(kVariable) + "=" + std::to_string(descriptor) + ":" +
                           std::to_string(worker) + ":" + std::to_string(::getppid()),
                       descriptor);
@@ -81,8 +81,7 @@ Place read_place(const char* text) {
   return place;
 }
 
-WorkerJob read_job(std::shared_ptr<workers::SharedMemoryChannel> channel,
-                   const DatasetRegistry& registry) {
+WorkerJob read_job(std::shared_ptr<workers::TaskChannel> channel, const DatasetRegistry& registry) {
   const auto size = static_cast<std::size_t>(SharedLayout::of(*channel).job_bytes);
   const std::byte* bytes = channel->user_area() + sizeof(SharedLayout);
   JobWords words;
@@ -139,8 +138,7 @@ std::optional<int> maybe_worker_main(const DatasetRegistry& registry) {
   // The fork server may have gone before this line.
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (::getppid() != place.fork_server) return 0;
-  auto channel =
-      std::make_shared<workers::SharedMemoryChannel>(native::FileDescriptor(place.descriptor));
+  auto channel = std::make_shared<workers::TaskChannel>(native::FileDescriptor(place.descriptor));
   TORCH_CHECK(place.worker < channel->workers(), detail::kVariable, " is '", text,
               "', which the loader did not write");
   workers::WorkerProgram program;

@@ -13,7 +13,7 @@ namespace lockstep::data::detail {
                                        const std::string& config);
 
 /// In a child of the fork server: becomes a fresh run of the program, as worker `worker`.
-[[noreturn]] void become_worker(const workers::SharedMemoryChannel& channel, int descriptor,
+[[noreturn]] void become_worker(const workers::TaskChannel& channel, int descriptor,
                                 std::size_t worker);
 
 /// Whether this process was started as a worker.

@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "workers/shared_memory_channel.h"
+#include "workers/task.h"
 
 /// What the rank and its workers tell each other about a batch, in the words that a task has for
 /// its caller.

@@ -6,7 +6,8 @@
 
 #include <chrono>
 
-#include "workers/shared_memory_channel.h"
+#include "workers/failure.h"
+#include "workers/worker_record.h"
 
 namespace lockstep::data::detail {
 

@@ -10,14 +10,14 @@
 #include <vector>
 
 #include "data/loader/batch_source.h"
-#include "workers/shared_memory_channel.h"
+#include "workers/task_channel.h"
 
 namespace lockstep::data::detail {
 
 /// What the rank and its workers know of a loader. It does not change once the workers are there.
 /// Threads that are stuck keep it alive.
 struct WorkerJob {
-  std::shared_ptr<workers::SharedMemoryChannel> channel;
+  std::shared_ptr<workers::TaskChannel> channel;
   SampleSource source;
   BatchFacts facts;
   std::uint64_t seed = 0;

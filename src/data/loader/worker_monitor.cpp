@@ -8,13 +8,15 @@
 
 #include "data/loader/worker_failure.h"
 #include "data/loader/worker_setup.h"
-#include "workers/chunk_state.h"
+#include "workers/item_word.h"
+#include "workers/pool_events.h"
+#include "workers/worker_record.h"
 
 namespace lockstep::data::detail {
 
-using workers::SharedMemoryChannel;
+using workers::CurrentItem;
+using workers::PoolEvents;
 using workers::SlotState;
-using workers::WorkerRecord;
 using workers::WorkerState;
 
 WorkerMonitor::WorkerMonitor(std::shared_ptr<const WorkerJob> job, const DataLoaderOptions& options,
@@ -48,11 +50,11 @@ void WorkerMonitor::report_ended_workers() {
 }
 
 std::optional<WorkerError::Context> WorkerMonitor::failure_of(std::size_t slot) const {
-  const auto failure = channel_.failure(slot);
+  const auto failure = channel_.failures().first(slot);
   if (!failure) return std::nullopt;
   auto context = context_of(*failure, timeout_);
   if (!job_->is_iterable()) {
-    context.sample = workers::item_of(channel_.item(slot, failure->position));
+    context.sample = workers::item_of(channel_.items().at(slot, failure->position));
   }
   return context;
 }
@@ -85,8 +87,7 @@ bool WorkerMonitor::is_lost(std::size_t worker) const {
 
 WorkerMonitor::Wait::Wait(WorkerMonitor& monitor)
     : monitor_(monitor),
-      slice_(std::min<Clock::duration>(SharedMemoryChannel::kSlice,
-                                       Clock::duration(monitor.timeout_) / 4)),
+      slice_(std::min<Clock::duration>(PoolEvents::kSlice, Clock::duration(monitor.timeout_) / 4)),
       waited_(2 * slice_, start_) {}
 
 WorkerMonitor::Wait::~Wait() {
@@ -102,8 +103,8 @@ std::optional<WorkerError::Context> WorkerMonitor::Wait::why_timed_out(const Awa
 }
 
 void WorkerMonitor::Wait::sleep(std::uint32_t seen, std::uint64_t sequence) const {
-  monitor_.channel_.wake_workers();
-  monitor_.channel_.wait_done(seen, sequence, slice_);
+  monitor_.channel_.events().wake_workers();
+  monitor_.channel_.events().wait_for_done(seen, sequence, slice_);
 }
 
 // How long the rank waits for a sign of progress. The host kills what hangs; this is for when the
@@ -153,7 +154,7 @@ std::optional<std::size_t> WorkerMonitor::suspect(const AwaitedBatch& batch) con
     for (std::size_t worker = 0; worker < channel_.workers(); ++worker) {
       const auto& record = channel_.table().workers[worker];
       const bool is_busy = starting ? record.state.load() == WorkerState::Starting
-                                    : record.current_item.load() != WorkerRecord::kNothing;
+                                    : record.current_item.load() != CurrentItem::kNothing;
       if (is_busy) return worker;
     }
   }
@@ -164,11 +165,12 @@ void WorkerMonitor::name(WorkerError::Context& context, std::size_t worker) cons
   const auto& record = channel_.table().workers[worker];
   context.worker = static_cast<int>(worker);
   if (const auto pid = record.pid.load(std::memory_order_relaxed); pid != 0) context.pid = pid;
-  const auto current_item = record.current_item.load(std::memory_order_acquire);
-  if (current_item == WorkerRecord::kNothing || job_->is_iterable()) return;
-  const auto items = channel_.items(static_cast<std::size_t>(current_item >> 32) - 1);
-  const auto position = static_cast<std::size_t>(current_item & 0xffff'ffffU);
-  if (position < items.size()) context.sample = workers::item_of(items[position]);
+  const auto current = CurrentItem::of(record.current_item.load(std::memory_order_acquire));
+  if (!current || job_->is_iterable()) return;
+  const auto items = channel_.items().of(current->slot);
+  if (current->position < items.size()) {
+    context.sample = workers::item_of(items[current->position]);
+  }
 }
 
 void WorkerMonitor::add_to(LoaderStatistics& statistics) const {

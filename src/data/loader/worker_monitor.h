@@ -86,7 +86,7 @@ class WorkerMonitor {
   void name(WorkerError::Context& context, std::size_t worker) const;
 
   std::shared_ptr<const WorkerJob> job_;
-  workers::SharedMemoryChannel& channel_;  // the job's
+  workers::TaskChannel& channel_;  // the job's
   std::chrono::milliseconds timeout_;
   std::chrono::milliseconds start_timeout_;  // until a worker is ready for its first sample
   std::vector<bool> reported_;               // by worker: its end has been thrown

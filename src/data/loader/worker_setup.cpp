@@ -16,7 +16,7 @@
 namespace lockstep::data::detail {
 namespace {
 
-using workers::SharedMemoryChannel;
+using workers::TaskChannel;
 
 // Slots beyond those that are being filled: what a training step holds until its backward pass is
 // over.
@@ -91,7 +91,7 @@ std::shared_ptr<WorkerJob> make_job(SampleSource source, const BatchFacts& facts
   }
   const auto workers = static_cast<std::size_t>(options.workers());
   const auto slots = workers * static_cast<std::size_t>(options.prefetch_batches()) + kSpareSlots;
-  job->channel = std::make_shared<SharedMemoryChannel>(SharedMemoryChannel::Shape{
+  job->channel = std::make_shared<TaskChannel>(workers::ChannelShape{
       slots, workers, facts.largest_batch, sizeof(SharedLayout) + spawned.size(),
       !job->source.has_rows && !job->is_iterable() && workers > 1});
   auto* common = std::construct_at(&SharedLayout::of(*job->channel));

@@ -56,7 +56,7 @@ void WorkerSource::begin_pass() {
   delivery_.begin_pass();
   scheduler_.move_layout_turn();
   give_out();
-  job_->channel->wake_workers();
+  job_->channel->events().wake_workers();
 }
 
 WorkerSource::Overview WorkerSource::give_out() {
@@ -112,7 +112,7 @@ SampleTree WorkerSource::next() {
 WorkerSource::Overview WorkerSource::await() {
   WorkerMonitor::Wait wait(monitor_);
   for (;;) {
-    const auto done = job_->channel->done_count();
+    const auto done = job_->channel->events().done_count();
     scheduler_.move_layout_turn();
     const auto seen = give_out();
     if (!seen.next && !scheduler_.expects_more()) return seen;
@@ -128,7 +128,7 @@ WorkerSource::Overview WorkerSource::await() {
 void WorkerSource::await_end(std::size_t slot) {
   WorkerMonitor::Wait wait(monitor_);
   for (;;) {
-    const auto done = job_->channel->done_count();
+    const auto done = job_->channel->events().done_count();
     scheduler_.move_layout_turn();
     if (job_->channel->state(slot) != SlotState::Filling) return;
     if (why_given_up(awaited(slot), wait)) return;
@@ -148,7 +148,7 @@ AwaitedBatch WorkerSource::awaited(std::optional<std::size_t> slot) const {
 }
 
 bool WorkerSource::should_skip(std::size_t slot) {
-  if (job_->channel->first_failed(slot)) return false;
+  if (job_->channel->failures().first_failed(slot)) return false;
   scheduler_.note_end_of_shard(slot);
   if (delivery_.has_samples(slot)) return false;
   delivery_.count_samples(slot);

@@ -8,11 +8,11 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <limits>
 #include <string>
 #include <utility>
 
 #include "native/posix/available_memory.h"
+#include "native/posix/page_size.h"
 #include "native/posix/populate_pages.h"
 #include "native/posix/posix_check.h"
 
@@ -56,17 +56,9 @@ std::byte* map_file(int fd, std::size_t offset, std::size_t bytes) {
 
 }  // namespace
 
-MappedBlock::~MappedBlock() {
-  if (memory_ != nullptr) ::munmap(memory_, bytes_);  // the kernel rounds up
-}
-
-void MappedBlock::drop() noexcept {
-  ::madvise(memory_, SharedMemoryRegion::round_up_to_page(bytes_), MADV_REMOVE);
-}
-
 SharedMemoryRegion::SharedMemoryRegion(std::size_t control_bytes)
     : memory_(::memfd_create("lockstep-data", MFD_CLOEXEC)),
-      control_bytes_(SharedMemoryRegion::round_up_to_page(control_bytes)) {
+      control_bytes_(round_up_to_page(control_bytes)) {
   if (!memory_.is_open()) throw_errno(describe("memfd_create", control_bytes_));
   static_cast<void>(check_available(control_bytes_));
   allocate(memory_.get(), 0, control_bytes_);
@@ -89,14 +81,6 @@ SharedMemoryRegion::SharedMemoryRegion(FileDescriptor descriptor) : memory_(std:
 SharedMemoryRegion::~SharedMemoryRegion() {
   if (std::byte* payload = payload_) ::munmap(payload, payload_bytes_);
   if (control_ != nullptr) ::munmap(control_, control_bytes_);
-}
-
-std::size_t SharedMemoryRegion::round_up_to_page(std::size_t bytes) {
-  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
-  if (bytes > std::numeric_limits<std::size_t>::max() - page) {
-    throw_errno("shared memory for data workers: the size does not fit", ENOMEM);
-  }
-  return (bytes + page - 1) / page * page;
 }
 
 void SharedMemoryRegion::look_before_small(std::size_t bytes) {

@@ -4,30 +4,11 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <utility>
 
 #include "native/posix/file_descriptor.h"
+#include "native/posix/mapped_block.h"
 
 namespace lockstep::native {
-
-/// A view of a part of a `SharedMemoryRegion`. Owns: this process's mapping, not the memory.
-class MappedBlock {
- public:
-  MappedBlock(std::byte* memory, std::size_t bytes) : memory_(memory), bytes_(bytes) {}
-  ~MappedBlock();
-  MappedBlock(MappedBlock&& other) noexcept
-      : memory_(std::exchange(other.memory_, nullptr)), bytes_(other.bytes_) {}
-  MappedBlock& operator=(MappedBlock&&) = delete;
-
-  [[nodiscard]] std::byte* data() const noexcept { return memory_; }
-  [[nodiscard]] std::size_t size() const noexcept { return bytes_; }
-  /// Gives the memory itself back to the system, also after `SharedMemoryRegion::close_descriptor`.
-  void drop() noexcept;
-
- private:
-  std::byte* memory_;
-  std::size_t bytes_;
-};
 
 /// Anonymous memory that a process shares with the children it forks: one memfd with a control part
 /// of fixed size, and behind it blocks, each at an offset (from the end of the control part) that
@@ -74,8 +55,6 @@ class SharedMemoryRegion {
   /// same part. `offset` counts from the start of the payload.
   /// Throws: `std::system_error` as the constructor does.
   void reserve_part(std::size_t offset, std::size_t bytes);
-
-  [[nodiscard]] static std::size_t round_up_to_page(std::size_t bytes);
 
   [[nodiscard]] int descriptor() const noexcept { return memory_.get(); }
   /// Mappings stay valid; nothing more can be reserved, or mapped for the first time.

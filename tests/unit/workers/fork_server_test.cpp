@@ -12,7 +12,7 @@
 
 #include "native/posix/child_process.h"
 #include "support/timed_waits.h"
-#include "workers/shared_memory_channel.h"
+#include "workers/task_channel.h"
 
 namespace lockstep::workers {
 namespace {
@@ -22,14 +22,14 @@ using testing::happens;
 // The owner says it to all before it writes its stop byte to the fork server, which may be later on
 // a busy machine.
 TEST(ForkServer, DoesNotReplaceAWorkerThatEndedBecauseAllShall) {
-  SharedMemoryChannel channel({1, 1, 1, sizeof(std::atomic<int>), false});
+  TaskChannel channel({1, 1, 1, sizeof(std::atomic<int>), false});
   auto& starts = *std::construct_at(reinterpret_cast<std::atomic<int>*>(channel.user_area()));
   auto& worker = channel.table().workers[0];
   WorkerProgram program;
   program.run = [&](std::size_t) {
     worker.state = WorkerState::Running;
     ++starts;
-    happens([&] { return channel.is_stopping(); });
+    happens([&] { return channel.events().is_stopping(); });
   };
   program.repair = [](std::size_t) {};
   program.keep_descriptors = {channel.region().descriptor()};
@@ -40,7 +40,7 @@ TEST(ForkServer, DoesNotReplaceAWorkerThatEndedBecauseAllShall) {
   });
   ASSERT_TRUE(happens([&] { return starts == 1 && worker.pid != 0; }));
   const pid_t pid = worker.pid;
-  channel.table().events->stop = 1;
+  channel.events().stop_workers();
   ASSERT_TRUE(happens([&] { return ::kill(pid, 0) != 0; }));  // the fork server has reaped it
   ASSERT_EQ(::write(ends[0], "q", 1), 1);
   EXPECT_TRUE(fork_server.wait(std::chrono::minutes(1)).has_value());

@@ -10,8 +10,8 @@
 namespace lockstep::data::detail {
 namespace {
 
-using workers::SharedMemoryChannel;
 using workers::SlotState;
+using workers::TaskChannel;
 
 class BatchSchedulerTest : public ::testing::Test {
  protected:
@@ -50,7 +50,7 @@ class BatchSchedulerTest : public ::testing::Test {
     channel().release(*seen.next);
     return batch;
   }
-  [[nodiscard]] SharedMemoryChannel& channel() const { return *job->channel; }
+  [[nodiscard]] TaskChannel& channel() const { return *job->channel; }
   static std::vector<std::int64_t> numbers(std::int64_t first, std::size_t count) {
     std::vector<std::int64_t> result(count);
     std::iota(result.begin(), result.end(), first);
@@ -59,8 +59,7 @@ class BatchSchedulerTest : public ::testing::Test {
 
   std::shared_ptr<WorkerJob> job = [] {
     auto made = std::make_shared<WorkerJob>();
-    made->channel =
-        std::make_shared<SharedMemoryChannel>(SharedMemoryChannel::Shape{kSlots, 2, kBatch, 64});
+    made->channel = std::make_shared<TaskChannel>(workers::ChannelShape{kSlots, 2, kBatch, 64});
     made->source.has_rows = true;
     return made;
   }();

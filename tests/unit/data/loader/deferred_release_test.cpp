@@ -10,8 +10,8 @@
 namespace lockstep::data::detail {
 namespace {
 
-using workers::SharedMemoryChannel;
 using workers::SlotState;
+using workers::TaskChannel;
 
 class DeferredReleaseTest : public FeedingTest {
  protected:
@@ -19,7 +19,7 @@ class DeferredReleaseTest : public FeedingTest {
 
   void SetUp() override {
     FeedingTest::SetUp();
-    channel = std::make_shared<SharedMemoryChannel>(SharedMemoryChannel::Shape{4, 1, 4, 64});
+    channel = std::make_shared<TaskChannel>(workers::ChannelShape{4, 1, 4, 64});
     channel->region().reserve(0, kBytes);
     memory = channel->region().payload(0, kBytes);
     channel->region().close_descriptor();
@@ -46,7 +46,7 @@ class DeferredReleaseTest : public FeedingTest {
         .getStreamFromGlobalPool(testing::FakeGpu::device(device));
   }
 
-  std::shared_ptr<SharedMemoryChannel> channel;
+  std::shared_ptr<TaskChannel> channel;
   std::byte* memory = nullptr;
   std::unique_ptr<DeferredRelease> releases;
 };

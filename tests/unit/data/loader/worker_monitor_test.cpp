@@ -8,7 +8,7 @@
 namespace lockstep::data::detail {
 namespace {
 
-using workers::SharedMemoryChannel;
+using workers::TaskChannel;
 using workers::WorkerState;
 
 class FakeHost : public workers::WorkerHost {
@@ -43,8 +43,7 @@ class WorkerMonitorTest : public ::testing::Test {
 
   std::shared_ptr<WorkerJob> job = [] {
     auto made = std::make_shared<WorkerJob>();
-    made->channel =
-        std::make_shared<SharedMemoryChannel>(SharedMemoryChannel::Shape{4, kWorkers, 4, 64});
+    made->channel = std::make_shared<TaskChannel>(workers::ChannelShape{4, kWorkers, 4, 64});
     return made;
   }();
   std::optional<int> supervisor_status;
@@ -93,16 +92,16 @@ TEST_F(WorkerMonitorTest, DeathOfTheWorkersParentIsTheReason) {
 }
 
 TEST_F(WorkerMonitorTest, WaitEndsWhenNothingHappensAnyMore) {
-  const auto nobody = workers::PoolEventWords::kAny - 1;
+  const auto nobody = workers::PoolEvents::kAnyTask;
   WorkerMonitor::Wait wait(monitor);
   for (int look = 0; look < 40; ++look) {  // ten times as long as the timeout, at least
     record(1).heartbeats.fetch_add(1);
-    wait.sleep(job->channel->done_count(), nobody);
+    wait.sleep(job->channel->events().done_count(), nobody);
     ASSERT_FALSE(wait.why_timed_out({}));
   }
   std::optional<WorkerError::Context> reason;
   while (!reason) {
-    wait.sleep(job->channel->done_count(), nobody);
+    wait.sleep(job->channel->events().done_count(), nobody);
     reason = wait.why_timed_out({});
   }
   EXPECT_EQ(reason->failure, WorkerFailure::TimedOut);
