@@ -81,7 +81,7 @@ LOOKS_BACK = {("comm/group/split", "comm/single")}
 TORCH_FREE = ("src/concurrency/", "src/native/posix/", "src/comm/shared_memory/counters", "src/comm/shared_memory/ring_buffer", "src/comm/collective/fingerprint.h")
 # token, what it is, files in which it may stand
 BANNED = [
-    (r"\bMPI_[A-Z]\w*", "MPI", r"src/native/mpi/|src/comm/(mpi|hierarchical)/"),
+    (r"\bMPI_[A-Z]\w*", "MPI", r"src/native/mpi/|src/comm/(mpi/|hierarchical/mpi_)"),
     (r"\bnccl[A-Z]\w*", "NCCL", r"src/native/nccl/|src/comm/nccl/"),
     (r"\bcuda[A-Z]\w*", "CUDA", r"src/native/(cuda/|nccl/nccl_library\.cpp)"),  # NCCL takes CUDA's streams
     (r"\bstd::c(out|err)\b|\bprintf\(", "printing", r"src/native/posix/output_buffers\.cpp"),  # it writes what others have printed

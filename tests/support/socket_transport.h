@@ -149,7 +149,7 @@ inline std::vector<FrameSocket> meet_sockets(const std::string& job, int rank, i
   return sockets;
 }
 
-class SocketTransport final : public Transport {
+class SocketTransport : public Transport {
  public:
   using Kind = FrameSocket::Kind;
   SocketTransport(const std::string& job, int rank, int world_size)

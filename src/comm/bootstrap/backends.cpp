@@ -10,6 +10,7 @@
 #include "comm/gloo/make_process_group.h"
 #include "comm/group/group_core.h"
 #include "comm/hierarchical/make_process_group.h"
+#include "comm/hierarchical/mpi_reduction.h"
 #include "comm/mpi/make_process_group.h"
 #include "comm/shared_memory/backend.h"
 #include "comm/single/backend.h"
@@ -60,14 +61,19 @@ std::shared_ptr<ProcessGroup> make_gloo(const LaunchEnvironment& environment,
   return make_gloo_process_group(environment, timeout, GlooRendezvous::detect());
 }
 
+std::shared_ptr<ProcessGroup> make_hierarchical(const LaunchEnvironment& environment,
+                                                std::chrono::milliseconds timeout) {
+  return make_hierarchical_process_group(environment, timeout, make_mpi_backend,
+                                         make_mpi_reduction);
+}
+
 constexpr std::array kBackends{
     BackendRow{Backend::Auto, "Auto", nullptr, nullptr},
     BackendRow{Backend::Single, "Single", check_single_launch, make_single},
     BackendRow{Backend::SharedMemory, "SharedMemory", check_shared_memory_launch,
                make_shared_memory_process_group},
     BackendRow{Backend::Mpi, "Mpi", check_mpi_launch, make_mpi_process_group},
-    BackendRow{Backend::Hierarchical, "Hierarchical", check_mpi_launch,
-               make_hierarchical_process_group},
+    BackendRow{Backend::Hierarchical, "Hierarchical", check_mpi_launch, make_hierarchical},
     BackendRow{Backend::Gloo, "Gloo", check_gloo_launch, make_gloo},
     // Beside one of the others.
     BackendRow{Backend::Nccl, "Nccl", nullptr, nullptr},

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "comm/exchange/transport.h"
 #include "comm/group/comm_backend.h"
@@ -20,15 +21,19 @@ class ExchangeBackend : public CommBackend {
   std::unique_ptr<Operation> make_receive(at::Tensor tensor, int from, int tag) override;
   /// Ordinary memory of the CPU.
   Memory allocate(c10::Device device, std::size_t bytes) override;
+  /// Makes another backend of this class.
+  std::unique_ptr<CommBackend> make_group(GroupContext& part,
+                                          const std::vector<int>& members) override = 0;
   /// Tells the other ranks over the transport.
   void abort(const std::string& reason) noexcept override;
-
- protected:
-  explicit ExchangeBackend(GroupContext& group) : group_(group) {}
 
   /// The same object at each call. Operations hold it, and are destroyed after the backend, but do
   /// not touch it then.
   [[nodiscard]] virtual Transport& transport() noexcept = 0;
+
+ protected:
+  explicit ExchangeBackend(GroupContext& group) : group_(group) {}
+
   [[nodiscard]] GroupContext& group() const noexcept { return group_; }
 
  private:

@@ -14,65 +14,64 @@
 namespace lockstep {
 
 void HierarchicalBackend::start() {
+  between_->start();
   HostLayout layout = find_hosts();
-  group().set_local(layout.own_index, static_cast<int>(layout.own_ranks().size()));
+  group_.set_local(layout.own_index, static_cast<int>(layout.own_ranks().size()));
   SharedMemoryTransport* local = layout.own_ranks().size() > 1 ? meet_host(layout) : nullptr;
-  MpiHierarchy hierarchy{transport(), std::move(layout), local, std::nullopt};
-  hierarchy_.emplace(std::move(hierarchy));
-  open_leaders();
+  hierarchy_.emplace(Hierarchy{between_->transport(), std::move(layout), local, make_reduction_});
 }
 
 HostLayout HierarchicalBackend::find_hosts() {
-  const int ranks = group().size();
-  const auto own = at::full({1}, host_number(group().environment()), at::kLong);
+  const int ranks = group_.size();
+  const auto own = at::full({1}, host_number(group_.environment()), at::kLong);
   const auto all = at::empty({ranks}, at::kLong);
-  group().run(make_operation({.op = CollectiveOp::AllGather,
-                              .inputs = {own},
-                              .outputs = all.view({ranks, 1}).unbind(0)}),
-              "all_gather");
+  group_.run(between_->make_operation({.op = CollectiveOp::AllGather,
+                                       .inputs = {own},
+                                       .outputs = all.view({ranks, 1}).unbind(0)}),
+             "all_gather");
   const auto* numbers = all.const_data_ptr<std::int64_t>();
-  return HostLayout::of({numbers, numbers + ranks}, group().rank());
+  return HostLayout::of({numbers, numbers + ranks}, group_.rank());
 }
 
 SharedMemoryTransport* HierarchicalBackend::meet_host(const HostLayout& layout) {
-  LaunchEnvironment local = group().environment();
+  LaunchEnvironment local = group_.environment();
   local.rank = local.local_rank;
   local.world_size = local.local_size;
   local.job_id += " / host " + std::to_string(layout.own_host);
   local.assumption.clear();  // their host is known
   SharedMemoryTransport* memory = nullptr;
-  local_ =
-      GroupCore::make(Backend::SharedMemory, local, group().timeout(), [&](GroupContext& host) {
-        auto backend = std::make_unique<SharedMemoryBackend>(host);
-        memory = &backend->transport();
-        return backend;
-      });
+  local_ = GroupCore::make(Backend::SharedMemory, local, group_.timeout(), [&](GroupContext& host) {
+    auto backend = std::make_unique<SharedMemoryBackend>(host);
+    memory = &backend->transport();
+    return backend;
+  });
   memory->counters().name_ranks(layout.own_ranks());
   return memory;
 }
 
-void HierarchicalBackend::open_leaders() {
-  const HostLayout& layout = hierarchy_->layout;
-  if (layout.own_index != 0 || layout.hosts.size() == 1) return;
-  std::vector<int> leaders;
-  for (const auto& ranks : layout.hosts) leaders.push_back(ranks.front());
-  hierarchy_->leaders.emplace(channels().data, leaders);
+std::unique_ptr<Operation> HierarchicalBackend::make_operation(Collective call) {
+  return make_hierarchical_operation(*hierarchy_, std::move(call));
 }
 
-std::unique_ptr<Operation> HierarchicalBackend::make_operation(Collective call) {
-  if (!hierarchy_) return MpiBackend::make_operation(std::move(call));
-  return make_hierarchical_operation(*hierarchy_, std::move(call));
+std::unique_ptr<Operation> HierarchicalBackend::make_send(at::Tensor tensor, int to, int tag) {
+  return between_->make_send(std::move(tensor), to, tag);
+}
+
+std::unique_ptr<Operation> HierarchicalBackend::make_receive(at::Tensor tensor, int from, int tag) {
+  return between_->make_receive(std::move(tensor), from, tag);
 }
 
 std::unique_ptr<CommBackend> HierarchicalBackend::make_group(GroupContext& part,
                                                              const std::vector<int>& members) {
-  return std::make_unique<HierarchicalBackend>(part,
-                                               std::make_unique<MpiChannels>(channels(), members));
+  auto made = between_->make_group(part, members);
+  auto between = std::unique_ptr<ExchangeBackend>(&dynamic_cast<ExchangeBackend&>(*made));
+  [[maybe_unused]] auto* taken_over = made.release();
+  return std::make_unique<HierarchicalBackend>(part, std::move(between), make_reduction_);
 }
 
 CommBackend::Memory HierarchicalBackend::allocate(c10::Device device, std::size_t bytes) {
   // Only the oldest collective may use the host's memory. After this barrier it is free.
-  group().run(make_exchange_barrier(transport(), bytes), "allocate");
+  group_.run(make_exchange_barrier(between_->transport(), bytes), "allocate");
   Memory memory;
   std::string error_text = "another host has no memory for it";
   try {
@@ -87,30 +86,41 @@ CommBackend::Memory HierarchicalBackend::allocate(c10::Device device, std::size_
   } catch (const std::exception& error) {
     error_text = error.what();
   }
-  agree_on_memory(group(), *this, memory.data != nullptr, error_text);
+  agree_on_memory(group_, *this, memory.data != nullptr, error_text);
   return memory;
 }
 
 void HierarchicalBackend::abort(const std::string& reason) noexcept {
   if (local_) local_->backend().abort(reason);
-  MpiBackend::abort(reason);
+  between_->abort(reason);
 }
 
 std::function<std::string()> HierarchicalBackend::peer_watch() {
-  return local_ ? local_->backend().peer_watch() : nullptr;
+  auto here = local_ ? local_->backend().peer_watch() : nullptr;
+  auto elsewhere = between_->peer_watch();
+  if (!here || !elsewhere) return here ? here : elsewhere;
+  return [here = std::move(here), elsewhere = std::move(elsewhere)] {
+    std::string text = here();
+    return text.empty() ? elsewhere() : text;
+  };
 }
 
 void HierarchicalBackend::release() {
   if (local_) local_->close();
-  if (hierarchy_ && hierarchy_->leaders) hierarchy_->leaders->free();
-  MpiBackend::release();
+  between_->release();
 }
 
-std::shared_ptr<ProcessGroup> make_hierarchical_process_group(const LaunchEnvironment& environment,
-                                                              std::chrono::milliseconds timeout) {
+void HierarchicalBackend::forget_names() noexcept {
+  if (local_) local_->backend().forget_names();
+  between_->forget_names();
+}
+
+std::shared_ptr<ProcessGroup> make_hierarchical_process_group(
+    const LaunchEnvironment& environment, std::chrono::milliseconds timeout,
+    const MakeExchangeBackend& make_between, MakeHostReduction make_reduction) {
   return std::make_shared<ProcessGroup>(
-      GroupCore::make(Backend::Hierarchical, environment, timeout, [](GroupContext& group) {
-        return std::make_unique<HierarchicalBackend>(group, open_mpi_world(group.environment()));
+      GroupCore::make(Backend::Hierarchical, environment, timeout, [&](GroupContext& group) {
+        return std::make_unique<HierarchicalBackend>(group, make_between(group), make_reduction);
       }));
 }
 

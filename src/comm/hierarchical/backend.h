@@ -7,37 +7,44 @@
 #include <string>
 #include <vector>
 
+#include "comm/exchange/backend.h"
 #include "comm/group/group_core.h"
 #include "comm/hierarchical/hierarchy.h"
-#include "comm/mpi/backend.h"
 
 namespace lockstep {
 
-/// Ranks of several hosts: shared memory inside a host, MPI between them.
-class HierarchicalBackend final : public MpiBackend {
+/// Ranks of several hosts: shared memory inside a host, and another backend between the hosts.
+class HierarchicalBackend final : public CommBackend {
  public:
-  using MpiBackend::MpiBackend;
+  /// `between`: a backend of the same group. `make_reduction`: for its transport.
+  HierarchicalBackend(GroupContext& group, std::unique_ptr<ExchangeBackend> between,
+                      MakeHostReduction make_reduction)
+      : group_(group), between_(std::move(between)), make_reduction_(make_reduction) {}
 
  private:
   /// Finds out which ranks share a host, and meets those of this one.
   void start() override;
   std::unique_ptr<Operation> make_operation(Collective call) override;
+  std::unique_ptr<Operation> make_send(at::Tensor tensor, int to, int tag) override;
+  std::unique_ptr<Operation> make_receive(at::Tensor tensor, int from, int tag) override;
   std::unique_ptr<CommBackend> make_group(GroupContext& part,
                                           const std::vector<int>& members) override;
+  void split_without_color() override { between_->split_without_color(); }
   Memory allocate(c10::Device device, std::size_t bytes) override;
   void abort(const std::string& reason) noexcept override;
-  /// Watches only the ranks of this host: MPI has no call for it that any thread may make.
+  /// Watches the ranks of this host, and the others as far as the other backend can.
   [[nodiscard]] std::function<std::string()> peer_watch() override;
   void release() override;
-  /// Inside a host the CPU moves the bytes.
-  [[nodiscard]] bool moves_data_on(c10::DeviceType) const override { return false; }
+  void forget_names() noexcept override;
 
   [[nodiscard]] HostLayout find_hosts();
   [[nodiscard]] SharedMemoryTransport* meet_host(const HostLayout& layout);
-  void open_leaders();
 
-  std::shared_ptr<GroupCore> local_;       // null: this rank is alone on its host
-  std::optional<MpiHierarchy> hierarchy_;  // from `start` on
+  GroupContext& group_;
+  std::unique_ptr<ExchangeBackend> between_;  // goes after what is on this host
+  MakeHostReduction make_reduction_;
+  std::shared_ptr<GroupCore> local_;    // null: this rank is alone on its host
+  std::optional<Hierarchy> hierarchy_;  // from `start` on
 };
 
 }  // namespace lockstep

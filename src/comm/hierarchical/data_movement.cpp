@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
+#include <algorithm>
+#include <bit>
 #include <utility>
 
 #include "comm/collective/tensor_bytes.h"
@@ -8,61 +10,105 @@
 namespace lockstep {
 namespace {
 
-using native::check_mpi;
+// Long enough for the bandwidth of a network, short enough that all links are soon busy, and memory
+// while they are.
+constexpr std::size_t kMovePieceBytes = std::size_t{1} << 20;
 
-constexpr int kLeaderTag = 5;
-constexpr std::size_t kMoveChunkBytes = std::size_t{16} << 20;
-
-Collective local_broadcast(std::span<std::byte> bytes, int root) {
-  const auto tensor = tensor_of(bytes);
-  return {.op = CollectiveOp::Broadcast, .root = root, .inputs = {tensor}, .outputs = {tensor}};
+std::size_t pieces_of(std::size_t bytes) {
+  return (bytes + kMovePieceBytes - 1) / kMovePieceBytes;
 }
 
-class HierarchicalBroadcast final : public MpiHierarchicalOperation {
+/// How a broadcast goes from host to host. Hosts count from the root's, which is 0. A host receives
+/// piece i in round `arrival(host) + i`, passes it on in later rounds, and gives it to its own
+/// ranks in the round after.
+class BroadcastTree {
  public:
-  HierarchicalBroadcast(MpiHierarchy& hierarchy, Collective call)
-      : MpiHierarchicalOperation(hierarchy, fingerprint_of(call), call.tensor().nbytes(),
-                                 kMoveChunkBytes),
-        call_(std::move(call)) {}
+  BroadcastTree(std::size_t hosts, std::size_t pieces)
+      : hosts_(hosts), pieces_(pieces), is_chain_(pieces > 1) {}
+
+  [[nodiscard]] std::size_t parent(std::size_t host) const {
+    return is_chain_ ? host - 1 : host - std::bit_floor(host);
+  }
+  /// -1: the root has all pieces from the beginning.
+  [[nodiscard]] int arrival(std::size_t host) const {
+    return static_cast<int>(is_chain_ ? host : std::bit_width(host)) - 1;
+  }
+  /// The rounds in which anything goes between hosts.
+  [[nodiscard]] int exchanges() const {
+    return hosts_ == 1 ? 0 : arrival(hosts_ - 1) + static_cast<int>(pieces_);
+  }
+  [[nodiscard]] int rounds() const { return arrival(hosts_ - 1) + 1 + static_cast<int>(pieces_); }
 
  private:
-  bool start_step(int step, const Chunk& chunk) override {
-    const auto bytes = bytes_of(call_.tensor()).subspan(chunk.start, chunk.bytes);
-    const std::size_t root_host = layout().host_of(call_.root);
-    const bool is_root_host = layout().own_host == root_host;
-    switch (step) {
-      case 0:
-        if (is_root_host) start_local(local_broadcast(bytes, layout().index_of(call_.root)));
-        return true;
-      case 1:
-        if (hierarchy().leaders) {
-          check_mpi(
-              MPI_Ibcast(bytes.data(), to_mpi_count(bytes.size()), MPI_BYTE,
-                         static_cast<int>(root_host), hierarchy().leaders->get(), requests().add()),
-              "MPI_Ibcast");
-        }
-        return true;
-      case 2:
-        if (!is_root_host) start_local(local_broadcast(bytes, 0));
-        return true;
-      default:
-        return false;
-    }
-  }
-  Collective call_;
+  std::size_t hosts_;
+  std::size_t pieces_;
+  bool is_chain_;
 };
 
-class HierarchicalAllGather final : public MpiHierarchicalOperation {
+/// The steps of the one chunk are the rounds of the tree.
+class HierarchicalBroadcast final : public HierarchicalOperation {
  public:
-  HierarchicalAllGather(MpiHierarchy& hierarchy, Collective call)
-      : MpiHierarchicalOperation(hierarchy, fingerprint_of(call), longest(call), kMoveChunkBytes),
-        call_(std::move(call)) {
-    for (std::size_t host = 0; host < layout().hosts.size(); ++host) {
-      if (host == layout().own_host) continue;
-      const auto& ranks = layout().hosts[host];
-      foreign_.insert(foreign_.end(), ranks.begin(), ranks.end());
+  HierarchicalBroadcast(Hierarchy& hierarchy, Collective call)
+      : HierarchicalOperation(hierarchy, fingerprint_of(call), call.tensor().nbytes(),
+                              std::max<std::size_t>(1, call.tensor().nbytes())),
+        call_(std::move(call)),
+        tree_(host_count(), pieces_of(call_.tensor().nbytes())),
+        root_host_(layout().host_of(call_.root)),
+        own_place_((layout().own_host + host_count() - root_host_) % host_count()) {}
+
+ private:
+  bool start_step(int round, const Chunk&) override {
+    if (round >= tree_.rounds()) return false;
+    if (round < tree_.exchanges()) exchange(exchange_of(round));
+    const auto here = piece(round - tree_.arrival(own_place_) - 1);
+    if (!here.empty()) {
+      start_local(local_broadcast(
+          here, static_cast<std::size_t>(layout().index_of(first_rank(own_place_)))));
     }
+    return true;
   }
+
+  [[nodiscard]] Exchange exchange_of(int round) const {
+    Exchange exchange = empty_exchange();
+    if (rank() != first_rank(own_place_)) return exchange;
+    for (std::size_t place = 1; place < host_count(); ++place) {
+      const auto moved = piece(round - tree_.arrival(place));
+      const std::size_t parent = tree_.parent(place);
+      if (place == own_place_) {
+        exchange.receives[static_cast<std::size_t>(first_rank(parent))] = moved;
+      } else if (parent == own_place_) {
+        exchange.sends[static_cast<std::size_t>(first_rank(place))] = moved;
+      }
+    }
+    return exchange;
+  }
+
+  /// The rank that has the data first on its host.
+  [[nodiscard]] int first_rank(std::size_t place) const {
+    if (place == 0) return call_.root;
+    return layout().hosts[(place + root_host_) % host_count()].front();
+  }
+
+  [[nodiscard]] std::span<std::byte> piece(int number) const {
+    if (number < 0) return {};
+    return part_of(bytes_of(call_.tensor()), static_cast<std::uint64_t>(number), kMovePieceBytes);
+  }
+
+  Collective call_;
+  BroadcastTree tree_;
+  std::size_t root_host_;
+  std::size_t own_place_;  // of this host in the tree
+};
+
+/// The steps of the one chunk are rounds. In each of them, a part of every rank's piece goes to the
+/// other hosts, and what came in the round before is given to the ranks of this host.
+class HierarchicalAllGather final : public HierarchicalOperation {
+ public:
+  HierarchicalAllGather(Hierarchy& hierarchy, Collective call)
+      : HierarchicalOperation(hierarchy, fingerprint_of(call), longest(call),
+                              std::max<std::size_t>(1, longest(call))),
+        call_(std::move(call)),
+        rounds_(pieces_of(longest(call_))) {}
 
  private:
   static std::size_t longest(const Collective& call) {
@@ -71,78 +117,90 @@ class HierarchicalAllGather final : public MpiHierarchicalOperation {
     return bytes;
   }
 
-  [[nodiscard]] std::span<std::byte> part(const at::Tensor& tensor, const Chunk& chunk) const {
-    return part_of(bytes_of(tensor), round_of(chunk), chunk_bytes());
-  }
-  [[nodiscard]] std::span<std::byte> part_of_rank(int rank, const Chunk& chunk) const {
-    return part(call_.outputs[static_cast<std::size_t>(rank)], chunk);
-  }
-
-  bool start_step(int step, const Chunk& chunk) override {
-    if (step == 0) {
-      gather_host(chunk);
-    } else if (step == 1) {
-      if (hierarchy().leaders) exchange_between_hosts(chunk);
-    } else {
-      const auto place = static_cast<std::size_t>(step - 2);
-      if (place >= foreign_.size() || local_size() == 1) return false;
-      const auto bytes = part_of_rank(foreign_[place], chunk);
-      if (!bytes.empty()) start_local(local_broadcast(bytes, 0));
+  bool start_step(int step, const Chunk&) override {
+    const auto round = static_cast<std::size_t>(step);
+    if (round > rounds_) return false;
+    if (round < rounds_) {
+      if (host_count() > 1) exchange(exchange_of(round));
+      gather_host(round);
     }
+    if (round > 0) spread(round - 1);
     return true;
   }
 
-  void gather_host(const Chunk& chunk) {
-    const auto own = part(call_.tensor(), chunk);
-    const auto target = part_of_rank(rank(), chunk);
-    if (local_size() == 1) {
-      if (own.data() != target.data()) std::copy(own.begin(), own.end(), target.begin());
-      return;
-    }
-    Collective gather{.op = CollectiveOp::AllGather, .inputs = {tensor_of(own)}, .outputs = {}};
-    for (const int rank : layout().own_ranks()) {
-      gather.outputs.push_back(tensor_of(part_of_rank(rank, chunk)));
-    }
-    start_local(std::move(gather));
+  [[nodiscard]] std::span<std::byte> part(const at::Tensor& tensor, std::size_t round) const {
+    return part_of(bytes_of(tensor), round, kMovePieceBytes);
+  }
+  [[nodiscard]] std::span<std::byte> part_of_rank(int rank, std::size_t round) const {
+    return part(call_.outputs[static_cast<std::size_t>(rank)], round);
   }
 
-  /// Between first ranks: to each other host all pieces of this one, in the order of the ranks.
-  void exchange_between_hosts(const Chunk& chunk) {
-    const MPI_Comm leaders = hierarchy().leaders->get();
-    for (const int rank : foreign_) {
-      const auto bytes = part_of_rank(rank, chunk);
-      if (bytes.empty()) continue;
-      check_mpi(MPI_Irecv(bytes.data(), to_mpi_count(bytes.size()), MPI_BYTE,
-                          static_cast<int>(layout().host_of(rank)), kLeaderTag, leaders,
-                          requests().add()),
-                "MPI_Irecv");
+  [[nodiscard]] Exchange exchange_of(std::size_t round) const {
+    Exchange exchange = empty_exchange();
+    for (std::size_t host = 0; host < host_count(); ++host) {
+      if (host == layout().own_host) continue;
+      const auto& ranks = layout().hosts[host];
+      const auto receiver = static_cast<std::size_t>(ranks[local_rank() % ranks.size()]);
+      exchange.sends[receiver] = part(call_.tensor(), round);
+      for (std::size_t index = local_rank(); index < ranks.size(); index += local_size()) {
+        exchange.receives[static_cast<std::size_t>(ranks[index])] =
+            part_of_rank(ranks[index], round);
+      }
     }
-    for (std::size_t host = 0; host < layout().hosts.size(); ++host) {
-      for (const int rank : layout().own_ranks()) {
-        const auto bytes = part_of_rank(rank, chunk);
-        if (host == layout().own_host || bytes.empty()) continue;
-        check_mpi(MPI_Isend(bytes.data(), to_mpi_count(bytes.size()), MPI_BYTE,
-                            static_cast<int>(host), kLeaderTag, leaders, requests().add()),
-                  "MPI_Isend");
+    return exchange;
+  }
+
+  void gather_host(std::size_t round) {
+    const auto own = part(call_.tensor(), round);
+    if (local_size() > 1) return gather(layout().own_ranks(), 0, own, round);
+    const auto target = part_of_rank(rank(), round);
+    if (own.data() != target.data()) std::copy(own.begin(), own.end(), target.begin());
+  }
+
+  /// As many ranks of another host at a time as this host has: each rank here has received from one
+  /// of them.
+  void spread(std::size_t round) {
+    for (std::size_t host = 0; host < host_count(); ++host) {
+      const auto& ranks = layout().hosts[host];
+      if (host == layout().own_host) continue;
+      for (std::size_t first = 0; first < ranks.size(); first += local_size()) {
+        const std::size_t own = first + local_rank();
+        gather(ranks, first,
+               own < ranks.size() ? part_of_rank(ranks[own], round) : std::span<std::byte>(),
+               round);
       }
     }
   }
 
+  /// Gathers the parts of `ranks`, from `first` on, one from each rank of this host.
+  void gather(const std::vector<int>& ranks, std::size_t first, std::span<std::byte> own,
+              std::size_t round) {
+    Collective gather{.op = CollectiveOp::AllGather, .inputs = {tensor_of(own)}, .outputs = {}};
+    bool is_empty = true;
+    for (std::size_t index = first; index < first + local_size(); ++index) {
+      const auto bytes =
+          index < ranks.size() ? part_of_rank(ranks[index], round) : std::span<std::byte>();
+      gather.outputs.push_back(tensor_of(bytes));
+      is_empty = is_empty && bytes.empty();
+    }
+    if (!is_empty) start_local(std::move(gather));
+  }
+
   Collective call_;
-  std::vector<int> foreign_;  // ranks of other hosts
+  std::size_t rounds_;
 };
 
 }  // namespace
 
-std::unique_ptr<Operation> make_hierarchical_broadcast(MpiHierarchy& hierarchy, Collective call) {
+std::unique_ptr<Operation> make_hierarchical_broadcast(Hierarchy& hierarchy, Collective call) {
   return std::make_unique<HierarchicalBroadcast>(hierarchy, std::move(call));
 }
 
-std::unique_ptr<Operation> make_hierarchical_all_gather(MpiHierarchy& hierarchy, Collective call) {
+std::unique_ptr<Operation> make_hierarchical_all_gather(Hierarchy& hierarchy, Collective call) {
   return std::make_unique<HierarchicalAllGather>(hierarchy, std::move(call));
 }
 
-std::unique_ptr<Operation> make_hierarchical_operation(MpiHierarchy& hierarchy, Collective call) {
+std::unique_ptr<Operation> make_hierarchical_operation(Hierarchy& hierarchy, Collective call) {
   switch (call.op) {
     case CollectiveOp::AllReduce:
     case CollectiveOp::Reduce:

@@ -2,43 +2,49 @@
 #pragma once
 
 #include <memory>
-#include <optional>
 
 #include "comm/collective/collective.h"
 #include "comm/collective/operation.h"
+#include "comm/exchange/transport.h"
 #include "comm/group/host_layout.h"
-#include "comm/mpi/transport.h"
+#include "comm/hierarchical/host_reduction.h"
 #include "comm/shared_memory/transport.h"
 
 namespace lockstep {
 
 /// What the operations of a group over several hosts work with. All of it outlives them.
-struct MpiHierarchy {
-  MpiTransport& transport;
+struct Hierarchy {
+  Transport& transport;  ///< of all ranks of the group: to agree on a call, and between hosts
   HostLayout layout;
-  SharedMemoryTransport* local = nullptr;          ///< null: this rank is alone on its host
-  std::optional<native::MpiCommunicator> leaders;  ///< each host's first rank; only they have it
+  SharedMemoryTransport* local = nullptr;  ///< null: this rank is alone on its host
+  MakeHostReduction make_reduction = make_round_reduction;
 };
 
 // These collectives use the memory of a host, so that each byte travels to a host only once,
-// however many ranks the host has. The Mpi backend does every other collective, and reductions
-// where hosts are not in rank order. Costs are for N bytes on W ranks, L on each of H hosts.
+// however many ranks the host has. Every other collective, and reductions where hosts are not in
+// rank order, work as over the transport alone. Costs are for N bytes on W ranks, L on each of H
+// hosts.
 
-[[nodiscard]] std::unique_ptr<Operation> make_hierarchical_operation(MpiHierarchy& hierarchy,
+[[nodiscard]] std::unique_ptr<Operation> make_hierarchical_operation(Hierarchy& hierarchy,
                                                                      Collective call);
 
-/// all_reduce and reduce: ranks of a host exchange shares in memory, each share runs along a chain
-/// of hosts and back (`MpiChain`), and the host puts the shares together again in memory. Between
-/// hosts, each rank sends and receives up to 2 N / L bytes. The same bits as SharedMemory and Mpi.
-[[nodiscard]] std::unique_ptr<Operation> make_hierarchical_reduction(MpiHierarchy& hierarchy,
+/// all_reduce and reduce: ranks of a host exchange shares in memory, each share runs along a line
+/// of hosts (`HostReduction`), and the host puts the shares together again in memory. The result of
+/// an all_reduce comes back along the line: between hosts, each rank sends and receives up to 2 N /
+/// L bytes. That of a reduce goes from the last host straight to the root's. The same bits as
+/// SharedMemory and Mpi.
+[[nodiscard]] std::unique_ptr<Operation> make_hierarchical_reduction(Hierarchy& hierarchy,
                                                                      Collective call);
-/// The data goes in memory to the first rank of the root's host, by MPI's broadcast to the first
-/// rank of each other host, and in memory to the other ranks there.
-[[nodiscard]] std::unique_ptr<Operation> make_hierarchical_broadcast(MpiHierarchy& hierarchy,
+/// broadcast: one rank of each host, the root on its own, receives the data from another host, and
+/// gives it to the others in memory. Pieces of 1 MiB go from host to host along a chain, so that no
+/// host sends more than N bytes, in (pieces + H - 2) rounds. What fits into one piece goes along a
+/// binomial tree, in log2(H) rounds.
+[[nodiscard]] std::unique_ptr<Operation> make_hierarchical_broadcast(Hierarchy& hierarchy,
                                                                      Collective call);
-/// The first rank of each host gathers the host's pieces in memory, first ranks exchange all pieces
-/// of their hosts, and the other ranks get them in memory.
-[[nodiscard]] std::unique_ptr<Operation> make_hierarchical_all_gather(MpiHierarchy& hierarchy,
+/// all_gather: each rank sends its own piece to one rank of each other host, so that all ranks
+/// drive the links, and that rank gives it to the others there in memory. Each host sends (H - 1) L
+/// N bytes, and receives as many, which is the least there can be.
+[[nodiscard]] std::unique_ptr<Operation> make_hierarchical_all_gather(Hierarchy& hierarchy,
                                                                       Collective call);
 
 }  // namespace lockstep

@@ -4,13 +4,21 @@
 #include <lockstep/comm/process_group.h>
 #include <lockstep/core/environment.h>
 
+#include <functional>
 #include <memory>
+
+#include "comm/exchange/backend.h"
+#include "comm/hierarchical/host_reduction.h"
 
 namespace lockstep {
 
-/// Ranks of one `MPI_COMM_WORLD`: shared memory inside a host, MPI between them. CPU tensors. A
-/// build without MPI has the same function; it throws. Collective. Throws: `LaunchError`.
+using MakeExchangeBackend = std::function<std::unique_ptr<ExchangeBackend>(GroupContext&)>;
+
+/// Ranks of any hosts: shared memory inside a host, and the backend that `make_between` makes
+/// between hosts. CPU tensors. `make_reduction`: for that backend's transport. Collective. Throws:
+/// `LaunchError`.
 [[nodiscard]] std::shared_ptr<ProcessGroup> make_hierarchical_process_group(
-    const LaunchEnvironment& environment, std::chrono::milliseconds timeout);
+    const LaunchEnvironment& environment, std::chrono::milliseconds timeout,
+    const MakeExchangeBackend& make_between, MakeHostReduction make_reduction);
 
 }  // namespace lockstep

@@ -3,6 +3,7 @@
 
 #include <utility>
 
+#include "comm/collective/tensor_bytes.h"
 #include "comm/shared_memory/operation.h"
 #include "comm/shared_memory/operations.h"
 
@@ -14,27 +15,65 @@ constexpr std::chrono::milliseconds kGraceForRounds{100};
 
 }  // namespace
 
-void MpiHierarchicalOperation::start_local(Collective call) {
+void HierarchicalOperation::start_local(Collective call) {
   if (hierarchy_.local == nullptr) return;
-  local_ = make_shared_memory_operation(*hierarchy_.local, std::move(call));
+  next_locals_.push_back(std::move(call));
+  if (!local_) start_next_local();
+}
+
+void HierarchicalOperation::start_next_local() {
+  local_ = make_shared_memory_operation(*hierarchy_.local, std::move(next_locals_.front()));
+  next_locals_.pop_front();
   local_->try_start(true);
 }
 
-bool MpiHierarchicalOperation::is_step_done() {
-  if (!requests_.test()) return false;
-  requests_.clear();
-  if (!local_) return true;
-  if (!local_->try_finish()) return false;
-  local_.reset();
+bool HierarchicalOperation::are_locals_done() {
+  while (local_) {
+    if (!local_->try_finish()) return false;
+    local_.reset();
+    if (!next_locals_.empty()) start_next_local();
+  }
   return true;
 }
 
-void MpiHierarchicalOperation::sleep(std::chrono::nanoseconds limit) {
-  if (local_) return local_->sleep(limit);
+void HierarchicalOperation::start_reduction(const Collective& call,
+                                            std::vector<ReductionLine> lines,
+                                            const ReductionExtent& extent) {
+  if (!reduction_) {
+    reduction_ = hierarchy_.make_reduction(hierarchy_.transport, call.dtype(), call.reduce_op);
+  }
+  reduction_->start(std::move(lines), extent);
+}
+
+bool HierarchicalOperation::is_exchange_done() {
+  return ExchangeOperation::is_step_done() && (!reduction_ || reduction_->advance());
+}
+
+bool HierarchicalOperation::is_step_done() {
+  // Both go on at the same time.
+  is_exchanged_ = is_exchange_done();
+  return are_locals_done() && is_exchanged_;
+}
+
+Exchange HierarchicalOperation::empty_exchange() const {
+  const auto ranks = static_cast<std::size_t>(world_size());
+  Exchange exchange;
+  exchange.sends.resize(ranks);
+  exchange.receives.resize(ranks);
+  return exchange;
+}
+
+bool HierarchicalOperation::spin() {
+  return local_ && is_exchanged_ && local_->spin();
+}
+
+void HierarchicalOperation::sleep(std::chrono::nanoseconds limit) {
+  // A rank that sleeps until another one of its host moves would not see what comes from elsewhere.
+  if (local_ && is_exchanged_) return local_->sleep(limit);
   ExchangeOperation::sleep(limit);
 }
 
-void MpiHierarchicalOperation::check_peers() {
+void HierarchicalOperation::check_peers() {
   ExchangeOperation::check_peers();
   if (local_) return local_->check_peers();
   if (hierarchy_.local == nullptr || is_agreed()) return;
@@ -50,8 +89,8 @@ void MpiHierarchicalOperation::check_peers() {
   if (now - *is_suspicious_since_ > kGraceForRounds) throw lost(counters, gone);
 }
 
-int MpiHierarchicalOperation::find_gone() const {
-  // MPI does not say that a process died; the host's memory does.
+int HierarchicalOperation::find_gone() const {
+  // A transport may not say that a process died; the host's memory does.
   const SharedMemoryCounters& counters = hierarchy_.local->counters();
   int index = 0;
   for (; index < counters.world_size(); ++index) {
@@ -61,8 +100,21 @@ int MpiHierarchicalOperation::find_gone() const {
   return index;
 }
 
-std::string MpiHierarchicalOperation::describe_missing() const {
-  return local_ ? local_->describe_missing() : ExchangeOperation::describe_missing();
+std::string HierarchicalOperation::describe_missing() const {
+  if (local_ && is_exchanged_) return local_->describe_missing();
+  std::string text = ExchangeOperation::describe_missing();
+  const auto late = reduction_ ? reduction_->waits_for() : std::nullopt;
+  // That rank may itself wait for the one that is gone.
+  if (late) text += "; rank " + std::to_string(*late) + " has not passed on its host's part";
+  return text;
+}
+
+Collective local_broadcast(std::span<std::byte> bytes, std::size_t index) {
+  const auto tensor = tensor_of(bytes);
+  return {.op = CollectiveOp::Broadcast,
+          .root = static_cast<int>(index),
+          .inputs = {tensor},
+          .outputs = {tensor}};
 }
 
 }  // namespace lockstep

@@ -2,55 +2,72 @@
 #pragma once
 
 #include <chrono>
+#include <cstddef>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "comm/exchange/operation.h"
 #include "comm/hierarchical/hierarchy.h"
-#include "native/mpi/mpi_environment.h"
 
 namespace lockstep {
 
-/// The base class of collectives over several hosts. Ranks agree over MPI, as for any other call.
-/// The steps are requests of MPI, or collectives in the memory of this host, or both. Only the
-/// oldest operation uses the host's memory, so that all ranks of the host use it in the same order.
-class MpiHierarchicalOperation : public ExchangeOperation {
+/// The base class of collectives over several hosts. Ranks agree over the transport, as for any
+/// other call. The steps are exchanges over the transport, or collectives in the memory of this
+/// host, or both at the same time. Only the oldest operation uses the host's memory, so that all
+/// ranks of the host use it in the same order.
+class HierarchicalOperation : public ExchangeOperation {
  public:
-  void sleep(std::chrono::nanoseconds limit) override;
-  void check_peers() override;
-  [[nodiscard]] std::string describe_missing() const override;
+  [[nodiscard]] bool spin() final;
+  void sleep(std::chrono::nanoseconds limit) final;
+  void check_peers() final;
+  [[nodiscard]] std::string describe_missing() const final;
 
  protected:
-  MpiHierarchicalOperation(MpiHierarchy& hierarchy, const Fingerprint& fingerprint,
-                           std::size_t bytes, std::size_t chunk_bytes)
+  HierarchicalOperation(Hierarchy& hierarchy, const Fingerprint& fingerprint, std::size_t bytes,
+                        std::size_t chunk_bytes)
       : ExchangeOperation(hierarchy.transport, fingerprint, bytes, chunk_bytes),
         hierarchy_(hierarchy) {}
 
-  /// Adds a collective of this host's ranks to the current step. Does nothing where this rank is
-  /// alone on its host.
+  /// Adds a collective of this host's ranks to the current step, behind those that it has. Does
+  /// nothing where this rank is alone on its host.
   void start_local(Collective call);
-  bool is_step_done() override;
-  /// The part of the current step that goes between hosts.
-  [[nodiscard]] native::MpiRequests& requests() noexcept { return requests_; }
+  bool is_step_done() final;
+  /// Adds a reduction over all hosts to the current step.
+  void start_reduction(const Collective& call, std::vector<ReductionLine> lines,
+                       const ReductionExtent& extent);
 
-  [[nodiscard]] MpiHierarchy& hierarchy() const noexcept { return hierarchy_; }
+  /// An exchange in which this rank has no part so far. All ranks start it.
+  [[nodiscard]] Exchange empty_exchange() const;
+
   [[nodiscard]] const HostLayout& layout() const noexcept { return hierarchy_.layout; }
+  [[nodiscard]] std::size_t host_count() const noexcept { return layout().hosts.size(); }
   [[nodiscard]] std::size_t local_size() const noexcept { return layout().own_ranks().size(); }
   [[nodiscard]] std::size_t local_rank() const noexcept {
     return static_cast<std::size_t>(layout().own_index);
   }
 
  private:
+  void start_next_local();
+  [[nodiscard]] bool are_locals_done();
+  /// Whether what the current step does between hosts is complete.
+  [[nodiscard]] bool is_exchange_done();
   /// The index of a rank of this host that has announced nothing and has gone; the number of ranks
   /// where there is none.
   [[nodiscard]] int find_gone() const;
 
-  MpiHierarchy& hierarchy_;
+  Hierarchy& hierarchy_;
   std::optional<std::chrono::steady_clock::time_point> is_suspicious_since_;
   std::unique_ptr<Operation> local_;
-  native::MpiRequests requests_;
+  std::deque<Collective> next_locals_;
+  std::unique_ptr<HostReduction> reduction_;
+  bool is_exchanged_ = false;  // when it was last asked
 };
+
+/// `bytes` of the rank of this host with that index, for `start_local`.
+[[nodiscard]] Collective local_broadcast(std::span<std::byte> bytes, std::size_t index);
 
 }  // namespace lockstep

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
+#include <algorithm>
 #include <utility>
 
 #include "comm/collective/tensor_bytes.h"
-#include "comm/hierarchical/chain.h"
 #include "comm/hierarchical/operation.h"
 
 namespace lockstep {
@@ -11,18 +11,17 @@ namespace {
 // Scratch memory holds a few times as many bytes at once.
 constexpr std::size_t kReductionChunkBytes = std::size_t{32} << 20;
 
-class HierarchicalReduction final : public MpiHierarchicalOperation {
+class HierarchicalReduction final : public HierarchicalOperation {
  public:
-  HierarchicalReduction(MpiHierarchy& hierarchy, Collective call)
-      : MpiHierarchicalOperation(hierarchy, fingerprint_of(call), call.tensor().nbytes(),
-                                 kReductionChunkBytes),
+  HierarchicalReduction(Hierarchy& hierarchy, Collective call)
+      : HierarchicalOperation(hierarchy, fingerprint_of(call), call.tensor().nbytes(),
+                              kReductionChunkBytes),
         call_(std::move(call)),
-        columns_(layout().smallest_host()),
-        chain_(place(), call_.dtype(), call_.reduce_op) {}
+        columns_(layout().smallest_host()) {}
 
  private:
-  // The steps of a chunk: exchange shares inside the host, reduce one along the chain, put the
-  // shares together inside the host.
+  // The steps of a chunk: exchange shares inside the host, reduce one along a line of hosts, put
+  // the shares together inside the host.
   bool start_step(int step, const Chunk& chunk) override {
     switch (step) {
       case 0:
@@ -40,23 +39,6 @@ class HierarchicalReduction final : public MpiHierarchicalOperation {
     }
   }
 
-  bool is_step_done() override {
-    if (!MpiHierarchicalOperation::is_step_done()) return false;
-    if (is_in_chain_ && !chain_.advance()) return false;
-    is_in_chain_ = false;
-    return true;
-  }
-
-  [[nodiscard]] std::string describe_missing() const override {
-    if (!is_in_chain_) return MpiHierarchicalOperation::describe_missing();
-    // The neighbour in the chain may itself wait for the one that is gone.
-    const std::string silent = find_silent_mpi_peers(hierarchy().transport.channels());
-    if (!silent.empty()) return silent;
-    const auto late = chain_.waits_for();
-    if (!late) return "another host has not taken this host's part";
-    return "rank " + std::to_string(*late) + " has not passed on its host's part";
-  }
-
   /// A host with more ranks than another has some that take no share.
   [[nodiscard]] std::span<std::byte> share(std::size_t index) const {
     if (index >= columns_) return {};
@@ -68,25 +50,34 @@ class HierarchicalReduction final : public MpiHierarchicalOperation {
   }
 
   [[nodiscard]] bool is_all_reduce() const { return call_.op == CollectiveOp::AllReduce; }
-  [[nodiscard]] std::size_t last_host_with_result() const {
-    return is_all_reduce() ? 0 : layout().host_of(call_.root);
-  }
+  [[nodiscard]] std::size_t root_host() const { return layout().host_of(call_.root); }
   [[nodiscard]] bool has_result() const {
-    return is_all_reduce() || layout().own_host == last_host_with_result();
+    return is_all_reduce() || layout().own_host == root_host();
   }
 
-  [[nodiscard]] MpiChain::Place place() const {
-    MpiChain::Place place;
-    if (local_rank() >= columns_) return place;
-    const auto& hosts = layout().hosts;
+  [[nodiscard]] std::optional<int> on_host(std::size_t host) const {
+    return layout().hosts[host][local_rank()];
+  }
+
+  [[nodiscard]] ReductionLine own_line() const {
     const std::size_t own = layout().own_host;
-    place.communicator = hierarchy().transport.channels().data.get();
-    place.world_size = world_size();
-    if (own > 0) place.previous = hosts[own - 1][local_rank()];
-    if (own + 1 < hosts.size()) place.next = hosts[own + 1][local_rank()];
-    place.takes_result = own >= last_host_with_result();
-    place.hands_result_on = own > last_host_with_result();
-    return place;
+    const std::size_t last = host_count() - 1;
+    ReductionLine line{.number = static_cast<int>(local_rank())};
+    if (own > 0) line.previous = on_host(own - 1);
+    if (own < last) line.next = on_host(own + 1);
+    if (is_all_reduce()) {
+      line.hops = last - own;
+      line.result_from = line.next;
+      line.result_to = line.previous;
+    } else if (root_host() != last) {
+      if (own == root_host()) {
+        line.hops = 1;
+        line.result_from = on_host(last);
+      } else if (own == last) {
+        line.result_to = on_host(root_host());
+      }
+    }
+    return line;
   }
 
   void exchange_shares() {
@@ -104,14 +95,22 @@ class HierarchicalReduction final : public MpiHierarchicalOperation {
   }
 
   void reduce() {
-    is_in_chain_ = !result_.empty();
-    if (!is_in_chain_) return;
-    std::vector<const std::byte*> values;
-    for (std::size_t index = 0; index < local_size(); ++index) {
-      values.push_back(local_size() == 1 ? chunk_.data()
-                                         : scratch_.data() + index * result_.size());
+    std::vector<ReductionLine> lines;
+    if (local_rank() < columns_) {
+      lines.push_back(own_line());
+      lines.back().result = result_;
+      for (std::size_t index = 0; index < local_size(); ++index) {
+        lines.back().values.push_back(local_size() == 1 ? chunk_.data()
+                                                        : scratch_.data() + index * result_.size());
+      }
     }
-    chain_.start(std::move(values), result_);
+    const std::size_t hops = is_all_reduce() ? host_count() - 1 : 1;
+    // The last share is one of the longest.
+    start_reduction(call_, std::move(lines),
+                    {.bytes = share(columns_ - 1).size(),
+                     .hosts = host_count(),
+                     .own_host = layout().own_host,
+                     .hops = hops});
   }
 
   void spread() {
@@ -136,8 +135,6 @@ class HierarchicalReduction final : public MpiHierarchicalOperation {
 
   Collective call_;
   std::size_t columns_;  // ranks of a host that take a share, the same number on each
-  MpiChain chain_;
-  bool is_in_chain_ = false;
   std::span<std::byte> chunk_;
   std::vector<std::byte> scratch_;  // this rank's share of the values of all ranks of the host
   std::vector<std::byte> result_;
@@ -145,7 +142,7 @@ class HierarchicalReduction final : public MpiHierarchicalOperation {
 
 }  // namespace
 
-std::unique_ptr<Operation> make_hierarchical_reduction(MpiHierarchy& hierarchy, Collective call) {
+std::unique_ptr<Operation> make_hierarchical_reduction(Hierarchy& hierarchy, Collective call) {
   return std::make_unique<HierarchicalReduction>(hierarchy, std::move(call));
 }
 

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "comm/hierarchical/make_process_group.h"
-#include "comm/mpi/make_process_group.h"
+#include <lockstep/core/error.h>
+
+#include "comm/hierarchical/mpi_reduction.h"
 
 namespace lockstep {
 
-std::shared_ptr<ProcessGroup> make_hierarchical_process_group(const LaunchEnvironment& environment,
-                                                              std::chrono::milliseconds timeout) {
-  return make_mpi_process_group(environment, timeout);  // says what is missing
+std::unique_ptr<HostReduction> make_mpi_reduction(Transport&, at::ScalarType, ReduceOp) {
+  throw LaunchError("this build of Lockstep has no MPI");
 }
 
 }  // namespace lockstep

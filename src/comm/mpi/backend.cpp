@@ -10,7 +10,9 @@
 #include "comm/mpi/make_process_group.h"
 
 namespace lockstep {
+namespace {
 
+/// The communicators of all ranks that the launcher started. Throws: `LaunchError`.
 std::unique_ptr<MpiChannels> open_mpi_world(const LaunchEnvironment& environment) {
   std::unique_ptr<MpiChannels> channels;
   try {
@@ -30,6 +32,8 @@ std::unique_ptr<MpiChannels> open_mpi_world(const LaunchEnvironment& environment
   }
   return channels;
 }
+
+}  // namespace
 
 MpiBackend::~MpiBackend() {
   // MPI may still read or write for requests that never ended, and nothing tells it to stop.
@@ -63,12 +67,14 @@ void MpiBackend::release() {
   is_released_ = true;
 }
 
+std::unique_ptr<ExchangeBackend> make_mpi_backend(GroupContext& group) {
+  return std::make_unique<MpiBackend>(group, open_mpi_world(group.environment()));
+}
+
 std::shared_ptr<ProcessGroup> make_mpi_process_group(const LaunchEnvironment& environment,
                                                      std::chrono::milliseconds timeout) {
   return std::make_shared<ProcessGroup>(
-      GroupCore::make(Backend::Mpi, environment, timeout, [](GroupContext& group) {
-        return std::make_unique<MpiBackend>(group, open_mpi_world(group.environment()));
-      }));
+      GroupCore::make(Backend::Mpi, environment, timeout, make_mpi_backend));
 }
 
 }  // namespace lockstep

@@ -13,32 +13,14 @@
 #include <utility>
 #include <vector>
 
-#include "comm/exchange/backend.h"
 #include "comm/group/group_core.h"
 #include "support/collective_conformance.h"
 #include "support/expected_errors.h"
 #include "support/in_process_ranks.h"
+#include "support/socket_backend.h"
 
 namespace lockstep::testing {
 namespace {
-
-class SocketBackend final : public ExchangeBackend {
- public:
-  explicit SocketBackend(GroupContext& group)
-      : ExchangeBackend(group),
-        transport_(group.environment().job_id, group.rank(), group.size()) {}
-  ~SocketBackend() override {
-    if (!group().is_closed() && !group().is_failure_shared()) abort("it left");
-  }
-
- private:
-  [[nodiscard]] Transport& transport() noexcept override { return transport_; }
-  std::unique_ptr<CommBackend> make_group(GroupContext& part, const std::vector<int>&) override {
-    return std::make_unique<SocketBackend>(part);
-  }
-
-  SocketTransport transport_;
-};
 
 std::shared_ptr<ProcessGroup> make_socket_group(const LaunchEnvironment& environment) {
   // What a group calls its backend is not what is tested.

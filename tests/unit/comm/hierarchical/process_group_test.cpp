@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The hierarchical backend over a transport that has nothing but sockets. Ranks are threads, and
+// the hosts are names.
+#include "comm/hierarchical/make_process_group.h"
+
+#include <gtest/gtest.h>
+#include <lockstep/core/error.h>
+
+#include <exception>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "comm/group/host_layout.h"
+#include "support/collective_conformance.h"
+#include "support/expected_errors.h"
+#include "support/in_process_ranks.h"
+#include "support/random_conformance.h"
+#include "support/socket_backend.h"
+
+namespace lockstep::testing {
+namespace {
+
+using Names = std::vector<std::string>;
+
+/// The host of each rank, from "a,a,b".
+Names names_of(const std::string& hosts) {
+  Names names;
+  std::istringstream text(hosts);
+  for (std::string name; std::getline(text, name, ',');) names.push_back(name);
+  return names;
+}
+
+/// What the ranks of each host send to others over the transport, in one job of this process.
+class LinkBytes {
+ public:
+  void add(const std::string& job, int from, int to, std::size_t bytes) {
+    const std::lock_guard lock(mutex_);
+    if (job != job_) return;
+    const std::string& host = hosts_[static_cast<std::size_t>(from)];
+    const bool is_link = host != hosts_[static_cast<std::size_t>(to)];
+    // A message to a rank of the same host has no business there at all.
+    bytes_[is_link ? host : host + " inside"] += bytes;
+  }
+  /// From here on, counts what each host of that job sends to others.
+  void count(const std::string& job, const Names& hosts) {
+    const std::lock_guard lock(mutex_);
+    job_ = job;
+    hosts_ = hosts;
+    bytes_.clear();
+  }
+  std::map<std::string, std::size_t> sent() {
+    const std::lock_guard lock(mutex_);
+    return bytes_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::string job_;
+  Names hosts_;
+  std::map<std::string, std::size_t> bytes_;
+};
+
+LinkBytes& link_bytes() {
+  static LinkBytes bytes;
+  return bytes;
+}
+
+class CountingTransport final : public SocketTransport {
+ public:
+  CountingTransport(const std::string& job, int rank, int world_size)
+      : SocketTransport(job, rank, world_size), job_(job) {}
+  std::unique_ptr<TransportRequest> exchange(const Exchange& exchange) override {
+    for (int peer = 0; peer < world_size(); ++peer) {
+      link_bytes().add(job_, rank(), peer, exchange.sends[static_cast<std::size_t>(peer)].size());
+    }
+    return SocketTransport::exchange(exchange);
+  }
+  std::unique_ptr<TransportRequest> send(const at::Tensor& tensor, const MessageHeader& header,
+                                         int to) override {
+    link_bytes().add(job_, rank(), to, tensor.nbytes());
+    return SocketTransport::send(tensor, header, to);
+  }
+
+ private:
+  std::string job_;
+};
+
+std::vector<std::exception_ptr> run_hosts(const std::string& hosts,
+                                          const std::function<void(ProcessGroup&)>& body,
+                                          const std::string& job = unique_job_id()) {
+  const Names names = names_of(hosts);
+  std::vector<std::exception_ptr> errors(names.size());
+  std::vector<std::jthread> threads;
+  for (std::size_t rank = 0; rank < names.size(); ++rank) {
+    threads.emplace_back([&, rank] {
+      try {
+        auto environment =
+            fake_environment(static_cast<int>(rank), static_cast<int>(names.size()), job);
+        environment.host = names[rank];
+        const auto group = make_hierarchical_process_group(
+            environment, kRankTimeout,
+            [](GroupContext& all) { return std::make_unique<BackendOver<CountingTransport>>(all); },
+            make_round_reduction);
+        body(*group);
+      } catch (...) {
+        errors[rank] = std::current_exception();
+      }
+    });
+  }
+  threads.clear();
+  return errors;
+}
+
+class HostLayouts : public ::testing::TestWithParam<std::string> {};
+// One host, two and three; of one rank, of several, of different numbers; and ranks out of order.
+INSTANTIATE_TEST_SUITE_P(Hosts, HostLayouts,
+                         ::testing::Values("a,a", "a,b", "a,a,b", "a,b,b", "a,b,c", "a,a,b,b",
+                                           "a,a,a,b", "a,b,b,b", "c,b,a,a", "a,b,a", "a,b,a,b"),
+                         [](const auto& test) {
+                           std::string name = test.param;
+                           std::erase(name, ',');
+                           return name;
+                         });
+
+TEST_P(HostLayouts, DoEverythingThatABackendMust) {
+  const auto errors = run_hosts(GetParam(), [](ProcessGroup& group) {
+    EXPECT_EQ(group.backend(), Backend::Hierarchical);
+    check_everything(group);
+    check_random_calls(group, 60);
+    group.close();
+  });
+  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
+}
+
+TEST_P(HostLayouts, MoveWhatIsLongerThanAChunk) {
+  const auto errors = run_hosts(GetParam(), [](ProcessGroup& group) {
+    check_long_tensors(group);
+    group.close();
+  });
+  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
+}
+
+using Sent = std::map<std::string, std::size_t>;
+
+/// What each host sends to others in `call`, in units of `unit` bytes; hosts that send nothing are
+/// left out.
+Sent sent_in(const std::string& hosts, std::size_t unit,
+             const std::function<void(ProcessGroup&)>& call) {
+  const std::string job = unique_job_id();
+  Sent sent;
+  const auto errors = run_hosts(
+      hosts,
+      [&](ProcessGroup& group) {
+        group.barrier();
+        if (group.rank() == 0) link_bytes().count(job, names_of(hosts));
+        group.barrier();
+        call(group);
+        group.barrier();
+        if (group.rank() == 0) sent = link_bytes().sent();
+        group.barrier();
+        group.close();
+      },
+      job);
+  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
+  Sent units;
+  for (const auto& [host, bytes] : sent) {
+    EXPECT_EQ(bytes % unit, 0U) << host << ": " << bytes << " bytes";
+    if (bytes != 0) units[host] = bytes / unit;
+  }
+  return units;
+}
+
+constexpr std::int64_t kElements = 600'000;  // more than a piece of anything
+constexpr std::size_t kTensorBytes = kElements * sizeof(float);
+
+TEST(HierarchicalTraffic, ABroadcastGoesToEachHostOnce) {
+  const auto broadcast = [](int root) {
+    return [root](ProcessGroup& group) { group.broadcast(torch::ones({kElements}), root).wait(); };
+  };
+  EXPECT_EQ(sent_in("a,a,b,b", kTensorBytes, broadcast(1)), (Sent{{"a", 1}}));
+  EXPECT_EQ(sent_in("a,a,b", kTensorBytes, broadcast(2)), (Sent{{"b", 1}}));
+  EXPECT_EQ(sent_in("a,b,c", kTensorBytes, broadcast(1)), (Sent{{"b", 1}, {"c", 1}}));
+}
+
+TEST(HierarchicalTraffic, SumsGoFromHostToHostAndBack) {
+  const auto all_reduce = [](ProcessGroup& group) {
+    group.all_reduce(torch::ones({kElements})).wait();
+  };
+  EXPECT_EQ(sent_in("a,a,b,b", kTensorBytes, all_reduce), (Sent{{"a", 1}, {"b", 1}}));
+  EXPECT_EQ(sent_in("a,b,c", kTensorBytes, all_reduce), (Sent{{"a", 1}, {"b", 2}, {"c", 1}}));
+  const auto reduce = [](int root) {
+    return [root](ProcessGroup& group) { group.reduce(torch::ones({kElements}), root).wait(); };
+  };
+  EXPECT_EQ(sent_in("a,a,b,b", kTensorBytes, reduce(3)), (Sent{{"a", 1}}));
+  EXPECT_EQ(sent_in("a,b,c", kTensorBytes, reduce(0)), (Sent{{"a", 1}, {"b", 1}, {"c", 1}}));
+}
+
+TEST(HierarchicalTraffic, AnAllGatherBringsEachPieceToEachHostOnce) {
+  const auto all_gather = [](ProcessGroup& group) {
+    group.all_gather(torch::empty({group.size() * kElements}), torch::ones({kElements})).wait();
+  };
+  EXPECT_EQ(sent_in("a,a,b,b", kTensorBytes, all_gather), (Sent{{"a", 2}, {"b", 2}}));
+  EXPECT_EQ(sent_in("a,a,b", kTensorBytes, all_gather), (Sent{{"a", 2}, {"b", 1}}));
+}
+
+TEST(HierarchicalFailure, RanksThatCallDifferentThingsAllSeeIt) {
+  const auto errors = run_hosts("a,a,b", [](ProcessGroup& group) {
+    group.all_reduce(torch::ones({group.rank() == 1 ? 7 : 8})).wait();
+  });
+  for (const auto& error : errors) {
+    expect_error<MismatchError>(error, "rank 1 called all_reduce (Sum) of 7 x Float");
+  }
+}
+
+TEST(HierarchicalFailure, AnAllToAllWhoseSizesDoNotFitWritesNothing) {
+  const auto errors = run_hosts("a,a,b", [](ProcessGroup& group) {
+    const auto input = torch::ones({6});
+    const auto output = torch::zeros({group.rank() == 0 ? 7 : 6});
+    const std::vector<std::int64_t> expected{2, 2, output.numel() - 4};
+    EXPECT_THROW(group.all_to_all(output, input, expected, {2, 2, 2}).wait(), MismatchError);
+    EXPECT_EQ(output.count_nonzero().item<std::int64_t>(), 0);
+    group.barrier();
+  });
+  for (const auto& error : errors) {
+    expect_error<MismatchError>(error, "rank 2 sends 8 bytes to rank 0, which expects 12");
+  }
+}
+
+TEST(HierarchicalFailure, ARankThatThrowsIsNamedByThoseOfItsHostAndOfOthers) {
+  const auto errors = run_hosts("a,a,b", [](ProcessGroup& group) {
+    group.barrier();
+    if (group.rank() == 1) throw std::runtime_error("bad luck");
+    group.all_reduce(torch::ones({10})).wait();
+  });
+  for (const std::size_t rank : {std::size_t{0}, std::size_t{2}}) {
+    expect_error<PeerLostError>(errors[rank], "rank ");
+    expect_error<PeerLostError>(errors[rank], "gave up");
+  }
+}
+
+TEST(HierarchicalFailure, ARankThatIsLateIsNamed) {
+  for (const std::string hosts : {"a,a,b", "a,b,b"}) {
+    const auto errors = run_hosts(hosts, [](ProcessGroup& group) {
+      const auto tensor = torch::ones({2});
+      if (group.rank() == 0) group.all_reduce(tensor).wait(std::chrono::milliseconds(200));
+      group.recv(tensor, 0).wait();  // until rank 0 has given up
+    });
+    expect_error<TimeoutError>(errors[0], "rank 1 has not arrived");
+    expect_error<PeerLostError>(errors[1], "gave up");
+    expect_error<PeerLostError>(errors[2], "gave up");
+  }
+}
+
+}  // namespace
+}  // namespace lockstep::testing
