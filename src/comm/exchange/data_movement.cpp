@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include <algorithm>
 #include <utility>
 
 #include "comm/collective/tensor_bytes.h"
 #include "comm/exchange/operation.h"
 #include "comm/exchange/operations.h"
+#include "comm/exchange/stream_lengths.h"
 
 namespace lockstep {
 namespace {
@@ -47,28 +47,13 @@ class ExchangeStreams final : public ExchangeOperation {
  private:
   bool start_preparation(int step) override {
     if (!call_.has_own_sizes) return false;
-    const auto ranks = static_cast<std::size_t>(world_size());
     if (step == 0) {
-      own_lengths_ = lengths_of(streams_);
-      lengths_.resize(ranks * own_lengths_.size());
-      Exchange exchanged{.pattern = Exchange::Pattern::AllGather};
-      exchanged.sends.assign(ranks, std::as_bytes(std::span(own_lengths_)));
-      for (std::size_t rank = 0; rank < ranks; ++rank) {
-        exchanged.receives.push_back(std::as_writable_bytes(row(rank)));
-      }
-      exchange(exchanged);
+      exchange(lengths_.gather(streams_, world_size()));
       return true;
     }
-    std::vector<std::span<const std::uint64_t>> rows;
-    for (std::size_t rank = 0; rank < ranks; ++rank) rows.push_back(row(rank));
-    check_lengths(rows);
     // A rank may have nothing to send while others have: all go through as many chunks.
-    set_bytes(*std::max_element(lengths_.begin(), lengths_.end()));
+    set_bytes(lengths_.check());
     return false;
-  }
-
-  [[nodiscard]] std::span<std::uint64_t> row(std::size_t rank) {
-    return std::span(lengths_).subspan(rank * own_lengths_.size(), own_lengths_.size());
   }
 
   bool start_step(int step, const Chunk& chunk) override {
@@ -90,7 +75,7 @@ class ExchangeStreams final : public ExchangeOperation {
 
   Collective call_;
   Streams streams_;
-  std::vector<std::uint64_t> own_lengths_, lengths_;
+  StreamLengths lengths_;
 };
 
 /// Exchanges the fingerprints alone: no rank gets through before all have come.

@@ -53,11 +53,22 @@ std::unique_ptr<Operation> HierarchicalBackend::make_operation(Collective call) 
   return make_hierarchical_operation(*hierarchy_, std::move(call));
 }
 
+SharedMemoryMessages* HierarchicalBackend::messages_with(int peer) {
+  const bool is_here = hierarchy_->layout.host_of(peer) == hierarchy_->layout.own_host;
+  return is_here && hierarchy_->local != nullptr ? &hierarchy_->local->messages() : nullptr;
+}
+
 std::unique_ptr<Operation> HierarchicalBackend::make_send(at::Tensor tensor, int to, int tag) {
+  if (SharedMemoryMessages* here = messages_with(to)) {
+    return here->send(std::move(tensor), hierarchy_->layout.index_of(to), tag);
+  }
   return between_->make_send(std::move(tensor), to, tag);
 }
 
 std::unique_ptr<Operation> HierarchicalBackend::make_receive(at::Tensor tensor, int from, int tag) {
+  if (SharedMemoryMessages* here = messages_with(from)) {
+    return here->receive(std::move(tensor), hierarchy_->layout.index_of(from), tag);
+  }
   return between_->make_receive(std::move(tensor), from, tag);
 }
 

@@ -38,6 +38,8 @@ class HierarchicalBackend final : public CommBackend {
   void forget_names() noexcept override;
 
   [[nodiscard]] HostLayout find_hosts();
+  /// What carries messages to and from that rank on this host; null: it is on another one.
+  [[nodiscard]] SharedMemoryMessages* messages_with(int peer);
   [[nodiscard]] SharedMemoryTransport* meet_host(const HostLayout& layout);
 
   GroupContext& group_;

@@ -206,10 +206,17 @@ std::unique_ptr<Operation> make_hierarchical_operation(Hierarchy& hierarchy, Col
     case CollectiveOp::Reduce:
       if (!hierarchy.layout.is_in_rank_order) break;
       return make_hierarchical_reduction(hierarchy, std::move(call));
+    case CollectiveOp::ReduceScatter:
+      if (!hierarchy.layout.is_in_rank_order) break;
+      return make_hierarchical_reduce_scatter(hierarchy, std::move(call));
     case CollectiveOp::Broadcast:
       return make_hierarchical_broadcast(hierarchy, std::move(call));
     case CollectiveOp::AllGather:
       return make_hierarchical_all_gather(hierarchy, std::move(call));
+    case CollectiveOp::Gather:
+    case CollectiveOp::Scatter:
+    case CollectiveOp::AllToAll:
+      return make_hierarchical_streams(hierarchy, std::move(call));
     default:
       break;
   }

@@ -21,9 +21,8 @@ struct Hierarchy {
 };
 
 // These collectives use the memory of a host, so that each byte travels to a host only once,
-// however many ranks the host has. Every other collective, and reductions where hosts are not in
-// rank order, work as over the transport alone. Costs are for N bytes on W ranks, L on each of H
-// hosts.
+// however many ranks the host has. A barrier, and reductions where hosts are not in rank order,
+// work as over the transport alone. Costs are for N bytes on W ranks, L on each of H hosts.
 
 [[nodiscard]] std::unique_ptr<Operation> make_hierarchical_operation(Hierarchy& hierarchy,
                                                                      Collective call);
@@ -35,6 +34,12 @@ struct Hierarchy {
 /// SharedMemory and Mpi.
 [[nodiscard]] std::unique_ptr<Operation> make_hierarchical_reduction(Hierarchy& hierarchy,
                                                                      Collective call);
+/// reduce_scatter: each rank's piece has a line of its own (`HostReduction`), and its result goes
+/// from the last host straight to the rank that wants it. The ranks of a host share its part of all
+/// lines, and exchange the values for them in memory. Each host sends the sums of N bytes to the
+/// next one; over the transport alone it would be the values of each of its ranks. The same bits.
+[[nodiscard]] std::unique_ptr<Operation> make_hierarchical_reduce_scatter(Hierarchy& hierarchy,
+                                                                          Collective call);
 /// broadcast: one rank of each host, the root on its own, receives the data from another host, and
 /// gives it to the others in memory. Pieces of 1 MiB go from host to host along a chain, so that no
 /// host sends more than N bytes, in (pieces + H - 2) rounds. What fits into one piece goes along a
@@ -46,5 +51,12 @@ struct Hierarchy {
 /// N bytes, and receives as many, which is the least there can be.
 [[nodiscard]] std::unique_ptr<Operation> make_hierarchical_all_gather(Hierarchy& hierarchy,
                                                                       Collective call);
+/// all_to_all, gather and scatter: what stays on the host goes through its memory. Each other byte
+/// goes straight from the rank that has it to the rank that wants it, and so crosses a link once,
+/// as no other rank wants it; all ranks of a host drive its links. To collect in memory what goes
+/// to another host would make fewer messages of it, but each byte would be copied at least twice
+/// more: into a slot and out of it.
+[[nodiscard]] std::unique_ptr<Operation> make_hierarchical_streams(Hierarchy& hierarchy,
+                                                                   Collective call);
 
 }  // namespace lockstep

@@ -222,8 +222,7 @@ bool SharedMemoryCounters::can_still_come(int rank) const {
 }
 
 std::string SharedMemoryCounters::describe(int rank) const {
-  const int name = names_.empty() ? rank : names_[static_cast<std::size_t>(rank)];
-  std::string text = "rank " + std::to_string(name);
+  std::string text = "rank " + std::to_string(name_of(rank));
   if (!peers_.empty()) {
     const native::PeerProcess& peer = peers_[static_cast<std::size_t>(rank)];
     text += " (pid " + std::to_string(peer.pid()) + ", " + peer.state() + ")";

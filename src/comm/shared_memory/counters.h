@@ -78,6 +78,9 @@ class SharedMemoryCounters {
   /// The numbers that error messages give the ranks, where this group is a part of another; without
   /// them, the ranks' own numbers.
   void name_ranks(std::vector<int> names) { names_ = std::move(names); }
+  [[nodiscard]] int name_of(int rank) const {
+    return names_.empty() ? rank : names_[static_cast<std::size_t>(rank)];
+  }
   /// "rank 1 (pid 4711, stopped)".
   [[nodiscard]] std::string describe(int rank) const;
 

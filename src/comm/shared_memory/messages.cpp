@@ -120,7 +120,7 @@ class SharedMemoryMessages::Receive final : public Operation {
   /// Whether a message with this tag is for this receive. Throws if it does not fit.
   [[nodiscard]] bool wants(const MessageHeader& header) const {
     if (header.tag != expected_.tag) return false;
-    check_message(header, expected_, peer_->rank);
+    check_message(header, expected_, messages_.counters_.name_of(peer_->rank));
     return true;
   }
   [[nodiscard]] std::span<std::byte> bytes() const { return bytes_of(tensor_); }

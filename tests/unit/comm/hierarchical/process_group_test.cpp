@@ -180,6 +180,12 @@ Sent sent_in(const std::string& hosts, std::size_t unit,
 constexpr std::int64_t kElements = 600'000;  // more than a piece of anything
 constexpr std::size_t kTensorBytes = kElements * sizeof(float);
 
+std::vector<torch::Tensor> tensors_if(bool is_root, int count) {
+  std::vector<torch::Tensor> tensors;
+  for (int i = 0; is_root && i < count; ++i) tensors.push_back(torch::ones({kElements}));
+  return tensors;
+}
+
 TEST(HierarchicalTraffic, ABroadcastGoesToEachHostOnce) {
   const auto broadcast = [](int root) {
     return [root](ProcessGroup& group) { group.broadcast(torch::ones({kElements}), root).wait(); };
@@ -200,6 +206,11 @@ TEST(HierarchicalTraffic, SumsGoFromHostToHostAndBack) {
   };
   EXPECT_EQ(sent_in("a,a,b,b", kTensorBytes, reduce(3)), (Sent{{"a", 1}}));
   EXPECT_EQ(sent_in("a,b,c", kTensorBytes, reduce(0)), (Sent{{"a", 1}, {"b", 1}, {"c", 1}}));
+  const auto reduce_scatter = [](ProcessGroup& group) {
+    group.reduce_scatter(torch::empty({kElements}), torch::ones({group.size() * kElements})).wait();
+  };
+  EXPECT_EQ(sent_in("a,a,b,b", kTensorBytes, reduce_scatter), (Sent{{"a", 4}, {"b", 2}}));
+  EXPECT_EQ(sent_in("a,a,a,b", kTensorBytes, reduce_scatter), (Sent{{"a", 4}, {"b", 3}}));
 }
 
 TEST(HierarchicalTraffic, AnAllGatherBringsEachPieceToEachHostOnce) {
@@ -208,6 +219,30 @@ TEST(HierarchicalTraffic, AnAllGatherBringsEachPieceToEachHostOnce) {
   };
   EXPECT_EQ(sent_in("a,a,b,b", kTensorBytes, all_gather), (Sent{{"a", 2}, {"b", 2}}));
   EXPECT_EQ(sent_in("a,a,b", kTensorBytes, all_gather), (Sent{{"a", 2}, {"b", 1}}));
+}
+
+TEST(HierarchicalTraffic, WhatStaysOnAHostCrossesNoLink) {
+  const auto all_to_all = [](ProcessGroup& group) {
+    const auto whole = torch::ones({group.size() * kElements});
+    group.all_to_all(torch::empty_like(whole), whole).wait();
+  };
+  EXPECT_EQ(sent_in("a,a,b,b", kTensorBytes, all_to_all), (Sent{{"a", 4}, {"b", 4}}));
+  const auto gather = [](ProcessGroup& group) {
+    const auto outputs = tensors_if(group.rank() == 1, group.size());
+    group.gather(outputs, torch::ones({kElements}), 1).wait();
+  };
+  EXPECT_EQ(sent_in("a,a,b,b", kTensorBytes, gather), (Sent{{"b", 2}}));
+  const auto scatter = [](ProcessGroup& group) {
+    const auto inputs = tensors_if(group.rank() == 1, group.size());
+    group.scatter(torch::empty({kElements}), inputs, 1).wait();
+  };
+  EXPECT_EQ(sent_in("a,a,b,b", kTensorBytes, scatter), (Sent{{"a", 2}}));
+  const auto message = [](ProcessGroup& group) {
+    const auto tensor = torch::ones({kElements});
+    if (group.rank() == 2) group.send(tensor, 3).wait();
+    if (group.rank() == 3) group.recv(tensor, 2).wait();
+  };
+  EXPECT_EQ(sent_in("a,a,b,b", 1, message), Sent{});
 }
 
 TEST(HierarchicalFailure, RanksThatCallDifferentThingsAllSeeIt) {
@@ -255,6 +290,16 @@ TEST(HierarchicalFailure, ARankThatIsLateIsNamed) {
     expect_error<TimeoutError>(errors[0], "rank 1 has not arrived");
     expect_error<PeerLostError>(errors[1], "gave up");
     expect_error<PeerLostError>(errors[2], "gave up");
+  }
+}
+
+TEST(HierarchicalFailure, AMessageOfAnotherSizeIsRefusedByTheNumbersOfTheGroup) {
+  for (const std::string hosts : {"a,b,b", "a,b,c"}) {
+    const auto errors = run_hosts(hosts, [](ProcessGroup& group) {
+      if (group.rank() == 1) group.send(torch::ones({3}), 2, 4).wait();
+      if (group.rank() == 2) group.recv(torch::ones({5}), 1, 4).wait();
+    });
+    expect_error<MismatchError>(errors[2], "rank 1 sent a message of 3 x Float");
   }
 }
 
