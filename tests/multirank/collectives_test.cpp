@@ -42,7 +42,7 @@ INSTANTIATE_TEST_SUITE_P(Backends, Collectives,
                                            Backend::Hierarchical, Backend::Gloo, Backend::Single),
                          [](const auto& test) { return std::string(to_string(test.param)); });
 
-#ifdef LOCKSTEP_TEST_MPI
+#if defined(LOCKSTEP_TEST_MPI) || defined(LOCKSTEP_TEST_GLOO)
 /// What the launcher said, with these hosts instead of this one.
 LaunchEnvironment environment_with_hosts(const std::string& hosts) {
   return LaunchEnvironment::detect([&](const std::string& name) -> std::optional<std::string> {
@@ -80,6 +80,10 @@ TEST(Collectives, MatchOverSeveralHosts) {
     check_reduce(*group);
     check_broadcast(*group);
     check_all_gather(*group);
+    check_reduce_scatter(*group);
+    check_gather_and_scatter(*group);
+    check_all_to_all(*group);
+    check_messages(*group);
     check_registered_memory(*group);
     check_groups(*group);
     check_random_calls(*group, 100);

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "comm/bootstrap/backends.h"
+#include "comm/bootstrap/between_hosts.h"
 
 namespace lockstep {
 namespace {
@@ -17,20 +18,12 @@ BackendSelection select_transport(const LaunchEnvironment& environment,
   if (environment.local_size == environment.world_size) {
     return {Backend::SharedMemory, false, false, "all ranks are on one host"};
   }
-  // torchrun starts no MPI; nor can a build without it.
-  const bool is_mpi_launch = environment.launcher != Launcher::Torchrun;
-  if (capabilities.has_mpi && is_mpi_launch) {
-    return {Backend::Hierarchical, false, false, "the ranks are on several hosts"};
+  const BetweenHosts between = select_between_hosts(environment, capabilities);
+  std::string reason = "the ranks are on several hosts";
+  if (between.backend != Backend::Mpi) {
+    reason += ", over " + std::string(to_string(between.backend)) + ", because " + between.reason;
   }
-  const std::string why_not =
-      is_mpi_launch ? "this build has no MPI" : to_string(environment.launcher) + " starts no MPI";
-  if (capabilities.has_gloo && capabilities.has_rendezvous) {
-    return {Backend::Gloo, false, false, "the ranks are on several hosts and " + why_not};
-  }
-  throw LaunchError("no backend for ranks on several hosts: " + why_not +
-                    (capabilities.has_gloo
-                         ? ", and MASTER_ADDR and MASTER_PORT, which Gloo needs, are not set"
-                         : ", and this build has no gloo"));
+  return {Backend::Hierarchical, false, false, reason};
 }
 
 BackendSelection select_auto(const LaunchEnvironment& environment,

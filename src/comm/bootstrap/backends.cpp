@@ -7,6 +7,7 @@
 #include <array>
 #include <string>
 
+#include "comm/bootstrap/between_hosts.h"
 #include "comm/gloo/make_process_group.h"
 #include "comm/group/group_core.h"
 #include "comm/hierarchical/make_process_group.h"
@@ -41,6 +42,11 @@ void check_mpi_launch(const LaunchEnvironment&, const Capabilities& capabilities
           "all ranks on one host");
 }
 
+void check_hierarchical_launch(const LaunchEnvironment& environment,
+                               const Capabilities& capabilities) {
+  static_cast<void>(select_between_hosts(environment, capabilities));
+}
+
 void check_gloo_launch(const LaunchEnvironment&, const Capabilities& capabilities) {
   require(capabilities.has_gloo,
           "this build of Lockstep has no gloo backend; its headers (libgloo-dev) were not found "
@@ -63,8 +69,16 @@ std::shared_ptr<ProcessGroup> make_gloo(const LaunchEnvironment& environment,
 
 std::shared_ptr<ProcessGroup> make_hierarchical(const LaunchEnvironment& environment,
                                                 std::chrono::milliseconds timeout) {
-  return make_hierarchical_process_group(environment, timeout, make_mpi_backend,
-                                         make_mpi_reduction);
+  const auto between = select_between_hosts(environment, Capabilities::detect());
+  if (between.backend == Backend::Mpi) {
+    return make_hierarchical_process_group(environment, timeout, make_mpi_backend,
+                                           make_mpi_reduction);
+  }
+  const auto make_gloo_between = [](GroupContext& group) {
+    return make_gloo_backend(group, GlooRendezvous::detect());
+  };
+  return make_hierarchical_process_group(environment, timeout, make_gloo_between,
+                                         make_round_reduction);
 }
 
 constexpr std::array kBackends{
@@ -73,7 +87,7 @@ constexpr std::array kBackends{
     BackendRow{Backend::SharedMemory, "SharedMemory", check_shared_memory_launch,
                make_shared_memory_process_group},
     BackendRow{Backend::Mpi, "Mpi", check_mpi_launch, make_mpi_process_group},
-    BackendRow{Backend::Hierarchical, "Hierarchical", check_mpi_launch, make_hierarchical},
+    BackendRow{Backend::Hierarchical, "Hierarchical", check_hierarchical_launch, make_hierarchical},
     BackendRow{Backend::Gloo, "Gloo", check_gloo_launch, make_gloo},
     // Beside one of the others.
     BackendRow{Backend::Nccl, "Nccl", nullptr, nullptr},

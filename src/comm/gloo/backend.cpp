@@ -79,7 +79,8 @@ class GlooBackend final : public ExchangeBackend {
   GlooChannels::Store store_;  // of the whole job
 };
 
-std::unique_ptr<CommBackend> connect_ranks(GroupContext& group, const GlooRendezvous& rendezvous) {
+std::unique_ptr<ExchangeBackend> connect_ranks(GroupContext& group,
+                                               const GlooRendezvous& rendezvous) {
   const LaunchEnvironment& environment = group.environment();
   const Deadline deadline = Deadline::after(group.timeout());
   while (true) {
@@ -104,6 +105,11 @@ std::unique_ptr<CommBackend> connect_ranks(GroupContext& group, const GlooRendez
 }
 
 }  // namespace
+
+std::unique_ptr<ExchangeBackend> make_gloo_backend(GroupContext& group,
+                                                   const GlooRendezvous& rendezvous) {
+  return connect_ranks(group, rendezvous);
+}
 
 std::shared_ptr<ProcessGroup> make_gloo_process_group(const LaunchEnvironment& environment,
                                                       std::chrono::milliseconds timeout,

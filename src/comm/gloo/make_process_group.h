@@ -6,9 +6,14 @@
 
 #include <memory>
 
+#include "comm/exchange/backend.h"
 #include "comm/gloo/rendezvous.h"
 
 namespace lockstep {
+
+/// For a group that is built on this backend. Collective. Throws: as `make_gloo_process_group`.
+[[nodiscard]] std::unique_ptr<ExchangeBackend> make_gloo_backend(GroupContext& group,
+                                                                 const GlooRendezvous& rendezvous);
 
 /// Ranks of any hosts, over TCP, by the gloo inside LibTorch. CPU tensors. A build without gloo's
 /// headers has the same function; it throws. Collective. Throws: `LaunchError`.

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "comm/bootstrap/between_hosts.h"
+
 namespace lockstep {
 namespace {
 
@@ -47,15 +49,27 @@ TEST(BackendSelection, FollowsTheLaunch) {
   EXPECT_EQ(choose(launched(Launcher::OpenMpi, 4, 2), kAll), Backend::Hierarchical);
   EXPECT_EQ(choose(launched(Launcher::Slurm, 4, 1), kAll), Backend::Hierarchical);
   EXPECT_EQ(choose(launched(Launcher::Torchrun, 4, 4), kAll), Backend::SharedMemory);
-  EXPECT_EQ(choose(launched(Launcher::Torchrun, 4, 2), kAll), Backend::Gloo)
-      << "torchrun starts no MPI";
+  EXPECT_EQ(choose(launched(Launcher::Torchrun, 4, 2), kAll), Backend::Hierarchical);
   EXPECT_EQ(choose(launched(Launcher::Slurm, 4, 2), without(&Capabilities::has_mpi)),
-            Backend::Gloo);
+            Backend::Hierarchical);
+  EXPECT_EQ(select_backend(Backend::Gloo, launched(Launcher::Torchrun, 4, 2), kAll).backend(),
+            Backend::Gloo)
+      << "what is asked for has no other backend inside";
+}
+
+TEST(BackendSelection, ConnectsHostsByWhatTheLauncherStarts) {
+  const auto choose = [](Launcher launcher, const Capabilities& around) {
+    return select_between_hosts(launched(launcher, 4, 2), around).backend;
+  };
+  EXPECT_EQ(choose(Launcher::OpenMpi, kAll), Backend::Mpi);
+  EXPECT_EQ(choose(Launcher::Slurm, kAll), Backend::Mpi);
+  EXPECT_EQ(choose(Launcher::Torchrun, kAll), Backend::Gloo) << "torchrun starts no MPI";
+  EXPECT_EQ(choose(Launcher::Slurm, without(&Capabilities::has_mpi)), Backend::Gloo);
 }
 
 TEST(BackendSelection, SaysWhy) {
   EXPECT_EQ(select_backend(Backend::Auto, launched(Launcher::Torchrun, 4, 2), kAll).reason,
-            "the ranks are on several hosts and torchrun starts no MPI");
+            "the ranks are on several hosts, over Gloo, because torchrun starts no MPI");
   EXPECT_EQ(select_backend(Backend::Mpi, launched(Launcher::OpenMpi, 2, 2), kAll).reason,
             "as asked");
 }
@@ -106,11 +120,16 @@ TEST(BackendSelection, RefusesWhatTheLaunchOrTheBuildCannotHave) {
   expect_part(refusal(Backend::Single, launched(Launcher::OpenMpi, 2, 2), kAll), "started 2 ranks");
   expect_part(refusal(Backend::SharedMemory, launched(Launcher::OpenMpi, 4, 2), kAll),
               "Open MPI says that 2 of 4 ranks are on this host");
-  for (const auto backend : {Backend::Mpi, Backend::Hierarchical}) {
-    expect_part(
-        refusal(backend, launched(Launcher::OpenMpi, 4, 2), without(&Capabilities::has_mpi)),
-        "no MPI");
-  }
+  expect_part(
+      refusal(Backend::Mpi, launched(Launcher::OpenMpi, 4, 2), without(&Capabilities::has_mpi)),
+      "no MPI");
+  Capabilities alone = without(&Capabilities::has_mpi);
+  alone.has_gloo = false;
+  expect_part(refusal(Backend::Hierarchical, launched(Launcher::OpenMpi, 4, 2), alone),
+              "this build has no MPI, and this build has no gloo");
+  expect_part(refusal(Backend::Hierarchical, launched(Launcher::Torchrun, 4, 2),
+                      without(&Capabilities::has_rendezvous)),
+              "MASTER_ADDR and MASTER_PORT, which Gloo needs, are not set");
   expect_part(
       refusal(Backend::Gloo, launched(Launcher::Torchrun, 4, 2), without(&Capabilities::has_gloo)),
       "libgloo-dev");
