@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Lets PyTorch's DDP train the cases of ddp_cases.py, then a C++ program that must arrive at the same numbers.
+"""Lets PyTorch's DDP train the cases of ddp_cases.py, for C++ programs that must arrive at the same numbers.
 
-Exit status: that of the C++ program; 77 (skipped) where this Python cannot import the torch that the program links.
+    ddp_parity_driver.py train FOLDER --ranks N --torch-version VERSION     writes PyTorch's numbers into FOLDER
+    ddp_parity_driver.py compare FOLDER COMMAND ...                         starts the ranks of the C++ program
+
+Exit status: that of the command; 77 (skipped) where this Python cannot import the torch that the program links, or has
+written no numbers for that reason.
 """
 
 import argparse
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -79,15 +84,10 @@ def make_fixtures(folder, ranks):
     return run(processes, 90, "PyTorch's DDP")
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--ranks", type=int, required=True)
-    parser.add_argument("--torch-version", required=True)
-    parser.add_argument("--mpirun", required=True, help="tests/support/mpirun.sh")
-    parser.add_argument("--program", required=True)
-    options = parser.parse_args()
-
+def train(options):
     reason = reason_to_skip(options.torch_version)
+    # Numbers of an earlier run are not this run's.
+    shutil.rmtree(options.folder, ignore_errors=True)
     if reason:
         print(f"skipped: {reason}")
         return SKIPPED
@@ -95,12 +95,31 @@ def main():
         if make_fixtures(folder, options.ranks) != 0:
             print("PyTorch's DDP did not make the fixtures", file=sys.stderr)
             return 1
-        program = subprocess.Popen(
-            [options.mpirun, str(options.ranks), options.program, "--expected-world-size", str(options.ranks)],
-            env=dict(os.environ, OMP_NUM_THREADS="1", LOCKSTEP_PARITY_FOLDER=folder),
-        )
-        status = run([program], 120, "the C++ program")
-        return 1 if status == SKIPPED else status
+        shutil.copytree(folder, options.folder)
+    return 0
+
+
+def compare(options):
+    if not os.path.isdir(options.folder):
+        print("skipped: PyTorch's DDP has written no numbers")
+        return SKIPPED
+    os.execvpe(options.command[0], options.command, dict(os.environ, LOCKSTEP_PARITY_FOLDER=options.folder))
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parts = parser.add_subparsers(required=True)
+    part = parts.add_parser("train")
+    part.set_defaults(run=train)
+    part.add_argument("folder")
+    part.add_argument("--ranks", type=int, required=True)
+    part.add_argument("--torch-version", required=True)
+    part = parts.add_parser("compare")
+    part.set_defaults(run=compare)
+    part.add_argument("folder")
+    part.add_argument("command", nargs=argparse.REMAINDER)
+    options = parser.parse_args()
+    return options.run(options)
 
 
 if __name__ == "__main__":

@@ -1,23 +1,18 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// main() of the test programs that run under mpirun, one process a rank.
+// main() of the test programs that run under mpirun or as torchrun starts them, one process a rank.
 #include <gtest/gtest.h>
 #include <lockstep/core/environment.h>
 
 #include <cstdio>
-#include <cstdlib>
-#include <cstring>
+
+#include "support/expected_world.h"
 
 int main(int argc, char** argv) {
   ::testing::InitGoogleTest(&argc, argv);
-  int expected = 0;
-  for (int i = 1; i + 1 < argc; ++i) {
-    if (std::strcmp(argv[i], "--expected-world-size") == 0) expected = std::atoi(argv[i + 1]);
-  }
   const auto environment = lockstep::LaunchEnvironment::detect();
-  // A test that runs in another world than it was meant for proves nothing.
-  if (expected == 0 || environment.world_size != expected) {
-    std::fprintf(stderr, "rank_main: the world has %d ranks, --expected-world-size says %d\n",
-                 environment.world_size, expected);
+  const auto difference = lockstep::testing::ExpectedWorld(argc, argv).difference_to(environment);
+  if (!difference.empty()) {
+    std::fprintf(stderr, "rank_main: %s\n", difference.c_str());
     return 1;
   }
   // One report is enough where all is well; failures are printed by whoever has them, with the rank

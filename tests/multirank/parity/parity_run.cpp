@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // DDP against PyTorch's: same weights, same data, same numbers. tests/python/ddp_parity_driver.py
-// lets PyTorch write what it arrived at, then starts this program. This file does what a case says;
+// lets PyTorch write its numbers before this program starts. This file does what a case says;
 // the cases stand in the *_test.cpp beside it, in tables.
 #include <lockstep/comm/init.h>
 
