@@ -11,7 +11,7 @@ import re
 import sys
 from pathlib import Path
 
-PAGES = ("README.md", "CONTRIBUTING.md", "benchmarks/README.md", "docs/*.md", "docs/adr/*.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "benchmarks/README.md", "examples/*/README.md", "docs/*.md", "docs/adr/*.md")
 SOURCES = ("src", "include", "tests", "examples", "benchmarks", "tools", "cmake", ".ci")
 SUFFIXES = {".h", ".cpp", ".cmake", ".py", ".sh", ".txt", ".env", ".json", ".in", ""}
 # Where a path may begin: a page says `comm/group/process_group` for src/comm/group/process_group.cpp.
@@ -27,8 +27,9 @@ FOREIGN = {
     # Pillow, torchcomms, GCC, libjpeg, CUDA, Python
     "ImageOps", "exif_transpose", "TorchComm", "TorchCommBackend", "vector_size", "target_clones", "cuCtxRecordEvent",
 }
-# What is no more, on pages that tell of it.
+# What is no more, on pages that tell of it; and a unit that looks like a path.
 PAST = {
+    "examples/resnet/README.md": {"samples/s"},
     "docs/adr/0016-own-share-stays.md": {"own_share"},
     "docs/architecture.md": {"src/comm/nccl_communicator.cpp", "src/data/resize_axis.cpp", "repair_unit", "SharedMemoryChannel",
                              "src/workers/channel_repair.cpp", "src/workers/shared_memory_channel.cpp"},
@@ -83,7 +84,7 @@ def names_in(text: str):
 
 def faults_of(name: str, page: str, tree: Tree):
     for number, text, is_diagram in code_of(page):
-        for path in re.findall(r"(?<![\w./<$:{-])[\w.-]+(?:/[\w.*-]+)+/?", text):
+        for path in re.findall(r"(?<![\w./<$:{-])(?:\./)?(\.?[\w-][\w.-]*(?:/[\w.*-]+)+/?)", text):
             if not tree.has_path(path) and path not in PAST.get(name, ()):
                 yield f"{name}:{number}: there is no file or folder {path}"
         if not is_diagram:

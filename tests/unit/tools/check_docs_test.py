@@ -14,13 +14,14 @@ SOURCES = {
     "src/comm/group/group_core.h": "class GroupCore { void make_group(); };\n",
     "src/comm/mpi/transport.cpp": "\n",
     "tools/lint.sh": "check_names\n",
+    ".ci/env": "\n",
 }
 
 
-def check(page: str):
+def check(page: str, name: str = "docs/page.md"):
     """Exit status and output of the check over a tree with this page."""
     with tempfile.TemporaryDirectory() as folder:
-        for name, text in {**SOURCES, "docs/page.md": page}.items():
+        for name, text in {**SOURCES, name: page}.items():
             path = Path(folder, name)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
@@ -40,6 +41,17 @@ class CheckDocs(unittest.TestCase):
 
     def test_a_path_that_leads_nowhere_is_a_fault(self):
         self.expect_fault("a\n\n`comm/group/core`\n", "docs/page.md:3: there is no file or folder comm/group/core")
+
+    def test_a_path_may_begin_at_the_working_directory(self):
+        self.expect_accepted("`./tools/lint.sh`, `../other/tools`\n")
+        self.expect_fault("```\n./tools/lint.py format\n```\n", "docs/page.md:2: there is no file or folder tools/lint.py")
+
+    def test_folders_with_a_dot_before_them_count(self):
+        self.expect_fault("`.ci/run`\n", "docs/page.md:1: there is no file or folder .ci/run")
+
+    def test_the_pages_of_the_examples_count(self):
+        self.assertEqual(check("`tools/train.py`\n", "examples/net/README.md"),
+                         (1, "examples/net/README.md:1: there is no file or folder tools/train.py"))
 
     def test_paths_in_diagrams_count(self):
         self.expect_fault("```\n mpi/transport -> mpi/channels\n```\n",
