@@ -201,8 +201,12 @@ void ProgressQueue::fail_with_timeout(const PendingOperation& pending,
                        time_text(pending.deadline.elapsed()) + ": ";
   try {
     reason += pending.operation->describe_missing();
+  } catch (const OperationFailure& failure) {  // a rank that has gone, or made another call
+    reason += failure.reason;
   } catch (const std::exception& error) {
     reason += error.what();
+  } catch (...) {
+    reason += "which ranks are late is not known";
   }
   fail(std::make_exception_ptr(
       TimeoutError(context_of(pending), reason,

@@ -110,6 +110,28 @@ TEST(ProgressQueue, BlamesTheOperationWhoseFailureItIs) {
   }
 }
 
+/// A collective that never finishes. Whoever asks it which ranks are late gets an exception.
+class FakeLateCollective final : public Operation {
+ public:
+  bool try_start(bool) override { return true; }
+  bool try_finish() override { return false; }
+  void sleep(std::chrono::nanoseconds) override {}
+  void check_peers() override {}
+  [[nodiscard]] std::string describe_missing() const override {
+    throw OperationFailure{OperationFailure::Kind::PeerLost, "rank 1 gave up: out of memory", ""};
+  }
+};
+
+TEST(ProgressQueue, ATimeOutSaysWhatTheLookForLateRanksFound) {
+  ProgressQueue queue({}, [](const std::string&) {});
+  const auto late =
+      queue.push(std::make_unique<FakeLateCollective>(), "broadcast", std::chrono::minutes(1));
+  EXPECT_THROW(queue.wait(late, std::chrono::milliseconds(1)), TimeoutError);
+  const std::string text = text_of(queue.failure());
+  EXPECT_NE(text.find("timed out after"), std::string::npos) << text;
+  EXPECT_NE(text.find("rank 1 gave up: out of memory"), std::string::npos) << text;
+}
+
 TEST(ProgressQueue, AFailureFoundOutsideWaitsForNothingThatIsUnderWay) {
   const Operation* culprit = nullptr;
   std::string told;
