@@ -33,8 +33,8 @@ struct LOCKSTEP_API LaunchEnvironment {
   /// Which launcher was recognised.
   Launcher launcher = Launcher::Standalone;
   /// The same text on all ranks of one job and on no other job of this user; empty in a standalone
-  /// program.
-  /// Ranks of one host meet under it.
+  /// program. Ranks find each other by it in a rendezvous over shared memory, or in Gloo's store
+  /// where several jobs use one.
   std::string job_id;
 
   /// The name of the host that this rank plays; empty: the machine's own.

@@ -40,7 +40,8 @@ class PendingOperations {
   std::uint64_t push(PendingOperation pending);
   /// Makes all progress that is possible now. Throws: what an operation throws.
   void advance();
-  /// The operation that an error of the last `advance` is about.
+  /// The operation that an error of the last `advance` is about, unless the error names another
+  /// (`OperationFailure::culprit`): the message that made progress; of collectives, the oldest.
   [[nodiscard]] const PendingOperation& failed() const { return pending_[current_]; }
 
   [[nodiscard]] bool is_empty() const noexcept { return pending_.empty(); }

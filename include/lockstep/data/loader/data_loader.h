@@ -42,10 +42,10 @@ class DevicePrefetcher;
 /// many gets copies.
 ///
 /// With worker processes, the dataset is copied into them (copy-on-write) when the loader is built:
-/// later changes to it are not seen, and ordinary files that it holds open share their position.
-/// Worker threads get a copy of the dataset each, where it can be copied. Build the loader outside
-/// of parallel regions. Workers never outlive the program, however it ends. A worker process that
-/// dies or hangs is replaced, and what it had in hand is done again.
+/// later changes to it are not seen, and each worker reads a file that is open then at a position
+/// of its own. Worker threads get a copy of the dataset each, where it can be copied. Build the
+/// loader outside of parallel regions. Workers never outlive the program, however it ends. A worker
+/// process that dies or hangs is replaced, and what it had in hand is done again.
 ///
 /// `Dataset` is a `MapStyleDataset` or an `IterableDataset` (`data/dataset.h`), `Sampler` any of
 /// the concepts in `data/sampler.h`. `Collate`, where given, makes a batch of a `std::vector` of

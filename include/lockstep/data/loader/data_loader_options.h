@@ -17,7 +17,7 @@ namespace lockstep::data {
 
 /// What builds a loader's batches when the calling thread does not. The bits are the same.
 enum class WorkerKind {
-  Process,  ///< forked from a nursery: a crash costs a sample's time, the dataset is not copied
+  Process,  ///< forked by a fork server: a crash costs a sample's time, the dataset is not copied
   Thread,   ///< in this process: nothing to fork; a crash or a hang is the program's own
   Spawn,    ///< a fresh run of the program, for libraries that do not live through a fork; needs
             ///< `spawn` and `maybe_worker_main`
@@ -108,18 +108,18 @@ struct LOCKSTEP_API DataLoaderOptions {
   /// `Skip` as for `Replace`; one that throws `kMostThrownInARow` times in a row is at its end,
   /// with that error.
   TORCH_ARG(SamplePolicy, on_failed_sample) = SamplePolicy::Error;
-  /// What is done about a sample that has killed two worker processes, one after the other. Threads
-  /// do not heed it. With an iterable dataset it is an error in any case, since nobody knows what
-  /// sample would have come next.
+  /// What is done about a sample that has killed two worker processes, one after the other. Refused
+  /// for threads, which it cannot help. With an iterable dataset it is an error in any case, since
+  /// nobody knows what sample would have come next.
   TORCH_ARG(PoisonPolicy, on_poison_sample) = PoisonPolicy::Error;
   /// The most anonymous memory that a worker process may have, in bytes, with what it has in common
   /// with this process. A worker that has more is replaced between two samples; one that has half
-  /// as much again is killed. 0: no limit. Threads do not heed it.
+  /// as much again is killed. 0: no limit. Refused for threads, which share this process's memory.
   TORCH_ARG(std::int64_t, worker_memory_limit) = 0;
   /// Cores of the workers, by turns; empty: wherever the system puts them.
   TORCH_ARG(std::vector<int>, worker_cpus);
   /// Runs in each worker, before its first sample, with the worker's number. Not called for
-  /// `workers(0)`.
+  /// `workers(0)`; refused for `WorkerKind::Spawn`, whose datasets are made by a factory.
   TORCH_ARG(std::function<void(std::size_t worker)>, worker_init);
   /// Iterable datasets: parts into which all ranks' data is cut, at least one a rank. They decide
   /// what comes in which order; workers do not.
