@@ -112,7 +112,7 @@ class LOCKSTEP_API ProcessGroup final {
   // --- several calls as one ---
 
   /// Makes the calls of `calls` as one: they start in their order, and the result is complete when
-  /// all of them are. `calls` waits for none of them.
+  /// all of them are. `calls` waits for none, so it calls no `barrier`, `allocate` or `split`.
   ///
   /// Blocks: nothing.
   /// Throws: what the calls throw; those before are under way then.

@@ -25,7 +25,8 @@ class AbortThread {
   AbortThread& operator=(const AbortThread&) = delete;
 
   /// Starts the thread, which aborts the communicator and a part of it that nobody took. Where NCCL
-  /// never returns, the destructor leaves the thread alone. At most once. Never blocks.
+  /// never returns, the destructor leaves the thread alone. At most once. Does not block, except
+  /// where the system has no thread left: then the caller aborts.
   void begin(const NcclServices& services, int device, native::NcclCommunicatorHandle handle,
              std::shared_ptr<CommunicatorResources> resources) noexcept;
   /// Blocks: until the abort has ended, if it was begun. False when the deadline passed.
