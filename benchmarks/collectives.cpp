@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <exception>
 #include <fstream>
 #include <iostream>
 #include <map>
@@ -40,19 +41,25 @@ const std::map<std::string, Op> kOps{{"all_reduce", Op::AllReduce},
 
 using Sides = std::vector<std::unique_ptr<Side>>;
 
-/// The barrier between timings: ranks that wait sleep, so that none takes the other's core.
-class SleepingBarrier {
+/// The barrier between timings. On one host, ranks that wait sleep, so that none takes the other's
+/// core.
+class Barrier {
  public:
-  SleepingBarrier() {
+  Barrier() {
     auto environment = lockstep::LaunchEnvironment::detect();
     environment.job_id += " barrier";
-    group_ = lockstep::init_process_group(lockstep::ProcessGroupOptions()
-                                              .backend(lockstep::Backend::SharedMemory)
-                                              .environment(environment));
+    const bool is_one_host = environment.local_size == environment.world_size;
+    group_ = lockstep::init_process_group(
+        lockstep::ProcessGroupOptions()
+            .backend(is_one_host ? lockstep::Backend::SharedMemory : lockstep::Backend::Auto)
+            .environment(environment));
   }
-  ~SleepingBarrier() { group_->close(); }
-  SleepingBarrier(const SleepingBarrier&) = delete;
-  SleepingBarrier& operator=(const SleepingBarrier&) = delete;
+  ~Barrier() {
+    // After an error, the other ranks may never come.
+    if (std::uncaught_exceptions() == 0) group_->close();
+  }
+  Barrier(const Barrier&) = delete;
+  Barrier& operator=(const Barrier&) = delete;
 
   void wait() { group_->barrier(); }
   double largest(double value) {
@@ -62,6 +69,7 @@ class SleepingBarrier {
   }
   [[nodiscard]] int rank() const { return group_->rank(); }
   [[nodiscard]] int size() const { return group_->size(); }
+  [[nodiscard]] bool is_on_one_host() const { return group_->local_size() == group_->size(); }
 
  private:
   std::shared_ptr<lockstep::ProcessGroup> group_;
@@ -81,7 +89,7 @@ struct Running {
 };
 
 /// Checks a result, warms up, and finds out how many calls take as long as asked.
-Running start(Side& side, Op op, std::size_t bytes, SleepingBarrier& barrier, double seconds) {
+Running start(Side& side, Op op, std::size_t bytes, Barrier& barrier, double seconds) {
   Running running{side.name(), side.prepare(op, bytes)};
   running.prepared.fill(barrier.rank());
   barrier.wait();
@@ -95,8 +103,7 @@ Running start(Side& side, Op op, std::size_t bytes, SleepingBarrier& barrier, do
   return running;
 }
 
-void measure(const Settings& settings, Sides& sides, SleepingBarrier& barrier,
-             std::ostream& figures) {
+void measure(const Settings& settings, Sides& sides, Barrier& barrier, std::ostream& figures) {
   const Op op = kOps.at(settings.op);
   for (const std::size_t bytes : settings.sizes) {
     std::vector<Running> all;
@@ -117,21 +124,49 @@ void measure(const Settings& settings, Sides& sides, SleepingBarrier& barrier,
   }
 }
 
-int run(const Settings& settings) {
-  at::set_num_threads(1);
-  SleepingBarrier barrier;
+Sides make_sides(const World& world, bool is_on_one_host) {
+  Sides sides;
+  const auto add = [&](Sides more) {
+    for (auto& side : more) sides.push_back(std::move(side));
+  };
+  if (is_on_one_host) {
+    add(make_mpi_sides());
+    add(make_shared_memory_sides());
+  } else {
+    sides.push_back(make_mpi_side());
+    add(make_network_sides());
+  }
+  add(make_gloo_sides(world));
+  return sides;
+}
+
+/// Returns whether the figures were written.
+bool measure_all_sides(const Settings& settings) {
+  Barrier barrier;
   const World world{barrier.rank(), barrier.size(), settings.output};
   std::ofstream figures(settings.output + "/rank" + std::to_string(world.rank) + ".txt");
   {
-    Sides sides = make_mpi_sides();
-    for (auto& side : make_shared_memory_sides()) sides.push_back(std::move(side));
-    for (auto& side : make_gloo_sides(world)) sides.push_back(std::move(side));
+    Sides sides = make_sides(world, barrier.is_on_one_host());
+    for (const auto& side : sides) {
+      const std::string backend = side->chosen_backend();
+      // The driver reads these lines.
+      if (world.rank == 0 && !backend.empty()) {
+        std::cout << "backend " << side->name() << ' ' << backend << std::endl;
+      }
+    }
     measure(settings, sides, barrier, figures);
   }
   figures << "0 fingerprint 0 " << fingerprint_seconds(world.size) * 1e6 << " 0\n";
   figures.close();
+  return figures.good();
+}
+
+int run(const Settings& settings) {
+  at::set_num_threads(1);
+  start_mpi();
+  const bool is_written = measure_all_sides(settings);
   MPI_Finalize();
-  return figures.good() ? 0 : 1;
+  return is_written ? 0 : 1;
 }
 
 }  // namespace

@@ -26,6 +26,8 @@ class Side {
   /// `bytes`: of what nccl-tests calls the size: the larger of the input and the output of a rank.
   [[nodiscard]] virtual bool can(Op op) const = 0;
   [[nodiscard]] virtual Prepared prepare(Op op, std::size_t bytes) = 0;
+  /// The backend that Lockstep chose for this side; empty where nothing was to choose.
+  [[nodiscard]] virtual std::string chosen_backend() const { return ""; }
 };
 
 struct World {
@@ -36,8 +38,15 @@ struct World {
 
 /// Lockstep in shared memory: tensors of the group's memory, ordinary ones, and the limit.
 [[nodiscard]] std::vector<std::unique_ptr<Side>> make_shared_memory_sides();
+/// Starts MPI as most programs do. Lockstep would ask for locks that plain programs do not pay for.
+void start_mpi();
 /// Lockstep over MPI, and MPI itself.
 [[nodiscard]] std::vector<std::unique_ptr<Side>> make_mpi_sides();
+/// MPI itself.
+[[nodiscard]] std::unique_ptr<Side> make_mpi_side();
+/// Lockstep between hosts, on the backend that it chooses for ranks of mpirun, and the one that it
+/// chooses for ranks that torchrun starts; tensors of the group's memory.
+[[nodiscard]] std::vector<std::unique_ptr<Side>> make_network_sides();
 /// c10d's gloo. None where its headers were not found.
 [[nodiscard]] std::vector<std::unique_ptr<Side>> make_gloo_sides(const World& world);
 

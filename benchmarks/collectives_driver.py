@@ -32,12 +32,20 @@ def parse(arguments):
     parser.add_argument("op", choices=OPS, metavar="OP", help=", ".join(OPS))
     parser.add_argument("--ranks", type=positive, default=2, help="processes, one thread each (default 2)")
     parser.add_argument("--rounds", type=positive, default=5, help="turns of all sides for each size (default 5)")
+    add_sizes(parser)
+    options = parser.parse(arguments)
+    check_sizes(parser, options)
+    return options
+
+
+def add_sizes(parser):
     parser.add_argument("--smallest", type=positive, default=SMALLEST, help=f"bytes (default {SMALLEST})")
     parser.add_argument("--largest", type=positive, default=LARGEST, help=f"bytes (default {LARGEST})")
-    options = parser.parse(arguments)
+
+
+def check_sizes(parser, options):
     if options.smallest > options.largest:
         parser.error(f"--smallest {options.smallest} is more than --largest {options.largest}")
-    return options
 
 
 def sizes_of(options):
@@ -94,10 +102,19 @@ def bus_factor(op, ranks):
     return (2.0 if op == "all_reduce" else 1.0) * (ranks - 1) / ranks
 
 
-def print_tables(options, medians, times, wrong):
+def medians_of(options, times, sides):
+    """{side: {size: microseconds}}, in the order of `sides`."""
+    return {
+        side: {size: round(statistics.median(times[side][size]), 3) for size in sizes_of(options)}
+        for side in sides
+        if side in times
+    }
+
+
+def print_tables(options, medians, times, wrong, titles):
     factor = bus_factor(options.op, options.ranks)
     print(f"{options.op}, float, {options.ranks} ranks, {options.rounds} rounds; the slowest rank's time of one call")
-    for side, title in SIDES.items():
+    for side, title in titles.items():
         if side not in medians:
             continue
         print(f"\n# {title}")
@@ -149,13 +166,9 @@ def run(options, command):
     with tempfile.TemporaryDirectory() as output:
         run_ranks(options, output)
         times, wrong, fingerprint = read_figures(options, output)
-    medians = {
-        side: {size: round(statistics.median(times[side][size]), 3) for size in sizes_of(options)}
-        for side in SIDES
-        if side in times
-    }
+    medians = medians_of(options, times, SIDES)
     ratios = ratios_of(medians, fingerprint)
-    print_tables(options, medians, times, wrong)
+    print_tables(options, medians, times, wrong, SIDES)
     if not options.no_record:
         append_record(
             "collectives.jsonl",

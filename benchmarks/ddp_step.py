@@ -96,7 +96,14 @@ def peak_mib():
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) / 1024
 
 
+def sent_bytes(interface):
+    """Bytes that this host has sent by a network interface so far."""
+    with open("/proc/self/net/dev", encoding="ascii") as table:
+        return next(int(line.split()[9]) for line in table if line.split()[0] == f"{interface}:")
+
+
 def measure(arguments, model):
+    """Milliseconds of each timed step, and MiB that this host sent in a step; None where no interface is named."""
     rank = dist.get_rank()
     generator = torch.Generator().manual_seed(rank)
     if arguments.arch == "transformer":
@@ -108,9 +115,11 @@ def measure(arguments, model):
     # While this lives, backward communicates nothing.
     pause = getattr(model, "no_sync", contextlib.nullcontext)
     milliseconds = []
+    sent_before = 0
     for step in range(arguments.warmup + arguments.steps):
         if step == arguments.warmup:
             dist.barrier()
+            sent_before = sent_bytes(arguments.interface) if arguments.interface else 0
         start = time.perf_counter()
         optimizer.zero_grad()
         for _ in range(arguments.accumulate - 1):
@@ -119,7 +128,8 @@ def measure(arguments, model):
         nn.functional.cross_entropy(model(data), labels).backward()
         optimizer.step()
         milliseconds.append((time.perf_counter() - start) * 1e3)
-    return milliseconds[arguments.warmup:]
+    sent = (sent_bytes(arguments.interface) - sent_before) / arguments.steps / 2**20 if arguments.interface else None
+    return milliseconds[arguments.warmup:], sent
 
 
 def main():
@@ -130,6 +140,7 @@ def main():
     parser.add_argument("--warmup", type=int, required=True)
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--accumulate", type=int, default=1)
+    parser.add_argument("--interface", help="network interface whose bytes are counted")
     parser.add_argument("--output", required=True, help="folder for the figures")
     arguments = parser.parse_args()
 
@@ -142,11 +153,13 @@ def main():
     elif arguments.variant == "pytorch_ddp_tuned":
         # What a user who knows the options gives it: nothing is copied back, nothing sent before forward.
         model = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True, static_graph=True)
-    milliseconds = measure(arguments, model)
+    milliseconds, sent = measure(arguments, model)
     with open(os.path.join(arguments.output, f"rank{dist.get_rank()}.txt"), "w", encoding="ascii") as file:
         file.writelines(f"{value:.4f}\n" for value in milliseconds)
     with open(os.path.join(arguments.output, f"rank{dist.get_rank()}.extras"), "w", encoding="ascii") as file:
         file.write(f"peak_mib {peak_mib():.1f}\n")
+        if sent is not None:
+            file.write(f"sent_mib {sent:.3f}\n")
     dist.destroy_process_group()
 
 

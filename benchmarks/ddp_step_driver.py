@@ -5,6 +5,7 @@ benchmarks/run.sh builds and calls it; benchmarks/README.md says what is measure
 """
 
 import os
+import re
 import shutil
 import socket
 import statistics
@@ -46,7 +47,14 @@ def parse(arguments):
     parser.add_argument("--tune-after", type=positive, help="Lockstep's tune_buckets_after; at most --warmup")
     parser.add_argument("--accumulate", type=positive, default=1, help="backwards a step (default 1); the last one averages")
     parser.add_argument("--tuned-pytorch", action="store_true", help="also run PyTorch's DDP with its fastest options")
-    return parser.parse(arguments)
+    return with_jobs(parser.parse(arguments), make_job)
+
+
+def with_jobs(options, make):
+    """Sets how a variant is started, and where the names of the backends are kept that Lockstep chose: by variant."""
+    options.make_job = make
+    options.backends = {}
+    return options
 
 
 def free_port():
@@ -97,7 +105,8 @@ def read_extras(path):
 def run_once(options, variant, batch, steps):
     """Starts a variant once; returns the median milliseconds a step, and what else they tell, of each rank."""
     with tempfile.TemporaryDirectory() as output:
-        make_job(options, variant, batch, steps, output).wait(options.deadline)
+        text = options.make_job(options, variant, batch, steps, output).wait(options.deadline)
+        options.backends.update({variant: name for name in re.findall(r"^backend (\w+)$", text, re.MULTILINE)})
         medians, extras = [], []
         for rank in range(options.ranks):
             with open(os.path.join(output, f"rank{rank}.txt"), encoding="ascii") as file:
@@ -140,10 +149,14 @@ def ratio(medians, above, below):
     return round(medians[above] / medians[below], 3)
 
 
-def summarize(raw, extras):
+def rounds_and_medians(raw):
     """A round's figure is its slowest rank's, the run's the median of its rounds."""
     rounds = {variant: [max(ranks) for ranks in figures] for variant, figures in raw.items()}
-    medians = {variant: round(statistics.median(figures), 3) for variant, figures in rounds.items()}
+    return rounds, {variant: round(statistics.median(figures), 3) for variant, figures in rounds.items()}
+
+
+def summarize(raw, extras):
+    rounds, medians = rounds_and_medians(raw)
     ratios = {
         "lockstep_ratio": ratio(medians, "lockstep", "lockstep_alone"),
         "pytorch_ratio": ratio(medians, "pytorch_ddp", "pytorch_alone"),
@@ -225,6 +238,7 @@ def run(options, command):
                 extras=extras,
                 medians=medians,
                 ratios=ratios,
+                backends=options.backends,
             )
         print_result({name: NOT_MEASURED if value is None else f"{value:.2f}" for name, value in ratios.items()})
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "collective_tensors.h"
 
+#include <cstdlib>
+
 #ifdef LOCKSTEP_BENCH_GLOO
 #include <torch/csrc/distributed/c10d/FileStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
@@ -16,7 +18,9 @@ class GlooSide final : public Side {
  public:
   explicit GlooSide(const World& world) : world_(world) {
     const auto options = c10d::ProcessGroupGloo::Options::create();
-    options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname("127.0.0.1"));
+    const char* interface = std::getenv("GLOO_SOCKET_IFNAME");
+    options->devices.push_back(
+        c10d::ProcessGroupGloo::createDeviceForInterface(interface == nullptr ? "lo" : interface));
     group_ = c10::make_intrusive<c10d::ProcessGroupGloo>(
         c10::make_intrusive<c10d::FileStore>(world.folder + "/gloo", world.size), world.rank,
         world.size, options);

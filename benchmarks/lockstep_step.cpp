@@ -4,6 +4,8 @@
 #include <lockstep/comm/init.h>
 #include <lockstep/parallel/distributed_data_parallel.h>
 
+#include <iostream>
+
 namespace bench {
 namespace {
 
@@ -36,17 +38,19 @@ Extras extras_of(const lockstep::DistributedDataParallelStatistics& before,
 
 void run_lockstep(const Settings& settings) {
   auto group = lockstep::init_process_group();
+  // The driver reads this line.
+  if (group->rank() == 0) std::cout << "backend " << to_string(group->backend()) << std::endl;
   with_model(settings.arch, [&](auto net) {
     lockstep::DistributedDataParallel<decltype(net)> model(net, group, options_of(settings));
     lockstep::DistributedDataParallelStatistics before;
-    const auto figures = measure(
+    const auto measured = measure(
         settings, group->rank(), model, [] {},
         [&] {
           before = model->statistics();
           group->barrier();
         },
         [&] { return model->no_sync(); });
-    write_figures(settings, group->rank(), figures, extras_of(before, model->statistics()));
+    write_figures(settings, group->rank(), measured, extras_of(before, model->statistics()));
   });
   group->close();
 }
@@ -54,9 +58,9 @@ void run_lockstep(const Settings& settings) {
 void run_alone(const Settings& settings) {
   auto group = lockstep::init_process_group();
   with_model(settings.arch, [&](auto net) {
-    const auto figures = measure(
+    const auto measured = measure(
         settings, group->rank(), net, [] {}, [&] { group->barrier(); }, NoPause());
-    write_figures(settings, group->rank(), figures);
+    write_figures(settings, group->rank(), measured);
   });
   group->close();
 }

@@ -3,12 +3,9 @@
 #include <mpi.h>
 
 #include "collective_tensors.h"
+#include "lockstep_side.h"
 
 namespace bench {
-
-std::unique_ptr<Side> make_lockstep_side(std::string name,
-                                         std::shared_ptr<lockstep::ProcessGroup> group,
-                                         bool is_registered);
 
 namespace {
 
@@ -59,16 +56,22 @@ class MpiSide final : public Side {
 
 }  // namespace
 
-std::vector<std::unique_ptr<Side>> make_mpi_sides() {
-  // As most programs start it. Lockstep would ask for locks that plain programs do not pay for.
+void start_mpi() {
   int level = 0;
   MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &level);
+}
+
+std::unique_ptr<Side> make_mpi_side() {
+  return std::make_unique<MpiSide>();
+}
+
+std::vector<std::unique_ptr<Side>> make_mpi_sides() {
   std::vector<std::unique_ptr<Side>> sides;
   sides.push_back(make_lockstep_side(
       "lockstep_mpi",
       lockstep::init_process_group(lockstep::ProcessGroupOptions().backend(lockstep::Backend::Mpi)),
       false));
-  sides.push_back(std::make_unique<MpiSide>());
+  sides.push_back(make_mpi_side());
   return sides;
 }
 

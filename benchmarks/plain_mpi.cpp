@@ -39,10 +39,10 @@ void run_plain_mpi(const Settings& settings) {
       MPI_Bcast(parameter.template data_ptr<float>(), static_cast<int>(parameter.numel()),
                 MPI_FLOAT, 0, MPI_COMM_WORLD);
     }
-    const auto figures = measure(
+    const auto measured = measure(
         settings, rank, model, [&] { average_gradients(parameters, size); },
         [] { MPI_Barrier(MPI_COMM_WORLD); }, NoPause());
-    write_figures(settings, rank, figures);
+    write_figures(settings, rank, measured);
   });
   MPI_Finalize();
 }

@@ -15,6 +15,8 @@ list() {
   echo "  data_loader  the DataLoader against Python's: Fashion-MNIST, large samples, photographs"
   echo "  all_reduce, broadcast, all_gather, reduce_scatter, all_to_all"
   echo "             one collective from 1 KiB to 256 MiB with Lockstep, with MPI, and with c10d's gloo"
+  echo "  hosts      a training step on several hosts: Lockstep, plain MPI, PyTorch's DDP, and no communication"
+  echo "  links      all_reduce between hosts from 1 KiB to 256 MiB with Lockstep, with MPI, and with c10d's gloo"
   echo
   echo "benchmarks/run.sh NAME --help shows the arguments."
 }
@@ -77,10 +79,26 @@ collective() {
   exec python3 "$driver" "--program=$build_dir/release/benchmarks/collectives" "$@"
 }
 
+hosts() {
+  local driver=$root/benchmarks/hosts_driver.py
+  early_checks "$driver" "$@"
+  LOCKSTEP_WITH_HOSTS=1 "$root/tools/setup.sh"
+  build ddp_step
+  exec python3 "$driver" "--program=$build_dir/release/benchmarks/ddp_step" "--python=$(python_with_torch)" "$@"
+}
+
+links() {
+  local driver=$root/benchmarks/links_driver.py
+  early_checks "$driver" "$@"
+  LOCKSTEP_WITH_HOSTS=1 "$root/tools/setup.sh"
+  build collectives
+  exec python3 "$driver" "--program=$build_dir/release/benchmarks/collectives" "$@"
+}
+
 case ${1:-} in
   '') list ;;
   -h | --help) list ;;
-  ddp_step | data_loader) "$@" ;;
+  ddp_step | data_loader | hosts | links) "$@" ;;
   all_reduce | broadcast | all_gather | reduce_scatter | all_to_all) collective "$@" ;;
   *)
     echo "benchmark: there is no benchmark '$1'; benchmarks/run.sh lists them" >&2

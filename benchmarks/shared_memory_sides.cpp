@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstring>
+#include <exception>
 #include <span>
 
 #include "collective_tensors.h"
@@ -10,6 +11,7 @@
 #include "comm/collective/reduce_kernels.h"
 #include "comm/group/group_core.h"
 #include "comm/shared_memory/backend.h"
+#include "lockstep_side.h"
 
 namespace bench {
 namespace {
@@ -38,7 +40,10 @@ class LockstepSide final : public Side {
  public:
   LockstepSide(std::string name, std::shared_ptr<lockstep::ProcessGroup> group, bool is_registered)
       : name_(std::move(name)), group_(std::move(group)), is_registered_(is_registered) {}
-  ~LockstepSide() override { group_->close(); }
+  ~LockstepSide() override {
+    // After an error, the other ranks may never come.
+    if (std::uncaught_exceptions() == 0) group_->close();
+  }
 
   [[nodiscard]] std::string name() const override { return name_; }
   [[nodiscard]] bool can(Op) const override { return true; }
@@ -48,6 +53,9 @@ class LockstepSide final : public Side {
                             : torch::zeros({elements});
     });
     return prepared(op, tensors, group_->rank(), call_of(group_, op, tensors));
+  }
+  [[nodiscard]] std::string chosen_backend() const override {
+    return std::string(to_string(group_->backend()));
   }
 
  private:

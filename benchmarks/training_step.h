@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -27,20 +28,47 @@ struct Settings {
   int accumulate = 1;              ///< backwards a step; all but the last communicate nothing
   std::size_t bucket_cap_mib = 0;  ///< 0: the default
   std::size_t tune_after = 0;
+  std::string interface;         ///< whose sent bytes are counted; empty: none
   std::filesystem::path output;  ///< folder for the figures
 };
 
-/// Trains and returns the milliseconds of each timed step. `after_backward` runs between backward
+using Extras = std::map<std::string, double>;
+
+/// Bytes that this host has sent by a network interface so far.
+inline double sent_bytes(const std::string& interface) {
+  constexpr int kFieldsBeforeSent = 8;
+  std::ifstream table("/proc/self/net/dev");
+  for (std::string line; std::getline(table, line);) {
+    std::istringstream fields(line);
+    std::string field;
+    if (!(fields >> field) || field != interface + ":") continue;
+    for (int i = 0; i <= kFieldsBeforeSent; ++i) fields >> field;
+    return std::stod(field);
+  }
+  throw std::runtime_error("this host has no network interface " + interface);
+}
+
+/// What `measure` found: milliseconds of each timed step, and figures over all of them.
+struct Measured {
+  std::vector<double> milliseconds;
+  Extras extras;
+};
+
+/// Trains and times the steps. `after_backward` runs between backward
 /// and the optimizer, `barrier` before the first timed step, so that all ranks are timed while all
 /// of them work. While what `pause` returns lives, backward communicates nothing.
 template <typename Model, typename AfterBackward, typename Barrier, typename Pause>
-std::vector<double> measure(const Settings& settings, int rank, Model& model,
-                            AfterBackward&& after_backward, Barrier&& barrier, Pause&& pause) {
+Measured measure(const Settings& settings, int rank, Model& model, AfterBackward&& after_backward,
+                 Barrier&& barrier, Pause&& pause) {
   const Batch batch = make_batch(settings.arch, settings.batch, rank);
   torch::optim::SGD optimizer(model->parameters(), torch::optim::SGDOptions(0.1).momentum(0.9));
-  std::vector<double> milliseconds;
+  Measured measured;
+  double sent_before = 0;
   for (int step = 0; step < settings.warmup + settings.steps; ++step) {
-    if (step == settings.warmup) barrier();
+    if (step == settings.warmup) {
+      barrier();
+      if (!settings.interface.empty()) sent_before = sent_bytes(settings.interface);
+    }
     const auto start = std::chrono::steady_clock::now();
     optimizer.zero_grad();
     const auto backward = [&] {
@@ -54,9 +82,13 @@ std::vector<double> measure(const Settings& settings, int rank, Model& model,
     after_backward();
     optimizer.step();
     const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - start;
-    if (step >= settings.warmup) milliseconds.push_back(took.count());
+    if (step >= settings.warmup) measured.milliseconds.push_back(took.count());
   }
-  return milliseconds;
+  if (!settings.interface.empty()) {
+    const double sent = sent_bytes(settings.interface) - sent_before;
+    measured.extras["sent_mib"] = sent / settings.steps / (1 << 20);
+  }
+  return measured;
 }
 
 /// For variants that never communicate in backward.
@@ -74,15 +106,14 @@ inline double peak_mib() {
   throw std::runtime_error("/proc/self/status has no VmHWM");
 }
 
-using Extras = std::map<std::string, double>;
-
-/// `figures`: milliseconds of each step, one a line; `extras`: what else is told, a name and a
-/// number a line.
-inline void write_figures(const Settings& settings, int rank, const std::vector<double>& figures,
+/// Files of a rank: milliseconds of each step, one a line; what else is told, a name and a number a
+/// line.
+inline void write_figures(const Settings& settings, int rank, const Measured& measured,
                           Extras extras = {}) {
   const std::string name = "rank" + std::to_string(rank);
   std::ofstream file(settings.output / (name + ".txt"));
-  for (const double value : figures) file << value << '\n';
+  for (const double value : measured.milliseconds) file << value << '\n';
+  extras.insert(measured.extras.begin(), measured.extras.end());
   extras.emplace("peak_mib", peak_mib());
   std::ofstream others(settings.output / (name + ".extras"));
   for (const auto& [key, value] : extras) others << key << ' ' << value << '\n';

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Times a training step on several hosts, by Lockstep, plain MPI and PyTorch's DDP in turns, and appends a record.
+
+benchmarks/run.sh builds and calls it; benchmarks/README.md says what is measured and why this way.
+"""
+
+import os
+import shutil
+import sys
+
+import ddp_step_driver as ddp_step
+import hosts
+from driver import FOLDER, Parser, append_record, main, positive, print_result
+from jobs import JobError
+
+# How the ranks of a variant are started, and which variant of ddp_step they run.
+VARIANTS = {
+    "lockstep_mpirun": ("mpirun", "lockstep"),
+    "lockstep_torchrun": ("ranks", "lockstep"),
+    "alone": ("mpirun", "lockstep_alone"),
+    "plain_mpi": ("mpirun", "plain_mpi"),
+    "pytorch_ddp": ("ranks", "pytorch_ddp"),
+}
+
+
+def parse(arguments):
+    parser = Parser("hosts", __doc__, ("a start", 300))
+    hosts.add_arguments(parser)
+    parser.add_argument("--arch", choices=ddp_step.ARCHITECTURES, default="resnet18", help="model (default resnet18)")
+    parser.add_argument("--batch", type=positive, default=32, help="images a rank and step (default 32)")
+    parser.add_argument("--rounds", type=positive, default=5, help="starts of each variant (default 5)")
+    parser.add_argument("--steps", type=positive, help="timed steps a start (default: 20, or 50 below batch 16)")
+    parser.add_argument("--warmup", type=positive, default=5, help="steps before the timed ones (default 5)")
+    options = parser.parse(arguments)
+    hosts.check(options)
+    options.ranks = sum(hosts.ranks_of(options))
+    return ddp_step.with_jobs(options, make_job)
+
+
+def make_job(options, variant, batch, steps, output):
+    start, program = VARIANTS[variant]
+    arguments = ["--variant", program, "--arch", options.arch, "--batch", str(batch), "--warmup", str(options.warmup)]
+    arguments += ["--steps", str(steps), "--output", output, "--interface", hosts.INTERFACE]
+    is_python = program.startswith("pytorch")
+    command = [options.python, os.path.join(FOLDER, "ddp_step.py")] if is_python else [options.program]
+    return hosts.job(start, [*command, *arguments])
+
+
+def choose_variants(options, versions):
+    variants = list(VARIANTS)
+    if "mpi" not in versions or shutil.which("mpirun") is None:
+        raise JobError("this benchmark needs MPI, and this build or this machine has none")
+    if "python_torch" not in versions:
+        print("benchmark: no Python here can import torch: C++ variants only", file=sys.stderr)
+        variants.remove("pytorch_ddp")
+    return variants
+
+
+def summarize(options, raw, extras):
+    """A round's figure is its slowest rank's, the run's the median of its rounds."""
+    rounds, medians = ddp_step.rounds_and_medians(raw)
+    sent = {variant: ddp_step.worst_extra(extras, variant, "sent_mib") for variant in raw}
+    link = hosts.bytes_a_second(options)
+    of_link = {
+        variant: round(sent[variant] * 2**20 / (medians[variant] / 1e3) / link, 4) if link else None for variant in raw
+    }
+    results = {"ratio": ddp_step.ratio(medians, "lockstep_mpirun", "alone")}
+    for other in ("pytorch_ddp", "plain_mpi"):
+        results[f"vs_{other}"] = ddp_step.ratio(medians, other, "lockstep_mpirun")
+        results[f"torchrun_vs_{other}"] = ddp_step.ratio(medians, other, "lockstep_torchrun")
+    results["torchrun_ratio"] = ddp_step.ratio(medians, "lockstep_torchrun", "alone")
+    for name, variant in (("", "lockstep_mpirun"), ("torchrun_", "lockstep_torchrun")):
+        results[f"{name}exposed_ms"] = ddp_step.worst_extra(extras, variant, "exposed_ms")
+    return rounds, medians, sent, of_link, results
+
+
+def print_table(options, steps, rounds, medians, extras, sent, of_link):
+    print(f"{options.arch}, hosts with {options.hosts} ranks, links of {options.rate}, batch {options.batch} a rank,", end=" ")
+    print(f"{options.rounds} rounds of {steps} steps; milliseconds a step of the slowest rank")
+    print(f"{'variant':<18} {'backend':<13} {'median':>9} {'min':>9} {'max':>9} {'to alone':>9} {'exposed ms':>11}", end="")
+    print(f" {'MiB sent':>9} {'of link':>8}")
+    for variant, figures in rounds.items():
+        exposed = ddp_step.worst_extra(extras, variant, "exposed_ms")
+        print(f"{variant:<18} {options.backends.get(variant, ''):<13} {medians[variant]:>9.2f}", end="")
+        print(f" {min(figures):>9.2f} {max(figures):>9.2f} {medians[variant] / medians['alone']:>9.3f}", end="")
+        print(f" {'' if exposed is None else format(exposed, '.2f'):>11} {sent[variant]:>9.1f}", end="")
+        print(f" {'n/a' if of_link[variant] is None else format(of_link[variant], '.3f'):>8}")
+
+
+def shown(value):
+    return ddp_step.NOT_MEASURED if value is None else f"{value:.2f}"
+
+
+def run(options, command):
+    hosts.enter(options)
+    versions = ddp_step.find_versions(options)
+    variants = choose_variants(options, versions)
+    steps = options.steps or (20 if options.batch >= 16 else 50)
+    raw, extras = ddp_step.run_rounds(options, variants, options.batch, steps)
+    rounds, medians, sent, of_link, results = summarize(options, raw, extras)
+    print_table(options, steps, rounds, medians, extras, sent, of_link)
+    if not options.no_record:
+        append_record(
+            "hosts.jsonl",
+            "hosts",
+            command,
+            versions=versions,
+            hosts=options.hosts,
+            rate=options.rate,
+            arch=options.arch,
+            batch=options.batch,
+            warmup=options.warmup,
+            steps=steps,
+            unit="milliseconds a step; raw: variant -> round -> rank",
+            raw=raw,
+            extras=extras,
+            medians=medians,
+            sent_mib_a_step=sent,
+            of_link=of_link,
+            ratios=results,
+            backends=options.backends,
+        )
+    print_result(
+        {
+            "vs_pytorch": shown(results["vs_pytorch_ddp"]),
+            "vs_plain_mpi": shown(results["vs_plain_mpi"]),
+            "ratio": shown(results["ratio"]),
+            "exposed": shown(results["exposed_ms"]),
+            "of_link": shown(of_link["lockstep_mpirun"]),
+            "torchrun_vs_pytorch": shown(results["torchrun_vs_pytorch_ddp"]),
+            "torchrun_ratio": shown(results["torchrun_ratio"]),
+        }
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main("hosts", parse, run))
