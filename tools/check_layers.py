@@ -71,11 +71,7 @@ UNIT_OF = {
     "parallel/watch_outputs": "parallel/ddp/watch_outputs",
     "parallel/wrapped_module": "parallel/ddp/wrapped_module",
 }
-# Units that include each other, and should not. This list only becomes shorter.
-INCLUDE_EACH_OTHER = {
-    ("core/environment", "core/launchers"),
-}
-# Units that see a module which their own may not see. This list, too, only becomes shorter.
+# Units that see a module which their own may not see. This list only becomes shorter.
 LOOKS_BACK = {("comm/group/split", "comm/single")}
 # What no torch header may be seen from, so that sanitizers see all of it.
 TORCH_FREE = ("src/concurrency/", "src/native/posix/", "src/comm/shared_memory/counters", "src/comm/shared_memory/ring_buffer", "src/comm/collective/fingerprint.h")
@@ -135,9 +131,7 @@ def check_code(name: str, text: str):
 
 def check_pairs(includes: set):
     pairs = {(a, b) for a, b in includes if a < b and (b, a) in includes}
-    yield from (f"{a} and {b} include each other" for a, b in sorted(pairs - INCLUDE_EACH_OTHER))
-    yield from (f"{a} and {b} no longer include each other: strike them off the list in check_layers.py"
-                for a, b in sorted(INCLUDE_EACH_OTHER - pairs))
+    yield from (f"{a} and {b} include each other" for a, b in sorted(pairs))
     seen = {(unit, module_of(other)) for unit, other in includes}
     yield from (f"{unit} no longer sees {module}: strike it off the list in check_layers.py"
                 for unit, module in sorted(LOOKS_BACK - seen))
