@@ -74,7 +74,9 @@ UNIT_OF = {
 # Units that see a module which their own may not see. This list only becomes shorter.
 LOOKS_BACK = {("comm/group/split", "comm/single")}
 # What no torch header may be seen from, so that sanitizers see all of it.
-TORCH_FREE = ("src/concurrency/", "src/native/posix/", "src/comm/shared_memory/counters", "src/comm/shared_memory/ring_buffer", "src/comm/collective/fingerprint.h")
+TORCH_FREE = ("src/concurrency/", "src/native/posix/",
+              *(f"src/workers/{name}" for name in ("channel", "claim", "failure", "fork", "item", "overflow", "pool", "slot", "task_channel", "task_items", "thread")),
+              "src/comm/shared_memory/counters", "src/comm/shared_memory/ring_buffer", "src/comm/collective/fingerprint.h")
 # token, what it is, files in which it may stand
 BANNED = [
     (r"\bMPI_[A-Z]\w*", "MPI", r"src/native/mpi/|src/comm/(mpi/|hierarchical/mpi_)"),

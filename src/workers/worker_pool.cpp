@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The same channel and hosts as the data loader's, for any function.
+#include <c10/util/Exception.h>
 #include <lockstep/workers/worker_pool.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,10 +10,11 @@
 #include <memory>
 #include <sstream>
 
-#include "native/posix/child_process.h"
 #include "native/posix/page_size.h"
+#include "native/posix/posix_check.h"
 #include "workers/exception_text.h"
 #include "workers/forked_workers.h"
+#include "workers/process_end.h"
 #include "workers/task_channel.h"
 #include "workers/thread_workers.h"
 
@@ -24,7 +25,6 @@ using workers::OverflowBlocks;
 using workers::SlotState;
 using workers::TaskChannel;
 
-constexpr std::size_t kMaxWorkers = 1024;
 constexpr std::size_t kSlotsPerWorker = 4;
 // A result that is larger gets memory of its own.
 constexpr std::size_t kSlotBytes = std::size_t{16} << 10;
@@ -78,17 +78,41 @@ void work(TaskChannel& channel, const Function& function, std::size_t worker) {
 
 TaskError error_of(std::size_t item, const workers::Failure& failure) {
   using workers::FailureKind;
+  WorkerFailedError::Context context;
   if (failure.kind == FailureKind::Exception) {
-    return {item, std::nullopt, failure.type, failure.message};
+    context.message = failure.message;
+    context.exception_type = failure.type;
+  } else {
+    workers::describe_end(context, failure.wait_status);
+    if (failure.kind == FailureKind::NoProgress) {
+      context.failure = WorkerFailure::TimedOut;
+      context.message = "took longer than the timeout and was killed";
+    }
+    context.message = "worker " + std::to_string(failure.worker) + " (pid " +
+                      std::to_string(failure.pid) + ") " + context.message + ", as one before it";
   }
-  std::optional<int> signal;
-  if (WIFSIGNALED(failure.wait_status)) signal = WTERMSIG(failure.wait_status);
-  const auto how = failure.kind == FailureKind::NoProgress
-                       ? std::string("took longer than the timeout and was killed")
-                       : native::describe_wait_status(failure.wait_status);
-  return {item, signal, "",
-          "worker " + std::to_string(failure.worker) + " (pid " + std::to_string(failure.pid) +
-              ") " + how + ", as one before it"};
+  context.worker = static_cast<int>(failure.worker);
+  context.pid = failure.pid;
+  return {item, context};
+}
+
+// Why nobody works any more.
+WorkerFailedError error_of_end(int worker, int pid, const std::string& what, int wait_status) {
+  WorkerFailedError::Context context;
+  workers::describe_end(context, wait_status);
+  context.worker = worker;
+  context.pid = pid;
+  return {"WorkerPool: " + what + " " + context.message, std::move(context)};
+}
+
+WorkerFailedError error_of_start(int worker, int error) {
+  WorkerFailedError::Context context;
+  context.failure = WorkerFailure::NotStarted;
+  context.worker = worker;
+  context.message = native::error_text(error);
+  return {
+      "WorkerPool: worker " + std::to_string(worker) + " could not be started: " + context.message,
+      std::move(context)};
 }
 
 // One call of map.
@@ -100,7 +124,7 @@ class Run {
         count_(count),
         take_(take),
         in_order_(in_order),
-        workers_(std::min(options.workers, count)),
+        workers_(std::min(static_cast<std::size_t>(options.workers()), count)),
         channel_(std::make_shared<TaskChannel>(
             workers::ChannelShape{workers_ * kSlotsPerWorker, workers_, 1})) {
     const auto payload = native::round_up_to_page(payload_bytes(*channel_));
@@ -114,8 +138,8 @@ class Run {
       channel->repair(worker, workers::Poison::Fails);
     };
     program.keep_descriptors = {channel_->region().descriptor()};
-    program.timeout = options.timeout;
-    if (options.kind == PoolKind::Thread) {
+    program.timeout = options.timeout();
+    if (options.kind() == WorkerKind::Thread) {
       host_ = std::make_unique<workers::ThreadWorkers>(channel_->table(), program);
     } else {
       host_ = std::make_unique<workers::ForkedWorkers>(channel_->table(), program);
@@ -166,7 +190,7 @@ class Run {
       is_used_[slot] = false;
       has_taken = true;
       ++over_;
-      if (options_.progress) options_.progress(over_, count_);
+      if (options_.progress()) options_.progress()(over_, count_);
     }
     return has_taken;
   }
@@ -196,22 +220,20 @@ class Run {
 
   void check_supervisor() {
     if (const auto status = host_->supervisor_status()) {
-      throw std::runtime_error("WorkerPool: the workers' parent process " +
-                               native::describe_wait_status(*status));
+      throw error_of_end(-1, host_->supervisor_pid(), "the workers' parent process", *status);
     }
     bool is_anyone_left = false;
-    for (const auto& record : channel_->table().workers) {
-      const auto state = record.state.load(std::memory_order_acquire);
+    const auto& workers = channel_->table().workers;
+    for (std::size_t worker = 0; worker < workers.size(); ++worker) {
+      const auto state = workers[worker].state.load(std::memory_order_acquire);
       is_anyone_left = is_anyone_left || state != workers::WorkerState::GivenUp;
       if (state != workers::WorkerState::StartFailed) continue;
-      throw std::system_error(record.wait_status.load(), std::generic_category(),
-                              "WorkerPool: a worker could not be started");
+      throw error_of_start(static_cast<int>(worker), workers[worker].wait_status.load());
     }
     if (is_anyone_left) return;
-    const auto status = channel_->table().workers[0].wait_status.load();
-    throw std::runtime_error(
-        "WorkerPool: all workers ended again and again before they took an item; the first " +
-        native::describe_wait_status(status));
+    throw error_of_end(0, workers[0].pid.load(),
+                       "all workers ended again and again before they took an item; the first",
+                       workers[0].wait_status.load());
   }
 
   const WorkerPoolOptions& options_;
@@ -231,25 +253,15 @@ class Run {
 
 }  // namespace
 
-TaskError::TaskError(std::size_t item, std::optional<int> signal, std::string type,
-                     std::string message)
-    : std::runtime_error("item " + std::to_string(item) +
-                         " failed: " + (type.empty() ? "" : type + ": ") + message),
-      item_(item),
-      signal_(signal),
-      type_(std::move(type)),
-      message_(std::move(message)) {}
-
 WorkerPool::WorkerPool(WorkerPoolOptions options) : options_(std::move(options)) {
-  if (options_.workers == 0 || options_.workers > kMaxWorkers) {
-    throw std::invalid_argument("WorkerPool: workers is " + std::to_string(options_.workers) +
-                                "; it must be from 1 to " + std::to_string(kMaxWorkers));
-  }
-  if (options_.timeout.count() <= 0) {
-    throw std::invalid_argument("WorkerPool: timeout is " +
-                                std::to_string(options_.timeout.count()) +
-                                " ms; it must be at least 1 ms");
-  }
+  TORCH_CHECK(options_.workers() >= 1 && options_.workers() <= WorkerPoolOptions::kMaxWorkers,
+              "WorkerPoolOptions: workers is ", options_.workers(), "; it must be from 1 to ",
+              WorkerPoolOptions::kMaxWorkers);
+  TORCH_CHECK(options_.timeout().count() > 0, "WorkerPoolOptions: timeout is ",
+              options_.timeout().count(), " ms; it must be at least 1 ms");
+  TORCH_CHECK(options_.kind() != WorkerKind::Spawn,
+              "WorkerPoolOptions: kind is Spawn, but a fresh run of the program does not know the "
+              "function; choose Process or Thread");
 }
 
 void WorkerPool::apply(std::size_t count, const Function& function, const Take& take,

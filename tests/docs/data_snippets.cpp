@@ -265,7 +265,7 @@ std::string shrink(const std::string& path) { return path + ".small"; }
 TEST(DataPage, Preprocesses) {
   const std::vector<std::string> paths{"a", "b"};
   // [pool]
-  lockstep::WorkerPool pool({.workers = 4});
+  lockstep::WorkerPool pool(lockstep::WorkerPoolOptions().workers(4));
   std::vector<std::string> written = pool.map(paths, [](const std::string& path) { return shrink(path); });
   // [pool]
   EXPECT_EQ(written[1], "b.small");

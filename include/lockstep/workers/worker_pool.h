@@ -3,13 +3,13 @@
 
 #include <lockstep/core/export.h>
 #include <lockstep/workers/result_codec.h>
+#include <lockstep/workers/task_error.h>
+#include <lockstep/workers/worker_pool_options.h>
 
-#include <chrono>
 #include <cstddef>
 #include <functional>
 #include <memory>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -18,48 +18,10 @@
 
 namespace lockstep {
 
-/// What the workers of a pool are.
-enum class PoolKind {
-  Process,  ///< forked for each call: a crash costs one item
-  Thread,   ///< in this process
-};
-
-/// What a `WorkerPool` is told.
-struct LOCKSTEP_API WorkerPoolOptions {
-  std::size_t workers = 2;            ///< from 1 to 1024
-  PoolKind kind = PoolKind::Process;  ///< what the workers are
-  /// A worker process that is at one item for longer is killed, and the item is tried once more.
-  std::chrono::milliseconds timeout = std::chrono::minutes(10);
-  /// Called in the calling thread after each item, with those that are over and all of them.
-  std::function<void(std::size_t done, std::size_t total)> progress = nullptr;
-};
-
-/// An item for which there is no result: the function threw, or the item ended two workers.
-class LOCKSTEP_API TaskError : public std::runtime_error {
- public:
-  /// Made by a pool; see the members of the same names.
-  TaskError(std::size_t item, std::optional<int> signal, std::string type, std::string message);
-
-  /// Number of the item, from 0.
-  [[nodiscard]] std::size_t item() const noexcept { return item_; }
-  /// That ended the workers, if one did.
-  [[nodiscard]] std::optional<int> signal() const noexcept { return signal_; }
-  /// Type of the exception; empty where there was none.
-  [[nodiscard]] const std::string& exception_type() const noexcept { return type_; }
-  /// What the exception said, or how the worker ended.
-  [[nodiscard]] const std::string& original_message() const noexcept { return message_; }
-
- private:
-  std::size_t item_;
-  std::optional<int> signal_;
-  std::string type_;
-  std::string message_;
-};
-
 /// Applies a function to many items in worker processes or threads: for preprocessing outside of a
 /// loader.
 ///
-///     lockstep::WorkerPool pool({.workers = 4});
+///     lockstep::WorkerPool pool(lockstep::WorkerPoolOptions().workers(4));
 ///     std::vector<std::uint64_t> sizes = pool.map(paths, [](const std::string& path) {
 ///       return shrink(path);
 ///     });
@@ -71,28 +33,31 @@ class LOCKSTEP_API TaskError : public std::runtime_error {
 ///
 /// Blocks: the calling thread, until all items are over.
 /// Thread-safety: none.
-/// Throws: `std::invalid_argument` for bad options; `std::system_error` when memory or processes
-/// cannot be had; `TaskError` for the first item that failed, after all others are over.
+/// Throws: `c10::Error` for bad options; `std::system_error` when there is no memory;
+/// `WorkerFailedError` when there are no workers; `TaskError` for the first item that failed, after
+/// all others are over.
 class LOCKSTEP_API WorkerPool {
  public:
   /// A pool of so many workers, which are made in each call.
-  /// Throws: `std::invalid_argument` for bad options.
+  /// Throws: `c10::Error` for bad options.
   explicit WorkerPool(WorkerPoolOptions options);
 
   /// Results in the order of the items.
   template <class Item, class Function>
   auto map(const std::vector<Item>& items, Function function) {
-    using Result = ResultOf<Function, Item>;
-    if constexpr (std::is_void_v<Result>) {
-      run<Result>(items, function, [](std::size_t) {});
-    } else {
-      std::vector<std::optional<Result>> found(items.size());
-      run<Result>(items, function,
-                  [&](std::size_t item, Result result) { found[item] = std::move(result); });
-      std::vector<Result> results;
-      results.reserve(found.size());
-      for (auto& result : found) results.push_back(*std::move(result));
-      return results;
+    if constexpr (takes_item<Function, Item>()) {
+      using Result = ResultOf<Function, Item>;
+      if constexpr (std::is_void_v<Result>) {
+        run<Result>(items, function, [](std::size_t) {});
+      } else {
+        std::vector<std::optional<Result>> found(items.size());
+        run<Result>(items, function,
+                    [&](std::size_t item, Result result) { found[item] = std::move(result); });
+        std::vector<Result> results;
+        results.reserve(found.size());
+        for (auto& result : found) results.push_back(*std::move(result));
+        return results;
+      }
     }
   }
 
@@ -100,16 +65,29 @@ class LOCKSTEP_API WorkerPool {
   /// soon as those before it are over. Items that failed are left out, and thrown at the end.
   template <class Item, class Function, class Take>
   void map_in_order(const std::vector<Item>& items, Function function, Take take) {
-    run<ResultOf<Function, Item>>(items, function, take, true);
+    if constexpr (takes_item<Function, Item>()) {
+      run<ResultOf<Function, Item>>(items, function, take, true);
+    }
   }
 
   /// The same in the order in which they are finished.
   template <class Item, class Function, class Take>
   void map_unordered(const std::vector<Item>& items, Function function, Take take) {
-    run<ResultOf<Function, Item>>(items, function, take);
+    if constexpr (takes_item<Function, Item>()) {
+      run<ResultOf<Function, Item>>(items, function, take);
+    }
   }
 
  private:
+  // Says in one sentence what is wrong, and keeps the compiler from saying more.
+  template <class Function, class Item>
+  static constexpr bool takes_item() {
+    constexpr bool takes = std::is_invocable_v<Function&, const Item&>;
+    static_assert(takes,
+                  "WorkerPool: the function is called with one item, as a constant reference");
+    return takes;
+  }
+
   template <class Function, class Item>
   using ResultOf = std::remove_cvref_t<std::invoke_result_t<Function&, const Item&>>;
 

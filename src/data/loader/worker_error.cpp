@@ -31,7 +31,10 @@ std::string describe(const WorkerError::Context& context) {
 
 }  // namespace
 
-WorkerError::WorkerError(Context context)
-    : c10::Error(describe(context)), context_(std::move(context)) {}
+WorkerError::WorkerError(const Context& context)
+    : WorkerFailedError(describe(context), context),
+      batch_(context.batch),
+      sample_(context.sample),
+      path_(context.path) {}
 
 }  // namespace lockstep::data

@@ -1,24 +1,15 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "data/loader/worker_failure.h"
 
-#include <sys/wait.h>
-
 #include <cstring>
 #include <sstream>
 #include <string>
 
-#include "native/posix/child_process.h"
 #include "native/posix/posix_check.h"
+#include "workers/process_end.h"
 
 namespace lockstep::data::detail {
 namespace {
-
-void describe_end(WorkerError::Context& context, int status) {
-  context.failure = WIFSIGNALED(status) ? WorkerFailure::Killed : WorkerFailure::Exited;
-  if (WIFSIGNALED(status)) context.signal = WTERMSIG(status);
-  if (WIFEXITED(status)) context.exit_status = WEXITSTATUS(status);
-  context.message = native::describe_wait_status(status);
-}
 
 std::string seconds(std::chrono::milliseconds time) {
   std::ostringstream text;
@@ -49,7 +40,7 @@ WorkerError::Context context_of(const workers::Failure& failure,
       context.exception_type = failure.type;
       break;
     case FailureKind::Ended:
-      describe_end(context, failure.wait_status);
+      workers::describe_end(context, failure.wait_status);
       context.message += ", as one before it,";
       break;
     case FailureKind::NoProgress:
@@ -84,7 +75,7 @@ WorkerError::Context end_of(const workers::WorkerRecord& record, std::size_t wor
         "time";
     return context;
   }
-  describe_end(context, status);
+  workers::describe_end(context, status);
   const std::string said(record.message,
                          ::strnlen(record.message, workers::WorkerRecord::kMessageBytes));
   if (!said.empty()) context.message = "gave up: " + said;
@@ -94,7 +85,7 @@ WorkerError::Context end_of(const workers::WorkerRecord& record, std::size_t wor
 WorkerError::Context end_of_supervisor(int pid, int wait_status) {
   WorkerError::Context context;
   context.pid = pid;
-  describe_end(context, wait_status);
+  workers::describe_end(context, wait_status);
   context.message = "lost all its workers: their parent process " + context.message;
   return context;
 }

@@ -17,14 +17,9 @@
 namespace lockstep {
 namespace {
 
-class WorkerPoolTest : public ::testing::TestWithParam<PoolKind> {
+class WorkerPoolTest : public ::testing::TestWithParam<WorkerKind> {
  protected:
-  WorkerPoolOptions options(std::size_t workers = 3) {
-    WorkerPoolOptions result;
-    result.workers = workers;
-    result.kind = GetParam();
-    return result;
-  }
+  static WorkerPoolOptions options() { return WorkerPoolOptions().workers(3).kind(GetParam()); }
 };
 
 std::vector<int> numbers(int count) {
@@ -104,10 +99,10 @@ TEST_P(WorkerPoolTest, ResultsComeInOrderOrAsTheyAreFinished) {
 TEST_P(WorkerPoolTest, ProgressCountsEachItem) {
   std::vector<std::size_t> seen;
   auto with_progress = options();
-  with_progress.progress = [&](std::size_t done, std::size_t total) {
+  with_progress.progress([&](std::size_t done, std::size_t total) {
     EXPECT_EQ(total, 9U);
     seen.push_back(done);
-  };
+  });
   WorkerPool(with_progress).map(numbers(9), [](int) {});
   EXPECT_EQ(seen, (std::vector<std::size_t>{1, 2, 3, 4, 5, 6, 7, 8, 9}));
 }
@@ -126,6 +121,8 @@ TEST_P(WorkerPoolTest, FirstExceptionIsThrownAfterTheOthersAreOver) {
     FAIL();
   } catch (const TaskError& error) {
     EXPECT_EQ(error.item(), 4U);
+    EXPECT_EQ(error.failure(), WorkerFailure::Exception);
+    EXPECT_EQ(error.pid() == ::getpid(), GetParam() == WorkerKind::Thread);
     EXPECT_EQ(error.exception_type(), "std::out_of_range");
     EXPECT_EQ(error.original_message(), "no 4");
     EXPECT_STREQ(error.what(), "item 4 failed: std::out_of_range: no 4");
@@ -139,13 +136,14 @@ TEST_P(WorkerPoolTest, FirstExceptionIsThrownAfterTheOthersAreOver) {
   EXPECT_EQ(pool.map(numbers(2), [](int item) { return item; }).size(), 2U);
 }
 
-INSTANTIATE_TEST_SUITE_P(, WorkerPoolTest, ::testing::Values(PoolKind::Process, PoolKind::Thread),
+INSTANTIATE_TEST_SUITE_P(, WorkerPoolTest,
+                         ::testing::Values(WorkerKind::Process, WorkerKind::Thread),
                          [](const auto& kind) {
-                           return kind.param == PoolKind::Process ? "Processes" : "Threads";
+                           return kind.param == WorkerKind::Process ? "Processes" : "Threads";
                          });
 
 TEST(WorkerPoolProcesses, CrashCostsOneItem) {
-  WorkerPool pool({.workers = 2});
+  WorkerPool pool(WorkerPoolOptions().workers(2));
   std::vector<int> results;
   try {
     pool.map_in_order(
@@ -158,7 +156,10 @@ TEST(WorkerPoolProcesses, CrashCostsOneItem) {
     FAIL();
   } catch (const TaskError& error) {
     EXPECT_EQ(error.item(), 7U);
+    EXPECT_EQ(error.failure(), WorkerFailure::Killed);
     EXPECT_EQ(error.signal(), SIGKILL);
+    EXPECT_TRUE(error.worker() == 0 || error.worker() == 1) << error.worker();
+    EXPECT_NE(error.pid(), ::getpid());
     EXPECT_NE(error.original_message().find("was killed by signal 9 (Killed), as one before it"),
               std::string::npos)
         << error.what();
@@ -176,13 +177,14 @@ TEST(WorkerPoolProcesses, WorkersThatAllDieAtTheStartAreAnError) {
   });
   ASSERT_EQ(registered, 0);
   grandchildren_die = true;
-  WorkerPoolOptions options;
-  options.workers = 2;
-  WorkerPool pool(options);
+  WorkerPool pool(WorkerPoolOptions().workers(2));
   try {
     static_cast<void>(pool.map(numbers(3), [](int item) { return item; }));
     ADD_FAILURE() << "no exception was thrown";
-  } catch (const std::runtime_error& error) {
+  } catch (const WorkerFailedError& error) {
+    EXPECT_EQ(error.failure(), WorkerFailure::Killed);
+    EXPECT_EQ(error.signal(), SIGKILL);
+    EXPECT_EQ(error.worker(), 0);
     EXPECT_NE(std::string(error.what())
                   .find("all workers ended again and again before they took an "
                         "item; the first was killed by signal 9"),
@@ -196,7 +198,7 @@ TEST(WorkerPoolProcesses, WorkersThatAllDieAtTheStartAreAnError) {
 TEST(WorkerPoolProcesses, HangIsKilled) {
   // All other items must be done within the timeout.
   testing::expect_with_some_limit([](std::chrono::milliseconds timeout) -> std::string {
-    WorkerPool pool({.workers = 2, .timeout = timeout});
+    WorkerPool pool(WorkerPoolOptions().workers(2).timeout(timeout));
     try {
       pool.map(numbers(6), [](int item) {
         if (item == 3) std::this_thread::sleep_for(std::chrono::seconds(600));
@@ -204,13 +206,14 @@ TEST(WorkerPoolProcesses, HangIsKilled) {
       return "no error";
     } catch (const TaskError& error) {
       EXPECT_NE(error.original_message().find("longer than the timeout"), std::string::npos);
+      EXPECT_EQ(error.failure(), WorkerFailure::TimedOut);
       return error.item() == 3 ? "" : "it was item " + std::to_string(error.item());
     }
   });
 }
 
 TEST(WorkerPoolProcesses, SeesThingsAsTheyAreAtTheCall) {
-  WorkerPool pool({.workers = 2});
+  WorkerPool pool(WorkerPoolOptions().workers(2));
   int offset = 1;
   const auto add = [&](int item) { return item + offset; };
   EXPECT_EQ(pool.map(numbers(3), add), (std::vector<int>{1, 2, 3}));
@@ -218,10 +221,38 @@ TEST(WorkerPoolProcesses, SeesThingsAsTheyAreAtTheCall) {
   EXPECT_EQ(pool.map(numbers(3), add), (std::vector<int>{10, 11, 12}));
 }
 
+// One line of text, and one family of types.
+TEST(WorkerPoolProcesses, ErrorsAreCaughtAsLibTorchs) {
+  WorkerPool pool(WorkerPoolOptions().workers(1));
+  const auto fail = [](int) { throw std::runtime_error("no"); };
+  EXPECT_THROW(pool.map(numbers(1), fail), c10::DistError);
+  try {
+    pool.map(numbers(1), fail);
+  } catch (const WorkerFailedError& error) {
+    EXPECT_STREQ(error.what(), "item 0 failed: std::runtime_error: no");
+  }
+}
+
 TEST(WorkerPoolProcesses, RefusesBadOptions) {
-  EXPECT_THROW(WorkerPool({.workers = 0}), std::invalid_argument);
-  EXPECT_THROW(WorkerPool({.workers = 1025}), std::invalid_argument);
-  EXPECT_THROW(WorkerPool({.timeout = std::chrono::milliseconds(0)}), std::invalid_argument);
+  const auto refusal = [](const WorkerPoolOptions& options) -> std::string {
+    try {
+      const WorkerPool pool(options);
+      return "accepted";
+    } catch (const c10::Error& error) {
+      return error.what_without_backtrace();
+    }
+  };
+  for (const std::int64_t workers : {-1, 0, 1025}) {
+    EXPECT_EQ(
+        refusal(WorkerPoolOptions().workers(workers)),
+        "WorkerPoolOptions: workers is " + std::to_string(workers) + "; it must be from 1 to 1024");
+  }
+  EXPECT_EQ(refusal(WorkerPoolOptions().timeout(std::chrono::milliseconds(0))),
+            "WorkerPoolOptions: timeout is 0 ms; it must be at least 1 ms");
+  EXPECT_EQ(refusal(WorkerPoolOptions().kind(WorkerKind::Spawn)),
+            "WorkerPoolOptions: kind is Spawn, but a fresh run of the program does not know the "
+            "function; choose Process or Thread");
+  EXPECT_EQ(refusal(WorkerPoolOptions().workers(WorkerPoolOptions::kMaxWorkers)), "accepted");
 }
 
 }  // namespace

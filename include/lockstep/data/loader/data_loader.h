@@ -45,7 +45,7 @@ class DevicePrefetcher;
 /// later changes to it are not seen, and each worker reads a file that is open then at a position
 /// of its own. Worker threads get a copy of the dataset each, where it can be copied. Build the
 /// loader outside of parallel regions. Workers never outlive the program, however it ends. A worker
-/// process that dies or hangs is replaced, and what it had in hand is done again.
+/// process that dies or hangs is replaced, and what it had claimed is done again.
 ///
 /// `Dataset` is a `MapStyleDataset` or an `IterableDataset` (`data/dataset.h`), `Sampler` any of
 /// the concepts in `data/sampler.h`. `Collate`, where given, makes a batch of a `std::vector` of

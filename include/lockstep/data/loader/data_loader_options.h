@@ -3,6 +3,7 @@
 
 #include <lockstep/core/export.h>
 #include <lockstep/data/samplers/distributed_sampler.h>
+#include <lockstep/workers/worker_kind.h>
 #include <torch/arg.h>
 
 #include <chrono>
@@ -16,12 +17,7 @@
 namespace lockstep::data {
 
 /// What builds a loader's batches when the calling thread does not. The bits are the same.
-enum class WorkerKind {
-  Process,  ///< forked by a fork server: a crash costs a sample's time, the dataset is not copied
-  Thread,   ///< in this process: nothing to fork; a crash or a hang is the program's own
-  Spawn,    ///< a fresh run of the program, for libraries that do not live through a fork; needs
-            ///< `spawn` and `maybe_worker_main`
-};
+using lockstep::WorkerKind;
 
 /// What the loader does about a sample that it cannot get.
 enum class SamplePolicy {

@@ -54,6 +54,22 @@ TEST_F(WorkerFailureTest, ExceptionArrivesAtItsTurnAndTheLoaderGoesOn) {
   }
 }
 
+// As those of a `WorkerPool`, and of process groups.
+TEST_F(WorkerFailureTest, ErrorIsOfTheFamilyOfAllWorkers) {
+  DataLoader loader(numbers_that(0, [] { throw std::runtime_error("bad"); }), in_order(20),
+                    options_with(1));
+  try {
+    static_cast<void>(*loader.begin());
+    FAIL() << "no exception was thrown";
+  } catch (const WorkerFailedError& error) {
+    EXPECT_EQ(error.failure(), WorkerFailure::Exception);
+    EXPECT_EQ(error.worker(), 0);
+    EXPECT_EQ(error.exception_type(), "std::runtime_error");
+    EXPECT_EQ(error.original_message(), "bad");
+  }
+  EXPECT_THROW(static_cast<void>(*loader.begin()), c10::DistError);
+}
+
 TEST_F(WorkerFailureTest, LoopThatLooksAgainGetsTheNextBatch) {
   for (const int workers : {0, 2}) {
     DataLoader loader(numbers_that(5, [] { throw std::runtime_error("bad"); }), in_order(20),
