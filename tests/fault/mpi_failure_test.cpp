@@ -18,6 +18,7 @@
 #include <map>
 #include <string>
 #include <thread>
+#include <tuple>
 #include <vector>
 
 #include "comm/group/group_core.h"
@@ -233,8 +234,15 @@ int run_program(const std::string& name, const std::string& backend) {
 
 struct Job {
   int ranks;
-  std::string hosts;  ///< empty: the launcher's
+  std::string hosts;     ///< empty: the launcher's
+  std::string launch{};  ///< what starts the program on each rank
 };
+
+/// Ranks that see what torchrun sets, so that no MPI connects them.
+const std::string kAsTorchrun =
+    "env LOCKSTEP_LAUNCHER=torchrun GLOO_SOCKET_IFNAME=lo sh -c "
+    "'RANK=$OMPI_COMM_WORLD_RANK LOCAL_RANK=$OMPI_COMM_WORLD_RANK WORLD_SIZE=$OMPI_COMM_WORLD_SIZE "
+    "LOCAL_WORLD_SIZE=$OMPI_COMM_WORLD_SIZE exec \"$@\"' sh ";
 
 // Far longer than any job takes, also on a busy machine; far shorter than for ever.
 constexpr int kJobSeconds = 120;
@@ -246,8 +254,8 @@ std::string run_job(const std::string& program, const std::string& backend, cons
   const std::string hosts = job.hosts.empty() ? "" : "LOCKSTEP_FAKE_HOSTS=" + job.hosts + " ";
   const std::string command = hosts + "timeout " + std::to_string(kJobSeconds) +
                               " " LOCKSTEP_TEST_MPIRUN " " + std::to_string(job.ranks) +
-                              " --continuous " + self + " --program " + program + " " + backend +
-                              " 2>&1";
+                              " --continuous " + job.launch + self + " --program " + program + " " +
+                              backend + " 2>&1";
   std::FILE* pipe = ::popen(command.c_str(), "r");
   std::string text;
   std::array<char, 4096> buffer{};
@@ -361,6 +369,21 @@ TEST(MpiFailure, AKilledRankIsNamedAtOnceByTheRanksOfItsHost) {
   // The other host hears it from rank 0.
   expect_part(seen_by(2, output), "rank 0 gave up", output);
 }
+
+#ifdef LOCKSTEP_TEST_GLOO
+// Whoever dies, all its connections break at once, and do not say what happened.
+TEST(HostsOverGloo, AKilledRankIsNamedByTheRanksOfItsHostAndOfOthers) {
+  for (const auto& [hosts, witness, other] :
+       {std::tuple("a,a,b", 0, 2), std::tuple("a,b,b", 2, 0)}) {
+    const std::string output = run_job("kill", "hierarchical", {3, hosts, kAsTorchrun});
+    expect_part(seen_by(witness, output), "(Hierarchical) failed on rank", output);
+    expect_part(seen_by(witness, output), "rank 1 (pid", output);
+    expect_part(seen_by(witness, output), "died", output);
+    expect_part(seen_by(other, output), "rank " + std::to_string(witness) + " gave up", output);
+    expect_part(seen_by(other, output), "died", output);
+  }
+}
+#endif
 
 }  // namespace
 }  // namespace lockstep::testing

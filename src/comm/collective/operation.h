@@ -11,7 +11,13 @@ class Operation;
 /// Why an operation cannot go on. Operations throw it; the queue adds where and when, and throws
 /// the public type.
 struct OperationFailure {
-  enum class Kind { Mismatch, PeerLost, Timeout, Backend };
+  enum class Kind {
+    Mismatch,
+    PeerLost,
+    ConnectionLost,  ///< a rank is lost, and it is not known which one, nor why
+    Timeout,
+    Backend
+  };
   Kind kind;
   std::string reason;
   std::string hint;

@@ -219,6 +219,7 @@ std::exception_ptr ProgressQueue::translate(const OperationFailure& failure,
     case OperationFailure::Kind::Mismatch:
       return std::make_exception_ptr(MismatchError(context, failure.reason, failure.hint));
     case OperationFailure::Kind::PeerLost:
+    case OperationFailure::Kind::ConnectionLost:
       return std::make_exception_ptr(PeerLostError(context, failure.reason, failure.hint));
     case OperationFailure::Kind::Timeout:
       return std::make_exception_ptr(TimeoutError(context, failure.reason, failure.hint));

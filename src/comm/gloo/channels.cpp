@@ -139,15 +139,16 @@ bool is_gloo_work_done(GlooChannels& channels, c10d::Work& work) {
   const auto error = work.exception();
   if (!error) return true;
   std::string reason = channels.abort_reason();
+  auto kind = OperationFailure::Kind::PeerLost;
   if (reason.empty()) {
+    kind = OperationFailure::Kind::ConnectionLost;
     try {
       std::rethrow_exception(error);
     } catch (const std::exception& caught) {
       reason = std::string("a connection to another rank broke: ") + message_of(caught);
     }
   }
-  throw OperationFailure{OperationFailure::Kind::PeerLost, reason,
-                         "look at what the other ranks reported first"};
+  throw OperationFailure{kind, reason, "look at what the other ranks reported first"};
 }
 
 }  // namespace lockstep

@@ -190,17 +190,7 @@ class HierarchicalAllGather final : public HierarchicalOperation {
   std::size_t rounds_;
 };
 
-}  // namespace
-
-std::unique_ptr<Operation> make_hierarchical_broadcast(Hierarchy& hierarchy, Collective call) {
-  return std::make_unique<HierarchicalBroadcast>(hierarchy, std::move(call));
-}
-
-std::unique_ptr<Operation> make_hierarchical_all_gather(Hierarchy& hierarchy, Collective call) {
-  return std::make_unique<HierarchicalAllGather>(hierarchy, std::move(call));
-}
-
-std::unique_ptr<Operation> make_hierarchical_operation(Hierarchy& hierarchy, Collective call) {
+std::unique_ptr<Operation> make_operation_of(Hierarchy& hierarchy, Collective call) {
   switch (call.op) {
     case CollectiveOp::AllReduce:
     case CollectiveOp::Reduce:
@@ -221,6 +211,20 @@ std::unique_ptr<Operation> make_hierarchical_operation(Hierarchy& hierarchy, Col
       break;
   }
   return make_exchange_operation(hierarchy.transport, std::move(call));
+}
+
+}  // namespace
+
+std::unique_ptr<Operation> make_hierarchical_broadcast(Hierarchy& hierarchy, Collective call) {
+  return std::make_unique<HierarchicalBroadcast>(hierarchy, std::move(call));
+}
+
+std::unique_ptr<Operation> make_hierarchical_all_gather(Hierarchy& hierarchy, Collective call) {
+  return std::make_unique<HierarchicalAllGather>(hierarchy, std::move(call));
+}
+
+std::unique_ptr<Operation> make_hierarchical_operation(Hierarchy& hierarchy, Collective call) {
+  return with_lost_rank_named(hierarchy, make_operation_of(hierarchy, std::move(call)));
 }
 
 }  // namespace lockstep

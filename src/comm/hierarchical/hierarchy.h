@@ -27,6 +27,11 @@ struct Hierarchy {
 [[nodiscard]] std::unique_ptr<Operation> make_hierarchical_operation(Hierarchy& hierarchy,
                                                                      Collective call);
 
+/// The same operation. Where a connection breaks, it waits a moment, to find out which rank is
+/// lost: the memory of that rank's host says who died, and ranks of that host tell the others.
+[[nodiscard]] std::unique_ptr<Operation> with_lost_rank_named(Hierarchy& hierarchy,
+                                                              std::unique_ptr<Operation> operation);
+
 /// all_reduce and reduce: ranks of a host exchange shares in memory, each share runs along a line
 /// of hosts (`HostReduction`), and the host puts the shares together again in memory. The result of
 /// an all_reduce comes back along the line: between hosts, each rank sends and receives up to 2 N /
