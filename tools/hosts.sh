@@ -73,7 +73,8 @@ in_namespaces() {
   done
   ((EUID == 0)) || flags+=(--user --map-root-user)
   why=$(unshare "${flags[@]}" true 2>&1) || skip "this machine makes no namespaces: ${why%%$'\n'*}"
-  setpriv --pdeathsig KILL unshare "${flags[@]}" "$self" --inside "$@" &
+  # In the background, a process would lose its input, and its children would ignore an interrupt.
+  env --default-signal=INT,QUIT setpriv --pdeathsig KILL unshare "${flags[@]}" "$self" --inside "$@" <&0 &
   # unshare blocks these signals. The process in the namespaces dies with it.
   # shellcheck disable=SC2064  # this number
   trap "kill -KILL $!" INT TERM HUP

@@ -54,6 +54,7 @@ expect 'exit status of the rank that failed' 5 "$(status_of "$hosts" 2x1 ranks b
 expect 'exit status for a wrong layout' 2 "$(status_of "$hosts" 2y1 run true)"
 expect 'exit status for a wrong rate' 2 "$(status_of "$hosts" 2x1 --rate fast run true)"
 expect 'exit status without a run around it' 2 "$(status_of "$hosts" on 1 true)"
+expect 'what a command reads' input "$(echo input | "$hosts" 1x1 run cat)"
 expect 'two runs at once' '0 0' "$("$hosts" 2x1 ranks true & first=$!; "$hosts" 2x1 ranks true; second=$?; wait $first; echo "$? $second")"
 
 # A run that is killed leaves no process.
