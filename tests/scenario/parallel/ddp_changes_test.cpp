@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Parameters that are frozen, thawed, registered, replaced or converted after wrapping, with ranks
 // as threads.
-#include "scenario/parallel/ddp_test_support.h"
+#include "scenario/parallel/weights_net.h"
 #include "support/forks.h"
 
 namespace lockstep::testing {
@@ -10,152 +10,12 @@ namespace {
 class DdpChanges : public ::testing::TestWithParam<int> {};
 INSTANTIATE_TEST_SUITE_P(WorldSizes, DdpChanges, ::testing::Values(1, 2, 3));
 
-/// The gradient of each weight is the sum of the rows that it was used with.
-struct WeightsImpl : torch::nn::Module {
-  WeightsImpl() {
-    a = register_parameter("a", torch::ones({3}));
-    b = register_parameter("b", torch::ones({3}));
-  }
-  torch::Tensor forward(const torch::Tensor& x, const std::string& used = "ab") {
-    torch::Tensor sum = x.sum() * 0;
-    for (const char name : used) sum = sum + (x * named_parameters()[std::string(1, name)]).sum();
-    return sum;
-  }
-  torch::Tensor a, b;
-};
-TORCH_MODULE(Weights);
-using WrappedWeights = DistributedDataParallel<Weights>;
-
-void expect_gradient(const torch::Tensor& parameter, double value) {
-  ASSERT_TRUE(parameter.grad().defined());
-  EXPECT_TRUE(torch::allclose(parameter.grad().to(at::kDouble),
-                              torch::full(parameter.sizes(), value, at::kDouble)))
-      << parameter.grad() << " instead of " << value;
-}
-
-void add_up(WrappedWeights& model, const torch::Tensor& row, const std::string& used = "ab") {
-  const auto guard = model->no_sync();
-  model->forward(row, used).backward();
-}
-
-/// Runs forward with all parameters frozen, or none, and an input that needs a gradient in any
-/// case.
-void take_step(const Group& group, WrappedWeights& model, bool is_frozen) {
-  set_frozen(*model->module(), is_frozen);
-  model->forward(row_of_rank(group).set_requires_grad(true)).backward();
-}
-
 void expect_values_of_rank_zero(const Group& group, const torch::nn::Module& net) {
   for (const auto& item : net.named_parameters()) {
     const torch::Tensor first = item.value().detach().clone();
     group->broadcast(first).wait();
     EXPECT_TRUE(torch::equal(first, item.value())) << item.key();
   }
-}
-
-// --- during accumulation ---
-
-TEST_P(DdpChanges, WhatWaitedWhenItsParameterWasFrozenIsAveragedByTheNextBackward) {
-  for (const bool is_static : {false, true}) {
-    run_ranks_or_throw(GetParam(), [=](const Group& group) {
-      Weights net;
-      WrappedWeights model(net, group, Options().static_graph(is_static));
-      const torch::Tensor row = row_of_rank(group);
-      add_up(model, row);
-      net->a.set_requires_grad(false);
-      model->forward(row).backward();
-      expect_gradient(net->a, mean_row(group));
-      expect_gradient(net->b, 2 * mean_row(group));
-      model->zero_grad();
-      model->forward(row).backward();
-      EXPECT_FALSE(net->a.grad().defined());
-      expect_gradient(net->b, mean_row(group));
-      net->a.set_requires_grad(true);
-      model->forward(row, "a").backward();
-      expect_gradient(net->a, mean_row(group));
-      group->close();
-    });
-  }
-}
-
-TEST_P(DdpChanges, WhatWaitedOnOneRankAloneIsAveragedToo) {
-  run_ranks_or_throw(GetParam(), [](const Group& group) {
-    Weights net;
-    WrappedWeights model(net, group);
-    const torch::Tensor row = row_of_rank(group);
-    if (group->rank() == 0) add_up(model, row);
-    net->a.set_requires_grad(false);
-    model->forward(row, "b").backward();
-    expect_gradient(net->a, 1.0 / group->size());
-    expect_gradient(net->b, mean_row(group) + 1.0 / group->size());
-    group->close();
-  });
-}
-
-TEST_P(DdpChanges, WhatWaitedWhenAnotherParameterWasThawedIsAveraged) {
-  run_ranks_or_throw(GetParam(), [](const Group& group) {
-    Weights net;
-    net->b.set_requires_grad(false);
-    WrappedWeights model(net, group);
-    const torch::Tensor row = row_of_rank(group);
-    add_up(model, row, "a");
-    net->b.set_requires_grad(true);
-    model->forward(row, "b").backward();
-    expect_gradient(net->a, mean_row(group));
-    expect_gradient(net->b, mean_row(group));
-    group->close();
-  });
-}
-
-TEST_P(DdpChanges, WhatWaitedWhenAllWereFrozenIsAveraged) {
-  run_ranks_or_throw(GetParam(), [](const Group& group) {
-    Weights net;
-    WrappedWeights model(net, group);
-    const torch::Tensor row = row_of_rank(group);
-    add_up(model, row);
-    take_step(group, model, /*is_frozen=*/true);
-    expect_gradient(net->a, mean_row(group));
-    expect_gradient(net->b, mean_row(group));
-    group->close();
-  });
-}
-
-TEST_P(DdpChanges, WhatIsThawedBetweenForwardAndBackwardIsAveraged) {
-  run_ranks_or_throw(GetParam(), [](const Group& group) {
-    Weights net;
-    WrappedWeights model(net, group);
-    const torch::Tensor row = row_of_rank(group);
-    const torch::Tensor with_both = model->forward(row);
-    net->a.set_requires_grad(false);
-    const torch::Tensor with_one = model->forward(row);
-    net->a.set_requires_grad(true);
-    (with_both + with_one).backward();
-    expect_gradient(net->a, mean_row(group));
-    expect_gradient(net->b, 2 * mean_row(group));
-    group->close();
-  });
-}
-
-TEST_P(DdpChanges, ASparseGradientThatWaitedStaysSparse) {
-  run_ranks_or_throw(GetParam(), [](const Group& group) {
-    torch::nn::Embedding words(torch::nn::EmbeddingOptions(6, 2).sparse(true));
-    torch::nn::Linear last(2, 1);
-    torch::nn::Sequential net(words, last);
-    DistributedDataParallel<torch::nn::Sequential> model(net, group);
-    const auto row = torch::tensor({group->rank()});
-    {
-      const auto guard = model->no_sync();
-      model->forward(row).sum().backward();
-    }
-    words->weight.set_requires_grad(false);
-    model->forward(row).sum().backward();
-    ASSERT_TRUE(words->weight.grad().is_sparse());
-    const torch::Tensor dense = words->weight.grad().to_dense();
-    const torch::Tensor expected = torch::zeros({6, 2});
-    expected.narrow(0, 0, group->size()).copy_(last->weight.detach() / group->size());
-    EXPECT_TRUE(torch::allclose(dense, expected)) << dense;
-    group->close();
-  });
 }
 
 // --- parameters that come later ---

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Parameters that are frozen while their gradients wait, with ranks as threads.
+#include "scenario/parallel/weights_net.h"
+
+namespace lockstep::testing {
+namespace {
+
+class DdpFrozen : public ::testing::TestWithParam<int> {};
+INSTANTIATE_TEST_SUITE_P(WorldSizes, DdpFrozen, ::testing::Values(1, 2, 3));
+
+// --- gradients that wait when their parameters are frozen ---
+
+TEST_P(DdpFrozen, WhatWaitedWhenItsParameterWasFrozenIsAveragedByTheNextBackward) {
+  for (const bool is_static : {false, true}) {
+    run_ranks_or_throw(GetParam(), [=](const Group& group) {
+      Weights net;
+      WrappedWeights model(net, group, Options().static_graph(is_static));
+      const torch::Tensor row = row_of_rank(group);
+      add_up(model, row);
+      net->a.set_requires_grad(false);
+      model->forward(row).backward();
+      expect_gradient(net->a, mean_row(group));
+      expect_gradient(net->b, 2 * mean_row(group));
+      model->zero_grad();
+      model->forward(row).backward();
+      EXPECT_FALSE(net->a.grad().defined());
+      expect_gradient(net->b, mean_row(group));
+      net->a.set_requires_grad(true);
+      model->forward(row, "a").backward();
+      expect_gradient(net->a, mean_row(group));
+      group->close();
+    });
+  }
+}
+
+TEST_P(DdpFrozen, WhatWaitedOnOneRankAloneIsAveragedToo) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    Weights net;
+    WrappedWeights model(net, group);
+    const torch::Tensor row = row_of_rank(group);
+    if (group->rank() == 0) add_up(model, row);
+    net->a.set_requires_grad(false);
+    model->forward(row, "b").backward();
+    expect_gradient(net->a, 1.0 / group->size());
+    expect_gradient(net->b, mean_row(group) + 1.0 / group->size());
+    group->close();
+  });
+}
+
+TEST_P(DdpFrozen, WhatWaitedWhenAnotherParameterWasThawedIsAveraged) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    Weights net;
+    net->b.set_requires_grad(false);
+    WrappedWeights model(net, group);
+    const torch::Tensor row = row_of_rank(group);
+    add_up(model, row, "a");
+    net->b.set_requires_grad(true);
+    model->forward(row, "b").backward();
+    expect_gradient(net->a, mean_row(group));
+    expect_gradient(net->b, mean_row(group));
+    group->close();
+  });
+}
+
+TEST_P(DdpFrozen, WhatWaitedWhenAllWereFrozenIsAveraged) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    Weights net;
+    WrappedWeights model(net, group);
+    const torch::Tensor row = row_of_rank(group);
+    add_up(model, row);
+    take_step(group, model, /*is_frozen=*/true);
+    expect_gradient(net->a, mean_row(group));
+    expect_gradient(net->b, mean_row(group));
+    group->close();
+  });
+}
+
+TEST_P(DdpFrozen, WhatIsThawedBetweenForwardAndBackwardIsAveraged) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    Weights net;
+    WrappedWeights model(net, group);
+    const torch::Tensor row = row_of_rank(group);
+    const torch::Tensor with_both = model->forward(row);
+    net->a.set_requires_grad(false);
+    const torch::Tensor with_one = model->forward(row);
+    net->a.set_requires_grad(true);
+    (with_both + with_one).backward();
+    expect_gradient(net->a, mean_row(group));
+    expect_gradient(net->b, 2 * mean_row(group));
+    group->close();
+  });
+}
+
+TEST_P(DdpFrozen, ASparseGradientThatWaitedStaysSparse) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    torch::nn::Embedding words(torch::nn::EmbeddingOptions(6, 2).sparse(true));
+    torch::nn::Linear last(2, 1);
+    torch::nn::Sequential net(words, last);
+    DistributedDataParallel<torch::nn::Sequential> model(net, group);
+    const auto row = torch::tensor({group->rank()});
+    {
+      const auto guard = model->no_sync();
+      model->forward(row).sum().backward();
+    }
+    words->weight.set_requires_grad(false);
+    model->forward(row).sum().backward();
+    ASSERT_TRUE(words->weight.grad().is_sparse());
+    const torch::Tensor dense = words->weight.grad().to_dense();
+    const torch::Tensor expected = torch::zeros({6, 2});
+    expected.narrow(0, 0, group->size()).copy_(last->weight.detach() / group->size());
+    EXPECT_TRUE(torch::allclose(dense, expected)) << dense;
+    group->close();
+  });
+}
+
+}  // namespace
+}  // namespace lockstep::testing
