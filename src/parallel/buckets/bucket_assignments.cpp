@@ -45,11 +45,9 @@ BucketAssignments::BucketAssignments(std::vector<std::string> names,
 }
 
 bool BucketAssignments::follow(bool is_in_place) {
-  const auto before = current().number();
-  is_other_set_ = needed_ != current().members();
   make_current(is_in_place);
   current().take_proposal();
-  return current().number() != before;
+  return current().number() == 0 || current().number() != built_;
 }
 
 void BucketAssignments::make_current(bool is_in_place) {
@@ -62,6 +60,11 @@ void BucketAssignments::make_current(bool is_in_place) {
                                  settings_of(options_, is_in_place));
   }
   assignments_.splice(assignments_.begin(), assignments_, found);
+}
+
+void BucketAssignments::end_iteration(ProcessGroup& group, int leader) {
+  completed_ = current().members();
+  current().end_iteration(group, leader);
 }
 
 std::string BucketAssignments::call_name(const std::string& what) const {

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include <lockstep/comm/process_group.h>
 #include <lockstep/core/error.h>
 #include <lockstep/parallel/distributed_data_parallel_options.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <list>
 #include <string>
 #include <utility>
@@ -35,10 +37,15 @@ class BucketAssignments {
   /// An iteration begins: the assignment of the parameters that are needed becomes the current one.
   /// Returns whether buckets have to be rebuilt.
   [[nodiscard]] bool follow(bool is_in_place);
+  /// The buckets of the current assignment, which has its number, are there.
+  void note_built() { built_ = current().number(); }
   [[nodiscard]] BucketAssignment& current() noexcept { return assignments_.front(); }
   [[nodiscard]] const BucketAssignment& current() const noexcept { return assignments_.front(); }
-  /// Whether the iteration before had another set of parameters.
-  [[nodiscard]] bool is_other_set() const noexcept { return is_other_set_; }
+  /// Whether the last iteration that was completed had another set of parameters, or none was.
+  [[nodiscard]] bool is_other_set() const { return current().members() != completed_; }
+  /// An iteration has been completed. Does what `BucketRebuilder::end_iteration` does.
+  /// Collective: in those iterations after which buckets may be proposed. Blocks: the caller.
+  void end_iteration(ProcessGroup& group, int leader);
 
   /// The name under which this model makes the call `what`.
   [[nodiscard]] std::string call_name(const std::string& what) const;
@@ -54,7 +61,8 @@ class BucketAssignments {
   DistributedDataParallelOptions options_;
   std::list<BucketAssignment> assignments_;  // the current one first
   std::vector<bool> needed_;                 // from the next iteration on
-  bool is_other_set_ = false;
+  std::uint64_t built_ = 0;                  // the assignment whose buckets there are
+  std::vector<bool> completed_;              // the set of the last iteration that was completed
 };
 
 }  // namespace lockstep

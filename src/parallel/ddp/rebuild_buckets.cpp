@@ -33,6 +33,7 @@ void rebuild_buckets(const ReducerContext& context, const GradientStorage& stora
     }
   }
   if (assignment.number() == 0) assignment.set_number(++statistics.plan);
+  context.assignments.note_built();
   statistics.plan_reason = assignment.reason();
 }
 

@@ -15,8 +15,7 @@ ReductionIteration::ReductionIteration(const ReducerContext& context,
       values_(std::move(buffers), context.options.buffer_sync()) {}
 
 bool ReductionIteration::has_summary() const {
-  return !context_.options.static_graph() || iterations_ == 0 ||
-         context_.assignments.is_other_set();
+  return !context_.options.static_graph() || context_.assignments.is_other_set();
 }
 
 void ReductionIteration::note_begin() {
@@ -51,8 +50,7 @@ bool ReductionIteration::complete(Clock::time_point end_of_backward) {
     const bool is_active = !has_summary() || summary_.is_active(context_.group.rank());
     values_.synchronize(context_.group, is_active, first_active_rank_);
     had_idle_ = false;
-    ++iterations_;
-    context_.assignments.current().end_iteration(context_.group, first_active_rank_);
+    context_.assignments.end_iteration(context_.group, first_active_rank_);
     note_times(end_of_backward, wait_begin, wait_end);
   } else {
     // The gradients of the last iteration lie in buckets that are zeros now.

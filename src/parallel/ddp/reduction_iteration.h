@@ -92,7 +92,6 @@ class ReductionIteration {
   std::weak_ptr<bool> backward_;  // lives as long as the backward under way
   Clock::time_point begin_;
 
-  std::uint64_t iterations_ = 0;
   bool had_idle_ = false;  // forwards without parameters that need gradients
   int first_active_rank_ = 0;
   bool had_shadows_ = false;

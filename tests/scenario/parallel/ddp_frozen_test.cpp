@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Parameters that are frozen while their gradients wait, with ranks as threads.
+// Parameters that are frozen while their gradients wait, and in static graphs, with ranks as
+// threads.
 #include "scenario/parallel/weights_net.h"
 
 namespace lockstep::testing {
@@ -109,6 +110,28 @@ TEST_P(DdpFrozen, ASparseGradientThatWaitedStaysSparse) {
     const torch::Tensor expected = torch::zeros({6, 2});
     expected.narrow(0, 0, group->size()).copy_(last->weight.detach() / group->size());
     EXPECT_TRUE(torch::allclose(dense, expected)) << dense;
+    group->close();
+  });
+}
+
+// --- static graphs ---
+
+TEST_P(DdpFrozen, AStaticGraphLearnsThatThoughABackwardThrewOnOneRank) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    Weights net;
+    WrappedWeights model(net, group, Options().static_graph(true));
+    const torch::Tensor row = row_of_rank(group);
+    model->forward(row, "a").backward();
+    net->a.set_requires_grad(false);
+    const torch::Tensor loss = model->forward(row, "b");
+    if (group->rank() == 0) {
+      const auto handle = net->b.register_hook(
+          [](const torch::Tensor&) -> void { throw std::runtime_error("a hook of the program"); });
+      EXPECT_THROW(loss.backward({}, /*retain_graph=*/true), std::runtime_error);
+      net->b.remove_hook(handle);
+    }
+    loss.backward();
+    expect_gradient(net->b, mean_row(group));
     group->close();
   });
 }
