@@ -46,10 +46,7 @@ Reducer::~Reducer() {
 
 void Reducer::begin_forward(std::optional<std::int64_t> samples) {
   const std::lock_guard lock(mutex_);
-  if (iteration_.is_abandoned()) {
-    recover();
-    samples_.clear();
-  }
+  leave_abandoned();
   samples_.begin_forward(samples);
 }
 
@@ -209,6 +206,12 @@ void Reducer::recover() {
   samples_ = std::move(samples);
 }
 
+void Reducer::leave_abandoned() {
+  if (!iteration_.is_abandoned()) return;
+  recover();
+  samples_.forget_said();
+}
+
 void Reducer::finish_in_flight() noexcept {
   const bool have_buckets = buckets_.finish_in_flight();
   const bool has_summary = iteration_.finish_in_flight();
@@ -267,6 +270,7 @@ bool Reducer::has_waiting() {
 
 UnfinishedReduction Reducer::unfinished() {
   const std::lock_guard lock(mutex_);
+  leave_abandoned();
   return {waiting_in(parameters_), iteration_.values().shared(), samples_};
 }
 

@@ -83,6 +83,8 @@ class Reducer : public GradientListener, public std::enable_shared_from_this<Red
   void share_values(const NamedTensors& tensors);
   /// Whether some parameter has a gradient that waits for its average.
   [[nodiscard]] bool has_waiting();
+  /// What its successor has to take over. A backward that threw is none of it.
+  /// Blocks: as long as buckets of a backward that threw are under way.
   [[nodiscard]] UnfinishedReduction unfinished();
   /// Takes over what the reducer before has left unfinished.
   void take_over(const UnfinishedReduction& unfinished);
@@ -122,6 +124,9 @@ class Reducer : public GradientListener, public std::enable_shared_from_this<Red
   bool complete_by(const Function& complete);
   /// A backward that threw left its buckets half filled. What it had started is finished first.
   void recover();
+  /// Does the same unless a backward is under way, and forgets what the program said for the one
+  /// that threw: its outputs get no other backward.
+  void leave_abandoned();
   /// After an error: waits for what is under way in the buckets' memory.
   void finish_in_flight() noexcept;
   void reset() noexcept;

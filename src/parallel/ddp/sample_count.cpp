@@ -86,9 +86,11 @@ void SampleCount::add(const std::shared_ptr<Forward>& forward) {
 
 void SampleCount::say(std::int64_t samples) {
   said_ = samples;
+  is_said_anew_ = true;
 }
 
 std::optional<std::int64_t> SampleCount::total() {
+  is_said_anew_ = false;
   if (said_) {
     // The forwards get these samples, so that another backward of the same outputs counts as many.
     std::int64_t all = *said_;
@@ -109,6 +111,10 @@ std::int64_t SampleCount::weight(GradientAveraging averaging) {
               "not known: it goes through no output of forward, or forward's first argument is no "
               "tensor of samples; call set_samples before backward");
   return *samples;
+}
+
+void SampleCount::forget_said() {
+  if (!is_said_anew_) said_.reset();
 }
 
 void SampleCount::clear() {

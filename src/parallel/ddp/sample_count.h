@@ -64,6 +64,8 @@ class SampleCount {
   void clear();
   /// Begins anew after a backward that threw: what the program said stays.
   void forget_counted();
+  /// Forgets what the program said for that backward, but not what it has said since.
+  void forget_said();
 
  private:
   void keep_hidden();
@@ -83,6 +85,7 @@ class SampleCount {
   bool is_known_ = true;
   std::int64_t sum_ = 0;
   std::optional<std::int64_t> said_;
+  bool is_said_anew_ = false;  // no backward has asked for it yet
   std::uint64_t average_ = 1;
 };
 

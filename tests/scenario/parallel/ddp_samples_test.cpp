@@ -221,6 +221,53 @@ TEST_P(DdpSamples, ThatAreSaidCountInOneAverageOnly) {
       [](int rank, int step) { return rank == 0 && step == 0 ? 5 : 1; });
 }
 
+TEST_P(DdpSamples, ThatAreSaidAfterABackwardThatThrewCount) {
+  for (const bool says_before_forward : {true, false}) {
+    expect_average(
+        [=](const Rank& rank, int step) {
+          auto& model = rank.model;
+          if (step == 1) {
+            model->set_samples(99);  // for a backward that fails
+            const auto loss = model->forward(constant_rows(1, 9));
+            const auto handle = loss.register_hook([](const torch::Tensor&) -> void {
+              throw std::runtime_error("a hook of the program");
+            });
+            EXPECT_THROW(loss.backward(), std::runtime_error);
+            loss.remove_hook(handle);
+          }
+          if (says_before_forward) model->set_samples(rank.number() + 2);
+          const auto loss = model->forward(constant_rows(1, rank.value()));
+          if (!says_before_forward) model->set_samples(rank.number() + 2);
+          loss.backward();
+        },
+        [](int rank, int) { return rank + 2; });
+  }
+}
+
+TEST_P(DdpSamples, OfABackwardThatThrewDoNotCount) {
+  for (const bool converts : {false, true}) {  // the next forward finds the same reducer or not
+    expect_average(
+        [=](const Rank& rank, int step) {
+          auto net = rank.model->module();
+          const auto forward = [&](std::int64_t count, float value) {
+            return rank.model->forward(constant_rows(count, value).to(net->weight.scalar_type()));
+          };
+          if (step == 1) {
+            if (rank.number() == 0) rank.model->set_samples(7);
+            const auto loss = forward(rank.number() == 0 ? 5 : 1, 9);
+            loss.register_hook([](const torch::Tensor&) -> void {
+              throw std::runtime_error("a hook of the program");
+            });
+            EXPECT_THROW(loss.backward(), std::runtime_error);
+            rank.model->zero_grad();
+            if (converts) net->to(torch::kDouble);
+          }
+          forward(1, rank.value()).backward();
+        },
+        one_sample_each);
+  }
+}
+
 TEST_P(DdpSamples, OfAForwardCountOnceThoughTwoBackwardsGoThroughIt) {
   expect_average(
       [](const Rank& rank, int) {
