@@ -48,6 +48,10 @@ void GradientIntake::put(ReducedParameter& parameter, const at::Tensor& incoming
   // some.
   const bool may_stay = (!parameter.is_used || iteration_.scale() == 0) && !is_filled;
   if (may_stay) parameter.kept = gradient;
+  // The parameter may have got another shape since that earlier backward.
+  if (!parameter.is_used && !has_gradient_of_its_shape(parameter.tensor)) {
+    return bucket.put_zero(parameter.place);
+  }
   const bool is_sparse = gradient.defined() && gradient.layout() != at::kStrided && !is_filled;
   if (parameter.is_sparse || is_sparse) {
     parameter.is_sparse = true;

@@ -7,6 +7,11 @@
 
 namespace lockstep {
 
+bool has_gradient_of_its_shape(const at::Tensor& parameter) {
+  const at::Tensor& gradient = parameter.grad();
+  return gradient.defined() && gradient.sizes() == parameter.sizes();
+}
+
 void ReducedParameter::check_gradient(const at::Tensor& incoming, bool is_paused) const {
   const at::Tensor& gradient = tensor.grad();
   TORCH_CHECK(!gradient.defined() || !gradient.requires_grad(),
@@ -66,11 +71,7 @@ void set_waiting(std::vector<ReducedParameter>& parameters,
                  const std::vector<at::Tensor>& waiting) {
   std::unordered_set<const c10::TensorImpl*> wait;
   for (const at::Tensor& parameter : waiting) {
-    // Where the parameter has another shape now, autograd refuses the gradient that it has.
-    const at::Tensor& gradient = parameter.grad();
-    if (gradient.defined() && gradient.sizes() == parameter.sizes()) {
-      wait.insert(parameter.unsafeGetTensorImpl());
-    }
+    if (has_gradient_of_its_shape(parameter)) wait.insert(parameter.unsafeGetTensorImpl());
   }
   for (ReducedParameter& parameter : parameters) {
     parameter.is_used = wait.contains(parameter.tensor.unsafeGetTensorImpl());

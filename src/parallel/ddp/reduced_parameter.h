@@ -15,6 +15,10 @@
 
 namespace lockstep {
 
+/// Whether the parameter has a gradient, and not one from before `set_data` gave the parameter
+/// another shape: there is no average of such a gradient.
+[[nodiscard]] bool has_gradient_of_its_shape(const at::Tensor& parameter);
+
 /// What a reducer knows of one parameter, and of its gradient in the backward under way.
 ///
 /// A parameter is *assigned*, to a bucket, while it belongs to the set of parameters that need

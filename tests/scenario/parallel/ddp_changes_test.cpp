@@ -173,6 +173,22 @@ TEST_P(DdpChanges, AnotherShapeIsSeenByTheNextForward) {
   });
 }
 
+TEST_P(DdpChanges, AGradientThatWaitedWithAnotherShapeStaysAsItIs) {
+  for (const std::vector<std::int64_t>& shape : {std::vector<std::int64_t>{2, 3}, {1}}) {
+    run_ranks_or_throw(GetParam(), [&](const Group& group) {
+      Weights net;
+      WrappedWeights model(net, group);
+      const torch::Tensor row = row_of_rank(group);
+      add_up(model, row);
+      net->a.set_data(torch::ones(shape));
+      model->forward(row, "b").backward();
+      EXPECT_TRUE(torch::equal(net->a.grad(), row[0])) << net->a.grad();
+      expect_gradient(net->b, 2 * mean_row(group));
+      group->close();
+    });
+  }
+}
+
 TEST_P(DdpChanges, GradientsThatWaitFollowTheDtype) {
   run_ranks_or_throw(GetParam(), [](const Group& group) {
     Weights net;
