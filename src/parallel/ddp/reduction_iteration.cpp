@@ -64,6 +64,7 @@ void ReductionIteration::launch_summary() {
     ReducedParameter& parameter = context_.parameters[i];
     if (!parameter.is_assigned) set_aside_left_over(parameter);
     if (parameter.is_used) summary_.add_used(i);
+    if (!parameter.is_assigned && !parameter.is_used) continue;
     if (parameter.is_late) summary_.add_late(i);
     if (parameter.is_sparse) summary_.add_sparse(i);
   }
@@ -74,11 +75,17 @@ void ReductionIteration::launch_summary() {
 
 void ReductionIteration::set_aside_left_over(ReducedParameter& parameter) {
   const at::Tensor& gradient = parameter.tensor.grad();
-  parameter.is_used =
-      parameter.is_used && gradient.defined() && !parameter.is_written_by_another(context_.reducer);
-  parameter.is_sparse = parameter.is_used && gradient.layout() != at::kStrided;
-  parameter.is_late = parameter.is_used && !parameter.is_sparse;
-  if (parameter.is_used) parameter.set_aside();
+  const bool has_any = has_gradient_of_its_shape(parameter.tensor) &&
+                       !parameter.is_written_by_another(context_.reducer);
+  parameter.is_used = parameter.is_used && has_any;
+  if (!has_any) return;
+  parameter.is_sparse = gradient.layout() != at::kStrided;
+  parameter.is_late = !parameter.is_sparse;
+  if (parameter.is_used) {
+    parameter.set_aside();
+  } else {
+    parameter.aside = gradient;  // if other ranks used the parameter, theirs add to it
+  }
 }
 
 void ReductionIteration::check_summary() {

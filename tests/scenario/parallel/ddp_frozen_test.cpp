@@ -48,6 +48,25 @@ TEST_P(DdpFrozen, WhatWaitedOnOneRankAloneIsAveragedToo) {
   });
 }
 
+// As a parameter in a bucket does, which other ranks use and this one does not.
+TEST_P(DdpFrozen, TheLastAverageOfAFrozenParameterStaysThoughMoreWaitedOnOneRank) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    Weights net;
+    WrappedWeights model(net, group);
+    const torch::Tensor row = row_of_rank(group);
+    model->forward(row).backward();
+    if (group->rank() == 0) add_up(model, row);
+    net->a.set_requires_grad(false);
+    model->forward(row, "b").backward();
+    expect_gradient(net->a, mean_row(group) + 1.0 / group->size());
+    expect_gradient(net->b, 2 * mean_row(group) + 1.0 / group->size());
+    model->forward(row, "b").backward();
+    expect_gradient(net->a, mean_row(group) + 1.0 / group->size());
+    EXPECT_TRUE(model->statistics().late_parameters.empty()) << "it is not reduced again";
+    group->close();
+  });
+}
+
 TEST_P(DdpFrozen, WhatWaitedWhenAnotherParameterWasThawedIsAveraged) {
   run_ranks_or_throw(GetParam(), [](const Group& group) {
     Weights net;
