@@ -23,7 +23,7 @@ bool GradientIntake::collect(ReducedParameter& parameter, const at::Tensor& inco
   ++parameter.count;
   if (bucket_of(parameter).is_launched()) {
     collect_late(parameter);
-    return false;
+    return true;
   }
   if (parameter.count < parameter.expected) return false;
   put(parameter, incoming);

@@ -22,8 +22,9 @@ class GradientIntake {
   /// Notes a gradient that adds up on this rank, since backwards average nothing at present.
   /// `incoming`: what autograd has added to the gradient, here and below.
   void note_waiting(ReducedParameter& parameter, const at::Tensor& incoming);
-  /// Collects a gradient that autograd has just made. Returns whether it filled the parameter's
-  /// place in its bucket.
+  /// Collects a gradient that autograd has just made. Returns whether it may be the parameter's
+  /// last one in this backward, as far as the one before tells: then its place in its bucket is
+  /// filled.
   [[nodiscard]] bool collect(ReducedParameter& parameter, const at::Tensor& incoming);
   /// Does the same for a gradient that another model, which shares the parameter, has collected.
   [[nodiscard]] bool skip_gradient_of_another(ReducedParameter& parameter);

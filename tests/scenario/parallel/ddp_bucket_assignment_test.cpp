@@ -81,6 +81,47 @@ TEST_P(DdpBucketAssignment, FollowsTheOrderOfTheFirstBackward) {
   });
 }
 
+/// A backward within its backward gives `last` another gradient, behind all others or not.
+struct RepeatingImpl : torch::nn::Module {
+  RepeatingImpl() {
+    for (const char* name : {"first", "middle", "last"}) {
+      register_parameter(name, torch::ones({16}));
+    }
+  }
+  torch::Tensor forward(const torch::Tensor& x) {
+    const auto parts = parameters(false);
+    const auto hidden = torch::tanh(parts[0] * x);
+    hidden.register_hook([last = parts[2]](const torch::Tensor&) {
+      const torch::AutoGradMode with_gradients(true);
+      last.sum().backward();
+    });
+    return (torch::tanh(hidden * parts[1]) * parts[2]).sum();
+  }
+};
+TORCH_MODULE(Repeating);
+
+TEST_P(DdpBucketAssignment, CountsTheLastOfSeveralGradients) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    // The second gradient of `last` is late where it has a bucket of its own, and is added to the
+    // first one where its bucket still waits for `first`.
+    for (const std::size_t cap : {64U, 192U}) {
+      Repeating net;
+      DistributedDataParallel<Repeating> model(net, group, Options().bucket_caps_bytes({cap}));
+      for (int step = 0; step < 3; ++step) {
+        model->zero_grad();
+        model->forward(torch::full({16}, group->rank() + 1.0)).backward();
+        EXPECT_EQ(model->statistics().late_parameters.empty(), cap > 64 || step > 0) << step;
+      }
+      Names order;
+      for (const auto& bucket : model->statistics().buckets) {
+        order.insert(order.end(), bucket.parameters.begin(), bucket.parameters.end());
+      }
+      EXPECT_EQ(order, (Names{"middle", "last", "first"})) << cap;
+    }
+    group->close();
+  });
+}
+
 TEST_P(DdpBucketAssignment, IsTunedByTimesWithoutChangingABit) {
   run_ranks_or_throw(GetParam(), [](const Group& group) {
     DistributedDataParallelStatistics statistics;
