@@ -251,8 +251,9 @@ void DistributedDataParallelBase::set_samples(std::int64_t samples) {
 }
 
 void DistributedDataParallelBase::register_communication_hook(CommunicationHook hook) {
+  // A hook that the reducer refuses is none of its successor either.
+  if (autograd_hooks_) autograd_hooks_->reducer().set_hook(hook);
   hook_ = std::move(hook);
-  if (autograd_hooks_) autograd_hooks_->reducer().set_hook(hook_);
 }
 
 void DistributedDataParallelBase::broadcast_parameters(int root) {

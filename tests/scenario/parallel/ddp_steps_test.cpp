@@ -368,6 +368,31 @@ TEST_P(DdpSteps, AHookTakesThePlaceOfTheAllReduce) {
   });
 }
 
+TEST_P(DdpSteps, AHookThatComesDuringBackwardIsRefusedAndForgotten) {
+  if (GetParam() == 1) return;
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    DistributedDataParallel<Sum> model(Sum(), group);
+    const auto loss = model->forward(rows(1, 1));
+    int attempts = 0;
+    loss.register_hook([&](const torch::Tensor&) {
+      ++attempts;
+      EXPECT_THROW(model->register_communication_hook(
+                       [](ProcessGroup&, const GradientBucketView&) -> Future<at::Tensor> {
+                         throw std::runtime_error("it was refused");
+                       }),
+                   c10::Error);
+    });
+    loss.backward();
+    EXPECT_EQ(attempts, 1);
+    EXPECT_FLOAT_EQ(gradient_of(model), 1);
+    model->module()->to(torch::kDouble);  // its gradients need other memory
+    model->zero_grad();
+    model->forward(rows(1, 2).to(torch::kDouble)).backward();
+    EXPECT_EQ(model->module()->weight.grad()[0].item<double>(), 2);
+    group->close();
+  });
+}
+
 TEST_P(DdpSteps, WhatIsUnderWayWhenAHooksFutureThrowsIsFinishedFirst) {
   if (GetParam() == 1) return;
   run_ranks_or_throw(GetParam(), [](const Group& group) {
