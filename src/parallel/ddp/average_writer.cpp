@@ -46,8 +46,12 @@ void AverageWriter::write_all(const Iteration& iteration) {
 
 void AverageWriter::write_unassigned(std::size_t index, const Iteration& iteration) {
   const UsageSummary* const summary = iteration.summary;
-  if (summary == nullptr || summary->used(index) == 0) return;
   ReducedParameter& parameter = context_.parameters[index];
+  TORCH_CHECK(summary != nullptr || !parameter.is_waiting(), "DistributedDataParallel: parameter '",
+              parameter.name,
+              "' has a gradient that waits for its average, though it was frozen in the last "
+              "forward, which static_graph excludes");
+  if (summary == nullptr || summary->used(index) == 0) return;
   if (!iteration.has_samples) {
     if (parameter.aside.defined()) parameter.tensor.mutable_grad() = parameter.aside;
     return;

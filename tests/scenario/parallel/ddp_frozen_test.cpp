@@ -155,5 +155,22 @@ TEST_P(DdpFrozen, AStaticGraphLearnsThatThoughABackwardThrewOnOneRank) {
   });
 }
 
+TEST_P(DdpFrozen, AStaticGraphRefusesWhatWaitsForAFrozenParameterWhereTheSetIsTheSame) {
+  if (GetParam() == 1) return;
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    Weights net;
+    WrappedWeights model(net, group, Options().static_graph(true));
+    const torch::Tensor row = row_of_rank(group);
+    net->a.set_requires_grad(false);
+    model->forward(row, "b").backward();
+    net->a.set_requires_grad(true);
+    add_up(model, row);
+    net->a.set_requires_grad(false);
+    const torch::Tensor loss = model->forward(row, "b");
+    expect_error_everywhere(group, "parameter 'a' has a gradient that waits",
+                            [&] { loss.backward(); });
+  });
+}
+
 }  // namespace
 }  // namespace lockstep::testing

@@ -6,7 +6,10 @@
 #include <lockstep/core/error.h>
 #include <lockstep/parallel/distributed_data_parallel.h>
 
+#include <exception>
+#include <functional>
 #include <memory>
+#include <string>
 
 #include "support/expected_errors.h"
 #include "support/in_process_ranks.h"
@@ -30,6 +33,20 @@ inline double mean_row(const Group& group) {
 
 inline void set_frozen(const torch::nn::Module& module, bool is_frozen) {
   for (torch::Tensor& parameter : module.parameters()) parameter.set_requires_grad(!is_frozen);
+}
+
+/// Expects that all ranks alike get an error with this text. None of them leaves before the others
+/// have it: they would see that instead.
+inline void expect_error_everywhere(const Group& group, const std::string& part,
+                                    const std::function<void()>& fails) {
+  std::exception_ptr error;
+  try {
+    fails();
+  } catch (...) {
+    error = std::current_exception();
+  }
+  expect_error<c10::Error>(error, part);
+  group->barrier();
 }
 
 /// A communication hook that does what happens without one.
