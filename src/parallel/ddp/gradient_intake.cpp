@@ -34,7 +34,7 @@ bool GradientIntake::skip_gradient_of_another(ReducedParameter& parameter) {
   parameter.is_shared = true;
   if (!parameter.is_assigned) return false;
   ++parameter.count;
-  if (bucket_of(parameter).is_launched() || parameter.count < parameter.expected) return false;
+  if (parameter.count < parameter.expected) return false;
   bucket_of(parameter).put_zero(parameter.place);
   return true;
 }

@@ -138,7 +138,7 @@ void Reducer::on_gradient(std::size_t index, const at::Tensor& incoming) {
 
 void Reducer::on_gradient_of_another(std::size_t index) {
   const std::lock_guard lock(mutex_);
-  if (is_paused() || !iteration_.is_live()) return;
+  if (!iteration_.is_live()) return;
   const at::NoGradGuard no_grad;
   if (intake_.skip_gradient_of_another(parameters_[index])) note_ready(index);
   note_progress();
