@@ -90,6 +90,35 @@ TEST_P(DdpChanges, ParametersOfTheFirstForwardAreAveragedInItsBackwardAndEqualBe
   });
 }
 
+/// Makes each weight when a forward names it first.
+struct LazyWeightsImpl : torch::nn::Module {
+  explicit LazyWeightsImpl(int own) : rank(own) { register_parameter("bias", torch::ones({1})); }
+  torch::Tensor forward(const torch::Tensor& x, const std::string& name) {
+    if (!named_parameters().contains(name)) {
+      register_parameter(name, torch::full({x.size(1)}, rank + 1.0));
+    }
+    return (x * named_parameters()[name]).sum() + named_parameters()["bias"].sum();
+  }
+  int rank;
+};
+TORCH_MODULE(LazyWeights);
+
+TEST_P(DdpChanges, ParametersOfSeveralForwardsAreEqualBehindTheirOneBackward) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    LazyWeights net(group->rank());
+    DistributedDataParallel<LazyWeights> model(net, group);
+    const torch::Tensor row = row_of_rank(group);
+    const torch::Tensor first = model->forward(row, "a");
+    const torch::Tensor second = model->forward(row, "b");
+    (first + second).backward();
+    for (const char* name : {"a", "b"}) {
+      expect_gradient(net->named_parameters()[name], mean_row(group));
+    }
+    expect_values_of_rank_zero(group, *net);
+    group->close();
+  });
+}
+
 TEST_P(DdpChanges, AGraphOfTheValuesBeforeThatIsAnErrorOnAllRanksAlike) {
   if (GetParam() == 1) return;
   const auto errors = run_ranks(GetParam(), [](const Group& group) {
@@ -115,6 +144,26 @@ TEST_P(DdpChanges, ParametersThatOneRankMadeBeforeAreEqualToo) {
     model->forward(row_of_rank(group)).backward();
     expect_values_of_rank_zero(group, *net);
     EXPECT_TRUE(net->weight.grad().defined());
+    group->close();
+  });
+}
+
+TEST_P(DdpChanges, ParametersThatComeLaterGoThroughTheCommunicationHookToo) {
+  if (GetParam() == 1) return;
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    Weights net;
+    WrappedWeights model(net, group);
+    std::size_t seen = 0;
+    model->register_communication_hook([&](ProcessGroup& ranks, const GradientBucketView& bucket) {
+      seen += bucket.parameters().size();
+      return average_bucket(ranks, bucket);
+    });
+    model->forward(row_of_rank(group)).backward();
+    EXPECT_EQ(seen, 2U);
+    net->register_parameter("c", torch::ones({3}));
+    model->forward(row_of_rank(group), "abc").backward();
+    EXPECT_EQ(seen, 2U + 3U);
+    expect_gradient(net->named_parameters()["c"], mean_row(group));
     group->close();
   });
 }
@@ -300,6 +349,20 @@ TEST_P(DdpChanges, WhatOneRankAloneFreezesIsAnErrorOnAllThatNamesIt) {
   expect_error<MismatchError>(errors[1], "this rank has frozen 'b'");
 }
 
+TEST_P(DdpChanges, WhatOneRankAloneFreezesIsNamedInTheMiddleOfBackwardToo) {
+  if (GetParam() == 1) return;
+  const auto errors = run_ranks(GetParam(), [](const Group& group) {
+    Weights net;
+    net->register_parameter("c", torch::ones({3}));
+    WrappedWeights model(net, group, Options().bucket_caps_bytes({1}));
+    if (group->rank() == 1) net->a.set_requires_grad(false);
+    // When the bucket of `c` is under way, and before that of `b` is launched.
+    net->b.register_hook([&](const torch::Tensor&) { EXPECT_ANY_THROW(group->barrier()); });
+    model->forward(row_of_rank(group), "abc").backward();
+  });
+  expect_error<MismatchError>(errors[1], "this rank has frozen 'a'");
+}
+
 TEST_P(DdpChanges, ConversionOnOneRankAloneIsAnErrorOnAll) {
   if (GetParam() == 1) return;
   const auto errors = errors_behind(GetParam(), [](int rank, Weights& net) {
@@ -326,6 +389,35 @@ TEST_P(DdpChanges, AForwardWithAllFrozenOnOneRankAloneIsAnErrorOnAll) {
     for (int step = 0; step < 3; ++step) take_step(group, model, group->rank() == 1 && step == 1);
   });
   for (const auto& error : errors) expect_error<MismatchError>(error, "with all parameters frozen");
+}
+
+TEST_P(DdpChanges, AForwardWithAllFrozenOnAllRanksDoesNotHideALaterOneOnOneRank) {
+  if (GetParam() == 1) return;
+  const auto errors = run_ranks(GetParam(), [](const Group& group) {
+    Weights net;
+    WrappedWeights model(net, group);
+    take_step(group, model, true);
+    take_step(group, model, false);
+    for (int step = 0; step < 3; ++step) take_step(group, model, group->rank() == 1 && step == 1);
+  });
+  for (const auto& error : errors) expect_error<MismatchError>(error, "with all parameters frozen");
+}
+
+TEST_P(DdpChanges, RanksMayMakeSuchForwardsBeforeTheyJoin) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    Weights net;
+    WrappedWeights model(net, group);
+    for (int epoch = 0; epoch < 2; ++epoch) {
+      for (int step = 0; step < (group->rank() == 0 ? 2 : 1); ++step) {
+        model->zero_grad();
+        take_step(group, model, false);
+        take_step(group, model, true);
+      }
+      set_frozen(*net, false);
+      model->join();
+    }
+    group->close();
+  });
 }
 
 TEST_P(DdpChanges, ThatErrorComesOnce) {

@@ -48,6 +48,49 @@ TEST_P(DdpFrozen, WhatWaitedOnOneRankAloneIsAveragedToo) {
   });
 }
 
+TEST_P(DdpFrozen, WhatWaitedWhenItsParameterWasFrozenIsDividedByTheRanksWithData) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    Weights net;
+    WrappedWeights model(net, group);
+    const torch::Tensor row = row_of_rank(group);
+    if (group->rank() == 0) add_up(model, row);
+    net->a.set_requires_grad(false);
+    if (group->rank() == 0) {
+      model->forward(row, "b").backward();
+      expect_gradient(net->a, 1);
+      expect_gradient(net->b, 2);
+    }
+    model->join();
+    group->close();
+  });
+}
+
+TEST_P(DdpFrozen, WhatWaitedWhenItsParameterWasFrozenCountsByItsSamples) {
+  if (GetParam() == 1) return;
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    Weights net;
+    WrappedWeights model(net, group, Options().averaging(GradientAveraging::Samples));
+    const torch::Tensor row = row_of_rank(group);
+    double sum = 0;
+    double samples = 0;
+    for (int rank = 0; rank < group->size(); ++rank) {
+      sum += (rank + 1) * (rank + 1.0);
+      samples += rank + 1;
+    }
+    for (int step = 0; step < 2; ++step) {  // the first one learns what is usual
+      model->zero_grad();
+      add_up(model, row);
+      net->a.set_requires_grad(false);
+      model->set_samples(group->rank() + 1);
+      model->forward(row, "b").backward();
+      expect_gradient(net->a, sum / samples);
+      expect_gradient(net->b, 2 * sum / samples);
+      net->a.set_requires_grad(true);
+    }
+    group->close();
+  });
+}
+
 // As a parameter in a bucket does, which other ranks use and this one does not.
 TEST_P(DdpFrozen, TheLastAverageOfAFrozenParameterStaysThoughMoreWaitedOnOneRank) {
   run_ranks_or_throw(GetParam(), [](const Group& group) {
@@ -133,7 +176,66 @@ TEST_P(DdpFrozen, ASparseGradientThatWaitedStaysSparse) {
   });
 }
 
+TEST_P(DdpFrozen, AGradientThatWaitedMayBeSparseOnOneRankAndDenseOnAnother) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    torch::nn::Embedding words(torch::nn::EmbeddingOptions(6, 2).sparse(true));
+    torch::nn::Linear last(2, 1);
+    torch::nn::Sequential net(words, last);
+    DistributedDataParallel<torch::nn::Sequential> model(net, group);
+    {
+      const auto guard = model->no_sync();
+      if (group->rank() == 0) {
+        model->forward(torch::tensor({2})).sum().backward();
+      } else {
+        words->weight.sum().backward();
+      }
+    }
+    words->weight.set_requires_grad(false);
+    model->forward(torch::tensor({0})).sum().backward();
+    const auto ranks = static_cast<float>(group->size());
+    torch::Tensor expected = torch::full({6, 2}, (ranks - 1) / ranks);
+    expected[2] += last->weight.detach()[0] / ranks;
+    EXPECT_TRUE(torch::allclose(words->weight.grad().to_dense(), expected)) << words->weight.grad();
+    group->close();
+  });
+}
+
+TEST_P(DdpFrozen, WhatWaitedKeepsItsDtypeThoughItTravelsInASmallerOne) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    Weights net;
+    WrappedWeights model(net, group, Options().reduce_dtype(torch::kBFloat16));
+    add_up(model, row_of_rank(group));
+    net->a.set_requires_grad(false);
+    model->forward(row_of_rank(group), "b").backward();
+    expect_gradient(net->a, mean_row(group));
+    EXPECT_EQ(net->a.grad().scalar_type(), torch::kFloat);
+    group->close();
+  });
+}
+
 // --- static graphs ---
+
+TEST_P(DdpFrozen, AStaticGraphLearnsAnewWhatIsUsedWheneverTheSetChanges) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    Weights net;
+    WrappedWeights model(net, group, Options().static_graph(true));
+    const torch::Tensor row = row_of_rank(group);
+    model->forward(row, "a").backward();
+    expect_gradient(net->a, mean_row(group));
+    EXPECT_FALSE(net->b.grad().defined());
+    net->a.set_requires_grad(false);
+    model->forward(row, "b").backward();
+    expect_gradient(net->b, mean_row(group));
+    net->a.set_requires_grad(true);
+    model->zero_grad();
+    model->forward(row, "a").backward();
+    EXPECT_FALSE(net->b.grad().defined()) << "no rank used it";
+    if (group->size() > 1) {
+      EXPECT_THROW(model->forward(row).backward(), c10::Error) << "the set is the same";
+    }
+    group->close();
+  });
+}
 
 TEST_P(DdpFrozen, AStaticGraphLearnsThatThoughABackwardThrewOnOneRank) {
   run_ranks_or_throw(GetParam(), [](const Group& group) {
@@ -152,6 +254,21 @@ TEST_P(DdpFrozen, AStaticGraphLearnsThatThoughABackwardThrewOnOneRank) {
     loss.backward();
     expect_gradient(net->b, mean_row(group));
     group->close();
+  });
+}
+
+TEST_P(DdpFrozen, AStaticGraphRefusesAGradientOfAParameterThatWasFrozen) {
+  if (GetParam() == 1) return;
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    Weights net;
+    WrappedWeights model(net, group, Options().static_graph(true));
+    const torch::Tensor row = row_of_rank(group);
+    const torch::Tensor with_both = model->forward(row);
+    net->a.set_requires_grad(false);
+    model->forward(row).backward();
+    net->a.set_requires_grad(true);
+    expect_error_everywhere(group, "parameter 'a' got a gradient, though it was frozen",
+                            [&] { with_both.backward(); });
   });
 }
 

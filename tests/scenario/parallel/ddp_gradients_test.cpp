@@ -84,6 +84,52 @@ TEST_P(DdpGradients, AreSparseOnOneRankAndDenseOnAnother) {
   });
 }
 
+/// A backward within its backward gives the table a sparse gradient behind its first one.
+struct TwiceUsedTableImpl : torch::nn::Module {
+  TwiceUsedTableImpl() {
+    first = register_parameter("first", torch::ones({1}));
+    words = register_module("words",
+                            torch::nn::Embedding(torch::nn::EmbeddingOptions(4, 2).sparse(true)));
+  }
+  torch::Tensor forward(bool is_dense) {
+    const auto hidden = first * 1;
+    hidden.register_hook([this](const torch::Tensor&) {
+      const torch::AutoGradMode with_gradients(true);
+      words(torch::tensor({1})).sum().backward();
+    });
+    return hidden.sum() + (is_dense ? words->weight : words(torch::tensor({2}))).sum();
+  }
+  torch::Tensor first;
+  torch::nn::Embedding words{nullptr};
+};
+TORCH_MODULE(TwiceUsedTable);
+
+TEST_P(DdpGradients, ThatComeSeveralTimesMayBeSparse) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    // The second gradient is late, or its bucket still waits for the other parameter.
+    for (const std::size_t cap : {std::size_t{1}, std::size_t{1} << 20}) {
+      for (const int dense_ranks : {0, 1, group->size()}) {
+        TwiceUsedTable net;
+        DistributedDataParallel<TwiceUsedTable> model(
+            net, group, DistributedDataParallelOptions().bucket_caps_bytes({cap}));
+        const auto ranks = static_cast<float>(group->size());
+        const float dense = static_cast<float>(dense_ranks) / ranks;
+        auto expected = torch::full({4, 2}, dense);
+        expected[1] += 1;
+        expected[2] += 1 - dense;
+        for (int step = 0; step < 3; ++step) {
+          model->zero_grad();
+          model->forward(group->rank() < dense_ranks).backward();
+          EXPECT_TRUE(torch::allclose(net->words->weight.grad().to_dense(), expected))
+              << "cap " << cap << ", " << dense_ranks << " dense, step " << step << ":\n"
+              << net->words->weight.grad().to_dense();
+        }
+      }
+    }
+    group->close();
+  });
+}
+
 TEST_P(DdpGradients, OfComplexScalarAndEmptyParameters) {
   run_ranks_or_throw(GetParam(), [](const Group& group) {
     Sequential net;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Gradients that autograd makes in registered memory, with ranks as threads.
+#include "parallel/buckets/arena_allocator.h"
 #include "scenario/parallel/ddp_test_support.h"
 
 namespace lockstep::testing {
@@ -64,8 +65,11 @@ TEST_P(DdpInPlace, NothingIsCopied) {
     EXPECT_EQ(places[1], places[2]) << "memory is used again";
     DistributedDataParallel<Sequential> copying(make_wide_net(), group,
                                                 Options().gradients_in_group_memory(false));
-    copying->forward(input(group->rank(), 0)).pow(2).sum().backward();
-    EXPECT_GT(copying->statistics().copied_bytes, 3u * kWidth * kWidth * 4);
+    for (int step = 0; step < 2; ++step) {
+      copying->zero_grad();
+      copying->forward(input(group->rank(), 0)).pow(2).sum().backward();
+      EXPECT_EQ(copying->statistics().copied_bytes, 3u * (kWidth + 1) * kWidth * 4) << step;
+    }
     group->close();
   });
 }
@@ -292,6 +296,16 @@ TEST_P(DdpInPlace, LateGradientsOfSomeRanks) {
   });
 }
 
+TEST_P(DdpInPlace, LateGradientsOfAStaticGraphAreRefusedByName) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    DistributedDataParallel<Repeated> model(Repeated(), group,
+                                            Options().bucket_caps_bytes({1024}).static_graph(true));
+    model->forward(input(group->rank(), 0), 1).pow(2).sum().backward();
+    const auto loss = model->forward(input(group->rank(), 1), 2).pow(2).sum();
+    expect_error_everywhere(group, "got more gradients than in", [&] { loss.backward(); });
+  });
+}
+
 TEST_P(DdpInPlace, TheProgramsOwnCollectivesTakeGradientsAsOrdinaryTensors) {
   run_ranks_or_throw(GetParam(), [](const Group& group) {
     DistributedDataParallel<Sequential> model(make_wide_net(), group);
@@ -334,6 +348,30 @@ TEST_P(DdpInPlace, NothingIsAllocatedThereWhenBackwardIsOver) {
     }
     for (const auto& state : states) EXPECT_EQ(state.abs().sum().item<float>(), 0);
     group->close();
+  });
+}
+
+bool is_in_ordinary_memory(const torch::Tensor& tensor) {
+  return tensor.storage().data_ptr().get_deleter() == ordinary_cpu_allocator().raw_deleter();
+}
+
+// Ranks that have not seen the error may still write to what was in buckets.
+TEST_P(DdpInPlace, NothingIsAllocatedThereAfterAnErrorOfTheGroup) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    DistributedDataParallel<Sequential> model(make_wide_net(), group);
+    const auto accumulate = [&] {
+      model->zero_grad();
+      const auto guard = model->no_sync();
+      model->forward(input(group->rank(), 0)).pow(2).sum().backward();
+      return model->parameters()[0].grad();
+    };
+    EXPECT_FALSE(is_in_ordinary_memory(accumulate()));
+    if (group->rank() == 1) {
+      EXPECT_THROW(group->barrier(), CommError);
+      return;
+    }
+    EXPECT_THROW(model->forward(input(group->rank(), 0)).pow(2).sum().backward(), CommError);
+    EXPECT_TRUE(is_in_ordinary_memory(accumulate()));
   });
 }
 

@@ -113,7 +113,24 @@ TEST_P(DdpKeptGradients, KeepTheirValuesThoughOnlyAViewIsHeld) {
     for (int step = 0; step < 4; ++step) {
       take_step(model, group, step);
       kept.expect_unchanged(std::string("step ").append(std::to_string(step)));
-      for (const auto& parameter : model->parameters()) kept.keep(parameter.grad().narrow(0, 1, 1));
+      for (const auto& parameter : model->parameters()) {
+        kept.keep(parameter.grad().narrow(0, 1, 1));
+      }
+    }
+  });
+}
+
+// Autograd does not know that such a tensor looks at the gradient's memory.
+TEST_P(DdpKeptGradients, KeepTheirValuesThoughOnlyTheirDataIsHeld) {
+  run([](const Group& group) {
+    auto model = wrap(ManySizes(), group);
+    KeptTensors kept;
+    for (int step = 0; step < 4; ++step) {
+      take_step(model, group, step);
+      kept.expect_unchanged(std::string("step ").append(std::to_string(step)));
+      for (const auto& parameter : model->parameters()) {
+        kept.keep(parameter.grad().variable_data());
+      }
     }
   });
 }

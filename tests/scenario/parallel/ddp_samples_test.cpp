@@ -134,6 +134,16 @@ TEST_P(DdpSamples, OfAnEmptyBatchCountNothingThoughTheirMeanIsNoNumber) {
       [](int rank, int) { return rank == 0 ? 0 : 2; });
 }
 
+TEST_P(DdpSamples, ThatAreSaidToBeNoneCountNothingThoughTheirGradientIsNoNumber) {
+  expect_average(
+      [](const Rank& rank, int) {
+        const auto loss = rank.model->forward(constant_rows(2, rank.value()));
+        if (rank.number() == 0) rank.model->set_samples(0);
+        (rank.number() == 0 ? loss * std::nanf("") : loss).backward();
+      },
+      [](int rank, int) { return rank == 0 ? 0 : 2; });
+}
+
 TEST_P(DdpSamples, OfNobodyLeaveGradientsAsTheyAre) {
   run_ranks_or_throw(GetParam(), [](const Group& group) {
     auto model = wrap(group);
@@ -196,6 +206,18 @@ TEST_P(DdpSamples, OfOutputsThatNobodyCanWatchCountAsIfUsed) {
             .loss.backward();
       },
       [](int rank, int) { return rank + 1; });
+}
+
+TEST_P(DdpSamples, OfOutputsThatNobodyCanWatchCountInOneAverageOnly) {
+  const auto samples = [](int rank, int step) { return rank == 0 ? 1 + 4 * step : 2; };
+  expect_average(
+      [=](const Rank& rank, int step) {
+        rank.model
+            ->forward(constant_rows(samples(rank.number(), step), rank.value()),
+                      std::string("hidden"))
+            .loss.backward();
+      },
+      samples);
 }
 
 TEST_P(DdpSamples, AreSaidByTheProgramBeOrNotBeThereAny) {
@@ -268,6 +290,45 @@ TEST_P(DdpSamples, OfABackwardThatThrewDoNotCount) {
   }
 }
 
+TEST_P(DdpSamples, ThatAreSaidBelongToTheForwardsOfTheirOwnAverage) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    auto model = wrap(group);
+    const auto forward = [&] {
+      const auto own = static_cast<float>(group->rank() + 1);
+      return model->forward(std::vector<torch::Tensor>(3, torch::full({1}, own)));
+    };
+    const auto first = forward();
+    model->set_samples(group->rank() + 2);
+    first.backward({}, /*retain_graph=*/true);
+    const float expected = gradient(model);
+    model->zero_grad();
+    model->set_samples(1);
+    const auto second = forward();
+    second.backward();
+    EXPECT_FLOAT_EQ(gradient(model), static_cast<float>(group->size() + 1) / 2);
+    model->zero_grad();
+    first.backward();
+    EXPECT_FLOAT_EQ(gradient(model), expected);
+    group->close();
+  });
+}
+
+TEST_P(DdpSamples, ThatNothingTellsInOneBackwardSayNothingAboutTheNext) {
+  const auto errors = run_ranks(GetParam(), [](const Group& group) {
+    auto model = wrap(group);
+    model->set_samples(1);
+    model->forward(std::vector<torch::Tensor>(3, torch::ones({1}))).backward();
+    model->zero_grad();
+    const auto loss = model->forward(constant_rows(2, static_cast<float>(group->rank() + 1)));
+    EXPECT_NO_THROW(loss.backward());
+    EXPECT_FLOAT_EQ(gradient(model), static_cast<float>(group->size() + 1) / 2);
+    model->module()->weight.sum().backward();
+  });
+  for (const auto& error : errors) {
+    expect_error<c10::Error>(error, "it goes through no output of forward");
+  }
+}
+
 TEST_P(DdpSamples, OfAForwardCountOnceThoughTwoBackwardsGoThroughIt) {
   expect_average(
       [](const Rank& rank, int) {
@@ -299,6 +360,17 @@ TEST_P(DdpSamples, ThatWaitedCountWhenTheParametersHaveAnotherDtype) {
       [](int rank, int) { return rank + 2; });
 }
 
+/// The average of rank + 1, and of rank + 1 samples of each rank.
+float mean_by_samples(int ranks) {
+  float sum = 0;
+  float total = 0;
+  for (int rank = 1; rank <= ranks; ++rank) {
+    sum += static_cast<float>(rank * rank);
+    total += static_cast<float>(rank);
+  }
+  return sum / total;
+}
+
 /// Makes its weight in the first forward.
 struct LateRowMeanImpl : torch::nn::Module {
   LateRowMeanImpl() { bias = register_parameter("bias", torch::zeros({1})); }
@@ -311,22 +383,140 @@ struct LateRowMeanImpl : torch::nn::Module {
 TORCH_MODULE(LateRowMean);
 
 TEST_P(DdpSamples, OfAForwardThatRegistersParametersCount) {
+  for (const bool has_others : {true, false}) {
+    run_ranks_or_throw(GetParam(), [=](const Group& group) {
+      LateRowMean net;
+      DistributedDataParallel<LateRowMean> model(
+          net, group, DistributedDataParallelOptions().averaging(GradientAveraging::Samples));
+      net->bias.set_requires_grad(has_others);
+      const int own = group->rank() + 1;
+      for (int step = 0; step < 2; ++step) {
+        model->zero_grad();
+        model->forward(constant_rows(own, static_cast<float>(own))).backward();
+        EXPECT_FLOAT_EQ(net->weight.grad().item<float>(), mean_by_samples(group->size())) << step;
+      }
+      group->close();
+    });
+  }
+}
+
+/// Its output is its parameter.
+struct LeafOutputImpl : torch::nn::Module {
+  LeafOutputImpl() { weight = register_parameter("weight", torch::zeros({1})); }
+  torch::Tensor forward(const torch::Tensor&) { return weight; }
+  torch::Tensor weight;
+};
+TORCH_MODULE(LeafOutput);
+
+TEST_P(DdpSamples, OfAnOutputThatIsAParameterCountAsIfUsed) {
   run_ranks_or_throw(GetParam(), [](const Group& group) {
-    LateRowMean net;
-    DistributedDataParallel<LateRowMean> model(
+    LeafOutput net;
+    DistributedDataParallel<LeafOutput> model(
         net, group, DistributedDataParallelOptions().averaging(GradientAveraging::Samples));
-    const int own = group->rank() + 1;
-    float sum = 0;
-    float total = 0;
-    for (int rank = 1; rank <= group->size(); ++rank) {
-      sum += static_cast<float>(rank * rank);
-      total += static_cast<float>(rank);
-    }
+    const auto x = constant_rows(group->rank() + 1, static_cast<float>(group->rank() + 1));
     for (int step = 0; step < 2; ++step) {
       model->zero_grad();
-      model->forward(constant_rows(own, static_cast<float>(own))).backward();
-      EXPECT_FLOAT_EQ(net->weight.grad().item<float>(), sum / total) << "step " << step;
+      (x * model->forward(x)).mean().backward();
+      EXPECT_FLOAT_EQ(net->weight.grad().item<float>(), mean_by_samples(group->size())) << step;
     }
+    group->close();
+  });
+}
+
+/// Backwards within its backward give its weight the same gradient again, as often as asked.
+struct RepeatedMeanImpl : torch::nn::Module {
+  RepeatedMeanImpl() {
+    first = register_parameter("first", torch::zeros({1}));
+    weight = register_parameter("weight", torch::zeros({1}));
+  }
+  torch::Tensor forward(const torch::Tensor& x, int times = 0) {
+    const auto hidden = first * 1;
+    for (int i = 0; i < times; ++i) {
+      hidden.register_hook([this, x](const torch::Tensor&) {
+        const torch::AutoGradMode with_gradients(true);
+        mean(x).backward();
+      });
+    }
+    return mean(x) + hidden.sum();
+  }
+  [[nodiscard]] torch::Tensor mean(const torch::Tensor& x) const { return (x * weight).mean(); }
+  torch::Tensor first, weight;
+};
+TORCH_MODULE(RepeatedMean);
+
+TEST_P(DdpSamples, OfGradientsThatComeSeveralTimesCount) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    // The last of them is late, or its bucket still waits for the other parameter.
+    for (const std::size_t cap : {std::size_t{1}, std::size_t{1} << 20}) {
+      RepeatedMean net;
+      DistributedDataParallel<RepeatedMean> model(net, group,
+                                                  DistributedDataParallelOptions()
+                                                      .averaging(GradientAveraging::Samples)
+                                                      .bucket_caps_bytes({cap}));
+      const int own = group->rank();
+      for (int step = 0; step < 4; ++step) {
+        const auto samples = [&](int rank) { return rank == 0 ? 0 : rank + step; };
+        float sum = 0;
+        float total = 0;
+        for (int rank = 0; rank < group->size(); ++rank) {
+          sum += static_cast<float>(samples(rank) * rank);
+          total += static_cast<float>(samples(rank));
+        }
+        model->zero_grad();
+        model->set_samples(samples(own));
+        const auto x = constant_rows(2, own == 0 ? std::nanf("") : static_cast<float>(own));
+        model->forward(x, /*times=*/step + 1).backward();
+        EXPECT_EQ(model->statistics().late_parameters.empty(), cap > 1);
+        // One rounding more for each gradient that is added.
+        EXPECT_NEAR(net->weight.grad().item<float>(), static_cast<float>(step + 2) * sum / total,
+                    1e-4)
+            << "cap " << cap << ", step " << step;
+      }
+    }
+    group->close();
+  });
+}
+
+TEST_P(DdpSamples, OfSparseGradientsCount) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    torch::nn::Embedding words(torch::nn::EmbeddingOptions(4, 1).sparse(true));
+    DistributedDataParallel<torch::nn::Embedding> model(
+        words, group, DistributedDataParallelOptions().averaging(GradientAveraging::Samples));
+    const int own = group->rank();
+    for (int step = 0; step < 3; ++step) {
+      const auto samples = [&](int rank) { return rank == 0 ? 0 : rank + step; };
+      float total = 0;
+      for (int rank = 0; rank < group->size(); ++rank) total += static_cast<float>(samples(rank));
+      auto expected = torch::zeros({4, 1});
+      for (int rank = 1; rank < group->size(); ++rank) {
+        expected[rank] = static_cast<float>(samples(rank) * rank) / total;
+      }
+      if (total == 0) continue;
+      model->zero_grad();
+      model->set_samples(samples(own));
+      const float factor = own == 0 ? std::nanf("") : static_cast<float>(own);
+      (model->forward(torch::tensor({own})).sum() * factor).backward();
+      EXPECT_TRUE(torch::allclose(words->weight.grad().to_dense(), expected))
+          << words->weight.grad().to_dense();
+    }
+    group->close();
+  });
+}
+
+TEST_P(DdpSamples, OfNobodyLeaveWhatWaitsForAFrozenParameterAsItIs) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    RepeatedMean net;
+    DistributedDataParallel<RepeatedMean> model(
+        net, group, DistributedDataParallelOptions().averaging(GradientAveraging::Samples));
+    const auto own = static_cast<float>(group->rank() + 1);
+    {
+      const auto guard = model->no_sync();
+      model->forward(constant_rows(2, own)).backward();
+    }
+    net->weight.set_requires_grad(false);
+    model->set_samples(0);  // on all ranks, and for both forwards
+    model->forward(constant_rows(2, own)).backward();
+    EXPECT_EQ(net->weight.grad().item<float>(), own);
     group->close();
   });
 }

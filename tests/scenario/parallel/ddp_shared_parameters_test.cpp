@@ -214,6 +214,10 @@ TEST_P(DdpSharedParameters, OfOneBackwardAreCopiedNowhere) {
         const auto copied =
             models[0]->statistics().copied_bytes + models[1]->statistics().copied_bytes;
         EXPECT_LT(copied, tasks[0]->encoder->weight.nbytes()) << "step " << step;
+        for (const std::size_t task : order[0]) {
+          EXPECT_TRUE(models[task]->statistics().unused_parameters.empty()) << "step " << step;
+          EXPECT_TRUE(models[task]->statistics().locally_unused_parameters.empty());
+        }
       }
     }
     group->close();
@@ -256,7 +260,8 @@ TEST_P(DdpSharedParameters, ThatOnlySomeRanksUse) {
     // Models that work together on different parts need a group each: their calls mix otherwise.
     const auto second_group = group->size() > 1 ? group->split(0) : group;
     for (const auto kind : {SharedKind::InPlace, SharedKind::Copied}) {
-      for (const Order& order : std::vector<Order>{{{0}}, {{1}}, {{0, 1}}, {{1, 0}}}) {
+      for (const Order& order :
+           std::vector<Order>{{{0}}, {{1}}, {{0, 1}}, {{1, 0}}, {{0}, {1}}, {{1}, {0}}}) {
         auto tasks = make_tasks(2);
         WrappedTasks models;
         for (std::size_t i = 0; i < 2; ++i) {
@@ -408,6 +413,41 @@ TEST_P(DdpSharedParameters, ReachRanksThatHaveJoined) {
       EXPECT_EQ(step, 3);
     }
     if (second_group != group) second_group->close();
+    group->close();
+  });
+}
+
+struct UnseenLoss {
+  torch::Tensor loss;
+};
+struct UnseenImpl : torch::nn::Module {
+  UnseenImpl() { weight = register_parameter("weight", torch::zeros({3})); }
+  UnseenLoss forward(const torch::Tensor& x) { return {(x * weight).sum()}; }
+  torch::Tensor weight;
+};
+TORCH_MODULE(Unseen);
+
+TEST_P(DdpSharedParameters, AreAveragedByTheModelWhoseOutputNobodyCanWatch) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    for (const bool is_first : {true, false}) {
+      Unseen net;
+      DistributedDataParallel<Unseen> first(net, group), second(net, group);
+      auto& model = is_first ? first : second;
+      const auto& other = is_first ? second : first;
+      for (int step = 0; step < 2; ++step) {
+        net->zero_grad();
+        {
+          const auto guard = model->no_sync();
+          model->forward(row_of_rank(group)).loss.backward();
+        }
+        EXPECT_FLOAT_EQ(net->weight.grad()[1].item<float>(), static_cast<float>(group->rank() + 1));
+        model->forward(row_of_rank(group)).loss.backward();
+        EXPECT_FLOAT_EQ(net->weight.grad()[1].item<float>(),
+                        2 * static_cast<float>(mean_row(group)));
+      }
+      EXPECT_EQ(other->statistics().steps, 0U);
+      EXPECT_EQ(model->statistics().steps, group->size() > 1 ? 2U : 0U);
+    }
     group->close();
   });
 }

@@ -471,6 +471,9 @@ TEST_P(Ddp, TakesItsHooksAwayWhenItGoes) {
       output = model->forward(make_input(group->rank(), 2));
     }
     if (group->rank() == 0) output.sum().backward();  // alone: nothing to meet in
+    for (const auto& parameter : net->parameters()) {
+      EXPECT_TRUE(torch::autograd::impl::grad_accumulator(parameter)->post_hooks().empty());
+    }
     group->close();
   });
 }
