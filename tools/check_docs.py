@@ -31,8 +31,7 @@ FOREIGN = {
 PAST = {
     "examples/resnet/README.md": {"samples/s"},
     "docs/adr/0016-own-share-stays.md": {"own_share"},
-    "docs/architecture.md": {"src/comm/nccl_communicator.cpp", "src/data/resize_axis.cpp", "repair_unit", "SharedMemoryChannel",
-                             "src/workers/channel_repair.cpp", "src/workers/shared_memory_channel.cpp"},
+    "docs/architecture.md": {"src/comm/nccl_communicator.cpp", "src/data/resize_axis.cpp"},
 }
 
 
