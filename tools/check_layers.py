@@ -17,9 +17,10 @@ BACKENDS = {
     "comm/single": set(),
     "comm/shared_memory": set(),
     "comm/mpi": {"comm/exchange"},
+    "comm/tcp": {"comm/exchange"},
     "comm/gloo": {"comm/exchange"},
     "comm/nccl": set(),
-    "comm/hierarchical": {"comm/exchange", "comm/mpi", "comm/shared_memory"},
+    "comm/hierarchical": {"comm/exchange", "comm/mpi", "comm/shared_memory", "comm/tcp"},
 }
 # A layer sees itself and the layers named here; `comm` in `data` would make a sampler depend on communication. A layer that is
 # divided has a row for each of its modules (folders) instead of one for itself.
@@ -76,7 +77,7 @@ LOOKS_BACK = {("comm/group/split", "comm/single")}
 # What no torch header may be seen from, so that sanitizers see all of it.
 TORCH_FREE = ("src/concurrency/", "src/native/posix/",
               *(f"src/workers/{name}" for name in ("channel", "claim", "failure", "fork", "item", "overflow", "pool", "slot", "task_channel", "task_items", "thread")),
-              "src/comm/shared_memory/counters", "src/comm/shared_memory/ring_buffer", "src/comm/collective/fingerprint.h")
+              "src/comm/shared_memory/counters", "src/comm/shared_memory/ring_buffer", "src/comm/collective/fingerprint.h", *(f"src/comm/tcp/{name}" for name in ("announcements", "chain_reduction", "connections", "engine", "mailbox", "mesh", "owner_reduction", "reduction.h", "stream")))
 # token, what it is, files in which it may stand
 BANNED = [
     (r"\bMPI_[A-Z]\w*", "MPI", r"src/native/mpi/|src/comm/(mpi/|hierarchical/mpi_)"),

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "comm/tcp/mesh.h"
+
+#include <netinet/in.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <random>
+#include <stdexcept>
+#include <string_view>
+#include <utility>
+
+namespace lockstep {
+namespace {
+
+constexpr std::uint64_t kMagic = 0x4c53'7463'7030'3031;  // changes with the protocol
+// An address that drops packets costs no more than this; the next one may answer.
+constexpr std::chrono::seconds kAddressLimit{3};
+// Whoever connects and says nothing, such as a port scanner, does not hold up the ranks.
+constexpr std::chrono::seconds kHelloLimit{2};
+
+struct Hello {
+  std::uint64_t magic = kMagic;
+  std::array<std::uint64_t, 2> secret{};
+  std::uint32_t from = 0;
+  std::uint32_t to = 0;
+  std::uint32_t channel = 0;
+  std::uint32_t unused = 0;
+};
+
+struct Answer {
+  std::uint64_t magic = kMagic;
+  std::uint64_t rank = 0;
+};
+
+bool is_wanted(const native::InterfaceAddress& candidate, std::string_view interfaces) {
+  const auto& address = candidate.address;
+  // Addresses that mean something on one link only.
+  if (address.family == AF_INET6 && address.bytes[0] == 0xfe && (address.bytes[1] & 0xc0) == 0x80) {
+    return false;
+  }
+  if (interfaces.empty()) return true;
+  while (!interfaces.empty()) {
+    const auto end = std::min(interfaces.find(','), interfaces.size());
+    const auto name = interfaces.substr(0, end);
+    if (!name.empty() && candidate.interface.starts_with(name)) return true;
+    interfaces.remove_prefix(std::min(end + 1, interfaces.size()));
+  }
+  return false;
+}
+
+Deadline sooner(const Deadline& deadline, std::chrono::nanoseconds limit) {
+  return Deadline::after(std::min(deadline.remaining(), limit));
+}
+
+std::string name_of(std::span<const TcpContact> all, int rank) {
+  return "rank " + std::to_string(rank) + " on " + all[static_cast<std::size_t>(rank)].host_name();
+}
+
+/// Connections to one rank with a lower number.
+class Connector {
+ public:
+  Connector(std::span<const TcpContact> all, int rank, int peer)
+      : all_(all), peer_(peer), contact_(all[static_cast<std::size_t>(peer)]) {
+    hello_.secret = all.front().secret;
+    hello_.from = static_cast<std::uint32_t>(rank);
+    hello_.to = static_cast<std::uint32_t>(peer);
+  }
+
+  TcpSockets connect(const Deadline& deadline) {
+    TcpSockets sockets;
+    for (std::uint32_t channel = 0; channel < kTcpChannels; ++channel) {
+      hello_.channel = channel;
+      do {
+        sockets[channel] = try_addresses(deadline);
+      } while (!sockets[channel].is_open() && !deadline.has_passed());
+      if (!sockets[channel].is_open()) {
+        throw std::runtime_error(name_of(all_, peer_) + " cannot be reached: " + reasons_);
+      }
+    }
+    return sockets;
+  }
+
+ private:
+  native::FileDescriptor try_addresses(const Deadline& deadline) {
+    reasons_.clear();
+    for (std::uint32_t tried = 0; tried < contact_.count; ++tried) {
+      // First the one that has worked before.
+      const std::uint32_t index = (best_ + tried) % contact_.count;
+      const auto& address = contact_.addresses[index];
+      std::string reason;
+      auto socket = try_address(address, sooner(deadline, kAddressLimit), reason);
+      if (socket.is_open()) {
+        best_ = index;
+        return socket;
+      }
+      reasons_ += (reasons_.empty() ? "" : ", ") + native::to_string(address) + ": " + reason;
+      if (deadline.has_passed()) break;
+    }
+    return {};
+  }
+
+  native::FileDescriptor try_address(const native::TcpAddress& address, const Deadline& deadline,
+                                     std::string& reason) {
+    auto socket = native::connect_tcp(address, deadline, reason);
+    if (!socket.is_open()) return {};
+    Answer answer;
+    if (native::write_all(socket.get(), &hello_, sizeof(hello_), deadline) &&
+        native::read_all(socket.get(), &answer, sizeof(answer), deadline) &&
+        answer.magic == kMagic && answer.rank == hello_.to) {
+      return socket;
+    }
+    reason = "whoever answers there is not that rank";
+    return {};
+  }
+
+  std::span<const TcpContact> all_;
+  int peer_;
+  TcpContact contact_;
+  Hello hello_;
+  std::uint32_t best_ = 0;
+  std::string reasons_;
+};
+
+/// Whether the connection is one of this group's: its place is told then.
+bool welcome(int socket, const Hello& expected, std::size_t ranks, const Deadline& deadline,
+             Hello& hello) {
+  if (!native::read_all(socket, &hello, sizeof(hello), deadline)) return false;
+  const bool is_known = hello.magic == kMagic && hello.secret == expected.secret &&
+                        hello.to == expected.to && hello.from > expected.to && hello.from < ranks &&
+                        hello.channel < kTcpChannels;
+  if (!is_known) return false;
+  const Answer answer{.rank = expected.to};
+  return native::write_all(socket, &answer, sizeof(answer), deadline);
+}
+
+}  // namespace
+
+std::string TcpContact::host_name() const {
+  return {host.data(), std::find(host.data(), host.data() + host.size(), '\0')};
+}
+
+TcpMesh::TcpMesh(const std::string& interfaces) {
+  for (const auto& candidate : native::interface_addresses()) {
+    // The loop-back interface leads to ranks of this host where nothing else does.
+    if (!candidate.is_loopback && !is_wanted(candidate, interfaces)) continue;
+    if (contact_.count == TcpContact::kMaxAddresses) break;
+    auto& address = contact_.addresses[contact_.count++];
+    address = candidate.address;
+    address.port = listener_.port();
+    description_ +=
+        (description_.empty() ? "" : ", ") + candidate.interface + " " + native::to_string(address);
+  }
+  if (contact_.count == 0) {
+    throw std::runtime_error("no network interface that is up has an address" +
+                             (interfaces.empty() ? "" : " (of: " + interfaces + ")"));
+  }
+  std::random_device random;
+  for (auto& word : contact_.secret) word = (std::uint64_t{random()} << 32) | random();
+  ::gethostname(contact_.host.data(), contact_.host.size() - 1);
+}
+
+std::vector<TcpSockets> TcpMesh::connect(std::span<const TcpContact> all, int rank,
+                                         const Deadline& deadline) {
+  std::vector<TcpSockets> sockets(all.size());
+  for (int peer = 0; peer < rank; ++peer) {
+    sockets[static_cast<std::size_t>(peer)] = Connector(all, rank, peer).connect(deadline);
+  }
+  Hello expected;
+  expected.secret = all.front().secret;
+  expected.to = static_cast<std::uint32_t>(rank);
+  std::size_t missing = (all.size() - static_cast<std::size_t>(rank) - 1) * kTcpChannels;
+  while (missing > 0) {
+    auto socket = listener_.accept(deadline);
+    if (!socket.is_open()) break;
+    Hello hello;
+    if (!welcome(socket.get(), expected, all.size(), sooner(deadline, kHelloLimit), hello)) {
+      continue;
+    }
+    auto& place = sockets[hello.from][hello.channel];
+    if (!place.is_open()) --missing;
+    place = std::move(socket);
+  }
+  if (missing == 0) return sockets;
+  std::string late;
+  for (std::size_t peer = static_cast<std::size_t>(rank) + 1; peer < all.size(); ++peer) {
+    if (sockets[peer].back().is_open()) continue;
+    late += (late.empty() ? "" : ", ") + name_of(all, static_cast<int>(peer));
+  }
+  throw std::runtime_error(late + " did not connect to rank " + std::to_string(rank) + " at " +
+                           description_);
+}
+
+}  // namespace lockstep

@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The engine, and what it moves, without torch: ThreadSanitizer runs this. Ranks are threads.
+#include "comm/tcp/connections.h"
+
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+
+#include <barrier>
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <numeric>
+#include <span>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "comm/tcp/chain_reduction.h"
+#include "comm/tcp/mesh.h"
+
+namespace lockstep {
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr std::chrono::seconds kLimit{60};
+
+ReduceKernel float_sum() {
+  const auto add = [](const void* before, ReduceKernel::Inputs inputs, void* output,
+                      std::size_t elements) {
+    for (std::size_t i = 0; i < elements; ++i) {
+      float sum = before == nullptr ? 0 : static_cast<const float*>(before)[i];
+      for (const void* input : inputs) sum += static_cast<const float*>(input)[i];
+      static_cast<float*>(output)[i] = sum;
+    }
+  };
+  return {.element_bytes = sizeof(float),
+          .accumulator_bytes = sizeof(float),
+          .all = [add](ReduceKernel::Inputs inputs, void* output,
+                       std::size_t elements) { add(nullptr, inputs, output, elements); },
+          .some = add,
+          .last = add};
+}
+
+class Rank {
+ public:
+  Rank(TcpConnections& connections, std::function<void()> meet)
+      : connections_(connections), meet_(std::move(meet)) {}
+
+  TcpConnections& connections() { return connections_; }
+  void meet() const { meet_(); }
+  [[nodiscard]] int number() const { return connections_.rank(); }
+  [[nodiscard]] int ranks() const { return connections_.world_size(); }
+
+  std::shared_ptr<TcpTask> start(std::vector<std::span<float>> blocks,
+                                 std::optional<int> root = {}) {
+    auto held = connections_.engine().lock();
+    OwnerReductionCall call;
+    call.root = root;
+    call.kernel = float_sum();
+    Fingerprint fingerprint;
+    for (const auto block : blocks) {
+      call.blocks.push_back(std::as_writable_bytes(block));
+      fingerprint.elements += block.size();
+    }
+    call.number = connections_.announce(fingerprint, {});
+    auto task = connections_.reductions().start(std::move(call));
+    connections_.engine().hand_over(held);
+    return task;
+  }
+
+  [[nodiscard]] bool wait_until(const std::function<bool()>& is_done) {
+    const Deadline deadline = Deadline::after(kLimit);
+    while (!is_done()) {
+      if (deadline.has_passed()) return false;
+      connections_.engine().wait(milliseconds(20));
+    }
+    return true;
+  }
+  void wait(const TcpTask& task) {
+    EXPECT_TRUE(wait_until([&] { return task.is_done(); })) << "rank " << number();
+  }
+
+ private:
+  TcpConnections& connections_;
+  std::function<void()> meet_;
+};
+
+void run_ranks(int ranks, const std::function<void(Rank&)>& body, bool has_thread = true) {
+  std::vector<std::unique_ptr<TcpMesh>> meshes;
+  std::vector<TcpContact> contacts;
+  std::vector<std::string> names;
+  for (int rank = 0; rank < ranks; ++rank) {
+    meshes.push_back(std::make_unique<TcpMesh>("lo"));
+    contacts.push_back(meshes.back()->contact());
+    names.push_back("rank " + std::to_string(rank));
+  }
+  std::barrier meeting(ranks);
+  std::vector<std::jthread> threads;
+  for (int rank = 0; rank < ranks; ++rank) {
+    threads.emplace_back([&, rank] {
+      TcpConnections connections(
+          rank,
+          meshes[static_cast<std::size_t>(rank)]->connect(contacts, rank, Deadline::after(kLimit)),
+          names, has_thread);
+      Rank self(connections, [&] { meeting.arrive_and_wait(); });
+      body(self);
+      meeting.arrive_and_wait();
+    });
+  }
+}
+
+/// What rank `rank` has at `index`: small whole numbers, whose sums are exact.
+float value_of(int rank, std::size_t index) {
+  return static_cast<float>((index % 1000) * static_cast<std::size_t>(rank + 1));
+}
+
+std::vector<float> values_of(int rank, std::size_t elements) {
+  std::vector<float> values(elements);
+  for (std::size_t i = 0; i < elements; ++i) values[i] = value_of(rank, i);
+  return values;
+}
+
+std::vector<float> sums_of(int ranks, std::size_t elements) {
+  std::vector<float> sums(elements);
+  for (int rank = 0; rank < ranks; ++rank) {
+    for (std::size_t i = 0; i < elements; ++i) sums[i] += value_of(rank, i);
+  }
+  return sums;
+}
+
+class TcpConnectionsOf : public ::testing::TestWithParam<int> {};
+INSTANTIATE_TEST_SUITE_P(Ranks, TcpConnectionsOf, ::testing::Values(2, 3, 4));
+
+TEST_P(TcpConnectionsOf, ReduceSeveralTensorsWhileTheProgramComputes) {
+  run_ranks(GetParam(), [](Rank& rank) {
+    const std::vector<std::size_t> sizes{1, 5'000, 3'000'000, 70'001};
+    std::vector<std::vector<float>> tensors;
+    std::vector<std::shared_ptr<TcpTask>> tasks;
+    for (const std::size_t size : sizes) tensors.push_back(values_of(rank.number(), size));
+    for (auto& tensor : tensors) tasks.push_back(rank.start({tensor}));
+    // No call into the engine: its thread alone moves the bytes.
+    const Deadline deadline = Deadline::after(kLimit);
+    for (const auto& task : tasks) {
+      while (!task->is_done() && !deadline.has_passed())
+        std::this_thread::sleep_for(milliseconds(1));
+      EXPECT_TRUE(task->is_done());
+    }
+    for (std::size_t i = 0; i < sizes.size(); ++i) {
+      EXPECT_EQ(tensors[i], sums_of(rank.ranks(), sizes[i])) << "tensor " << i;
+    }
+  });
+}
+
+TEST_P(TcpConnectionsOf, ReduceWithoutAThreadInTheCallsOfTheProgram) {
+  run_ranks(
+      GetParam(),
+      [](Rank& rank) {
+        auto tensor = values_of(rank.number(), 1'000'000);
+        rank.wait(*rank.start({tensor}));
+        EXPECT_EQ(tensor, sums_of(rank.ranks(), tensor.size()));
+      },
+      false);
+}
+
+TEST_P(TcpConnectionsOf, ReduceBlocksThatEachRankCutsInItsOwnWay) {
+  run_ranks(GetParam(), [](Rank& rank) {
+    auto tensor = values_of(rank.number(), 600'000);
+    const auto cut = static_cast<std::size_t>(100'000 + 12'345 * rank.number());
+    const std::span<float> all(tensor);
+    rank.wait(*rank.start({all.first(cut), all.subspan(cut, 7), all.subspan(cut + 7)}));
+    EXPECT_EQ(tensor, sums_of(rank.ranks(), tensor.size()));
+  });
+}
+
+TEST_P(TcpConnectionsOf, ReduceForOneRankLeavesTheOthersAsTheyAre) {
+  run_ranks(GetParam(), [](Rank& rank) {
+    auto tensor = values_of(rank.number(), 800'000);
+    rank.wait(*rank.start({tensor}, 1));
+    EXPECT_EQ(tensor, rank.number() == 1 ? sums_of(rank.ranks(), tensor.size())
+                                         : values_of(rank.number(), tensor.size()));
+  });
+}
+
+TEST_P(TcpConnectionsOf, DoNotReadTheValuesOfARankThatHasAnnouncedSomethingElse) {
+  run_ranks(GetParam(), [](Rank& rank) {
+    auto tensor = values_of(rank.number(), rank.number() == 1 ? 500'000 : 500'001);
+    const auto before = tensor;
+    const auto task = rank.start({tensor});
+    static_cast<void>(rank.wait_until([&] {
+      const auto held = rank.connections().engine().lock();
+      return rank.connections().announcements().is_complete(0);
+    }));
+    rank.connections().engine().wait(milliseconds(50));
+    EXPECT_FALSE(task->is_done());
+    rank.connections().announce_abort("another call");
+    EXPECT_EQ(tensor, before);
+    rank.meet();
+  });
+}
+
+TEST_P(TcpConnectionsOf, ReduceAlongAChainWithTheResultComingBack) {
+  run_ranks(GetParam(), [](Rank& rank) {
+    // Two ranks on each host, of which one stands in the chain.
+    const auto first = values_of(rank.number(), 700'003);
+    const auto second = values_of(rank.number() + 10, first.size());
+    std::vector<float> result(first.size());
+    using Neighbour = TcpChainReduction::Neighbour;
+    const auto neighbour = [&](int other, TcpChannel channel) -> std::optional<Neighbour> {
+      if (other < 0 || other >= rank.ranks()) return std::nullopt;
+      return Neighbour{other, &rank.connections().stream(other, channel)};
+    };
+    const auto before = neighbour(rank.number() - 1, TcpChannel::Contributions);
+    const auto after = neighbour(rank.number() + 1, TcpChannel::Contributions);
+    const auto chain = std::make_shared<TcpChainReduction>(
+        TcpChainReduction::Place{.previous = before,
+                                 .next = after,
+                                 .result_from = neighbour(rank.number() + 1, TcpChannel::Results),
+                                 .result_to = neighbour(rank.number() - 1, TcpChannel::Results)},
+        float_sum(),
+        std::vector{reinterpret_cast<const std::byte*>(first.data()),
+                    reinterpret_cast<const std::byte*>(second.data())},
+        std::as_writable_bytes(std::span(result)));
+    {
+      auto held = rank.connections().engine().lock();
+      rank.connections().start(chain);
+      rank.connections().engine().hand_over(held);
+    }
+    rank.wait(*chain);
+    std::vector<float> expected(first.size());
+    for (int other = 0; other < rank.ranks(); ++other) {
+      for (std::size_t i = 0; i < expected.size(); ++i) {
+        expected[i] += value_of(other, i) + value_of(other + 10, i);
+      }
+    }
+    EXPECT_EQ(result, expected);
+  });
+}
+
+TEST_P(TcpConnectionsOf, NameARankWhoseProcessHasGone) {
+  run_ranks(GetParam(), [](Rank& rank) {
+    if (rank.number() == 1) {
+      auto held = rank.connections().engine().lock();
+      for (int other = 0; other < rank.ranks(); ++other) {
+        if (other == 1) continue;
+        // As the kernel does at the end of a process.
+        ::shutdown(rank.connections().stream(other, TcpChannel::Control).socket(), SHUT_RDWR);
+      }
+    } else {
+      EXPECT_TRUE(rank.wait_until([&] {
+        const auto held = rank.connections().engine().lock();
+        return rank.connections().find_loss().has_value();
+      }));
+      const auto held = rank.connections().engine().lock();
+      EXPECT_EQ(rank.connections().find_loss()->text.rfind("rank 1 is gone", 0), 0U);
+    }
+    rank.meet();
+  });
+}
+
+TEST_P(TcpConnectionsOf, PassOnWhyARankHasAborted) {
+  run_ranks(GetParam(), [](Rank& rank) {
+    if (rank.number() == 0) {
+      rank.connections().announce_abort("bad luck");
+      rank.connections().announce_abort("another reason");
+    } else {
+      EXPECT_TRUE(rank.wait_until([&] {
+        const auto held = rank.connections().engine().lock();
+        return rank.connections().find_loss().has_value();
+      }));
+      const auto held = rank.connections().engine().lock();
+      EXPECT_EQ(rank.connections().find_loss()->text, "rank 0 gave up: bad luck");
+    }
+    rank.meet();
+  });
+}
+
+TEST_P(TcpConnectionsOf, CloseInOrderWithoutALoss) {
+  run_ranks(GetParam(), [](Rank& rank) {
+    rank.connections().close(milliseconds(60'000));
+    const auto held = rank.connections().engine().lock();
+    EXPECT_FALSE(rank.connections().find_loss().has_value());
+  });
+}
+
+TEST(TcpMesh, RefusesWhoDoesNotKnowTheSecret) {
+  TcpMesh first("lo");
+  TcpMesh second("lo");
+  std::vector<TcpContact> contacts{first.contact(), second.contact()};
+  std::jthread stranger([&] {
+    std::string reason;
+    auto contact = first.contact();
+    const auto socket = native::connect_tcp(contact.addresses[0], Deadline::after(kLimit), reason);
+    const std::string text(64, 'x');
+    static_cast<void>(
+        native::write_all(socket.get(), text.data(), text.size(), Deadline::after(kLimit)));
+    char answer = 0;
+    EXPECT_FALSE(native::read_all(socket.get(), &answer, 1, Deadline::after(kLimit)));
+  });
+  std::jthread other(
+      [&] { EXPECT_TRUE(second.connect(contacts, 1, Deadline::after(kLimit))[0][0].is_open()); });
+  const auto sockets = first.connect(contacts, 0, Deadline::after(kLimit));
+  for (const auto& socket : sockets[1]) EXPECT_TRUE(socket.is_open());
+}
+
+TEST(TcpMesh, NamesARankThatDoesNotCome) {
+  TcpMesh first("lo");
+  const TcpMesh second("lo");
+  const std::vector<TcpContact> contacts{first.contact(), second.contact()};
+  try {
+    static_cast<void>(first.connect(contacts, 0, Deadline::after(milliseconds(100))));
+    FAIL() << "nobody connected";
+  } catch (const std::runtime_error& error) {
+    EXPECT_NE(std::string(error.what()).find("rank 1 on "), std::string::npos) << error.what();
+  }
+}
+
+TEST(TcpMesh, NamesAnAddressThatCannotBeReached) {
+  TcpMesh own("lo");
+  std::vector<TcpContact> contacts(2, own.contact());
+  contacts[0].count = 1;
+  contacts[0].addresses[0].port = 1;  // nobody listens there
+  try {
+    static_cast<void>(own.connect(contacts, 1, Deadline::after(milliseconds(100))));
+    FAIL() << "nobody listens";
+  } catch (const std::runtime_error& error) {
+    EXPECT_NE(std::string(error.what()).find("Connection refused"), std::string::npos)
+        << error.what();
+  }
+}
+
+}  // namespace
+}  // namespace lockstep
