@@ -74,7 +74,8 @@ class LOCKSTEP_API ProcessGroup final {
     at::Tensor displacements;
     std::vector<std::int64_t> counts;  ///< elements of each block, the same on all ranks
   };
-  /// Whether this group can reduce blocks of that tensor: on the CPU, in shared memory.
+  /// Whether this group can reduce blocks of that tensor: on the CPU, where all ranks are on one
+  /// host, or each is alone on its host.
   [[nodiscard]] bool can_reduce_indexed(const at::Tensor& buffer);
   /// Says that a tensor of `allocate` is the buffer of indexed blocks: every other call treats what
   /// lies in it as an ordinary tensor, which need not lie at the same place on all ranks. Throws:

@@ -74,7 +74,7 @@ enum class Backend {
   Single,        ///< a world of one; every collective is done at once
   SharedMemory,  ///< ranks of one host
   Mpi,           ///< whatever MPI reaches
-  Hierarchical,  ///< shared memory inside a host, MPI between hosts
+  Hierarchical,  ///< shared memory inside a host, TCP between hosts
   Gloo,          ///< TCP, by the gloo that LibTorch brings; for launches without MPI
   Nccl,          ///< NCCL for CUDA tensors, and one of the others for those of the CPU
 };

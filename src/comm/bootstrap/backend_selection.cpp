@@ -20,8 +20,11 @@ BackendSelection select_transport(const LaunchEnvironment& environment,
   }
   const BetweenHosts between = select_between_hosts(environment, capabilities);
   std::string reason = "the ranks are on several hosts";
-  if (between.backend != Backend::Mpi) {
-    reason += ", over " + std::string(to_string(between.backend)) + ", because " + between.reason;
+  if (between.is_over_tcp) {
+    reason += ", over TCP";
+    if (!between.reason.empty()) reason += "; they meet over Gloo, because " + between.reason;
+  } else if (!between.reason.empty()) {
+    reason += ", over Gloo, because " + between.reason;
   }
   return {Backend::Hierarchical, false, false, reason};
 }

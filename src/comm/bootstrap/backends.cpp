@@ -12,9 +12,11 @@
 #include "comm/group/group_core.h"
 #include "comm/hierarchical/make_process_group.h"
 #include "comm/hierarchical/mpi_reduction.h"
+#include "comm/hierarchical/tcp_reduction.h"
 #include "comm/mpi/make_process_group.h"
 #include "comm/shared_memory/backend.h"
 #include "comm/single/backend.h"
+#include "comm/tcp/backend.h"
 
 namespace lockstep {
 namespace {
@@ -70,15 +72,18 @@ std::shared_ptr<ProcessGroup> make_gloo(const LaunchEnvironment& environment,
 std::shared_ptr<ProcessGroup> make_hierarchical(const LaunchEnvironment& environment,
                                                 std::chrono::milliseconds timeout) {
   const auto between = select_between_hosts(environment, Capabilities::detect());
-  if (between.backend == Backend::Mpi) {
-    return make_hierarchical_process_group(environment, timeout, make_mpi_backend,
-                                           make_mpi_reduction);
-  }
-  const auto make_gloo_between = [](GroupContext& group) {
-    return make_gloo_backend(group, GlooRendezvous::detect());
+  const bool has_mpi = between.backend == Backend::Mpi;
+  const auto make_bootstrap = [has_mpi](GroupContext& group) {
+    return has_mpi ? make_mpi_backend(group) : make_gloo_backend(group, GlooRendezvous::detect());
   };
-  return make_hierarchical_process_group(environment, timeout, make_gloo_between,
-                                         make_round_reduction);
+  if (!between.is_over_tcp) {
+    return make_hierarchical_process_group(environment, timeout, make_bootstrap,
+                                           has_mpi ? make_mpi_reduction : make_round_reduction);
+  }
+  const auto make_tcp = [&](GroupContext& group) {
+    return std::make_unique<TcpBackend>(group, make_bootstrap(group));
+  };
+  return make_hierarchical_process_group(environment, timeout, make_tcp, make_tcp_host_reduction);
 }
 
 constexpr std::array kBackends{

@@ -3,20 +3,48 @@
 
 #include <lockstep/core/error.h>
 
-namespace lockstep {
+#include <cstdlib>
 
-BetweenHosts select_between_hosts(const LaunchEnvironment& environment,
-                                  const Capabilities& capabilities) {
+namespace lockstep {
+namespace {
+
+BetweenHosts select_meeting(const LaunchEnvironment& environment, const Capabilities& capabilities,
+                            bool may_be_mpi) {
   // torchrun starts no MPI; nor can a build without it.
   const bool is_mpi_launch = environment.launcher != Launcher::Torchrun;
-  if (capabilities.has_mpi && is_mpi_launch) return {Backend::Mpi, ""};
-  const std::string why_not =
-      is_mpi_launch ? "this build has no MPI" : to_string(environment.launcher) + " starts no MPI";
+  if (may_be_mpi && capabilities.has_mpi && is_mpi_launch) return {Backend::Mpi, ""};
+  std::string why_not = "LOCKSTEP_BETWEEN_HOSTS asks for gloo";
+  if (may_be_mpi) {
+    why_not = is_mpi_launch ? "this build has no MPI"
+                            : to_string(environment.launcher) + " starts no MPI";
+  }
   if (capabilities.has_gloo && capabilities.has_rendezvous) return {Backend::Gloo, why_not};
   throw LaunchError("no backend for ranks on several hosts: " + why_not +
                     (capabilities.has_gloo
                          ? ", and MASTER_ADDR and MASTER_PORT, which Gloo needs, are not set"
                          : ", and this build has no gloo"));
+}
+
+}  // namespace
+
+BetweenHosts select_between_hosts(const LaunchEnvironment& environment,
+                                  const Capabilities& capabilities, const std::string& wanted) {
+  const bool is_over_tcp = wanted.empty() || wanted == "tcp";
+  if (!is_over_tcp && wanted != "mpi" && wanted != "gloo") {
+    throw LaunchError("LOCKSTEP_BETWEEN_HOSTS is '" + wanted + "'; it must be tcp, mpi or gloo");
+  }
+  BetweenHosts between = select_meeting(environment, capabilities, wanted != "gloo");
+  between.is_over_tcp = is_over_tcp;
+  if (wanted == "mpi" && between.backend != Backend::Mpi) {
+    throw LaunchError("LOCKSTEP_BETWEEN_HOSTS is mpi, but " + between.reason);
+  }
+  return between;
+}
+
+BetweenHosts select_between_hosts(const LaunchEnvironment& environment,
+                                  const Capabilities& capabilities) {
+  const char* wanted = std::getenv("LOCKSTEP_BETWEEN_HOSTS");
+  return select_between_hosts(environment, capabilities, wanted == nullptr ? "" : wanted);
 }
 
 }  // namespace lockstep

@@ -10,13 +10,21 @@
 
 namespace lockstep {
 
-/// The backend that connects ranks of several hosts, for groups that are built on one.
+/// How ranks of several hosts are connected, for groups that are built on it.
 struct BetweenHosts {
-  Backend backend = Backend::Mpi;  ///< Mpi or Gloo
-  std::string reason;              ///< why it is not Mpi
+  /// Mpi or Gloo: through it the ranks meet.
+  Backend backend = Backend::Mpi;
+  std::string reason;  ///< why it is not Mpi
+  /// Whether the data goes over TCP sockets of our own; otherwise it goes over `backend`.
+  bool is_over_tcp = true;
 };
 
-/// Throws: `LaunchError` for a launch that neither of them can serve.
+/// `wanted`: what `LOCKSTEP_BETWEEN_HOSTS` says: `tcp` or nothing, `mpi`, `gloo`. Throws:
+/// `LaunchError` for another word, and for a launch that cannot be served so.
+[[nodiscard]] BetweenHosts select_between_hosts(const LaunchEnvironment& environment,
+                                                const Capabilities& capabilities,
+                                                const std::string& wanted);
+/// As the variable says. Throws: as above.
 [[nodiscard]] BetweenHosts select_between_hosts(const LaunchEnvironment& environment,
                                                 const Capabilities& capabilities);
 

@@ -27,6 +27,10 @@ class ExchangeBackend : public CommBackend {
   /// Tells the other ranks over the transport.
   void abort(const std::string& reason) noexcept override;
 
+  /// Whether the operation for so small a call takes as few trips over the network as there can be,
+  /// so that the memory of a host has nothing to add.
+  [[nodiscard]] virtual bool is_quickest_for(const Collective& /*call*/) const { return false; }
+
   /// The same object at each call. Operations hold it, and are destroyed after the backend, but do
   /// not touch it then.
   [[nodiscard]] virtual Transport& transport() noexcept = 0;

@@ -11,8 +11,9 @@ namespace lockstep {
 /// again at once, later longer ones, which leave the core to others.
 class Backoff {
  public:
+  /// Whether the next pause is none.
+  [[nodiscard]] bool polls() const noexcept { return polls_ + 1 < kPollsBeforeSleep; }
   void sleep(std::chrono::nanoseconds limit) {
-    constexpr int kPollsBeforeSleep = 200;
     constexpr std::chrono::microseconds kInterval{50};
     if (++polls_ < kPollsBeforeSleep) {
       std::this_thread::yield();
@@ -23,6 +24,8 @@ class Backoff {
   void reset() noexcept { polls_ = 0; }
 
  private:
+  static constexpr int kPollsBeforeSleep = 200;
+
   int polls_ = 0;
 };
 

@@ -25,7 +25,7 @@ class ExchangeMessage final : public Operation {
     return true;
   }
   bool try_finish() override { return request_->is_done(); }
-  void sleep(std::chrono::nanoseconds limit) override { backoff_.sleep(limit); }
+  void sleep(std::chrono::nanoseconds limit) override { transport_.sleep(limit, backoff_); }
   void check_peers() override { transport_.check_peers(); }
 
   [[nodiscard]] std::string describe_missing() const override {

@@ -20,7 +20,7 @@ class ExchangeOperation : public Operation {
  public:
   bool try_start(bool is_oldest) final;
   bool try_finish() final;
-  void sleep(std::chrono::nanoseconds limit) override { backoff_.sleep(limit); }
+  void sleep(std::chrono::nanoseconds limit) override { transport_.sleep(limit, backoff_); }
   void check_peers() override;
   [[nodiscard]] std::string describe_missing() const override;
 

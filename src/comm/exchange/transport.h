@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <chrono>
 #include <cstddef>
 #include <memory>
 #include <span>
@@ -11,6 +12,7 @@
 
 #include "comm/collective/fingerprint.h"
 #include "comm/collective/message.h"
+#include "comm/exchange/backoff.h"
 
 namespace lockstep {
 
@@ -67,7 +69,7 @@ class Announcement : public TransportRequest {
 /// collective only, one at a time. Messages come at any time. These three must not wait for each
 /// other, so each needs a channel of its own.
 ///
-/// Nothing here blocks. Thread-safety: one thread at a time.
+/// Nothing but `sleep` blocks. Thread-safety: one thread at a time.
 class Transport {
  public:
   struct ChunkBytes {
@@ -100,6 +102,10 @@ class Transport {
   [[nodiscard]] virtual std::unique_ptr<TransportRequest> receive(const at::Tensor& tensor,
                                                                   const MessageHeader& expected,
                                                                   int from) = 0;
+
+  /// Pauses between two questions whether something is done. A transport that can wait for what
+  /// comes does so where the pause is not nought. Blocks: `limit` at most.
+  virtual void sleep(std::chrono::nanoseconds limit, Backoff& backoff) { backoff.sleep(limit); }
 
   /// Asked while a message waits. Throws: `OperationFailure` when a rank has gone.
   virtual void check_peers() = 0;

@@ -88,7 +88,7 @@ class CommBackend {
   /// Allocates zeroed memory and registers it. Collective. Blocks: the calling thread. Throws:
   /// `CommError` on all ranks where one of them lacks the memory; see `agree_on_memory`.
   virtual Memory allocate(c10::Device device, std::size_t bytes) = 0;
-  /// Whether these bytes lie in registered memory that all ranks see.
+  /// Whether `ProcessGroup::IndexedBlocks` of these bytes of registered memory can be reduced.
   [[nodiscard]] virtual bool shares_memory(const void* /*data*/, std::size_t /*bytes*/) const {
     return false;
   }

@@ -75,8 +75,8 @@ bool ProcessGroup::can_reduce_indexed(const at::Tensor& buffer) {
 void ProcessGroup::mark_indexed(const at::Tensor& buffer) {
   const auto visit = core_->begin("mark_indexed");
   TORCH_CHECK(can_reduce_indexed(buffer),
-              "mark_indexed: the tensor is none of allocate on the CPU, of a group whose ranks "
-              "share memory");
+              "mark_indexed: the tensor is none of allocate on the CPU, of a group whose ranks are "
+              "all on one host, or each alone on its host");
   core_->group_for(c10::kCPU).backend().mark_indexed(buffer.const_data_ptr());
 }
 
@@ -88,7 +88,7 @@ Work ProcessGroup::all_reduce(const IndexedBlocks& blocks, ReduceOp op) {
   check_reduction(buffer.scalar_type(), op, "all_reduce");
   TORCH_CHECK(can_reduce_indexed(buffer) && can_reduce_indexed(displacements),
               "all_reduce: indexed blocks and their displacements must lie in tensors of allocate "
-              "on the CPU, of a group whose ranks share memory");
+              "on the CPU, of a group whose ranks are all on one host, or each alone on its host");
   TORCH_CHECK(displacements.scalar_type() == at::kLong &&
                   displacements.numel() == static_cast<std::int64_t>(counts.size()),
               "all_reduce: ", counts.size(),

@@ -50,6 +50,9 @@ SharedMemoryTransport* HierarchicalBackend::meet_host(const HostLayout& layout) 
 }
 
 std::unique_ptr<Operation> HierarchicalBackend::make_operation(Collective call) {
+  if ((is_flat() && is_reduction(call.op)) || between_->is_quickest_for(call)) {
+    return between_->make_operation(std::move(call));
+  }
   return make_hierarchical_operation(*hierarchy_, std::move(call));
 }
 
@@ -80,7 +83,16 @@ std::unique_ptr<CommBackend> HierarchicalBackend::make_group(GroupContext& part,
   return std::make_unique<HierarchicalBackend>(part, std::move(between), make_reduction_);
 }
 
+bool HierarchicalBackend::shares_memory(const void* data, std::size_t bytes) const {
+  return is_flat() && between_->shares_memory(data, bytes);
+}
+
+void HierarchicalBackend::mark_indexed(const void* data) {
+  between_->mark_indexed(data);
+}
+
 CommBackend::Memory HierarchicalBackend::allocate(c10::Device device, std::size_t bytes) {
+  if (is_flat()) return between_->allocate(device, bytes);
   // Only the oldest collective may use the host's memory. After this barrier it is free.
   group_.run(make_exchange_barrier(between_->transport(), bytes), "allocate");
   Memory memory;

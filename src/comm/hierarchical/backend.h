@@ -31,6 +31,8 @@ class HierarchicalBackend final : public CommBackend {
                                           const std::vector<int>& members) override;
   void split_without_color() override { between_->split_without_color(); }
   Memory allocate(c10::Device device, std::size_t bytes) override;
+  [[nodiscard]] bool shares_memory(const void* data, std::size_t bytes) const override;
+  void mark_indexed(const void* data) override;
   void abort(const std::string& reason) noexcept override;
   /// Watches the ranks of this host, and the others as far as the other backend can.
   [[nodiscard]] std::function<std::string()> peer_watch() override;
@@ -40,6 +42,10 @@ class HierarchicalBackend final : public CommBackend {
   [[nodiscard]] HostLayout find_hosts();
   /// What carries messages to and from that rank on this host; null: it is on another one.
   [[nodiscard]] SharedMemoryMessages* messages_with(int peer);
+  /// Whether no host has more than one rank: then reductions are the other backend's.
+  [[nodiscard]] bool is_flat() const {
+    return hierarchy_->layout.hosts.size() == static_cast<std::size_t>(group_.size());
+  }
   [[nodiscard]] SharedMemoryTransport* meet_host(const HostLayout& layout);
 
   GroupContext& group_;

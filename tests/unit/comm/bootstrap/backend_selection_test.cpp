@@ -67,9 +67,25 @@ TEST(BackendSelection, ConnectsHostsByWhatTheLauncherStarts) {
   EXPECT_EQ(choose(Launcher::Slurm, without(&Capabilities::has_mpi)), Backend::Gloo);
 }
 
+TEST(BackendSelection, ConnectsHostsByTcpUnlessAskedOtherwise) {
+  const auto choose = [](Launcher launcher, const std::string& wanted) {
+    return select_between_hosts(launched(launcher, 4, 2), kAll, wanted);
+  };
+  EXPECT_TRUE(choose(Launcher::OpenMpi, "").is_over_tcp);
+  EXPECT_TRUE(choose(Launcher::Torchrun, "tcp").is_over_tcp);
+  EXPECT_FALSE(choose(Launcher::OpenMpi, "mpi").is_over_tcp);
+  EXPECT_EQ(choose(Launcher::OpenMpi, "mpi").backend, Backend::Mpi);
+  EXPECT_EQ(choose(Launcher::OpenMpi, "gloo").backend, Backend::Gloo);
+  EXPECT_FALSE(choose(Launcher::Torchrun, "gloo").is_over_tcp);
+  EXPECT_THROW(choose(Launcher::Torchrun, "mpi"), LaunchError) << "torchrun starts no MPI";
+  EXPECT_THROW(choose(Launcher::OpenMpi, "ib"), LaunchError) << "no such word";
+}
+
 TEST(BackendSelection, SaysWhy) {
-  EXPECT_EQ(select_backend(Backend::Auto, launched(Launcher::Torchrun, 4, 2), kAll).reason,
-            "the ranks are on several hosts, over Gloo, because torchrun starts no MPI");
+  EXPECT_EQ(
+      select_backend(Backend::Auto, launched(Launcher::Torchrun, 4, 2), kAll).reason,
+      "the ranks are on several hosts, over TCP; they meet over Gloo, because torchrun starts no "
+      "MPI");
   EXPECT_EQ(select_backend(Backend::Mpi, launched(Launcher::OpenMpi, 2, 2), kAll).reason,
             "as asked");
 }
