@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -17,11 +18,11 @@ namespace {
 using ParameterOrder = std::vector<std::size_t>;
 using Proposal = std::optional<BucketRebuilder::Proposal>;
 
-/// Gradients of the same size, each in a bucket of its own as long as nothing is tuned.
+/// Gradients of 64 bytes each.
 BucketRebuilder rebuilder_of(std::size_t parameters, bool learns_order = true,
-                             std::size_t tune_after = 0) {
+                             std::size_t tune_after = 0, std::size_t cap = 64) {
   const std::vector<GradientShape> shapes(parameters, {.elements = 16});
-  return {shapes, {.caps = {64}, .learns_order = learns_order, .tune_after = tune_after}};
+  return {shapes, {.caps = {cap}, .learns_order = learns_order, .tune_after = tune_after}};
 }
 
 /// One iteration in which gradients come in this order.
@@ -106,6 +107,22 @@ TEST(BucketRebuilder, TunesOnceAndMeasuresAtLeastOneIterationBefore) {
         }
       }
     }
+  });
+}
+
+// Were it taken to be ready at once, a bucket of its own would look best.
+TEST(BucketRebuilder, TakesWhatNeverCameAtTheEndWhenItTunes) {
+  with_ranks(2, [](ProcessGroup& group) {
+    auto rebuilder = rebuilder_of(3, /*learns_order=*/false, /*tune_after=*/3, /*cap=*/192);
+    const auto begin = BucketRebuilder::Clock::now();
+    rebuilder.note_reduced(64, begin, begin + std::chrono::nanoseconds(2));
+    rebuilder.note_reduced(128, begin, begin + std::chrono::nanoseconds(3));
+    Proposal proposal;
+    for (int iteration = 0; iteration < 3; ++iteration) {
+      proposal = iterate(rebuilder, group, {1, 0});
+    }
+    ASSERT_TRUE(proposal);
+    EXPECT_EQ(proposal->buckets.size(), 1U);
   });
 }
 
