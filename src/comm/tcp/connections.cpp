@@ -109,8 +109,9 @@ void TcpConnections::send_frame(int rank, FrameKind kind, std::uint64_t number,
   // What the kernel does not take at once goes on while the program computes.
   engine_.begin_background();
   control.send(std::move(bytes), [this] { engine_.end_background(); });
-  // At once: the other rank may wait for nothing else.
-  control.advance();
+  // At once: the other rank may wait for nothing else. This may run inside a callback of the same
+  // stream, so that nothing is read here.
+  control.flush();
 }
 
 void TcpConnections::receive_frame(int rank) {

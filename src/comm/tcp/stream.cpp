@@ -50,6 +50,11 @@ void TcpStream::receive(std::span<std::byte> bytes, Done done) {
   if (is_readable_) ready_.add(*this);
 }
 
+void TcpStream::flush() {
+  while (write_some() > 0) {
+  }
+}
+
 bool TcpStream::advance() {
   for (int call = 0; call < kCallsATurn; ++call) {
     // In turns: whoever only sends keeps the other rank from sending.

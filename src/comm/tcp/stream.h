@@ -52,6 +52,8 @@ class TcpStream {
   /// `bytes` is not empty. `done` is called when all have come.
   void receive(std::span<std::byte> bytes, Done done = {});
 
+  /// Sends what the kernel takes now. No callback but those of what is sent runs in it.
+  void flush();
   /// Moves bytes until the kernel takes and has no more, or others should have a turn: true then.
   /// Never blocks.
   bool advance();
