@@ -300,13 +300,14 @@ void BatchScheduler::skip(std::size_t slot) {
 }
 
 std::size_t BatchScheduler::hand_over(std::size_t slot) {
+  const auto batch = number_of(slot);
   slots_[slot].use = Use::None;
   ++next_;
-  return slots_[slot].batch;
+  return batch;
 }
 
 std::size_t BatchScheduler::lose(std::optional<std::size_t> slot) {
-  const auto batch = slot ? slots_[*slot].batch : next_;
+  const auto batch = slot ? number_of(*slot) : next_;
   if (slot) {
     note_end_of_shard(*slot);
     slots_[*slot].use = Use::Stale;
@@ -317,6 +318,11 @@ std::size_t BatchScheduler::lose(std::optional<std::size_t> slot) {
   ++next_;
   ++lost_;
   return batch;
+}
+
+// Slots are also given to what lies beyond the end of a shard, which is no batch.
+std::size_t BatchScheduler::number_of(std::size_t slot) const {
+  return job_->is_iterable() ? next_ : slots_[slot].batch;
 }
 
 void BatchScheduler::count_request(const Overview& seen) noexcept {

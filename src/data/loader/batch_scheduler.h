@@ -91,7 +91,7 @@ class BatchScheduler {
   enum class Use { None, Live, Ahead, Stale };
   struct Slot {
     Use use = Use::None;
-    std::size_t batch = 0;  // within its pass
+    std::size_t batch = 0;  // how many of its pass were given out before it
     ShardRound::Turn turn;  // of an iterable dataset
   };
   // Batches of a pass are given out in order.
@@ -116,6 +116,7 @@ class BatchScheduler {
   [[nodiscard]] std::optional<std::uint64_t> cost_of_sample(std::size_t enough) const;
   void see(Overview& overview, std::size_t slot, workers::SlotState state) const;
   [[nodiscard]] std::uint64_t next_sequence() const;
+  [[nodiscard]] std::size_t number_of(std::size_t slot) const;
 
   std::shared_ptr<const WorkerJob> job_;
   workers::TaskChannel& channel_;  // the job's

@@ -30,7 +30,8 @@ class LOCKSTEP_API WorkerError : public WorkerFailedError {
   /// `what()` becomes "data worker 1 (pid 4711) ...: MESSAGE", one line as far as MESSAGE is one.
   explicit WorkerError(const Context& context);
 
-  /// Number of the batch within its epoch, from 0.
+  /// Number of the batch within its epoch, from 0. Those of an iterable dataset are counted as they
+  /// come, delivered or lost.
   [[nodiscard]] std::optional<std::int64_t> batch_index() const noexcept { return batch_; }
   /// Index into the dataset of the sample at which the worker was.
   [[nodiscard]] std::optional<std::int64_t> sample_index() const noexcept { return sample_; }

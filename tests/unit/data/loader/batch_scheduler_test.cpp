@@ -3,8 +3,10 @@
 #include "data/loader/batch_scheduler.h"
 
 #include <algorithm>
+#include <array>
 #include <numeric>
 
+#include "data/loader/task_words.h"
 #include "support/loader_test_support.h"
 
 namespace lockstep::data::detail {
@@ -135,6 +137,49 @@ TEST_F(BatchSchedulerTest, ErrorOfAPlanIsForItsTurn) {
   EXPECT_EQ(take(scheduler.give_out()), 0U);
   EXPECT_FALSE(scheduler.give_out().next);
   EXPECT_THROW(scheduler.throw_error_of_plan(), std::runtime_error);
+}
+
+// Two shards. The test says how many samples each of their batches has.
+class ShardSchedulerTest : public BatchSchedulerTest {
+ protected:
+  ShardSchedulerTest() {
+    job->source.has_rows = false;
+    job->source.open = [] { return std::unique_ptr<SampleStream>(); };
+    job->facts.batch_size = kBatch;
+    job->facts.shards = 2;
+  }
+  // All that is given out has so many samples of its shard.
+  void work(const std::array<std::size_t, 2>& samples) {
+    for (std::size_t slot = 0; slot < kSlots; ++slot) {
+      if (channel().state(slot) != SlotState::Filling) continue;
+      const auto worker = shard_of_word(channel().word(slot, kShard));
+      const auto claim = channel().claim(worker);
+      const auto shard = shard_of_word(channel().word(claim->slot, kShard));
+      channel().set_result(claim->slot, StreamResult{samples.at(shard), 0}.word());
+      channel().finish(*claim);
+    }
+  }
+  // Looks at the next batch as the program does; false when its shard was over.
+  bool look(const BatchScheduler::Overview& seen) {
+    scheduler.note_end_of_shard(*seen.next);
+    if (StreamResult::of(channel().result(*seen.next)).samples != 0) return true;
+    scheduler.skip(*seen.next);
+    return false;
+  }
+};
+
+// The first shard is empty, and the workers have more tasks of it.
+TEST_F(ShardSchedulerTest, NumberOfABatchCountsThoseBeforeIt) {
+  scheduler.start({});
+  scheduler.give_out();
+  work({0, kBatch});
+  EXPECT_FALSE(look(scheduler.give_out()));
+  ASSERT_TRUE(look(scheduler.give_out()));
+  EXPECT_EQ(take(scheduler.give_out()), 0U);
+  EXPECT_EQ(scheduler.lose(scheduler.give_out().next), 1U);
+  scheduler.give_out();
+  work({0, kBatch});
+  EXPECT_EQ(take(scheduler.give_out()), 2U);
 }
 
 }  // namespace
