@@ -258,7 +258,7 @@ std::uint64_t BatchScheduler::next_sequence() const {
   for (std::size_t slot = 0; slot < slots_.size(); ++slot) {
     see(overview, slot, channel_.state(slot));
   }
-  return overview.next ? channel_.sequence(*overview.next) : now_.base + next_;
+  return overview.next ? channel_.sequence(*overview.next) : now_.base + now_.assigned;
 }
 
 // Batches that the program holds keep their slots. They need the mapping, but no overflow

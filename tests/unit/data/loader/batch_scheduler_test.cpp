@@ -6,6 +6,7 @@
 #include <array>
 #include <numeric>
 
+#include "data/loader/shared_layout.h"
 #include "data/loader/task_words.h"
 #include "support/loader_test_support.h"
 
@@ -166,6 +167,9 @@ class ShardSchedulerTest : public BatchSchedulerTest {
     scheduler.skip(*seen.next);
     return false;
   }
+  [[nodiscard]] std::uint64_t layout_turn() const {
+    return SharedLayout::of(channel()).turn.load();
+  }
 };
 
 // The first shard is empty, and the workers have more tasks of it.
@@ -180,6 +184,27 @@ TEST_F(ShardSchedulerTest, NumberOfABatchCountsThoseBeforeIt) {
   scheduler.give_out();
   work({0, kBatch});
   EXPECT_EQ(take(scheduler.give_out()), 2U);
+}
+
+// No slot is free: the layout is for the batch to which the next slot will go.
+TEST_F(ShardSchedulerTest, LayoutTurnIsOfABatchThatIsYetToCome) {
+  scheduler.start({});
+  scheduler.give_out();
+  work({0, kBatch});
+  std::vector<std::size_t> held;
+  while (const auto next = scheduler.give_out().next) {
+    if (!look(scheduler.give_out())) continue;
+    static_cast<void>(scheduler.hand_over(*next));
+    channel().hold(*next);
+    held.push_back(*next);
+    scheduler.give_out();
+    work({0, kBatch});
+  }
+  ASSERT_EQ(held.size(), kSlots);
+  scheduler.move_layout_turn();
+  channel().release(held[0]);
+  scheduler.give_out();
+  EXPECT_EQ(layout_turn(), channel().sequence(held[0]));
 }
 
 }  // namespace
