@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "support/fake_gpu.h"
 
+#include <c10/util/Exception.h>
+
 #include <algorithm>
 #include <cstring>
 #include <stdexcept>
@@ -62,6 +64,7 @@ void FakeGpu::reset() {
   const std::lock_guard lock(mutex);
   devices_in_use = {0};
   fails_events = fails_pinning = replaces_pinning = false;
+  has_pinned_memory = true;
   on_query = {};
   fails_allocation = 0;
   patience = 200;
@@ -202,6 +205,7 @@ void FakeGpu::copy_in(void* target, const void* source, std::size_t bytes,
 
 void* FakeGpu::allocate_pinned(std::size_t bytes) {
   const std::lock_guard lock(mutex);
+  TORCH_CHECK(has_pinned_memory, "no pinned memory for ", bytes, " bytes");
   auto memory = std::make_unique<std::byte[]>(bytes);
   auto* data = memory.get();
   own_pinned_[data] = std::move(memory);

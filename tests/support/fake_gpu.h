@@ -66,6 +66,7 @@ class FakeGpu {
   std::set<int> devices_in_use{0};
   bool fails_events = false;  ///< to record or query one is an error
   bool fails_pinning = false;
+  bool has_pinned_memory = true;   ///< for tensors
   bool replaces_pinning = false;   ///< loaders pin for this device (fake_host_pinning.cpp)
   std::function<void()> on_query;  ///< runs at each query of an event
   /// So many queries without anything new to do, and everything is done: somebody waits for it.

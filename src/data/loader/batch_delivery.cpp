@@ -5,16 +5,15 @@
 
 #include <lockstep/core/logging.h>
 #include <lockstep/data/loader/worker_error.h>
-#include <unistd.h>
 
 #include <string>
 #include <system_error>
 #include <utility>
 
-#include "data/loader/batch_builder.h"
 #include "data/loader/batch_lease.h"
 #include "data/loader/shared_layout.h"
 #include "data/loader/task_words.h"
+#include "data/loader/worker_failure.h"
 #include "data/samples/tree_codec.h"
 #include "data/samples/tree_tensors.h"
 #include "native/posix/page_size.h"
@@ -58,26 +57,54 @@ bool BatchDelivery::has_samples(std::size_t slot) const {
   return samples == job_->facts.batch_size || (samples != 0 && !job_->facts.drop_last);
 }
 
-std::size_t BatchDelivery::count_samples(std::size_t slot) {
-  auto samples = channel_.items().of(slot).size();
-  std::size_t skipped = 0;
-  if (job_->is_iterable()) {
-    const auto result = StreamResult::of(channel_.result(slot));
-    samples = result.samples;
-    skipped = result.thrown;
-  } else if (may_leave_out_) {
-    skipped = samples - rows_of(slot).size();
-    samples -= skipped;
-  }
-  const auto replaced = channel_.items().replaced(slot);
-  statistics_.skipped_samples += skipped;
-  statistics_.replaced_samples += replaced;
-  if (skipped + replaced != 0) warn_of_missing(slot);
-  return samples;
+void BatchDelivery::count_skipped(std::size_t slot) {
+  const auto count = count_samples(slot);
+  warn_of_missing(slot, count);
+  count_missing(count);
 }
 
-void BatchDelivery::warn_of_missing(std::size_t slot) {
-  if (!missing_.is_due()) return;
+// Whatever goes wrong, the batch is lost, so that a loop which goes on comes to an end.
+SampleTree BatchDelivery::deliver(std::size_t slot, std::size_t batch, std::size_t held) {
+  try {
+    pin_slots();
+    const auto count = count_samples(slot);
+    warn_of_missing(slot, count);
+    auto result = take(slot, held);
+    count_batch(count);
+    return result;
+  } catch (...) {
+    give_up(slot);
+    auto context = context_of_exception();
+    context.batch = static_cast<std::int64_t>(batch);
+    throw WorkerError(context);
+  }
+}
+
+// Where the size of the slots has just been learned.
+void BatchDelivery::pin_slots() {
+  if (!pinning_ || deferred_) return;
+  const auto bytes =
+      native::round_up_to_page(SharedLayout::of(channel_).payload_bytes(channel_.slots()));
+  deferred_ = std::make_shared<DeferredRelease>(job_->channel, pinning_, payload(), bytes);
+}
+
+BatchDelivery::Count BatchDelivery::count_samples(std::size_t slot) const {
+  Count count;
+  count.samples = channel_.items().of(slot).size();
+  if (job_->is_iterable()) {
+    const auto result = StreamResult::of(channel_.result(slot));
+    count.samples = result.samples;
+    count.skipped = result.thrown;
+  } else if (may_leave_out_) {
+    count.skipped = count.samples - rows_of(slot).size();
+    count.samples -= count.skipped;
+  }
+  count.replaced = channel_.items().replaced(slot);
+  return count;
+}
+
+void BatchDelivery::warn_of_missing(std::size_t slot, const Count& count) {
+  if (count.skipped + count.replaced == 0 || !missing_.is_due()) return;
   const auto noted = channel_.failures().noted(slot);
   if (!noted) return;  // by on_poison_sample
   MissingSample missing;
@@ -87,27 +114,30 @@ void BatchDelivery::warn_of_missing(std::size_t slot) {
   missing_.give(job_->source, job_->facts.on_failed_sample, missing);
 }
 
-SampleTree BatchDelivery::deliver(std::size_t slot, std::size_t batch, std::size_t held) {
-  pin_slots(slot);
-  const bool keep_a_copy = channel_.slots() - held - 1 < channel_.workers() + 1;
-  const auto samples = count_samples(slot);
-  auto opened = open(slot, batch, keep_a_copy);
-  count_batch(samples);
-  if (keep_a_copy && !opened.is_copy) return copy(opened.batch, held);
-  if (pinning_ && opened.is_copy) return clone_into_pinned_memory(opened.batch);
-  return std::move(opened.batch);
+void BatchDelivery::count_missing(const Count& count) {
+  statistics_.skipped_samples += count.skipped;
+  statistics_.replaced_samples += count.replaced;
 }
 
-void BatchDelivery::count_batch(std::size_t samples) {
+void BatchDelivery::count_batch(const Count& count) {
+  count_missing(count);
   ++statistics_.batches;
-  statistics_.samples += samples;
+  statistics_.samples += count.samples;
   const auto now = Clock::now();
   statistics_.seconds += std::chrono::duration<double>(now - last_taken_).count();
   last_taken_ = now;
 }
 
+SampleTree BatchDelivery::take(std::size_t slot, std::size_t held) {
+  const bool keep_a_copy = channel_.slots() - held - 1 < channel_.workers() + 1;
+  auto opened =
+      job_->source.has_rows ? open_rows(slot, keep_a_copy) : open_whole(slot, keep_a_copy);
+  if (keep_a_copy && !opened.is_copy) return copy(opened.batch, held);
+  if (pinning_ && opened.is_copy) return clone_into_pinned_memory(opened.batch);
+  return std::move(opened.batch);
+}
+
 SampleTree BatchDelivery::copy(const SampleTree& batch, std::size_t held) {
-  ++statistics_.copies;
   if (!std::exchange(has_warned_of_copies_, true)) {
     const auto deferred = deferred_ ? deferred_->count() : 0;
     logging::warning(
@@ -115,36 +145,9 @@ SampleTree BatchDelivery::copy(const SampleTree& batch, std::size_t held) {
         (deferred == 0 ? "" : ", " + std::to_string(deferred) + " of them for copies to a device") +
         ", so further ones are copied; let go of batches earlier, or raise prefetch_batches");
   }
-  return pinning_ ? clone_into_pinned_memory(batch) : clone(batch);
-}
-
-// Where the size of the slots has just been learned. A batch whose slot cannot be pinned is lost,
-// so that a loop which goes on comes to an end.
-void BatchDelivery::pin_slots(std::size_t slot) {
-  if (!pinning_ || deferred_) return;
-  try {
-    const auto bytes =
-        native::round_up_to_page(SharedLayout::of(channel_).payload_bytes(channel_.slots()));
-    deferred_ = std::make_shared<DeferredRelease>(job_->channel, pinning_, payload(), bytes);
-  } catch (...) {
-    give_up(slot);
-    throw;
-  }
-}
-
-// Without memory a batch is lost, and the next ones come.
-BatchDelivery::Opened BatchDelivery::open(std::size_t slot, std::size_t batch, bool keep_a_copy) {
-  try {
-    return job_->source.has_rows ? open_rows(slot, keep_a_copy) : open_whole(slot, keep_a_copy);
-  } catch (...) {
-    WorkerError::Context context;
-    context.pid = ::getpid();
-    context.batch = static_cast<std::int64_t>(batch);
-    context.exception_type = current_exception_type();
-    context.message = current_exception_message();
-    give_up(slot);
-    throw WorkerError(std::move(context));
-  }
+  auto result = pinning_ ? clone_into_pinned_memory(batch) : clone(batch);
+  ++statistics_.copies;
+  return result;
 }
 
 // A slot that is Ready has no lease yet; a lease gives it back by itself.
@@ -167,8 +170,9 @@ BatchDelivery::Opened BatchDelivery::open_rows(std::size_t slot, bool keep_a_cop
       new SlotLease(job_->channel, slot, keep_a_copy ? nullptr : deferred_));
   auto batch = read_rows(*layout_, memory, items, tensors_of(*lease));
   if (!may_leave_out_ || rows.size() == items) return {std::move(batch), false};
+  batch = select_rows(batch, rows);
   ++statistics_.copies;
-  return {select_rows(batch, rows), true};
+  return {std::move(batch), true};
 }
 
 BatchDelivery::Opened BatchDelivery::open_whole(std::size_t slot, bool keep_a_copy) {

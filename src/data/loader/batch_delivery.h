@@ -42,34 +42,42 @@ class BatchDelivery {
   /// Whether there is anything in this slot, which is ready, for the program: not at the end of a
   /// shard, nor where all samples were left out.
   [[nodiscard]] bool has_samples(std::size_t slot) const;
-  /// Counts what is missing in a batch, and returns how many samples it holds. Once for each batch
-  /// that is skipped; `deliver` does it by itself.
-  std::size_t count_samples(std::size_t slot);
+  /// Counts what is missing in a batch that is skipped, and warns of it.
+  /// Throws: what the warning throws; then nothing is counted.
+  void count_skipped(std::size_t slot);
 
   /// The batch with number `batch` of its pass, which is ready in this slot; `held` slots are with
   /// the program. The slot is given back when the last tensor in it is gone, or at once when this
   /// throws.
-  /// Throws: `WorkerError` when there is no memory for it; `c10::Error` when the slots cannot be
-  /// pinned.
+  /// Throws: `WorkerError` when the batch cannot be delivered: there is no memory for it or for its
+  /// copy, the slots cannot be pinned, or a warning throws. It is counted as lost, and as nothing
+  /// else.
   [[nodiscard]] SampleTree deliver(std::size_t slot, std::size_t batch, std::size_t held);
 
   [[nodiscard]] const LoaderStatistics& statistics() const noexcept { return statistics_; }
 
  private:
   using Clock = std::chrono::steady_clock;
+  struct Count {
+    std::size_t samples = 0;
+    std::size_t skipped = 0;
+    std::size_t replaced = 0;
+  };
   struct Opened {
     SampleTree batch;
     bool is_copy = false;  // nothing of it lies in the slot
   };
 
-  void pin_slots(std::size_t slot);
+  void pin_slots();
   void give_up(std::size_t slot);
-  [[nodiscard]] Opened open(std::size_t slot, std::size_t batch, bool keep_a_copy);
+  [[nodiscard]] SampleTree take(std::size_t slot, std::size_t held);
   [[nodiscard]] Opened open_rows(std::size_t slot, bool keep_a_copy);
   [[nodiscard]] Opened open_whole(std::size_t slot, bool keep_a_copy);
   [[nodiscard]] SampleTree copy(const SampleTree& batch, std::size_t held);
-  void count_batch(std::size_t samples);
-  void warn_of_missing(std::size_t slot);
+  [[nodiscard]] Count count_samples(std::size_t slot) const;
+  void count_missing(const Count& count);
+  void count_batch(const Count& count);
+  void warn_of_missing(std::size_t slot, const Count& count);
   [[nodiscard]] std::vector<std::int64_t> rows_of(std::size_t slot) const;
   [[nodiscard]] std::byte* payload() const;
   [[nodiscard]] std::byte* slot_memory(std::size_t slot) const;

@@ -5,7 +5,6 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 #include <lockstep/data/loader/worker_error.h>
-#include <unistd.h>
 
 #include <utility>
 
@@ -27,7 +26,9 @@ class InlineSource::Places {
     return (*behind_)[number];
   }
   void begin(std::size_t) {}
-  void note(std::size_t, std::int64_t index) { source_.warn_of_missing(index); }
+  void note(std::size_t, std::int64_t index) {
+    if (source_.missing_.is_due()) source_.warn_of_missing(missing_sample(index));
+  }
   void leave_out(std::size_t place) { source_.items_[place] = workers::kLeftOut; }
   void replace(std::size_t place, std::int64_t index) {
     source_.items_[place] = index;
@@ -49,6 +50,7 @@ void InlineSource::start(PassPlan plan) {
   streams_.clear();
   streams_.resize(facts_.shards);
   ahead_.clear();
+  skipped_ahead_ = 0;
   error_ahead_ = nullptr;
 }
 
@@ -74,35 +76,36 @@ bool InlineSource::has_next() {
 SampleTree InlineSource::next() {
   const at::NoGradGuard no_grad;
   const auto start = Clock::now();
-  SampleTree batch = source_.open ? take_stream() : take_built();
+  Built built = source_.open ? take_stream() : take_built();
+  if (pins_) built.batch = pinned(built.batch);
   ++statistics_.batches;
-  if (pins_) batch = clone_into_pinned_memory(batch);
+  statistics_.samples += built.samples;
+  count_missing(built);
   count_work(start);
   statistics_.seconds += std::chrono::duration<double>(Clock::now() - pass_start_).count();
   pass_start_ = Clock::now();
-  return batch;
+  return std::move(built.batch);
 }
 
-SampleTree InlineSource::take_stream() {
+InlineSource::Built InlineSource::take_stream() {
   look_ahead();
   ++next_;
-  const auto samples = ahead_.size();
+  Built built;
+  built.samples = ahead_.size();
+  built.skipped = std::exchange(skipped_ahead_, 0);
   std::size_t at = 0;
-  SampleTree batch;
   try {
     if (error_ahead_) std::rethrow_exception(std::exchange(error_ahead_, nullptr));
     const SampleGenerator::Use draws(generator_);
     SampleGenerator::begin_stream_batch(seed_, plan_.epoch, facts_.shard(turn_.shard), turn_.batch);
-    batch = collate(source_, std::exchange(ahead_, {}), at);
+    built.batch = collate(source_, std::exchange(ahead_, {}), at);
   } catch (...) {
-    ++statistics_.lost_batches;
-    throw error_of(next_ - 1, std::nullopt);
+    lose();
   }
-  statistics_.samples += samples;
-  return batch;
+  return built;
 }
 
-SampleTree InlineSource::take_built() {
+InlineSource::Built InlineSource::take_built() {
   build();
   auto built = *std::exchange(built_, std::nullopt);
   ++next_;
@@ -110,8 +113,15 @@ SampleTree InlineSource::take_built() {
     ++statistics_.lost_batches;
     std::rethrow_exception(built.error);
   }
-  statistics_.samples += built.samples;
-  return std::move(built.batch);
+  return built;
+}
+
+SampleTree InlineSource::pinned(const SampleTree& batch) {
+  try {
+    return clone_into_pinned_memory(batch);
+  } catch (...) {
+    lose();
+  }
 }
 
 // The next batch of which something is left, unless there is none.
@@ -121,6 +131,7 @@ void InlineSource::build() {
     if (built.samples != 0 || built.error) {
       built_ = std::move(built);
     } else {
+      count_missing(built);
       ++next_;
     }
   }
@@ -137,13 +148,18 @@ InlineSource::Built InlineSource::build_next() {
     const SampleGenerator::Use draws(generator_);
     built.batch =
         source_.has_rows ? build_rows(row, built.samples) : build_whole(row, built.samples);
-    statistics_.skipped_samples += items_.size() - built.samples;
-    statistics_.replaced_samples += replaced_;
+    built.skipped = items_.size() - built.samples;
+    built.replaced = replaced_;
   } catch (...) {
     built.error = std::make_exception_ptr(
         error_of(next_, workers::item_of(items_[std::min(row, items_.size() - 1)])));
   }
   return built;
+}
+
+void InlineSource::count_missing(const Built& built) {
+  statistics_.skipped_samples += built.skipped;
+  statistics_.replaced_samples += built.replaced;
 }
 
 void InlineSource::count_work(Clock::time_point since) {
@@ -220,9 +236,18 @@ void InlineSource::look_ahead() {
       error_ahead_ = std::current_exception();  // for its batch's turn
       return;
     }
-    if (ahead_.size() == facts_.batch_size) continue;
-    round_.end(turn.shard, turn.batch);
-    if (facts_.drop_last) ahead_.clear();
+    if (ahead_.size() != facts_.batch_size) {
+      round_.end(turn.shard, turn.batch);
+      if (facts_.drop_last) ahead_.clear();
+    }
+    try {
+      if (missing_ahead_) warn_of_missing(*missing_ahead_);
+    } catch (...) {  // the shard goes on with its next batch
+      ahead_.clear();
+      error_ahead_ = std::current_exception();
+      return;
+    }
+    if (ahead_.empty()) statistics_.skipped_samples += std::exchange(skipped_ahead_, 0);
   }
 }
 
@@ -237,7 +262,8 @@ std::vector<SampleTree> InlineSource::read_stream(const ShardRound::Turn& turn) 
     stream->reset(shard, facts_.all_shards, plan_.epoch);
   }
   std::vector<SampleTree> samples;
-  std::size_t thrown = 0;
+  skipped_ahead_ = 0;
+  missing_ahead_.reset();
   while (samples.size() < facts_.batch_size) {
     auto sample = next_sample(
         *stream, facts_.on_failed_sample,
@@ -246,32 +272,35 @@ std::vector<SampleTree> InlineSource::read_stream(const ShardRound::Turn& turn) 
                                       turn.batch * facts_.batch_size + samples.size());
         },
         [&] {
-          ++thrown;
-          warn_of_missing(std::nullopt);
+          ++skipped_ahead_;
+          if (missing_.is_due() && !missing_ahead_) missing_ahead_ = missing_sample(std::nullopt);
         });
     if (!sample) break;
     samples.push_back(std::move(*sample));
   }
-  statistics_.skipped_samples += thrown;
   return samples;
 }
 
 // In a catch block only, as what follows.
-void InlineSource::warn_of_missing(std::optional<std::int64_t> index) {
-  if (!missing_.is_due()) return;
-  missing_.give(source_, facts_.on_failed_sample,
-                {index, current_exception_type(), current_exception_message()});
+MissingSample InlineSource::missing_sample(std::optional<std::int64_t> index) {
+  return {index, current_exception_type(), current_exception_message()};
+}
+
+void InlineSource::lose() {
+  ++statistics_.lost_batches;
+  throw error_of(next_ - 1, std::nullopt);
 }
 
 WorkerError InlineSource::error_of(std::size_t batch, std::optional<std::int64_t> sample) {
-  WorkerError::Context context;
-  context.pid = ::getpid();
+  auto context = context_of_exception();
   context.batch = static_cast<std::int64_t>(batch);
   context.sample = sample;
-  context.exception_type = current_exception_type();
-  context.message = current_exception_message();
   name_sample(context, source_);
   return WorkerError(std::move(context));
+}
+
+void InlineSource::warn_of_missing(const MissingSample& sample) {
+  missing_.give(source_, facts_.on_failed_sample, sample);
 }
 
 LoaderStatistics InlineSource::statistics() const {

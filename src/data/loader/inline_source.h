@@ -37,6 +37,8 @@ class InlineSource : public BatchSource {
   struct Built {
     SampleTree batch;
     std::size_t samples = 0;
+    std::size_t skipped = 0;
+    std::size_t replaced = 0;
     std::exception_ptr error;
   };
 
@@ -44,12 +46,16 @@ class InlineSource : public BatchSource {
   [[nodiscard]] Built build_next();
   [[nodiscard]] SampleTree build_rows(std::size_t& row, std::size_t& rows);
   [[nodiscard]] SampleTree build_whole(std::size_t& row, std::size_t& rows);
-  [[nodiscard]] SampleTree take_stream();
-  [[nodiscard]] SampleTree take_built();
+  [[nodiscard]] Built take_stream();
+  [[nodiscard]] Built take_built();
+  [[nodiscard]] SampleTree pinned(const SampleTree& batch);
   void look_ahead();
+  void count_missing(const Built& built);
   void count_work(Clock::time_point since);
   [[nodiscard]] std::vector<SampleTree> read_stream(const ShardRound::Turn& turn);
-  void warn_of_missing(std::optional<std::int64_t> index);
+  [[nodiscard]] static MissingSample missing_sample(std::optional<std::int64_t> index);
+  void warn_of_missing(const MissingSample& sample);
+  [[noreturn]] void lose();
   [[nodiscard]] WorkerError error_of(std::size_t batch, std::optional<std::int64_t> sample);
 
   SampleSource source_;
@@ -69,7 +75,9 @@ class InlineSource : public BatchSource {
   ShardRound round_;
   std::vector<std::unique_ptr<SampleStream>> streams_;
   std::vector<SampleTree> ahead_;
-  ShardRound::Turn turn_;  // of that batch
+  ShardRound::Turn turn_;          // of that batch
+  std::size_t skipped_ahead_ = 0;  // samples of it
+  std::optional<MissingSample> missing_ahead_;
   std::exception_ptr error_ahead_;
   LoaderStatistics statistics_;
   Clock::time_point pass_start_;

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "data/loader/worker_failure.h"
 
+#include <unistd.h>
+
 #include <cstring>
 #include <sstream>
 #include <string>
 
+#include "data/loader/batch_builder.h"
 #include "native/posix/posix_check.h"
 #include "workers/process_end.h"
 
@@ -26,6 +29,14 @@ void name_sample(WorkerError::Context& context, const SampleSource& source) noex
   } catch (...) {
     context.path.clear();
   }
+}
+
+WorkerError::Context context_of_exception() {
+  WorkerError::Context context;
+  context.pid = ::getpid();
+  context.exception_type = current_exception_type();
+  context.message = current_exception_message();
+  return context;
 }
 
 WorkerError::Context context_of(const workers::Failure& failure,

@@ -15,6 +15,10 @@ namespace lockstep::data::detail {
 /// empty.
 void name_sample(WorkerError::Context& context, const SampleSource& source) noexcept;
 
+/// What the exception that is being handled says of a failure in this process. Call it in a catch
+/// block only.
+[[nodiscard]] WorkerError::Context context_of_exception();
+
 /// Says in the words of a `WorkerError` what a worker said about an item.
 [[nodiscard]] WorkerError::Context context_of(const workers::Failure& failure,
                                               std::chrono::milliseconds timeout);

@@ -75,6 +75,7 @@ bool WorkerSource::has_next() {
   for (;;) {
     const auto seen = give_out();
     if (!seen.next) return scheduler_.expects_more();
+    if (is_given_up(seen)) return true;
     if (seen.next_is_ready) {
       if (!should_skip(*seen.next)) return true;
       continue;
@@ -88,6 +89,7 @@ bool WorkerSource::has_next() {
 bool WorkerSource::is_ready() {
   for (;;) {
     const auto seen = give_out();
+    if (is_given_up(seen)) return true;  // its error comes at once
     if (!seen.next_is_ready) return false;
     if (!should_skip(*seen.next)) return true;
   }
@@ -100,11 +102,12 @@ SampleTree WorkerSource::next() {
   scheduler_.count_request(seen);
   for (;; seen = give_out()) {
     if (!seen.next) scheduler_.throw_error_of_plan();
-    if (!seen.next_is_ready) seen = await();
+    if (!seen.next_is_ready && !is_given_up(seen)) seen = await();
     TORCH_CHECK(seen.next, "DataLoader: there are no more batches in this epoch");
     const auto slot = *seen.next;
+    if (is_given_up(seen)) lose(slot, std::exchange(given_up_, std::nullopt)->reason);
     if (auto failure = monitor_.failure_of(slot)) lose(slot, std::move(*failure));
-    if (should_skip(slot)) continue;
+    if (should_skip(slot) || is_given_up(seen)) continue;
     return delivery_.deliver(slot, scheduler_.hand_over(slot), seen.held);
   }
 }
@@ -151,9 +154,19 @@ bool WorkerSource::should_skip(std::size_t slot) {
   if (job_->channel->failures().first_failed(slot)) return false;
   scheduler_.note_end_of_shard(slot);
   if (delivery_.has_samples(slot)) return false;
-  delivery_.count_samples(slot);
+  try {
+    delivery_.count_skipped(slot);
+  } catch (...) {
+    given_up_ = GivenUp{job_->channel->sequence(slot), true, context_of_exception()};
+    return false;
+  }
   scheduler_.skip(slot);
   return true;
+}
+
+bool WorkerSource::is_given_up(const Overview& seen) const {
+  return given_up_ && seen.next && given_up_->is_there == seen.next_is_ready &&
+         given_up_->sequence == job_->channel->sequence(*seen.next);
 }
 
 // The error comes at the batch's turn; the next call goes on with the next batch.

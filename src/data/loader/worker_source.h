@@ -4,6 +4,7 @@
 #include <lockstep/data/loader/worker_error.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -40,6 +41,12 @@ class WorkerSource : public BatchSource {
 
  private:
   using Overview = BatchScheduler::Overview;
+  // A batch that is lost at its turn, and why: `has_next` and `is_ready` find out, `next` says it.
+  struct GivenUp {
+    std::uint64_t sequence = 0;
+    bool is_there = false;  // otherwise it was waited for in vain, and may still come
+    WorkerError::Context reason;
+  };
 
   WorkerSource(const std::shared_ptr<WorkerJob>& job, const DataLoaderOptions& options);
   void begin_pass();
@@ -51,12 +58,14 @@ class WorkerSource : public BatchSource {
                                                                  WorkerMonitor::Wait& wait);
   [[nodiscard]] AwaitedBatch awaited(std::optional<std::size_t> slot) const;
   [[nodiscard]] bool should_skip(std::size_t slot);
+  [[nodiscard]] bool is_given_up(const Overview& seen) const;
   [[noreturn]] void lose(std::optional<std::size_t> slot, WorkerError::Context context);
 
   native::OwningProcess process_;
   std::shared_ptr<WorkerJob> job_;
   BatchScheduler scheduler_;
   BatchDelivery delivery_;
+  std::optional<GivenUp> given_up_;
   WorkerMonitor monitor_;  // last: its workers run on all of the above
 };
 

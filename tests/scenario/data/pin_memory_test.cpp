@@ -173,7 +173,7 @@ TEST_F(PinMemoryTest, WhatCannotBePinnedIsAnErrorAndTheLoopMayGoOn) {
   gpu.fails_pinning = true;
   std::size_t errors = 0;
   for (auto it = loader.begin(); it != loader.end(); ++it) {
-    const auto message = message_of([&] { static_cast<void>(*it); });
+    const auto message = message_of<WorkerError>([&] { static_cast<void>(*it); });
     EXPECT_NE(message.find("out of memory"), std::string::npos) << message;
     ASSERT_LE(++errors, 5U);
   }
@@ -181,6 +181,32 @@ TEST_F(PinMemoryTest, WhatCannotBePinnedIsAnErrorAndTheLoopMayGoOn) {
   EXPECT_EQ(loader.statistics().lost_batches, 5U);
   gpu.fails_pinning = false;
   for (auto& batch : loader) EXPECT_TRUE(batch.data.is_pinned());
+}
+
+TEST_F(PinMemoryTest, BatchThatCannotBeCopiedIntoPinnedMemoryIsLost) {
+  for (const auto& options : {pinned(0), pinned(1).prefetch_batches(1),
+                              pinned(2).prefetch_batches(1).kind(WorkerKind::Thread)}) {
+    DataLoader loader(Numbers{60}, in_order(60), options);
+    std::vector<torch::data::Example<>> kept;  // so many that further ones are copied
+    std::vector<WorkerError> errors;
+    for (auto it = loader.begin(); it != loader.end(); ++it) {
+      gpu.has_pinned_memory = kept.size() != 9 || !errors.empty();
+      try {
+        kept.push_back(*it);
+      } catch (const WorkerError& error) {
+        errors.push_back(error);
+      }
+    }
+    ASSERT_EQ(errors.size(), 1U);
+    EXPECT_EQ(errors[0].batch_index(), 9);
+    EXPECT_NE(errors[0].original_message().find("no pinned memory"), std::string::npos);
+    EXPECT_EQ(kept.size(), 14U);
+    EXPECT_EQ(loader.statistics().lost_batches, 1U);
+    EXPECT_EQ(loader.statistics().batches, 14U);
+    EXPECT_EQ(loader.statistics().samples, 56U);
+    kept.clear();
+    gpu.run_all();
+  }
 }
 
 TEST_F(PinMemoryTest, WithoutAGpuThereIsAWarningAndOrdinaryMemory) {

@@ -4,6 +4,7 @@
 #include <ATen/ops/from_blob.h>
 #include <c10/core/InferenceMode.h>
 #include <gtest/gtest.h>
+#include <lockstep/core/logging.h>
 
 #include <chrono>
 #include <cstdint>
@@ -13,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "data/loader/batch_delivery.h"
 #include "data/loader/batch_lease.h"
 #include "support/loader_test_support.h"
 
@@ -77,6 +79,36 @@ TEST(BatchLease, MakesTheTensorsThatFromBlobMakes) {
       }
     }
   }
+}
+
+// The test is the only worker, and leaves out the only sample of the batch.
+TEST(BatchDelivery, SlotOfABatchWhoseWarningThrowsIsGivenBack) {
+  const auto job = std::make_shared<detail::WorkerJob>();
+  job->channel = std::make_shared<workers::TaskChannel>(workers::ChannelShape{2, 1, 1, 64});
+  auto& channel = *job->channel;
+  detail::BatchDelivery delivery(job, options_with(1).on_failed_sample(SamplePolicy::Skip));
+  workers::Task task;
+  const std::vector<std::int64_t> items{7};
+  task.sequence = 1;
+  task.items = items;
+  channel.assign(0, task);
+  const auto claim = channel.claim(0);
+  channel.items().leave_out(0, 0);
+  workers::Failure failure;
+  failure.message = "torn";
+  channel.failures().note(0, failure);
+  channel.finish(*claim);
+  ASSERT_EQ(channel.state(0), workers::SlotState::Ready);
+
+  logging::set_sink([](logging::Level, std::string_view) { throw std::runtime_error("full"); });
+  const auto message =
+      message_of<WorkerError>([&] { static_cast<void>(delivery.deliver(0, 5, 0)); });
+  logging::set_sink({});
+  EXPECT_NE(message.find("at batch 5: std::runtime_error: full"), std::string::npos) << message;
+  EXPECT_EQ(channel.state(0), workers::SlotState::Free);
+  EXPECT_EQ(delivery.statistics().lost_batches, 1U);
+  EXPECT_EQ(delivery.statistics().batches, 0U);
+  EXPECT_EQ(delivery.statistics().skipped_samples, 0U);
 }
 
 class DeliveredTensorsTest : public ::testing::TestWithParam<std::int64_t> {
