@@ -134,8 +134,12 @@ void WorkerSource::await_end(std::size_t slot) {
     const auto done = job_->channel->events().done_count();
     scheduler_.move_layout_turn();
     if (job_->channel->state(slot) != SlotState::Filling) return;
-    if (why_given_up(awaited(slot), wait)) return;
-    wait.sleep(done, job_->channel->sequence(slot));
+    const auto sequence = job_->channel->sequence(slot);
+    if (auto reason = why_given_up(awaited(slot), wait)) {
+      given_up_ = GivenUp{sequence, false, std::move(*reason)};
+      return;
+    }
+    wait.sleep(done, sequence);
   }
 }
 

@@ -15,6 +15,7 @@ namespace lockstep::data {
 namespace {
 
 using LostBatchesTest = NothingLeftBehind;
+using std::chrono::milliseconds;
 
 std::vector<DataLoaderOptions> kinds_of_workers() {
   return {options_with(0), options_with(1), options_with(3),
@@ -185,6 +186,44 @@ TEST_F(LostBatchesTest, BatchThatCannotBeCopiedIsLost) {
     EXPECT_EQ(loader.statistics().samples, 56U);
     EXPECT_EQ(kept.back().target[3].item<std::int64_t>(), 59);
   }
+}
+
+// One wait in vain takes the timeout, two take twice as long.
+template <class Dataset>
+std::string wait_for_a_thread_that_hangs(const Dataset& dataset, const DataLoaderOptions& options,
+                                         std::atomic<bool>& is_over) {
+  DataLoader loader(dataset, DataLoaderOptions(options).kind(WorkerKind::Thread).workers(1));
+  const auto error = error_of_pass(loader);
+  is_over = true;
+  if (!error || error->failure() != WorkerFailure::TimedOut) return "there is no such error";
+  const double stall = loader.statistics().stall_seconds;
+  const double limit = std::chrono::duration<double>(options.timeout()).count();
+  return stall < 2 * limit ? "" : "waited for " + std::to_string(stall) + " s";
+}
+
+TEST_F(LostBatchesTest, ThreadThatHangsIsWaitedForOnce) {
+  struct HangingStream {
+    std::atomic<bool>* is_over;
+    void reset(std::size_t, std::size_t, std::int64_t) {}
+    std::optional<torch::Tensor> next() {
+      while (!*is_over) std::this_thread::sleep_for(milliseconds(1));
+      return std::nullopt;
+    }
+  };
+  expect_with_some_limit([](milliseconds timeout) {
+    std::atomic<bool> is_over{false};
+    return wait_for_a_thread_that_hangs(HangingStream{&is_over}, options_with(1).timeout(timeout),
+                                        is_over);
+  });
+  expect_with_some_limit([](milliseconds timeout) {
+    std::atomic<bool> is_over{false};
+    Numbers dataset;
+    dataset.before = [&is_over](std::size_t) {
+      while (!is_over) std::this_thread::sleep_for(milliseconds(1));
+    };
+    return wait_for_a_thread_that_hangs(
+        dataset, options_with(1).timeout(timeout).on_failed_sample(SamplePolicy::Skip), is_over);
+  });
 }
 
 }  // namespace
