@@ -48,7 +48,8 @@ class WorkerHost {
   [[nodiscard]] virtual bool replaces_workers() const noexcept = 0;
   /// Process that watches over the workers; this one where they are threads.
   [[nodiscard]] virtual int supervisor_pid() const noexcept = 0;
-  /// How that process ended, if it did; its workers are dead then too.
+  /// How that process ended, if it did; its workers are dead then too. Each later call says the
+  /// same.
   [[nodiscard]] virtual std::optional<int> supervisor_status() noexcept = 0;
 };
 

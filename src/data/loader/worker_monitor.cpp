@@ -60,12 +60,11 @@ std::optional<WorkerError::Context> WorkerMonitor::failure_of(std::size_t slot) 
 }
 
 std::optional<WorkerError::Context> WorkerMonitor::why_nobody_builds(const AwaitedBatch& batch) {
-  const auto supervisor = host_->supervisor_status();
-  has_lost_supervisor_ = has_lost_supervisor_ || supervisor.has_value();
-  if (!has_lost_supervisor_ && !is_lost_to_all(batch)) return std::nullopt;
+  if (!supervisor_status_) supervisor_status_ = host_->supervisor_status();
+  if (!supervisor_status_ && !is_lost_to_all(batch)) return std::nullopt;
   // It may have been finished before that.
   if (batch.slot && channel_.state(*batch.slot) == SlotState::Ready) return std::nullopt;
-  if (has_lost_supervisor_) return end_of_supervisor(host_->supervisor_pid(), *supervisor);
+  if (supervisor_status_) return end_of_supervisor(host_->supervisor_pid(), *supervisor_status_);
   const auto blamed = batch.only_worker.value_or(channel_.workers() - 1);
   auto context = end_of(channel_.table().workers[blamed], blamed, start_timeout_);
   context.message += ", and no worker is left,";

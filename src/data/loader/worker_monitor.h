@@ -47,7 +47,7 @@ class WorkerMonitor {
   [[nodiscard]] std::optional<WorkerError::Context> why_nobody_builds(const AwaitedBatch& batch);
   /// Whether `why_nobody_builds` has found that the workers' parent process is gone, and all of
   /// them with it.
-  [[nodiscard]] bool has_lost_supervisor() const noexcept { return has_lost_supervisor_; }
+  [[nodiscard]] bool has_lost_supervisor() const noexcept { return supervisor_status_.has_value(); }
 
   /// One wait of the rank for a batch. All of its time is a stall.
   class Wait {
@@ -90,7 +90,7 @@ class WorkerMonitor {
   std::chrono::milliseconds timeout_;
   std::chrono::milliseconds start_timeout_;  // until a worker is ready for its first sample
   std::vector<bool> reported_;               // by worker: its end has been thrown
-  bool has_lost_supervisor_ = false;
+  std::optional<int> supervisor_status_;     // once that process has ended
   double stall_seconds_ = 0;
   std::unique_ptr<workers::WorkerHost> host_;
 };

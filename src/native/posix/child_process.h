@@ -48,7 +48,8 @@ class ChildProcess {
 
   [[nodiscard]] pid_t pid() const noexcept { return pid_; }
 
-  /// The status of wait(2) once the child has ended and has been reaped.
+  /// The status of wait(2) once the child has ended and has been reaped. It is kept: each later
+  /// call returns the same status at once, although the kernel has forgotten the child.
   /// Blocks: at most `limit`.
   [[nodiscard]] std::optional<int> wait(std::chrono::milliseconds limit) noexcept;
 

@@ -91,6 +91,34 @@ TEST_F(WorkerMonitorTest, DeathOfTheWorkersParentIsTheReason) {
   EXPECT_TRUE(monitor.has_lost_supervisor());
 }
 
+TEST_F(WorkerMonitorTest, HostNeedNotSayTwiceHowTheWorkersParentEnded) {
+  supervisor_status = SIGKILL;
+  ASSERT_TRUE(monitor.why_nobody_builds({}));
+  for (const auto later : {std::optional(3 << 8), std::optional<int>()}) {
+    supervisor_status = later;
+    const auto reason = monitor.why_nobody_builds({});
+    ASSERT_TRUE(reason);
+    EXPECT_EQ(reason->signal, SIGKILL);
+  }
+}
+
+TEST_F(WorkerMonitorTest, BatchThatWasFinishedBeforeNeedsNobody) {
+  workers::Task task;
+  const std::vector<std::int64_t> items{5};
+  task.sequence = 1;
+  task.items = items;
+  job->channel->assign(2, task);
+  const auto claim = job->channel->claim(0);
+  for (std::size_t worker = 0; worker < kWorkers; ++worker) end(worker);
+  EXPECT_TRUE(monitor.why_nobody_builds({2, std::nullopt}));
+  job->channel->finish(*claim);
+  EXPECT_FALSE(monitor.why_nobody_builds({2, std::nullopt}));
+  supervisor_status = SIGKILL;
+  EXPECT_FALSE(monitor.why_nobody_builds({2, std::nullopt}));
+  EXPECT_TRUE(monitor.has_lost_supervisor());
+  EXPECT_TRUE(monitor.why_nobody_builds({1, std::nullopt}));
+}
+
 TEST_F(WorkerMonitorTest, WaitEndsWhenNothingHappensAnyMore) {
   const auto nobody = workers::PoolEvents::kAnyTask;
   WorkerMonitor::Wait wait(monitor);

@@ -7,6 +7,7 @@
 
 #include <array>
 #include <csignal>
+#include <utility>
 
 namespace lockstep::native {
 namespace {
@@ -33,6 +34,16 @@ TEST(ChildProcess, IsAwaitedWhileHandlersOfTheProgramRun) {
   EXPECT_EQ(describe_wait_status(*status), "exited with status 7");
   ::close(ends[0]);
   ::close(ends[1]);
+}
+
+TEST(ChildProcess, StatusIsKept) {
+  ChildProcess child("test", [] { return 7; });
+  const auto status = child.wait(std::chrono::minutes(1));
+  ASSERT_TRUE(status.has_value());
+  EXPECT_EQ(child.wait(std::chrono::milliseconds(0)), status);
+  child.kill();  // nobody: its number may be another process's by now
+  EXPECT_EQ(child.wait(std::chrono::milliseconds(0)), status);
+  EXPECT_EQ(ChildProcess(std::move(child)).wait(std::chrono::milliseconds(0)), status);
 }
 
 }  // namespace
