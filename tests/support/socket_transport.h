@@ -165,7 +165,6 @@ class SocketTransport : public Transport {
     }
     return std::make_unique<SocketAnnouncement>(*this, all, announced_++);
   }
-
   std::unique_ptr<TransportRequest> exchange(const Exchange& exchange) override {
     exchange.copy_own(rank());
     std::vector<std::pair<int, std::span<std::byte>>> missing;
@@ -186,20 +185,21 @@ class SocketTransport : public Transport {
       return missing.empty();
     });
   }
-
   std::unique_ptr<TransportRequest> send(const at::Tensor& tensor, const MessageHeader& header,
                                          int to) override {
     const auto end = put(to, Kind::Message, static_cast<std::uint32_t>(header.tag),
                          {std::as_bytes(std::span(&header, 1)), bytes_of(tensor)});
     return request([this, to, end] { return socket_to(to).has_sent(end); });
   }
-
   std::unique_ptr<TransportRequest> receive(const at::Tensor& tensor, const MessageHeader& expected,
                                             int from) override {
     const auto tag = static_cast<std::uint32_t>(expected.tag);
-    return request([=, this, has_come = false]() mutable {
+    // Receives of one tag get their messages in the order of the calls, whichever is asked first.
+    auto& [called, served] = receives_[{from, tag}];
+    return request([=, this, &served = served, place = called++, has_come = false]() mutable {
       Bytes frame;
-      if (has_come || !take(from, Kind::Message, tag, frame)) return has_come;
+      if (has_come || served != place || !take(from, Kind::Message, tag, frame)) return has_come;
+      ++served;
       MessageHeader header;
       std::memcpy(&header, frame.data(), sizeof(header));
       check_message(header, expected, from);
@@ -207,7 +207,6 @@ class SocketTransport : public Transport {
       return has_come = true;
     });
   }
-
   void check_peers() override {
     Bytes reason;
     for (int peer = 0; peer < world_size() && word_.empty(); ++peer) {
@@ -295,6 +294,7 @@ class SocketTransport : public Transport {
   std::vector<FrameSocket> sockets_;
   std::uint32_t announced_ = 0;
   std::string word_;  // of the first rank that gave up
+  std::map<std::pair<int, std::uint32_t>, std::pair<int, int>> receives_;  // called, served
 };
 
 }  // namespace lockstep::testing

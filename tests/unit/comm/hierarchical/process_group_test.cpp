@@ -218,12 +218,12 @@ TEST(HierarchicalTraffic, SumsGoFromHostToHostAndBack) {
     group.all_reduce(torch::ones({kElements})).wait();
   };
   EXPECT_EQ(sent_in("a,a,b,b", kTensorBytes, all_reduce), (Sent{{"a", 1}, {"b", 1}}));
-  EXPECT_EQ(sent_in("a,b,c", kTensorBytes, all_reduce), (Sent{{"a", 1}, {"b", 2}, {"c", 1}}));
+  EXPECT_EQ(sent_in("a,a,b,b,c,c", kTensorBytes, all_reduce), (Sent{{"a", 1}, {"b", 2}, {"c", 1}}));
   const auto reduce = [](int root) {
     return [root](ProcessGroup& group) { group.reduce(torch::ones({kElements}), root).wait(); };
   };
   EXPECT_EQ(sent_in("a,a,b,b", kTensorBytes, reduce(3)), (Sent{{"a", 1}}));
-  EXPECT_EQ(sent_in("a,b,c", kTensorBytes, reduce(0)), (Sent{{"a", 1}, {"b", 1}, {"c", 1}}));
+  EXPECT_EQ(sent_in("a,a,b,b,c,c", kTensorBytes, reduce(0)), (Sent{{"a", 1}, {"b", 1}, {"c", 1}}));
   const auto reduce_scatter = [](ProcessGroup& group) {
     group.reduce_scatter(torch::empty({kElements}), torch::ones({group.size() * kElements})).wait();
   };
