@@ -373,13 +373,25 @@ TEST(MpiFailure, AKilledRankIsNamedAtOnceByTheRanksOfAllHosts) {
 
 #ifdef LOCKSTEP_TEST_GLOO
 // All connections of a rank that dies break at once. Those of its host may also see the process.
-TEST(HostsOverGloo, AKilledRankIsNamedByTheRanksOfItsHostAndOfOthers) {
+TEST(HostsOverTcp, AKilledRankIsNamedByTheRanksOfItsHostAndOfOthers) {
   for (const auto& [hosts, witness, other] :
        {std::tuple("a,a,b", 0, 2), std::tuple("a,b,b", 2, 0)}) {
     const std::string output = run_job("kill", "hierarchical", {3, hosts, kAsTorchrun});
     expect_part(seen_by(witness, output), "(Hierarchical) failed on rank", output);
     expect_part(seen_by(witness, output), ": rank 1 ", output);
     expect_part(seen_by(other, output), "rank 1 is gone", output);
+  }
+}
+
+TEST(HostsOverGloo, AKilledRankIsNamedByTheRanksOfItsHostAndOfOthers) {
+  for (const auto& [hosts, witness, other] :
+       {std::tuple("a,a,b", 0, 2), std::tuple("a,b,b", 2, 0)}) {
+    const std::string output = run_job(
+        "kill", "hierarchical", {3, hosts, "env LOCKSTEP_BETWEEN_HOSTS=gloo " + kAsTorchrun});
+    expect_part(seen_by(witness, output), "rank 1 (pid", output);
+    expect_part(seen_by(witness, output), "died", output);
+    expect_part(seen_by(other, output), "rank " + std::to_string(witness) + " gave up", output);
+    expect_part(seen_by(other, output), "died", output);
   }
 }
 #endif
