@@ -58,7 +58,8 @@ void FlatBucket::prepare_view(std::size_t place, const at::Tensor& gradient,
 
 void FlatBucket::vacate(std::size_t place) {
   at::Tensor& own = own_view(place);
-  if (own.use_count() == 1 && own.storage().use_count() == 1) return;
+  const bool is_unchanged = is_laid_out_as(shape(place), own);  // the program may transpose it
+  if (is_unchanged && own.use_count() == 1 && own.storage().use_count() == 1) return;
   // The memory that is dropped here keeps all of `flat_`.
   static_cast<void>(move_to_ordinary_memory(own.storage()));
   own = make_view(flat_, shape(place), begins_[place]);

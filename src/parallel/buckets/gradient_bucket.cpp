@@ -66,7 +66,8 @@ bool GradientBucket::is_laid_out_as(const at::Tensor& shape, const at::Tensor& g
 
 bool GradientBucket::is_view(std::size_t place, const at::Tensor& gradient) const {
   const at::Tensor& view = views_[place];
-  return is_laid_out_as(view, gradient) && gradient.const_data_ptr() == view.const_data_ptr();
+  return is_laid_out_as(shapes_[place], gradient) &&
+         gradient.const_data_ptr() == view.const_data_ptr();
 }
 
 void GradientBucket::put(std::size_t place, const at::Tensor& parameter, double scale,

@@ -204,6 +204,36 @@ TEST_P(DdpInPlace, EndsWithACommunicationHookWhichGetsWholeBuckets) {
   });
 }
 
+// A gradient is the program's to rearrange in place.
+TEST_P(DdpInPlace, AGradientThatTheProgramTransposesOnOneRankIsAveragedAsWhatItIs) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    for (const bool is_in_place : {true, false}) {
+      for (const bool is_kept : {true, false}) {
+        DistributedDataParallel<Sequential> model(make_wide_net(), group,
+                                                  Options().gradients_in_group_memory(is_in_place));
+        const auto backward = [&] {
+          model->forward(input(group->rank(), 0)).pow(2).sum().backward();
+        };
+        auto weight = model->parameters()[0];
+        backward();
+        backward();  // the buckets do not change any more
+        model->zero_grad();
+        backward();
+        const auto once = weight.grad().clone();
+        if (group->rank() == 0) weight.mutable_grad().transpose_(0, 1);
+        if (!is_kept) model->zero_grad();
+        backward();
+        const auto ranks = static_cast<float>(group->size());
+        const auto last = (once.t() + once * (ranks - 1)) / ranks;
+        EXPECT_TRUE(torch::allclose(weight.grad(), is_kept ? last + once : once, 1e-4, 1e-5))
+            << is_in_place << ", " << is_kept;
+        EXPECT_TRUE(weight.grad().is_contiguous());
+      }
+    }
+    group->close();
+  });
+}
+
 /// A table of positions whose gradient is a view of what the layers below still have to read.
 struct PositionsImpl : torch::nn::Module {
   PositionsImpl() {
