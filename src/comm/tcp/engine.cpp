@@ -60,14 +60,15 @@ void TcpEngine::start_thread() {
 }
 
 void TcpEngine::stop() {
-  if (!thread_) return;
+  std::unique_ptr<std::thread> thread;
   {
     const Lock held = lock();
     is_stopping_ = true;
+    if (!thread_) return;
     wake_thread();
+    thread = std::move(thread_);
   }
-  thread_->join();
-  thread_.reset();
+  thread->join();
 }
 
 TcpEngine::Lock TcpEngine::lock() {
@@ -118,7 +119,10 @@ bool TcpEngine::advance_one() {
 }
 
 void TcpEngine::process_beside_the_program(Lock& held) {
-  while (advance_one()) yield_to_program(held);
+  while (advance_one()) {
+    has_thread_moved_ = true;
+    yield_to_program(held);
+  }
 }
 
 void TcpEngine::note_events(Lock& held, std::chrono::nanoseconds limit) {
@@ -138,14 +142,13 @@ void TcpEngine::note_events(Lock& held, std::chrono::nanoseconds limit) {
     }
     const bool has_ended = (event.events & (EPOLLERR | EPOLLHUP | EPOLLRDHUP)) != 0;
     static_cast<TcpStream*>(event.data.ptr)
-        ->note_events(has_ended || (event.events & EPOLLIN) != 0,
-                      has_ended || (event.events & EPOLLOUT) != 0);
+        ->note_events((event.events & EPOLLIN) != 0, (event.events & EPOLLOUT) != 0, has_ended);
   }
 }
 
 void TcpEngine::poll() {
   Lock held = try_lock();
-  if (!held.owns_lock()) return;
+  if (!held.owns_lock() || is_stopping_) return;
   if (thread_ && background_ > 0 && !is_program_waiting_) return;
   note_events(held, std::chrono::nanoseconds(0));
   process();
@@ -153,9 +156,12 @@ void TcpEngine::poll() {
 
 void TcpEngine::wait(std::chrono::nanoseconds limit) {
   Lock held = lock();
+  if (is_stopping_) return;
   is_program_waiting_ = true;
   last_visit_ = std::chrono::steady_clock::now();
   process();
+  // The caller may have looked before, and no event would tell it.
+  if (std::exchange(has_thread_moved_, false)) return;
   does_program_wait_ = true;
   note_events(held, limit);
   does_program_wait_ = false;

@@ -40,7 +40,7 @@ class TcpEngine {
   void watch(TcpStream& stream);
   /// Without it, bytes move only in calls of the program. Throws: `std::system_error`.
   void start_thread();
-  /// Nothing moves any more afterwards, and no callback runs.
+  /// Nothing moves any more afterwards, and no callback runs. Blocks: until the thread has ended.
   void stop();
 
   /// The thread that moves bytes makes room for whoever asks.
@@ -62,7 +62,8 @@ class TcpEngine {
 
   /// Looks for what has come, unless the thread of the engine does. Never blocks.
   void poll();
-  /// Moves bytes as they come. Blocks: until something has moved, or `limit` has passed.
+  /// Moves bytes as they come. Blocks: until something has moved, `limit` has passed, or 100 ms.
+  /// Does not block if the thread of the engine has moved something since the last call.
   void wait(std::chrono::nanoseconds limit);
 
  private:
@@ -89,6 +90,7 @@ class TcpEngine {
   bool is_stopping_ = false;
   bool does_thread_wait_ = false;  // for events
   bool does_program_wait_ = false;
+  bool has_thread_moved_ = false;  // something, which the thread of the program has not seen
   // The thread of the program moves the bytes by itself, since then.
   bool is_program_waiting_ = false;
   std::chrono::steady_clock::time_point last_visit_;

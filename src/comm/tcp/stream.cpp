@@ -19,6 +19,13 @@ constexpr std::size_t kCallBytes = std::size_t{256} << 10;
 constexpr int kCallsATurn = 4;
 constexpr std::size_t kPartsACall = 16;
 
+template <typename Call>
+ssize_t until_not_interrupted(Call call) {
+  ssize_t result = call();
+  while (result < 0 && errno == EINTR) result = call();
+  return result;
+}
+
 }  // namespace
 
 void ReadyStreams::add(TcpStream& stream) {
@@ -66,26 +73,27 @@ bool TcpStream::advance() {
 }
 
 std::size_t TcpStream::write_some() {
-  if (!is_writable_ || sends_.empty() || !end_text_.empty()) return 0;
+  if (!is_writable_ || sends_.empty() || !end_text_.empty() || !write_error_.empty()) return 0;
   std::array<iovec, kPartsACall> parts{};
   std::size_t count = 0;
   std::size_t bytes = 0;
   for (const Send& one : sends_) {
-    if (count == parts.size() || bytes >= kCallBytes) break;
-    parts[count++] = {const_cast<std::byte*>(one.bytes.data()), one.bytes.size()};
-    bytes += one.bytes.size();
+    if (count == parts.size() || bytes == kCallBytes) break;
+    const std::size_t part = std::min(one.bytes.size(), kCallBytes - bytes);
+    parts[count++] = {const_cast<std::byte*>(one.bytes.data()), part};
+    bytes += part;
   }
   msghdr message{};
   message.msg_iov = parts.data();
   message.msg_iovlen = count;
-  const auto sent = ::sendmsg(socket_.get(), &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+  const auto sent = until_not_interrupted(
+      [&] { return ::sendmsg(socket_.get(), &message, MSG_DONTWAIT | MSG_NOSIGNAL); });
   if (sent < 0) {
-    if (errno == EINTR) return 0;
-    if (errno != EAGAIN) {
-      end(native::error_text(errno));
-      return 0;
+    if (errno == EAGAIN) {
+      is_writable_ = false;
+    } else {
+      fail_writing(native::error_text(errno));
     }
-    is_writable_ = false;
     return 0;
   }
   if (static_cast<std::size_t>(sent) < bytes) is_writable_ = false;
@@ -107,21 +115,21 @@ void TcpStream::consume_sent(std::size_t bytes) {
 }
 
 std::size_t TcpStream::read_some() {
-  if (!is_readable_ || receives_.empty() || !end_text_.empty()) return 0;
+  if (!end_text_.empty()) return 0;
+  if (receives_.empty() && !write_error_.empty()) end(write_error_);
+  if (!is_readable_ || receives_.empty()) return 0;
   Receive& first = receives_.front();
   const std::size_t wanted = std::min(first.bytes.size(), kCallBytes);
-  const auto count = ::recv(socket_.get(), first.bytes.data(), wanted, MSG_DONTWAIT);
-  if (count < 0) {
-    if (errno == EINTR) return 0;
-    if (errno != EAGAIN) {
-      end(native::error_text(errno));
-      return 0;
+  const auto count = until_not_interrupted(
+      [&] { return ::recv(socket_.get(), first.bytes.data(), wanted, MSG_DONTWAIT); });
+  if (count <= 0) {
+    const bool is_empty = count < 0 && errno == EAGAIN;
+    if (is_empty) is_readable_ = false;
+    if (!write_error_.empty()) {
+      end(write_error_);
+    } else if (!is_empty) {
+      end(count == 0 ? "the connection was closed" : native::error_text(errno));
     }
-    is_readable_ = false;
-    return 0;
-  }
-  if (count == 0) {
-    end("the connection was closed");
     return 0;
   }
   const auto read = static_cast<std::size_t>(count);
@@ -130,20 +138,36 @@ std::size_t TcpStream::read_some() {
     const Done done = std::move(first.done);
     receives_.pop_front();
     if (done) done();
-  } else if (read < wanted) {
+  } else if (read < wanted && !is_closing_) {
     is_readable_ = false;
   }
   return read;
 }
 
-void TcpStream::note_events(bool is_readable, bool is_writable) {
-  is_readable_ = is_readable_ || is_readable;
-  is_writable_ = is_writable_ || is_writable;
+void TcpStream::note_events(bool is_readable, bool is_writable, bool has_ended) {
+  is_closing_ = is_closing_ || has_ended;
+  is_readable_ = is_readable_ || is_readable || has_ended;
+  is_writable_ = is_writable_ || is_writable || has_ended;
+  if (has_ended && receives_.empty() && sends_.empty()) look_for_error();
   if ((is_readable_ && !receives_.empty()) || (is_writable_ && !sends_.empty())) ready_.add(*this);
 }
 
 void TcpStream::end(std::string text) {
   end_text_ = std::move(text);
+}
+
+void TcpStream::fail_writing(std::string text) {
+  write_error_ = std::move(text);
+  // What the other rank sent before, such as why it has aborted, can still be read.
+  is_closing_ = is_readable_ = true;
+}
+
+void TcpStream::look_for_error() {
+  // A host that is gone shows by the probes on a connection without traffic, perhaps only by those.
+  int error = 0;
+  socklen_t bytes = sizeof(error);
+  ::getsockopt(socket_.get(), SOL_SOCKET, SO_ERROR, &error, &bytes);
+  if (error != 0 && end_text_.empty()) end(native::error_text(error));
 }
 
 void TcpStream::abandon() {

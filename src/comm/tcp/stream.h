@@ -57,8 +57,9 @@ class TcpStream {
   /// Moves bytes until the kernel takes and has no more, or others should have a turn: true then.
   /// Never blocks.
   bool advance();
-  /// What the kernel has said about the socket.
-  void note_events(bool is_readable, bool is_writable);
+  /// What the kernel has said about the socket. `has_ended`: no more bytes come behind those that
+  /// can be read, or there was an error.
+  void note_events(bool is_readable, bool is_writable, bool has_ended);
 
   /// Why no more bytes can come or go; empty: they can.
   [[nodiscard]] const std::string& end_text() const noexcept { return end_text_; }
@@ -87,6 +88,8 @@ class TcpStream {
   std::size_t read_some();
   void consume_sent(std::size_t bytes);
   void end(std::string text);
+  void fail_writing(std::string text);
+  void look_for_error();
 
   native::FileDescriptor socket_;
   int peer_;
@@ -95,7 +98,9 @@ class TcpStream {
   std::deque<Receive> receives_;
   bool is_readable_ = true;  // as far as is known
   bool is_writable_ = true;
+  bool is_closing_ = false;  // the kernel will not say again that the end can be read
   bool is_queued_ = false;
+  std::string write_error_;
   std::string end_text_;
 };
 

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The engine, and what it moves, without torch: ThreadSanitizer runs this. Ranks are threads.
+// The engine, and what it moves, without torch: ThreadSanitizer runs this.
+// Ranks are threads.
 #include "comm/tcp/connections.h"
 
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 
+#include <array>
 #include <barrier>
 #include <chrono>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <numeric>
@@ -77,6 +80,15 @@ class Rank {
     }
     return true;
   }
+  /// Why a rank will never come; empty: nothing is known.
+  [[nodiscard]] std::string loss() {
+    const auto held = connections_.engine().lock();
+    const auto& found = connections_.find_loss();
+    return found ? found->text : "";
+  }
+  [[nodiscard]] bool wait_for_loss() {
+    return wait_until([&] { return !loss().empty(); });
+  }
   void wait(const TcpTask& task) {
     EXPECT_TRUE(wait_until([&] { return task.is_done(); })) << "rank " << number();
   }
@@ -108,6 +120,13 @@ void run_ranks(int ranks, const std::function<void(Rank&)>& body, bool has_threa
       meeting.arrive_and_wait();
     });
   }
+}
+
+/// Ends a connection as a host does that knows nothing of it.
+void reset(int socket) {
+  sockaddr nowhere{};
+  nowhere.sa_family = AF_UNSPEC;
+  EXPECT_EQ(::connect(socket, &nowhere, sizeof(nowhere)), 0);
 }
 
 /// What rank `rank` has at `index`: small whole numbers, whose sums are exact.
@@ -275,6 +294,39 @@ TEST_P(TcpConnectionsOf, PassOnWhyARankHasAborted) {
   });
 }
 
+TEST_P(TcpConnectionsOf, NoticeAnErrorOfAConnectionThatCarriesNothing) {
+  run_ranks(GetParam(), [](Rank& rank) {
+    if (rank.number() == 0) {
+      for (int other = 1; other < rank.ranks(); ++other) {
+        reset(rank.connections().stream(other, TcpChannel::Messages).socket());
+      }
+    } else {
+      EXPECT_TRUE(rank.wait_for_loss());
+      EXPECT_EQ(rank.loss(), "rank 0 is gone (Connection reset by peer)");
+    }
+    rank.meet();
+  });
+}
+
+TEST(TcpEngine, DoesNotWaitForWhatItsThreadHasMovedBefore) {
+  run_ranks(2, [](Rank& rank) {
+    milliseconds shortest = kLimit;
+    for (int attempt = 0; attempt < 5; ++attempt) {
+      auto tensor = values_of(rank.number(), 100'000);
+      const auto task = rank.start({tensor});
+      while (!task->is_done()) std::this_thread::sleep_for(milliseconds(1));
+      rank.meet();
+      std::this_thread::sleep_for(milliseconds(20));
+      const auto start = std::chrono::steady_clock::now();
+      rank.connections().engine().wait(milliseconds(100));
+      const auto waited = std::chrono::steady_clock::now() - start;
+      shortest = std::min(shortest, std::chrono::duration_cast<milliseconds>(waited));
+      rank.meet();
+    }
+    EXPECT_LT(shortest, milliseconds(50));
+  });
+}
+
 TEST_P(TcpConnectionsOf, CloseInOrderWithoutALoss) {
   run_ranks(GetParam(), [](Rank& rank) {
     rank.connections().close(milliseconds(60'000));
@@ -301,6 +353,52 @@ TEST(TcpMesh, RefusesWhoDoesNotKnowTheSecret) {
       [&] { EXPECT_TRUE(second.connect(contacts, 1, Deadline::after(kLimit))[0][0].is_open()); });
   const auto sockets = first.connect(contacts, 0, Deadline::after(kLimit));
   for (const auto& socket : sockets[1]) EXPECT_TRUE(socket.is_open());
+}
+
+/// A stream, and the other end of its connection.
+class TcpStreamAndPeer : public ::testing::Test {
+ protected:
+  TcpStreamAndPeer() {
+    std::array<int, 2> ends{};
+    EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, ends.data()), 0);
+    peer_ = native::FileDescriptor(ends[1]);
+    stream_ = std::make_unique<TcpStream>(native::FileDescriptor(ends[0]), 1, ready_);
+  }
+  void advance() {
+    while (stream_->advance()) {
+    }
+  }
+  void write(std::size_t bytes) {
+    const std::vector<std::byte> data(bytes);
+    EXPECT_TRUE(native::write_all(peer_.get(), data.data(), bytes, Deadline::after(kLimit)));
+  }
+
+  ReadyStreams ready_;
+  native::FileDescriptor peer_;
+  std::unique_ptr<TcpStream> stream_;
+};
+
+TEST_F(TcpStreamAndPeer, ReadTheEndThatCameWithTheLastBytes) {
+  std::vector<std::byte> wanted(100);
+  stream_->receive(wanted);
+  write(50);
+  peer_ = {};
+  // The kernel says both at once, and no more later.
+  stream_->note_events(true, true, true);
+  advance();
+  EXPECT_EQ(stream_->end_text(), "the connection was closed");
+}
+
+TEST_F(TcpStreamAndPeer, ReadWhatCameBeforeTheConnectionBroke) {
+  std::vector<std::byte> first(50), second(50);
+  bool has_come = false;
+  stream_->receive(first, [&] { stream_->receive(second, [&] { has_come = true; }); });
+  write(100);
+  peer_ = {};
+  stream_->send(std::vector(10, std::byte{1}), {});
+  advance();
+  EXPECT_TRUE(has_come);
+  EXPECT_EQ(stream_->end_text(), "Broken pipe");
 }
 
 TEST(TcpMesh, NamesARankThatDoesNotCome) {
