@@ -9,16 +9,19 @@
 #include <random>
 #include <stdexcept>
 #include <string_view>
+#include <thread>
 #include <utility>
 
 namespace lockstep {
 namespace {
 
-constexpr std::uint64_t kMagic = 0x4c53'7463'7030'3031;  // changes with the protocol
+constexpr std::uint64_t kMagic = 0x4c53'7463'7030'3032;  // changes with the protocol
 // An address that drops packets costs no more than this; the next one may answer.
 constexpr std::chrono::seconds kAddressLimit{3};
 // Whoever connects and says nothing, such as a port scanner, does not hold up the ranks.
 constexpr std::chrono::seconds kHelloLimit{2};
+// Between two rounds over all addresses of a rank that refuse at once.
+constexpr std::chrono::milliseconds kRoundPause{50};
 
 struct Hello {
   std::uint64_t magic = kMagic;
@@ -29,6 +32,8 @@ struct Hello {
   std::uint32_t unused = 0;
 };
 
+/// The answer of the rank that is connected to, and then the other one's confirmation. A rank that
+/// accepts may be so late that the other one has given the connection up, and makes another one.
 struct Answer {
   std::uint64_t magic = kMagic;
   std::uint64_t rank = 0;
@@ -72,9 +77,12 @@ class Connector {
     TcpSockets sockets;
     for (std::uint32_t channel = 0; channel < kTcpChannels; ++channel) {
       hello_.channel = channel;
-      do {
+      sockets[channel] = try_addresses(deadline);
+      while (!sockets[channel].is_open() && !deadline.has_passed()) {
+        std::this_thread::sleep_for(
+            std::min<std::chrono::nanoseconds>(deadline.remaining(), kRoundPause));
         sockets[channel] = try_addresses(deadline);
-      } while (!sockets[channel].is_open() && !deadline.has_passed());
+      }
       if (!sockets[channel].is_open()) {
         throw std::runtime_error(name_of(all_, peer_) + " cannot be reached: " + reasons_);
       }
@@ -106,9 +114,11 @@ class Connector {
     auto socket = native::connect_tcp(address, deadline, reason);
     if (!socket.is_open()) return {};
     Answer answer;
+    const Answer confirmation{.rank = hello_.from};
     if (native::write_all(socket.get(), &hello_, sizeof(hello_), deadline) &&
         native::read_all(socket.get(), &answer, sizeof(answer), deadline) &&
-        answer.magic == kMagic && answer.rank == hello_.to) {
+        answer.magic == kMagic && answer.rank == hello_.to &&
+        native::write_all(socket.get(), &confirmation, sizeof(confirmation), deadline)) {
       return socket;
     }
     reason = "whoever answers there is not that rank";
@@ -126,13 +136,16 @@ class Connector {
 /// Whether the connection is one of this group's: its place is told then.
 bool welcome(int socket, const Hello& expected, std::size_t ranks, const Deadline& deadline,
              Hello& hello) {
-  if (!native::read_all(socket, &hello, sizeof(hello), deadline)) return false;
+  if (!native::read_all(socket, &hello, sizeof(hello), sooner(deadline, kHelloLimit))) return false;
   const bool is_known = hello.magic == kMagic && hello.secret == expected.secret &&
                         hello.to == expected.to && hello.from > expected.to && hello.from < ranks &&
                         hello.channel < kTcpChannels;
   if (!is_known) return false;
   const Answer answer{.rank = expected.to};
-  return native::write_all(socket, &answer, sizeof(answer), deadline);
+  Answer confirmation;
+  return native::write_all(socket, &answer, sizeof(answer), deadline) &&
+         native::read_all(socket, &confirmation, sizeof(confirmation), deadline) &&
+         confirmation.magic == kMagic && confirmation.rank == hello.from;
 }
 
 }  // namespace
@@ -142,9 +155,16 @@ std::string TcpContact::host_name() const {
 }
 
 TcpMesh::TcpMesh(const std::string& interfaces) {
+  bool is_any_wanted = false;
+  std::string names;
   for (const auto& candidate : native::interface_addresses()) {
+    const bool is_one = is_wanted(candidate, interfaces);
+    is_any_wanted = is_any_wanted || is_one;
+    if (!names.ends_with(candidate.interface)) {
+      names += (names.empty() ? "" : ", ") + candidate.interface;
+    }
     // The loop-back interface leads to ranks of this host where nothing else does.
-    if (!candidate.is_loopback && !is_wanted(candidate, interfaces)) continue;
+    if (!candidate.is_loopback && !is_one) continue;
     if (contact_.count == TcpContact::kMaxAddresses) break;
     auto& address = contact_.addresses[contact_.count++];
     address = candidate.address;
@@ -152,9 +172,12 @@ TcpMesh::TcpMesh(const std::string& interfaces) {
     description_ +=
         (description_.empty() ? "" : ", ") + candidate.interface + " " + native::to_string(address);
   }
-  if (contact_.count == 0) {
-    throw std::runtime_error("no network interface that is up has an address" +
-                             (interfaces.empty() ? "" : " (of: " + interfaces + ")"));
+  if (!is_any_wanted) {
+    throw std::runtime_error(interfaces.empty()
+                                 ? "no network interface that is up has an address"
+                                 : "no network interface that is up has an address and a name that "
+                                   "begins with one of '" +
+                                       interfaces + "' (addresses are those of: " + names + ")");
   }
   std::random_device random;
   for (auto& word : contact_.secret) word = (std::uint64_t{random()} << 32) | random();
@@ -175,9 +198,7 @@ std::vector<TcpSockets> TcpMesh::connect(std::span<const TcpContact> all, int ra
     auto socket = listener_.accept(deadline);
     if (!socket.is_open()) break;
     Hello hello;
-    if (!welcome(socket.get(), expected, all.size(), sooner(deadline, kHelloLimit), hello)) {
-      continue;
-    }
+    if (!welcome(socket.get(), expected, all.size(), deadline, hello)) continue;
     auto& place = sockets[hello.from][hello.channel];
     if (!place.is_open()) --missing;
     place = std::move(socket);

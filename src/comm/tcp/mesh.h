@@ -42,8 +42,8 @@ using TcpSockets = std::array<native::FileDescriptor, kTcpChannels>;
 class TcpMesh {
  public:
   /// Listens from now on. `interfaces`: names, or the beginnings of names, separated by commas,
-  /// that addresses are taken from; empty: all. Throws: `std::runtime_error` when no interface has
-  /// an address, `std::system_error`.
+  /// that addresses are taken from, besides those of the loop-back interface; empty: all. Throws:
+  /// `std::runtime_error` when no interface of these names has an address, `std::system_error`.
   explicit TcpMesh(const std::string& interfaces);
 
   [[nodiscard]] const TcpContact& contact() const noexcept { return contact_; }

@@ -355,6 +355,74 @@ TEST(TcpMesh, RefusesWhoDoesNotKnowTheSecret) {
   for (const auto& socket : sockets[1]) EXPECT_TRUE(socket.is_open());
 }
 
+/// What a rank says first when it connects to another one.
+using Greeting = std::array<std::byte, 40>;
+
+Greeting greeting_of(TcpMesh& mesh, std::vector<TcpContact> contacts) {
+  native::TcpListener listener;
+  contacts[0].count = 1;
+  contacts[0].addresses[0].port = listener.port();
+  std::jthread other([&] {
+    EXPECT_THROW(static_cast<void>(mesh.connect(contacts, 1, Deadline::after(milliseconds(200)))),
+                 std::runtime_error);
+  });
+  Greeting greeting{};
+  const auto socket = listener.accept(Deadline::after(kLimit));
+  EXPECT_TRUE(
+      native::read_all(socket.get(), greeting.data(), greeting.size(), Deadline::after(kLimit)));
+  return greeting;
+}
+
+TEST(TcpMesh, DoesNotTakeAConnectionThatTheOtherRankHasGivenUp) {
+  TcpMesh first("lo");
+  TcpMesh second("lo");
+  const std::vector<TcpContact> contacts{first.contact(), second.contact()};
+  Greeting greeting = greeting_of(second, contacts);
+  for (std::uint32_t channel = 0; channel < kTcpChannels; ++channel) {
+    constexpr std::size_t kChannelAt = 32;
+    std::memcpy(greeting.data() + kChannelAt, &channel, sizeof(channel));
+    std::string reason;
+    const auto socket =
+        native::connect_tcp(contacts[0].addresses[0], Deadline::after(kLimit), reason);
+    EXPECT_TRUE(
+        native::write_all(socket.get(), greeting.data(), greeting.size(), Deadline::after(kLimit)));
+  }
+  std::jthread other([&] {
+    EXPECT_NO_THROW(
+        static_cast<void>(second.connect(contacts, 1, Deadline::after(std::chrono::seconds(10)))));
+  });
+  EXPECT_NO_THROW(static_cast<void>(first.connect(contacts, 0, Deadline::after(kLimit))));
+}
+
+TEST(TcpMesh, DoesNotAskARankThatRefusesWithoutAPause) {
+  TcpMesh own("lo");
+  native::TcpListener listener;
+  std::vector<TcpContact> contacts(2, own.contact());
+  contacts[0].count = 1;
+  contacts[0].addresses[0].port = listener.port();
+  int attempts = 0;
+  std::jthread other([&] {
+    const Deadline deadline = Deadline::after(milliseconds(600));
+    while (listener.accept(deadline).is_open()) ++attempts;
+  });
+  EXPECT_THROW(static_cast<void>(own.connect(contacts, 1, Deadline::after(milliseconds(500)))),
+               std::runtime_error);
+  other.join();
+  EXPECT_GE(attempts, 1);
+  EXPECT_LE(attempts, 12);
+}
+
+TEST(TcpMesh, SaysThatNoInterfaceHasTheName) {
+  try {
+    const TcpMesh mesh("nosuch,neither");
+    FAIL() << "it offers " << mesh.description();
+  } catch (const std::runtime_error& error) {
+    const std::string text = error.what();
+    EXPECT_NE(text.find("'nosuch,neither'"), std::string::npos) << text;
+    EXPECT_NE(text.find("lo"), std::string::npos) << text;
+  }
+}
+
 /// A stream, and the other end of its connection.
 class TcpStreamAndPeer : public ::testing::Test {
  protected:
