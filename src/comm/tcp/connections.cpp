@@ -13,6 +13,8 @@ namespace {
 // No frame is longer; another number means that the connection carries something else.
 constexpr std::size_t kMaxFrameBytes = std::size_t{1} << 20;
 
+constexpr const char* kNoFrame = " sent something that is no frame of this group";
+
 template <typename T>
 std::span<const std::byte> bytes_of_value(const T& value) {
   return std::as_bytes(std::span(&value, 1));
@@ -21,12 +23,13 @@ std::span<const std::byte> bytes_of_value(const T& value) {
 template <typename T>
 T value_of(std::span<const std::byte> bytes) {
   T value{};
-  std::memcpy(&value, bytes.data(), std::min(sizeof(value), bytes.size()));
+  std::memcpy(&value, bytes.data(), sizeof(value));
   return value;
 }
 
-std::span<const std::byte> after(std::span<const std::byte> bytes, std::size_t count) {
-  return bytes.subspan(std::min(count, bytes.size()));
+/// Whether the bytes of the message are all in the frame, or none.
+bool does_fit(const TcpMailbox::Head& head, std::size_t bytes) {
+  return bytes == (head.is_short != 0 ? head.bytes : 0);
 }
 
 }  // namespace
@@ -119,7 +122,7 @@ void TcpConnections::receive_frame(int rank) {
   TcpStream& control = stream(rank, TcpChannel::Control);
   control.receive(std::as_writable_bytes(std::span(&peer.frame, 1)), [this, rank, &peer, &control] {
     if (peer.frame.bytes > kMaxFrameBytes) {
-      return lose(peer.name + " sent something that is no frame of this group");
+      return lose(rank, peer.name + kNoFrame);
     }
     peer.body.resize(peer.frame.bytes);
     if (peer.body.empty()) return take_frame(rank);
@@ -130,43 +133,57 @@ void TcpConnections::receive_frame(int rank) {
 void TcpConnections::take_frame(int rank) {
   Peer& peer = peers_[static_cast<std::size_t>(rank)];
   const std::span<const std::byte> body = peer.body;
+  const auto refuse = [&] { lose(rank, peer.name + kNoFrame); };
   switch (peer.frame.kind) {
     case FrameKind::Announcement:
+      if (body.size() < sizeof(Fingerprint)) return refuse();
       announcements_.add(peer.frame.number, rank, value_of<Fingerprint>(body),
-                         after(body, sizeof(Fingerprint)));
+                         body.subspan(sizeof(Fingerprint)));
       reductions_->note_announcement(rank);
       break;
-    case FrameKind::MessageHead:
-      mailbox_->take_head(rank, value_of<TcpMailbox::Head>(body),
-                          after(body, sizeof(TcpMailbox::Head)));
+    case FrameKind::MessageHead: {
+      if (body.size() < sizeof(TcpMailbox::Head)) return refuse();
+      const auto head = value_of<TcpMailbox::Head>(body);
+      const auto bytes = body.subspan(sizeof(head));
+      if (!does_fit(head, bytes.size())) return refuse();
+      mailbox_->take_head(rank, head, bytes);
       break;
+    }
     case FrameKind::Question:
       mailbox_->take_question(rank, peer.frame.number);
       break;
     case FrameKind::Abort:
-      lose("rank " + std::to_string(rank) +
-           " gave up: " + std::string(reinterpret_cast<const char*>(body.data()), body.size()));
+      lose(rank,
+           "rank " + std::to_string(rank) +
+               " gave up: " + std::string(reinterpret_cast<const char*>(body.data()), body.size()),
+           true);
       break;
     case FrameKind::Goodbye:
       peer.has_left = true;
       break;
     default:
-      lose(peer.name + " sent something that is no frame of this group");
-      return;
+      return refuse();
   }
   receive_frame(rank);
 }
 
-void TcpConnections::lose(std::string text) {
-  if (!loss_) loss_ = Loss{std::move(text), std::chrono::steady_clock::now()};
+void TcpConnections::lose(int rank, std::string text, bool is_its_word) {
+  if (!loss_) {
+    loss_ = Loss{rank, std::move(text), is_its_word, std::chrono::steady_clock::now()};
+  } else if (is_its_word && loss_->rank == rank && !loss_->is_its_word) {
+    // Another of its connections ended before its reason had come.
+    loss_->text = std::move(text);
+    loss_->is_its_word = true;
+  }
 }
 
 const std::optional<TcpConnections::Loss>& TcpConnections::find_loss() {
   for (const Peer& peer : peers_) {
-    if (loss_ || peer.has_left) continue;
+    // After an abort, the connections have ended on this side.
+    if (loss_ || has_aborted_ || peer.has_left) continue;
     for (const auto& stream : peer.streams) {
       if (stream->end_text().empty()) continue;
-      lose(peer.name + " is gone (" + stream->end_text() + ")");
+      lose(stream->peer(), peer.name + " is gone (" + stream->end_text() + ")");
       break;
     }
   }
@@ -196,12 +213,14 @@ void TcpConnections::announce_abort(const std::string& reason) noexcept {
     if (std::exchange(has_aborted_, true)) return;
     const auto text = std::as_bytes(std::span(reason))
                           .first(std::min<std::size_t>(reason.size(), kMaxFrameBytes));
-    send_to_all(FrameKind::Abort, 0, text);
     for (const Peer& peer : peers_) {
       for (std::size_t channel = 1; channel < peer.streams.size(); ++channel) {
         peer.streams[channel]->abandon();
       }
     }
+    // Short messages come over the control connections, which stay.
+    mailbox_->abandon();
+    send_to_all(FrameKind::Abort, 0, text);
   } catch (const std::exception&) {  // then the closed connections tell them
   }
 }
@@ -223,7 +242,8 @@ void TcpConnections::close(std::chrono::milliseconds limit) {
     {
       const TcpEngine::Lock held = engine_.lock();
       const bool is_sent = std::none_of(peers_.begin(), peers_.end(), [](const Peer& peer) {
-        return !peer.streams.empty() && peer.streams.front()->has_unsent();
+        return !peer.streams.empty() && peer.streams.front()->has_unsent() &&
+               peer.streams.front()->end_text().empty();
       });
       if ((have_all_left() && is_sent) || deadline.has_passed()) break;
     }

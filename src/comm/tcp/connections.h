@@ -62,7 +62,9 @@ class TcpConnections {
   /// What keeps a rank from ever coming: it has aborted, or its process or host has gone. What it
   /// sent before may still be on its way; `since` is when this rank heard of it.
   struct Loss {
+    int rank = 0;
     std::string text;
+    bool is_its_word = false;  ///< the rank itself has said why
     std::chrono::steady_clock::time_point since;
   };
   /// Looks for one.
@@ -103,7 +105,7 @@ class TcpConnections {
                   std::span<const std::byte> second = {});
   void send_to_all(FrameKind kind, std::uint64_t number, std::span<const std::byte> first,
                    std::span<const std::byte> second = {});
-  void lose(std::string text);
+  void lose(int rank, std::string text, bool is_its_word = false);
   [[nodiscard]] bool is_other(std::size_t rank) const noexcept {
     return rank != static_cast<std::size_t>(rank_);
   }

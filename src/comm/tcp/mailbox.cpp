@@ -17,6 +17,7 @@ void finish(TcpMessage& message) {
 }  // namespace
 
 void TcpMailbox::send(int to, int tag, std::shared_ptr<TcpMessage> message) {
+  if (is_abandoned_) return;
   Head head{.header = message->header, .bytes = message->bytes.size(), .tag = tag};
   if (to == rank_) {
     Lane& lane = lanes_[{to, tag}];
@@ -31,8 +32,9 @@ void TcpMailbox::send(int to, int tag, std::shared_ptr<TcpMessage> message) {
     return;
   }
   head.id = next_id_++;
-  wire_.send_head(to, head, {});
+  // The question may come while the head is still being sent.
   sent_[head.id] = std::move(message);
+  wire_.send_head(to, head, {});
 }
 
 void TcpMailbox::take_question(int from, std::uint64_t id) {
@@ -43,15 +45,23 @@ void TcpMailbox::take_question(int from, std::uint64_t id) {
 }
 
 void TcpMailbox::receive(int from, int tag, std::shared_ptr<TcpMessage> message) {
+  if (is_abandoned_) return;
   Lane& lane = lanes_[{from, tag}];
   lane.wanted.push_back(std::move(message));
   match(from, lane);
 }
 
 void TcpMailbox::take_head(int from, const Head& head, std::span<const std::byte> bytes) {
+  if (is_abandoned_) return;
   Lane& lane = lanes_[{from, head.tag}];
   lane.come.push_back({head, {bytes.begin(), bytes.end()}, nullptr});
   match(from, lane);
+}
+
+void TcpMailbox::abandon() {
+  is_abandoned_ = true;
+  lanes_.clear();
+  sent_.clear();
 }
 
 void TcpMailbox::match(int from, Lane& lane) {

@@ -64,6 +64,9 @@ class TcpMailbox {
   void take_head(int from, const Head& head, std::span<const std::byte> bytes);
   void take_question(int from, std::uint64_t id);
 
+  /// Forgets all messages; their memory is the caller's again. What comes later is dropped.
+  void abandon();
+
  private:
   struct Waiting {
     Head head;
@@ -84,6 +87,7 @@ class TcpMailbox {
   std::map<std::pair<int, int>, Lane> lanes_;  // by rank and tag
   std::map<std::uint64_t, std::shared_ptr<TcpMessage>> sent_;
   std::uint64_t next_id_ = 0;
+  bool is_abandoned_ = false;
 };
 
 }  // namespace lockstep

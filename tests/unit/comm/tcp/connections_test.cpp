@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The engine, and what it moves, without torch: ThreadSanitizer runs this.
-// Ranks are threads.
+// The engine, and what it moves, without torch: ThreadSanitizer runs this. Ranks are threads.
 #include "comm/tcp/connections.h"
 
 #include <gtest/gtest.h>
@@ -294,6 +293,26 @@ TEST_P(TcpConnectionsOf, PassOnWhyARankHasAborted) {
   });
 }
 
+TEST_P(TcpConnectionsOf, PassOnWhyARankHasAbortedAlsoAfterItsConnectionsHaveEnded) {
+  run_ranks(GetParam(), [](Rank& rank) {
+    if (rank.number() == 0) {
+      for (int other = 1; other < rank.ranks(); ++other) {
+        reset(rank.connections().stream(other, TcpChannel::Messages).socket());
+      }
+      rank.meet();
+      rank.connections().announce_abort("bad luck");
+      rank.meet();
+    } else {
+      EXPECT_TRUE(rank.wait_for_loss());
+      rank.meet();
+      rank.meet();
+      EXPECT_TRUE(rank.wait_until([&] { return rank.loss() == "rank 0 gave up: bad luck"; }))
+          << rank.loss();
+    }
+    rank.meet();
+  });
+}
+
 TEST_P(TcpConnectionsOf, NoticeAnErrorOfAConnectionThatCarriesNothing) {
   run_ranks(GetParam(), [](Rank& rank) {
     if (rank.number() == 0) {
@@ -303,6 +322,40 @@ TEST_P(TcpConnectionsOf, NoticeAnErrorOfAConnectionThatCarriesNothing) {
     } else {
       EXPECT_TRUE(rank.wait_for_loss());
       EXPECT_EQ(rank.loss(), "rank 0 is gone (Connection reset by peer)");
+    }
+    rank.meet();
+  });
+}
+
+TEST_P(TcpConnectionsOf, TouchNoMemoryAfterAnAbort) {
+  run_ranks(GetParam(), [](Rank& rank) {
+    std::vector<std::byte> bytes(8, std::byte{1});
+    const auto message = std::make_shared<TcpMessage>();
+    message->bytes = bytes;
+    if (rank.number() == 0) {
+      {
+        const auto held = rank.connections().engine().lock();
+        rank.connections().mailbox().receive(1, 7, message);
+      }
+      rank.connections().announce_abort("too late");
+      rank.meet();
+      rank.meet();
+      // The frame of the message is the last that comes before the goodbye.
+      EXPECT_TRUE(rank.wait_until([&] {
+        const auto held = rank.connections().engine().lock();
+        return rank.connections().has_left(1);
+      }));
+      EXPECT_EQ(bytes, std::vector(8, std::byte{1}));
+      EXPECT_EQ(rank.loss(), "");
+    } else {
+      rank.meet();
+      if (rank.number() == 1) {
+        bytes.assign(8, std::byte{2});
+        const auto held = rank.connections().engine().lock();
+        rank.connections().mailbox().send(0, 7, message);
+      }
+      rank.meet();
+      rank.connections().close(milliseconds(100));
     }
     rank.meet();
   });
@@ -324,6 +377,20 @@ TEST(TcpEngine, DoesNotWaitForWhatItsThreadHasMovedBefore) {
       rank.meet();
     }
     EXPECT_LT(shortest, milliseconds(50));
+  });
+}
+
+TEST(TcpClose, DoesNotWaitForARankThatTakesNothingMore) {
+  run_ranks(2, [](Rank& rank) {
+    if (rank.number() == 0) {
+      reset(rank.connections().stream(1, TcpChannel::Control).socket());
+      rank.meet();
+    } else {
+      rank.meet();
+      const auto start = std::chrono::steady_clock::now();
+      rank.connections().close(kLimit);
+      EXPECT_LT(std::chrono::steady_clock::now() - start, kLimit / 2);
+    }
   });
 }
 
@@ -467,6 +534,21 @@ TEST_F(TcpStreamAndPeer, ReadWhatCameBeforeTheConnectionBroke) {
   advance();
   EXPECT_TRUE(has_come);
   EXPECT_EQ(stream_->end_text(), "Broken pipe");
+}
+
+TEST_F(TcpStreamAndPeer, SendAMessageWhoseBytesAreAskedForWhileItsHeadIsSent) {
+  TcpMailbox* mailbox = nullptr;
+  TcpMailbox made(
+      0, {nullptr, stream_.get()},
+      {.send_head = [&](int to, const TcpMailbox::Head& head,
+                        std::span<const std::byte>) { mailbox->take_question(to, head.id); },
+       .ask = [](int, std::uint64_t) {}});
+  mailbox = &made;
+  const std::vector<std::byte> bytes(std::size_t{20} << 10);
+  const auto message = std::make_shared<TcpMessage>();
+  message->bytes = {const_cast<std::byte*>(bytes.data()), bytes.size()};
+  made.send(1, 0, message);
+  EXPECT_TRUE(stream_->has_unsent());
 }
 
 TEST(TcpMesh, NamesARankThatDoesNotCome) {
