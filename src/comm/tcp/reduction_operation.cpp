@@ -104,8 +104,22 @@ class TcpReduction final : public Operation {
     const auto ranks = connections().announcements().of(number_);
     check_fingerprints(transport_.world_size(),
                        [&](int rank) { return ranks[static_cast<std::size_t>(rank)].fingerprint; });
-    if (is_small()) reduce_small(ranks);
+    if (is_small()) {
+      check_lengths(ranks);
+      reduce_small(ranks);
+    }
     return is_agreed_ = true;
+  }
+
+  /// The fingerprint does not say how many values came with it.
+  void check_lengths(std::span<const TcpAnnouncements::FromRank> ranks) const {
+    for (std::size_t rank = 0; rank < ranks.size(); ++rank) {
+      if (ranks[rank].values.size() == bytes_) continue;
+      throw OperationFailure{OperationFailure::Kind::Backend,
+                             connections().name_of(static_cast<int>(rank)) +
+                                 " sent values of another length than its call has",
+                             "run the same build on all ranks"};
+    }
   }
 
   void reduce_small(std::span<const TcpAnnouncements::FromRank> ranks) {
