@@ -4,8 +4,10 @@
 #include <c10/util/Exception.h>
 #include <gtest/gtest.h>
 
+#include <cstddef>
 #include <exception>
 #include <string>
+#include <vector>
 
 namespace lockstep::testing {
 
@@ -17,6 +19,13 @@ inline std::string text_of(const std::exception_ptr& error) {
     return caught.what_without_backtrace();
   } catch (const std::exception& caught) {
     return caught.what();
+  }
+}
+
+/// `errors`: one a rank.
+inline void expect_no_errors(const std::vector<std::exception_ptr>& errors) {
+  for (std::size_t rank = 0; rank < errors.size(); ++rank) {
+    EXPECT_EQ(text_of(errors[rank]), "") << "on rank " << rank;
   }
 }
 

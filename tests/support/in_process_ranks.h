@@ -42,25 +42,22 @@ constexpr std::chrono::seconds kRankTimeout{60};
   return std::unique_ptr<CallScope>(new CallScope(group.with(CallOptions().timeout(timeout))));
 }
 
-/// Runs `body` once a rank, each in a thread of its own with its own group of the shared-memory
-/// backend (a world of one: of the single backend). Returns what each rank threw, or null.
+using MakeGroup = std::function<std::shared_ptr<ProcessGroup>(const LaunchEnvironment&)>;
+using RankBody = std::function<void(std::shared_ptr<ProcessGroup>)>;
+
+/// Runs `body` once a rank, each in a thread of its own with a group that `make_group` made for it.
+/// Returns what each rank threw, or null.
 ///
-/// A rank that returns normally leaves its group open or closed as `body` left it. A shorter
-/// `timeout` is that of the calls: to meet, ranks have the time that they need.
-inline std::vector<std::exception_ptr> run_ranks(
-    int world_size, const std::function<void(std::shared_ptr<ProcessGroup>)>& body,
-    std::chrono::milliseconds timeout = kRankTimeout) {
-  const std::string job = unique_job_id();
+/// A rank that returns normally leaves its group open or closed as `body` left it.
+inline std::vector<std::exception_ptr> run_groups(int world_size, const MakeGroup& make_group,
+                                                  const RankBody& body,
+                                                  const std::string& job = unique_job_id()) {
   std::vector<std::exception_ptr> errors(static_cast<std::size_t>(world_size));
   std::vector<std::jthread> threads;
   for (int rank = 0; rank < world_size; ++rank) {
     threads.emplace_back([&, rank] {
       try {
-        auto group = init_process_group(ProcessGroupOptions()
-                                            .timeout(kRankTimeout)
-                                            .environment(fake_environment(rank, world_size, job)));
-        const auto limit = limit_calls(*group, timeout);
-        body(std::move(group));
+        body(make_group(fake_environment(rank, world_size, job)));
       } catch (...) {
         errors[static_cast<std::size_t>(rank)] = std::current_exception();
       }
@@ -70,9 +67,35 @@ inline std::vector<std::exception_ptr> run_ranks(
   return errors;
 }
 
+/// The same for ranks that close their group after `body`: one that leaves without it gives up, and
+/// the others would fail.
+inline std::vector<std::exception_ptr> run_closing_groups(
+    int world_size, const MakeGroup& make_group, const std::function<void(ProcessGroup&)>& body,
+    const std::string& job = unique_job_id()) {
+  return run_groups(
+      world_size, make_group,
+      [&](const std::shared_ptr<ProcessGroup>& group) {
+        body(*group);
+        group->close();
+      },
+      job);
+}
+
+/// The same as `run_groups` with the shared-memory backend (a world of one: the single backend). A
+/// shorter `timeout` is that of the calls: to meet, ranks have the time that they need.
+inline std::vector<std::exception_ptr> run_ranks(int world_size, const RankBody& body,
+                                                 std::chrono::milliseconds timeout = kRankTimeout) {
+  const auto make_group = [](const LaunchEnvironment& environment) {
+    return init_process_group(ProcessGroupOptions().timeout(kRankTimeout).environment(environment));
+  };
+  return run_groups(world_size, make_group, [&](std::shared_ptr<ProcessGroup> group) {
+    const auto limit = limit_calls(*group, timeout);
+    body(std::move(group));
+  });
+}
+
 /// The same where no rank may throw: the first error is rethrown.
-inline void run_ranks_or_throw(int world_size,
-                               const std::function<void(std::shared_ptr<ProcessGroup>)>& body) {
+inline void run_ranks_or_throw(int world_size, const RankBody& body) {
   for (const auto& error : run_ranks(world_size, body)) {
     if (error) std::rethrow_exception(error);
   }

@@ -140,6 +140,9 @@ inline std::vector<FrameSocket> meet_sockets(const std::string& job, int rank, i
     if (!own.empty()) {
       ends[0] = own.mapped();
     } else if (::socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0) {
+      // So little that a send often has to go on in a later call.
+      const int bytes = 1 << 16;
+      for (const int end : ends) ::setsockopt(end, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
       waiting[{job, peer, rank}] = ends[1];
     } else {
       throw std::runtime_error("socketpair");
@@ -208,6 +211,7 @@ class SocketTransport : public Transport {
     });
   }
   void check_peers() override {
+    progress();
     Bytes reason;
     for (int peer = 0; peer < world_size() && word_.empty(); ++peer) {
       if (!take(peer, Kind::Abort, 0, reason)) continue;

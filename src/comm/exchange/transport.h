@@ -54,8 +54,9 @@ class Announcement : public TransportRequest {
   /// Whether `rank` has announced the collective. A transport that cannot tell says whether all
   /// ranks have.
   [[nodiscard]] virtual bool has_come(int rank) = 0;
-  /// Called now and then while the collective waits, until its end. Throws: `OperationFailure` when
-  /// a rank that is still needed cannot come any more.
+  /// Called now and then while the collective waits, until its end. Moves on what the transport has
+  /// left for later, since a rank that waits for others of its host asks nothing else. Throws:
+  /// `OperationFailure` when a rank that is still needed cannot come any more.
   virtual void check_peers() = 0;
   /// Which ranks are late, for an error message. May ask them, for a short time.
   [[nodiscard]] virtual std::string describe_missing() = 0;

@@ -21,12 +21,14 @@ constexpr std::chrono::milliseconds kShortestTimeout{50};
 
 class GlooBackend final : public ExchangeBackend {
  public:
+  /// `store`: that of the whole job. `serves_store`: whether this rank's process serves it.
   GlooBackend(GroupContext& group, std::unique_ptr<GlooChannels> channels,
-              GlooChannels::Store store)
+              GlooChannels::Store store, bool serves_store)
       : ExchangeBackend(group),
         channels_(std::move(channels)),
         transport_(*channels_),
-        store_(std::move(store)) {}
+        store_(std::move(store)),
+        serves_store_(serves_store) {}
 
   ~GlooBackend() override {
     if (group().is_copy_of_fork()) {
@@ -35,6 +37,7 @@ class GlooBackend final : public ExchangeBackend {
     }
     if (!channels_) return;
     if (!group().is_failure_shared()) abort("its process group was destroyed without close()");
+    if (serves_store_) channels_->let_others_hear();
     const bool is_busy = group().has_unfinished();
     close_channels();
     if (is_busy) group().keep_unfinished();
@@ -46,11 +49,11 @@ class GlooBackend final : public ExchangeBackend {
   std::unique_ptr<CommBackend> make_group(GroupContext& part, const std::vector<int>&) override {
     auto channels = std::make_unique<GlooChannels>(
         gloo_store_part(part.environment().job_id, store_), part.environment(), part.timeout());
-    return std::make_unique<GlooBackend>(part, std::move(channels), store_);
+    return std::make_unique<GlooBackend>(part, std::move(channels), store_, serves_store_);
   }
 
   [[nodiscard]] std::function<std::string()> peer_watch() override {
-    return [watch = std::make_shared<GlooPeerWatch>(channels_->store())] { return watch->poll(); };
+    return [watch = std::make_shared<GlooPeerWatch>(*channels_)] { return watch->poll(); };
   }
 
   void release() override { close_channels(); }
@@ -76,7 +79,8 @@ class GlooBackend final : public ExchangeBackend {
 
   std::unique_ptr<GlooChannels> channels_;
   GlooTransport transport_;
-  GlooChannels::Store store_;  // of the whole job
+  GlooChannels::Store store_;
+  bool serves_store_;
 };
 
 std::unique_ptr<ExchangeBackend> connect_ranks(GroupContext& group,
@@ -91,7 +95,8 @@ std::unique_ptr<ExchangeBackend> connect_ranks(GroupContext& group,
     try {
       const auto job = agree_on_gloo_group(store, environment, deadline);
       auto channels = std::make_unique<GlooChannels>(job, environment, left);
-      return std::make_unique<GlooBackend>(group, std::move(channels), job);
+      const bool serves_store = environment.rank == 0 && !rendezvous.has_server;
+      return std::make_unique<GlooBackend>(group, std::move(channels), job, serves_store);
     } catch (const LaunchError&) {
       throw;
     } catch (const std::exception& error) {

@@ -19,9 +19,15 @@ namespace {
 // aborted.
 constexpr std::chrono::seconds kStoreLimit{2};
 constexpr std::chrono::milliseconds kPollInterval{250};
+// A rank that is alive asks several times in it.
+constexpr std::chrono::milliseconds kTimeToHear{1000};
 
 std::string waits(int rank) {
   return "waits/" + std::to_string(rank);
+}
+
+std::string heard(int rank) {
+  return "heard/" + std::to_string(rank);
 }
 
 std::shared_ptr<::gloo::transport::Device> make_device(const LaunchEnvironment& environment) {
@@ -85,10 +91,23 @@ std::optional<std::string> GlooChannels::ask(std::function<std::string()> questi
 
 void GlooChannels::announce_abort(const std::string& reason) noexcept {
   try {
-    static_cast<void>(ask([store = store_, text = "rank " + std::to_string(rank_) +
-                                                  " gave up: " + reason.substr(0, 500)] {
+    static_cast<void>(ask([store = store_, rank = rank_, text = reason.substr(0, 500)] {
       // The first reason is the true one.
-      store->compareSet("aborted", {}, bytes_of_text(text));
+      store->compareSet("aborted", {},
+                        bytes_of_text("rank " + std::to_string(rank) + " gave up: " + text));
+      return read_abort_reason(*store, rank);
+    }));
+  } catch (...) {
+  }
+}
+
+void GlooChannels::let_others_hear() noexcept {
+  try {
+    static_cast<void>(ask([store = store_, size = size_] {
+      if (!store->check({"aborted"})) return std::string();
+      std::vector<std::string> keys;
+      for (int rank = 0; rank < size; ++rank) keys.push_back(heard(rank));
+      store->wait(keys, kTimeToHear);
       return std::string();
     }));
   } catch (...) {
@@ -113,7 +132,8 @@ std::string GlooChannels::poll_abort_reason() {
 }
 
 std::string GlooChannels::abort_reason() {
-  return ask([store = store_] { return read_abort_reason(*store); }).value_or("");
+  return ask([store = store_, rank = rank_] { return read_abort_reason(*store, rank); })
+      .value_or("");
 }
 
 std::string GlooChannels::late_ranks(std::uint64_t collective) {
@@ -130,8 +150,11 @@ std::string GlooChannels::late_ranks(std::uint64_t collective) {
   return answer.value_or("the rank that serves the store does not answer");
 }
 
-std::string read_abort_reason(c10d::Store& store) {
-  return store.check({"aborted"}) ? text_of_bytes(store.get("aborted")) : std::string();
+std::string read_abort_reason(c10d::Store& store, int own_rank) {
+  if (!store.check({"aborted"})) return "";
+  std::string reason = text_of_bytes(store.get("aborted"));
+  store.set(heard(own_rank), std::vector<std::uint8_t>{1});
+  return reason;
 }
 
 bool is_gloo_work_done(GlooChannels& channels, c10d::Work& work) {

@@ -54,6 +54,9 @@ class GlooChannels {
 
   // --- notices in the store; these functions never wait for long and never throw ---
   void announce_abort(const std::string& reason) noexcept;
+  /// Where a rank has aborted: returns when every rank knows the reason, or a second has passed.
+  /// For the rank that serves the store, which the others cannot ask when it is gone.
+  void let_others_hear() noexcept;
   void announce_waiting(std::uint64_t collective) noexcept;
   /// "rank 1 gave up: ..."; empty when no rank has aborted, or the store is silent. Asks the store
   /// only if some time has passed since the last question, and returns nothing otherwise.
@@ -79,9 +82,9 @@ class GlooChannels {
 /// The time-out that each call gives gloo, so that its own never comes before ours.
 constexpr std::chrono::hours kGlooTimeout{24 * 7};
 
-/// The reason that a rank that aborted left in the store, else nothing. Blocks: as long as the
-/// store is silent.
-[[nodiscard]] std::string read_abort_reason(c10d::Store& store);
+/// The reason that a rank that aborted left in the store, else nothing. Notes in the store that
+/// this rank knows it. Blocks: as long as the store is silent.
+[[nodiscard]] std::string read_abort_reason(c10d::Store& store, int own_rank);
 
 /// Whether `work` is done. Throws `OperationFailure` where it failed, which is when a connection
 /// broke.

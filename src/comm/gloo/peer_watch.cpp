@@ -46,7 +46,7 @@ std::string GlooPeerWatch::poll() {
 
 void GlooPeerWatch::ask() {
   std::packaged_task<std::string()> question(
-      [store = store_] { return read_abort_reason(*store); });
+      [store = store_, rank = own_rank_] { return read_abort_reason(*store, rank); });
   answer_ = question.get_future();
   try {
     thread_ = std::make_unique<std::thread>(std::move(question));

@@ -19,7 +19,8 @@ namespace lockstep {
 /// Thread-safety: any thread.
 class GlooPeerWatch {
  public:
-  explicit GlooPeerWatch(GlooChannels::Store store) : store_(std::move(store)) {}
+  explicit GlooPeerWatch(const GlooChannels& channels)
+      : store_(channels.store()), own_rank_(channels.rank()) {}
   /// Blocks: for an answer that is on its way, not for long.
   ~GlooPeerWatch();
   GlooPeerWatch(const GlooPeerWatch&) = delete;
@@ -33,6 +34,7 @@ class GlooPeerWatch {
   void take_answer();
 
   GlooChannels::Store store_;
+  int own_rank_;
   std::mutex mutex_;
   std::string abort_reason_;
   std::unique_ptr<std::thread> thread_;  // asks the store, and ends soon after the answer

@@ -33,7 +33,7 @@ bool has_complaint(FakeNccl& world, const std::string& part) {
 }
 
 void expect_nothing_wrong(const std::vector<std::exception_ptr>& errors, FakeNccl& world) {
-  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
+  expect_no_errors(errors);
   EXPECT_EQ(world.complaints(), std::vector<std::string>());
 }
 
@@ -55,7 +55,7 @@ TEST(NcclAbort, ThatBlocksHoldsUpNobody) {
   });
   // The groups are gone, too.
   EXPECT_LT(Clock::now() - start, kSoon);
-  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
+  expect_no_errors(errors);
   EXPECT_EQ(world->blocked(), 2);
   world->block(false);
   EXPECT_TRUE(happens([&] { return !has_complaint(*world, "a communicator"); }));

@@ -120,7 +120,7 @@ TEST(NcclMessages, OfTheLibraryDoNotMeetThoseOfAProgram) {
     EXPECT_THROW(side->send(sent, 1 - group->rank(), 32767), c10::Error);
     group->close();
   });
-  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
+  expect_no_errors(errors);
   EXPECT_EQ(world->complaints(), Calls());
 }
 
@@ -309,7 +309,7 @@ TEST(NcclFailure, TooLittleMemoryIsAnErrorOnEveryRankAndTheGroupGoesOn) {
     sum_up(*group);
     group->close();
   });
-  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
+  expect_no_errors(errors);
   EXPECT_EQ(world->complaints(), Calls());
 }
 
@@ -375,7 +375,7 @@ TEST(NcclFailure, AfterItEveryCallThrowsTheSame) {
     EXPECT_THROW(static_cast<void>(group->allocate({4}, torch::kFloat)), CommError);
     EXPECT_THROW(group->close(), CommError);
   });
-  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
+  expect_no_errors(errors);
   EXPECT_EQ(world->complaints(), Calls());
 }
 
@@ -392,7 +392,7 @@ TEST(NcclFailure, OfOneGroupLeavesTheOthersAlone) {
     sum_up(*group);
     group->close();
   });
-  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
+  expect_no_errors(errors);
   EXPECT_EQ(world->complaints(), Calls());
 }
 

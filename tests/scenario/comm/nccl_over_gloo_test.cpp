@@ -4,7 +4,7 @@
 #include <lockstep/core/error.h>
 
 #include <string>
-#include <thread>
+#include <utility>
 
 #include "comm/gloo/make_process_group.h"
 #include "support/free_port.h"
@@ -19,23 +19,12 @@ using Calls = std::vector<std::string>;
 
 std::vector<std::exception_ptr> run_over_gloo(const std::shared_ptr<FakeNccl>& world,
                                               int world_size, const NcclBody& body) {
-  const std::string job = unique_job_id();
   const GlooRendezvous rendezvous{"127.0.0.1", free_port(), false};
-  std::vector<std::exception_ptr> errors(static_cast<std::size_t>(world_size));
-  std::vector<std::jthread> threads;
-  for (int rank = 0; rank < world_size; ++rank) {
-    threads.emplace_back([&, rank] {
-      try {
-        auto side = make_gloo_process_group(fake_environment(rank, world_size, job), kRankTimeout,
-                                            rendezvous);
-        body(make_fake_nccl_group(world, std::move(side), /*check_calls=*/true));
-      } catch (...) {
-        errors[static_cast<std::size_t>(rank)] = std::current_exception();
-      }
-    });
-  }
-  threads.clear();
-  return errors;
+  const auto make_group = [&](const LaunchEnvironment& environment) {
+    auto side = make_gloo_process_group(environment, kRankTimeout, rendezvous);
+    return make_fake_nccl_group(world, std::move(side), /*check_calls=*/true);
+  };
+  return run_groups(world_size, make_group, body);
 }
 
 TEST(NcclOverGloo, CallsAndMessagesAreCompared) {
@@ -48,7 +37,7 @@ TEST(NcclOverGloo, CallsAndMessagesAreCompared) {
     sum_up(*group);
     group->close();
   });
-  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
+  expect_no_errors(errors);
   EXPECT_EQ(world->complaints(), Calls());
 }
 

@@ -9,7 +9,6 @@
 #include <functional>
 #include <memory>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -31,21 +30,7 @@ std::shared_ptr<ProcessGroup> make_socket_group(const LaunchEnvironment& environ
 
 std::vector<std::exception_ptr> run_socket_ranks(int world_size,
                                                  const std::function<void(ProcessGroup&)>& body) {
-  const std::string job = unique_job_id();
-  std::vector<std::exception_ptr> errors(static_cast<std::size_t>(world_size));
-  std::vector<std::jthread> threads;
-  for (int rank = 0; rank < world_size; ++rank) {
-    threads.emplace_back([&, rank] {
-      try {
-        const auto group = make_socket_group(fake_environment(rank, world_size, job));
-        body(*group);
-      } catch (...) {
-        errors[static_cast<std::size_t>(rank)] = std::current_exception();
-      }
-    });
-  }
-  threads.clear();
-  return errors;
+  return run_closing_groups(world_size, make_socket_group, body);
 }
 
 class SocketRanks : public ::testing::TestWithParam<int> {};
@@ -55,9 +40,8 @@ TEST_P(SocketRanks, DoEverythingThatABackendMust) {
   const auto errors = run_socket_ranks(GetParam(), [](ProcessGroup& group) {
     check_everything(group);
     check_long_tensors(group);
-    group.close();
   });
-  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
+  expect_no_errors(errors);
 }
 
 TEST(SocketFailure, RanksThatCallDifferentThingsAllSeeIt) {
@@ -123,9 +107,8 @@ TEST(SocketFailure, AnAllocationThatNoRankCanMakeLeavesTheGroupUsable) {
   const auto errors = run_socket_ranks(2, [](ProcessGroup& group) {
     EXPECT_THROW(static_cast<void>(group.allocate({kTooMuch}, torch::kByte)), CommError);
     group.barrier();
-    group.close();
   });
-  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
+  expect_no_errors(errors);
 }
 
 }  // namespace

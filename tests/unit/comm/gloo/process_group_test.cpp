@@ -37,25 +37,15 @@ using Group = std::shared_ptr<ProcessGroup>;
 std::vector<std::exception_ptr> run_gloo_ranks(int world_size,
                                                const std::function<void(const Group&)>& body,
                                                milliseconds timeout = kRankTimeout) {
-  const std::string job = unique_job_id();
   const GlooRendezvous rendezvous{"127.0.0.1", free_port(), false};
-  std::vector<std::exception_ptr> errors(static_cast<std::size_t>(world_size));
-  std::vector<std::jthread> threads;
-  for (int rank = 0; rank < world_size; ++rank) {
-    threads.emplace_back([&, rank] {
-      try {
-        // A shorter timeout is that of the calls, as in `run_ranks`.
-        auto group = make_gloo_process_group(fake_environment(rank, world_size, job), kRankTimeout,
-                                             rendezvous);
-        const auto limit = limit_calls(*group, timeout);
-        body(std::move(group));
-      } catch (...) {
-        errors[static_cast<std::size_t>(rank)] = std::current_exception();
-      }
-    });
-  }
-  threads.clear();
-  return errors;
+  const auto make_group = [&](const LaunchEnvironment& environment) {
+    return make_gloo_process_group(environment, kRankTimeout, rendezvous);
+  };
+  return run_groups(world_size, make_group, [&](Group group) {
+    // A shorter timeout is that of the calls, as in `run_ranks`.
+    const auto limit = limit_calls(*group, timeout);
+    body(std::move(group));
+  });
 }
 
 class GlooRanks : public ::testing::TestWithParam<int> {};
@@ -77,13 +67,13 @@ TEST_P(GlooRanks, CollectivesMatchSumsMadeByHandInRankOrder) {
     check_random_calls(*group, 60);
     group->close();
   });
-  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
+  expect_no_errors(errors);
 }
 
 TEST_P(GlooRanks, ForksOfARankMayOnlyLetItsGroupGo) {
   const auto errors = run_gloo_ranks(
       GetParam(), [](const Group& group) { fork_and_work_on(const_cast<Group&>(group)); });
-  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
+  expect_no_errors(errors);
 }
 
 // c10d's recorder of calls breaks where two groups of a process start work at the same moment. That
@@ -112,7 +102,7 @@ TEST(GlooProcessGroup, StartsNothingWhileAnotherGroupOfTheProcessDoes) {
     }
     group->close();
   });
-  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
+  expect_no_errors(errors);
 }
 
 TEST_P(GlooRanks, GroupsFollowOneAnotherAndMayLiveAtOnce) {
@@ -242,7 +232,7 @@ TEST(GlooProcessGroup, MovesWhatIsLongerThanAChunk) {
     check_long_tensors(*group);
     group->close();
   });
-  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
+  expect_no_errors(errors);
 }
 
 TEST(GlooFailure, AMessageOfAnotherSizeIsRefused) {

@@ -9,7 +9,6 @@
 #include <memory>
 #include <sstream>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -33,28 +32,15 @@ using Group = std::shared_ptr<ProcessGroup>;
 std::vector<std::exception_ptr> run_hosts_over_gloo(const std::string& hosts,
                                                     const std::function<void(const Group&)>& body) {
   ::setenv("GLOO_SOCKET_IFNAME", "lo", 1);
-  const std::string job = unique_job_id();
   const GlooRendezvous rendezvous{"127.0.0.1", free_port(), false};
-  std::vector<std::exception_ptr> errors(hosts.size());
-  std::vector<std::jthread> threads;
-  for (std::size_t rank = 0; rank < hosts.size(); ++rank) {
-    threads.emplace_back([&, rank] {
-      try {
-        auto environment =
-            fake_environment(static_cast<int>(rank), static_cast<int>(hosts.size()), job);
-        environment.host = hosts.substr(rank, 1);
-        auto group = make_hierarchical_process_group(
-            environment, kRankTimeout,
-            [&](GroupContext& all) { return make_gloo_backend(all, rendezvous); },
-            make_round_reduction);
-        body(std::move(group));
-      } catch (...) {
-        errors[rank] = std::current_exception();
-      }
-    });
-  }
-  threads.clear();
-  return errors;
+  const auto make_group = [&](LaunchEnvironment environment) {
+    environment.host = hosts.substr(static_cast<std::size_t>(environment.rank), 1);
+    return make_hierarchical_process_group(
+        environment, kRankTimeout,
+        [&](GroupContext& all) { return make_gloo_backend(all, rendezvous); },
+        make_round_reduction);
+  };
+  return run_groups(static_cast<int>(hosts.size()), make_group, body);
 }
 
 class HostsOverGloo : public ::testing::TestWithParam<std::string> {};
@@ -78,13 +64,13 @@ TEST_P(HostsOverGloo, CollectivesMatchSumsMadeByHandInRankOrder) {
     check_long_tensors(*group);
     group->close();
   });
-  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
+  expect_no_errors(errors);
 }
 
 TEST_P(HostsOverGloo, ForksOfARankMayOnlyLetItsGroupGo) {
   const auto errors = run_hosts_over_gloo(
       GetParam(), [](const Group& group) { fork_and_work_on(const_cast<Group&>(group)); });
-  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
+  expect_no_errors(errors);
 }
 
 TEST_P(HostsOverGloo, ARankThatThrowsIsNamed) {

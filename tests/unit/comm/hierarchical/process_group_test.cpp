@@ -13,7 +13,6 @@
 #include <mutex>
 #include <sstream>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -96,26 +95,14 @@ std::vector<std::exception_ptr> run_hosts(const std::string& hosts,
                                           const std::function<void(ProcessGroup&)>& body,
                                           const std::string& job = unique_job_id()) {
   const Names names = names_of(hosts);
-  std::vector<std::exception_ptr> errors(names.size());
-  std::vector<std::jthread> threads;
-  for (std::size_t rank = 0; rank < names.size(); ++rank) {
-    threads.emplace_back([&, rank] {
-      try {
-        auto environment =
-            fake_environment(static_cast<int>(rank), static_cast<int>(names.size()), job);
-        environment.host = names[rank];
-        const auto group = make_hierarchical_process_group(
-            environment, kRankTimeout,
-            [](GroupContext& all) { return std::make_unique<BackendOver<CountingTransport>>(all); },
-            make_round_reduction);
-        body(*group);
-      } catch (...) {
-        errors[rank] = std::current_exception();
-      }
-    });
-  }
-  threads.clear();
-  return errors;
+  const auto make_group = [&](LaunchEnvironment environment) {
+    environment.host = names[static_cast<std::size_t>(environment.rank)];
+    return make_hierarchical_process_group(
+        environment, kRankTimeout,
+        [](GroupContext& all) { return std::make_unique<BackendOver<CountingTransport>>(all); },
+        make_round_reduction);
+  };
+  return run_closing_groups(static_cast<int>(names.size()), make_group, body, job);
 }
 
 class HostLayouts : public ::testing::TestWithParam<std::string> {};
@@ -142,27 +129,20 @@ TEST_P(HostLayouts, MatchSumsMadeByHandInRankOrder) {
     check_messages(group);
     check_groups(group);
     check_random_calls(group, 60);
-    group.close();
   });
-  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
+  expect_no_errors(errors);
 }
 
 TEST(Hierarchical, DoesEverythingThatABackendMust) {
   for (const std::string hosts : {"a,a,b", "a,b"}) {
-    const auto errors = run_hosts(hosts, [](ProcessGroup& group) {
-      check_everything(group);
-      group.close();
-    });
-    for (const auto& error : errors) EXPECT_EQ(text_of(error), "") << hosts;
+    const auto errors = run_hosts(hosts, [](ProcessGroup& group) { check_everything(group); });
+    expect_no_errors(errors);
   }
 }
 
 TEST_P(HostLayouts, MoveWhatIsLongerThanAChunk) {
-  const auto errors = run_hosts(GetParam(), [](ProcessGroup& group) {
-    check_long_tensors(group);
-    group.close();
-  });
-  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
+  const auto errors = run_hosts(GetParam(), [](ProcessGroup& group) { check_long_tensors(group); });
+  expect_no_errors(errors);
 }
 
 using Sent = std::map<std::string, std::size_t>;
@@ -183,10 +163,9 @@ Sent sent_in(const std::string& hosts, std::size_t unit,
         group.barrier();
         if (group.rank() == 0) sent = link_bytes().sent();
         group.barrier();
-        group.close();
       },
       job);
-  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
+  expect_no_errors(errors);
   Sent units;
   for (const auto& [host, bytes] : sent) {
     EXPECT_EQ(bytes % unit, 0U) << host << ": " << bytes << " bytes";

@@ -94,7 +94,7 @@ TEST_P(NcclRanks, GroupMemoryIsKnownToNcclAndGivenBack) {
     check_pipelining(*group);
     group->close();
   });
-  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
+  expect_no_errors(errors);
   EXPECT_EQ(world->complaints(), Calls());
   EXPECT_GE(world->windows_made(), 100 * GetParam());
 }
@@ -162,7 +162,7 @@ TEST(NcclCalls, FollowFromSizesAndNotFromWhereTensorsLie) {
     EXPECT_EQ(output[2].item<float>(), group->rank() == 0 ? 2.0F : 6.0F);
     group->close();
   });
-  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
+  expect_no_errors(errors);
   EXPECT_EQ(world->complaints(), Calls());
   for (const int rank : {0, 1})
     EXPECT_EQ(world->calls(rank), (Calls{"all_gather", "reduce_scatter"}));
@@ -181,7 +181,7 @@ TEST(NcclCalls, OfUnevenPiecesAreOneForEachRank) {
     EXPECT_EQ(own[1].item<float>(), group->rank() == 0 ? 2.0F : 4.0F);
     group->close();
   });
-  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
+  expect_no_errors(errors);
   EXPECT_EQ(world->complaints(), Calls());
   for (const int rank : {0, 1}) {
     EXPECT_EQ(world->calls(rank), (Calls{"broadcast", "broadcast", "reduce", "reduce"}));
@@ -231,7 +231,7 @@ TEST(NcclCalls, OfFloat8AreReducedOnNewDevicesOnly) {
     sum_up(*group);
     group->close();
   });
-  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
+  expect_no_errors(errors);
   EXPECT_EQ(world->calls(0), (Calls{"broadcast", "broadcast", "all_reduce"}));
   EXPECT_EQ(world->complaints(), Calls());
 }
@@ -320,7 +320,7 @@ TEST(NcclStreams, WaitLeavesWaitingToTheCurrentStream) {
     EXPECT_EQ(tensor[0].item<float>(), 2.0F);
     group->close();
   });
-  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
+  expect_no_errors(errors);
   EXPECT_EQ(world->complaints(), Calls());
 }
 
@@ -345,7 +345,7 @@ TEST(NcclStreams, TensorsLiveUntilTheyAreNotNeeded) {
     EXPECT_TRUE(watch.expired());
     group->close();
   });
-  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
+  expect_no_errors(errors);
 }
 
 TEST(NcclGroups, AreSplitByNccl) {
@@ -359,7 +359,7 @@ TEST(NcclGroups, AreSplitByNccl) {
     }
     group->close();
   });
-  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
+  expect_no_errors(errors);
   EXPECT_EQ(world->splits(), 3);
   EXPECT_EQ(world->complaints(), Calls());
 }

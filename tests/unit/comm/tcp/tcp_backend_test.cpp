@@ -9,7 +9,6 @@
 #include <functional>
 #include <memory>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -31,25 +30,7 @@ std::shared_ptr<ProcessGroup> make_tcp_group(const LaunchEnvironment& environmen
 
 std::vector<std::exception_ptr> run_tcp_ranks(int world_size,
                                               const std::function<void(ProcessGroup&)>& body) {
-  const std::string job = unique_job_id();
-  std::vector<std::exception_ptr> errors(static_cast<std::size_t>(world_size));
-  std::vector<std::jthread> threads;
-  for (int rank = 0; rank < world_size; ++rank) {
-    threads.emplace_back([&, rank] {
-      try {
-        const auto group = make_tcp_group(fake_environment(rank, world_size, job));
-        body(*group);
-      } catch (...) {
-        errors[static_cast<std::size_t>(rank)] = std::current_exception();
-      }
-    });
-  }
-  threads.clear();
-  return errors;
-}
-
-void expect_no_errors(const std::vector<std::exception_ptr>& errors) {
-  for (const auto& error : errors) EXPECT_EQ(text_of(error), "");
+  return run_closing_groups(world_size, make_tcp_group, body);
 }
 
 class TcpRanks : public ::testing::TestWithParam<int> {};
@@ -59,7 +40,6 @@ TEST_P(TcpRanks, DoEverythingThatABackendMust) {
   expect_no_errors(run_tcp_ranks(GetParam(), [](ProcessGroup& group) {
     check_everything(group);
     check_long_tensors(group);
-    group.close();
   }));
 }
 
@@ -86,7 +66,6 @@ TEST_P(TcpRanks, ReduceManyTensorsAtOnceInTheOrderOfTheRanks) {
       works[index].wait();
       EXPECT_TRUE(tensors[index].equal(expected[index])) << "tensor " << index;
     }
-    group.close();
   }));
 }
 
@@ -95,7 +74,6 @@ TEST(TcpReduce, LeavesTheValuesOfOtherRanksAsTheyAre) {
     const auto tensor = torch::full({1 << 20}, group.rank() + 1, torch::kFloat);
     group.reduce(tensor, 1).wait();
     EXPECT_TRUE(tensor.eq(group.rank() == 1 ? 6 : group.rank() + 1).all().item<bool>());
-    group.close();
   }));
 }
 
@@ -116,7 +94,6 @@ TEST(TcpMessages, UnderOneTagDoNotWaitForThoseUnderAnother) {
       EXPECT_TRUE(got_small.equal(small));
       EXPECT_TRUE(got_large.equal(large));
     }
-    group.close();
   }));
 }
 
