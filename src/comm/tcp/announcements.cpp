@@ -1,23 +1,32 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "comm/tcp/announcements.h"
 
+#include <cstring>
+#include <utility>
+
 namespace lockstep {
 
-std::uint64_t TcpAnnouncements::add_own(const Fingerprint& fingerprint,
-                                        std::span<const std::byte> values) {
-  const std::uint64_t number = next_++;
-  add(number, rank_, fingerprint, values);
-  return number;
+std::uint64_t TcpAnnouncements::add_own(const Fingerprint& fingerprint) {
+  note(next_, rank_, fingerprint);
+  return next_++;
 }
 
-void TcpAnnouncements::add(std::uint64_t number, int rank, const Fingerprint& fingerprint,
-                           std::span<const std::byte> values) {
+void TcpAnnouncements::add(std::uint64_t number, int rank, std::vector<std::byte> frame) {
+  Fingerprint fingerprint;
+  std::memcpy(&fingerprint, frame.data(), sizeof(fingerprint));
+  FromRank& from = note(number, rank, fingerprint);
+  from.frame = std::move(frame);
+  from.values = std::span(from.frame).subspan(sizeof(fingerprint));
+}
+
+TcpAnnouncements::FromRank& TcpAnnouncements::note(std::uint64_t number, int rank,
+                                                   const Fingerprint& fingerprint) {
   Entry& target = entry(number);
   FromRank& from = target.ranks[static_cast<std::size_t>(rank)];
   from.fingerprint = fingerprint;
-  from.values.assign(values.begin(), values.end());
   if (!from.has_come) ++target.count;
   from.has_come = true;
+  return from;
 }
 
 bool TcpAnnouncements::is_complete(std::uint64_t number) const {

@@ -20,15 +20,16 @@ class TcpAnnouncements {
   struct FromRank {
     bool has_come = false;
     Fingerprint fingerprint;
-    std::vector<std::byte> values;
+    std::vector<std::byte> frame;
+    std::span<const std::byte> values;  ///< in `frame`; empty: none came, or they are this rank's
   };
 
   TcpAnnouncements(int rank, int world_size) : rank_(rank), world_size_(world_size) {}
 
   /// This rank's own; returns the number that the collective has on all ranks.
-  std::uint64_t add_own(const Fingerprint& fingerprint, std::span<const std::byte> values);
-  void add(std::uint64_t number, int rank, const Fingerprint& fingerprint,
-           std::span<const std::byte> values);
+  std::uint64_t add_own(const Fingerprint& fingerprint);
+  /// `frame`: the fingerprint of another rank, and values behind it.
+  void add(std::uint64_t number, int rank, std::vector<std::byte> frame);
   [[nodiscard]] bool is_complete(std::uint64_t number) const;
   [[nodiscard]] bool has_come(std::uint64_t number, int rank) const;
   /// Whether this rank and `rank` have announced the same.
@@ -44,6 +45,7 @@ class TcpAnnouncements {
     int count = 0;
   };
   Entry& entry(std::uint64_t number);
+  FromRank& note(std::uint64_t number, int rank, const Fingerprint& fingerprint);
 
   int rank_;
   int world_size_;

@@ -57,10 +57,13 @@ TcpConnections::TcpConnections(int rank, std::vector<TcpSockets> sockets,
       TcpMailbox::Wire{
           .send_head =
               [this](int peer, const TcpMailbox::Head& head, std::span<const std::byte> bytes) {
-                send_frame(peer, FrameKind::MessageHead, 0, bytes_of_value(head), bytes);
+                send_frame(peer, make_frame(FrameKind::MessageHead, 0, bytes_of_value(head),
+                                            std::span(&bytes, 1)));
               },
-          .ask = [this](int peer,
-                        std::uint64_t id) { send_frame(peer, FrameKind::Question, id, {}); }});
+          .ask =
+              [this](int peer, std::uint64_t id) {
+                send_frame(peer, make_frame(FrameKind::Question, id, {}));
+              }});
   reductions_ = std::make_unique<OwnerReductions>(
       rank, std::move(links), announcements_, [this](TcpTask& task) { move_in_background(task); });
   for (int peer = 0; peer < world_size(); ++peer) {
@@ -85,33 +88,39 @@ void TcpConnections::start(const std::shared_ptr<TcpChainReduction>& chain) {
   chain->start();
 }
 
-std::uint64_t TcpConnections::announce(const Fingerprint& own, std::span<const std::byte> values) {
-  const std::uint64_t number = announcements_.add_own(own, values);
-  send_to_all(FrameKind::Announcement, number, bytes_of_value(own), values);
+std::uint64_t TcpConnections::announce(const Fingerprint& own, FrameParts values) {
+  const std::uint64_t number = announcements_.add_own(own);
+  send_to_all(make_frame(FrameKind::Announcement, number, bytes_of_value(own), values));
   return number;
 }
 
-void TcpConnections::send_to_all(FrameKind kind, std::uint64_t number,
-                                 std::span<const std::byte> first,
-                                 std::span<const std::byte> second) {
+TcpConnections::SharedFrame TcpConnections::make_frame(FrameKind kind, std::uint64_t number,
+                                                       std::span<const std::byte> first,
+                                                       FrameParts others) {
+  Frame frame{kind, static_cast<std::uint32_t>(first.size()), number};
+  for (const auto& part : others) frame.bytes += static_cast<std::uint32_t>(part.size());
+  auto bytes = std::make_shared<std::vector<std::byte>>();
+  bytes->reserve(sizeof(frame) + frame.bytes);
+  const auto add = [&](std::span<const std::byte> part) {
+    bytes->insert(bytes->end(), part.begin(), part.end());
+  };
+  add(bytes_of_value(frame));
+  add(first);
+  for (const auto& part : others) add(part);
+  return bytes;
+}
+
+void TcpConnections::send_to_all(const SharedFrame& frame) {
   for (int peer = 0; peer < world_size(); ++peer) {
-    if (peer != rank_) send_frame(peer, kind, number, first, second);
+    if (peer != rank_) send_frame(peer, frame);
   }
 }
 
-void TcpConnections::send_frame(int rank, FrameKind kind, std::uint64_t number,
-                                std::span<const std::byte> first,
-                                std::span<const std::byte> second) {
-  const Frame frame{kind, static_cast<std::uint32_t>(first.size() + second.size()), number};
-  std::vector<std::byte> bytes;
-  bytes.reserve(sizeof(frame) + frame.bytes);
-  for (const auto part : {bytes_of_value(frame), first, second}) {
-    bytes.insert(bytes.end(), part.begin(), part.end());
-  }
+void TcpConnections::send_frame(int rank, const SharedFrame& frame) {
   TcpStream& control = stream(rank, TcpChannel::Control);
   // What the kernel does not take at once goes on while the program computes.
   engine_.begin_background();
-  control.send(std::move(bytes), [this] { engine_.end_background(); });
+  control.send(*frame, [this, frame] { engine_.end_background(); });
   // At once: the other rank may wait for nothing else. This may run inside a callback of the same
   // stream, so that nothing is read here.
   control.flush();
@@ -137,8 +146,7 @@ void TcpConnections::take_frame(int rank) {
   switch (peer.frame.kind) {
     case FrameKind::Announcement:
       if (body.size() < sizeof(Fingerprint)) return refuse();
-      announcements_.add(peer.frame.number, rank, value_of<Fingerprint>(body),
-                         body.subspan(sizeof(Fingerprint)));
+      announcements_.add(peer.frame.number, rank, std::exchange(peer.body, {}));
       reductions_->note_announcement(rank);
       break;
     case FrameKind::MessageHead: {
@@ -220,7 +228,7 @@ void TcpConnections::announce_abort(const std::string& reason) noexcept {
     }
     // Short messages come over the control connections, which stay.
     mailbox_->abandon();
-    send_to_all(FrameKind::Abort, 0, text);
+    send_to_all(make_frame(FrameKind::Abort, 0, text));
   } catch (const std::exception&) {  // then the closed connections tell them
   }
 }
@@ -235,7 +243,7 @@ void TcpConnections::close(std::chrono::milliseconds limit) {
   const Deadline deadline = Deadline::after(limit);
   {
     TcpEngine::Lock held = engine_.lock();
-    send_to_all(FrameKind::Goodbye, 0, {});
+    send_to_all(make_frame(FrameKind::Goodbye, 0, {}));
   }
   // Who closes a connection in which something lies unread destroys what it has sent itself.
   while (true) {

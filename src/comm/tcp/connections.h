@@ -56,8 +56,10 @@ class TcpConnections {
   void move_in_background(TcpTask& task);
   /// The chain stays until it is done.
   void start(const std::shared_ptr<TcpChainReduction>& chain);
-  /// Tells all ranks, at once. Returns the number of the collective.
-  std::uint64_t announce(const Fingerprint& own, std::span<const std::byte> values);
+  /// What goes into a frame, one part behind the other.
+  using FrameParts = std::span<const std::span<const std::byte>>;
+  /// Tells all ranks, at once, and copies the values. Returns the number of the collective.
+  std::uint64_t announce(const Fingerprint& own, FrameParts values);
 
   /// What keeps a rank from ever coming: it has aborted, or its process or host has gone. What it
   /// sent before may still be on its way; `since` is when this rank heard of it.
@@ -101,10 +103,12 @@ class TcpConnections {
 
   void receive_frame(int rank);
   void take_frame(int rank);
-  void send_frame(int rank, FrameKind kind, std::uint64_t number, std::span<const std::byte> first,
-                  std::span<const std::byte> second = {});
-  void send_to_all(FrameKind kind, std::uint64_t number, std::span<const std::byte> first,
-                   std::span<const std::byte> second = {});
+  using SharedFrame = std::shared_ptr<const std::vector<std::byte>>;
+  [[nodiscard]] static SharedFrame make_frame(FrameKind kind, std::uint64_t number,
+                                              std::span<const std::byte> first,
+                                              FrameParts others = {});
+  void send_frame(int rank, const SharedFrame& frame);
+  void send_to_all(const SharedFrame& frame);
   void lose(int rank, std::string text, bool is_its_word = false);
   [[nodiscard]] bool is_other(std::size_t rank) const noexcept {
     return rank != static_cast<std::size_t>(rank_);

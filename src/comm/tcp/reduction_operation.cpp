@@ -44,7 +44,9 @@ class TcpReduction final : public Operation {
     is_started_ = true;
     TcpEngine& engine = connections().engine();
     auto held = engine.lock();
-    number_ = connections().announce(fingerprint_of(call_), small_values());
+    const std::vector<std::span<const std::byte>> values(blocks_.begin(), blocks_.end());
+    number_ =
+        connections().announce(fingerprint_of(call_), is_small() ? values : decltype(values)());
     if (is_small()) return true;
     OwnerReductionCall reduction{
         .number = number_,
@@ -89,12 +91,8 @@ class TcpReduction final : public Operation {
   [[nodiscard]] bool is_small() const {
     return is_small_tcp_reduction(bytes_, transport_.world_size());
   }
-  /// What goes with the announcement.
-  [[nodiscard]] std::vector<std::byte> small_values() const {
-    std::vector<std::byte> values;
-    if (!is_small()) return values;
-    for (const auto& block : blocks_) values.insert(values.end(), block.begin(), block.end());
-    return values;
+  [[nodiscard]] bool is_own(std::size_t rank) const {
+    return rank == static_cast<std::size_t>(transport_.rank());
   }
 
   /// Compares what the ranks have announced, when all have.
@@ -114,7 +112,7 @@ class TcpReduction final : public Operation {
   /// The fingerprint does not say how many values came with it.
   void check_lengths(std::span<const TcpAnnouncements::FromRank> ranks) const {
     for (std::size_t rank = 0; rank < ranks.size(); ++rank) {
-      if (ranks[rank].values.size() == bytes_) continue;
+      if (is_own(rank) || ranks[rank].values.size() == bytes_) continue;
       throw OperationFailure{OperationFailure::Kind::Backend,
                              connections().name_of(static_cast<int>(rank)) +
                                  " sent values of another length than its call has",
@@ -127,7 +125,9 @@ class TcpReduction final : public Operation {
     std::size_t offset = 0;
     for (const auto& block : blocks_) {
       std::vector<const void*> inputs;
-      for (const auto& from : ranks) inputs.push_back(from.values.data() + offset);
+      for (std::size_t rank = 0; rank < ranks.size(); ++rank) {
+        inputs.push_back(is_own(rank) ? block.data() : ranks[rank].values.data() + offset);
+      }
       void* output = block.data();
       reduce_ranks(call_.dtype(), call_.reduce_op, inputs, std::span(&output, 1),
                    block.size() / c10::elementSize(call_.dtype()));

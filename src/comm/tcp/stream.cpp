@@ -42,13 +42,7 @@ TcpStream* ReadyStreams::take() {
 }
 
 void TcpStream::send(std::span<const std::byte> bytes, Done done) {
-  sends_.push_back({bytes, {}, std::move(done)});
-  if (is_writable_) ready_.add(*this);
-}
-
-void TcpStream::send(std::vector<std::byte> bytes, Done done) {
-  sends_.push_back({{}, std::move(bytes), std::move(done)});
-  sends_.back().bytes = sends_.back().owned;
+  sends_.push_back({bytes, std::move(done)});
   if (is_writable_) ready_.add(*this);
 }
 

@@ -7,7 +7,6 @@
 #include <functional>
 #include <span>
 #include <string>
-#include <vector>
 
 #include "native/posix/file_descriptor.h"
 
@@ -47,8 +46,6 @@ class TcpStream {
 
   /// `bytes` is not empty. `done` is called when the kernel has them all. It may start more.
   void send(std::span<const std::byte> bytes, Done done = {});
-  /// The stream owns the bytes.
-  void send(std::vector<std::byte> bytes, Done done);
   /// `bytes` is not empty. `done` is called when all have come.
   void receive(std::span<std::byte> bytes, Done done = {});
 
@@ -75,7 +72,6 @@ class TcpStream {
 
   struct Send {
     std::span<const std::byte> bytes;
-    std::vector<std::byte> owned;
     Done done;
   };
   struct Receive {
