@@ -59,11 +59,8 @@ def choose_variants(options, versions):
 def summarize(options, raw, extras):
     """A round's figure is its slowest rank's, the run's the median of its rounds."""
     rounds, medians = ddp_step.rounds_and_medians(raw)
-    sent = {variant: ddp_step.worst_extra(extras, variant, "sent_mib") for variant in raw}
-    link = hosts.bytes_a_second(options)
-    of_link = {
-        variant: round(sent[variant] * 2**20 / (medians[variant] / 1e3) / link, 4) if link else None for variant in raw
-    }
+    sent = hosts.sent_mib(options, extras)
+    of_link = hosts.of_link(options, sent, medians)
     results = {"ratio": ddp_step.ratio(medians, "lockstep_mpirun", "alone")}
     for other in ("pytorch_ddp", "plain_mpi"):
         results[f"vs_{other}"] = ddp_step.ratio(medians, other, "lockstep_mpirun")
@@ -75,7 +72,7 @@ def summarize(options, raw, extras):
 
 
 def print_table(options, steps, rounds, medians, extras, sent, of_link):
-    print(f"{options.arch}, hosts with {options.hosts} ranks, links of {options.rate}, batch {options.batch} a rank,", end=" ")
+    print(f"{options.arch}, {hosts.description(options)}, batch {options.batch} a rank,", end=" ")
     print(f"{options.rounds} rounds of {steps} steps; milliseconds a step of the slowest rank")
     print(f"{'variant':<18} {'backend':<13} {'median':>9} {'min':>9} {'max':>9} {'to alone':>9} {'exposed ms':>11}", end="")
     print(f" {'MiB sent':>9} {'of link':>8}")
@@ -107,6 +104,7 @@ def run(options, command):
             versions=versions,
             hosts=options.hosts,
             rate=options.rate,
+            slow_link=options.slow_link,
             arch=options.arch,
             batch=options.batch,
             warmup=options.warmup,

@@ -80,7 +80,7 @@ def run(options, command):
     shares = of_link(options, medians)
     titles = {side: f"{title}: {backends[side]}" if side in backends else title for side, title in SIDES.items()}
     collectives.print_tables(options, medians, times, wrong, titles)
-    print(f"hosts with {options.hosts} ranks, links of {options.rate}")
+    print(hosts.description(options))
     print_summary(medians, shares)
     ratios = {
         "vs_mpi_min": collectives.smallest_ratio(medians, "mpi", "lockstep", lambda _: True),
@@ -96,6 +96,7 @@ def run(options, command):
             command,
             hosts=options.hosts,
             rate=options.rate,
+            slow_link=options.slow_link,
             unit="microseconds a call of the slowest rank; raw: side -> bytes -> round",
             raw=times,
             medians=medians,
