@@ -70,6 +70,13 @@ int main(int argc, char** argv) {
   app.add_option("--arch", settings.arch, "resnet18, resnet34, resnet50 or transformer");
   app.add_option("--bucket-cap-mib", settings.bucket_cap_mib, "Of Lockstep's buckets; 0: default");
   app.add_option("--tune-after", settings.tune_after, "Lockstep's tune_buckets_after");
+  app.add_option("--hook", settings.hook, "Lockstep's communication hook")
+      ->check(CLI::IsMember(bench::hook_names()));
+  app.add_option("--images", settings.images, "Folder of Fashion-MNIST to train on")
+      ->check(CLI::ExistingDirectory);
+  app.add_option("--learning-rate", settings.learning_rate, "Of SGD with momentum")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--seed", settings.seed, "Of the model and of the order of images");
   app.add_option("--batch", settings.batch, "Images a rank and step")->check(CLI::PositiveNumber);
   app.add_option("--warmup", settings.warmup, "Steps before the timed ones")
       ->check(CLI::NonNegativeNumber);

@@ -119,10 +119,12 @@ def run_once(options, variant, batch, steps):
 
 
 def run_rounds(options, variants, batch, steps):
-    """Each round starts each variant once, in an order that turns, so that drift of the machine hits all alike."""
+    """Each round starts each variant once, in an order that turns, so that drift of the machine hits all alike. Jobs may
+    read the round's number in `options.round`."""
     raw = {variant: [] for variant in variants}
     extras = {variant: [] for variant in variants}
     for number in range(options.rounds):
+        options.round = number
         turn = number % len(variants)
         for variant in variants[turn:] + variants[:turn]:
             show_progress(f"batch {batch}: round {number + 1} of {options.rounds}, {variant}")

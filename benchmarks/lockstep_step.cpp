@@ -3,8 +3,13 @@
 
 #include <lockstep/comm/init.h>
 #include <lockstep/parallel/distributed_data_parallel.h>
+#include <lockstep/parallel/hooks/compress.h>
+#include <lockstep/parallel/hooks/int8_error_feedback.h>
+#include <lockstep/parallel/hooks/power_sgd.h>
 
+#include <functional>
 #include <iostream>
+#include <map>
 
 namespace bench {
 namespace {
@@ -14,6 +19,32 @@ lockstep::DistributedDataParallelOptions options_of(const Settings& settings) {
   if (settings.bucket_cap_mib > 0) options.bucket_cap_bytes(settings.bucket_cap_mib << 20);
   options.tune_buckets_after(settings.tune_after);
   return options;
+}
+
+using MakeHook = std::function<lockstep::CommunicationHook(const Settings&)>;
+
+/// PowerSGD sends whole gradients during the warm-up, when training is most sensitive.
+template <typename Hook, int kRank>
+lockstep::CommunicationHook make_power_sgd(const Settings& settings) {
+  return Hook(lockstep::hooks::PowerSgdOptions().matrix_approximation_rank(kRank).start_iteration(
+      static_cast<std::uint64_t>(settings.warmup)));
+}
+
+const std::map<std::string, MakeHook>& hooks_by_name() {
+  using namespace lockstep::hooks;
+  static const std::map<std::string, MakeHook> hooks{
+      {"fp16", [](const auto&) { return fp16_compress(); }},
+      {"bf16", [](const auto&) { return bf16_compress(); }},
+      {"int8", [](const auto&) { return Int8ErrorFeedback(); }},
+      {"power_sgd_1", make_power_sgd<PowerSgd, 1>},
+      {"power_sgd_4", make_power_sgd<PowerSgd, 4>},
+      {"batched_power_sgd_4", make_power_sgd<BatchedPowerSgd, 4>},
+  };
+  return hooks;
+}
+
+lockstep::CommunicationHook make_hook(const Settings& settings) {
+  return hooks_by_name().at(settings.hook)(settings);
 }
 
 /// A step's figures as the model itself counted them, without the steps that were not timed.
@@ -36,15 +67,22 @@ Extras extras_of(const lockstep::DistributedDataParallelStatistics& before,
 
 }  // namespace
 
+std::set<std::string> hook_names() {
+  std::set<std::string> names;
+  for (const auto& [name, make] : hooks_by_name()) names.insert(name);
+  return names;
+}
+
 void run_lockstep(const Settings& settings) {
   auto group = lockstep::init_process_group();
   // The driver reads this line.
   if (group->rank() == 0) std::cout << "backend " << to_string(group->backend()) << std::endl;
-  with_model(settings.arch, [&](auto net) {
+  with_model(settings.arch, settings.seed, [&](auto net) {
     lockstep::DistributedDataParallel<decltype(net)> model(net, group, options_of(settings));
+    if (!settings.hook.empty()) model->register_communication_hook(make_hook(settings));
     lockstep::DistributedDataParallelStatistics before;
     const auto measured = measure(
-        settings, group->rank(), model, [] {},
+        settings, batches_of(settings, group->rank(), group->size()), model, [] {},
         [&] {
           before = model->statistics();
           group->barrier();
@@ -57,9 +95,10 @@ void run_lockstep(const Settings& settings) {
 
 void run_alone(const Settings& settings) {
   auto group = lockstep::init_process_group();
-  with_model(settings.arch, [&](auto net) {
+  with_model(settings.arch, settings.seed, [&](auto net) {
     const auto measured = measure(
-        settings, group->rank(), net, [] {}, [&] { group->barrier(); }, NoPause());
+        settings, batches_of(settings, group->rank(), group->size()), net, [] {},
+        [&] { group->barrier(); }, NoPause());
     write_figures(settings, group->rank(), measured);
   });
   group->close();

@@ -36,22 +36,10 @@ struct TransformerImpl : torch::nn::Module {
 };
 TORCH_MODULE(Transformer);
 
-struct Batch {
-  torch::Tensor data;
-  torch::Tensor labels;
-};
-
-inline Batch make_batch(const std::string& arch, std::int64_t size, int rank) {
-  torch::manual_seed(static_cast<std::uint64_t>(rank));
-  const auto data = arch == "transformer" ? torch::randint(kWords, {kSentence, size}, torch::kLong)
-                                          : torch::randn({size, 3, 32, 32});
-  return {data, torch::randint(kClasses, {size}, torch::kLong)};
-}
-
 /// Calls `use` with a new model, in PyTorch's default memory layout, as Python's side has it.
 template <typename Use>
-void with_model(const std::string& arch, Use&& use) {
-  torch::manual_seed(1);
+void with_model(const std::string& arch, std::uint64_t seed, Use&& use) {
+  torch::manual_seed(seed);
   if (arch == "transformer") return use(Transformer());
   use(example::ResNet(example::ResNetOptions(arch).num_classes(kClasses).channels_last(false)));
 }

@@ -33,15 +33,16 @@ void run_plain_mpi(const Settings& settings) {
   MPI_Comm_rank(MPI_COMM_WORLD, &rank);
   MPI_Comm_size(MPI_COMM_WORLD, &size);
 
-  with_model(settings.arch, [&](auto model) {
+  with_model(settings.arch, settings.seed, [&](auto model) {
     const auto parameters = model->parameters();
     for (const auto& parameter : parameters) {
       MPI_Bcast(parameter.template data_ptr<float>(), static_cast<int>(parameter.numel()),
                 MPI_FLOAT, 0, MPI_COMM_WORLD);
     }
     const auto measured = measure(
-        settings, rank, model, [&] { average_gradients(parameters, size); },
-        [] { MPI_Barrier(MPI_COMM_WORLD); }, NoPause());
+        settings, batches_of(settings, rank, size), model,
+        [&] { average_gradients(parameters, size); }, [] { MPI_Barrier(MPI_COMM_WORLD); },
+        NoPause());
     write_figures(settings, rank, measured);
   });
   MPI_Finalize();

@@ -17,6 +17,7 @@ list() {
   echo "             one collective from 1 KiB to 256 MiB with Lockstep, with MPI, and with c10d's gloo"
   echo "  hosts      a training step on several hosts: Lockstep, plain MPI, PyTorch's DDP, and no communication"
   echo "  links      all_reduce between hosts from 1 KiB to 256 MiB with Lockstep, with MPI, and with c10d's gloo"
+  echo "  hooks      a training on several hosts with each communication hook: time and loss"
   echo
   echo "benchmarks/run.sh NAME --help shows the arguments."
 }
@@ -87,6 +88,14 @@ hosts() {
   exec python3 "$driver" "--program=$build_dir/release/benchmarks/ddp_step" "--python=$(python_with_torch)" "$@"
 }
 
+hooks() {
+  local driver=$root/benchmarks/hooks_driver.py
+  early_checks "$driver" "$@"
+  LOCKSTEP_WITH_HOSTS=1 "$root/tools/setup.sh"
+  build ddp_step
+  exec python3 "$driver" "--program=$build_dir/release/benchmarks/ddp_step" "$@"
+}
+
 links() {
   local driver=$root/benchmarks/links_driver.py
   early_checks "$driver" "$@"
@@ -98,7 +107,7 @@ links() {
 case ${1:-} in
   '') list ;;
   -h | --help) list ;;
-  ddp_step | data_loader | hosts | links) "$@" ;;
+  ddp_step | data_loader | hosts | hooks | links) "$@" ;;
   all_reduce | broadcast | all_gather | reduce_scatter | all_to_all) collective "$@" ;;
   *)
     echo "benchmark: there is no benchmark '$1'; benchmarks/run.sh lists them" >&2

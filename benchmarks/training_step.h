@@ -3,16 +3,19 @@
 
 #include <torch/torch.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <numeric>
 #include <sstream>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "batches.h"
 #include "models.h"
 
 /// What all C++ variants of ddp_step share: the settings, the timed training step and the files of
@@ -28,6 +31,10 @@ struct Settings {
   int accumulate = 1;              ///< backwards a step; all but the last communicate nothing
   std::size_t bucket_cap_mib = 0;  ///< 0: the default
   std::size_t tune_after = 0;
+  std::string hook;    ///< Lockstep's communication hook; empty: none
+  std::string images;  ///< folder of Fashion-MNIST; empty: one random batch
+  double learning_rate = 0.1;
+  std::uint64_t seed = 1;        ///< of the model and of the order of images
   std::string interface;         ///< whose sent bytes are counted; empty: none
   std::filesystem::path output;  ///< folder for the figures
 };
@@ -48,31 +55,50 @@ inline double sent_bytes(const std::string& interface) {
   throw std::runtime_error("this host has no network interface " + interface);
 }
 
+/// What a rank trains on.
+inline Batches batches_of(const Settings& settings, int rank, int ranks) {
+  if (settings.images.empty()) return one_random_batch(settings.arch, settings.batch, rank);
+  return fashion_mnist_batches(settings.images, settings.seed, settings.batch, rank, ranks);
+}
+
 /// What `measure` found: milliseconds of each timed step, and figures over all of them.
 struct Measured {
   std::vector<double> milliseconds;
   Extras extras;
 };
 
-/// Trains and times the steps. `after_backward` runs between backward
-/// and the optimizer, `barrier` before the first timed step, so that all ranks are timed while all
-/// of them work. While what `pause` returns lives, backward communicates nothing.
+/// The mean loss of the first and of the last fifth of the steps.
+inline Extras losses_of(const std::vector<double>& losses) {
+  const auto fifth = std::max<std::ptrdiff_t>(1, std::ssize(losses) / 5);
+  const auto mean = [&](auto first) {
+    return std::accumulate(first, first + fifth, 0.0) / static_cast<double>(fifth);
+  };
+  return {{"first_loss", mean(losses.begin())}, {"loss", mean(losses.end() - fifth)}};
+}
+
+/// Trains and times the steps; a batch is made before the time begins. `after_backward` runs
+/// between backward and the optimizer, `barrier` before the first timed step, so that all ranks are
+/// timed while all of them work. While what `pause` returns lives, backward communicates nothing.
 template <typename Model, typename AfterBackward, typename Barrier, typename Pause>
-Measured measure(const Settings& settings, int rank, Model& model, AfterBackward&& after_backward,
-                 Barrier&& barrier, Pause&& pause) {
-  const Batch batch = make_batch(settings.arch, settings.batch, rank);
-  torch::optim::SGD optimizer(model->parameters(), torch::optim::SGDOptions(0.1).momentum(0.9));
+Measured measure(const Settings& settings, const Batches& batches, Model& model,
+                 AfterBackward&& after_backward, Barrier&& barrier, Pause&& pause) {
+  torch::optim::SGD optimizer(model->parameters(),
+                              torch::optim::SGDOptions(settings.learning_rate).momentum(0.9));
   Measured measured;
+  std::vector<double> losses;
   double sent_before = 0;
   for (int step = 0; step < settings.warmup + settings.steps; ++step) {
     if (step == settings.warmup) {
       barrier();
       if (!settings.interface.empty()) sent_before = sent_bytes(settings.interface);
     }
+    const auto batch = batches(step);
+    torch::Tensor loss;
     const auto start = std::chrono::steady_clock::now();
     optimizer.zero_grad();
     const auto backward = [&] {
-      torch::nn::functional::cross_entropy(model->forward(batch.data), batch.labels).backward();
+      loss = torch::nn::functional::cross_entropy(model->forward(batch.data), batch.labels);
+      loss.backward();
     };
     for (int i = 1; i < settings.accumulate; ++i) {
       [[maybe_unused]] const auto guard = pause();
@@ -82,8 +108,10 @@ Measured measure(const Settings& settings, int rank, Model& model, AfterBackward
     after_backward();
     optimizer.step();
     const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - start;
+    losses.push_back(loss.item<double>());
     if (step >= settings.warmup) measured.milliseconds.push_back(took.count());
   }
+  if (!settings.images.empty()) measured.extras.merge(losses_of(losses));
   if (!settings.interface.empty()) {
     const double sent = sent_bytes(settings.interface) - sent_before;
     measured.extras["sent_mib"] = sent / settings.steps / (1 << 20);

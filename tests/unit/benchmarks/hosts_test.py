@@ -10,6 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import hooks_driver  # noqa: E402
 import hosts  # noqa: E402
 
 
@@ -34,6 +35,18 @@ class Links(unittest.TestCase):
         self.assertEqual(hosts.sent_mib(slow, extras), {"lockstep": 20.0})
         self.assertEqual(hosts.of_link(slow, {"lockstep": 125e6 / 2**20}, {"lockstep": 2000.0}), {"lockstep": 0.5})
         self.assertEqual(hosts.of_link(options(rate="none"), {"lockstep": 1.0}, {"lockstep": 1.0}), {"lockstep": None})
+
+
+class Losses(unittest.TestCase):
+    def test_a_loss_is_compared_with_the_training_of_the_same_round(self):
+        extras = {
+            "none": [[{"loss": 1.0}, {"loss": 2.0}], [{"loss": 3.0}, {"loss": 3.0}]],
+            "fp16": [[{"loss": 2.0}, {"loss": 2.0}], [{"loss": 3.0}, {"loss": 2.5}]],
+            "alone": [[{"loss": 9.0}, {"loss": 9.0}], [{"loss": 9.0}, {"loss": 9.0}]],
+        }
+        losses = hooks_driver.losses_of(extras, "loss")
+        self.assertEqual(losses["fp16"], [2.0, 2.75])
+        self.assertEqual(hooks_driver.added_losses(losses), {"none": [0.0, 0.0], "fp16": [0.5, -0.25]})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Trains over several hosts with each communication hook in turns, prints time and loss of each, and appends a record.
+
+benchmarks/run.sh builds and calls it; benchmarks/README.md says what is measured and why this way.
+"""
+
+import statistics
+import sys
+
+import ddp_step_driver as ddp_step
+import hosts
+from driver import Parser, append_record, main, positive, print_result, versions_of
+
+WITHOUT_HOOK = "none"
+ALONE = "alone"
+HOOKS = ["fp16", "bf16", "int8", "power_sgd_1", "power_sgd_4", "batched_power_sgd_4"]
+VARIANTS = [ALONE, WITHOUT_HOOK, *HOOKS]
+# Higher rates make trainings that differ in one bit end with quite different losses.
+LEARNING_RATE = "0.01"
+
+
+def parse(arguments):
+    parser = Parser("hooks", __doc__, ("a start", 1200))
+    hosts.add_arguments(parser)
+    parser.add_argument("--arch", choices=["resnet18", "resnet34", "resnet50"], default="resnet18", help="model")
+    parser.add_argument("--batch", type=positive, default=32, help="images a rank and step (default 32)")
+    parser.add_argument("--rounds", type=positive, default=5, help="trainings with each hook, a seed each (default 5)")
+    parser.add_argument("--steps", type=positive, default=180, help="timed steps of a training (default 180)")
+    parser.add_argument("--warmup", type=positive, default=20, help="steps before; PowerSGD begins after them (default 20)")
+    parser.add_argument("--hooks", nargs="+", choices=HOOKS, default=HOOKS, help="default: all")
+    parser.add_argument("--fmnist", default="/usr/share/datasets/fashion-mnist", help="folder of Fashion-MNIST")
+    options = parser.parse(arguments)
+    hosts.check(options)
+    options.ranks = sum(hosts.ranks_of(options))
+    return ddp_step.with_jobs(options, make_job)
+
+
+def make_job(options, variant, batch, steps, output):
+    arguments = ["--variant", "lockstep_alone" if variant == ALONE else "lockstep", "--arch", options.arch]
+    arguments += ["--batch", str(batch), "--warmup", str(options.warmup), "--steps", str(steps), "--output", output]
+    arguments += ["--interface", hosts.INTERFACE, "--images", options.fmnist, "--seed", str(options.round)]
+    arguments += ["--learning-rate", LEARNING_RATE]
+    if variant in HOOKS:
+        arguments += ["--hook", variant]
+    return hosts.job("ranks", [options.program, *arguments])
+
+
+def losses_of(extras, name):
+    """Variant -> round -> the mean of the ranks."""
+    return {
+        variant: [round(statistics.mean(rank[name] for rank in ranks), 4) for ranks in rounds]
+        for variant, rounds in extras.items()
+    }
+
+
+def added_losses(losses):
+    """Variant -> round -> how much more than the training without a hook that began with the same seed."""
+    return {
+        variant: [round(own - without, 4) for own, without in zip(figures, losses[WITHOUT_HOOK])]
+        for variant, figures in losses.items()
+        if variant != ALONE
+    }
+
+
+def print_table(options, rounds, medians, extras, sent, losses, added):
+    print(f"{options.arch}, {hosts.description(options)}, batch {options.batch} a rank,", end=" ")
+    print(f"{options.rounds} trainings of {options.warmup} + {options.steps} steps; milliseconds a step of the slowest rank")
+    print(f"{'hook':<20} {'median':>8} {'min':>8} {'max':>8} {'speedup':>8} {'exposed ms':>11} {'MiB sent':>9}", end="")
+    print(f" {'loss':>7} {'added':>8} {'min':>8} {'max':>8}")
+    for variant, figures in rounds.items():
+        exposed = ddp_step.worst_extra(extras, variant, "exposed_ms")
+        print(f"{variant:<20} {medians[variant]:>8.1f} {min(figures):>8.1f} {max(figures):>8.1f}", end="")
+        print(f" {medians[WITHOUT_HOOK] / medians[variant]:>8.2f} {'' if exposed is None else format(exposed, '.1f'):>11}", end="")
+        print(f" {sent[variant]:>9.2f}", end="")
+        if variant in added:
+            print(f" {statistics.median(losses[variant]):>7.4f} {statistics.median(added[variant]):>+8.4f}", end="")
+            print(f" {min(added[variant]):>+8.4f} {max(added[variant]):>+8.4f}", end="")
+        print()
+
+
+def run(options, command):
+    hosts.enter(options)
+    versions = versions_of(options.program)
+    variants = [variant for variant in VARIANTS if variant not in HOOKS or variant in options.hooks]
+    raw, extras = ddp_step.run_rounds(options, variants, options.batch, options.steps)
+    rounds, medians = ddp_step.rounds_and_medians(raw)
+    sent = hosts.sent_mib(options, extras)
+    losses = losses_of(extras, "loss")
+    added = added_losses(losses)
+    print_table(options, rounds, medians, extras, sent, losses, added)
+    first = statistics.median(losses_of(extras, "first_loss")[WITHOUT_HOOK])
+    print(f"loss: the last fifth of the steps; without a hook, the first fifth has {first:.4f}")
+    speedups = {hook: ddp_step.ratio(medians, WITHOUT_HOOK, hook) for hook in options.hooks}
+    if not options.no_record:
+        append_record(
+            "hooks.jsonl",
+            "hooks",
+            command,
+            versions=versions,
+            hosts=options.hosts,
+            rate=options.rate,
+            slow_link=options.slow_link,
+            arch=options.arch,
+            batch=options.batch,
+            warmup=options.warmup,
+            steps=options.steps,
+            unit="milliseconds a step; raw: variant -> round -> rank; losses: variant -> round",
+            raw=raw,
+            extras=extras,
+            medians=medians,
+            sent_mib_a_step=sent,
+            losses=losses,
+            added_losses=added,
+            speedups=speedups,
+            backends=options.backends,
+        )
+    shown = {hook: f"{value:.2f}" for hook, value in speedups.items()}
+    shown.update({f"{hook}_added_loss": f"{statistics.median(added[hook]):+.4f}" for hook in options.hooks})
+    print_result(shown)
+
+
+if __name__ == "__main__":
+    sys.exit(main("hooks", parse, run))
