@@ -2,28 +2,29 @@
 #include "parallel/hooks/error_feedback.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/aminmax.h>
 
-#include <limits>
+#include <tuple>
 
 namespace lockstep::hooks {
 
 void ErrorFeedback::add(const at::Tensor& parameter, const at::Tensor& values) {
   Entry& entry = entries_[parameter];
-  if (!entry.error.defined()) return;
-  // A factor of 0 or 1 instead of a condition: asking would make the host wait for a GPU.
-  const at::Tensor has_gradient =
-      at::linalg_vector_norm(values, std::numeric_limits<double>::infinity()).ne(0);
-  const at::Tensor error = entry.error.to(values.options());  // the model may have moved
-  const at::Tensor added = error.mul(has_gradient);
-  entry.waiting = error - added;
-  values.add_(added);
+  if (!entry.error.defined() || values.numel() == 0) return;
+  entry.error = entry.error.to(values.options());  // the model may have moved
+  // Not the norm that is the largest absolute value: LibTorch does not vectorize it on CPUs.
+  const auto [least, largest] = at::aminmax(values);
+  const at::Tensor has_gradient = least.ne(0).logical_or_(largest.ne(0));
+  // Factors of 0 or 1 instead of a condition: asking would make the host wait for a GPU. They have
+  // the dtype of the values: LibTorch does not vectorize arithmetic of two dtypes, either.
+  values.addcmul_(entry.error, has_gradient.to(values.scalar_type()));
+  entry.waits = has_gradient.logical_not().to(values.scalar_type());
 }
 
 void ErrorFeedback::keep(const at::Tensor& parameter, const at::Tensor& left_out) {
   Entry& entry = entries_[parameter];
-  if (entry.waiting.defined()) left_out.add_(entry.waiting);
-  entry.waiting.reset();
+  if (entry.waits.defined()) left_out.addcmul_(entry.error, entry.waits);
+  entry.waits.reset();
   entry.error = left_out.nan_to_num_(0, 0, 0);
 }
 

@@ -26,7 +26,7 @@ class ErrorFeedback {
  private:
   struct Entry {
     at::Tensor error;
-    at::Tensor waiting;  // the part of `error` that was not added
+    at::Tensor waits;  // 1 if `error` was not added, else 0; undefined between `keep` and `add`
   };
 
   ParameterMap<Entry> entries_;
