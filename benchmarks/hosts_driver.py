@@ -21,6 +21,7 @@ VARIANTS = {
     "plain_mpi": ("mpirun", "plain_mpi"),
     "pytorch_ddp": ("ranks", "pytorch_ddp"),
 }
+OPTIONAL = ["lockstep_torchrun", "plain_mpi", "pytorch_ddp"]
 
 
 def parse(arguments):
@@ -31,6 +32,7 @@ def parse(arguments):
     parser.add_argument("--rounds", type=positive, default=5, help="starts of each variant (default 5)")
     parser.add_argument("--steps", type=positive, help="timed steps a start (default: 20, or 50 below batch 16)")
     parser.add_argument("--warmup", type=positive, default=5, help="steps before the timed ones (default 5)")
+    parser.add_argument("--leave-out", nargs="+", choices=OPTIONAL, default=[], help="variants that do not run")
     options = parser.parse(arguments)
     hosts.check(options)
     options.ranks = sum(hosts.ranks_of(options))
@@ -47,10 +49,10 @@ def make_job(options, variant, batch, steps, output):
 
 
 def choose_variants(options, versions):
-    variants = list(VARIANTS)
+    variants = [variant for variant in VARIANTS if variant not in options.leave_out]
     if "mpi" not in versions or shutil.which("mpirun") is None:
         raise JobError("this benchmark needs MPI, and this build or this machine has none")
-    if "python_torch" not in versions:
+    if "pytorch_ddp" in variants and "python_torch" not in versions:
         print("benchmark: no Python here can import torch: C++ variants only", file=sys.stderr)
         variants.remove("pytorch_ddp")
     return variants
