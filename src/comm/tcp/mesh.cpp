@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <chrono>
 #include <random>
+#include <set>
 #include <stdexcept>
 #include <string_view>
 #include <thread>
@@ -16,8 +17,12 @@ namespace lockstep {
 namespace {
 
 constexpr std::uint64_t kMagic = 0x4c53'7463'7030'3032;  // changes with the protocol
-// An address that drops packets costs no more than this; the next one may answer.
+// An address that drops packets costs so much in the first round over all addresses of a rank. In
+// each later round, a slow network or a busy host has twice as long.
+constexpr std::chrono::milliseconds kFirstAddressLimit{250};
 constexpr std::chrono::seconds kAddressLimit{3};
+// A rank that is connected to may first connect to others itself.
+constexpr std::chrono::seconds kAnswerLimit{3};
 // Whoever connects and says nothing, such as a port scanner, does not hold up the ranks.
 constexpr std::chrono::seconds kHelloLimit{2};
 // Between two rounds over all addresses of a rank that refuse at once.
@@ -63,11 +68,36 @@ std::string name_of(std::span<const TcpContact> all, int rank) {
   return "rank " + std::to_string(rank) + " on " + all[static_cast<std::size_t>(rank)].host_name();
 }
 
+/// Networks in which addresses of some ranks did not answer while others of the same ranks did. The
+/// hosts of a job are alike, so that these networks are tried last.
+class SilentNetworks {
+ public:
+  void add(const native::TcpAddress& address) { networks_.insert(network_of(address)); }
+  [[nodiscard]] bool contain(const native::TcpAddress& address) const {
+    return networks_.contains(network_of(address));
+  }
+
+ private:
+  using Network = std::array<std::uint8_t, 8>;
+
+  /// As most networks are divided: 24 bits of an IPv4 address, 64 of an IPv6 address.
+  static Network network_of(const native::TcpAddress& address) {
+    Network network{};
+    std::copy_n(address.bytes.begin(), address.family == AF_INET ? 3 : network.size(),
+                network.begin());
+    return network;
+  }
+
+  std::set<Network> networks_;
+};
+
 /// Connections to one rank with a lower number.
 class Connector {
  public:
-  Connector(std::span<const TcpContact> all, int rank, int peer)
-      : all_(all), peer_(peer), contact_(all[static_cast<std::size_t>(peer)]) {
+  Connector(std::span<const TcpContact> all, int rank, int peer, SilentNetworks& silent)
+      : all_(all), peer_(peer), contact_(all[static_cast<std::size_t>(peer)]), silent_(silent) {
+    std::stable_partition(contact_.addresses.begin(), contact_.addresses.begin() + contact_.count,
+                          [&](const auto& address) { return !silent.contain(address); });
     hello_.secret = all.front().secret;
     hello_.from = static_cast<std::uint32_t>(rank);
     hello_.to = static_cast<std::uint32_t>(peer);
@@ -98,21 +128,28 @@ class Connector {
       const std::uint32_t index = (best_ + tried) % contact_.count;
       const auto& address = contact_.addresses[index];
       std::string reason;
-      auto socket = try_address(address, sooner(deadline, kAddressLimit), reason);
+      auto socket = try_address(address, deadline, reason);
       if (socket.is_open()) {
         best_ = index;
+        for (const auto& other : unanswered_) silent_.add(other);
         return socket;
       }
       reasons_ += (reasons_.empty() ? "" : ", ") + native::to_string(address) + ": " + reason;
       if (deadline.has_passed()) break;
     }
+    address_limit_ = std::min<std::chrono::milliseconds>(2 * address_limit_, kAddressLimit);
     return {};
   }
 
-  native::FileDescriptor try_address(const native::TcpAddress& address, const Deadline& deadline,
+  native::FileDescriptor try_address(const native::TcpAddress& address, const Deadline& whole,
                                      std::string& reason) {
-    auto socket = native::connect_tcp(address, deadline, reason);
-    if (!socket.is_open()) return {};
+    const Deadline limit = sooner(whole, address_limit_);
+    auto socket = native::connect_tcp(address, limit, reason);
+    if (!socket.is_open()) {
+      if (limit.has_passed()) unanswered_.push_back(address);
+      return {};
+    }
+    const Deadline deadline = sooner(whole, kAnswerLimit);
     Answer answer;
     const Answer confirmation{.rank = hello_.from};
     if (native::write_all(socket.get(), &hello_, sizeof(hello_), deadline) &&
@@ -128,8 +165,11 @@ class Connector {
   std::span<const TcpContact> all_;
   int peer_;
   TcpContact contact_;
+  SilentNetworks& silent_;
   Hello hello_;
   std::uint32_t best_ = 0;
+  std::chrono::milliseconds address_limit_ = kFirstAddressLimit;
+  std::vector<native::TcpAddress> unanswered_;
   std::string reasons_;
 };
 
@@ -187,8 +227,9 @@ TcpMesh::TcpMesh(const std::string& interfaces) {
 std::vector<TcpSockets> TcpMesh::connect(std::span<const TcpContact> all, int rank,
                                          const Deadline& deadline) {
   std::vector<TcpSockets> sockets(all.size());
+  SilentNetworks silent;
   for (int peer = 0; peer < rank; ++peer) {
-    sockets[static_cast<std::size_t>(peer)] = Connector(all, rank, peer).connect(deadline);
+    sockets[static_cast<std::size_t>(peer)] = Connector(all, rank, peer, silent).connect(deadline);
   }
   Hello expected;
   expected.secret = all.front().secret;

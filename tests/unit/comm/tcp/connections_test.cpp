@@ -3,6 +3,7 @@
 #include "comm/tcp/connections.h"
 
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 
 #include <array>
@@ -10,6 +11,7 @@
 #include <chrono>
 #include <cstring>
 #include <functional>
+#include <latch>
 #include <memory>
 #include <numeric>
 #include <span>
@@ -406,6 +408,7 @@ TEST(TcpMesh, RefusesWhoDoesNotKnowTheSecret) {
   TcpMesh first("lo");
   TcpMesh second("lo");
   std::vector<TcpContact> contacts{first.contact(), second.contact()};
+  std::latch has_spoken(1);  // before the other rank: nobody listens to whoever comes last
   std::jthread stranger([&] {
     std::string reason;
     auto contact = first.contact();
@@ -413,9 +416,11 @@ TEST(TcpMesh, RefusesWhoDoesNotKnowTheSecret) {
     const std::string text(64, 'x');
     static_cast<void>(
         native::write_all(socket.get(), text.data(), text.size(), Deadline::after(kLimit)));
+    has_spoken.count_down();
     char answer = 0;
     EXPECT_FALSE(native::read_all(socket.get(), &answer, 1, Deadline::after(kLimit)));
   });
+  has_spoken.wait();
   std::jthread other(
       [&] { EXPECT_TRUE(second.connect(contacts, 1, Deadline::after(kLimit))[0][0].is_open()); });
   const auto sockets = first.connect(contacts, 0, Deadline::after(kLimit));
@@ -459,6 +464,59 @@ TEST(TcpMesh, DoesNotTakeAConnectionThatTheOtherRankHasGivenUp) {
         static_cast<void>(second.connect(contacts, 1, Deadline::after(std::chrono::seconds(10)))));
   });
   EXPECT_NO_THROW(static_cast<void>(first.connect(contacts, 0, Deadline::after(kLimit))));
+}
+
+/// An address that drops packets, as a firewall does: its queue of connections is full.
+class SilentAddress {
+ public:
+  SilentAddress() : socket_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    sockaddr_in name{};
+    name.sin_family = AF_INET;
+    name.sin_addr.s_addr = htonl(INADDR_LOOPBACK + 0x100);  // 127.0.1.1: another network
+    socklen_t length = sizeof(name);
+    auto* any = reinterpret_cast<sockaddr*>(&name);
+    EXPECT_EQ(::bind(socket_.get(), any, length), 0);
+    EXPECT_EQ(::listen(socket_.get(), 0), 0);
+    EXPECT_EQ(::getsockname(socket_.get(), any, &length), 0);
+    address_.family = AF_INET;
+    address_.port = ntohs(name.sin_port);
+    std::memcpy(address_.bytes.data(), &name.sin_addr, sizeof(name.sin_addr));
+    std::string reason;
+    do {
+      queue_.push_back(native::connect_tcp(address_, Deadline::after(milliseconds(100)), reason));
+    } while (queue_.back().is_open());
+  }
+  [[nodiscard]] const native::TcpAddress& address() const { return address_; }
+
+ private:
+  native::FileDescriptor socket_;
+  native::TcpAddress address_;
+  std::vector<native::FileDescriptor> queue_;
+};
+
+// An address that answers nothing must not cost its time once for each rank.
+TEST(TcpMesh, LosesLittleTimeWithANetworkThatDropsPackets) {
+  constexpr int kRanks = 8;
+  const SilentAddress silent;
+  std::vector<std::unique_ptr<TcpMesh>> meshes;
+  std::vector<TcpContact> contacts;
+  for (int rank = 0; rank < kRanks; ++rank) {
+    meshes.push_back(std::make_unique<TcpMesh>("lo"));
+    contacts.push_back(meshes.back()->contact());
+    auto& contact = contacts.back();
+    contact.addresses[1] = contact.addresses[0];
+    contact.addresses[0] = silent.address();
+    contact.count = 2;
+  }
+  // Three seconds an address took 21 s; a quarter of a second once takes a quarter.
+  const Deadline deadline = Deadline::after(std::chrono::seconds(10));
+  std::vector<std::jthread> ranks;
+  for (int rank = 0; rank < kRanks; ++rank) {
+    ranks.emplace_back([&, rank] {
+      EXPECT_NO_THROW(static_cast<void>(
+          meshes[static_cast<std::size_t>(rank)]->connect(contacts, rank, deadline)));
+    });
+  }
 }
 
 TEST(TcpMesh, DoesNotAskARankThatRefusesWithoutAPause) {
