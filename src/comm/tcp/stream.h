@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 
+#include "native/posix/close_on_fork.h"
 #include "native/posix/file_descriptor.h"
 
 namespace lockstep {
@@ -37,7 +38,7 @@ class TcpStream {
 
   /// The socket does not block.
   TcpStream(native::FileDescriptor socket, int peer, ReadyStreams& ready)
-      : socket_(std::move(socket)), peer_(peer), ready_(ready) {}
+      : socket_(std::move(socket)), close_on_fork_(socket_.get()), peer_(peer), ready_(ready) {}
   TcpStream(const TcpStream&) = delete;
   TcpStream& operator=(const TcpStream&) = delete;
 
@@ -88,6 +89,7 @@ class TcpStream {
   void look_for_error();
 
   native::FileDescriptor socket_;
+  native::CloseOnFork close_on_fork_;  // a child that outlives this rank would hide its end
   int peer_;
   ReadyStreams& ready_;
   std::deque<Send> sends_;

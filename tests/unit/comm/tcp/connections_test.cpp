@@ -2,9 +2,12 @@
 // The engine, and what it moves, without torch: ThreadSanitizer runs this. Ranks are threads.
 #include "comm/tcp/connections.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <array>
 #include <barrier>
@@ -592,6 +595,63 @@ TEST_F(TcpStreamAndPeer, ReadWhatCameBeforeTheConnectionBroke) {
   advance();
   EXPECT_TRUE(has_come);
   EXPECT_EQ(stream_->end_text(), "Broken pipe");
+}
+
+/// A child that lives from now until this object is destroyed.
+class LivingChild {
+ public:
+  LivingChild() {
+    EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends_.data()), 0);
+    child_ = ::fork();
+    char byte = 0;
+    if (child_ != 0) {
+      EXPECT_TRUE(::read(ends_[0], &byte, 1) == 1) << "the child does not live";
+      return;
+    }
+    ::close(ends_[0]);
+    const bool is_over = ::write(ends_[1], &byte, 1) != 1 || ::read(ends_[1], &byte, 1) == 0;
+    ::_exit(is_over ? 0 : 1);
+  }
+  ~LivingChild() {
+    for (const int end : ends_) ::close(end);
+    ::waitpid(child_, nullptr, 0);
+  }
+
+ private:
+  std::array<int, 2> ends_{};
+  pid_t child_ = 0;
+};
+
+TEST_F(TcpStreamAndPeer, EndThoughAChildOfTheProgramLives) {
+  const LivingChild child;
+  stream_.reset();
+  char nothing = 0;
+  EXPECT_EQ(::recv(peer_.get(), &nothing, 1, MSG_DONTWAIT), 0);
+}
+
+TEST_F(TcpStreamAndPeer, StayAsTheyAreInTheProgramThatForks) {
+  const LivingChild child;
+  stream_->send(std::vector(10, std::byte{1}), {});
+  advance();
+  std::array<char, 10> bytes{};
+  EXPECT_EQ(::recv(peer_.get(), bytes.data(), bytes.size(), MSG_DONTWAIT), 10);
+}
+
+// Whatever the child opens has another number, and the copies of streams close their own.
+TEST_F(TcpStreamAndPeer, TakeNothingFromAChildWithTheirNumbers) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    const int number = stream_->socket();
+    const native::FileDescriptor own(::open("/dev/zero", O_RDONLY | O_CLOEXEC));
+    const bool is_other = own.get() != number;
+    stream_.reset();
+    char byte = 1;
+    const bool is_open = ::read(own.get(), &byte, 1) == 1;
+    ::_exit(is_other && is_open ? 0 : 1);
+  }
+  int status = 0;
+  EXPECT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
 }
 
 TEST_F(TcpStreamAndPeer, SendAMessageWhoseBytesAreAskedForWhileItsHeadIsSent) {
