@@ -9,6 +9,9 @@
 #   tools/hosts.sh mpirun PROGRAM ...    inside `run`: as above, on the hosts that are there
 #   tools/hosts.sh ranks PROGRAM ...
 #   tools/hosts.sh on N COMMAND ...      inside `run`: runs COMMAND on host N
+#   tools/hosts.sh cut N                 inside `run`: cuts the cable of host N: packets get lost, and no side is told
+#   tools/hosts.sh mend N                inside `run`: mends it
+#   tools/hosts.sh kill N                inside `run`: kills all processes of host N at once
 #
 # HOSTS says how many ranks each host has: 2x1 is two hosts with one rank each, and 2,1 is a host with two ranks and a host
 # with one. The hosts are called h1, h2, ... and have the addresses 10.77.0.1, 10.77.0.2, ...
@@ -86,6 +89,23 @@ on() {
   local holders
   read -ra holders <<<"$LOCKSTEP_HOST_PROCESSES"
   nsenter --target "${holders[$1 - 1]}" --net --uts --ipc --mount --root -- env --chdir="$PWD" "${@:2}"
+}
+
+# kill_host N: all but the process that keeps the host's namespaces.
+kill_host() {
+  local holders processes process network
+  read -ra holders <<<"$LOCKSTEP_HOST_PROCESSES"
+  network=$(readlink "/proc/${holders[$1 - 1]}/ns/net")
+  while true; do
+    processes=()
+    for process in /proc/[0-9]*; do
+      process=${process#/proc/}
+      [[ $process != "${holders[$1 - 1]}" && $(readlink "/proc/$process/ns/net") == "$network" ]] || continue
+      [[ $(ps -o stat= -p "$process") == Z* ]] || processes+=("$process")
+    done
+    ((${#processes[@]} > 0)) || return 0
+    kill -KILL "${processes[@]}" 2>/dev/null || true
+  done
 }
 
 # A millisecond of traffic may pass at once, and 128 KiB at least: what a network card hands over as one packet is 64 KiB.
@@ -192,11 +212,14 @@ case ${1:-} in
     add_hosts
     run_on_hosts "${command[@]}"
     ;;
-  mpirun | ranks | on | agent)
+  mpirun | ranks | on | cut | mend | kill | agent)
     [[ -n ${LOCKSTEP_HOST_PROCESSES:-} ]] || misuse "$1 without HOSTS is for commands of 'HOSTS run'"
     case $1 in
       agent) on "${2#h}" bash -c "${*:3}" ;; # mpirun calls it as ssh: host, command
       on) on "${@:2}" ;;
+      cut) ip link set "port$2" nomaster ;;
+      mend) ip link set "port$2" master bridge ;;
+      kill) kill_host "$2" ;;
       *) run_on_hosts "$@" ;;
     esac
     ;;

@@ -27,6 +27,17 @@ inside() {
   expect 'rate of a link' 'rate 1Gbit' "$("$hosts" on 1 tc qdisc show dev eth0 | grep -o 'rate [0-9]*[A-Za-z]*')"
   expect 'rate of one link, as it was set for it' 'rate 50Mbit' "$("$hosts" on 2 tc qdisc show dev eth0 | grep -o 'rate [0-9]*[A-Za-z]*')"
   expect 'its other direction' 'rate 50Mbit' "$(tc qdisc show dev port2 | grep -o 'rate [0-9]*[A-Za-z]*')"
+  expect 'a closed port of a host' 1 "$(status_of "$hosts" on 1 timeout 60 bash -c '</dev/tcp/h3/9')"
+  "$hosts" cut 3
+  expect 'the same where its cable is cut' 124 "$(status_of "$hosts" on 1 timeout 1 bash -c '</dev/tcp/h3/9')"
+  "$hosts" mend 3
+  expect 'the same where it is mended' 1 "$(status_of "$hosts" on 1 timeout 60 bash -c '</dev/tcp/h3/9')"
+  "$hosts" on 3 sleep 1000 2>/dev/null &
+  local killed=$!
+  until ps -C sleep -o args= | grep -qx 'sleep 1000'; do sleep 0.01; done
+  "$hosts" kill 3
+  expect 'a process of a host that was killed' 137 "$(wait $killed 2>/dev/null; echo $?)"
+  expect 'a killed host starts processes' h3 "$("$hosts" on 3 hostname)"
   # shellcheck disable=SC2016  # for the ranks
   expect 'ranks as torchrun starts them' 'h1 0/3 0/1 h1,h2 1/3 0/1 h1,h3 2/3 0/1 h1' \
     "$("$hosts" ranks bash -c 'echo "$(hostname) $RANK/$WORLD_SIZE $LOCAL_RANK/$LOCAL_WORLD_SIZE $MASTER_ADDR"' | sort | paste -sd,)"

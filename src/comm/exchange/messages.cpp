@@ -29,7 +29,7 @@ class ExchangeMessage final : public Operation {
   void check_peers() override { transport_.check_peers(); }
 
   [[nodiscard]] std::string describe_missing() const override {
-    const std::string peer = "rank " + std::to_string(peer_);
+    const std::string peer = transport_.name_of(peer_);
     if (!is_sent_) return peer + " has not sent " + describe(header_);
     return peer + " does not receive; " + describe(header_) + " waits for it";
   }

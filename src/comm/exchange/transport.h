@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -87,6 +88,11 @@ class Transport {
   [[nodiscard]] int world_size() const noexcept { return world_size_; }
   [[nodiscard]] const ChunkBytes& chunk_bytes() const noexcept { return chunk_bytes_; }
 
+  /// How errors call that rank: "rank 1", or "rank 1 on node2" where the transport knows the host.
+  [[nodiscard]] virtual std::string name_of(int rank) const {
+    return "rank " + std::to_string(rank);
+  }
+
   /// Tells all ranks what this one is about to do. `all` receives what each rank says, this one
   /// included.
   [[nodiscard]] virtual std::unique_ptr<Announcement> announce(const Fingerprint& own,
@@ -108,6 +114,8 @@ class Transport {
   /// comes does so where the pause is not nought. Blocks: `limit` at most.
   virtual void sleep(std::chrono::nanoseconds limit, Backoff& backoff) { backoff.sleep(limit); }
 
+  /// A rank for whose data collectives of this rank wait, where that is known.
+  [[nodiscard]] virtual std::optional<int> awaited() { return std::nullopt; }
   /// Asked while a message waits. Throws: `OperationFailure` when a rank has gone.
   virtual void check_peers() = 0;
   /// Tells the other ranks that this one aborts, and why, so that their `check_peers` throw.

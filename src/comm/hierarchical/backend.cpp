@@ -10,6 +10,7 @@
 #include "comm/group/host_memory.h"
 #include "comm/hierarchical/make_process_group.h"
 #include "comm/shared_memory/backend.h"
+#include "native/posix/host_name.h"
 
 namespace lockstep {
 
@@ -45,7 +46,8 @@ SharedMemoryTransport* HierarchicalBackend::meet_host(const HostLayout& layout) 
     memory = &backend->transport();
     return backend;
   });
-  memory->counters().name_ranks(layout.own_ranks());
+  memory->counters().name_ranks(layout.own_ranks(),
+                                layout.hosts.size() > 1 ? native::host_name() : "");
   return memory;
 }
 

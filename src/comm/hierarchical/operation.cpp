@@ -52,6 +52,9 @@ bool HierarchicalOperation::is_exchange_done() {
 bool HierarchicalOperation::is_step_done() {
   // Both go on at the same time.
   is_exchanged_ = is_exchange_done();
+  if (is_exchanged_ && hierarchy_.local != nullptr) {
+    hierarchy_.local->counters().note_awaited(std::nullopt);
+  }
   return are_locals_done() && is_exchanged_;
 }
 
@@ -75,6 +78,7 @@ void HierarchicalOperation::sleep(std::chrono::nanoseconds limit) {
 
 void HierarchicalOperation::check_peers() {
   ExchangeOperation::check_peers();
+  if (hierarchy_.local != nullptr) hierarchy_.local->counters().note_awaited(awaited());
   if (local_) return local_->check_peers();
   if (hierarchy_.local == nullptr || is_agreed()) return;
   const SharedMemoryCounters& counters = hierarchy_.local->counters();
@@ -100,12 +104,35 @@ int HierarchicalOperation::find_gone() const {
   return index;
 }
 
+std::optional<int> HierarchicalOperation::awaited() const {
+  for (int peer = 0; peer < world_size() && !is_agreed(); ++peer) {
+    if (!has_announced(peer)) return peer;
+  }
+  if (is_exchanged_) return std::nullopt;
+  const auto rank = reduction_ ? reduction_->waits_for() : std::nullopt;
+  return rank ? rank : hierarchy_.transport.awaited();
+}
+
+std::string HierarchicalOperation::describe_awaited() const {
+  std::string text;
+  for (int index = 0; index < static_cast<int>(local_size()); ++index) {
+    const auto rank = hierarchy_.local->counters().awaited_by(index);
+    if (!rank || index == layout().own_index) continue;
+    const int waiting = layout().own_ranks()[static_cast<std::size_t>(index)];
+    text +=
+        "; rank " + std::to_string(waiting) + " waits for " + hierarchy_.transport.name_of(*rank);
+  }
+  return text;
+}
+
 std::string HierarchicalOperation::describe_missing() const {
-  if (local_ && is_exchanged_) return local_->describe_missing();
+  // A rank of this host may be late because it waits for one of another host.
+  if (local_ && is_exchanged_) return local_->describe_missing() + describe_awaited();
   std::string text = ExchangeOperation::describe_missing();
   const auto late = reduction_ ? reduction_->waits_for() : std::nullopt;
   // That rank may itself wait for the one that is gone.
-  if (late) text += "; rank " + std::to_string(*late) + " has not passed on its host's part";
+  if (late)
+    text += "; " + hierarchy_.transport.name_of(*late) + " has not passed on its host's part";
   return text;
 }
 

@@ -58,6 +58,10 @@ class HierarchicalOperation : public ExchangeOperation {
   /// The index of a rank of this host that has announced nothing and has gone; the number of ranks
   /// where there is none.
   [[nodiscard]] int find_gone() const;
+  /// A rank for which this one waits, unless it waits for those of its host alone.
+  [[nodiscard]] std::optional<int> awaited() const;
+  /// For whom the other ranks of this host wait, as the continuation of a text.
+  [[nodiscard]] std::string describe_awaited() const;
 
   Hierarchy& hierarchy_;
   std::optional<std::chrono::steady_clock::time_point> is_suspicious_since_;

@@ -52,7 +52,8 @@ struct alignas(64) SharedMemoryCounters::RankBlock {
   alignas(64) std::atomic<RankState> state{RankState::Joining};
   std::int32_t pid = 0;
   std::uint64_t pid_namespace = 0;
-  std::array<char, 256> reason{};
+  std::array<char, 1024> reason{};
+  std::atomic<std::int32_t> awaited{0};  // one more than the rank; 0: none
   alignas(64) std::array<Fingerprint, kRing> fingerprints{};
 };
 
@@ -216,6 +217,15 @@ std::string SharedMemoryCounters::reason_of(int rank) const {
   return {text.data(), ::strnlen(text.data(), text.size())};
 }
 
+void SharedMemoryCounters::note_awaited(std::optional<int> rank) noexcept {
+  block(rank_).awaited.store(rank ? *rank + 1 : 0, std::memory_order_relaxed);
+}
+
+std::optional<int> SharedMemoryCounters::awaited_by(int rank) const {
+  const int found = block(rank).awaited.load(std::memory_order_relaxed);
+  return found == 0 ? std::nullopt : std::optional(found - 1);
+}
+
 bool SharedMemoryCounters::can_still_come(int rank) const {
   if (state(rank) != RankState::Active) return false;
   return peers_.empty() || peers_[static_cast<std::size_t>(rank)].is_alive();
@@ -225,7 +235,8 @@ std::string SharedMemoryCounters::describe(int rank) const {
   std::string text = "rank " + std::to_string(name_of(rank));
   if (!peers_.empty()) {
     const native::PeerProcess& peer = peers_[static_cast<std::size_t>(rank)];
-    text += " (pid " + std::to_string(peer.pid()) + ", " + peer.state() + ")";
+    text += " (pid " + std::to_string(peer.pid()) + (host_.empty() ? "" : " on " + host_) + ", " +
+            peer.state() + ")";
   }
   return text;
 }

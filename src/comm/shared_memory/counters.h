@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -73,15 +74,23 @@ class SharedMemoryCounters {
   [[nodiscard]] RankState state(int rank) const;
   [[nodiscard]] std::string reason_of(int rank) const;
 
+  /// A rank of another host for which this one waits; nothing: none. Others of this host read it,
+  /// so that they can say why this one is late.
+  void note_awaited(std::optional<int> rank) noexcept;
+  [[nodiscard]] std::optional<int> awaited_by(int rank) const;
+
   /// Whether that rank can still arrive somewhere: not closed, not gone, its process alive.
   [[nodiscard]] bool can_still_come(int rank) const;
   /// The numbers that error messages give the ranks, where this group is a part of another; without
-  /// them, the ranks' own numbers.
-  void name_ranks(std::vector<int> names) { names_ = std::move(names); }
+  /// them, the ranks' own numbers. `host`: where they are; empty: there is only one host.
+  void name_ranks(std::vector<int> names, std::string host) {
+    names_ = std::move(names);
+    host_ = std::move(host);
+  }
   [[nodiscard]] int name_of(int rank) const {
     return names_.empty() ? rank : names_[static_cast<std::size_t>(rank)];
   }
-  /// "rank 1 (pid 4711, stopped)".
+  /// "rank 1 (pid 4711, stopped)", "rank 1 (pid 4711 on node2, stopped)".
   [[nodiscard]] std::string describe(int rank) const;
 
   [[nodiscard]] int rank() const noexcept { return rank_; }
@@ -107,6 +116,7 @@ class SharedMemoryCounters {
   std::uint64_t completed_ = 0;
   std::vector<native::PeerProcess> peers_;
   std::vector<int> names_;
+  std::string host_;
 };
 
 }  // namespace lockstep

@@ -162,7 +162,7 @@ void TcpConnections::take_frame(int rank) {
       break;
     case FrameKind::Abort:
       lose(rank,
-           "rank " + std::to_string(rank) +
+           peer.name +
                " gave up: " + std::string(reinterpret_cast<const char*>(body.data()), body.size()),
            true);
       break;
@@ -196,6 +196,18 @@ const std::optional<TcpConnections::Loss>& TcpConnections::find_loss() {
     }
   }
   return loss_;
+}
+
+std::optional<int> TcpConnections::awaited() const {
+  for (std::size_t peer = 0; peer < peers_.size(); ++peer) {
+    if (!is_other(peer)) continue;
+    for (const auto channel :
+         {TcpChannel::Exchange, TcpChannel::Contributions, TcpChannel::Results}) {
+      const auto& stream = *peers_[peer].streams[static_cast<std::size_t>(channel)];
+      if (stream.has_unreceived()) return static_cast<int>(peer);
+    }
+  }
+  return std::nullopt;
 }
 
 std::string TcpConnections::describe_slow() const {

@@ -75,6 +75,8 @@ class TcpConnections {
   [[nodiscard]] bool has_left(int rank) const {
     return peers_[static_cast<std::size_t>(rank)].has_left;
   }
+  /// The first rank for whose bytes of a collective this one waits.
+  [[nodiscard]] std::optional<int> awaited() const;
   /// Ranks whose bytes this one waits for, or that do not take this one's; empty: none.
   [[nodiscard]] std::string describe_slow() const;
 

@@ -43,7 +43,9 @@ class TcpAnnouncement final : public Announcement {
     if (is_done_) return check_tcp_peers(connections_);
     check_tcp_announcement(connections_, number_);
   }
-  std::string describe_missing() override { return describe_tcp_missing(connections_, number_); }
+  std::string describe_missing() override {
+    return is_done_ ? describe_tcp_slow(connections_) : describe_tcp_missing(connections_, number_);
+  }
 
  private:
   TcpConnections& connections_;
@@ -185,6 +187,11 @@ void TcpTransport::check_peers() {
   check_tcp_peers(connections_);
 }
 
+std::optional<int> TcpTransport::awaited() {
+  const auto held = connections_.engine().lock();
+  return connections_.awaited();
+}
+
 void TcpTransport::announce_abort(const std::string& reason) noexcept {
   connections_.announce_abort(reason);
 }
@@ -207,15 +214,21 @@ void check_tcp_announcement(TcpConnections& connections, std::uint64_t number) {
   }
 }
 
-std::string describe_tcp_missing(TcpConnections& connections, std::uint64_t number) {
+std::string describe_tcp_slow(TcpConnections& connections) {
   const auto held = connections.engine().lock();
+  const std::string text = connections.describe_slow();
+  return text.empty() ? "all ranks are there, but the data of one does not come" : text;
+}
+
+std::string describe_tcp_missing(TcpConnections& connections, std::uint64_t number) {
+  auto held = connections.engine().lock();
   std::string text;
   for (int rank = 0; rank < connections.world_size(); ++rank) {
     if (connections.announcements().has_come(number, rank)) continue;
     text += (text.empty() ? "" : ", ") + connections.name_of(rank) + " has not arrived";
   }
-  if (text.empty()) text = connections.describe_slow();
-  return text.empty() ? "all ranks are there, but the data of one does not come" : text;
+  held.unlock();
+  return text.empty() ? describe_tcp_slow(connections) : text;
 }
 
 }  // namespace lockstep

@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -19,6 +20,7 @@ class TcpTransport final : public Transport {
   /// `connections` outlives what this starts.
   explicit TcpTransport(TcpConnections& connections);
 
+  [[nodiscard]] std::string name_of(int rank) const override { return connections_.name_of(rank); }
   std::unique_ptr<Announcement> announce(const Fingerprint& own,
                                          std::span<Fingerprint> all) override;
   std::unique_ptr<TransportRequest> exchange(const Exchange& exchange) override;
@@ -28,6 +30,7 @@ class TcpTransport final : public Transport {
                                             int from) override;
   void sleep(std::chrono::nanoseconds limit, Backoff& backoff) override;
   void check_peers() override;
+  [[nodiscard]] std::optional<int> awaited() override;
   void announce_abort(const std::string& reason) noexcept override;
 
   [[nodiscard]] TcpConnections& connections() const noexcept { return connections_; }
@@ -53,6 +56,8 @@ void check_tcp_peers(TcpConnections& connections);
 /// The same for a collective that has not been announced by all: also when one of those that are
 /// missing has closed the group.
 void check_tcp_announcement(TcpConnections& connections, std::uint64_t number);
+/// Whose data does not come or go, when all ranks have announced the collective.
+[[nodiscard]] std::string describe_tcp_slow(TcpConnections& connections);
 /// Which ranks have not announced the collective, or are slow.
 [[nodiscard]] std::string describe_tcp_missing(TcpConnections& connections, std::uint64_t number);
 

@@ -6,18 +6,20 @@
 #include <array>
 #include <fstream>
 #include <functional>
-#include <string>
 
 namespace lockstep::native {
 
-std::int64_t host_hash() {
+std::string host_name() {
   std::array<char, 256> name{};
   ::gethostname(name.data(), name.size() - 1);
-  std::string text = name.data();
+  return name.data();
+}
+
+std::int64_t host_hash() {
   // Hosts made from one image may have one name.
   std::string boot;
   std::ifstream("/proc/sys/kernel/random/boot_id") >> boot;
-  return static_cast<std::int64_t>(std::hash<std::string>()(text + "/" + boot));
+  return static_cast<std::int64_t>(std::hash<std::string>()(host_name() + "/" + boot));
 }
 
 }  // namespace lockstep::native

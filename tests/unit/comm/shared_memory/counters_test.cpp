@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <memory>
+#include <optional>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -139,10 +140,25 @@ TEST(RoundsFailure, ARankThatLeavesCannotComeAndSaysWhy) {
   const std::uint64_t round = first.arrive({}, 1);
   EXPECT_FALSE(first.have_all_arrived(round));
   EXPECT_FALSE(first.has_arrived(1, round));
-  second.leave(SharedMemoryCounters::RankState::Aborted, std::string(1000, 'x'));
+  second.leave(SharedMemoryCounters::RankState::Aborted, std::string(2000, 'x'));
   EXPECT_FALSE(first.can_still_come(1));
-  EXPECT_EQ(first.reason_of(1), std::string(255, 'x'));         // cut, not overrun
+  EXPECT_EQ(first.reason_of(1), std::string(1023, 'x'));        // cut, not overrun
   first.sleep_until_arrived(round, std::chrono::seconds(100));  // does not sleep: nobody will come
+}
+
+TEST(RoundsFailure, ARankOfSeveralHostsIsNamedWithItsHostAndForWhomItWaits) {
+  const World world(2);
+  SharedMemoryCounters first = world.join(0);
+  SharedMemoryCounters second = world.join(1);
+  first.name_ranks({4, 5}, "node2");
+  EXPECT_EQ(first.describe(1).rfind("rank 5 (pid " + std::to_string(::getpid()) + " on node2, ", 0),
+            0U)
+      << first.describe(1);
+  EXPECT_EQ(first.awaited_by(1), std::nullopt);
+  second.note_awaited(0);
+  EXPECT_EQ(first.awaited_by(1), 0);
+  second.note_awaited(std::nullopt);
+  EXPECT_EQ(first.awaited_by(1), std::nullopt);
 }
 
 TEST(SharedMemory, IsZeroedPrivateAndTellsWhatItLacks) {
