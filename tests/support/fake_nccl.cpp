@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
+#include <cstdlib>
 #include <cstring>
 #include <span>
 #include <stdexcept>
@@ -92,6 +93,14 @@ int FakeNccl::aborts() {
   const std::lock_guard lock(mutex_);
   return aborts_;
 }
+std::vector<int> FakeNccl::id_makers() {
+  const std::lock_guard lock(mutex_);
+  return id_makers_;
+}
+std::string FakeNccl::interfaces() {
+  const std::lock_guard lock(mutex_);
+  return interfaces_.value_or("");
+}
 int FakeNccl::blocked() {
   const std::lock_guard lock(mutex_);
   return blocked_;
@@ -148,6 +157,12 @@ FakeNccl::Stream* FakeNccl::find_stream(void* handle, const char* call) {
   auto* stream = static_cast<Stream*>(handle);  // none is ever freed
   if (!stream->is_alive) complain(std::string(call) + " on a stream that is gone");
   return stream;
+}
+
+void FakeNccl::read_environment() {
+  if (interfaces_) return;
+  const char* value = std::getenv("NCCL_SOCKET_IFNAME");
+  interfaces_ = value == nullptr ? "" : value;
 }
 
 void FakeNccl::wait_while(std::unique_lock<std::mutex>& lock, const bool& flag) {

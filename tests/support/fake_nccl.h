@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
@@ -91,6 +92,10 @@ class FakeNccl : public std::enable_shared_from_this<FakeNccl> {
   // --- what happened ---
   [[nodiscard]] int host_waits(int rank);
   [[nodiscard]] int aborts();
+  /// The ranks that made an id for a communicator, oldest first.
+  [[nodiscard]] std::vector<int> id_makers();
+  /// What `NCCL_SOCKET_IFNAME` said when a communicator was first made; NCCL reads it once.
+  [[nodiscard]] std::string interfaces();
   /// Calls that wait until `block` is taken back.
   [[nodiscard]] int blocked();
   [[nodiscard]] int splits();
@@ -187,6 +192,8 @@ class FakeNccl : public std::enable_shared_from_this<FakeNccl> {
   [[nodiscard]] bool has_kernels(const Comm& comm) const;
   Comm* find(void* handle, const char* call);
   Stream* find_stream(void* handle, const char* call);
+  /// What NCCL does before anything else.
+  void read_environment();
   /// Waits while a flag is set.
   void wait_while(std::unique_lock<std::mutex>& lock, const bool& flag);
 
@@ -205,6 +212,8 @@ class FakeNccl : public std::enable_shared_from_this<FakeNccl> {
   std::map<int, int> looks_;
   std::map<int, int> depths_;  // of open groups, by rank
   std::uint64_t next_id_ = 1;
+  std::vector<int> id_makers_;
+  std::optional<std::string> interfaces_;
   int next_reduction_ = 100;
   std::uintptr_t next_window_ = 1;
   int aborts_ = 0;

@@ -56,7 +56,9 @@ class FakeNcclRank final : public native::NcclApi {
   NcclResult unique_id(native::NcclUniqueId& id) override {
     const std::lock_guard lock(world_->mutex_);
     if (world_->fails_unique_id_) return NcclResult::SystemError;
+    world_->read_environment();
     const std::uint64_t number = world_->next_id_++;
+    world_->id_makers_.push_back(rank_);
     std::memcpy(id.data(), &number, sizeof(number));
     return NcclResult::Success;
   }
@@ -67,6 +69,7 @@ class FakeNcclRank final : public native::NcclApi {
     if (world_->fails_init_.contains(rank_)) return NcclResult::SystemError;
     std::uint64_t number = 0;
     std::memcpy(&number, id.data(), sizeof(number));
+    if (number == 0 || number >= world_->next_id_) world_->complain("an id that no rank has made");
     auto& shared = world_->shared_comms_[number];
     if (!shared) shared = make_shared_comm(world_size);
     *comm = join(shared, rank);

@@ -3,6 +3,7 @@
 
 #include <ATen/ops/full.h>
 #include <lockstep/core/error.h>
+#include <lockstep/core/logging.h>
 
 #include <stdexcept>
 #include <string>
@@ -10,6 +11,7 @@
 #include <utility>
 
 #include "comm/group/group_core.h"
+#include "comm/nccl/interfaces.h"
 #include "comm/nccl/memory.h"
 #include "comm/nccl/operation.h"
 #include "comm/nccl/unique_id.h"
@@ -286,11 +288,25 @@ void NcclBackend::release() {
   control_->close();
 }
 
+namespace {
+
+/// Only for ranks of several hosts: those of one need no network.
+void choose_network(const LaunchEnvironment& environment) {
+  if (environment.local_size >= environment.world_size) return;
+  const NcclInterfaces& interfaces = set_nccl_interfaces();
+  logging::write(interfaces.has_any ? logging::Level::Info : logging::Level::Warning,
+                 "rank " + std::to_string(environment.rank) + ": NCCL's sockets use " +
+                     interfaces.description);
+}
+
+}  // namespace
+
 std::shared_ptr<ProcessGroup> make_nccl_process_group(const LaunchEnvironment& environment,
                                                       std::chrono::milliseconds timeout,
                                                       std::shared_ptr<ProcessGroup> control,
                                                       const NcclServices& services,
                                                       bool check_calls) {
+  choose_network(environment);
   return std::make_shared<ProcessGroup>(
       GroupCore::make(Backend::Nccl, environment, timeout, [&](GroupContext& group) {
         return std::make_unique<NcclBackend>(group, std::move(control), services, check_calls);
