@@ -101,7 +101,7 @@ kill_host() {
     for process in /proc/[0-9]*; do
       process=${process#/proc/}
       [[ $process != "${holders[$1 - 1]}" && $(readlink "/proc/$process/ns/net") == "$network" ]] || continue
-      [[ $(ps -o stat= -p "$process") == Z* ]] || processes+=("$process")
+      [[ $(cat "/proc/$process/stat" 2>/dev/null) == *') Z '* ]] || processes+=("$process") # Z: it has ended
     done
     ((${#processes[@]} > 0)) || return 0
     kill -KILL "${processes[@]}" 2>/dev/null || true

@@ -19,7 +19,7 @@ wrong() { echo "faults_test: $*" >&2; return 1; }
 fail() {
   wrong "$*"
   tail -n +1 "$folder"/saw.* "$folder/output" >&2
-  ps -eo pid,ppid,stat,args >&2
+  echo "processes: $(cat /proc/[0-9]*/stat 2>/dev/null | cut -d' ' -f1-4 | paste -sd';')" >&2
   exit 1
 }
 
@@ -37,8 +37,16 @@ have_all() { # WHAT RANK ...: whether all these ranks have written it
   local rank
   for rank in "${@:2}"; do [[ -e $folder/$1.$rank ]] || return 1; done
 }
-# A launcher may leave a rank that has ended as it is (Z) while it waits for others. Zl: it still has threads.
-no_rank_is_left() { ! ps -C fault_rank -o stat= | grep -qv '^Z[^l]*$'; }
+# A launcher may leave a rank that has ended as it is (Z) while it waits for others.
+no_rank_is_left() {
+  local stat fields
+  for stat in /proc/[0-9]*/stat; do
+    stat=$(cat "$stat" 2>/dev/null)
+    [[ $stat == *'(fault_rank)'* ]] || continue
+    read -ra fields <<<"${stat##*) }"
+    [[ ${fields[0]} == Z && ${fields[17]} == 1 ]] || return 1 # the last: the number of threads
+  done
+}
 
 # Sets hosts_of: the host of each rank.
 find_hosts() {

@@ -32,9 +32,9 @@ inside() {
   expect 'the same where its cable is cut' 124 "$(status_of "$hosts" on 1 timeout 1 bash -c '</dev/tcp/h3/9')"
   "$hosts" mend 3
   expect 'the same where it is mended' 1 "$(status_of "$hosts" on 1 timeout 60 bash -c '</dev/tcp/h3/9')"
-  "$hosts" on 3 sleep 1000 2>/dev/null &
+  "$hosts" on 3 bash -c 'touch /dev/shm/up; exec sleep 1000' 2>/dev/null &
   local killed=$!
-  until ps -C sleep -o args= | grep -qx 'sleep 1000'; do sleep 0.01; done
+  until "$hosts" on 3 test -e /dev/shm/up; do sleep 0.01; done
   "$hosts" kill 3
   expect 'a process of a host that was killed' 137 "$(wait $killed 2>/dev/null; echo $?)"
   expect 'a killed host starts processes' h3 "$("$hosts" on 3 hostname)"
