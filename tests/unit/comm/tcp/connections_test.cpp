@@ -591,7 +591,8 @@ TEST_F(TcpStreamAndPeer, ReadWhatCameBeforeTheConnectionBroke) {
   stream_->receive(first, [&] { stream_->receive(second, [&] { has_come = true; }); });
   write(100);
   peer_ = {};
-  stream_->send(std::vector(10, std::byte{1}), {});
+  const std::vector<std::byte> sent(10);
+  stream_->send(sent, {});
   advance();
   EXPECT_TRUE(has_come);
   EXPECT_EQ(stream_->end_text(), "Broken pipe");
@@ -630,8 +631,9 @@ TEST_F(TcpStreamAndPeer, EndThoughAChildOfTheProgramLives) {
 }
 
 TEST_F(TcpStreamAndPeer, StayAsTheyAreInTheProgramThatForks) {
+  const std::vector<std::byte> sent(10);
   const LivingChild child;
-  stream_->send(std::vector(10, std::byte{1}), {});
+  stream_->send(sent, {});
   advance();
   std::array<char, 10> bytes{};
   EXPECT_EQ(::recv(peer_.get(), bytes.data(), bytes.size(), MSG_DONTWAIT), 10);
