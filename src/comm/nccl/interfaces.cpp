@@ -81,7 +81,7 @@ NcclInterfaces choose_nccl_interfaces(const std::string& of_nccl, const std::str
       if (found.empty()) found = list(addresses, pattern);
     }
     chosen.description =
-        std::string("chosen by NCCL, since neither ") + kOfNccl + " nor " + kOfLockstep + " is set";
+        "chosen by NCCL, since neither NCCL_SOCKET_IFNAME nor LOCKSTEP_INTERFACES is set";
   }
   chosen.has_any = !found.empty();
   chosen.description =
