@@ -152,6 +152,6 @@ for start in "${@:4}"; do
   processes+=($!)
 done
 for process in "${processes[@]}"; do
-  wait "$process" || result=$?
+  wait "$process" || { status=$? && ((result == 0 || result == 77)) && result=$status; }
 done
 exit "$result"

@@ -51,6 +51,9 @@ class LOCKSTEP_API ProcessGroup final {
   [[nodiscard]] int local_size() const noexcept;
   /// How the ranks communicate; never `Backend::Auto`.
   [[nodiscard]] Backend backend() const noexcept;
+  /// What carries data between hosts, how fast it was when the group was made, and how all-reduces
+  /// are cut for it, for people to read; empty where all ranks share a host, or nothing is known.
+  [[nodiscard]] std::string describe_link() const;
   /// How long a call may wait for other ranks, unless `with` says otherwise.
   [[nodiscard]] std::chrono::milliseconds timeout() const noexcept;
 

@@ -38,6 +38,9 @@ struct DistributedDataParallelStatistics {
   std::uint64_t plan = 0;       ///< how many bucket assignments there were
   std::string plan_reason;      ///< why parameters are assigned to these buckets
 
+  /// `ProcessGroup::describe_link` of the group.
+  std::string link;
+
   /// Bytes of gradients that had to be copied into registered memory in the last backward, since
   /// autograd had not made them there.
   std::size_t copied_bytes = 0;

@@ -2,12 +2,14 @@
 #include "comm/bootstrap/backends.h"
 
 #include <lockstep/core/error.h>
+#include <lockstep/core/logging.h>
 
 #include <algorithm>
 #include <array>
 #include <string>
 
 #include "comm/bootstrap/between_hosts.h"
+#include "comm/bootstrap/link_choice.h"
 #include "comm/gloo/make_process_group.h"
 #include "comm/group/group_core.h"
 #include "comm/hierarchical/make_process_group.h"
@@ -77,13 +79,24 @@ std::shared_ptr<ProcessGroup> make_hierarchical(const LaunchEnvironment& environ
     return has_mpi ? make_mpi_backend(group) : make_gloo_backend(group, GlooRendezvous::detect());
   };
   if (!between.is_over_tcp) {
+    const auto say = [has_mpi](GroupContext&, HostLink&, const HostLayout&) {
+      return std::string(has_mpi ? "MPI" : "gloo") + ", as LOCKSTEP_BETWEEN_HOSTS asks";
+    };
     return make_hierarchical_process_group(environment, timeout, make_bootstrap,
-                                           has_mpi ? make_mpi_reduction : make_round_reduction);
+                                           has_mpi ? make_mpi_reduction : make_round_reduction,
+                                           say);
   }
   const auto make_tcp = [&](GroupContext& group) {
     return std::make_unique<TcpBackend>(group, make_bootstrap(group));
   };
-  return make_hierarchical_process_group(environment, timeout, make_tcp, make_tcp_host_reduction);
+  const auto choose = [may_be_mpi = between.may_be_mpi](GroupContext& group, HostLink& link,
+                                                        const HostLayout& layout) {
+    std::string text = choose_link_beside_tcp(group, link, layout, may_be_mpi);
+    if (group.rank() == 0) logging::info("between hosts: " + text);
+    return text;
+  };
+  return make_hierarchical_process_group(environment, timeout, make_tcp, make_tcp_host_reduction,
+                                         choose);
 }
 
 constexpr std::array kBackends{

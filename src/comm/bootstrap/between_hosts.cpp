@@ -35,6 +35,9 @@ BetweenHosts select_between_hosts(const LaunchEnvironment& environment,
   }
   BetweenHosts between = select_meeting(environment, capabilities, wanted != "gloo");
   between.is_over_tcp = is_over_tcp;
+  // Between hosts that are pretended, MPI would be measured in memory.
+  between.may_be_mpi =
+      wanted.empty() && between.backend == Backend::Mpi && environment.host.empty();
   if (wanted == "mpi" && between.backend != Backend::Mpi) {
     throw LaunchError("LOCKSTEP_BETWEEN_HOSTS is mpi, but " + between.reason);
   }

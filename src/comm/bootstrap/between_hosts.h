@@ -17,9 +17,11 @@ struct BetweenHosts {
   std::string reason;  ///< why it is not Mpi
   /// Whether the data goes over TCP sockets of our own; otherwise it goes over `backend`.
   bool is_over_tcp = true;
+  /// Whether MPI takes its place where it is found to be much faster.
+  bool may_be_mpi = false;
 };
 
-/// `wanted`: what `LOCKSTEP_BETWEEN_HOSTS` says: `tcp` or nothing, `mpi`, `gloo`. Throws:
+/// `wanted`: what `LOCKSTEP_BETWEEN_HOSTS` says: nothing, `tcp`, `mpi`, `gloo`. Throws:
 /// `LaunchError` for another word, and for a launch that cannot be served so.
 [[nodiscard]] BetweenHosts select_between_hosts(const LaunchEnvironment& environment,
                                                 const Capabilities& capabilities,

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "comm/exchange/link_speed.h"
 #include "comm/exchange/transport.h"
 #include "comm/group/comm_backend.h"
 
@@ -30,6 +31,10 @@ class ExchangeBackend : public CommBackend {
   /// Whether the operation for so small a call takes as few trips over the network as there can be,
   /// so that the memory of a host has nothing to add.
   [[nodiscard]] virtual bool is_quickest_for(const Collective& /*call*/) const { return false; }
+
+  /// How fast the links between hosts are, for the sizes of what goes over them. The same on all
+  /// ranks, and no collective is under way.
+  virtual void set_link_speed(const LinkSpeed& /*speed*/) {}
 
   /// The same object at each call. Operations hold it, and are destroyed after the backend, but do
   /// not touch it then.

@@ -95,6 +95,10 @@ class CommBackend {
   /// See `ProcessGroup::mark_indexed`.
   virtual void mark_indexed(const void* /*data*/) {}
 
+  /// What carries data between hosts, how fast it is, and why it was chosen; empty: this backend
+  /// does not know, or there is one host.
+  [[nodiscard]] virtual std::string describe_link() const { return ""; }
+
   // --- groups of some ranks ---
 
   /// Makes the backend of a group of several of these ranks, this one included. `part`: that group,

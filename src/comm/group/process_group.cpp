@@ -54,6 +54,10 @@ Backend ProcessGroup::backend() const noexcept {
   return core_->kind();
 }
 
+std::string ProcessGroup::describe_link() const {
+  return core_->backend().describe_link();
+}
+
 std::chrono::milliseconds ProcessGroup::timeout() const noexcept {
   return core_->timeout();
 }

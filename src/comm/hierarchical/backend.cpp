@@ -15,20 +15,24 @@
 namespace lockstep {
 
 void HierarchicalBackend::start() {
-  between_->start();
+  link_.backend->start();
   HostLayout layout = find_hosts();
+  if (layout.hosts.size() > 1) {
+    link_text_ = choose_ ? choose_(group_, link_, layout) : link_.backend->describe_link();
+  }
   group_.set_local(layout.own_index, static_cast<int>(layout.own_ranks().size()));
   SharedMemoryTransport* local = layout.own_ranks().size() > 1 ? meet_host(layout) : nullptr;
-  hierarchy_.emplace(Hierarchy{between_->transport(), std::move(layout), local, make_reduction_});
+  hierarchy_.emplace(
+      Hierarchy{link_.backend->transport(), std::move(layout), local, link_.make_reduction});
 }
 
 HostLayout HierarchicalBackend::find_hosts() {
   const int ranks = group_.size();
   const auto own = at::full({1}, host_number(group_.environment()), at::kLong);
   const auto all = at::empty({ranks}, at::kLong);
-  group_.run(between_->make_operation({.op = CollectiveOp::AllGather,
-                                       .inputs = {own},
-                                       .outputs = all.view({ranks, 1}).unbind(0)}),
+  group_.run(link_.backend->make_operation({.op = CollectiveOp::AllGather,
+                                            .inputs = {own},
+                                            .outputs = all.view({ranks, 1}).unbind(0)}),
              "all_gather");
   const auto* numbers = all.const_data_ptr<std::int64_t>();
   return HostLayout::of({numbers, numbers + ranks}, group_.rank());
@@ -52,8 +56,8 @@ SharedMemoryTransport* HierarchicalBackend::meet_host(const HostLayout& layout) 
 }
 
 std::unique_ptr<Operation> HierarchicalBackend::make_operation(Collective call) {
-  if ((is_flat() && is_reduction(call.op)) || between_->is_quickest_for(call)) {
-    return between_->make_operation(std::move(call));
+  if ((is_flat() && is_reduction(call.op)) || link_.backend->is_quickest_for(call)) {
+    return link_.backend->make_operation(std::move(call));
   }
   return make_hierarchical_operation(*hierarchy_, std::move(call));
 }
@@ -67,36 +71,41 @@ std::unique_ptr<Operation> HierarchicalBackend::make_send(at::Tensor tensor, int
   if (SharedMemoryMessages* here = messages_with(to)) {
     return here->send(std::move(tensor), hierarchy_->layout.index_of(to), tag);
   }
-  return between_->make_send(std::move(tensor), to, tag);
+  return link_.backend->make_send(std::move(tensor), to, tag);
 }
 
 std::unique_ptr<Operation> HierarchicalBackend::make_receive(at::Tensor tensor, int from, int tag) {
   if (SharedMemoryMessages* here = messages_with(from)) {
     return here->receive(std::move(tensor), hierarchy_->layout.index_of(from), tag);
   }
-  return between_->make_receive(std::move(tensor), from, tag);
+  return link_.backend->make_receive(std::move(tensor), from, tag);
 }
 
 std::unique_ptr<CommBackend> HierarchicalBackend::make_group(GroupContext& part,
                                                              const std::vector<int>& members) {
-  auto made = between_->make_group(part, members);
+  auto made = link_.backend->make_group(part, members);
   auto between = std::unique_ptr<ExchangeBackend>(&dynamic_cast<ExchangeBackend&>(*made));
   [[maybe_unused]] auto* taken_over = made.release();
-  return std::make_unique<HierarchicalBackend>(part, std::move(between), make_reduction_);
+  // The part uses what carries the data of the whole.
+  const auto same = [text = link_text_](GroupContext&, HostLink&, const HostLayout&) {
+    return text;
+  };
+  return std::make_unique<HierarchicalBackend>(
+      part, HostLink{std::move(between), link_.make_reduction}, same);
 }
 
 bool HierarchicalBackend::shares_memory(const void* data, std::size_t bytes) const {
-  return is_flat() && between_->shares_memory(data, bytes);
+  return is_flat() && link_.backend->shares_memory(data, bytes);
 }
 
 void HierarchicalBackend::mark_indexed(const void* data) {
-  between_->mark_indexed(data);
+  link_.backend->mark_indexed(data);
 }
 
 CommBackend::Memory HierarchicalBackend::allocate(c10::Device device, std::size_t bytes) {
-  if (is_flat()) return between_->allocate(device, bytes);
+  if (is_flat()) return link_.backend->allocate(device, bytes);
   // Only the oldest collective may use the host's memory. After this barrier it is free.
-  group_.run(make_exchange_barrier(between_->transport(), bytes), "allocate");
+  group_.run(make_exchange_barrier(link_.backend->transport(), bytes), "allocate");
   Memory memory;
   std::string error_text = "another host has no memory for it";
   try {
@@ -117,12 +126,12 @@ CommBackend::Memory HierarchicalBackend::allocate(c10::Device device, std::size_
 
 void HierarchicalBackend::abort(const std::string& reason) noexcept {
   if (local_) local_->backend().abort(reason);
-  between_->abort(reason);
+  link_.backend->abort(reason);
 }
 
 std::function<std::string()> HierarchicalBackend::peer_watch() {
   auto here = local_ ? local_->backend().peer_watch() : nullptr;
-  auto elsewhere = between_->peer_watch();
+  auto elsewhere = link_.backend->peer_watch();
   if (!here || !elsewhere) return here ? here : elsewhere;
   return [here = std::move(here), elsewhere = std::move(elsewhere)] {
     std::string text = here();
@@ -132,20 +141,22 @@ std::function<std::string()> HierarchicalBackend::peer_watch() {
 
 void HierarchicalBackend::release() {
   if (local_) local_->close();
-  between_->release();
+  link_.backend->release();
 }
 
 void HierarchicalBackend::forget_names() noexcept {
   if (local_) local_->backend().forget_names();
-  between_->forget_names();
+  link_.backend->forget_names();
 }
 
 std::shared_ptr<ProcessGroup> make_hierarchical_process_group(
     const LaunchEnvironment& environment, std::chrono::milliseconds timeout,
-    const MakeExchangeBackend& make_between, MakeHostReduction make_reduction) {
+    const MakeExchangeBackend& make_between, MakeHostReduction make_reduction,
+    const ChooseHostLink& choose) {
   return std::make_shared<ProcessGroup>(
       GroupCore::make(Backend::Hierarchical, environment, timeout, [&](GroupContext& group) {
-        return std::make_unique<HierarchicalBackend>(group, make_between(group), make_reduction);
+        return std::make_unique<HierarchicalBackend>(
+            group, HostLink{make_between(group), make_reduction}, choose);
       }));
 }
 

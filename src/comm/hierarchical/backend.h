@@ -10,16 +10,16 @@
 #include "comm/exchange/backend.h"
 #include "comm/group/group_core.h"
 #include "comm/hierarchical/hierarchy.h"
+#include "comm/hierarchical/host_link.h"
 
 namespace lockstep {
 
 /// Ranks of several hosts: shared memory inside a host, and another backend between the hosts.
 class HierarchicalBackend final : public CommBackend {
  public:
-  /// `between`: a backend of the same group. `make_reduction`: for its transport.
-  HierarchicalBackend(GroupContext& group, std::unique_ptr<ExchangeBackend> between,
-                      MakeHostReduction make_reduction)
-      : group_(group), between_(std::move(between)), make_reduction_(make_reduction) {}
+  /// `link`: its backend is one of the same group. `choose` may be empty.
+  HierarchicalBackend(GroupContext& group, HostLink link, ChooseHostLink choose)
+      : group_(group), link_(std::move(link)), choose_(std::move(choose)) {}
 
  private:
   /// Finds out which ranks share a host, and meets those of this one.
@@ -29,10 +29,11 @@ class HierarchicalBackend final : public CommBackend {
   std::unique_ptr<Operation> make_receive(at::Tensor tensor, int from, int tag) override;
   std::unique_ptr<CommBackend> make_group(GroupContext& part,
                                           const std::vector<int>& members) override;
-  void split_without_color() override { between_->split_without_color(); }
+  void split_without_color() override { link_.backend->split_without_color(); }
   Memory allocate(c10::Device device, std::size_t bytes) override;
   [[nodiscard]] bool shares_memory(const void* data, std::size_t bytes) const override;
   void mark_indexed(const void* data) override;
+  [[nodiscard]] std::string describe_link() const override { return link_text_; }
   void abort(const std::string& reason) noexcept override;
   /// Watches the ranks of this host, and the others as far as the other backend can.
   [[nodiscard]] std::function<std::string()> peer_watch() override;
@@ -49,8 +50,9 @@ class HierarchicalBackend final : public CommBackend {
   [[nodiscard]] SharedMemoryTransport* meet_host(const HostLayout& layout);
 
   GroupContext& group_;
-  std::unique_ptr<ExchangeBackend> between_;  // goes after what is on this host
-  MakeHostReduction make_reduction_;
+  HostLink link_;  // goes after what is on this host
+  ChooseHostLink choose_;
+  std::string link_text_;
   std::shared_ptr<GroupCore> local_;    // null: this rank is alone on its host
   std::optional<Hierarchy> hierarchy_;  // from `start` on
 };

@@ -71,6 +71,24 @@ void TcpBackend::start() {
     throw LaunchError(std::string("the ranks cannot be connected over TCP: ") + error.what());
   }
   transport_.emplace(*connections_);
+  if (speed_.is_known()) set_link_speed(speed_);
+}
+
+void TcpBackend::set_link_speed(const LinkSpeed& speed) {
+  speed_ = speed;
+  connections_->set_sizes(
+      TcpSizes::for_link(speed.latency, speed.bytes_per_second, group().size()));
+}
+
+std::string TcpBackend::describe_link() const {
+  return "TCP sockets" + (speed_.is_known() ? " (" + speed_.describe() + " a rank)" : "") + ", " +
+         connections_->sizes().describe();
+}
+
+std::unique_ptr<CommBackend> TcpBackend::take_bootstrap() {
+  connections_->close(std::min<std::chrono::milliseconds>(group().timeout(), kGoodbyeLimit));
+  is_released_ = true;
+  return std::move(bootstrap_);
 }
 
 std::vector<TcpContact> TcpBackend::exchange_contacts(const TcpContact& own) {
@@ -98,12 +116,14 @@ std::unique_ptr<Operation> TcpBackend::make_operation(Collective call) {
 bool TcpBackend::is_quickest_for(const Collective& call) const {
   const bool is_whole = call.op == CollectiveOp::AllReduce || call.op == CollectiveOp::Reduce;
   return is_whole && !call.displacements.defined() &&
-         is_small_tcp_reduction(call.tensor().nbytes(), group().size());
+         is_small_tcp_reduction(*connections_, call.tensor().nbytes());
 }
 
 std::unique_ptr<CommBackend> TcpBackend::make_group(GroupContext& part,
                                                     const std::vector<int>& members) {
-  return std::make_unique<TcpBackend>(part, bootstrap_->make_group(part, members));
+  auto backend = std::make_unique<TcpBackend>(part, bootstrap_->make_group(part, members));
+  backend->speed_ = speed_;  // of links that the group's ranks share with others of this one
+  return backend;
 }
 
 CommBackend::Memory TcpBackend::allocate(c10::Device device, std::size_t bytes) {

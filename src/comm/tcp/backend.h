@@ -25,6 +25,13 @@ class TcpBackend final : public ExchangeBackend {
   void start() override;
   [[nodiscard]] TcpTransport& transport() noexcept override { return *transport_; }
   [[nodiscard]] bool is_quickest_for(const Collective& call) const override;
+  void set_link_speed(const LinkSpeed& speed) override;
+  [[nodiscard]] std::string describe_link() const override;
+
+  [[nodiscard]] CommBackend& bootstrap() noexcept { return *bootstrap_; }
+  /// Closes the connections and gives up the other backend, which can do all that this one can.
+  /// Collective. Blocks: until all ranks have called it, or a few seconds.
+  [[nodiscard]] std::unique_ptr<CommBackend> take_bootstrap();
 
  private:
   std::unique_ptr<Operation> make_operation(Collective call) override;
@@ -47,6 +54,7 @@ class TcpBackend final : public ExchangeBackend {
   };
 
   std::unique_ptr<CommBackend> bootstrap_;
+  LinkSpeed speed_;
   std::vector<Allocation> allocations_;
   std::shared_ptr<TcpConnections> connections_;
   std::optional<TcpTransport> transport_;

@@ -66,6 +66,7 @@ TcpConnections::TcpConnections(int rank, std::vector<TcpSockets> sockets,
               }});
   reductions_ = std::make_unique<OwnerReductions>(
       rank, std::move(links), announcements_, [this](TcpTask& task) { move_in_background(task); });
+  set_sizes(TcpSizes::usual(world_size()));
   for (int peer = 0; peer < world_size(); ++peer) {
     if (peer != rank_) receive_frame(peer);
   }
@@ -74,6 +75,12 @@ TcpConnections::TcpConnections(int rank, std::vector<TcpSockets> sockets,
 
 TcpConnections::~TcpConnections() {
   if (owner_.is_current()) engine_.stop();
+}
+
+void TcpConnections::set_sizes(const TcpSizes& sizes) {
+  const TcpEngine::Lock held = engine_.lock();
+  sizes_ = sizes;
+  reductions_->set_piece_bytes(sizes.piece_bytes);
 }
 
 void TcpConnections::move_in_background(TcpTask& task) {

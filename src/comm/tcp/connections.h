@@ -16,6 +16,7 @@
 #include "comm/tcp/mailbox.h"
 #include "comm/tcp/mesh.h"
 #include "comm/tcp/owner_reduction.h"
+#include "comm/tcp/sizes.h"
 #include "comm/tcp/stream.h"
 
 namespace lockstep {
@@ -42,6 +43,9 @@ class TcpConnections {
     return peers_[static_cast<std::size_t>(rank)].name;
   }
   [[nodiscard]] TcpEngine& engine() noexcept { return engine_; }
+  [[nodiscard]] const TcpSizes& sizes() const noexcept { return sizes_; }
+  /// The same on all ranks. No reduction is under way.
+  void set_sizes(const TcpSizes& sizes);
 
   // --- with the lock held ---
 
@@ -118,6 +122,7 @@ class TcpConnections {
   [[nodiscard]] bool have_all_left();
 
   int rank_;
+  TcpSizes sizes_;
   TcpEngine engine_;
   std::vector<Peer> peers_;
   TcpAnnouncements announcements_;

@@ -18,8 +18,9 @@ namespace {
 
 constexpr std::uint64_t kMagic = 0x4c53'7463'7030'3032;  // changes with the protocol
 // An address that drops packets costs so much in the first round over all addresses of a rank. In
-// each later round, a slow network or a busy host has twice as long.
-constexpr std::chrono::milliseconds kFirstAddressLimit{250};
+// each later round, a slow network or a busy host has twice as long. The kernel repeats a first
+// packet that was lost after a second.
+constexpr std::chrono::milliseconds kFirstAddressLimit{1200};
 constexpr std::chrono::seconds kAddressLimit{3};
 // A rank that is connected to may first connect to others itself.
 constexpr std::chrono::seconds kAnswerLimit{3};
@@ -131,7 +132,9 @@ class Connector {
       auto socket = try_address(address, deadline, reason);
       if (socket.is_open()) {
         best_ = index;
-        for (const auto& other : unanswered_) silent_.add(other);
+        for (const auto& other : unanswered_) {
+          if (other.bytes != address.bytes) silent_.add(other);  // it may have been slow before
+        }
         return socket;
       }
       reasons_ += (reasons_.empty() ? "" : ", ") + native::to_string(address) + ": " + reason;

@@ -7,7 +7,6 @@
 namespace lockstep {
 namespace {
 
-constexpr std::size_t kMaxPieceBytes = std::size_t{256} << 10;
 constexpr std::size_t kMinPieceBytes = std::size_t{16} << 10;
 // Pieces of each owner in a tensor that is not large: several are under way at once.
 constexpr std::size_t kPiecesAnOwner = 4;
@@ -82,10 +81,12 @@ OwnerReductions::OwnerReductions(int rank, std::vector<Links> links,
       links_(std::move(links)),
       announcements_(announcements),
       begin_(std::move(begin)),
-      // The slots of all ranks together stay as small as those of two.
-      max_piece_bytes_(
-          std::max(kMinPieceBytes, 2 * kMaxPieceBytes / links_.size() / kAlignment * kAlignment)),
       asked_(links_.size()) {}
+
+void OwnerReductions::set_piece_bytes(std::size_t bytes) {
+  max_piece_bytes_ = std::max(kMinPieceBytes, bytes / kAlignment * kAlignment);
+  slots_.clear();
+}
 
 std::shared_ptr<TcpTask> OwnerReductions::start(OwnerReductionCall call) {
   if (slots_.empty()) slots_.resize(kSlots * (ranks() - 1) * max_piece_bytes_);

@@ -52,6 +52,8 @@ class OwnerReductions {
   OwnerReductions(int rank, std::vector<Links> links, const TcpAnnouncements& announcements,
                   std::function<void(TcpTask&)> begin);
 
+  /// The longest piece from the next reduction on, the same on all ranks. None is under way.
+  void set_piece_bytes(std::size_t bytes);
   /// There is at least one block. The blocks stay until the task is done or the streams are
   /// abandoned.
   std::shared_ptr<TcpTask> start(OwnerReductionCall call);
@@ -80,7 +82,7 @@ class OwnerReductions {
   std::vector<Links> links_;
   const TcpAnnouncements& announcements_;
   std::function<void(TcpTask&)> begin_;
-  std::size_t max_piece_bytes_;
+  std::size_t max_piece_bytes_ = 0;
   std::deque<OwnedPiece> owned_;  // the first has number `first_`
   std::uint64_t first_ = 0;
   std::vector<std::uint64_t> asked_;  // by rank: the next owned piece whose values are asked for

@@ -10,10 +10,6 @@
 namespace lockstep {
 namespace {
 
-// What all ranks may send each other at once: below it, a second trip over the network costs more
-// than the bytes.
-constexpr std::size_t kSmallTcpBytes = std::size_t{32} << 10;
-
 /// This rank's values; none is empty.
 std::vector<std::span<std::byte>> blocks_of(const Collective& call) {
   const auto all = bytes_of(call.tensor());
@@ -37,6 +33,7 @@ class TcpReduction final : public Operation {
   TcpReduction(TcpTransport& transport, Collective call)
       : transport_(transport), call_(std::move(call)), blocks_(blocks_of(call_)) {
     for (const auto& block : blocks_) bytes_ += block.size();
+    is_small_ = is_small_tcp_reduction(connections(), bytes_);
   }
 
   bool try_start(bool) override {
@@ -46,8 +43,11 @@ class TcpReduction final : public Operation {
     auto held = engine.lock();
     const std::vector<std::span<const std::byte>> values(blocks_.begin(), blocks_.end());
     number_ =
-        connections().announce(fingerprint_of(call_), is_small() ? values : decltype(values)());
-    if (is_small()) return true;
+        connections().announce(fingerprint_of(call_), is_small_ ? values : decltype(values)());
+    if (is_small_) {  // what the kernel has not taken goes on
+      engine.hand_over(held);
+      return true;
+    }
     OwnerReductionCall reduction{
         .number = number_,
         .blocks = blocks_,
@@ -88,9 +88,6 @@ class TcpReduction final : public Operation {
 
  private:
   [[nodiscard]] TcpConnections& connections() const { return transport_.connections(); }
-  [[nodiscard]] bool is_small() const {
-    return is_small_tcp_reduction(bytes_, transport_.world_size());
-  }
   [[nodiscard]] bool is_own(std::size_t rank) const {
     return rank == static_cast<std::size_t>(transport_.rank());
   }
@@ -102,7 +99,7 @@ class TcpReduction final : public Operation {
     const auto ranks = connections().announcements().of(number_);
     check_fingerprints(transport_.world_size(),
                        [&](int rank) { return ranks[static_cast<std::size_t>(rank)].fingerprint; });
-    if (is_small()) {
+    if (is_small_) {
       check_lengths(ranks);
       reduce_small(ranks);
     }
@@ -139,6 +136,7 @@ class TcpReduction final : public Operation {
   Collective call_;
   std::vector<std::span<std::byte>> blocks_;
   std::size_t bytes_ = 0;
+  bool is_small_ = false;  // the values go with the announcement
   std::uint64_t number_ = 0;
   std::shared_ptr<TcpTask> task_;  // null: the values came with the announcements
   bool is_started_ = false;
@@ -149,8 +147,8 @@ class TcpReduction final : public Operation {
 
 }  // namespace
 
-bool is_small_tcp_reduction(std::size_t bytes, int world_size) {
-  return bytes * static_cast<std::size_t>(world_size - 1) <= kSmallTcpBytes;
+bool is_small_tcp_reduction(const TcpConnections& connections, std::size_t bytes) {
+  return bytes <= connections.sizes().small_bytes;
 }
 
 ReduceKernel reduce_kernel_of(at::ScalarType dtype, ReduceOp op, int world_size) {

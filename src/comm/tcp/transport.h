@@ -45,7 +45,7 @@ class TcpTransport final : public Transport {
                                                             Collective call);
 
 /// Whether the values of so many bytes travel with the fingerprint.
-[[nodiscard]] bool is_small_tcp_reduction(std::size_t bytes, int world_size);
+[[nodiscard]] bool is_small_tcp_reduction(const TcpConnections& connections, std::size_t bytes);
 
 /// How values of all ranks are combined.
 [[nodiscard]] ReduceKernel reduce_kernel_of(at::ScalarType dtype, ReduceOp op, int world_size);

@@ -277,6 +277,7 @@ DistributedDataParallelStatistics DistributedDataParallelBase::statistics() cons
       autograd_hooks_ ? autograd_hooks_->reducer().statistics() : so_far_;
   result.last.forward = forward_;
   result.total.forward = forward_total_;
+  result.link = group_->describe_link();
   return result;
 }
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "comm/bootstrap/between_hosts.h"
+#include "comm/bootstrap/link_choice.h"
 
 namespace lockstep {
 namespace {
@@ -79,6 +80,24 @@ TEST(BackendSelection, ConnectsHostsByTcpUnlessAskedOtherwise) {
   EXPECT_FALSE(choose(Launcher::Torchrun, "gloo").is_over_tcp);
   EXPECT_THROW(choose(Launcher::Torchrun, "mpi"), LaunchError) << "torchrun starts no MPI";
   EXPECT_THROW(choose(Launcher::OpenMpi, "ib"), LaunchError) << "no such word";
+}
+
+TEST(BackendSelection, ComparesTcpWithMpiUnlessOneIsAskedFor) {
+  const auto may_be_mpi = [](Launcher launcher, const std::string& wanted) {
+    return select_between_hosts(launched(launcher, 4, 2), kAll, wanted).may_be_mpi;
+  };
+  EXPECT_TRUE(may_be_mpi(Launcher::OpenMpi, ""));
+  EXPECT_FALSE(may_be_mpi(Launcher::OpenMpi, "tcp"));
+  EXPECT_FALSE(may_be_mpi(Launcher::Torchrun, "")) << "torchrun starts no MPI";
+  auto pretended = launched(Launcher::OpenMpi, 4, 2);
+  pretended.host = "a";
+  EXPECT_FALSE(select_between_hosts(pretended, kAll, "").may_be_mpi);
+  const auto at_rate = [](double bytes_per_second) {
+    return LinkSpeed{.latency = 1e-5, .bytes_per_second = bytes_per_second};
+  };
+  EXPECT_TRUE(is_mpi_faster(at_rate(10e9), at_rate(2e9)));
+  EXPECT_FALSE(is_mpi_faster(at_rate(1.2e9), at_rate(1.1e9))) << "TCP moves beside backward";
+  EXPECT_FALSE(is_mpi_faster(at_rate(1.2e9), at_rate(0.2e9))) << "a busy moment of the machine";
 }
 
 TEST(BackendSelection, SaysWhy) {

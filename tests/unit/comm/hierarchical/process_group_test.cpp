@@ -17,6 +17,9 @@
 #include <vector>
 
 #include "comm/group/host_layout.h"
+#include "comm/hierarchical/link_trial.h"
+#include "comm/hierarchical/tcp_reduction.h"
+#include "comm/tcp/backend.h"
 #include "support/collective_conformance.h"
 #include "support/expected_errors.h"
 #include "support/in_process_ranks.h"
@@ -137,6 +140,52 @@ TEST(Hierarchical, DoesEverythingThatABackendMust) {
   for (const std::string hosts : {"a,a,b", "a,b"}) {
     const auto errors = run_hosts(hosts, [](ProcessGroup& group) { check_everything(group); });
     expect_no_errors(errors);
+  }
+}
+
+/// As `run_hosts`, over TCP, which is measured and then gives way to what the ranks met over.
+std::vector<std::exception_ptr> run_hosts_choosing(
+    const std::string& hosts, const std::function<void(ProcessGroup&, const LinkSpeed&)>& body) {
+  const Names names = names_of(hosts);
+  std::vector<LinkSpeed> speeds(names.size());
+  const auto make_group = [&](LaunchEnvironment environment) {
+    const auto rank = static_cast<std::size_t>(environment.rank);
+    environment.host = names[rank];
+    const auto choose = [&, rank](GroupContext& group, HostLink& link, const HostLayout& layout) {
+      speeds[rank] = measure_link(group, *link.backend, layout);
+      auto other = dynamic_cast<TcpBackend&>(*link.backend).take_bootstrap();
+      link = {std::unique_ptr<ExchangeBackend>(&dynamic_cast<ExchangeBackend&>(*other)),
+              make_round_reduction};
+      [[maybe_unused]] auto* taken_over = other.release();
+      return std::string("chosen by hand");
+    };
+    return make_hierarchical_process_group(
+        environment, kRankTimeout,
+        [](GroupContext& all) {
+          return std::make_unique<TcpBackend>(all, std::make_unique<SocketBackend>(all));
+        },
+        make_tcp_host_reduction, choose);
+  };
+  return run_closing_groups(static_cast<int>(names.size()), make_group, [&](ProcessGroup& group) {
+    body(group, speeds[static_cast<std::size_t>(group.rank())]);
+  });
+}
+
+TEST(HierarchicalLink, IsMeasuredAlikeOnAllRanksAndMayBeReplaced) {
+  for (const std::string hosts : {"a,b", "a,a,b", "a,b,c", "a,a,b,b"}) {
+    expect_no_errors(run_hosts_choosing(hosts, [](ProcessGroup& group, const LinkSpeed& speed) {
+      EXPECT_TRUE(speed.is_known());
+      const auto own = torch::tensor({speed.latency, speed.bytes_per_second}, torch::kDouble);
+      const auto sum = own.clone();
+      group.all_reduce(sum, ReduceOp::Max).wait();
+      EXPECT_TRUE(sum.equal(own));
+      EXPECT_EQ(group.describe_link(), "chosen by hand");
+      const auto part = group.split(0);
+      EXPECT_EQ(part->describe_link(), "chosen by hand");
+      check_reduce(*part);
+      part->close();
+      check_reduce(group);
+    }));
   }
 }
 

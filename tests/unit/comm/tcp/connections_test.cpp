@@ -697,5 +697,23 @@ TEST(TcpMesh, NamesAnAddressThatCannotBeReached) {
   }
 }
 
+// Two ranks send the same bytes in one trip as in two; more ranks send more in one.
+TEST(TcpSizes, FollowTheLatencyAndTheRate) {
+  const auto expect = [](const TcpSizes& sizes, double small_bytes, double piece_bytes) {
+    EXPECT_NEAR(static_cast<double>(sizes.small_bytes), small_bytes, 1);
+    EXPECT_NEAR(static_cast<double>(sizes.piece_bytes), piece_bytes, 1);
+  };
+  constexpr double kKiB = 1024;
+  expect(TcpSizes::for_link(20e-6, 1e9, 2), 256 * kKiB, 160'000);
+  expect(TcpSizes::for_link(30e-6, 1e9, 4), 20'000, 120'000);
+  EXPECT_EQ(TcpSizes::for_link(20e-6, 1e9, 1).small_bytes, SIZE_MAX)
+      << "a rank alone sends nothing";
+  // Within limits.
+  expect(TcpSizes::for_link(20e-6, 1e6, 2), 256 * kKiB, 64 * kKiB);
+  expect(TcpSizes::for_link(1, 1e9, 4), 256 * kKiB / 3, 512 * kKiB);
+  // The memory for the pieces of all ranks stays the same, but a piece is not too short.
+  expect(TcpSizes::for_link(20e-6, 1e9, 64), 20'000.0 / 63 / (1 - 2.0 / 64), 16 * kKiB);
+}
+
 }  // namespace
 }  // namespace lockstep

@@ -34,7 +34,7 @@ std::vector<std::exception_ptr> run_tcp_ranks(int world_size,
 }
 
 class TcpRanks : public ::testing::TestWithParam<int> {};
-INSTANTIATE_TEST_SUITE_P(WorldSizes, TcpRanks, ::testing::Values(2, 3));
+INSTANTIATE_TEST_SUITE_P(WorldSizes, TcpRanks, ::testing::Values(1, 2, 3));
 
 TEST_P(TcpRanks, DoEverythingThatABackendMust) {
   expect_no_errors(run_tcp_ranks(GetParam(), [](ProcessGroup& group) {
