@@ -14,7 +14,7 @@ constexpr double kMaxSmallBytes = 256 * kKiB;
 constexpr double kShortPiece = 64 * kKiB;
 constexpr double kLongPiece = 1024 * kKiB;
 // A piece that travels as long as so many latencies hides the one of its own trip.
-constexpr double kLatenciesAPiece = 8;
+constexpr double kLatenciesAPiece = 24;
 
 std::string in_kib(std::size_t bytes) {
   return std::to_string(bytes >> 10) + " KiB";
@@ -24,7 +24,7 @@ std::string in_kib(std::size_t bytes) {
 
 TcpSizes TcpSizes::usual(int world_size) {
   // Of a network of 10 Gbit/s.
-  return for_link(30e-6, 1.1e9, world_size);
+  return for_link(12e-6, 1.05e9, world_size);
 }
 
 TcpSizes TcpSizes::for_link(double latency, double bytes_per_second, int world_size) {

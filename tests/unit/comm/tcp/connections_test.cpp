@@ -704,8 +704,8 @@ TEST(TcpSizes, FollowTheLatencyAndTheRate) {
     EXPECT_NEAR(static_cast<double>(sizes.piece_bytes), piece_bytes, 1);
   };
   constexpr double kKiB = 1024;
-  expect(TcpSizes::for_link(20e-6, 1e9, 2), 256 * kKiB, 160'000);
-  expect(TcpSizes::for_link(30e-6, 1e9, 4), 20'000, 120'000);
+  expect(TcpSizes::for_link(20e-6, 1e9, 2), 256 * kKiB, 480'000);
+  expect(TcpSizes::for_link(30e-6, 1e9, 4), 20'000, 360'000);
   EXPECT_EQ(TcpSizes::for_link(20e-6, 1e9, 1).small_bytes, SIZE_MAX)
       << "a rank alone sends nothing";
   // Within limits.
