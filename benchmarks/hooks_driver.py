@@ -30,8 +30,7 @@ def parse(arguments):
     parser.add_argument("--hooks", nargs="+", choices=HOOKS, default=HOOKS, help="default: all")
     parser.add_argument("--fmnist", default="/usr/share/datasets/fashion-mnist", help="folder of Fashion-MNIST")
     options = parser.parse(arguments)
-    hosts.check(options)
-    options.ranks = sum(hosts.ranks_of(options))
+    hosts.complete(options)
     return ddp_step.with_jobs(options, make_job)
 
 
@@ -97,9 +96,7 @@ def run(options, command):
             "hooks",
             command,
             versions=versions,
-            hosts=options.hosts,
-            rate=options.rate,
-            slow_link=options.slow_link,
+            **hosts.recorded(options),
             arch=options.arch,
             batch=options.batch,
             warmup=options.warmup,

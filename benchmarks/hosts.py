@@ -33,11 +33,18 @@ def add_arguments(parser):
     parser.add_argument("--slow-link", type=positive, default=1, help="how many times slower the last host's link is (default 1)")
 
 
-def check(options):
+def complete(options):
+    """Checks what was given, and adds `ranks`, the number of all of them."""
     if len(ranks_of(options)) < 2:
         raise UsageError("--hosts must name two hosts or more")
     if options.slow_link > 1 and options.rate == "none":
         raise UsageError("--slow-link needs a --rate")
+    options.ranks = sum(ranks_of(options))
+
+
+def recorded(options):
+    """What a record says of the hosts and links."""
+    return {"hosts": options.hosts, "rate": options.rate, "slow_link": options.slow_link}
 
 
 def ranks_of(options):

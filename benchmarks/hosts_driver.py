@@ -34,8 +34,7 @@ def parse(arguments):
     parser.add_argument("--warmup", type=positive, default=5, help="steps before the timed ones (default 5)")
     parser.add_argument("--leave-out", nargs="+", choices=OPTIONAL, default=[], help="variants that do not run")
     options = parser.parse(arguments)
-    hosts.check(options)
-    options.ranks = sum(hosts.ranks_of(options))
+    hosts.complete(options)
     return ddp_step.with_jobs(options, make_job)
 
 
@@ -104,9 +103,7 @@ def run(options, command):
             "hosts",
             command,
             versions=versions,
-            hosts=options.hosts,
-            rate=options.rate,
-            slow_link=options.slow_link,
+            **hosts.recorded(options),
             arch=options.arch,
             batch=options.batch,
             warmup=options.warmup,

@@ -30,9 +30,8 @@ def parse(arguments):
     collectives.add_sizes(parser)
     options = parser.parse(arguments)
     collectives.check_sizes(parser, options)
-    hosts.check(options)
+    hosts.complete(options)
     options.op = "all_reduce"
-    options.ranks = sum(hosts.ranks_of(options))
     return options
 
 
@@ -94,9 +93,7 @@ def run(options, command):
             "links.jsonl",
             "links",
             command,
-            hosts=options.hosts,
-            rate=options.rate,
-            slow_link=options.slow_link,
+            **hosts.recorded(options),
             unit="microseconds a call of the slowest rank; raw: side -> bytes -> round",
             raw=times,
             medians=medians,

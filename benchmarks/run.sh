@@ -88,21 +88,18 @@ hosts() {
   exec python3 "$driver" "--program=$build_dir/release/benchmarks/ddp_step" "--python=$(python_with_torch)" "$@"
 }
 
-hooks() {
-  local driver=$root/benchmarks/hooks_driver.py
+# over_hosts NAME PROGRAM ARGUMENT ...
+over_hosts() {
+  local driver=$root/benchmarks/$1_driver.py program=$2
+  shift 2
   early_checks "$driver" "$@"
   LOCKSTEP_WITH_HOSTS=1 "$root/tools/setup.sh"
-  build ddp_step
-  exec python3 "$driver" "--program=$build_dir/release/benchmarks/ddp_step" "$@"
+  build "$program"
+  exec python3 "$driver" "--program=$build_dir/release/benchmarks/$program" "$@"
 }
 
-links() {
-  local driver=$root/benchmarks/links_driver.py
-  early_checks "$driver" "$@"
-  LOCKSTEP_WITH_HOSTS=1 "$root/tools/setup.sh"
-  build collectives
-  exec python3 "$driver" "--program=$build_dir/release/benchmarks/collectives" "$@"
-}
+hooks() { over_hosts hooks ddp_step "$@"; }
+links() { over_hosts links collectives "$@"; }
 
 case ${1:-} in
   '') list ;;
