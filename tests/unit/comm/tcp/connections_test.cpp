@@ -511,7 +511,7 @@ TEST(TcpMesh, LosesLittleTimeWithANetworkThatDropsPackets) {
     contact.addresses[0] = silent.address();
     contact.count = 2;
   }
-  // Three seconds an address took 21 s; a quarter of a second once takes a quarter.
+  // Three seconds an address took 21 s; 1.2 seconds once take 1.2.
   const Deadline deadline = Deadline::after(std::chrono::seconds(10));
   std::vector<std::jthread> ranks;
   for (int rank = 0; rank < kRanks; ++rank) {
