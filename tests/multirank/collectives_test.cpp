@@ -6,6 +6,13 @@
 
 #include <cstdlib>
 
+#ifdef LOCKSTEP_TEST_MPI
+#include "comm/bootstrap/link_choice.h"
+#include "comm/hierarchical/make_process_group.h"
+#include "comm/hierarchical/tcp_reduction.h"
+#include "comm/mpi/make_process_group.h"
+#include "comm/tcp/backend.h"
+#endif
 #include "support/collective_conformance.h"
 #include "support/random_conformance.h"
 
@@ -84,6 +91,36 @@ TEST(Collectives, MatchOverSeveralHosts) {
     check_registered_memory(*group);
     check_groups(*group);
     check_random_calls(*group, 100);
+    check_long_tensors(*group);
+    group->close();
+  }
+}
+#endif
+
+#ifdef LOCKSTEP_TEST_MPI
+// No fabric of a test is so fast that MPI takes over by itself.
+TEST(Collectives, MatchWhereMpiTakesOverFromTcp) {
+  const int ranks = LaunchEnvironment::detect().world_size;
+  if (ranks == 1) return;
+  const auto make_tcp = [](GroupContext& all) {
+    return std::make_unique<TcpBackend>(all, make_mpi_backend(all));
+  };
+  for (const auto& hosts : layouts_of(ranks)) {
+    SCOPED_TRACE(hosts);
+    int comparisons = 0;
+    const auto choose = [&](GroupContext& all, HostLink& link, const HostLayout& layout) {
+      return choose_link_beside_tcp(all, link, layout, true,
+                                    [&](const LinkSpeed&, const LinkSpeed&) {
+                                      ++comparisons;
+                                      return true;
+                                    });
+    };
+    const auto group =
+        make_hierarchical_process_group(environment_with_hosts(hosts), std::chrono::minutes(1),
+                                        make_tcp, make_tcp_host_reduction, choose);
+    EXPECT_EQ(group->describe_link().find("MPI ("), 0U) << group->describe_link();
+    EXPECT_EQ(comparisons, 3);
+    check_everything(*group);
     check_long_tensors(*group);
     group->close();
   }

@@ -3,7 +3,7 @@
 
 #include <lockstep/core/error.h>
 
-#include <cstdlib>
+#include "native/posix/environment_variable.h"
 
 namespace lockstep {
 namespace {
@@ -46,8 +46,8 @@ BetweenHosts select_between_hosts(const LaunchEnvironment& environment,
 
 BetweenHosts select_between_hosts(const LaunchEnvironment& environment,
                                   const Capabilities& capabilities) {
-  const char* wanted = std::getenv("LOCKSTEP_BETWEEN_HOSTS");
-  return select_between_hosts(environment, capabilities, wanted == nullptr ? "" : wanted);
+  return select_between_hosts(environment, capabilities,
+                              native::environment_variable("LOCKSTEP_BETWEEN_HOSTS"));
 }
 
 }  // namespace lockstep

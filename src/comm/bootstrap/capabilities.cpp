@@ -3,7 +3,7 @@
 
 #include <ATen/Context.h>
 
-#include <cstdlib>
+#include "native/posix/environment_variable.h"
 
 namespace lockstep {
 namespace {
@@ -25,8 +25,7 @@ constexpr bool kHasNccl = false;
 #endif
 
 bool is_set(const char* name) {
-  const char* value = std::getenv(name);
-  return value != nullptr && *value != '\0';
+  return !native::environment_variable(name).empty();
 }
 
 }  // namespace

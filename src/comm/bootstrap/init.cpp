@@ -17,6 +17,7 @@
 #include "comm/bootstrap/backend_selection.h"
 #include "comm/bootstrap/backends.h"
 #include "comm/nccl/backend.h"
+#include "comm/nccl/interfaces.h"
 #include "native/posix/host_name.h"
 
 namespace lockstep {
@@ -37,6 +38,14 @@ std::int64_t gpu_number(const LaunchEnvironment& environment, const Capabilities
   const auto number = static_cast<std::int64_t>(
       std::hash<std::string>{}(std::to_string(native::host_hash()) + " " + address));
   return number == 0 ? 1 : number;
+}
+
+/// NCCL reads them from the environment, which nothing may change once a group has threads.
+void prepare_nccl_network(const BackendSelection& selection, const LaunchEnvironment& environment) {
+  const bool may_come = selection.has_nccl || selection.may_have_nccl;
+  if (may_come && environment.local_size < environment.world_size) {
+    static_cast<void>(set_nccl_interfaces());
+  }
 }
 
 std::vector<std::int64_t> gather(ProcessGroup& group, std::int64_t number) {
@@ -62,6 +71,7 @@ std::shared_ptr<ProcessGroup> init_process_group(const ProcessGroupOptions& opti
               options.timeout().count(), " ms; it must be positive");
   const Capabilities capabilities = Capabilities::detect();
   BackendSelection selection = select_backend(options.backend(), environment, capabilities);
+  prepare_nccl_network(selection, environment);
   logging::debug("rank " + std::to_string(environment.rank) + " meets the others over " +
                  std::string(to_string(selection.transport)));
   auto transport = find_backend(selection.transport)->make(environment, options.timeout());

@@ -26,7 +26,7 @@ bool is_mpi_faster(const LinkSpeed& mpi, const LinkSpeed& tcp) {
 }
 
 std::string choose_link_beside_tcp(GroupContext& group, HostLink& link, const HostLayout& layout,
-                                   bool may_be_mpi) {
+                                   bool may_be_mpi, const CompareLinks& compare) {
   auto& tcp = dynamic_cast<TcpBackend&>(*link.backend);
   LinkSpeed speed = measure_link(group, tcp, layout);
   tcp.set_link_speed(speed);
@@ -37,12 +37,10 @@ std::string choose_link_beside_tcp(GroupContext& group, HostLink& link, const Ho
   for (int trial = 0; trial < kTrials; ++trial) {
     if (trial > 0) speed = measure_link(group, tcp, layout);
     other = measure_link(group, mpi, layout);
-    if (is_mpi_faster(other, speed)) continue;
+    if (compare(other, speed)) continue;
     return tcp.describe_link() + "; MPI (" + other.describe() + ") is not clearly faster";
   }
-  auto bootstrap = tcp.take_bootstrap();
-  link = {std::unique_ptr<ExchangeBackend>(&mpi), make_mpi_reduction};
-  [[maybe_unused]] auto* taken_over = bootstrap.release();
+  link = {as_exchange_backend(tcp.take_bootstrap()), make_mpi_reduction};
   return "MPI (" + other.describe() + " a rank), since TCP sockets (" + speed.describe() +
          ") are slower";
 }

@@ -34,4 +34,10 @@ void ExchangeBackend::abort(const std::string& reason) noexcept {
   if (!std::exchange(has_aborted_, true)) transport().announce_abort(reason);
 }
 
+std::unique_ptr<ExchangeBackend> as_exchange_backend(std::unique_ptr<CommBackend> backend) {
+  auto* exchange = &dynamic_cast<ExchangeBackend&>(*backend);
+  [[maybe_unused]] auto* same = backend.release();
+  return std::unique_ptr<ExchangeBackend>(exchange);
+}
+
 }  // namespace lockstep

@@ -6,7 +6,6 @@
 #include <string>
 #include <vector>
 
-#include "comm/exchange/link_speed.h"
 #include "comm/exchange/transport.h"
 #include "comm/group/comm_backend.h"
 
@@ -32,10 +31,6 @@ class ExchangeBackend : public CommBackend {
   /// so that the memory of a host has nothing to add.
   [[nodiscard]] virtual bool is_quickest_for(const Collective& /*call*/) const { return false; }
 
-  /// How fast the links between hosts are, for the sizes of what goes over them. The same on all
-  /// ranks, and no collective is under way.
-  virtual void set_link_speed(const LinkSpeed& /*speed*/) {}
-
   /// The same object at each call. Operations hold it, and are destroyed after the backend, but do
   /// not touch it then.
   [[nodiscard]] virtual Transport& transport() noexcept = 0;
@@ -49,5 +44,9 @@ class ExchangeBackend : public CommBackend {
   GroupContext& group_;
   bool has_aborted_ = false;
 };
+
+/// The same object, known to be one of these: what `ExchangeBackend::make_group` returns, say.
+[[nodiscard]] std::unique_ptr<ExchangeBackend> as_exchange_backend(
+    std::unique_ptr<CommBackend> backend);
 
 }  // namespace lockstep

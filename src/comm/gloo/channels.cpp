@@ -3,7 +3,6 @@
 
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 
-#include <cstdlib>
 #include <future>
 #include <thread>
 #include <utility>
@@ -11,6 +10,7 @@
 
 #include "comm/collective/operation.h"
 #include "comm/gloo/store_rendezvous.h"
+#include "native/posix/environment_variable.h"
 
 namespace lockstep {
 namespace {
@@ -31,8 +31,8 @@ std::string heard(int rank) {
 }
 
 std::shared_ptr<::gloo::transport::Device> make_device(const LaunchEnvironment& environment) {
-  const char* interface = std::getenv("GLOO_SOCKET_IFNAME");
-  if (interface != nullptr && *interface != '\0') {
+  const std::string interface = native::environment_variable("GLOO_SOCKET_IFNAME");
+  if (!interface.empty()) {
     return c10d::ProcessGroupGloo::createDeviceForInterface(interface);
   }
   // Where all ranks are on one host, no other host need reach them.

@@ -4,32 +4,25 @@
 #include <lockstep/core/error.h>
 
 #include <charconv>
-#include <cstdlib>
+#include <string>
+
+#include "native/posix/environment_variable.h"
 
 namespace lockstep {
-namespace {
-
-std::string variable(const char* name) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? "" : value;
-}
-
-}  // namespace
-
 GlooRendezvous GlooRendezvous::detect() {
   GlooRendezvous result;
-  result.host = variable("MASTER_ADDR");
+  result.host = native::environment_variable("MASTER_ADDR");
   if (result.host.empty()) {
     throw LaunchError(
         "backend Gloo needs MASTER_ADDR, a host of the job, as torchrun sets it; it is not set");
   }
-  const std::string port = variable("MASTER_PORT");
+  const std::string port = native::environment_variable("MASTER_PORT");
   const char* end = port.data() + port.size();
   const auto [last, error] = std::from_chars(port.data(), end, result.port);
   if (port.empty() || error != std::errc() || last != end || result.port == 0) {
     throw LaunchError("MASTER_PORT is '" + port + "'; backend Gloo needs a port from 1 to 65535");
   }
-  const std::string served = variable("TORCHELASTIC_USE_AGENT_STORE");
+  const std::string served = native::environment_variable("TORCHELASTIC_USE_AGENT_STORE");
   result.has_server = served == "True" || served == "1";
   return result;
 }

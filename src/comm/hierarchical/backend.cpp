@@ -83,9 +83,7 @@ std::unique_ptr<Operation> HierarchicalBackend::make_receive(at::Tensor tensor, 
 
 std::unique_ptr<CommBackend> HierarchicalBackend::make_group(GroupContext& part,
                                                              const std::vector<int>& members) {
-  auto made = link_.backend->make_group(part, members);
-  auto between = std::unique_ptr<ExchangeBackend>(&dynamic_cast<ExchangeBackend&>(*made));
-  [[maybe_unused]] auto* taken_over = made.release();
+  auto between = as_exchange_backend(link_.backend->make_group(part, members));
   // The part uses what carries the data of the whole.
   const auto same = [text = link_text_](GroupContext&, HostLink&, const HostLayout&) {
     return text;

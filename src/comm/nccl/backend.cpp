@@ -291,7 +291,7 @@ void NcclBackend::release() {
 namespace {
 
 /// Only for ranks of several hosts: those of one need no network.
-void choose_network(const LaunchEnvironment& environment) {
+void name_network(const LaunchEnvironment& environment) {
   if (environment.local_size >= environment.world_size) return;
   const NcclInterfaces& interfaces = set_nccl_interfaces();
   logging::write(interfaces.has_any ? logging::Level::Info : logging::Level::Warning,
@@ -306,7 +306,7 @@ std::shared_ptr<ProcessGroup> make_nccl_process_group(const LaunchEnvironment& e
                                                       std::shared_ptr<ProcessGroup> control,
                                                       const NcclServices& services,
                                                       bool check_calls) {
-  choose_network(environment);
+  name_network(environment);
   return std::make_shared<ProcessGroup>(
       GroupCore::make(Backend::Nccl, environment, timeout, [&](GroupContext& group) {
         return std::make_unique<NcclBackend>(group, std::move(control), services, check_calls);

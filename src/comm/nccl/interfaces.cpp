@@ -5,6 +5,8 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "native/posix/environment_variable.h"
+
 namespace lockstep {
 namespace {
 
@@ -58,11 +60,6 @@ std::string list(const std::vector<native::InterfaceAddress>& addresses,
   return text;
 }
 
-std::string variable(const char* name) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? "" : value;
-}
-
 }  // namespace
 
 NcclInterfaces choose_nccl_interfaces(const std::string& of_nccl, const std::string& of_lockstep,
@@ -91,7 +88,8 @@ NcclInterfaces choose_nccl_interfaces(const std::string& of_nccl, const std::str
 
 const NcclInterfaces& set_nccl_interfaces() {
   static const NcclInterfaces chosen = [] {
-    auto made = choose_nccl_interfaces(variable(kOfNccl), variable(kOfLockstep),
+    auto made = choose_nccl_interfaces(native::environment_variable(kOfNccl),
+                                       native::environment_variable(kOfLockstep),
                                        native::interface_addresses());
     if (!made.names.empty()) ::setenv(kOfNccl, made.names.c_str(), 1);
     return made;

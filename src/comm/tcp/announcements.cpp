@@ -11,12 +11,14 @@ std::uint64_t TcpAnnouncements::add_own(const Fingerprint& fingerprint) {
   return next_++;
 }
 
-void TcpAnnouncements::add(std::uint64_t number, int rank, std::vector<std::byte> frame) {
+bool TcpAnnouncements::add(std::uint64_t number, int rank, std::vector<std::byte> frame) {
   Fingerprint fingerprint;
+  if (frame.size() < sizeof(fingerprint)) return false;
   std::memcpy(&fingerprint, frame.data(), sizeof(fingerprint));
   FromRank& from = note(number, rank, fingerprint);
   from.frame = std::move(frame);
   from.values = std::span(from.frame).subspan(sizeof(fingerprint));
+  return true;
 }
 
 TcpAnnouncements::FromRank& TcpAnnouncements::note(std::uint64_t number, int rank,

@@ -28,8 +28,8 @@ class TcpAnnouncements {
 
   /// This rank's own; returns the number that the collective has on all ranks.
   std::uint64_t add_own(const Fingerprint& fingerprint);
-  /// `frame`: the fingerprint of another rank, and values behind it.
-  void add(std::uint64_t number, int rank, std::vector<std::byte> frame);
+  /// `frame`: the fingerprint of another rank, and values behind it. False where it is too short.
+  [[nodiscard]] bool add(std::uint64_t number, int rank, std::vector<std::byte> frame);
   [[nodiscard]] bool is_complete(std::uint64_t number) const;
   [[nodiscard]] bool has_come(std::uint64_t number, int rank) const;
   /// Whether this rank and `rank` have announced the same.

@@ -6,7 +6,6 @@
 #include <lockstep/core/logging.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <utility>
 
@@ -14,6 +13,7 @@
 #include "comm/exchange/operations.h"
 #include "comm/group/group_context.h"
 #include "concurrency/deadline.h"
+#include "native/posix/environment_variable.h"
 #include "native/posix/owning_process.h"
 
 namespace lockstep {
@@ -22,11 +22,6 @@ namespace {
 // How long a rank that closes a group waits for the goodbyes of the others. All of them have passed
 // a barrier before.
 constexpr std::chrono::seconds kGoodbyeLimit{5};
-
-std::string variable(const char* name) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? "" : value;
-}
 
 /// "rank 1", with its host where there are several.
 std::vector<std::string> names_of(const std::vector<TcpContact>& contacts) {
@@ -58,7 +53,7 @@ void TcpBackend::start() {
   bootstrap_->start();
   const Deadline deadline = Deadline::after(group().timeout());
   try {
-    TcpMesh mesh(variable("LOCKSTEP_INTERFACES"));
+    TcpMesh mesh(native::environment_variable("LOCKSTEP_INTERFACES"));
     logging::info("rank " + std::to_string(group().rank()) + " can be reached at " +
                   mesh.description());
     const auto contacts = exchange_contacts(mesh.contact());
@@ -86,9 +81,13 @@ std::string TcpBackend::describe_link() const {
 }
 
 std::unique_ptr<CommBackend> TcpBackend::take_bootstrap() {
+  close_connections();
+  return std::move(bootstrap_);
+}
+
+void TcpBackend::close_connections() {
   connections_->close(std::min<std::chrono::milliseconds>(group().timeout(), kGoodbyeLimit));
   is_released_ = true;
-  return std::move(bootstrap_);
 }
 
 std::vector<TcpContact> TcpBackend::exchange_contacts(const TcpContact& own) {
@@ -146,9 +145,8 @@ void TcpBackend::abort(const std::string& reason) noexcept {
 }
 
 void TcpBackend::release() {
-  connections_->close(std::min<std::chrono::milliseconds>(group().timeout(), kGoodbyeLimit));
+  close_connections();
   bootstrap_->release();
-  is_released_ = true;
 }
 
 std::function<std::string()> TcpBackend::peer_watch() {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "comm/exchange/backend.h"
+#include "comm/exchange/link_speed.h"
 #include "comm/tcp/transport.h"
 
 namespace lockstep {
@@ -25,7 +26,9 @@ class TcpBackend final : public ExchangeBackend {
   void start() override;
   [[nodiscard]] TcpTransport& transport() noexcept override { return *transport_; }
   [[nodiscard]] bool is_quickest_for(const Collective& call) const override;
-  void set_link_speed(const LinkSpeed& speed) override;
+  /// How fast the links between hosts are, for the sizes of what goes over them. The same on all
+  /// ranks, and no collective is under way.
+  void set_link_speed(const LinkSpeed& speed);
   [[nodiscard]] std::string describe_link() const override;
 
   [[nodiscard]] CommBackend& bootstrap() noexcept { return *bootstrap_; }
@@ -45,6 +48,7 @@ class TcpBackend final : public ExchangeBackend {
   void forget_names() noexcept override { bootstrap_->forget_names(); }
   [[nodiscard]] std::function<std::string()> peer_watch() override;
 
+  void close_connections();
   [[nodiscard]] std::vector<TcpContact> exchange_contacts(const TcpContact& own);
 
   struct Allocation {

@@ -152,8 +152,9 @@ void TcpConnections::take_frame(int rank) {
   const auto refuse = [&] { lose(rank, peer.name + kNoFrame); };
   switch (peer.frame.kind) {
     case FrameKind::Announcement:
-      if (body.size() < sizeof(Fingerprint)) return refuse();
-      announcements_.add(peer.frame.number, rank, std::exchange(peer.body, {}));
+      if (!announcements_.add(peer.frame.number, rank, std::exchange(peer.body, {}))) {
+        return refuse();
+      }
       reductions_->note_announcement(rank);
       break;
     case FrameKind::MessageHead: {

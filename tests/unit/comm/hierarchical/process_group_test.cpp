@@ -154,9 +154,7 @@ std::vector<std::exception_ptr> run_hosts_choosing(
     const auto choose = [&, rank](GroupContext& group, HostLink& link, const HostLayout& layout) {
       speeds[rank] = measure_link(group, *link.backend, layout);
       auto other = dynamic_cast<TcpBackend&>(*link.backend).take_bootstrap();
-      link = {std::unique_ptr<ExchangeBackend>(&dynamic_cast<ExchangeBackend&>(*other)),
-              make_round_reduction};
-      [[maybe_unused]] auto* taken_over = other.release();
+      link = {as_exchange_backend(std::move(other)), make_round_reduction};
       return std::string("chosen by hand");
     };
     return make_hierarchical_process_group(
