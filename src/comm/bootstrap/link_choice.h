@@ -4,7 +4,6 @@
 #include <functional>
 #include <string>
 
-#include "comm/exchange/link_speed.h"
 #include "comm/hierarchical/host_link.h"
 
 namespace lockstep {

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "comm/exchange/backend.h"
+#include "comm/exchange/link_speed.h"
 #include "comm/group/host_layout.h"
 #include "comm/hierarchical/host_reduction.h"
 
