@@ -28,6 +28,7 @@ SEES = {
     "core": set(),
     "concurrency": set(),
     "native": {"core", "concurrency"},
+    "files": BELOW,
     "comm/collective": BELOW,
     "comm/interface": BELOW | {"comm/collective"},
     "comm/group": BELOW | {"comm/collective", "comm/interface"},
@@ -42,12 +43,19 @@ SEES = {
     "workers": {"native", "core", "concurrency"},
     "data/samples": BELOW,
     "data/samplers": BELOW,
-    "data/readers": BELOW,
+    "data/readers": BELOW | {"files"},
     "data/images": BELOW | {"data/readers", "data/samplers"},
     "data/interface": BELOW | {"data/samples", "data/samplers"},
     "data/loader": BELOW | {"workers", "data/interface", "data/samples", "data/samplers"},
     "inference": {"workers", "native", "core", "concurrency"},
-    "training": {"concurrency", "core"} | COMM,
+    "training/interface": BELOW | COMM,
+    "training/activation": {"concurrency", "core", "training/ambient"},
+    "training/ambient": {"core"},
+    "training/checkpoint": BELOW | COMM | {"files", "training/interface", "training/safetensors"},
+    "training/optimizer": BELOW | {"files", "training/interface", "training/safetensors"},
+    "training/safetensors": BELOW | {"files"},
+    "training/stop": BELOW | COMM | {"training/interface"},
+    "training/state": BELOW | {"files", "training/ambient", "training/interface", "training/optimizer", "training/safetensors"},
 }
 # Header and source of one name are one unit, public header or not. Where public headers lie flat although their layer is
 # divided, this says to which module's unit one belongs.
@@ -69,6 +77,15 @@ UNIT_OF = {
     "parallel/distributed_data_parallel_options": "parallel/interface/distributed_data_parallel_options",
     "parallel/statistics": "parallel/interface/statistics",
     "parallel/sync_batch_norm": "parallel/batch_norm/sync_batch_norm",
+    "training/activation_checkpoint": "training/activation/activation_checkpoint",
+    "training/checkpointer": "training/interface/checkpointer",
+    "training/load_state": "training/safetensors/load_state",
+    "training/optimizer_state": "training/interface/optimizer_state",
+    "training/safetensors": "training/safetensors/safetensors",
+    "training/safetensors_header": "training/safetensors/safetensors_header",
+    "training/stop_request": "training/interface/stop_request",
+    "training/training_state": "training/interface/training_state",
+    "training/weight_names": "training/safetensors/weight_names",
     "parallel/watch_outputs": "parallel/ddp/watch_outputs",
     "parallel/wrapped_module": "parallel/ddp/wrapped_module",
 }
@@ -85,7 +102,7 @@ BANNED = [
     (r"\bcuda[A-Z]\w*", "CUDA", r"src/native/(cuda/|nccl/nccl_library\.cpp)"),  # NCCL takes CUDA's streams
     (r"\bstd::c(out|err)\b|\bprintf\(", "printing", r"src/native/posix/output_buffers\.cpp"),  # it writes what others have printed
     (r"(?<![\w.>])(exit\(|abort\(\))", "ending the process", r"src/native/posix/|src/workers/"),
-    (r"\.detach\(\);", "a detached thread", r"src/(parallel/|workers/thread_workers\.cpp)"),
+    (r"\.detach\(\);", "a detached thread", r"src/(parallel/|workers/thread_workers\.cpp|training/checkpoint/save_thread\.cpp)"),
     (r"\bpthread_(cond|mutex)_|\bcondition_variable\b|\bsem_wait\b|FUTEX_WAIT\b", "a wait without a deadline of ours", r"futex\.cpp$"),
 ]
 

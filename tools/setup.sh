@@ -22,7 +22,7 @@ build_dir=$root/build
 venv=$build_dir/venv
 
 packages=(g++ cmake ninja-build ccache openmpi-bin libopenmpi-dev libgtest-dev libgmock-dev
-          libjpeg62-turbo-dev libpng-dev zlib1g-dev libcli11-dev nlohmann-json3-dev libgloo-dev
+          libjpeg62-turbo-dev libpng-dev zlib1g-dev libcli11-dev nlohmann-json3-dev libxxhash-dev libgloo-dev
           dataset-fashion-mnist python3 python3-venv)
 # A second launcher beside Open MPI's. Debian keeps Open MPI as the default where both are installed.
 [[ ${LOCKSTEP_WITH_TESTS:-0} == 1 ]] && packages+=(mpich)
@@ -64,18 +64,20 @@ install_packages() {
   rm -f "$log"
 }
 
-# In a folder of its own: neither the library nor its tests need it. A benchmark does without where it cannot be had.
-install_torchvision() {
-  local folder=$build_dir/torchvision
-  local marker=$folder/.lockstep-torchvision have=''
+# install_wheels FOLDER WHEELS: in a folder of their own, because the library needs none of them. What compares with them does
+# without where there is no Python of ours.
+install_wheels() {
+  local folder=$build_dir/$1 wheels=$2
+  local marker=$folder/.lockstep-wheels have=''
+  [[ -x $venv/bin/pip ]] || return 0
   [[ -f $marker ]] && have=$(<"$marker")
-  [[ $have == "$LOCKSTEP_TORCHVISION_WHEELS" ]] && return 0
-  say "installing $LOCKSTEP_TORCHVISION_WHEELS into $folder"
+  [[ $have == "$wheels" ]] && return 0
+  say "installing $wheels into $folder"
   rm -rf "$folder"
   # shellcheck disable=SC2086  # a list of words on purpose
-  "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --target "$folder" $LOCKSTEP_TORCHVISION_WHEELS ||
-    fail "pip could not install $LOCKSTEP_TORCHVISION_WHEELS"
-  echo "$LOCKSTEP_TORCHVISION_WHEELS" >"$marker"
+  "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --target "$folder" $wheels ||
+    fail "pip could not install $wheels"
+  echo "$wheels" >"$marker"
 }
 
 install_packages
@@ -87,4 +89,5 @@ else
   [[ ${LOCKSTEP_CPU_ONLY:-0} != 1 ]] || libtorch+=(--cpu-only)
   "${libtorch[@]}"
 fi
-[[ ${LOCKSTEP_WITH_TORCHVISION:-0} != 1 || ! -x $venv/bin/pip ]] || install_torchvision
+[[ ${LOCKSTEP_WITH_TORCHVISION:-0} != 1 ]] || install_wheels torchvision "$LOCKSTEP_TORCHVISION_WHEELS"
+[[ ${LOCKSTEP_WITH_TESTS:-0} != 1 ]] || install_wheels test_wheels "$LOCKSTEP_TEST_WHEELS"

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Trains a residual network on all ranks in step. Read `train` first; the other files hold its
 // parts.
+#include "checkpoints.h"
 #include "datasets.h"
 #include "errors.h"
 #include "evaluation.h"
@@ -21,6 +22,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 namespace example {
 namespace {
@@ -87,9 +89,11 @@ struct Trainer {
   Model& model;
   torch::optim::SGD& optimizer;
   LearningRate rate;
+  Checkpoints& checkpoints;
   int64_t step = 0;  // counts on from epoch to epoch
+  bool is_stopped = false;
 
-  // One pass over this rank's share of the images.
+  // One pass over this rank's share of the images, or what is left of it.
   Totals run_epoch(Loader& loader, Progress& progress) {
     const auto loss_options =
         functional::CrossEntropyFuncOptions().label_smoothing(options.label_smoothing);
@@ -106,12 +110,34 @@ struct Trainer {
       add_batch(totals, loss.item<double>(), scores, batch.target);
       progress.step(times(totals, group.size()));
       ++step;
+      is_stopped = checkpoints.after_step(step);
+      if (is_stopped) break;
     }
     return totals;
   }
 };
 
-void train(const Options& options, Progress::Clock::time_point start) {
+/// Weights of another program may be for other classes: then the last layer begins anew.
+lockstep::training::LoadedState load_weights(ResNet& net, const std::string& path) {
+  using namespace lockstep::training;
+  const auto own = state_of(*net);
+  const auto header = read_safetensors_header(path);
+  const auto rename = [&](const std::string& name) {
+    auto ours = torchvision_resnet_name(name);
+    const auto target = own.find(ours);
+    const bool is_other_head = ours.starts_with("fc.") && target != own.end() &&
+                               target->second.sizes() != header.tensors.at(name).shape;
+    return is_other_head ? std::string() : ours;
+  };
+  auto loaded = load_state(net, path, LoadOptions().strict(false).rename(rename));
+  for (const auto& name : loaded.missing) {
+    TORCH_CHECK(name.starts_with("fc."), path, ": has no '", name, "', which this model needs");
+  }
+  return loaded;
+}
+
+/// Returns the exit code.
+int train(const Options& options, Progress::Clock::time_point start) {
   const auto group =
       lockstep::init_process_group(lockstep::ProcessGroupOptions()
                                        .backend(options.backend)
@@ -126,6 +152,9 @@ void train(const Options& options, Progress::Clock::time_point start) {
   auto test_loader = together(*group, [&] { return make_test_loader(images, options, *group); });
 
   ResNet net(ResNetOptions(options.arch).in_channels(images.channels).num_classes(images.classes));
+  if (!options.weights.empty()) {
+    static_cast<void>(together(*group, [&] { return load_weights(net, options.weights); }));
+  }
   net->to(device);
   Model model(net, group);
   torch::optim::SGD optimizer(model->parameters(), torch::optim::SGDOptions(options.learning_rate)
@@ -134,31 +163,53 @@ void train(const Options& options, Progress::Clock::time_point start) {
                                                        .weight_decay(options.weight_decay));
 
   const auto steps_an_epoch = static_cast<int64_t>(train_loader.size());
-  Trainer trainer{options, *group,    device,
-                  model,   optimizer, make_learning_rate(options, steps_an_epoch)};
+  Checkpoints checkpoints(options, group);
+  Trainer trainer{options,    *group,    device,
+                  model,      optimizer, make_learning_rate(options, steps_an_epoch),
+                  checkpoints};
+  int64_t epoch = 0;
+  checkpoints.state()
+      .add("model", net)
+      .add("optimizer", optimizer)
+      .add("loader", train_loader)
+      .add("step", trainer.step)
+      .add("epoch", epoch)
+      .add_random_state()
+      .require("arch", options.arch);
+  bool is_resumed = checkpoints.resume();
   Progress progress(std::cout, progress_style(options.progress, group->rank()),
                     {options.epochs, steps_an_epoch});
   int64_t samples = 0;
   Totals tested;
-  for (int epoch = 0; epoch < options.epochs; ++epoch) {
-    progress.begin_epoch(epoch);
-    train_loader.set_epoch(epoch);
+  for (; epoch < options.epochs; ++epoch) {
+    if (!std::exchange(is_resumed, false)) train_loader.set_epoch(epoch);
+    progress.begin_epoch(epoch, steps_an_epoch - static_cast<int64_t>(train_loader.size()));
     net->train();
-    const auto trained = sum_over_ranks(trainer.run_epoch(train_loader, progress), *group);
+    const auto own_share = trainer.run_epoch(train_loader, progress);
+    if (trainer.is_stopped) {
+      group->close();
+      return kStoppedExitCode;
+    }
+    const auto trained = sum_over_ranks(own_share, *group);
     samples += trained.samples;
 
     model->broadcast_buffers();  // batch norm's statistics are each rank's own until here
     tested = sum_over_ranks(evaluate(net, test_loader, device), *group);
     progress.end_epoch(trained, tested);
   }
+  if (group->rank() == 0 && !options.save.empty())
+    lockstep::training::save_state(net, options.save);
+  checkpoints.finish();
   group->close();
 
   if (group->rank() == 0) {
     const std::chrono::duration<double> seconds = Progress::Clock::now() - start;
     std::printf("result: accuracy=%.4f samples_per_second=%.0f seconds=%.0f ranks=%d arch=%s\n",
-                tested.accuracy(), static_cast<double>(samples) / progress.training_seconds(),
+                tested.accuracy(),
+                samples == 0 ? 0 : static_cast<double>(samples) / progress.training_seconds(),
                 seconds.count(), group->size(), options.arch.c_str());
   }
+  return 0;
 }
 
 }  // namespace
@@ -170,7 +221,6 @@ int main(int argc, char** argv) {
     const auto launch = lockstep::LaunchEnvironment::detect();
     const auto parsed = example::check_launch(example::parse_options(argc, argv), launch);
     if (!parsed.options) return example::print_text(parsed, launch);
-    example::train(*parsed.options, start);
-    return 0;
+    return example::train(*parsed.options, start);
   });
 }

@@ -163,6 +163,25 @@ void add_training_options(CLI::App& app, Options& options) {
   }
 }
 
+void add_file_options(CLI::App& app, Options& options) {
+  app.add_option("--weights", options.weights,
+                 "Weights to begin with, with the names of torchvision or Hugging Face")
+      ->type_name("FILE.safetensors");
+  app.add_option("--save", options.save, "Write the weights there at the end")
+      ->type_name("FILE.safetensors");
+  app.add_option("--checkpoints", options.checkpoints,
+                 "Save the run there now and then, and when SIGTERM or SIGUSR1 asks it to stop")
+      ->type_name("FOLDER");
+  app.add_option("--checkpoint-every", options.checkpoint_every, "How often --checkpoints saves")
+      ->type_name("STEPS")
+      ->check(whole_number(1, kMany));
+  app.add_flag("--resume", options.resume, "Go on with the newest of --checkpoints");
+  for (const auto* name :
+       {"--weights", "--save", "--checkpoints", "--checkpoint-every", "--resume"}) {
+    app.get_option(name)->group("Files");
+  }
+}
+
 void add_run_options(CLI::App& app, Options& options, EnumeratorNames& names) {
   app.add_option("--backend", names.backend,
                  "auto, shared-memory, mpi, hierarchical, gloo, or single (one rank)")
@@ -226,6 +245,7 @@ ParsedOptions parse_options(int argc, const char* const* argv) {
   EnumeratorNames names;
   add_data_options(app, options);
   add_training_options(app, options);
+  add_file_options(app, options);
   add_run_options(app, options, names);
   add_testing_options(app, options);
 
@@ -239,6 +259,11 @@ ParsedOptions parse_options(int argc, const char* const* argv) {
   }
   if (options.warmup_epochs > options.epochs) {
     return {std::nullopt, "resnet: --warmup: must not exceed --epochs (--help lists the options)\n",
+            kUsageError};
+  }
+  if (options.resume && options.checkpoints.empty()) {
+    return {std::nullopt,
+            "resnet: --resume: needs --checkpoints, the folder (--help lists the options)\n",
             kUsageError};
   }
   const auto mistake = adapt_to_folder(app, options);

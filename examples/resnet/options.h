@@ -33,6 +33,12 @@ struct Options {
   double label_smoothing = 0.05;
   std::uint64_t seed = 7;
 
+  std::string weights;             // to begin with; empty: drawn by the seed
+  std::string save;                // where the weights go at the end; empty: nowhere
+  std::string checkpoints;         // a folder; empty: none are saved
+  int64_t checkpoint_every = 100;  // steps
+  bool resume = false;
+
   lockstep::Backend backend = lockstep::Backend::Auto;
   int timeout_seconds = 60;
   int threads = 0;  // 0: this host's cores, shared among its ranks

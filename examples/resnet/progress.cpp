@@ -44,9 +44,9 @@ Progress::~Progress() {
   if (drawn_ > 0) stream_ << std::endl;
 }
 
-void Progress::begin_epoch(int64_t epoch) {
+void Progress::begin_epoch(int64_t epoch, int64_t steps_done) {
   epoch_ = epoch;
-  step_ = 0;
+  step_ = steps_done;
   epoch_start_ = last_shown_ = Clock::now();
 }
 

@@ -46,7 +46,7 @@ class Progress {
   Progress& operator=(const Progress&) = delete;
 
   /// Epochs count from 0 here and from 1 in what people read.
-  void begin_epoch(int64_t epoch);
+  void begin_epoch(int64_t epoch, int64_t steps_done = 0);
   /// One more step is done. `totals` are of this epoch, an estimate for all ranks.
   void step(const Totals& totals);
   /// The epoch is trained and tested; both totals are of all ranks.

@@ -7,5 +7,12 @@
 
 #include <lockstep/data.h>
 #include <lockstep/ddp.h>
+#include <lockstep/training/checkpointer.h>
+#include <lockstep/training/load_state.h>
+#include <lockstep/training/optimizer_state.h>
+#include <lockstep/training/safetensors.h>
+#include <lockstep/training/stop_request.h>
+#include <lockstep/training/training_state.h>
+#include <lockstep/training/weight_names.h>
 #include <lockstep/workers/result_codec.h>
 #include <lockstep/workers/worker_pool.h>

@@ -14,9 +14,10 @@ namespace lockstep::fuzz {
 
 std::vector<FuzzTarget> fuzz_targets() {
   auto targets = reader_targets();
-  auto images = image_targets();
-  targets.insert(targets.end(), std::make_move_iterator(images.begin()),
-                 std::make_move_iterator(images.end()));
+  for (auto more : {image_targets(), training_targets()}) {
+    targets.insert(targets.end(), std::make_move_iterator(more.begin()),
+                   std::make_move_iterator(more.end()));
+  }
   return targets;
 }
 

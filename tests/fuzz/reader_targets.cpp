@@ -16,8 +16,8 @@
 #include <memory>
 #include <stdexcept>
 
-#include "data/readers/bounded_view.h"
 #include "data/readers/tar_index.h"
+#include "files/bounded_view.h"
 #include "fuzz/fuzz_target.h"
 #include "support/tar_test_support.h"
 
@@ -214,7 +214,7 @@ FuzzTarget tar_index_target() {
   const auto archive = folder->path / "a.tar";
   const auto index = folder->path / "a.tar.lockstep-index";
   write(archive, archives()[0]);
-  const data::BoundedView view(archive.string());
+  const files::BoundedView view(archive.string());
   require(data::detail::TarIndex::of(view).save(view), "no index");
   std::ifstream file(index, std::ios::binary);
   const ByteVector good{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
@@ -223,7 +223,7 @@ FuzzTarget tar_index_target() {
           [=](const ByteVector& input) {
             write(folder->path / "a.tar.lockstep-index", input);
             // One that is believed must be safe to use; one that is not is no error.
-            const data::BoundedView opened((folder->path / "a.tar").string());
+            const files::BoundedView opened((folder->path / "a.tar").string());
             const auto loaded = data::detail::TarIndex::load(opened);
             TORCH_CHECK(loaded, "not believed");
             for (std::size_t i = 0; i < loaded->samples.size(); ++i) {

@@ -29,6 +29,17 @@ inline void expect_no_errors(const std::vector<std::exception_ptr>& errors) {
   }
 }
 
+/// `action` throws a `c10::Error` with this part.
+template <typename Action>
+void expect_refusal(const Action& action, const std::string& part) {
+  try {
+    action();
+    ADD_FAILURE() << "no error; expected one with: " << part;
+  } catch (const c10::Error& error) {
+    EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
+  }
+}
+
 template <typename Expected>
 void expect_error(const std::exception_ptr& error, const std::string& part) {
   ASSERT_NE(error, nullptr) << "expected an error with: " << part;

@@ -8,7 +8,7 @@
 #include <filesystem>
 #include <utility>
 
-#include "data/readers/bounded_view.h"
+#include "files/bounded_view.h"
 
 namespace lockstep::data {
 namespace {
@@ -42,7 +42,7 @@ CifarDataset::CifarDataset(const std::vector<std::string>& paths, CifarLabels la
   TORCH_CHECK(!paths.empty(), "CifarDataset: no files are given; at least 1 is needed");
   const auto record = label_bytes() + kPixels;
   for (const auto& path : paths) {
-    auto file = std::make_shared<const BoundedView>(path);
+    auto file = std::make_shared<const files::BoundedView>(path);
     if (file->size() == 0 || file->size() % record != 0) {
       file->fail(
           file->size() / record * record,

@@ -9,8 +9,8 @@
 
 namespace lockstep::data {
 
-/// The bytes of one whole file. (`BoundedReader` reads front to back and unpacks gzip; an image is
-/// small and wanted as it is.)
+/// The bytes of one whole file. (`files::BoundedReader` reads front to back and unpacks gzip; an
+/// image is small and wanted as it is.)
 ///
 /// Owns: the bytes; the file is closed again.
 class FileBytes {

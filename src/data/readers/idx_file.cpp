@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "data/readers/bounded_reader.h"
+#include "files/bounded_reader.h"
 
 namespace lockstep::data {
 namespace {
@@ -42,7 +42,7 @@ struct IdxHeader {
   std::uint64_t bytes = 0;
 };
 
-IdxHeader read_header(BoundedReader& file, std::uint64_t max_bytes) {
+IdxHeader read_header(files::BoundedReader& file, std::uint64_t max_bytes) {
   std::array<std::uint8_t, 4> magic{};
   file.read(magic, "the four bytes of an idx header");
   if (magic[0] != 0 || magic[1] != 0) {
@@ -86,7 +86,7 @@ void from_big_endian(std::vector<std::uint8_t>& bytes, std::size_t element) {
 }  // namespace
 
 IdxFile::IdxFile(std::string path, std::uint64_t max_bytes) : path_(std::move(path)) {
-  BoundedReader file(path_);
+  files::BoundedReader file(path_);
   const auto header = read_header(file, max_bytes);
   auto bytes = std::make_shared<std::vector<std::uint8_t>>(
       file.read_bytes(header.bytes, "values of the dimensions in the header"));

@@ -39,16 +39,17 @@ constexpr std::array<std::pair<std::uint32_t, at::ScalarType>, 9> kTypes{{
 void put_tensor(std::span<std::byte> bytes, const PackedTensor& tensor) {
   const auto known = std::find_if(kTypes.begin(), kTypes.end(),
                                   [&](const auto& entry) { return entry.second == tensor.type; });
-  put_little_endian(bytes.subspan(0, 4), known->first);
-  put_little_endian(bytes.subspan(4, 4), tensor.sizes.size());
+  files::put_little_endian(bytes.subspan(0, 4), known->first);
+  files::put_little_endian(bytes.subspan(4, 4), tensor.sizes.size());
   for (std::size_t i = 0; i < tensor.sizes.size(); ++i) {
-    put_little_endian(bytes.subspan(8 + 8 * i, 8), static_cast<std::uint64_t>(tensor.sizes[i]));
+    files::put_little_endian(bytes.subspan(8 + 8 * i, 8),
+                             static_cast<std::uint64_t>(tensor.sizes[i]));
   }
 }
 
-PackedTensor read_tensor(const BoundedView& file, std::uint64_t at) {
+PackedTensor read_tensor(const files::BoundedView& file, std::uint64_t at) {
   const auto number = [&](std::uint64_t offset, std::uint64_t bytes) {
-    return little_endian(file.bytes(offset, bytes, "the header"));
+    return files::little_endian(file.bytes(offset, bytes, "the header"));
   };
   const auto code = number(at, 4);
   const auto known = std::find_if(kTypes.begin(), kTypes.end(),
@@ -78,19 +79,19 @@ PackedTensor read_tensor(const BoundedView& file, std::uint64_t at) {
   return tensor;
 }
 
-void check_start(const BoundedView& file) {
+void check_start(const files::BoundedView& file) {
   const auto magic = file.bytes(0, kPackedMagic.size(), "the magic word LSPACKED");
   if (std::string_view(reinterpret_cast<const char*>(magic.data()), magic.size()) != kPackedMagic) {
     file.fail(0, "the magic word LSPACKED", "other bytes; this is no file of packed records");
   }
   const auto header = file.bytes(0, PackedHeader::kBytes, "the header");
-  const auto version = little_endian(header.subspan(kVersionAt, 4));
+  const auto version = files::little_endian(header.subspan(kVersionAt, 4));
   if (version != kVersion) file.fail(kVersionAt, "version 1", std::to_string(version));
-  if (little_endian(header.subspan(kHeaderChecksumAt, 4)) !=
-      crc32_of(header.first(kHeaderChecksumAt))) {
+  if (files::little_endian(header.subspan(kHeaderChecksumAt, 4)) !=
+      files::crc32_of(header.first(kHeaderChecksumAt))) {
     file.fail(kHeaderChecksumAt, "the checksum of the header", "another; the header is damaged");
   }
-  const auto bytes = little_endian(header.subspan(kHeaderSizeAt, 4));
+  const auto bytes = files::little_endian(header.subspan(kHeaderSizeAt, 4));
   if (bytes != PackedHeader::kBytes) {
     file.fail(kHeaderSizeAt, "a header of 256 bytes", std::to_string(bytes));
   }
@@ -106,24 +107,25 @@ std::array<std::byte, PackedHeader::kBytes> PackedHeader::to_bytes() const {
   const std::span<std::byte> all(bytes);
   std::transform(kPackedMagic.begin(), kPackedMagic.end(), bytes.begin(),
                  [](char c) { return static_cast<std::byte>(c); });
-  put_little_endian(all.subspan(kVersionAt, 4), kVersion);
-  put_little_endian(all.subspan(kHeaderSizeAt, 4), kBytes);
+  files::put_little_endian(all.subspan(kVersionAt, 4), kVersion);
+  files::put_little_endian(all.subspan(kHeaderSizeAt, 4), kBytes);
   put_tensor(all.subspan(kDataAt, kTensorBytes), data);
   put_tensor(all.subspan(kTargetAt, kTensorBytes), target);
-  put_little_endian(all.subspan(kCountAt, 8), count);
-  put_little_endian(all.subspan(kStrideAt, 8), stride);
-  put_little_endian(all.subspan(kChecksumAt, 4), checksum);
-  put_little_endian(all.subspan(kHeaderChecksumAt, 4), crc32_of(all.first(kHeaderChecksumAt)));
+  files::put_little_endian(all.subspan(kCountAt, 8), count);
+  files::put_little_endian(all.subspan(kStrideAt, 8), stride);
+  files::put_little_endian(all.subspan(kChecksumAt, 4), checksum);
+  files::put_little_endian(all.subspan(kHeaderChecksumAt, 4),
+                           files::crc32_of(all.first(kHeaderChecksumAt)));
   return bytes;
 }
 
-PackedHeader PackedHeader::read(const BoundedView& file) {
+PackedHeader PackedHeader::read(const files::BoundedView& file) {
   check_start(file);
   PackedHeader header;
   header.data = read_tensor(file, kDataAt);
   header.target = read_tensor(file, kTargetAt);
   const auto number = [&](std::uint64_t at, std::uint64_t bytes) {
-    return little_endian(file.bytes(at, bytes, "the header"));
+    return files::little_endian(file.bytes(at, bytes, "the header"));
   };
   header.count = number(kCountAt, 8);
   header.stride = number(kStrideAt, 8);

@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <optional>
 
-#include "data/readers/bounded_view.h"
+#include "files/bounded_view.h"
 
 namespace lockstep::data::detail {
 
@@ -26,7 +26,7 @@ struct PackedHeader {
 
   [[nodiscard]] std::array<std::byte, kBytes> to_bytes() const;
   /// Throws: `c10::Error` when it is none, is damaged, or does not fit the file's size.
-  [[nodiscard]] static PackedHeader read(const BoundedView& file);
+  [[nodiscard]] static PackedHeader read(const files::BoundedView& file);
 };
 
 /// Throws: `c10::Error` for a dtype or number of dimensions that cannot be packed.

@@ -88,7 +88,7 @@ class PackedFileWriter {
   }
 
   void put(std::span<const std::byte> bytes) {
-    header_.checksum = crc32_of(bytes, header_.checksum);
+    header_.checksum = files::crc32_of(bytes, header_.checksum);
     if (buffer_.size() + bytes.size() > kBuffer) flush();
     if (bytes.size() >= kBuffer) {
       write(bytes);
@@ -155,7 +155,7 @@ std::size_t PackedRecordsWriter::size() const noexcept {
 }
 
 PackedRecords::PackedRecords(const std::string& path, const PackedRecordsOptions& options)
-    : file_(std::make_shared<const BoundedView>(path)) {
+    : file_(std::make_shared<const files::BoundedView>(path)) {
   detail::check_byte_order();
   auto header = detail::PackedHeader::read(*file_);
   data_ = std::move(header.data);
@@ -199,7 +199,7 @@ std::string PackedRecords::describe(std::size_t index) const {
 
 void PackedRecords::verify() const {
   const auto records = file_->bytes(detail::PackedHeader::kBytes, count_ * stride_, "the records");
-  TORCH_CHECK(crc32_of(records) == checksum_, file_->path(),
+  TORCH_CHECK(files::crc32_of(records) == checksum_, file_->path(),
               ": the records are damaged: their checksum is not that of the header");
 }
 

@@ -25,7 +25,7 @@ constexpr std::uint64_t kMemberBytes = 8 + 8 + 4;
 constexpr std::uint64_t kSampleBytes = 8 + 8;
 constexpr std::uint64_t kIndexChecksumBytes = 4;
 
-std::string index_path(const BoundedView& archive) {
+std::string index_path(const files::BoundedView& archive) {
   return archive.path() + ".lockstep-index";
 }
 
@@ -52,7 +52,7 @@ std::optional<std::pair<std::string_view, std::string>> split(std::string_view n
 
 class Builder {
  public:
-  explicit Builder(const BoundedView& archive) : archive_(archive) {}
+  explicit Builder(const files::BoundedView& archive) : archive_(archive) {}
 
   void add(const TarMember& member) {
     const auto parts = split(member.name);
@@ -69,15 +69,15 @@ class Builder {
     if (others.size() >= kMaxMembers) {
       archive_.fail(
           member.offset,
-          "at most " + std::to_string(kMaxMembers) + " members in sample " + in_quotes(key),
-          "one more, " + in_quotes(member.name));
+          "at most " + std::to_string(kMaxMembers) + " members in sample " + files::in_quotes(key),
+          "one more, " + files::in_quotes(member.name));
     }
     for (const auto& other : others) {
       if (other.extension == known->second) {
         archive_.fail(member.offset,
-                      "one member with the extension " + in_quotes(extension) + " in sample " +
-                          in_quotes(key),
-                      "a second one, " + in_quotes(member.name));
+                      "one member with the extension " + files::in_quotes(extension) +
+                          " in sample " + files::in_quotes(key),
+                      "a second one, " + files::in_quotes(member.name));
       }
     }
     index_.members.push_back({member.offset, member.size, known->second});
@@ -87,7 +87,7 @@ class Builder {
   TarIndex take() { return std::move(index_); }
 
  private:
-  const BoundedView& archive_;
+  const files::BoundedView& archive_;
   TarIndex index_;
   std::map<std::string, std::uint32_t> numbers_;  // of extensions
 };
@@ -96,7 +96,7 @@ class Out {
  public:
   void number(std::uint64_t value, std::size_t bytes = 8) {
     bytes_.resize(bytes_.size() + bytes);
-    put_little_endian(std::span(bytes_).last(bytes), value);
+    files::put_little_endian(std::span(bytes_).last(bytes), value);
   }
   void text(std::string_view text) {
     for (const char c : text) bytes_.push_back(static_cast<std::byte>(c));
@@ -110,8 +110,8 @@ class Out {
 // Takes one thing after the other from a file that is checked to hold them all.
 class In {
  public:
-  explicit In(const BoundedView& file) : file_(file) {}
-  std::uint64_t number(std::uint64_t bytes = 8) { return little_endian(take(bytes)); }
+  explicit In(const files::BoundedView& file) : file_(file) {}
+  std::uint64_t number(std::uint64_t bytes = 8) { return files::little_endian(take(bytes)); }
   std::string text(std::uint64_t bytes) {
     const auto raw = take(bytes);
     return {reinterpret_cast<const char*>(raw.data()), raw.size()};
@@ -124,7 +124,7 @@ class In {
     return taken;
   }
 
-  const BoundedView& file_;
+  const files::BoundedView& file_;
   std::uint64_t at_ = 0;
 };
 
@@ -143,7 +143,7 @@ bool is_sound(const TarIndex& index, std::uint64_t archive_size) {
 }
 
 // Throws where the file ends before its time.
-std::optional<TarIndex> read(const BoundedView& archive, const BoundedView& file) {
+std::optional<TarIndex> read(const files::BoundedView& archive, const files::BoundedView& file) {
   In in(file);
   if (in.text(kIndexMagic.size()) != kIndexMagic || in.number() != archive.size() ||
       static_cast<std::int64_t>(in.number()) != archive.modified_ns()) {
@@ -151,8 +151,8 @@ std::optional<TarIndex> read(const BoundedView& archive, const BoundedView& file
   }
   if (file.size() < kIndexHeaderBytes + kIndexChecksumBytes) return std::nullopt;
   const auto checked = file.size() - kIndexChecksumBytes;
-  if (crc32_of(file.bytes(0, checked, "the index")) !=
-      little_endian(file.bytes(checked, kIndexChecksumBytes, "the index"))) {
+  if (files::crc32_of(file.bytes(0, checked, "the index")) !=
+      files::little_endian(file.bytes(checked, kIndexChecksumBytes, "the index"))) {
     return std::nullopt;
   }
   const auto extensions = in.number();
@@ -187,22 +187,22 @@ std::optional<TarIndex> read(const BoundedView& archive, const BoundedView& file
 
 }  // namespace
 
-TarIndex TarIndex::of(const BoundedView& archive) {
+TarIndex TarIndex::of(const files::BoundedView& archive) {
   Builder builder(archive);
   TarReader reader(archive);
   while (const auto member = reader.next()) builder.add(*member);
   return builder.take();
 }
 
-std::optional<TarIndex> TarIndex::load(const BoundedView& archive) {
+std::optional<TarIndex> TarIndex::load(const files::BoundedView& archive) {
   try {
-    return read(archive, BoundedView(index_path(archive)));
+    return read(archive, files::BoundedView(index_path(archive)));
   } catch (const c10::Error&) {
     return std::nullopt;
   }
 }
 
-bool TarIndex::save(const BoundedView& archive) const {
+bool TarIndex::save(const files::BoundedView& archive) const {
   Out out;
   out.text(kIndexMagic);
   for (const auto value : {archive.size(), static_cast<std::uint64_t>(archive.modified_ns()),
@@ -224,7 +224,7 @@ bool TarIndex::save(const BoundedView& archive) const {
     out.number(sample.key_end);
     out.number(sample.member_end);
   }
-  out.number(crc32_of(out.bytes()), kIndexChecksumBytes);
+  out.number(files::crc32_of(out.bytes()), kIndexChecksumBytes);
   try {
     native::AtomicFile file(index_path(archive));
     file.write(0, out.bytes());

@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "data/readers/bounded_view.h"
+#include "files/bounded_view.h"
 
 namespace lockstep::data::detail {
 
@@ -40,14 +40,14 @@ struct TarIndex {
 
   /// Walks over the archive's headers.
   /// Throws: `c10::Error` as `TarReader`, and naming what a sample has twice.
-  [[nodiscard]] static TarIndex of(const BoundedView& archive);
+  [[nodiscard]] static TarIndex of(const files::BoundedView& archive);
 
   /// Reads the index that `save` left beside the archive. Nothing when there is none, or it is
   /// damaged or of an archive of another size or time: then it must be made anew.
-  [[nodiscard]] static std::optional<TarIndex> load(const BoundedView& archive);
+  [[nodiscard]] static std::optional<TarIndex> load(const files::BoundedView& archive);
   /// Leaves the index in a file beside the archive, for the next who opens it. Returns false where
   /// that cannot be done: it saves time only.
-  bool save(const BoundedView& archive) const;
+  bool save(const files::BoundedView& archive) const;
 };
 
 }  // namespace lockstep::data::detail

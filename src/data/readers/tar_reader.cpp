@@ -178,7 +178,7 @@ std::uint64_t TarReader::checked_size(std::uint64_t start, ByteView header) cons
   }
   const auto raw = header.subspan(kSizeAt, kSizeBytes);
   const auto size = number(raw);
-  if (!size) archive_.fail(start + kSizeAt, "a size", in_quotes(text_of(raw)));
+  if (!size) archive_.fail(start + kSizeAt, "a size", files::in_quotes(text_of(raw)));
   return *size;
 }
 
@@ -207,15 +207,15 @@ std::optional<TarMember> TarReader::read_member(std::uint64_t start, char type,
   const bool is_file = type == '0' || type == '\0' || type == '7';
   if (!is_file && type != '5') {
     archive_.fail(start + kTypeAt, "an ordinary file or a folder",
-                  std::string(description(type)) + ", " + in_quotes(name));
+                  std::string(description(type)) + ", " + files::in_quotes(name));
   }
   const bool is_folder = type == '5' || name.empty() || name == "." || name.back() == '/';
   if (is_folder && size != 0) {
-    archive_.fail(start + kSizeAt, "no content of the folder " + in_quotes(name),
+    archive_.fail(start + kSizeAt, "no content of the folder " + files::in_quotes(name),
                   std::to_string(size) + " bytes");
   }
   const auto content = position_;
-  position_ += padded(size, "the content of " + in_quotes(name));
+  position_ += padded(size, "the content of " + files::in_quotes(name));
   if (is_folder) return std::nullopt;
   return TarMember{name, content, size};
 }
@@ -258,7 +258,7 @@ void TarReader::read_pax(std::uint64_t size, bool is_global) {
   std::size_t at = 0;
   while (at < text.size()) {
     const auto fail = [&](const char* expected) {
-      archive_.fail(start + at, expected, in_quotes(text.substr(at, 40)));
+      archive_.fail(start + at, expected, files::in_quotes(text.substr(at, 40)));
     };
     std::size_t length = 0;
     const auto [end, error] = std::from_chars(text.data() + at, text.data() + text.size(), length);
@@ -288,14 +288,14 @@ void TarReader::read_pax(std::uint64_t size, bool is_global) {
 
 void TarReader::check_name(std::uint64_t header, const std::string& name) const {
   if (name.find('\0') != std::string::npos) {
-    archive_.fail(header, "a name without zero bytes", in_quotes(name));
+    archive_.fail(header, "a name without zero bytes", files::in_quotes(name));
   }
-  if (name.starts_with('/')) archive_.fail(header, "a relative name", in_quotes(name));
+  if (name.starts_with('/')) archive_.fail(header, "a relative name", files::in_quotes(name));
   std::size_t at = 0;
   while (at <= name.size()) {
     const auto end = std::min(name.find('/', at), name.size());
     if (std::string_view(name).substr(at, end - at) == "..") {
-      archive_.fail(header, "a name without ..", in_quotes(name));
+      archive_.fail(header, "a name without ..", files::in_quotes(name));
     }
     at = end + 1;
   }

@@ -6,7 +6,7 @@
 #include <span>
 #include <string>
 
-#include "data/readers/bounded_view.h"
+#include "files/bounded_view.h"
 
 namespace lockstep::data {
 
@@ -26,7 +26,7 @@ struct TarMember {
 class TarReader {
  public:
   /// `archive` must outlive the reader.
-  explicit TarReader(const BoundedView& archive) : archive_(archive) {}
+  explicit TarReader(const files::BoundedView& archive) : archive_(archive) {}
 
   /// The next file, or nothing behind the last.
   /// Throws: `c10::Error` with archive, byte, what was expected and what was found.
@@ -52,7 +52,7 @@ class TarReader {
   void check_name(std::uint64_t header, const std::string& name) const;
   [[nodiscard]] std::uint64_t padded(std::uint64_t size, const std::string& what) const;
 
-  const BoundedView& archive_;
+  const files::BoundedView& archive_;
   std::uint64_t position_ = 0;
   Extended extended_;
 };

@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <utility>
 
-#include "data/readers/bounded_view.h"
 #include "data/readers/tar_index.h"
+#include "files/bounded_view.h"
 
 namespace lockstep::data {
 namespace detail {
@@ -22,7 +22,7 @@ struct TarShard {
     if (side_index) index.save(archive);
   }
 
-  BoundedView archive;
+  files::BoundedView archive;
   TarIndex index;
 };
 
@@ -33,9 +33,9 @@ std::span<const std::byte> TarSample::at(std::string_view extension) const {
   if (found != members.end()) return found->second;
   std::string others;
   for (const auto& [name, bytes] : members)
-    others += (others.empty() ? "" : ", ") + in_quotes(name);
-  TORCH_CHECK(false, "TarSample: sample ", in_quotes(key), " has no member ", in_quotes(extension),
-              "; it has ", others);
+    others += (others.empty() ? "" : ", ") + files::in_quotes(name);
+  TORCH_CHECK(false, "TarSample: sample ", files::in_quotes(key), " has no member ",
+              files::in_quotes(extension), "; it has ", others);
 }
 
 TarShards::TarShards(const std::vector<std::string>& paths, Decoder decoder,
@@ -77,7 +77,8 @@ torch::data::Example<> TarShards::get(std::size_t index) const {
 
 std::string TarShards::describe(std::size_t index) const {
   const auto [shard, number] = place(index);
-  std::string text = shard->archive.path() + ": sample " + in_quotes(shard->index.key(number));
+  std::string text =
+      shard->archive.path() + ": sample " + files::in_quotes(shard->index.key(number));
   const char* separator = ": ";
   for (const auto& member : shard->index.members_of(number)) {
     text += separator + shard->index.extensions[member.extension] + " at byte " +

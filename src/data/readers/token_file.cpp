@@ -6,7 +6,7 @@
 #include <limits>
 #include <utility>
 
-#include "data/readers/bounded_view.h"
+#include "files/bounded_view.h"
 
 namespace lockstep::data {
 namespace {
@@ -38,7 +38,7 @@ std::int64_t widen(std::span<const std::byte> window, std::int64_t* inputs, std:
   std::int64_t largest = 0;
   for (std::size_t i = 0; i <= block; ++i) {
     const auto token =
-        static_cast<std::int64_t>(little_endian(window.subspan(i * width).first<width>()));
+        static_cast<std::int64_t>(files::little_endian(window.subspan(i * width).first<width>()));
     largest = std::max(largest, token);
     if (i < block) inputs[i] = token;
     if (i > 0) targets[i - 1] = token;
@@ -54,7 +54,7 @@ TokenFile::TokenFile(const std::string& path, const TokenFileOptions& options)
           static_cast<std::uint64_t>(options.stride() == 0 ? options.block() : options.stride())),
       vocabulary_(options.vocabulary()) {
   check(options);
-  file_ = std::make_shared<const BoundedView>(path);
+  file_ = std::make_shared<const files::BoundedView>(path);
   if (options.format() == TokenFormat::Llmc) {
     read_llmc_header();
   } else {
@@ -75,7 +75,7 @@ TokenFile::TokenFile(const std::string& path, const TokenFileOptions& options)
 
 void TokenFile::read_llmc_header() {
   const auto number = [this](std::uint64_t place) {
-    return little_endian(
+    return files::little_endian(
         file_->bytes(place * sizeof(std::int32_t), sizeof(std::int32_t), "llm.c's header"));
   };
   static_cast<void>(file_->bytes(0, kLlmHeaderBytes, "llm.c's header"));

@@ -21,25 +21,33 @@ std::string folder_of(const std::string& path) {
   return slash == 0 ? "/" : path.substr(0, slash);
 }
 
+/// False, and `errno`: it failed. Where the user may only write, or the filesystem has no such
+/// call, nothing can be done.
+bool try_sync_folder(const std::string& path, FileSystem& files) {
+  const FileDescriptor folder(files.open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0));
+  if (!folder.is_open()) return errno == EACCES;
+  return files.sync(folder.get()) == 0 || errno == EINVAL;
+}
+
 }  // namespace
 
-AtomicFile::AtomicFile(std::string path, Kind kind)
-    : path_(std::move(path)), folder_(folder_of(path_)) {
+AtomicFile::AtomicFile(std::string path, Kind kind, FileSystem& files)
+    : files_(files), path_(std::move(path)), folder_(folder_of(path_)) {
   if (kind == Kind::Nameless) {
-    file_ = FileDescriptor(::open(folder_.c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, kMode));
+    file_ = FileDescriptor(files_.open(folder_, O_TMPFILE | O_WRONLY | O_CLOEXEC, kMode));
     if (file_.is_open()) return;
     // These two mean that the filesystem, or the kernel, has no files without a name.
     if (errno != EOPNOTSUPP && errno != EISDIR) throw_errno(path_ + ": cannot be made");
   }
   auto name = random_name();
   file_ = FileDescriptor(
-      ::open(name.c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC | O_NOFOLLOW, kMode));
+      files_.open(name, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC | O_NOFOLLOW, kMode));
   if (!file_.is_open()) throw_errno(path_ + ": cannot be made");
   temporary_ = std::move(name);
 }
 
 AtomicFile::~AtomicFile() {
-  if (!temporary_.empty()) ::unlink(temporary_.c_str());
+  if (!temporary_.empty()) files_.remove(temporary_);
 }
 
 std::string AtomicFile::random_name() const {
@@ -52,37 +60,61 @@ std::string AtomicFile::random_name() const {
   return path_ + "." + digits.data() + ".tmp";
 }
 
+void AtomicFile::reserve(std::uint64_t bytes) {
+  while (bytes > 0 && files_.reserve(file_.get(), bytes) != 0) {
+    if (errno == EINTR) continue;
+    // The filesystem cannot: a full disk is found by the write then.
+    if (errno == EOPNOTSUPP || errno == ENOSYS) return;
+    throw_errno(path_ + ": there is no room for " + std::to_string(bytes) + " bytes");
+  }
+}
+
 void AtomicFile::write(std::uint64_t offset, std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
-    const auto done = ::pwrite(file_.get(), bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    const auto done = files_.write(file_.get(), bytes, offset);
     if (done < 0) {
       if (errno == EINTR) continue;
       throw_errno(path_ + ": cannot be written");
     }
+    if (done == 0) throw_errno(path_ + ": cannot be written: nothing was taken", EIO);
     offset += static_cast<std::uint64_t>(done);
     bytes = bytes.subspan(static_cast<std::size_t>(done));
   }
 }
 
-void AtomicFile::publish() {
-  if (::fsync(file_.get()) != 0) throw_errno(path_ + ": cannot be written to the disk");
+void AtomicFile::publish(Name name) {
+  if (files_.sync(file_.get()) != 0) throw_errno(path_ + ": cannot be written to the disk");
   if (temporary_.empty()) {
     // link() replaces nothing, rename() does.
-    auto name = random_name();
-    const auto self = "/proc/self/fd/" + std::to_string(file_.get());
-    if (::linkat(AT_FDCWD, self.c_str(), AT_FDCWD, name.c_str(), AT_SYMLINK_FOLLOW) != 0) {
+    auto random = random_name();
+    if (files_.name(file_.get(), random) != 0) {
       throw_errno(path_ + ": cannot be given its name");
     }
-    temporary_ = std::move(name);
+    temporary_ = std::move(random);
   }
-  if (::rename(temporary_.c_str(), path_.c_str()) != 0) {
+  if (files_.rename(temporary_, path_) != 0) {
     throw_errno(path_ + ": cannot be given its name");
   }
   temporary_.clear();
   file_.reset();
   // The name, too, must survive a power cut.
-  const FileDescriptor folder(::open(folder_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (folder.is_open()) ::fsync(folder.get());
+  if (name == Name::Durable && !try_sync_folder(folder_, files_)) {
+    throw_errno(path_ + ": has its name, which cannot be written to the disk");
+  }
+}
+
+void sync_folder(const std::string& path, FileSystem& files) {
+  if (!try_sync_folder(path, files)) {
+    throw_errno(path + ": the names in this folder cannot be written to the disk");
+  }
+}
+
+void remove_durably(const std::string& path, FileSystem& files) {
+  if (files.remove(path) != 0) {
+    if (errno == ENOENT) return;
+    throw_errno(path + ": cannot be removed");
+  }
+  sync_folder(folder_of(path), files);
 }
 
 }  // namespace lockstep::native

@@ -3,7 +3,7 @@
 """Runs the program of examples/resnet as people do: good runs end in the result line, bad input gets one line.
 
     program_test.py --program RESNET --draw DATA_LOADER --mpirun tests/support/mpirun.sh
-                    [--group training|usage|data|folder|failure|memory]
+                    [--group training|usage|data|folder|failure|memory|resume]
 
 After every run there must be no process and no shared-memory object that was not there before.
 """
@@ -292,9 +292,56 @@ def test_memory(context):
     Run(context, 2, SMALL, launch=with_shared_memory_of("16m")).check_result(2, "resnet8")
 
 
+def bytes_of(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def check_stop(context, folder):
+    """A signal that comes when there is a checkpoint saves the run and ends it."""
+    command = [context.program, "--dataset", "synthetic", "--limit", "4000", "--batch-size", "8", "--image-size", "12",
+               "--epochs", "100000", "--threads", "1", "--checkpoints", folder, "--checkpoint-every", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        until = time.monotonic() + TIME_LIMIT
+        manifest = os.path.join(folder, "MANIFEST")
+        while process.poll() is None and time.monotonic() < until and not (os.path.exists(manifest) and bytes_of(manifest)):
+            time.sleep(0.05)
+        process.terminate()
+        stdout, stderr = process.communicate(timeout=TIME_LIMIT)
+    assert process.returncode == 75, f"a signal must end it with exit code 75, not {process.returncode}: {stdout}{stderr}"
+    assert "as a signal asked: --resume goes on there" in stdout, stdout
+
+
+def test_resume(context):
+    """A run that fails in the middle of an epoch and is resumed ends with the bits of one that does not, also with other
+    workers; a signal saves and stops a run; weights of a run begin another."""
+    with tempfile.TemporaryDirectory() as folder:
+        whole, resumed, checkpoints = (os.path.join(folder, name) for name in ("whole", "resumed", "c"))
+        common = [*SMALL, "--lr", "0.1"]
+        saving = [*common, "--checkpoints", checkpoints, "--checkpoint-every", "2"]
+        Run(context, 2, [*common, "--workers", "1", "--save", whole]).check_result(2, "resnet8")
+        # 4 steps an epoch: step 6 lies within the second one.
+        failed = Run(context, 2, [*saving, "--fail-at", "7", "--fail-rank", "1"])
+        failed.check(failed.code == 1, "it was to fail")
+        run = Run(context, 2, [*saving, "--resume", "--workers", "2", "--save", resumed])
+        run.check_result(2, "resnet8")
+        run.check("resumed at step 6" in run.stdout, "it must say where it goes on")
+        assert bytes_of(whole) == bytes_of(resumed), "the resumed run has other weights"
+        # Another number of ranks goes on as well; what is over stays over.
+        run = Run(context, 1, [*saving, "--resume", "--epochs", "3"])
+        run.check_result(1, "resnet8")
+        run.check("resumed at step 8" in run.stdout, "it must say where it goes on")
+        Run(context, 2, [*common, "--weights", whole]).check_result(2, "resnet8")
+        Run(context, 2, [*common, "--weights", whole, "--classes", "7"]).check_result(2, "resnet8")
+        Run(context, 2, [*common, "--weights", checkpoints + "/none"]).check_error(1, "c/none: cannot be opened")
+        Run(context, 1, [*saving, "--resume", "--arch", "resnet14"]).check_error(1, "made with arch 'resnet8'")
+        check_stop(context, os.path.join(folder, "d"))
+    Run(context, 1, [*SMALL, "--resume"]).check_error(2, "--resume: needs --checkpoints")
+
+
 def main():
     groups = {"training": test_training, "usage": test_usage, "data": test_data, "folder": test_folder,
-              "failure": test_failure, "memory": test_memory}
+              "failure": test_failure, "memory": test_memory, "resume": test_resume}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", required=True)
     parser.add_argument("--draw", required=True, help="the program of examples/04_data_loader, which draws pictures")

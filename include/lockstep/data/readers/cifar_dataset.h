@@ -13,9 +13,11 @@
 #include <string>
 #include <vector>
 
-namespace lockstep::data {
-
+namespace lockstep::files {
 class BoundedView;
+}  // namespace lockstep::files
+
+namespace lockstep::data {
 
 /// Says which dataset the files belong to, and which of its labels is the target.
 enum class CifarLabels {
@@ -76,7 +78,7 @@ class LOCKSTEP_API CifarDataset {
   static constexpr std::size_t kPixels = 3 * 32 * 32;
 
   struct Place {
-    const BoundedView* file;
+    const files::BoundedView* file;
     std::uint64_t record;
     std::uint64_t offset;
   };
@@ -87,7 +89,7 @@ class LOCKSTEP_API CifarDataset {
 
   CifarLabels labels_;
   bool raw_;
-  std::vector<std::shared_ptr<const BoundedView>> files_;
+  std::vector<std::shared_ptr<const files::BoundedView>> files_;
   std::vector<std::size_t> ends_;  // of each file, in samples
   std::size_t size_ = 0;
   std::array<std::array<float, 256>, 3> pixel_values_{};  // what each uint8 becomes, by channel

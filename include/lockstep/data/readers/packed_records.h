@@ -16,9 +16,11 @@
 #include <string>
 #include <vector>
 
-namespace lockstep::data {
-
+namespace lockstep::files {
 class BoundedView;
+}  // namespace lockstep::files
+
+namespace lockstep::data {
 
 namespace detail {
 
@@ -69,7 +71,7 @@ class LOCKSTEP_API PackedRecords {
  private:
   [[nodiscard]] std::uint64_t offset_of(std::size_t index) const;
 
-  std::shared_ptr<const BoundedView> file_;
+  std::shared_ptr<const files::BoundedView> file_;
   detail::PackedTensor data_;
   detail::PackedTensor target_;
   std::uint64_t count_ = 0;

@@ -11,9 +11,11 @@
 #include <span>
 #include <string>
 
-namespace lockstep::data {
-
+namespace lockstep::files {
 class BoundedView;
+}  // namespace lockstep::files
+
+namespace lockstep::data {
 
 /// How tokens are stored.
 enum class TokenFormat {
@@ -71,7 +73,7 @@ class LOCKSTEP_API TokenFile {
   [[nodiscard]] std::uint64_t first_token(std::size_t index) const;
   void read_llmc_header();
 
-  std::shared_ptr<const BoundedView> file_;
+  std::shared_ptr<const files::BoundedView> file_;
   std::uint64_t block_;
   std::uint64_t stride_;
   std::int64_t vocabulary_;

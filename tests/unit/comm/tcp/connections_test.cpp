@@ -489,7 +489,6 @@ TEST(TcpMesh, DoesNotTakeAConnectionThatTheOtherRankHasGivenUp) {
 /// An address that drops packets, as a firewall does: its queue of connections is full.
 class SilentAddress {
  public:
-
   SilentAddress() : socket_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
     sockaddr_in name{};
     name.sin_family = AF_INET;

@@ -6,7 +6,7 @@
 #include <lockstep/data/readers/token_file.h>
 #include <zlib.h>
 
-#include "data/readers/bounded_view.h"
+#include "files/bounded_view.h"
 #include "support/tar_test_support.h"
 #include "unit/data/readers/cheap_errors.h"
 

@@ -240,7 +240,7 @@ for name, kind in ("ustar", tarfile.USTAR_FORMAT), ("gnu", tarfile.GNU_FORMAT), 
     std::size_t count = 0;
     ASSERT_TRUE(lines >> count) << output;
     EXPECT_GT(count, 50U);
-    const BoundedView archive(path("python_" + name + ".tar"));
+    const files::BoundedView archive(path("python_" + name + ".tar"));
     TarReader reader(archive);
     for (std::size_t i = 0; i < count; ++i) {
       std::string member_name;
@@ -465,7 +465,7 @@ TEST_F(TarSideIndex, LiesAreNotBelieved) {
       bad[i] = static_cast<std::uint8_t>(value);
       std::vector<std::byte> body(bad.size() - 4);
       std::memcpy(body.data(), bad.data(), body.size());
-      const auto crc = little(crc32_of(body), 4);
+      const auto crc = little(files::crc32_of(body), 4);
       std::copy(crc.begin(), crc.end(), bad.end() - 4);
       write("a.tar.lockstep-index", bad);
       for (const auto& [key, members] : samples_of(open())) {

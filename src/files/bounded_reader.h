@@ -10,7 +10,7 @@
 
 struct gzFile_s;
 
-namespace lockstep::data {
+namespace lockstep::files {
 
 /// Reads a file, plain or gzip, front to back, never more than it is asked for, and says precisely
 /// what is wrong with it. All bytes that come from outside go through one of these.
@@ -54,4 +54,4 @@ class BoundedReader {
   std::uint64_t offset_ = 0;
 };
 
-}  // namespace lockstep::data
+}  // namespace lockstep::files

@@ -16,6 +16,10 @@ class RandomState {
   [[nodiscard]] static RandomState current();
   void restore() const;
 
+  [[nodiscard]] const std::vector<std::pair<at::Generator, at::Tensor>>& generators() const {
+    return generators_;
+  }
+
  private:
   std::vector<std::pair<at::Generator, at::Tensor>> generators_;
 };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "training/ambient_state.h"
+#include "training/ambient/ambient_state.h"
 
 #include <ATen/Context.h>
 #include <ATen/autocast_mode.h>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "training/graph_boundary.h"
+#include "training/activation/graph_boundary.h"
 
 #include <ATen/SequenceNumber.h>
 #include <ATen/core/grad_mode.h>

@@ -17,8 +17,8 @@
 
 #include <cstdint>
 
-#include "training/ambient_state.h"
-#include "training/graph_boundary.h"
+#include "training/activation/graph_boundary.h"
+#include "training/ambient/ambient_state.h"
 
 namespace lockstep {
 namespace {

@@ -9,7 +9,7 @@
 
 #include "native/posix/mapped_file.h"
 
-namespace lockstep::data {
+namespace lockstep::files {
 
 /// The other half of `BoundedReader`: a plain file whose parts are wanted in any order. It is
 /// mapped, and nobody gets a byte that is not there.
@@ -62,4 +62,4 @@ void put_little_endian(std::span<std::byte> bytes, std::uint64_t value) noexcept
 /// The text for messages: in quotes, on one line, and not too long, whatever is in it.
 [[nodiscard]] std::string in_quotes(std::string_view text);
 
-}  // namespace lockstep::data
+}  // namespace lockstep::files

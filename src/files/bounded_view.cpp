@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "data/readers/bounded_view.h"
+#include "files/bounded_view.h"
 
 #include <c10/util/Exception.h>
 #include <zlib.h>
@@ -8,7 +8,7 @@
 #include <system_error>
 #include <utility>
 
-namespace lockstep::data {
+namespace lockstep::files {
 namespace {
 
 native::MappedFile map(const std::string& path) {
@@ -65,4 +65,4 @@ std::string in_quotes(std::string_view text) {
   return result + (text.size() > kLongest ? "...'" : "'");
 }
 
-}  // namespace lockstep::data
+}  // namespace lockstep::files

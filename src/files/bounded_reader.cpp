@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "data/readers/bounded_reader.h"
+#include "files/bounded_reader.h"
 
 #include <c10/util/Exception.h>
 #include <fcntl.h>
@@ -13,7 +13,7 @@
 #include "native/posix/file_descriptor.h"
 #include "native/posix/posix_check.h"
 
-namespace lockstep::data {
+namespace lockstep::files {
 namespace {
 
 constexpr std::size_t kPiece = std::size_t{1} << 20;
@@ -105,4 +105,4 @@ void BoundedReader::fail(std::uint64_t offset, const std::string& expected,
   __builtin_unreachable();
 }
 
-}  // namespace lockstep::data
+}  // namespace lockstep::files

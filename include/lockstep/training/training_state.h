@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/util/Exception.h>
+#include <lockstep/core/export.h>
+#include <torch/nn/module.h>
+#include <torch/nn/pimpl.h>
+#include <torch/optim/optimizer.h>
+
+#include <concepts>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <set>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace lockstep::training {
+
+/// What one part of a run knows: tensors and texts by name.
+struct LOCKSTEP_API PartState {
+  std::map<std::string, at::Tensor> tensors;  ///< by name
+  std::map<std::string, std::string> texts;   ///< by name; UTF-8
+  /// Names of tensors that may differ between ranks, as running statistics do: those of rank 0
+  /// count.
+  std::set<std::string> of_rank_0;
+};
+
+namespace detail {
+
+/// A part of a `TrainingState`.
+struct TrainingPart {
+  std::string name;         ///< of its files
+  bool is_of_rank = false;  ///< each rank has its own
+  /// What loads it is the program's own, and may throw: it comes first.
+  bool is_object = false;
+  /// The tensors may share memory with the part.
+  std::function<PartState()> state;
+  /// Compares the state with the part, and changes nothing. What it returns loads the state.
+  std::function<std::function<void()>(PartState)> prepare;
+  /// Of a part of a rank: the same for another number of ranks, from the state that rank 0 had.
+  /// Empty: there is no such way.
+  std::function<std::function<void()>(PartState of_rank_0, int rank)> adapt = {};
+};
+
+template <class T>
+concept HasBytes = requires(const T& value, const std::string& text) {
+  { value.to_bytes() } -> std::convertible_to<std::string>;
+  { T::from_bytes(text) } -> std::convertible_to<T>;
+};
+
+/// What `state()` may return, as a `PartState` and back.
+template <class T>
+PartState to_part(T state) {
+  if constexpr (std::is_same_v<T, PartState>) {
+    return state;
+  } else if constexpr (std::is_same_v<T, std::map<std::string, at::Tensor>>) {
+    return {std::move(state), {}, {}};
+  } else if constexpr (std::is_convertible_v<T, std::string>) {
+    return {{}, {{"state", std::move(state)}}, {}};
+  } else {
+    static_assert(HasBytes<T>,
+                  "TrainingState::add: state() must return a PartState, a std::map of tensors, a "
+                  "std::string, or a type with to_bytes() and from_bytes(text)");
+    return {{}, {{"state", state.to_bytes()}}, {}};
+  }
+}
+
+/// The text of a part that is one text.
+LOCKSTEP_API const std::string& only_text(const PartState& state);
+
+/// The way back.
+template <class T>
+T from_part(PartState state) {
+  if constexpr (std::is_same_v<T, PartState>) {
+    return state;
+  } else if constexpr (std::is_same_v<T, std::map<std::string, at::Tensor>>) {
+    return std::move(state.tensors);
+  } else if constexpr (std::is_convertible_v<T, std::string>) {
+    return only_text(state);
+  } else {
+    return T::from_bytes(only_text(state));
+  }
+}
+
+template <class T>
+concept Stateful = requires(T& object) {
+  object.load_state(object.state());
+};
+
+/// An object with `state()` and `load_state(state)`.
+template <Stateful T>
+TrainingPart part_of(std::string name, T& object, bool is_of_rank) {
+  using State = std::decay_t<decltype(object.state())>;
+  return {std::move(name), is_of_rank, true, [&object] { return to_part(object.state()); },
+          [&object](PartState state) -> std::function<void()> {
+            return
+                [&object, ready = from_part<State>(std::move(state))] { object.load_state(ready); };
+          }};
+}
+
+}  // namespace detail
+
+/// All that a run is, by name, for a `Checkpointer`. It refers to the parts, which must outlive it
+/// and stay where they are.
+///
+///     lockstep::training::TrainingState state;
+///     state.add("model", net).add("optimizer", optimizer).add("loader", loader)
+///         .add("step", step).add_random_state();
+///
+/// Names are those of files, of at most 100 letters, digits, `-`, `_` and `.`, each once. What
+/// `add` takes is the same on all ranks; `add_of_rank` is for what is not. All of them throw
+/// `c10::Error` for a name that is none of a file's, or is there already.
+///
+/// Thread-safety: none.
+class LOCKSTEP_API TrainingState {
+ public:
+  TrainingState() = default;
+  TrainingState(const TrainingState&) = delete;
+  TrainingState& operator=(const TrainingState&) = delete;
+
+  /// Parameters and buffers, of which those of rank 0 are saved. Wrapped in
+  /// `DistributedDataParallel`, add the module inside.
+  TrainingState& add(const std::string& name, torch::nn::Module& module);
+  /// One of LibTorch's optimizers. Its parameters belong to modules of this state.
+  TrainingState& add(const std::string& name, torch::optim::Optimizer& optimizer);
+  /// The value is copied into the tensor on loading.
+  TrainingState& add(const std::string& name, at::Tensor& tensor);
+  /// A text in UTF-8.
+  TrainingState& add(const std::string& name, std::string& text);
+  /// Every bit of it, also of no number.
+  TrainingState& add(const std::string& name, double& value);
+  /// A yes or no.
+  TrainingState& add(const std::string& name, bool& value);
+  /// A whole number.
+  TrainingState& add(const std::string& name, std::int64_t& value);
+  /// An integer of another width.
+  template <std::integral T>
+  TrainingState& add(const std::string& name, T& value) {
+    return add_integer(
+        name,
+        [&value] {
+          TORCH_CHECK(std::in_range<std::int64_t>(value), "TrainingState: ", value,
+                      " is too large; a state has integers below 2^63");
+          return static_cast<std::int64_t>(value);
+        },
+        [](std::int64_t loaded) { return std::in_range<T>(loaded); },
+        [&value](std::int64_t loaded) { value = static_cast<T>(loaded); });
+  }
+  /// A module of `TORCH_MODULE`.
+  template <class Contained>
+  TrainingState& add(const std::string& name, const torch::nn::ModuleHolder<Contained>& module) {
+    return add(name, static_cast<torch::nn::Module&>(*module.ptr()));
+  }
+  /// Whatever has `state()` and `load_state(state)`: a `DataLoader`, a scaler, a program's own.
+  template <detail::Stateful T>
+  TrainingState& add(const std::string& name, T& object) {
+    return add_part(detail::part_of(name, object, false));
+  }
+  /// The same for what each rank has of its own. It is loaded by as many ranks as have saved it.
+  template <detail::Stateful T>
+  TrainingState& add_of_rank(const std::string& name, T& object) {
+    return add_part(detail::part_of(name, object, true));
+  }
+
+  /// The default generators of the CPU and of the CUDA devices in use, those of each rank. With
+  /// another number of ranks, each is seeded anew from what rank 0 had saved and its own number.
+  TrainingState& add_random_state(const std::string& name = "random");
+
+  /// What must be as it was: loading a state with another value is an error that shows both. For
+  /// the settings of a run. It is looked at before all other parts.
+  TrainingState& require(const std::string& name, std::string value);
+
+  /// For a `Checkpointer`.
+  [[nodiscard]] const std::vector<detail::TrainingPart>& parts() const noexcept { return parts_; }
+
+ private:
+  TrainingState& add_part(detail::TrainingPart part);
+  TrainingState& add_integer(const std::string& name, std::function<std::int64_t()> get,
+                             std::function<bool(std::int64_t)> fits,
+                             std::function<void(std::int64_t)> set);
+  /// The name of each parameter of the modules: PART.NAME where there are several modules.
+  [[nodiscard]] std::map<const void*, std::string> parameter_names() const;
+
+  std::vector<detail::TrainingPart> parts_;
+  std::vector<std::pair<std::string, torch::nn::Module*>> modules_;
+};
+
+}  // namespace lockstep::training

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "training/checkpoint/generation_writer.h"
+
+#include <c10/util/Exception.h>
+#include <lockstep/core/logging.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <span>
+#include <system_error>
+#include <thread>
+#include <utility>
+
+#include "concurrency/deadline.h"
+#include "files/bounded_file.h"
+#include "files/digest.h"
+#include "native/posix/atomic_file.h"
+#include "training/checkpoint/agreement.h"
+#include "training/checkpoint/file_check.h"
+#include "training/safetensors/file_writer.h"
+#include "training/safetensors/header.h"
+
+namespace lockstep::training {
+namespace {
+
+namespace fs = std::filesystem;
+
+// A page: whoever maps the file gets aligned tensors.
+constexpr std::int64_t kFileAlignment = 4096;
+constexpr std::chrono::milliseconds kLongestPause{50};
+
+std::string done_file(std::int64_t rank) {
+  std::array<char, 32> name{};
+  std::snprintf(name.data(), name.size(), "rank-%05lld.done", static_cast<long long>(rank + 1));
+  return name.data();
+}
+
+void write_text(const fs::path& path, const std::string& text, native::FileSystem& files,
+                native::AtomicFile::Name name = native::AtomicFile::Name::Durable) {
+  native::AtomicFile file(path.string(), native::AtomicFile::Kind::Nameless, files);
+  file.write(0, std::as_bytes(std::span(text)));
+  file.publish(name);
+}
+
+std::optional<CheckpointRecord> read_record(const fs::path& path, native::FileSystem& files) {
+  std::error_code error;
+  if (!fs::exists(path, error)) return std::nullopt;
+  const files::BoundedFile file(path.string(), files);
+  std::string text(static_cast<std::size_t>(file.size()), '\0');
+  file.read(0, std::as_writable_bytes(std::span(text)), "the record");
+  auto record = CheckpointRecord::from_line(text);
+  TORCH_CHECK(record, path.string(), ": is no record of a rank");
+  return record;
+}
+
+}  // namespace
+
+CheckpointRecord GenerationWriter::record() const {
+  CheckpointRecord record;
+  record.run = job_.run;
+  record.generation = job_.generation;
+  record.step = job_.step;
+  record.world_size = job_.world_size;
+  record.metric = job_.metric;
+  return record;
+}
+
+std::uint64_t GenerationWriter::write_files() {
+  folder_.make_unfinished(job_.generation, job_.run);
+  CheckpointRecord done = record();
+  done.plan = job_.snapshot.plan;
+  for (const auto& [name, file] : job_.snapshot.files) add_file(name, file, done);
+  for (const auto& [name, text] : job_.snapshot.indexes) add_text(name, text, done);
+  if (job_.is_verified) verify(done);
+  // A message: rank 0 may have taken it away before its name is anywhere else.
+  write_text(folder() / done_file(job_.rank), done.to_line(), folder_.files(),
+             native::AtomicFile::Name::Seen);
+  std::uint64_t bytes = 0;
+  for (const auto& [name, digest] : done.files) bytes += digest.bytes;
+  return bytes;
+}
+
+void GenerationWriter::add_file(const std::string& name, const SnapshotFile& file,
+                                CheckpointRecord& done) {
+  auto metadata = file.texts;
+  metadata.emplace("format", "pt");
+  const PlannedFile plan = plan_file(file.tensors, metadata, kFileAlignment);
+  done.files[name] = {plan.bytes, write_file((folder() / name).string(), plan, folder_.files())};
+}
+
+void GenerationWriter::add_text(const std::string& name, const std::string& text,
+                                CheckpointRecord& done) {
+  files::Digest digest;
+  digest.add(std::as_bytes(std::span(text)));
+  write_text(folder() / name, text, folder_.files());
+  done.files[name] = {text.size(), digest.text()};
+}
+
+void GenerationWriter::verify(const CheckpointRecord& done) const {
+  for (const auto& [name, digest] : done.files) {
+    check_digest(folder() / name, digest, folder_.files());
+  }
+}
+
+void GenerationWriter::report(const std::string& failure) const noexcept {
+  try {
+    CheckpointRecord failed = record();
+    failed.failure = failure;
+    if (job_.rank == 0) {
+      folder_.remove(folder());
+      folder_.append(failed);
+    } else {
+      folder_.make_unfinished(job_.generation, job_.run);
+      write_text(folder() / done_file(job_.rank), failed.to_line(), folder_.files(),
+                 native::AtomicFile::Name::Seen);
+    }
+  } catch (const std::exception& error) {
+    logging::warning("checkpoint " + std::to_string(job_.generation) +
+                     ": its failure cannot be told to the other ranks: " + error.what());
+  }
+}
+
+void GenerationWriter::compare(std::int64_t rank, const CheckpointRecord& record) const {
+  TORCH_CHECK(record.failure.empty(), "rank ", rank, ": ", record.failure);
+  TORCH_CHECK(record.run == job_.run && record.generation == job_.generation &&
+                  record.step == job_.step && record.world_size == job_.world_size,
+              "rank ", rank, " has saved step ", record.step, " of ", record.world_size,
+              " ranks, and rank ", job_.rank, " step ", job_.step, " of ", job_.world_size,
+              "; all ranks must save after the same steps");
+  TORCH_CHECK(record.plan == job_.snapshot.plan, "rank ", rank, " has other tensors than rank ",
+              job_.rank,
+              " in the parts that are the same on all ranks: other names, dtypes or "
+              "shapes (see TrainingState::add_of_rank)");
+}
+
+void GenerationWriter::take_records(std::map<std::int64_t, CheckpointRecord>& found) const {
+  for (std::int64_t rank = 0; rank < job_.world_size; ++rank) {
+    if (found.contains(rank)) continue;
+    auto record = read_record(folder() / done_file(rank), folder_.files());
+    if (!record) continue;
+    compare(rank, *record);
+    found.emplace(rank, std::move(*record));
+  }
+}
+
+CheckpointRecord GenerationWriter::gather() const {
+  const Deadline deadline = Deadline::after(job_.timeout);
+  std::chrono::milliseconds pause{1};
+  std::map<std::int64_t, CheckpointRecord> found;
+  for (;;) {
+    const bool is_last = is_over_.load() || deadline.has_passed();
+    take_records(found);
+    if (static_cast<std::int64_t>(found.size()) == job_.world_size) break;
+    std::int64_t missing = 0;
+    while (found.contains(missing)) ++missing;
+    TORCH_CHECK(!is_last, "rank ", missing, " has not written its files ",
+                is_over_.load() ? "when rank 0 ended"
+                                : "after " + std::to_string(job_.timeout.count()) +
+                                      " ms (CheckpointerOptions::timeout)");
+    std::this_thread::sleep_for(std::min<std::chrono::nanoseconds>(deadline.remaining(), pause));
+    pause = std::min(2 * pause, kLongestPause);
+  }
+  CheckpointRecord all = record();
+  for (auto& [rank, one] : found) all.files.merge(one.files);
+  return all;
+}
+
+CheckpointRecord GenerationWriter::commit() {
+  CheckpointRecord all;
+  std::string failure = failure_of([&] {
+    all = gather();
+    for (std::int64_t rank = 0; rank < job_.world_size; ++rank) {
+      native::remove_durably((folder() / done_file(rank)).string(), folder_.files());
+    }
+    folder_.give_place(all);
+  });
+  if (!failure.empty()) {
+    report(failure);
+    TORCH_CHECK(false, failure);
+  }
+  failure = failure_of([&] { folder_.append(all); });
+  if (!failure.empty()) {
+    // The line may be there or not: the last line of a generation counts.
+    folder_.remove(folder_.generation(job_.generation));
+    report(failure);
+    TORCH_CHECK(false, failure);
+  }
+  return all;
+}
+
+}  // namespace lockstep::training

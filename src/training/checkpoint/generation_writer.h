@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+
+#include "training/checkpoint/folder.h"
+#include "training/checkpoint/snapshot.h"
+
+namespace lockstep::training {
+
+/// One generation as a rank writes it, in a thread of its own. The ranks tell each other by files
+/// in the folder of the generation: `rank-00001.done`, a record with the digests of the rank's
+/// files or with the reason of its failure.
+class GenerationWriter {
+ public:
+  struct Job {
+    std::string run;
+    std::int64_t generation = 0;
+    std::int64_t step = 0;
+    std::int64_t rank = 0;
+    std::int64_t world_size = 1;
+    std::optional<double> metric;
+    bool is_verified = true;
+    std::chrono::milliseconds timeout{0};
+    Snapshot snapshot;
+  };
+
+  /// `is_over`: set by another thread when nobody waits for the outcome any more.
+  GenerationWriter(const CheckpointFolder& folder, Job job, const std::atomic<bool>& is_over)
+      : folder_(folder), job_(std::move(job)), is_over_(is_over) {}
+
+  /// Writes the files of this rank, then says that they are there. Returns the bytes.
+  /// Throws: what went wrong, which the other ranks learn as well.
+  std::uint64_t write_files();
+  /// For rank 0, after `write_files`: waits for the other ranks, then makes the generation count.
+  /// Returns its line. Throws: the reason why it does not count, which it has said in the manifest.
+  CheckpointRecord commit();
+  /// Says that this rank has failed; on rank 0, that the generation does not count. Best effort:
+  /// who does not learn it gives up by its deadline.
+  void report(const std::string& failure) const noexcept;
+
+ private:
+  [[nodiscard]] CheckpointRecord record() const;
+  void add_file(const std::string& name, const SnapshotFile& file, CheckpointRecord& done);
+  void add_text(const std::string& name, const std::string& text, CheckpointRecord& done);
+  void verify(const CheckpointRecord& done) const;
+  /// The records of all ranks.
+  [[nodiscard]] CheckpointRecord gather() const;
+  /// Those of them that have come.
+  void take_records(std::map<std::int64_t, CheckpointRecord>& found) const;
+  void compare(std::int64_t rank, const CheckpointRecord& record) const;
+  [[nodiscard]] std::filesystem::path folder() const {
+    return folder_.unfinished(job_.generation, job_.run);
+  }
+
+  const CheckpointFolder& folder_;
+  Job job_;
+  const std::atomic<bool>& is_over_;
+};
+
+}  // namespace lockstep::training

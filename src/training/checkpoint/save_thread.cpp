@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "training/checkpoint/save_thread.h"
+
+#include <c10/util/Exception.h>
+#include <lockstep/core/logging.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <system_error>
+#include <thread>
+#include <utility>
+
+#include "training/checkpoint/agreement.h"
+#include "training/checkpoint/retention.h"
+
+namespace lockstep::training {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Training comes first; a checkpoint has minutes.
+constexpr int kNiceness = 19;
+// How long a whole save may take: its files, and the wait for the others. On a busy machine, also
+// a short timeout leaves the thread time to run.
+constexpr int kTimeouts = 3;
+constexpr std::chrono::minutes kMargin{1};
+
+}  // namespace
+
+SaveThread::SaveThread(std::shared_ptr<const CheckpointFolder> folder,
+                       const CheckpointerOptions& options, std::vector<CheckpointRecord> counting)
+    : shared_(std::make_shared<Shared>()) {
+  shared_->folder = std::move(folder);
+  shared_->options = options;
+  shared_->counting = std::move(counting);
+}
+
+SaveThread::~SaveThread() {
+  shared_->is_over = true;
+  // In a fork the thread is not there, and one that is stuck never ends.
+  if (!running_.valid()) return;
+  if (!owner_.is_current() || is_stuck_ ||
+      running_.wait_for(shared_->options.timeout() + kMargin) != std::future_status::ready) {
+    native::leave_alone(std::move(running_));
+    return;
+  }
+  const Outcome outcome = running_.get();
+  if (!outcome.failure.empty()) {
+    logging::warning("a checkpoint was not saved: " + outcome.failure);
+  }
+}
+
+void SaveThread::start(GenerationWriter::Job job) {
+  generation_ = job.generation;
+  // Not std::async: its future would wait for the thread in a destructor.
+  const auto kept = std::make_shared<GenerationWriter::Job>(std::move(job));
+  std::packaged_task<Outcome()> task([shared = shared_, kept]() mutable {
+    // Whoever has the outcome may be the last who has the folder, and with it its lock.
+    const auto own = std::exchange(shared, nullptr);
+    return write(*own, std::move(*kept));
+  });
+  auto outcome = task.get_future();
+  try {
+    std::thread(std::move(task)).detach();
+    running_ = std::move(outcome);
+  } catch (const std::system_error& error) {
+    not_started_ =
+        Outcome{generation_, 0, {}, std::string("no thread can be had: ") + error.what()};
+    GenerationWriter(*shared_->folder, std::move(*kept), shared_->is_over)
+        .report(not_started_->failure);
+  }
+}
+
+void SaveThread::forget(std::int64_t generation) {
+  std::erase_if(shared_->counting,
+                [&](const CheckpointRecord& record) { return record.generation == generation; });
+}
+
+std::optional<SaveThread::Outcome> SaveThread::finish() {
+  if (not_started_) return std::exchange(not_started_, std::nullopt);
+  if (!running_.valid()) return std::nullopt;
+  const auto limit = kTimeouts * shared_->options.timeout() + kMargin;
+  if (running_.wait_for(limit) != std::future_status::ready) {
+    is_stuck_ = true;
+    TORCH_CHECK(false, "checkpoint ", generation_, " is still being written after ",
+                std::chrono::duration_cast<std::chrono::seconds>(limit).count(),
+                " s; does the filesystem of ", shared_->folder->path().string(), " answer?");
+  }
+  is_stuck_ = false;
+  return running_.get();
+}
+
+SaveThread::Outcome SaveThread::write(Shared& shared, GenerationWriter::Job job) {
+  // In this thread alone.
+  ::setpriority(PRIO_PROCESS, 0, kNiceness);
+  const auto start = Clock::now();
+  Outcome outcome;
+  outcome.generation = job.generation;
+  const bool is_first = job.rank == 0;
+  GenerationWriter writer(*shared.folder, std::move(job), shared.is_over);
+  outcome.failure = failure_of([&] { outcome.bytes = writer.write_files(); });
+  if (!outcome.failure.empty()) {
+    writer.report(outcome.failure);
+  } else if (is_first) {
+    outcome.failure = failure_of([&] { shared.counting.push_back(writer.commit()); });
+  }
+  if (is_first && outcome.failure.empty()) remove_old(shared);
+  outcome.seconds = Clock::now() - start;
+  return outcome;
+}
+
+void SaveThread::remove_old(Shared& shared) {
+  const auto kept = kept_generations(shared.counting, shared.options);
+  std::erase_if(shared.counting, [&](const CheckpointRecord& record) {
+    if (kept.contains(record.generation)) return false;
+    shared.folder->remove(shared.folder->generation(record.generation));
+    return true;
+  });
+}
+
+}  // namespace lockstep::training
