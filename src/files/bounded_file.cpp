@@ -43,6 +43,13 @@ void BoundedFile::read(std::uint64_t offset, std::span<std::byte> target,
   }
 }
 
+std::string BoundedFile::text(std::uint64_t offset, std::uint64_t count,
+                              std::string_view what) const {
+  std::string text(static_cast<std::size_t>(count), '\0');
+  read(offset, std::as_writable_bytes(std::span(text)), what);
+  return text;
+}
+
 void BoundedFile::fail(std::uint64_t offset, std::string_view expected,
                        std::string_view found) const {
   TORCH_CHECK(false, path_, ": at byte ", offset, ": expected ", expected, ", found ", found);

@@ -34,6 +34,10 @@ class BoundedFile {
   /// Throws: `c10::Error` when the file ends before, or cannot be read.
   void read(std::uint64_t offset, std::span<std::byte> target, std::string_view what) const;
 
+  /// The same as a text of `count` bytes.
+  [[nodiscard]] std::string text(std::uint64_t offset, std::uint64_t count,
+                                 std::string_view what) const;
+
   /// Throws: `c10::Error` with the file, `offset`, what was expected and what was found.
   [[noreturn]] void fail(std::uint64_t offset, std::string_view expected,
                          std::string_view found) const;

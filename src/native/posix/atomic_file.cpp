@@ -70,16 +70,7 @@ void AtomicFile::reserve(std::uint64_t bytes) {
 }
 
 void AtomicFile::write(std::uint64_t offset, std::span<const std::byte> bytes) {
-  while (!bytes.empty()) {
-    const auto done = files_.write(file_.get(), bytes, offset);
-    if (done < 0) {
-      if (errno == EINTR) continue;
-      throw_errno(path_ + ": cannot be written");
-    }
-    if (done == 0) throw_errno(path_ + ": cannot be written: nothing was taken", EIO);
-    offset += static_cast<std::uint64_t>(done);
-    bytes = bytes.subspan(static_cast<std::size_t>(done));
-  }
+  write_all(files_, file_, offset, bytes, path_);
 }
 
 void AtomicFile::publish(Name name) {
@@ -100,6 +91,24 @@ void AtomicFile::publish(Name name) {
   // The name, too, must survive a power cut.
   if (name == Name::Durable && !try_sync_folder(folder_, files_)) {
     throw_errno(path_ + ": has its name, which cannot be written to the disk");
+  }
+}
+
+void write_atomically(const std::string& path, std::string_view text, FileSystem& files,
+                      AtomicFile::Name name) {
+  AtomicFile file(path, AtomicFile::Kind::Nameless, files);
+  file.write(0, std::as_bytes(std::span(text)));
+  file.publish(name);
+}
+
+void write_all(FileSystem& files, const FileDescriptor& file, std::uint64_t offset,
+               std::span<const std::byte> bytes, const std::string& path) {
+  while (!bytes.empty()) {
+    const auto done = files.write(file.get(), bytes, offset);
+    if (done < 0 && errno == EINTR) continue;
+    if (done <= 0) throw_errno(path + ": cannot be written", done < 0 ? errno : EIO);
+    offset += static_cast<std::uint64_t>(done);
+    bytes = bytes.subspan(static_cast<std::size_t>(done));
   }
 }
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "native/posix/file_descriptor.h"
 #include "native/posix/file_system.h"
@@ -56,6 +57,17 @@ class AtomicFile {
   std::string temporary_;  // empty while the file has no name at all
   FileDescriptor file_;
 };
+
+/// Writes a whole file.
+/// Throws: as `AtomicFile`.
+void write_atomically(const std::string& path, std::string_view text,
+                      FileSystem& files = FileSystem::of_machine(),
+                      AtomicFile::Name name = AtomicFile::Name::Durable);
+
+/// Writes all of `bytes`, however many calls that takes. `path` is for messages.
+/// Throws: `std::system_error` naming the file, when the disk is full for example.
+void write_all(FileSystem& files, const FileDescriptor& file, std::uint64_t offset,
+               std::span<const std::byte> bytes, const std::string& path);
 
 /// Waits until the names in a folder are on the disk, where the filesystem can promise it.
 /// Throws: `std::system_error` naming the folder.

@@ -58,18 +58,6 @@ std::vector<fs::path> entries_of(const fs::path& path) {
   return entries;
 }
 
-void write_all(native::FileSystem& files, const native::FileDescriptor& file, std::uint64_t offset,
-               std::string_view text, const std::string& path) {
-  auto rest = std::as_bytes(std::span(text));
-  while (!rest.empty()) {
-    const auto done = files.write(file.get(), rest, offset);
-    if (done < 0 && errno == EINTR) continue;
-    if (done <= 0) native::throw_errno(path + ": cannot be written", done < 0 ? errno : EIO);
-    offset += static_cast<std::uint64_t>(done);
-    rest = rest.subspan(static_cast<std::size_t>(done));
-  }
-}
-
 /// Of each generation the last line: a generation that failed may have failed late.
 std::vector<CheckpointRecord> last_of_each(std::vector<CheckpointRecord> records) {
   std::map<std::int64_t, CheckpointRecord> last;
@@ -131,7 +119,7 @@ void CheckpointFolder::lock() {
   }
   const std::string owner = "process " + std::to_string(::getpid()) + " on " + native::host_name();
   if (::ftruncate(file.get(), 0) != 0) native::throw_errno(path.string() + ": cannot be written");
-  write_all(files_, file, 0, owner, path.string());
+  native::write_all(files_, file, 0, std::as_bytes(std::span(owner)), path.string());
   lock_ = std::move(file);
   lock_ends_here_.emplace(lock_.get());
 }
@@ -152,9 +140,7 @@ std::optional<CheckpointRecord> CheckpointFolder::record_in(const fs::path& fold
   try {
     const files::BoundedFile file(path, files_);
     if (file.size() > kMaxManifestBytes) return std::nullopt;
-    std::string text(static_cast<std::size_t>(file.size()), '\0');
-    file.read(0, std::as_writable_bytes(std::span(text)), "the line");
-    return CheckpointRecord::from_line(text);
+    return CheckpointRecord::from_line(file.text(0, file.size(), "the line"));
   } catch (const c10::Error&) {
     return std::nullopt;  // one that cannot be read keeps nobody from the others
   }
@@ -200,8 +186,7 @@ std::vector<CheckpointRecord> CheckpointFolder::records(std::uint64_t& from) con
   TORCH_CHECK(file.size() <= kMaxManifestBytes, manifest().string(), ": has ", file.size(),
               " bytes, more than a manifest can have");
   if (file.size() < from) from = 0;  // another job has shortened it
-  std::string text(static_cast<std::size_t>(file.size() - from), '\0');
-  file.read(from, std::as_writable_bytes(std::span(text)), "the lines");
+  const std::string text = file.text(from, file.size() - from, "the lines");
   const auto end = text.rfind('\n');
   if (end == std::string::npos) return {};  // cut, or being written
   from += end + 1;
@@ -238,9 +223,7 @@ void CheckpointFolder::shorten_manifest() const {
   if (kept.empty() || kept.back().generation < newest->generation) {
     text += newest->to_line() + "\n";
   }
-  native::AtomicFile file(manifest().string(), native::AtomicFile::Kind::Nameless, files_);
-  file.write(0, std::as_bytes(std::span(text)));
-  file.publish();
+  native::write_atomically(manifest().string(), text, files_);
 }
 
 void CheckpointFolder::make_unfinished(std::int64_t number, const std::string& run) const {
@@ -265,7 +248,7 @@ void CheckpointFolder::append(const CheckpointRecord& record) const {
     native::throw_errno(path + ": cannot be read");
   }
   const std::string line = (last == std::byte{'\n'} ? "" : "\n") + record.to_line() + "\n";
-  write_all(files_, file, end, line, path);
+  native::write_all(files_, file, end, std::as_bytes(std::span(line)), path);
   if (files_.sync(file.get()) != 0) native::throw_errno(path + ": cannot be written to the disk");
   if (info.st_size == 0) native::sync_folder(path_.string(), files_);
 }
@@ -273,10 +256,7 @@ void CheckpointFolder::append(const CheckpointRecord& record) const {
 void CheckpointFolder::give_place(const CheckpointRecord& record) const {
   const fs::path from = unfinished(record.generation, record.run);
   const fs::path to = generation(record.generation);
-  native::AtomicFile line((from / kRecord).string(), native::AtomicFile::Kind::Nameless, files_);
-  const std::string text = record.to_line();
-  line.write(0, std::as_bytes(std::span(text)));
-  line.publish();
+  native::write_atomically((from / kRecord).string(), record.to_line(), files_);
   native::sync_folder(from.string(), files_);
   if (files_.rename(from.string(), to.string()) != 0) {
     native::throw_errno(from.string() + ": cannot be given the name " + to.filename().string());

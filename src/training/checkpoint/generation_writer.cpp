@@ -36,20 +36,11 @@ std::string done_file(std::int64_t rank) {
   return name.data();
 }
 
-void write_text(const fs::path& path, const std::string& text, native::FileSystem& files,
-                native::AtomicFile::Name name = native::AtomicFile::Name::Durable) {
-  native::AtomicFile file(path.string(), native::AtomicFile::Kind::Nameless, files);
-  file.write(0, std::as_bytes(std::span(text)));
-  file.publish(name);
-}
-
 std::optional<CheckpointRecord> read_record(const fs::path& path, native::FileSystem& files) {
   std::error_code error;
   if (!fs::exists(path, error)) return std::nullopt;
   const files::BoundedFile file(path.string(), files);
-  std::string text(static_cast<std::size_t>(file.size()), '\0');
-  file.read(0, std::as_writable_bytes(std::span(text)), "the record");
-  auto record = CheckpointRecord::from_line(text);
+  auto record = CheckpointRecord::from_line(file.text(0, file.size(), "the record"));
   TORCH_CHECK(record, path.string(), ": is no record of a rank");
   return record;
 }
@@ -74,8 +65,8 @@ std::uint64_t GenerationWriter::write_files() {
   for (const auto& [name, text] : job_.snapshot.indexes) add_text(name, text, done);
   if (job_.is_verified) verify(done);
   // A message: rank 0 may have taken it away before its name is anywhere else.
-  write_text(folder() / done_file(job_.rank), done.to_line(), folder_.files(),
-             native::AtomicFile::Name::Seen);
+  native::write_atomically((folder() / done_file(job_.rank)).string(), done.to_line(),
+                           folder_.files(), native::AtomicFile::Name::Seen);
   std::uint64_t bytes = 0;
   for (const auto& [name, digest] : done.files) bytes += digest.bytes;
   return bytes;
@@ -93,7 +84,7 @@ void GenerationWriter::add_text(const std::string& name, const std::string& text
                                 CheckpointRecord& done) {
   files::Digest digest;
   digest.add(std::as_bytes(std::span(text)));
-  write_text(folder() / name, text, folder_.files());
+  native::write_atomically((folder() / name).string(), text, folder_.files());
   done.files[name] = {text.size(), digest.text()};
 }
 
@@ -112,8 +103,8 @@ void GenerationWriter::report(const std::string& failure) const noexcept {
       folder_.append(failed);
     } else {
       folder_.make_unfinished(job_.generation, job_.run);
-      write_text(folder() / done_file(job_.rank), failed.to_line(), folder_.files(),
-                 native::AtomicFile::Name::Seen);
+      native::write_atomically((folder() / done_file(job_.rank)).string(), failed.to_line(),
+                               folder_.files(), native::AtomicFile::Name::Seen);
     }
   } catch (const std::exception& error) {
     logging::warning("checkpoint " + std::to_string(job_.generation) +

@@ -116,8 +116,7 @@ SafetensorsHeader read_header(const files::BoundedFile& file) {
                   " bytes, which is all that follows",
               std::to_string(bytes));
   }
-  std::string text(static_cast<std::size_t>(bytes), '\0');
-  file.read(kLengthBytes, std::as_writable_bytes(std::span(text)), "the header");
+  const std::string text = file.text(kLengthBytes, bytes, "the header");
   HeaderJson json = parse_header(text, [&](const std::string& expected, const std::string& found) {
     file.fail(kLengthBytes, "in the header " + expected, found);
   });

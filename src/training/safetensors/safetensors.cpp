@@ -4,7 +4,6 @@
 
 #include <array>
 #include <cstdio>
-#include <span>
 #include <system_error>
 #include <utility>
 
@@ -44,9 +43,7 @@ std::vector<Tensors> cut(const Tensors& tensors, std::uint64_t max_bytes) {
 
 void write_text(const std::string& path, const std::string& text) {
   try {
-    native::AtomicFile file(path);
-    file.write(0, std::as_bytes(std::span(text)));
-    file.publish();
+    native::write_atomically(path, text);
   } catch (const std::system_error& error) {
     TORCH_CHECK(false, error.what());
   }

@@ -3,7 +3,6 @@
 
 #include <c10/util/Exception.h>
 
-#include <span>
 #include <utility>
 
 #include "files/bounded_file.h"
@@ -42,8 +41,7 @@ std::map<std::string, std::string> read_index(const std::string& path) {
     file.fail(0, "an index of at most " + std::to_string(kMaxIndexBytes) + " bytes",
               std::to_string(file.size()));
   }
-  std::string text(static_cast<std::size_t>(file.size()), '\0');
-  file.read(0, std::as_writable_bytes(std::span(text)), "the index");
+  const std::string text = file.text(0, file.size(), "the index");
   return parse_index(text, [&](const std::string& expected, const std::string& found) {
     file.fail(0, "in the index " + expected, found);
   });
