@@ -18,6 +18,7 @@ list() {
   echo "  hosts      a training step on several hosts: Lockstep, plain MPI, PyTorch's DDP, and no communication"
   echo "  links      all_reduce between hosts from 1 KiB to 256 MiB with Lockstep, with MPI, and with c10d's gloo"
   echo "  hooks      a training on several hosts with each communication hook: time and loss"
+  echo "  checkpoint  a training that saves, against torch.save and async_save; files against a plain program"
   echo
   echo "benchmarks/run.sh NAME --help shows the arguments."
 }
@@ -71,6 +72,14 @@ data_loader() {
     "--torchvision=$build_dir/torchvision" "$@"
 }
 
+checkpoint() {
+  local driver=$root/benchmarks/checkpoint_driver.py
+  early_checks "$driver" "$@"
+  "$root/tools/setup.sh"
+  build checkpoint
+  exec python3 "$driver" "--program=$build_dir/release/benchmarks/checkpoint" "--python=$(python_with_torch)" "$@"
+}
+
 # collective OP ARGUMENT ...
 collective() {
   local driver=$root/benchmarks/collectives_driver.py
@@ -104,7 +113,7 @@ links() { over_hosts links collectives "$@"; }
 case ${1:-} in
   '') list ;;
   -h | --help) list ;;
-  ddp_step | data_loader | hosts | hooks | links) "$@" ;;
+  checkpoint | ddp_step | data_loader | hosts | hooks | links) "$@" ;;
   all_reduce | broadcast | all_gather | reduce_scatter | all_to_all) collective "$@" ;;
   *)
     echo "benchmark: there is no benchmark '$1'; benchmarks/run.sh lists them" >&2

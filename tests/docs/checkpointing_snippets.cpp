@@ -33,6 +33,33 @@ struct Numbers : torch::data::Dataset<Numbers> {
   torch::optional<std::size_t> size() const override { return 12; }
 };
 
+TEST_F(CheckpointingPage, IsDeferred) {
+  const auto group = lockstep::init_process_group(
+      lockstep::ProcessGroupOptions().environment(lockstep::LaunchEnvironment()));
+  torch::optim::SGD optimizer(net->parameters(), 0.1);
+  lockstep::data::DataLoader loader(
+      Numbers(), lockstep::data::DistributedSampler(12, group->size(), group->rank()),
+      lockstep::data::DataLoaderOptions().batch_size(4));
+  lockstep::DistributedDataParallel<torch::nn::Linear> model(net, group);
+  std::int64_t step = 0;
+  lockstep::training::TrainingState state;
+  state.add("model", net).add("step", step);
+  // [deferred]
+  lockstep::training::Checkpointer checkpointer(group, "run/checkpoints",
+      lockstep::training::CheckpointerOptions().every_steps(100).deferred(true));
+  for (auto& batch : loader) {
+    optimizer.zero_grad();
+    model->forward(batch.data).square().mean().backward();
+    checkpointer.before_step();
+    optimizer.step();
+    ++step;
+    checkpointer.after_step(state, step);
+  }
+  // [deferred]
+  EXPECT_EQ(step, 3);
+  group->close();
+}
+
 TEST_F(CheckpointingPage, GoesOn) {
   const auto group = lockstep::init_process_group(
       lockstep::ProcessGroupOptions().environment(lockstep::LaunchEnvironment()));

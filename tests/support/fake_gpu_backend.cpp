@@ -175,6 +175,16 @@ at::Tensor copy_from(const at::Tensor& source, const at::Tensor& target, bool no
   auto& gpu = FakeGpu::get();
   TORCH_CHECK(source.scalar_type() == target.scalar_type() && target.is_contiguous(),
               "the fake device copies bytes only");
+  if (target.is_cpu() && non_blocking && gpu.is_pinned(target.const_data_ptr())) {
+    const auto values = source.contiguous();
+    const c10::DeviceGuard guard(source.device());
+    const std::lock_guard lock(gpu.mutex);
+    gpu.push(key_of(FakeGpu::current()), {[target, from = values.const_data_ptr()] {
+               std::memcpy(target.mutable_data_ptr(), from, target.nbytes());
+               return true;
+             }});
+    return target;
+  }
   if (target.is_cpu()) {
     gpu.run_all();
     std::memcpy(target.mutable_data_ptr(), source.const_data_ptr(), target.nbytes());

@@ -28,6 +28,10 @@ struct CheckpointerOptions {
   TORCH_ARG(bool, lower_is_better) = true;
   /// Whether each rank reads back what it has written before the checkpoint counts.
   TORCH_ARG(bool, verify_after_write) = true;
+  /// Whether a save reads parameters and the state of the optimizer in place, while the next
+  /// forward and backward run, instead of copying them. The program then calls `before_step`
+  /// before each step of the optimizer, and before anything else that writes to parameters.
+  TORCH_ARG(bool, deferred) = false;
   /// How long the ranks wait for each other's files. Less than the timeout of the group's calls,
   /// since a rank whose save has to wait keeps the others waiting.
   TORCH_ARG(std::chrono::milliseconds, timeout) = std::chrono::minutes(4);
@@ -51,12 +55,15 @@ struct LOCKSTEP_API CheckpointerStatistics {
   std::chrono::duration<double> stall{0};
   std::chrono::duration<double> waited_for_save_before{0};  ///< see above
   std::chrono::duration<double> writing{0};                 ///< in the background
+  /// Of deferred saves: bytes that `before_step` had to copy, since they were not written yet.
+  std::uint64_t copied_before_step = 0;
 };
 
 /// Saves a `TrainingState` into a folder while training goes on, and loads the newest that is
 /// whole.
 ///
-/// A save copies what this rank writes into memory that is kept, and returns; a thread writes it.
+/// A save copies what this rank writes into memory that is kept, and returns; a thread writes it. A
+/// deferred one leaves parameters where they are until `before_step`.
 /// What is the same on all ranks is written by them in shares. A checkpoint counts when the files
 /// of all ranks are on the disk under their names and the manifest says so, with a digest of each
 /// file. A process or machine that stops at any moment leaves all older checkpoints as they are.
@@ -100,7 +107,9 @@ class LOCKSTEP_API Checkpointer {
   bool after_step(const TrainingState& state, std::int64_t step,
                   std::optional<double> metric = std::nullopt);
 
-  /// Begins to save. `step`: all ranks have finished it. The state may change when this returns.
+  /// Begins to save. `step`: all ranks have finished it. The state may change when this returns;
+  /// of a deferred save, parameters and the state of the optimizer after `before_step`. Gradients
+  /// are no part of a state.
   ///
   /// All ranks call it; they are not brought together.
   /// Blocks: while this rank's part is copied,
@@ -110,6 +119,12 @@ class LOCKSTEP_API Checkpointer {
   /// checkpoints count.
   void save(const TrainingState& state, std::int64_t step,
             std::optional<double> metric = std::nullopt);
+
+  /// The program is about to change parameters, or the state of the optimizer: what a deferred save
+  /// has not read of them yet is copied. Without such a save it does nothing. A program that
+  /// forgets the call gets a failed save, unless none of some words of each tensor has changed.
+  /// Blocks: while the rest is copied.
+  void before_step();
 
   /// Until all that was begun counts. All ranks may call it, or some.
   /// Blocks: some times `timeout` at most.

@@ -27,6 +27,9 @@ struct LOCKSTEP_API PartState {
   /// Names of tensors that may differ between ranks, as running statistics do: those of rank 0
   /// count.
   std::set<std::string> of_rank_0;
+  /// Names of tensors that change in the optimizer's `step()` and nowhere else, as parameters do: a
+  /// deferred save reads them in place (`Checkpointer::before_step`).
+  std::set<std::string> until_step = {};
 };
 
 namespace detail {

@@ -11,10 +11,11 @@
 #include <functional>
 #include <random>
 #include <set>
-#include <thread>
 #include <utility>
 
 #include "concurrency/deadline.h"
+#include "concurrency/polling.h"
+#include "native/posix/owning_process.h"
 #include "training/checkpoint/agreement.h"
 #include "training/checkpoint/folder.h"
 #include "training/checkpoint/generation_reader.h"
@@ -78,7 +79,15 @@ class Checkpointer::Impl {
     thread_.emplace(folder_, options_, std::move(counting));
   }
 
+  ~Impl() {
+    // A fork has neither the thread nor what it has locked.
+    if (owner_.is_current()) before_step();
+  }
+  Impl(const Impl&) = delete;
+  Impl& operator=(const Impl&) = delete;
+
   std::optional<FoundCheckpoint> load_latest(TrainingState& state);
+  void before_step();
   void save(const TrainingState& state, std::int64_t step, std::optional<double> metric);
   void wait();
   [[nodiscard]] const CheckpointerOptions& options() const { return options_; }
@@ -107,10 +116,12 @@ class Checkpointer::Impl {
   std::shared_ptr<const CheckpointFolder> folder_;
   std::string run_;
   std::int64_t next_ = 1;
-  std::set<std::int64_t> unconfirmed_;  // generations whose outcome this rank does not know
-  std::uint64_t lines_from_ = 0;        // of the manifest, which of them it has seen
-  std::string failure_;                 // the first since the last wait
-  std::optional<SaveThread> thread_;    // last: it uses the others
+  std::set<std::int64_t> unconfirmed_;       // generations whose outcome this rank does not know
+  std::uint64_t lines_from_ = 0;             // of the manifest, which of them it has seen
+  std::string failure_;                      // the first since the last wait
+  std::shared_ptr<DeferredReads> deferred_;  // what is still read of the program's tensors
+  native::OwningProcess owner_;
+  std::optional<SaveThread> thread_;  // last: it uses the others
 };
 
 void Checkpointer::Impl::note_failure(const std::string& text) {
@@ -153,7 +164,8 @@ void Checkpointer::Impl::save(const TrainingState& state, std::int64_t step,
   try {
     finish_writing();
     statistics_.waited_for_save_before += Clock::now() - start;
-    job.snapshot = memory_.take(state.parts(), job.rank, job.world_size);
+    job.snapshot = memory_.take(state.parts(), job.rank, job.world_size, options_.deferred());
+    deferred_ = job.snapshot.deferred;
   } catch (...) {
     // The other ranks need not wait for what does not come.
     const std::atomic<bool> is_over{true};
@@ -164,6 +176,13 @@ void Checkpointer::Impl::save(const TrainingState& state, std::int64_t step,
   unconfirmed_.insert(job.generation);
   thread_->start(std::move(job));
   ++statistics_.saves;
+  statistics_.stall += Clock::now() - start;
+}
+
+void Checkpointer::Impl::before_step() {
+  if (!deferred_) return;
+  const auto start = Clock::now();
+  statistics_.copied_before_step += std::exchange(deferred_, nullptr)->release();
   statistics_.stall += Clock::now() - start;
 }
 
@@ -180,15 +199,11 @@ void Checkpointer::Impl::wait_for_lines() {
   // Rank 0 waits as long for the other ranks, from a later moment on.
   constexpr std::chrono::seconds kMargin{70};
   const Deadline deadline = Deadline::after(3 * options_.timeout() + kMargin);
-  std::chrono::milliseconds pause{1};
-  while (true) {
-    const bool is_last = deadline.has_passed();
+  const auto have_come = [&] {
     take_lines();
-    if (unconfirmed_.empty()) return;
-    if (is_last) break;
-    std::this_thread::sleep_for(std::min<std::chrono::nanoseconds>(deadline.remaining(), pause));
-    pause = std::min(2 * pause, kLongestPause);
-  }
+    return unconfirmed_.empty();
+  };
+  if (poll_until(deadline, kLongestPause, have_come)) return;
   note_failure(folder_->manifest().string() + " has no line of generation " +
                std::to_string(*unconfirmed_.begin()) + " after " +
                std::to_string(deadline.elapsed().count()) +
@@ -205,7 +220,7 @@ void Checkpointer::Impl::wait() {
 
 std::string Checkpointer::Impl::load(const CheckpointRecord& record, TrainingState& state,
                                      bool& is_damaged) {
-  const GenerationReader reader(*folder_, record, group_->rank(), group_->size());
+  GenerationReader reader(*folder_, record, group_->rank(), group_->size());
   std::string failure = first_failure(*group_, failure_of([&] { reader.verify(state.parts()); }));
   is_damaged = !failure.empty();
   if (is_damaged) return failure;
@@ -271,6 +286,10 @@ bool Checkpointer::after_step(const TrainingState& state, std::int64_t step,
 void Checkpointer::save(const TrainingState& state, std::int64_t step,
                         std::optional<double> metric) {
   impl_->save(state, step, metric);
+}
+
+void Checkpointer::before_step() {
+  impl_->before_step();
 }
 
 void Checkpointer::wait() {

@@ -247,7 +247,9 @@ void CheckpointFolder::append(const CheckpointRecord& record) const {
   if (end > 0 && files_.read(file.get(), std::span(&last, 1), end - 1) != 1) {
     native::throw_errno(path + ": cannot be read");
   }
-  const std::string line = (last == std::byte{'\n'} ? "" : "\n") + record.to_line() + "\n";
+  std::string line(last == std::byte{'\n'} ? "" : "\n");
+  line += record.to_line();
+  line += '\n';
   native::write_all(files_, file, end, std::as_bytes(std::span(line)), path);
   if (files_.sync(file.get()) != 0) native::throw_errno(path + ": cannot be written to the disk");
   if (info.st_size == 0) native::sync_folder(path_.string(), files_);
@@ -266,6 +268,18 @@ void CheckpointFolder::give_place(const CheckpointRecord& record) const {
   } catch (const std::system_error&) {
     remove(to);  // a generation that is said to have failed is not to be found later
     throw;
+  }
+}
+
+void CheckpointFolder::remove_unfinished_before(std::int64_t number,
+                                                const std::string& run) const noexcept {
+  try {
+    for (const auto& path : entries_of(path_)) {
+      const auto found = number_in(path.filename().string());
+      if (found && *found < number && path == unfinished(*found, run)) remove(path);
+    }
+  } catch (const std::exception& error) {
+    logging::warning(std::string("what a failed checkpoint has left stays: ") + error.what());
   }
 }
 

@@ -2,7 +2,6 @@
 #include "training/checkpoint/generation_reader.h"
 
 #include <c10/util/Exception.h>
-#include <lockstep/training/safetensors.h>
 
 #include <algorithm>
 #include <iterator>
@@ -28,35 +27,60 @@ std::int64_t GenerationReader::source_rank() const {
   return is_same_world() ? rank_ : 0;
 }
 
-void GenerationReader::verify(const std::vector<detail::TrainingPart>& parts) const {
-  for (const auto& [name, digest] : record_.files) {
-    if (!is_of_a_rank(name)) check_digest(path_of(name), digest);
-  }
+std::set<std::string> GenerationReader::files_of(
+    const std::vector<detail::TrainingPart>& parts) const {
+  std::set<std::string> files{kValuesFile};
   for (const auto& part : parts) {
-    const auto file = record_.files.find(rank_file(part.name, source_rank(), record_.world_size));
-    if (file != record_.files.end()) check_digest(path_of(file->first), file->second);
+    if (part.is_of_rank) {
+      files.insert(rank_file(part.name, source_rank(), record_.world_size));
+      continue;
+    }
+    files.insert(whole_file(part.name));
+    for (std::int64_t rank = 0; rank < record_.world_size; ++rank) {
+      files.insert(shard_file(part.name, rank, record_.world_size));
+    }
   }
+  return files;
+}
+
+void GenerationReader::verify(const std::vector<detail::TrainingPart>& parts) {
+  const auto needed = files_of(parts);
+  for (const auto& [name, digest] : record_.files) {
+    if (needed.contains(name)) {
+      loaded_.try_emplace(name, path_of(name), digest, folder_.files());
+    } else if (!is_of_a_rank(name)) {
+      check_digest(path_of(name), digest, folder_.files());
+    }
+  }
+}
+
+const LoadedFile* GenerationReader::find(const std::string& file) const {
+  const auto found = loaded_.find(file);
+  return found == loaded_.end() ? nullptr : &found->second;
 }
 
 PartState GenerationReader::read(const detail::TrainingPart& part) const {
   PartState state;
-  const auto add_texts = [&](const std::string& file, const std::string& prefix) {
-    for (auto& [key, text] : read_safetensors_header(path_of(file)).metadata) {
+  const auto add_texts = [&](const LoadedFile& file, const std::string& prefix) {
+    for (const auto& [key, text] : file.texts()) {
       if (key.starts_with(prefix) && !(prefix.empty() && key == "format")) {
-        state.texts.emplace(key.substr(prefix.size()), std::move(text));
+        state.texts.emplace(key.substr(prefix.size()), text);
       }
     }
   };
-  const std::string file = part.is_of_rank ? rank_file(part.name, source_rank(), record_.world_size)
-                                           : whole_file(part.name);
-  if (has(file)) {
-    state.tensors = load_safetensors(path_of(file));
-    add_texts(file, "");
+  const std::string own = part.is_of_rank ? rank_file(part.name, source_rank(), record_.world_size)
+                                          : whole_file(part.name);
+  if (const LoadedFile* file = find(own)) {
+    file->add_tensors(state.tensors);
+    add_texts(*file, "");
   } else if (!part.is_of_rank) {
-    if (has(index_file(part.name))) {
-      state.tensors = load_safetensors(path_of(index_file(part.name)));
+    for (std::int64_t rank = 0; rank < record_.world_size; ++rank) {
+      const LoadedFile* shard = find(shard_file(part.name, rank, record_.world_size));
+      if (shard != nullptr) shard->add_tensors(state.tensors);
     }
-    if (has(kValuesFile)) add_texts(kValuesFile, value_key(part.name, ""));
+    if (const LoadedFile* values = find(kValuesFile)) {
+      add_texts(*values, value_key(part.name, ""));
+    }
   }
   TORCH_CHECK(!state.tensors.empty() || !state.texts.empty(), "the checkpoint has no part '",
               part.name, "'");

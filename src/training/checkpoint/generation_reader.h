@@ -5,9 +5,13 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
+#include <set>
+#include <string>
 #include <vector>
 
 #include "training/checkpoint/folder.h"
+#include "training/checkpoint/loaded_file.h"
 
 namespace lockstep::training {
 
@@ -19,16 +23,19 @@ class GenerationReader {
                    std::int64_t rank, std::int64_t world_size)
       : folder_(folder), record_(record), rank_(rank), world_size_(world_size) {}
 
-  /// Compares the files that this rank needs with the manifest.
+  /// Reads what this rank needs, and compares all files with the manifest but for other ranks' own.
   /// Throws: `c10::Error` naming the first that is damaged or gone.
-  void verify(const std::vector<detail::TrainingPart>& parts) const;
-  /// Compares the state with the parts, and changes nothing. What it returns loads it.
-  /// Throws: `c10::Error` for a state of other parts, shapes or dtypes.
+  void verify(const std::vector<detail::TrainingPart>& parts);
+  /// Comes after `verify`. Compares the state with the parts, and changes nothing. What it returns
+  /// loads it. Throws: `c10::Error` for a state of other parts, shapes or dtypes.
   [[nodiscard]] std::vector<std::function<void()>> prepare(
       const std::vector<detail::TrainingPart>& parts) const;
 
  private:
-  [[nodiscard]] bool has(const std::string& file) const { return record_.files.contains(file); }
+  [[nodiscard]] std::set<std::string> files_of(
+      const std::vector<detail::TrainingPart>& parts) const;
+  /// Null: the generation has no such file.
+  [[nodiscard]] const LoadedFile* find(const std::string& file) const;
   [[nodiscard]] std::string path_of(const std::string& file) const;
   /// Whose file of a part of a rank this rank reads.
   [[nodiscard]] std::int64_t source_rank() const;
@@ -39,6 +46,7 @@ class GenerationReader {
   const CheckpointRecord& record_;
   std::int64_t rank_;
   std::int64_t world_size_;
+  std::map<std::string, LoadedFile> loaded_;
 };
 
 }  // namespace lockstep::training

@@ -4,15 +4,14 @@
 #include <c10/util/Exception.h>
 #include <lockstep/core/logging.h>
 
-#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <span>
 #include <system_error>
-#include <thread>
 #include <utility>
 
 #include "concurrency/deadline.h"
+#include "concurrency/polling.h"
 #include "files/bounded_file.h"
 #include "files/digest.h"
 #include "native/posix/atomic_file.h"
@@ -59,6 +58,9 @@ CheckpointRecord GenerationWriter::record() const {
 
 std::uint64_t GenerationWriter::write_files() {
   folder_.make_unfinished(job_.generation, job_.run);
+  const Deadline deadline = Deadline::after(job_.timeout);
+  if (job_.snapshot.copies) job_.snapshot.copies->wait(deadline);
+  if (job_.snapshot.deferred) job_.snapshot.deferred->copies.wait(deadline);
   CheckpointRecord done = record();
   done.plan = job_.snapshot.plan;
   for (const auto& [name, file] : job_.snapshot.files) add_file(name, file, done);
@@ -77,7 +79,10 @@ void GenerationWriter::add_file(const std::string& name, const SnapshotFile& fil
   auto metadata = file.texts;
   metadata.emplace("format", "pt");
   const PlannedFile plan = plan_file(file.tensors, metadata, kFileAlignment);
-  done.files[name] = {plan.bytes, write_file((folder() / name).string(), plan, folder_.files())};
+  TensorSource copies;
+  TensorSource& source = job_.snapshot.deferred ? job_.snapshot.deferred->tensors : copies;
+  done.files[name] = {plan.bytes,
+                      write_file((folder() / name).string(), plan, folder_.files(), source)};
 }
 
 void GenerationWriter::add_text(const std::string& name, const std::string& text,
@@ -136,22 +141,19 @@ void GenerationWriter::take_records(std::map<std::int64_t, CheckpointRecord>& fo
 }
 
 CheckpointRecord GenerationWriter::gather() const {
-  const Deadline deadline = Deadline::after(job_.timeout);
-  std::chrono::milliseconds pause{1};
   std::map<std::int64_t, CheckpointRecord> found;
-  for (;;) {
-    const bool is_last = is_over_.load() || deadline.has_passed();
+  const auto are_all_there = [&] {
+    const bool is_last = is_over_.load();
     take_records(found);
-    if (static_cast<std::int64_t>(found.size()) == job_.world_size) break;
-    std::int64_t missing = 0;
-    while (found.contains(missing)) ++missing;
-    TORCH_CHECK(!is_last, "rank ", missing, " has not written its files ",
-                is_over_.load() ? "when rank 0 ended"
-                                : "after " + std::to_string(job_.timeout.count()) +
-                                      " ms (CheckpointerOptions::timeout)");
-    std::this_thread::sleep_for(std::min<std::chrono::nanoseconds>(deadline.remaining(), pause));
-    pause = std::min(2 * pause, kLongestPause);
-  }
+    return is_last || static_cast<std::int64_t>(found.size()) == job_.world_size;
+  };
+  const bool is_in_time = poll_until(Deadline::after(job_.timeout), kLongestPause, are_all_there);
+  std::int64_t missing = 0;
+  while (found.contains(missing)) ++missing;
+  TORCH_CHECK(missing == job_.world_size, "rank ", missing, " has not written its files ",
+              is_in_time ? "when rank 0 ended"
+                         : "after " + std::to_string(job_.timeout.count()) +
+                               " ms (CheckpointerOptions::timeout)");
   CheckpointRecord all = record();
   for (auto& [rank, one] : found) all.files.merge(one.files);
   return all;

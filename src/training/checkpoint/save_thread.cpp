@@ -25,6 +25,11 @@ constexpr int kNiceness = 19;
 constexpr int kTimeouts = 3;
 constexpr std::chrono::minutes kMargin{1};
 
+/// Of the calling thread alone.
+void lower_priority() {
+  ::setpriority(PRIO_PROCESS, 0, kNiceness);
+}
+
 }  // namespace
 
 SaveThread::SaveThread(std::shared_ptr<const CheckpointFolder> folder,
@@ -91,12 +96,17 @@ std::optional<SaveThread::Outcome> SaveThread::finish() {
 }
 
 SaveThread::Outcome SaveThread::write(Shared& shared, GenerationWriter::Job job) {
-  // In this thread alone.
-  ::setpriority(PRIO_PROCESS, 0, kNiceness);
+  // What is read in place must be read before the optimizer's step, or training waits for it.
+  if (job.snapshot.deferred && !job.snapshot.deferred->tensors.is_empty()) {
+    job.snapshot.deferred->tensors.when_over(lower_priority);
+  } else {
+    lower_priority();
+  }
   const auto start = Clock::now();
   Outcome outcome;
   outcome.generation = job.generation;
   const bool is_first = job.rank == 0;
+  const std::string run = job.run;
   GenerationWriter writer(*shared.folder, std::move(job), shared.is_over);
   outcome.failure = failure_of([&] { outcome.bytes = writer.write_files(); });
   if (!outcome.failure.empty()) {
@@ -104,7 +114,11 @@ SaveThread::Outcome SaveThread::write(Shared& shared, GenerationWriter::Job job)
   } else if (is_first) {
     outcome.failure = failure_of([&] { shared.counting.push_back(writer.commit()); });
   }
-  if (is_first && outcome.failure.empty()) remove_old(shared);
+  if (is_first && outcome.failure.empty()) {
+    remove_old(shared);
+    // Of a save that failed, other ranks may have written shares after rank 0 had given up.
+    shared.folder->remove_unfinished_before(outcome.generation, run);
+  }
   outcome.seconds = Clock::now() - start;
   return outcome;
 }

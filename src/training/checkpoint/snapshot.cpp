@@ -4,6 +4,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <c10/util/Exception.h>
+#include <lockstep/core/logging.h>
 
 #include <algorithm>
 #include <array>
@@ -18,6 +19,12 @@ namespace lockstep::training {
 namespace {
 
 constexpr std::int64_t kAlignment = 64;
+
+/// What a tensor takes in the kept memory.
+std::int64_t room_for(const at::Tensor& tensor) {
+  const auto bytes = static_cast<std::int64_t>(tensor.nbytes());
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
 
 /// Which rank writes which tensors of all parts that all ranks have.
 class Shares {
@@ -43,10 +50,6 @@ std::string numbered(std::int64_t rank, std::int64_t world_size) {
   return text.data();
 }
 
-std::string shard_file(const std::string& part, std::int64_t rank, std::int64_t world_size) {
-  return part + "-" + numbered(rank, world_size) + ".safetensors";
-}
-
 void add_to(files::Digest& plan, const std::string& text) {
   plan.add(std::as_bytes(std::span(text.c_str(), text.size() + 1)));
 }
@@ -62,7 +65,8 @@ void check_texts(const std::string& part, const PartState& state) {
 void divide(const std::string& part, PartState state, Shares& shares, std::int64_t rank,
             std::int64_t world_size, Snapshot& snapshot, files::Digest& plan) {
   if (world_size == 1) {
-    snapshot.files[whole_file(part)] = {std::move(state.tensors), std::move(state.texts)};
+    snapshot.files[whole_file(part)] = {std::move(state.tensors), std::move(state.texts),
+                                        std::move(state.until_step)};
     return;
   }
   IndexWriter entries;
@@ -72,7 +76,9 @@ void divide(const std::string& part, PartState state, Shares& shares, std::int64
     add_to(plan, file + "/" + name + " " + c10::toString(tensor.scalar_type()));
     plan.add(std::as_bytes(std::span(tensor.sizes().data(), tensor.sizes().size())));
     entries.add(name, tensor.nbytes(), file);
-    if (owner == rank) snapshot.files[file].tensors.emplace(name, std::move(tensor));
+    if (owner != rank) continue;
+    snapshot.files[file].tensors.emplace(name, std::move(tensor));
+    if (state.until_step.contains(name)) snapshot.files[file].until_step.insert(name);
   }
   if (rank != 0) return;
   snapshot.indexes[index_file(part)] = entries.text();
@@ -92,6 +98,10 @@ std::string whole_file(const std::string& part) {
   return part + ".safetensors";
 }
 
+std::string shard_file(const std::string& part, std::int64_t rank, std::int64_t world_size) {
+  return part + "-" + numbered(rank, world_size) + ".safetensors";
+}
+
 std::string rank_file(const std::string& part, std::int64_t rank, std::int64_t world_size) {
   return part + ".rank-" + numbered(rank, world_size) + ".safetensors";
 }
@@ -101,7 +111,7 @@ std::string value_key(const std::string& part, const std::string& text) {
 }
 
 Snapshot SnapshotMemory::take(const std::vector<detail::TrainingPart>& parts, std::int64_t rank,
-                              std::int64_t world_size) {
+                              std::int64_t world_size, bool is_deferred) {
   const at::NoGradGuard no_gradients;
   Snapshot snapshot;
   Shares shares(world_size);
@@ -112,8 +122,8 @@ Snapshot SnapshotMemory::take(const std::vector<detail::TrainingPart>& parts, st
     add_to(plan, part.name);
     if (part.is_of_rank) {
       if (state.tensors.empty() && state.texts.empty()) state.texts.emplace(kNothing, "");
-      snapshot.files[rank_file(part.name, rank, world_size)] = {std::move(state.tensors),
-                                                                std::move(state.texts)};
+      snapshot.files[rank_file(part.name, rank, world_size)] = {
+          std::move(state.tensors), std::move(state.texts), std::move(state.until_step)};
     } else if (!state.tensors.empty()) {
       divide(part.name, std::move(state), shares, rank, world_size, snapshot, plan);
     } else if (rank == 0) {
@@ -124,32 +134,77 @@ Snapshot SnapshotMemory::take(const std::vector<detail::TrainingPart>& parts, st
     }
   }
   snapshot.plan = plan.text();
-  copy(snapshot);
+  copy(snapshot, is_deferred);
   return snapshot;
 }
 
-void SnapshotMemory::copy(Snapshot& snapshot) {
-  const auto room = [](const at::Tensor& tensor) {
-    return (static_cast<std::int64_t>(tensor.nbytes()) + kAlignment - 1) / kAlignment * kAlignment;
-  };
+std::uint64_t DeferredReads::release() {
+  copies.order_before_current_streams();
+  return tensors.release();
+}
+
+void KeptMemory::reset(std::int64_t bytes) {
+  used_ = 0;
+  // Not while somebody uses it: a device that did not answer in time may still write there.
+  const bool is_free = block_.defined() && block_.storage().use_count() == 1;
+  if (bytes == 0 || (is_free && block_.numel() >= bytes)) return;
+  block_ = at::Tensor();
+  const auto options = at::TensorOptions().dtype(at::kByte);
+  if (is_pinned_) {
+    try {
+      block_ = at::empty({bytes}, options.pinned_memory(true));
+      return;
+    } catch (const c10::Error& error) {
+      logging::warning(
+          "checkpoints: no pinned memory can be had, so a save waits for its copies: " +
+          std::string(error.what_without_backtrace()));
+    }
+  }
+  block_ = at::empty({bytes}, options);
+}
+
+at::Tensor KeptMemory::take(const at::Tensor& for_tensor) {
+  at::Tensor room = block_.narrow(0, used_, static_cast<std::int64_t>(for_tensor.nbytes()));
+  used_ += room_for(for_tensor);
+  return room;
+}
+
+void SnapshotMemory::copy(Snapshot& snapshot, bool is_deferred) {
   std::int64_t bytes = 0;
+  std::int64_t device_bytes = 0;
   for (const auto& [name, file] : snapshot.files) {
-    for (const auto& [key, tensor] : file.tensors) bytes += room(tensor);
+    for (const auto& [key, tensor] : file.tensors) {
+      (tensor.is_cpu() ? bytes : device_bytes) += room_for(tensor);
+    }
   }
-  if (!memory_.defined() || memory_.numel() < bytes) {
-    memory_ = at::empty({bytes}, at::TensorOptions().dtype(at::kByte));
-  }
-  std::int64_t offset = 0;
+  memory_.reset(bytes);
+  pinned_memory_.reset(device_bytes);
+  snapshot.copies = std::make_shared<DeviceCopies>();
+  const auto deferred = std::make_shared<DeferredReads>();
   for (auto& [name, file] : snapshot.files) {
     for (auto& [key, tensor] : file.tensors) {
-      at::Tensor target = memory_.narrow(0, offset, static_cast<std::int64_t>(tensor.nbytes()))
-                              .view(tensor.scalar_type())
-                              .view(tensor.sizes());
-      offset += room(tensor);
-      target.copy_(tensor.detach());
+      const bool can_wait = is_deferred && file.until_step.contains(key);
+      // One of its own, whoever else has the same values: what is deferred is known by its address.
+      tensor = tensor.detach();
+      if (tensor.nbytes() == 0) continue;
+      const at::Tensor room = (tensor.is_cpu() ? memory_ : pinned_memory_).take(tensor);
+      if (can_wait && DeferredTensors::can_read(tensor)) {
+        deferred->tensors.add(tensor, static_cast<std::byte*>(room.mutable_data_ptr()));
+        continue;
+      }
+      at::Tensor target = room.view(tensor.scalar_type()).view(tensor.sizes());
+      if (tensor.is_cpu()) {
+        target.copy_(tensor);
+      } else {
+        (can_wait ? deferred->copies : *snapshot.copies).enqueue(tensor, target);
+      }
       tensor = std::move(target);
     }
   }
+  snapshot.copies->end();
+  snapshot.copies->order_before_current_streams();
+  deferred->copies.end();
+  if (is_deferred) snapshot.deferred = deferred;
 }
 
 }  // namespace lockstep::training

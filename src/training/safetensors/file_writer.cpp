@@ -4,7 +4,6 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
-#include <span>
 #include <system_error>
 
 #include "files/digest.h"
@@ -13,8 +12,6 @@
 namespace lockstep::training {
 namespace {
 
-constexpr std::size_t kPiece = std::size_t{1} << 20;
-
 /// The values in the order of the shape, on the CPU; `tensor` itself where they lie there so.
 at::Tensor plain(const at::Tensor& tensor) {
   return tensor.detach().resolve_conj().resolve_neg().cpu().contiguous();
@@ -22,27 +19,34 @@ at::Tensor plain(const at::Tensor& tensor) {
 
 }  // namespace
 
+void TensorSource::read(const at::Tensor& tensor, const UsePiece& use) {
+  const at::Tensor values = plain(tensor);
+  const std::span bytes(static_cast<const std::byte*>(values.const_data_ptr()), values.nbytes());
+  for (std::size_t at = 0; at < bytes.size(); at += kPieceBytes) {
+    use(bytes.subspan(at, std::min(kPieceBytes, bytes.size() - at)));
+  }
+}
+
 std::string write_file(const std::string& path, const PlannedFile& plan,
                        native::FileSystem& files) {
+  TensorSource source;
+  return write_file(path, plan, files, source);
+}
+
+std::string write_file(const std::string& path, const PlannedFile& plan, native::FileSystem& files,
+                       TensorSource& source) {
   try {
     native::AtomicFile file(path, native::AtomicFile::Kind::Nameless, files);
     file.reserve(plan.bytes);
     files::Digest digest;
     std::uint64_t offset = 0;
     const auto write = [&](std::span<const std::byte> bytes) {
-      // Piece by piece, so that the processor's cache still has what the system reads next.
-      for (std::size_t at = 0; at < bytes.size(); at += kPiece) {
-        const auto piece = bytes.subspan(at, std::min(kPiece, bytes.size() - at));
-        digest.add(piece);
-        file.write(offset, piece);
-        offset += piece.size();
-      }
+      digest.add(bytes);
+      file.write(offset, bytes);
+      offset += bytes.size();
     };
     write(std::as_bytes(std::span(plan.header)));
-    for (const auto& [name, tensor] : plan.tensors) {
-      const at::Tensor values = plain(tensor);
-      write({static_cast<const std::byte*>(values.const_data_ptr()), values.nbytes()});
-    }
+    for (const auto& [name, tensor] : plan.tensors) source.read(tensor, write);
     file.publish();
     return digest.text();
   } catch (const std::system_error& error) {

@@ -62,6 +62,7 @@ TrainingPart module_part(const std::string& name, torch::nn::Module& module) {
   const auto state = [&module] {
     PartState own{state_of(module), {}, {}};
     for (const auto& item : module.named_buffers()) own.of_rank_0.insert(item.key());
+    for (const auto& item : module.named_parameters()) own.until_step.insert(item.key());
     return own;
   };
   const auto prepare = [&module, name](PartState saved) -> std::function<void()> {
@@ -128,7 +129,9 @@ TrainingState& TrainingState::add(const std::string& name, torch::nn::Module& mo
 TrainingState& TrainingState::add(const std::string& name, torch::optim::Optimizer& optimizer) {
   const auto state = [this, &optimizer] {
     auto [tensors, groups] = named_state_of(optimizer, parameter_names());
-    return PartState{std::move(tensors), {{kGroups, std::move(groups)}}, {}};
+    std::set<std::string> all;
+    for (const auto& [key, tensor] : tensors) all.insert(key);
+    return PartState{std::move(tensors), {{kGroups, std::move(groups)}}, {}, std::move(all)};
   };
   const auto prepare = [this, &optimizer, name](PartState saved) {
     const auto groups = saved.texts.find(kGroups);

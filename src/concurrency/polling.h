@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <thread>
+
+#include "concurrency/deadline.h"
+
+namespace lockstep {
+
+/// Asks until `is_done()` is true, with pauses that grow to `longest_pause`: for what nobody is
+/// woken for, as files that another process writes. Returns whether it was true; the last question
+/// comes after the deadline.
+///
+/// Blocks: the calling thread, until then.
+template <typename IsDone>
+[[nodiscard]] bool poll_until(const Deadline& deadline, std::chrono::milliseconds longest_pause,
+                              IsDone&& is_done) {
+  std::chrono::milliseconds pause{1};
+  while (true) {
+    const bool is_last = deadline.has_passed();
+    if (is_done()) return true;
+    if (is_last) return false;
+    std::this_thread::sleep_for(std::min<std::chrono::nanoseconds>(deadline.remaining(), pause));
+    pause = std::min(2 * pause, longest_pause);
+  }
+}
+
+}  // namespace lockstep
