@@ -77,7 +77,7 @@ TEST_F(DeviceSnapshot, TheProgramGoesOnBehindTheCopies) {
 
 TEST_F(DeviceSnapshot, ACopyBeginsBehindWhatTheProgramHasEnqueued) {
   OnDevice part;
-  overwrite(part.weight);
+  part.weight.copy_(OnDevice::filled(-1));
   part.weight.copy_(OnDevice::filled(1), /*non_blocking=*/true);
   TrainingState state;
   state.add("part", part);
