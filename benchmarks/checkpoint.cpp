@@ -140,7 +140,9 @@ void write_and_read(const Settings& settings, const std::shared_ptr<lockstep::Pr
                     Net net) {
   Training<Net> training(net, group, settings);
   training.train_one_step(nullptr);
-  Checkpointer checkpointer(group, settings.folder, options_of(settings));
+  Checkpointer verified(group, settings.folder / "verified", options_of(settings));
+  Checkpointer unverified(group, settings.folder / "unverified",
+                          options_of(settings).verify_after_write(false));
   nlohmann::json figures;
   const auto timed = [&](const char* name, const auto& work) {
     group->barrier();
@@ -149,27 +151,25 @@ void write_and_read(const Settings& settings, const std::shared_ptr<lockstep::Pr
     group->barrier();
     figures[name].push_back(milliseconds_since(start));
   };
-  std::uint64_t own_bytes = 0;
+  const auto save = [&](Checkpointer& checkpointer, int round) {
+    checkpointer.save(training.state, round);
+    checkpointer.wait();
+  };
   for (int round = 0; round <= settings.rounds; ++round) {
     if (round == 1) figures = {};  // memory and files were new
-    timed("save_ms", [&] {
-      const auto before = checkpointer.statistics().bytes;
-      checkpointer.save(training.state, round);
-      checkpointer.wait();
-      own_bytes = checkpointer.statistics().bytes - before;
-    });
+    timed("save_ms", [&] { save(verified, round); });
+    timed("save_unverified_ms", [&] { save(unverified, round); });
+    const auto bytes = verified.statistics().bytes / static_cast<std::uint64_t>(round + 1);
     const auto plain = settings.folder / ("plain" + std::to_string(group->rank()));
-    timed("plain_write_ms", [&] { bench::write_plain(plain, own_bytes); });
-    const auto saved =
-        bench::files_below(settings.folder / ("gen-00000" + std::to_string(round + 1)));
-    group->barrier();
+    timed("plain_write_ms", [&] { bench::write_plain(plain, bytes); });
+    const auto saved = bench::newest_files(settings.folder / "verified");
     if (group->rank() == 0) bench::drop_from_memory(saved);
     timed("load_ms", [&] {
-      if (!checkpointer.load_latest(training.state)) throw std::runtime_error("nothing to load");
+      if (!verified.load_latest(training.state)) throw std::runtime_error("nothing to load");
     });
     if (group->rank() == 0) bench::drop_from_memory(saved);
     timed("plain_read_ms", [&] { bench::read_plain(saved); });
-    figures["bytes"].push_back(own_bytes);
+    figures["bytes"].push_back(bytes);
   }
   write_figures(settings, group->rank(), figures);
 }

@@ -45,17 +45,20 @@ class TorchSaver:
 
 
 class AsyncSaver:
-    """async_save, which must not be called again before the last one has ended."""
+    """async_save, which must not be called again before the last one has ended. It plans with collectives in a thread: with
+    the group that DDP uses, both wait for ever."""
 
     def __init__(self, folder):
         self.folder, self.count, self.running = folder, 0, None
+        self.group = dist.new_group(backend="gloo")
 
     def save(self, model, optimizer):
         self.wait()
         self.count += 1
         model_state, optimizer_state = get_state_dict(model, optimizer)
         state = {"model": model_state, "optimizer": optimizer_state}
-        self.running = dcp.async_save(state, checkpoint_id=os.path.join(self.folder, str(self.count % 2)))
+        path = os.path.join(self.folder, str(self.count % 2))
+        self.running = dcp.async_save(state, checkpoint_id=path, process_group=self.group)
 
     def wait(self):
         if self.running is not None:

@@ -107,6 +107,7 @@ def summarize(raw, files):
         "slowdown_every10": step(raw, "copied") / step(raw, "none") - 1,
         "slowdown_every10_deferred": step(raw, "deferred") / step(raw, "none") - 1,
         "write_of_limit": slowest(files, "plain_write_ms") / slowest(files, "save_ms"),
+        "write_of_limit_unverified": slowest(files, "plain_write_ms") / slowest(files, "save_unverified_ms"),
         "read_of_limit": slowest(files, "plain_read_ms") / slowest(files, "load_ms"),
     }
 
@@ -121,7 +122,8 @@ def print_table(options, arch, raw, files):
         print(f" {stall(raw, variant):>13.2f} {min(stalls):>9.2f} {max(stalls):>9.2f}" if stalls else "")
     mib = sum(rank["bytes"][-1] for rank in files) / 2**20
     print(f"all files, {mib:.0f} MiB: ", end="")
-    names = {"save_ms": "save", "plain_write_ms": "plain write", "load_ms": "load", "plain_read_ms": "plain read"}
+    names = {"save_ms": "save", "save_unverified_ms": "save without reading back", "plain_write_ms": "plain write"}
+    names |= {"load_ms": "load", "plain_read_ms": "plain read"}
     print(", ".join(f"{text} {slowest(files, name):.1f} ms" for name, text in names.items()))
 
 

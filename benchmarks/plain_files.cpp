@@ -67,10 +67,16 @@ void read_plain(const std::vector<std::filesystem::path>& paths) {
   }
 }
 
-std::vector<std::filesystem::path> files_below(const std::filesystem::path& folder) {
+std::vector<std::filesystem::path> newest_files(const std::filesystem::path& folder) {
+  std::filesystem::path newest;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    const bool is_one = entry.path().filename().string().starts_with("gen-");
+    if (is_one && entry.path().extension().empty()) newest = std::max(newest, entry.path());
+  }
   std::vector<std::filesystem::path> paths;
-  for (const auto& entry : std::filesystem::directory_iterator(folder))
+  for (const auto& entry : std::filesystem::directory_iterator(newest)) {
     paths.push_back(entry.path());
+  }
   std::sort(paths.begin(), paths.end());
   return paths;
 }

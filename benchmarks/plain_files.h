@@ -12,8 +12,8 @@ namespace bench {
 void write_plain(const std::filesystem::path& path, std::uint64_t bytes);
 /// Reads all of them into memory that is kept.
 void read_plain(const std::vector<std::filesystem::path>& paths);
-/// The files of a folder.
-[[nodiscard]] std::vector<std::filesystem::path> files_below(const std::filesystem::path& folder);
+/// The files of the newest checkpoint in a folder.
+[[nodiscard]] std::vector<std::filesystem::path> newest_files(const std::filesystem::path& folder);
 /// So that they are read from the disk the next time.
 void drop_from_memory(const std::vector<std::filesystem::path>& paths);
 

@@ -4,6 +4,7 @@
 #include <c10/util/Exception.h>
 #include <fcntl.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 
@@ -41,6 +42,10 @@ void BoundedFile::read(std::uint64_t offset, std::span<std::byte> target,
     if (got == 0) short_at(offset + done);  // it has been made shorter
     done += static_cast<std::size_t>(got);
   }
+}
+
+void BoundedFile::prefetch(std::uint64_t offset, std::uint64_t count) const {
+  if (offset < size_) files_.start_reading(file_.get(), offset, std::min(count, size_ - offset));
 }
 
 std::string BoundedFile::text(std::uint64_t offset, std::uint64_t count,

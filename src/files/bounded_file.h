@@ -34,7 +34,10 @@ class BoundedFile {
   /// Throws: `c10::Error` when the file ends before, or cannot be read.
   void read(std::uint64_t offset, std::span<std::byte> target, std::string_view what) const;
 
-  /// The same as a text of `count` bytes.
+  /// Has the disk begin to read these bytes, as far as there are so many.
+  void prefetch(std::uint64_t offset, std::uint64_t count) const;
+
+  /// `read` into a text of `count` bytes.
   [[nodiscard]] std::string text(std::uint64_t offset, std::uint64_t count,
                                  std::string_view what) const;
 

@@ -61,20 +61,17 @@ std::string AtomicFile::random_name() const {
 }
 
 void AtomicFile::reserve(std::uint64_t bytes) {
-  while (bytes > 0 && files_.reserve(file_.get(), bytes) != 0) {
-    if (errno == EINTR) continue;
-    // The filesystem cannot: a full disk is found by the write then.
-    if (errno == EOPNOTSUPP || errno == ENOSYS) return;
-    throw_errno(path_ + ": there is no room for " + std::to_string(bytes) + " bytes");
-  }
+  reserve_all(files_, file_, bytes, path_);
 }
 
 void AtomicFile::write(std::uint64_t offset, std::span<const std::byte> bytes) {
   write_all(files_, file_, offset, bytes, path_);
 }
 
-void AtomicFile::publish(Name name) {
-  if (files_.sync(file_.get()) != 0) throw_errno(path_ + ": cannot be written to the disk");
+void AtomicFile::publish(Survives what) {
+  if (what == Survives::PowerCut && files_.sync(file_.get()) != 0) {
+    throw_errno(path_ + ": cannot be written to the disk");
+  }
   if (temporary_.empty()) {
     // link() replaces nothing, rename() does.
     auto random = random_name();
@@ -89,16 +86,26 @@ void AtomicFile::publish(Name name) {
   temporary_.clear();
   file_.reset();
   // The name, too, must survive a power cut.
-  if (name == Name::Durable && !try_sync_folder(folder_, files_)) {
+  if (what == Survives::PowerCut && !try_sync_folder(folder_, files_)) {
     throw_errno(path_ + ": has its name, which cannot be written to the disk");
   }
 }
 
 void write_atomically(const std::string& path, std::string_view text, FileSystem& files,
-                      AtomicFile::Name name) {
+                      AtomicFile::Survives what) {
   AtomicFile file(path, AtomicFile::Kind::Nameless, files);
   file.write(0, std::as_bytes(std::span(text)));
-  file.publish(name);
+  file.publish(what);
+}
+
+void reserve_all(FileSystem& files, const FileDescriptor& file, std::uint64_t bytes,
+                 const std::string& path) {
+  while (bytes > 0 && files.reserve(file.get(), bytes) != 0) {
+    if (errno == EINTR) continue;
+    // The filesystem cannot: a full disk is found by the write then.
+    if (errno == EOPNOTSUPP || errno == ENOSYS) return;
+    throw_errno(path + ": there is no room for " + std::to_string(bytes) + " bytes");
+  }
 }
 
 void write_all(FileSystem& files, const FileDescriptor& file, std::uint64_t offset,

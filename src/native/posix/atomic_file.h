@@ -20,8 +20,8 @@ namespace lockstep::native {
 /// Owns: the descriptor, and the file until it is published.
 class AtomicFile {
  public:
-  /// Whether the name, too, is to survive a power cut.
-  enum class Name { Durable, Seen };
+  /// What the file is to survive: messages among processes that run need no disk.
+  enum class Survives { PowerCut, Process };
   enum class Kind {
     Nameless,  ///< if the filesystem can
     Named,     ///< as on a filesystem that cannot
@@ -42,11 +42,11 @@ class AtomicFile {
   /// Throws: `std::system_error` naming the file, when the disk is full for example.
   void write(std::uint64_t offset, std::span<const std::byte> bytes);
 
-  /// Waits until the bytes are on the disk, then gives the file its name, which replaces an older
-  /// file of that name. Nothing can be written afterwards.
+  /// Waits until the bytes are on the disk, if they are to survive a power cut, then gives the file
+  /// its name, which replaces an older file of that name. Nothing can be written afterwards.
   /// Throws: `std::system_error` naming the file; then there is no such file, or the old one,
   /// unless the text says that only its name may not survive a power cut.
-  void publish(Name name = Name::Durable);
+  void publish(Survives what = Survives::PowerCut);
 
  private:
   [[nodiscard]] std::string random_name() const;
@@ -62,7 +62,11 @@ class AtomicFile {
 /// Throws: as `AtomicFile`.
 void write_atomically(const std::string& path, std::string_view text,
                       FileSystem& files = FileSystem::of_machine(),
-                      AtomicFile::Name name = AtomicFile::Name::Durable);
+                      AtomicFile::Survives what = AtomicFile::Survives::PowerCut);
+
+/// `AtomicFile::reserve` of another file.
+void reserve_all(FileSystem& files, const FileDescriptor& file, std::uint64_t bytes,
+                 const std::string& path);
 
 /// Writes all of `bytes`, however many calls that takes. `path` is for messages.
 /// Throws: `std::system_error` naming the file, when the disk is full for example.

@@ -20,12 +20,22 @@ ssize_t FileSystem::read(int file, std::span<std::byte> target, std::uint64_t of
   return ::pread(file, target.data(), target.size(), static_cast<off_t>(offset));
 }
 
+void FileSystem::start_reading(int file, std::uint64_t offset, std::uint64_t bytes) {
+  static_cast<void>(::posix_fadvise(file, static_cast<off_t>(offset), static_cast<off_t>(bytes),
+                                    POSIX_FADV_WILLNEED));
+}
+
 ssize_t FileSystem::write(int file, std::span<const std::byte> bytes, std::uint64_t offset) {
   return ::pwrite(file, bytes.data(), bytes.size(), static_cast<off_t>(offset));
 }
 
 int FileSystem::reserve(int file, std::uint64_t bytes) {
   return ::fallocate(file, 0, 0, static_cast<off_t>(bytes));
+}
+
+void FileSystem::start_writing(int file, std::uint64_t offset, std::uint64_t bytes) {
+  static_cast<void>(::sync_file_range(file, static_cast<off_t>(offset), static_cast<off_t>(bytes),
+                                      SYNC_FILE_RANGE_WRITE));
 }
 
 int FileSystem::sync(int file) {

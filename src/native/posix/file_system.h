@@ -22,9 +22,13 @@ class FileSystem {
   virtual int open(const std::string& path, int flags, mode_t mode);
   virtual int examine(int file, struct stat& info);
   virtual ssize_t read(int file, std::span<std::byte> target, std::uint64_t offset);
+  /// Has the disk begin to read these bytes, and waits for nothing. Best effort.
+  virtual void start_reading(int file, std::uint64_t offset, std::uint64_t bytes);
   virtual ssize_t write(int file, std::span<const std::byte> bytes, std::uint64_t offset);
   /// Makes the file so long, and has the disk set room aside for it.
   virtual int reserve(int file, std::uint64_t bytes);
+  /// Has the disk begin to write these bytes, and waits for nothing. Best effort.
+  virtual void start_writing(int file, std::uint64_t offset, std::uint64_t bytes);
   virtual int sync(int file);
   /// Gives a file that has no name one. Replaces nothing.
   virtual int name(int file, const std::string& path);

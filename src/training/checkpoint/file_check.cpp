@@ -24,8 +24,10 @@ void check_size(const files::BoundedFile& file, const FileDigest& expected) {
 void read_checked(const files::BoundedFile& file, const FileDigest& expected,
                   const std::function<std::byte*(std::uint64_t offset)>& place) {
   files::Digest digest;
+  file.prefetch(0, kReadAhead);
   for (std::uint64_t at = 0; at < file.size(); at += kPiece) {
     const std::span piece(place(at), static_cast<std::size_t>(std::min(kPiece, file.size() - at)));
+    file.prefetch(at + kReadAhead, kPiece);
     file.read(at, piece, "the bytes");
     digest.add(piece);
   }

@@ -12,6 +12,9 @@
 
 namespace lockstep::training {
 
+/// So many bytes are on their way from the disk while others are looked at.
+inline constexpr std::uint64_t kReadAhead = std::uint64_t{16} << 20;
+
 /// Throws: `c10::Error` naming the file where it has another size than was written.
 void check_size(const files::BoundedFile& file, const FileDigest& expected);
 

@@ -21,6 +21,7 @@
 #include "files/bounded_file.h"
 #include "native/posix/atomic_file.h"
 #include "native/posix/host_name.h"
+#include "native/posix/new_file.h"
 #include "native/posix/posix_check.h"
 
 namespace lockstep::training {
@@ -258,7 +259,10 @@ void CheckpointFolder::append(const CheckpointRecord& record) const {
 void CheckpointFolder::give_place(const CheckpointRecord& record) const {
   const fs::path from = unfinished(record.generation, record.run);
   const fs::path to = generation(record.generation);
-  native::write_atomically((from / kRecord).string(), record.to_line(), files_);
+  const std::string line = record.to_line();
+  native::NewFile file((from / kRecord).string(), files_);
+  file.write(0, std::as_bytes(std::span(line)));
+  file.sync();
   native::sync_folder(from.string(), files_);
   if (files_.rename(from.string(), to.string()) != 0) {
     native::throw_errno(from.string() + ": cannot be given the name " + to.filename().string());

@@ -45,10 +45,19 @@ std::set<std::string> GenerationReader::files_of(
 
 void GenerationReader::verify(const std::vector<detail::TrainingPart>& parts) {
   const auto needed = files_of(parts);
-  for (const auto& [name, digest] : record_.files) {
+  std::map<std::string, FileDigest> files = record_.files;
+  std::erase_if(files, [&](const auto& file) {
+    return !needed.contains(file.first) && is_of_a_rank(file.first);
+  });
+  for (auto file = files.begin(); file != files.end(); ++file) {
+    const auto& [name, digest] = *file;
+    // The disk goes on with the next file while the end of this one is looked at.
+    if (const auto next = std::next(file); next != files.end()) {
+      files::BoundedFile(path_of(next->first), folder_.files()).prefetch(0, kReadAhead);
+    }
     if (needed.contains(name)) {
       loaded_.try_emplace(name, path_of(name), digest, folder_.files());
-    } else if (!is_of_a_rank(name)) {
+    } else {
       check_digest(path_of(name), digest, folder_.files());
     }
   }

@@ -9,6 +9,7 @@
 #include <span>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "concurrency/deadline.h"
 #include "concurrency/polling.h"
@@ -63,34 +64,49 @@ std::uint64_t GenerationWriter::write_files() {
   if (job_.snapshot.deferred) job_.snapshot.deferred->copies.wait(deadline);
   CheckpointRecord done = record();
   done.plan = job_.snapshot.plan;
-  for (const auto& [name, file] : job_.snapshot.files) add_file(name, file, done);
-  for (const auto& [name, text] : job_.snapshot.indexes) add_text(name, text, done);
+  // All of them are written before the first is waited for: the disk is busy meanwhile, and has to
+  // note down the names once.
+  std::vector<native::NewFile> written;
+  for (const auto& [name, file] : job_.snapshot.files) written.push_back(write(name, file, done));
+  for (const auto& [name, text] : job_.snapshot.indexes) written.push_back(write(name, text, done));
+  for (auto& file : written) file.sync();
+  native::sync_folder(folder().string(), folder_.files());
   if (job_.is_verified) verify(done);
-  // A message: rank 0 may have taken it away before its name is anywhere else.
-  native::write_atomically((folder() / done_file(job_.rank)).string(), done.to_line(),
-                           folder_.files(), native::AtomicFile::Name::Seen);
+  leave(done);
   std::uint64_t bytes = 0;
   for (const auto& [name, digest] : done.files) bytes += digest.bytes;
   return bytes;
 }
 
-void GenerationWriter::add_file(const std::string& name, const SnapshotFile& file,
-                                CheckpointRecord& done) {
+native::NewFile GenerationWriter::write(const std::string& name, const SnapshotFile& file,
+                                        CheckpointRecord& done) {
   auto metadata = file.texts;
   metadata.emplace("format", "pt");
   const PlannedFile plan = plan_file(file.tensors, metadata, kFileAlignment);
   TensorSource copies;
   TensorSource& source = job_.snapshot.deferred ? job_.snapshot.deferred->tensors : copies;
-  done.files[name] = {plan.bytes,
-                      write_file((folder() / name).string(), plan, folder_.files(), source)};
+  native::NewFile target((folder() / name).string(), folder_.files());
+  target.reserve(plan.bytes);
+  done.files[name] = {plan.bytes, write_pieces(plan, source, [&](auto offset, auto bytes) {
+                        target.write(offset, bytes);
+                      })};
+  return target;
 }
 
-void GenerationWriter::add_text(const std::string& name, const std::string& text,
-                                CheckpointRecord& done) {
+native::NewFile GenerationWriter::write(const std::string& name, const std::string& text,
+                                        CheckpointRecord& done) {
+  const auto bytes = std::as_bytes(std::span(text));
   files::Digest digest;
-  digest.add(std::as_bytes(std::span(text)));
-  native::write_atomically((folder() / name).string(), text, folder_.files());
+  digest.add(bytes);
   done.files[name] = {text.size(), digest.text()};
+  native::NewFile target((folder() / name).string(), folder_.files());
+  target.write(0, bytes);
+  return target;
+}
+
+void GenerationWriter::leave(const CheckpointRecord& done) const {
+  native::write_atomically((folder() / done_file(job_.rank)).string(), done.to_line(),
+                           folder_.files(), native::AtomicFile::Survives::Process);
 }
 
 void GenerationWriter::verify(const CheckpointRecord& done) const {
@@ -108,8 +124,7 @@ void GenerationWriter::report(const std::string& failure) const noexcept {
       folder_.append(failed);
     } else {
       folder_.make_unfinished(job_.generation, job_.run);
-      native::write_atomically((folder() / done_file(job_.rank)).string(), failed.to_line(),
-                               folder_.files(), native::AtomicFile::Name::Seen);
+      leave(failed);
     }
   } catch (const std::exception& error) {
     logging::warning("checkpoint " + std::to_string(job_.generation) +
@@ -164,7 +179,7 @@ CheckpointRecord GenerationWriter::commit() {
   std::string failure = failure_of([&] {
     all = gather();
     for (std::int64_t rank = 0; rank < job_.world_size; ++rank) {
-      native::remove_durably((folder() / done_file(rank)).string(), folder_.files());
+      folder_.files().remove((folder() / done_file(rank)).string());  // one that stays does no harm
     }
     folder_.give_place(all);
   });

@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 
+#include "native/posix/new_file.h"
 #include "training/checkpoint/folder.h"
 #include "training/checkpoint/snapshot.h"
 
@@ -47,8 +48,12 @@ class GenerationWriter {
 
  private:
   [[nodiscard]] CheckpointRecord record() const;
-  void add_file(const std::string& name, const SnapshotFile& file, CheckpointRecord& done);
-  void add_text(const std::string& name, const std::string& text, CheckpointRecord& done);
+  [[nodiscard]] native::NewFile write(const std::string& name, const SnapshotFile& file,
+                                      CheckpointRecord& done);
+  [[nodiscard]] native::NewFile write(const std::string& name, const std::string& text,
+                                      CheckpointRecord& done);
+  /// Tells the other ranks.
+  void leave(const CheckpointRecord& done) const;
   void verify(const CheckpointRecord& done) const;
   /// The records of all ranks.
   [[nodiscard]] CheckpointRecord gather() const;

@@ -5,6 +5,7 @@
 #include <ATen/ops/from_blob.h>
 
 #include "files/bounded_file.h"
+#include "native/posix/huge_pages.h"
 #include "training/checkpoint/file_check.h"
 #include "training/safetensors/header.h"
 
@@ -17,6 +18,7 @@ LoadedFile::LoadedFile(const std::filesystem::path& path, const FileDigest& expe
   bytes_ = at::empty({static_cast<std::int64_t>(file.size())},
                      at::TensorOptions().dtype(c10::ScalarType::Byte));
   auto* target = static_cast<std::byte*>(bytes_.mutable_data_ptr());
+  native::prefer_huge_pages(target, bytes_.nbytes());
   read_checked(file, expected, [&](std::uint64_t offset) { return target + offset; });
   header_ = read_header(file);
 }

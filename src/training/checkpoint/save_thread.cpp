@@ -18,8 +18,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Training comes first; a checkpoint has minutes.
-constexpr int kNiceness = 19;
+// Training comes first, and a checkpoint has until the next one: a tenth of a busy core is enough
+// for that. At the lowest priority of all, the next save would wait for this one.
+constexpr int kNiceness = 10;
 // How long a whole save may take: its files, and the wait for the others. On a busy machine, also
 // a short timeout leaves the thread time to run.
 constexpr int kTimeouts = 3;

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "files/digest.h"
+#include "native/posix/huge_pages.h"
 #include "training/safetensors/index_writer.h"
 
 namespace lockstep::training {
@@ -161,6 +162,7 @@ void KeptMemory::reset(std::int64_t bytes) {
     }
   }
   block_ = at::empty({bytes}, options);
+  native::prefer_huge_pages(block_.mutable_data_ptr(), block_.nbytes());
 }
 
 at::Tensor KeptMemory::take(const at::Tensor& for_tensor) {

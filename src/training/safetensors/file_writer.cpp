@@ -27,28 +27,28 @@ void TensorSource::read(const at::Tensor& tensor, const UsePiece& use) {
   }
 }
 
-std::string write_file(const std::string& path, const PlannedFile& plan,
-                       native::FileSystem& files) {
-  TensorSource source;
-  return write_file(path, plan, files, source);
+std::string write_pieces(const PlannedFile& plan, TensorSource& source, const WritePiece& write) {
+  files::Digest digest;
+  std::uint64_t offset = 0;
+  const auto add = [&](std::span<const std::byte> bytes) {
+    digest.add(bytes);
+    write(offset, bytes);
+    offset += bytes.size();
+  };
+  add(std::as_bytes(std::span(plan.header)));
+  for (const auto& [name, tensor] : plan.tensors) source.read(tensor, add);
+  return digest.text();
 }
 
-std::string write_file(const std::string& path, const PlannedFile& plan, native::FileSystem& files,
-                       TensorSource& source) {
+void write_file(const std::string& path, const PlannedFile& plan, native::FileSystem& files) {
   try {
     native::AtomicFile file(path, native::AtomicFile::Kind::Nameless, files);
     file.reserve(plan.bytes);
-    files::Digest digest;
-    std::uint64_t offset = 0;
-    const auto write = [&](std::span<const std::byte> bytes) {
-      digest.add(bytes);
+    TensorSource source;
+    write_pieces(plan, source, [&](std::uint64_t offset, std::span<const std::byte> bytes) {
       file.write(offset, bytes);
-      offset += bytes.size();
-    };
-    write(std::as_bytes(std::span(plan.header)));
-    for (const auto& [name, tensor] : plan.tensors) source.read(tensor, write);
+    });
     file.publish();
-    return digest.text();
   } catch (const std::system_error& error) {
     TORCH_CHECK(false, error.what());
   }

@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <span>
 #include <string>
@@ -28,12 +29,16 @@ class TensorSource {
   virtual void read(const at::Tensor& tensor, const UsePiece& use);
 };
 
-/// Writes a planned file. It has its name when all of it is on the disk. Returns the digest of its
-/// bytes, as `files::Digest` has it.
-/// Throws: `c10::Error` naming the file when it cannot be written, and what `source` throws.
-std::string write_file(const std::string& path, const PlannedFile& plan,
-                       native::FileSystem& files = native::FileSystem::of_machine());
-std::string write_file(const std::string& path, const PlannedFile& plan, native::FileSystem& files,
-                       TensorSource& source);
+/// Where they go.
+using WritePiece = std::function<void(std::uint64_t offset, std::span<const std::byte>)>;
+
+/// Gives the bytes of a planned file to `write`, from the first to the last. Returns their digest,
+/// as `files::Digest` has it. Throws: what `source` and `write` throw.
+std::string write_pieces(const PlannedFile& plan, TensorSource& source, const WritePiece& write);
+
+/// Writes a planned file. It has its name when all of it is on the disk.
+/// Throws: `c10::Error` naming the file when it cannot be written.
+void write_file(const std::string& path, const PlannedFile& plan,
+                native::FileSystem& files = native::FileSystem::of_machine());
 
 }  // namespace lockstep::training
