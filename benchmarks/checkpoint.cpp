@@ -162,6 +162,7 @@ void write_and_read(const Settings& settings, const std::shared_ptr<lockstep::Pr
     const auto bytes = verified.statistics().bytes / static_cast<std::uint64_t>(round + 1);
     const auto plain = settings.folder / ("plain" + std::to_string(group->rank()));
     timed("plain_write_ms", [&] { bench::write_plain(plain, bytes); });
+    fs::remove(plain);
     const auto saved = bench::newest_files(settings.folder / "verified");
     if (group->rank() == 0) bench::drop_from_memory(saved);
     timed("load_ms", [&] {

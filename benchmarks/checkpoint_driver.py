@@ -11,12 +11,12 @@ import sys
 import tempfile
 
 from ddp_step_driver import NOT_MEASURED, find_versions, rank_environments
-from driver import FOLDER, Parser, append_record, main, output_of, positive, print_result, show_progress
+from driver import FOLDER, Parser, UsageError, append_record, main, output_of, positive, print_result, show_progress
 from jobs import Job, JobError
 
 ARCHITECTURES = ["resnet18", "resnet34", "resnet50"]
 OWN = ["none", "copied", "deferred"]
-PYTHON = ["python_none", "torch_save", "async_save"]
+PYTHON = ["python_none", "torch_save", "async_save", "async_save_kept"]
 
 
 def parse(arguments):
@@ -30,7 +30,10 @@ def parse(arguments):
     parser.add_argument("--every", type=positive, default=10, help="steps from save to save (default 10)")
     parser.add_argument("--folder", help="where checkpoints are written (default: the folder for temporary files)")
     parser.add_argument("--no-python", action="store_true", help="leave Python's side out")
-    return parser.parse(arguments)
+    options = parser.parse(arguments)
+    if options.steps <= options.every:
+        raise UsageError(f"--steps {options.steps} has no save with what follows it: more than --every {options.every} are needed")
+    return options
 
 
 def run_once(options, arch, variant):
@@ -103,6 +106,8 @@ def summarize(raw, files):
         "stall_ratio": quotient(stall(raw, "copied"), one_step),
         "stall_ratio_deferred": quotient(stall(raw, "deferred"), one_step),
         "stall_vs_async_save": quotient(stall(raw, "copied"), stall(raw, "async_save")),
+        "stall_vs_async_save_kept": quotient(stall(raw, "copied"), stall(raw, "async_save_kept")),
+        "stall_deferred_vs_async_save": quotient(stall(raw, "deferred"), stall(raw, "async_save")),
         "stall_vs_torch_save": quotient(stall(raw, "copied"), stall(raw, "torch_save")),
         "slowdown_every10": step(raw, "copied") / step(raw, "none") - 1,
         "slowdown_every10_deferred": step(raw, "deferred") / step(raw, "none") - 1,
@@ -152,6 +157,7 @@ def run(options, command):
                 warmup=options.warmup,
                 steps=options.steps,
                 every=options.every,
+                filesystem=output_of(["stat", "-f", "-c", "%T", options.folder or tempfile.gettempdir()]),
                 unit="raw: variant -> round -> rank",
                 raw=raw,
                 files=files,

@@ -38,7 +38,6 @@ class File {
 void write_plain(const std::filesystem::path& path, std::uint64_t bytes) {
   static std::vector<char> source;
   source.resize(bytes, 'x');
-  std::filesystem::remove(path);
   const File file(path, O_WRONLY | O_CREAT | O_EXCL);
   // Without it, the first write of the pages takes far longer.
   static_cast<void>(::posix_fallocate(file.number(), 0, static_cast<off_t>(bytes)));

@@ -8,7 +8,7 @@
 /// What the disk gives a program that does nothing else: plain calls, with fsync.
 namespace bench {
 
-/// Writes so many bytes to a new file, and waits until they are on the disk.
+/// Writes so many bytes to a file that is not there, and waits until they are on the disk.
 void write_plain(const std::filesystem::path& path, std::uint64_t bytes);
 /// Reads all of them into memory that is kept.
 void read_plain(const std::vector<std::filesystem::path>& paths);

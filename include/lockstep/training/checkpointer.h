@@ -104,6 +104,7 @@ class LOCKSTEP_API Checkpointer {
   /// Saves where `step` is a multiple of `every_steps`. Returns whether it did.
   /// All ranks call it after the same steps.
   /// Blocks: as `save`.
+  /// Throws: as `save`.
   bool after_step(const TrainingState& state, std::int64_t step,
                   std::optional<double> metric = std::nullopt);
 
@@ -114,16 +115,16 @@ class LOCKSTEP_API Checkpointer {
   /// All ranks call it; they are not brought together.
   /// Blocks: while this rank's part is copied,
   /// and before that until the save before is written, three times `timeout` and a minute at most.
-  /// Throws: what `state()` of a part throws, and `c10::Error` when the save before does not end.
-  /// What goes wrong later is logged, counted and thrown by `wait`; training may go on, and older
-  /// checkpoints count.
+  /// Throws: what `state()` of a part throws, and `c10::Error` when the save before does not end,
+  /// or was deferred and `before_step` was not called. What goes wrong later is logged, counted and
+  /// thrown by `wait`; training may go on, and older checkpoints count.
   void save(const TrainingState& state, std::int64_t step,
             std::optional<double> metric = std::nullopt);
 
   /// The program is about to change parameters, or the state of the optimizer: what a deferred save
-  /// has not read of them yet is copied. Without such a save it does nothing. A program that
-  /// forgets the call gets a failed save, unless none of some words of each tensor has changed.
-  /// Blocks: while the rest is copied.
+  /// has not read of them yet is copied. Without such a save it does nothing. Where it was
+  /// forgotten, `after_step` and `save` of a later step throw; before, the save fails if one of
+  /// some words of each tensor has changed. Blocks: while the rest is copied.
   void before_step();
 
   /// Until all that was begun counts. All ranks may call it, or some.

@@ -81,16 +81,18 @@ class Checkpointer::Impl {
 
   ~Impl() {
     // A fork has neither the thread nor what it has locked.
-    if (owner_.is_current()) before_step();
+    if (!owner_.is_current()) return;
+    const std::string failure = failure_of([&] { before_step(); });
+    if (!failure.empty()) logging::warning("a checkpoint may not be whole: " + failure);
   }
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;
 
   std::optional<FoundCheckpoint> load_latest(TrainingState& state);
   void before_step();
+  bool after_step(const TrainingState& state, std::int64_t step, std::optional<double> metric);
   void save(const TrainingState& state, std::int64_t step, std::optional<double> metric);
   void wait();
-  [[nodiscard]] const CheckpointerOptions& options() const { return options_; }
   [[nodiscard]] CheckpointerStatistics statistics() const { return statistics_; }
 
  private:
@@ -102,6 +104,8 @@ class Checkpointer::Impl {
   [[nodiscard]] GenerationWriter::Job make_job(std::int64_t step, std::optional<double> metric);
   /// Waits for the thread, and takes over what it has found.
   void finish_writing();
+  /// Throws where the last deferred save was of an earlier step, and may be read in place still.
+  void check_released(std::int64_t step) const;
   void note_failure(const std::string& text);
   /// Waits for the lines of all generations whose outcome this rank does not know.
   void wait_for_lines();
@@ -116,9 +120,10 @@ class Checkpointer::Impl {
   std::shared_ptr<const CheckpointFolder> folder_;
   std::string run_;
   std::int64_t next_ = 1;
-  std::set<std::int64_t> unconfirmed_;       // generations whose outcome this rank does not know
-  std::uint64_t lines_from_ = 0;             // of the manifest, which of them it has seen
-  std::string failure_;                      // the first since the last wait
+  std::set<std::int64_t> unconfirmed_;  // generations whose outcome this rank does not know
+  std::uint64_t lines_from_ = 0;        // of the manifest, which of them it has seen
+  std::string failure_;                 // the first since the last wait
+  std::int64_t deferred_step_ = 0;
   std::shared_ptr<DeferredReads> deferred_;  // what is still read of the program's tensors
   native::OwningProcess owner_;
   std::optional<SaveThread> thread_;  // last: it uses the others
@@ -133,6 +138,7 @@ void Checkpointer::Impl::note_failure(const std::string& text) {
 
 void Checkpointer::Impl::finish_writing() {
   const auto outcome = thread_->finish();
+  deferred_.reset();  // nothing is read any more
   if (!outcome) return;
   statistics_.bytes += outcome->bytes;
   statistics_.writing += outcome->seconds;
@@ -158,14 +164,17 @@ GenerationWriter::Job Checkpointer::Impl::make_job(std::int64_t step,
 void Checkpointer::Impl::save(const TrainingState& state, std::int64_t step,
                               std::optional<double> metric) {
   TORCH_CHECK(step >= 0, "Checkpointer: step is ", step, "; it must be 0 or more");
+  check_released(step);
   const auto start = Clock::now();
   // First of all: the numbers stay the same on all ranks, whatever goes wrong on this one.
   GenerationWriter::Job job = make_job(step, metric);
+  // Where that throws, the filesystem does not answer, and nothing can be told to other ranks.
+  finish_writing();
+  statistics_.waited_for_save_before += Clock::now() - start;
   try {
-    finish_writing();
-    statistics_.waited_for_save_before += Clock::now() - start;
     job.snapshot = memory_.take(state.parts(), job.rank, job.world_size, options_.deferred());
     deferred_ = job.snapshot.deferred;
+    deferred_step_ = step;
   } catch (...) {
     // The other ranks need not wait for what does not come.
     const std::atomic<bool> is_over{true};
@@ -177,6 +186,25 @@ void Checkpointer::Impl::save(const TrainingState& state, std::int64_t step,
   thread_->start(std::move(job));
   ++statistics_.saves;
   statistics_.stall += Clock::now() - start;
+}
+
+void Checkpointer::Impl::check_released(std::int64_t step) const {
+  TORCH_CHECK(
+      !deferred_ || step <= deferred_step_,
+      "Checkpointer: before_step() was not called between the save of step ", deferred_step_,
+      " and step ", step,
+      "; with CheckpointerOptions::deferred, call it before each step() of the optimizer. The "
+      "checkpoint of step ",
+      deferred_step_, " may have values of two steps");
+}
+
+bool Checkpointer::Impl::after_step(const TrainingState& state, std::int64_t step,
+                                    std::optional<double> metric) {
+  check_released(step);
+  const auto every = options_.every_steps();
+  if (every == 0 || step % every != 0) return false;
+  save(state, step, metric);
+  return true;
 }
 
 void Checkpointer::Impl::before_step() {
@@ -235,6 +263,7 @@ std::string Checkpointer::Impl::load(const CheckpointRecord& record, TrainingSta
 std::optional<FoundCheckpoint> Checkpointer::Impl::load_latest(TrainingState& state) {
   const auto limit = limit_calls();
   // What went wrong was logged; what counts is what there is.
+  before_step();
   static_cast<void>(failure_of([&] { wait(); }));
   // On all ranks the same, also where a rank sees the folder later than others.
   std::string manifest;
@@ -277,10 +306,7 @@ std::optional<FoundCheckpoint> Checkpointer::load_latest(TrainingState& state) {
 
 bool Checkpointer::after_step(const TrainingState& state, std::int64_t step,
                               std::optional<double> metric) {
-  const auto every = impl_->options().every_steps();
-  if (every == 0 || step % every != 0) return false;
-  impl_->save(state, step, metric);
-  return true;
+  return impl_->after_step(state, step, metric);
 }
 
 void Checkpointer::save(const TrainingState& state, std::int64_t step,

@@ -16,11 +16,12 @@ bool DeferredTensors::can_read(const at::Tensor& tensor) {
          !tensor.is_conj() && !tensor.is_neg() && tensor.nbytes() > 0;
 }
 
-void DeferredTensors::add(const at::Tensor& tensor, std::byte* room) {
+void DeferredTensors::add(const at::Tensor& tensor, at::Tensor room) {
   Entry entry;
   entry.tensor = tensor;
   entry.bytes = static_cast<const std::byte*>(tensor.const_data_ptr());
-  entry.room = room;
+  entry.copy = static_cast<std::byte*>(room.mutable_data_ptr());
+  entry.room = std::move(room);
   entry.size = tensor.nbytes();
   entry.samples = sample(entry);
   entries_.emplace(tensor.unsafeGetTensorImpl(), std::move(entry));
@@ -45,7 +46,7 @@ std::uint64_t DeferredTensors::release() {
     const std::size_t left = entry.size - entry.is_read;
     if (left == 0) continue;
     entry.is_unchanged = entry.samples == sample(entry);
-    std::memcpy(entry.room + entry.is_read, entry.bytes + entry.is_read, left);
+    std::memcpy(entry.copy + entry.is_read, entry.bytes + entry.is_read, left);
     copied += left;
   }
   return copied;
@@ -59,7 +60,7 @@ std::span<const std::byte> DeferredTensors::take_piece(Entry& entry, std::size_t
     // Held while a piece is copied, and never while the disk is waited for.
     const std::lock_guard lock(mutex_);
     if (is_released_) {
-      piece = {entry.room + offset, size};
+      piece = {entry.copy + offset, size};
       is_over = true;
     } else {
       std::memcpy(piece_.data(), entry.bytes + offset, size);

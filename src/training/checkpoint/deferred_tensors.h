@@ -22,8 +22,8 @@ namespace lockstep::training {
 /// `release` copies what has not been read by then.
 ///
 /// No version counter of LibTorch sees what an optimizer writes. So some words of each tensor are
-/// kept, and compared when it has been read or is copied: a program that forgets to call `release`
-/// gets a failed save, and no torn one.
+/// kept, and compared when it has been read or is copied: where they have changed, a program has
+/// forgotten to call `release`, and the save fails.
 ///
 /// Thread-safety: one thread reads, and another one calls the other members. `add` comes first.
 class DeferredTensors final : public TensorSource {
@@ -33,8 +33,8 @@ class DeferredTensors final : public TensorSource {
   /// Whether a tensor can be read in place: its bytes lie in the order of the file, on the CPU.
   [[nodiscard]] static bool can_read(const at::Tensor& tensor);
 
-  /// `room`: memory for all bytes of `tensor`, which is written only by `release`.
-  void add(const at::Tensor& tensor, std::byte* room);
+  /// `room`: bytes for all of `tensor`, which are written only by `release`.
+  void add(const at::Tensor& tensor, at::Tensor room);
   [[nodiscard]] bool is_empty() const { return entries_.empty(); }
   /// Called once by the reading thread, as soon as it reads nothing of the program's any more.
   void when_over(std::function<void()> call) { when_over_ = std::move(call); }
@@ -51,9 +51,10 @@ class DeferredTensors final : public TensorSource {
   using Samples = std::array<std::uint64_t, kSamples>;
 
   struct Entry {
-    at::Tensor tensor;  // keeps the memory; the key is its address
+    at::Tensor tensor;  // the key is its address
+    at::Tensor room;
     const std::byte* bytes = nullptr;
-    std::byte* room = nullptr;
+    std::byte* copy = nullptr;
     std::size_t size = 0;
     std::size_t is_read = 0;  // so many bytes of it; guarded by mutex_
     Samples samples{};

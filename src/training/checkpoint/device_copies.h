@@ -22,7 +22,7 @@ namespace lockstep::training {
 class DeviceCopies {
  public:
   DeviceCopies() = default;
-  /// Copies that were not waited for keep their tensors for good: a device may still use them.
+  /// Copies that are not there yet keep their tensors for good: a device may still use them.
   ~DeviceCopies();
   DeviceCopies(const DeviceCopies&) = delete;
   DeviceCopies& operator=(const DeviceCopies&) = delete;

@@ -107,7 +107,8 @@ SaveThread::Outcome SaveThread::write(Shared& shared, GenerationWriter::Job job)
   Outcome outcome;
   outcome.generation = job.generation;
   const bool is_first = job.rank == 0;
-  const std::string run = job.run;
+  // What saves that failed have left: ranks may have written there after rank 0 had given up.
+  if (is_first) shared.folder->remove_unfinished_before(job.generation, job.run);
   GenerationWriter writer(*shared.folder, std::move(job), shared.is_over);
   outcome.failure = failure_of([&] { outcome.bytes = writer.write_files(); });
   if (!outcome.failure.empty()) {
@@ -115,11 +116,7 @@ SaveThread::Outcome SaveThread::write(Shared& shared, GenerationWriter::Job job)
   } else if (is_first) {
     outcome.failure = failure_of([&] { shared.counting.push_back(writer.commit()); });
   }
-  if (is_first && outcome.failure.empty()) {
-    remove_old(shared);
-    // Of a save that failed, other ranks may have written shares after rank 0 had given up.
-    shared.folder->remove_unfinished_before(outcome.generation, run);
-  }
+  if (is_first && outcome.failure.empty()) remove_old(shared);
   outcome.seconds = Clock::now() - start;
   return outcome;
 }

@@ -141,8 +141,9 @@ Snapshot SnapshotMemory::take(const std::vector<detail::TrainingPart>& parts, st
 }
 
 std::uint64_t DeferredReads::release() {
+  const std::uint64_t copied = tensors.release();
   copies.order_before_current_streams();
-  return tensors.release();
+  return copied;
 }
 
 void KeptMemory::reset(std::int64_t bytes) {
@@ -192,7 +193,7 @@ void SnapshotMemory::copy(Snapshot& snapshot, bool is_deferred) {
       if (tensor.nbytes() == 0) continue;
       const at::Tensor room = (tensor.is_cpu() ? memory_ : pinned_memory_).take(tensor);
       if (can_wait && DeferredTensors::can_read(tensor)) {
-        deferred->tensors.add(tensor, static_cast<std::byte*>(room.mutable_data_ptr()));
+        deferred->tensors.add(tensor, room);
         continue;
       }
       at::Tensor target = room.view(tensor.scalar_type()).view(tensor.sizes());

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <span>
 #include <string>
 #include <vector>
@@ -17,6 +18,7 @@
 #include "support/in_process_ranks.h"
 #include "support/raw_safetensors.h"
 #include "training/checkpoint/deferred_tensors.h"
+#include "training/checkpoint/snapshot.h"
 
 namespace lockstep::training {
 namespace {
@@ -33,7 +35,7 @@ constexpr std::int64_t kElements = 2 * static_cast<std::int64_t>(kPieceBytes) / 
 class DeferredRead : public ::testing::Test {
  protected:
   DeferredRead() {
-    tensors_.add(tensor_, room_.data());
+    tensors_.add(tensor_, room_);
     tensors_.when_over([this] { ++times_over_; });
   }
   /// Calls `at_piece` with the number of each piece, before the next one is read.
@@ -52,7 +54,7 @@ class DeferredRead : public ::testing::Test {
 
   at::Tensor tensor_ = torch::arange(kElements, torch::kFloat);
   at::Tensor before_ = tensor_.clone();
-  std::vector<std::byte> room_{tensor_.nbytes()};
+  at::Tensor room_ = torch::zeros({4 * kElements}, torch::kByte);
   std::vector<std::byte> read_;
   DeferredTensors tensors_;
   int times_over_ = 0;
@@ -62,7 +64,7 @@ TEST_F(DeferredRead, WhatIsReadInPlaceIsNotCopied) {
   read();
   expect_all_read();
   EXPECT_EQ(tensors_.release(), 0U);
-  EXPECT_EQ(room_, std::vector<std::byte>(room_.size()));
+  EXPECT_FALSE(room_.any().item<bool>());
 }
 
 TEST_F(DeferredRead, WhatIsReleasedBeforeItIsReadIsCopied) {
@@ -87,7 +89,7 @@ TEST_F(DeferredRead, AChangeThatWasNotAnnouncedIsAnError) {
   expect_refusal([&] { read([&](int piece) { tensor_.fill_(piece); }); }, reason);
   // Also when the call comes after the change.
   DeferredTensors late;
-  late.add(tensor_, room_.data());
+  late.add(tensor_, room_);
   tensor_.add_(1);
   late.release();
   expect_refusal([&] { late.read(tensor_, [](auto) {}); }, reason);
@@ -104,9 +106,8 @@ TEST(DeferredTensors, OnlyWhatLiesInTheOrderOfTheFileIsReadInPlace) {
 TEST(DeferredTensors, SmallTensorsAreReadWhole) {
   for (const std::int64_t elements : {1, 3, 7, 8, 9, 100}) {
     const auto tensor = torch::arange(elements, torch::kByte);
-    std::vector<std::byte> room(tensor.nbytes());
     DeferredTensors tensors;
-    tensors.add(tensor, room.data());
+    tensors.add(tensor, torch::empty_like(tensor));
     std::vector<std::byte> read;
     tensors.read(tensor, [&](auto bytes) { read.assign(bytes.begin(), bytes.end()); });
     ASSERT_EQ(read.size(), tensor.nbytes());
@@ -215,6 +216,75 @@ TEST(DeferredSave, AForgottenCallTearsNothing) {
             << error.what();
       }
     }
+    group->close();
+  });
+}
+
+TEST(DeferredSave, AForgottenCallIsAnErrorOfTheNextStep) {
+  const TemporaryFolder folder;
+  run_ranks_or_throw(1, [&](const std::shared_ptr<ProcessGroup>& group) {
+    torch::nn::Linear net(10, 10);
+    TrainingState state;
+    state.add("model", net);
+    Checkpointer checkpointer(group, folder / "c",
+                              CheckpointerOptions().deferred(true).every_steps(2));
+    const std::string reason =
+        "before_step() was not called between the save of step 2 and step 3;";
+    EXPECT_FALSE(checkpointer.after_step(state, 1));
+    EXPECT_TRUE(checkpointer.after_step(state, 2));
+    expect_refusal([&] { checkpointer.after_step(state, 3); }, reason);
+    expect_refusal([&] { checkpointer.save(state, 3); }, reason);
+    checkpointer.save(state, 2);  // no step lies between
+    checkpointer.before_step();
+    EXPECT_FALSE(checkpointer.after_step(state, 3));
+    checkpointer.wait();
+    group->close();
+  });
+}
+
+TEST(DeferredSave, OnlyParametersAndTheOptimizerAreLeftInPlace) {
+  DeferredTraining run;
+  run.train(1);
+  for (const int world_size : {1, 2}) {
+    SnapshotMemory memory;
+    const Snapshot snapshot = memory.take(run.state.parts(), 0, world_size, /*is_deferred=*/true);
+    std::map<std::string, at::Tensor> saved;
+    for (const auto& [name, file] : snapshot.files) {
+      saved.insert(file.tensors.begin(), file.tensors.end());
+    }
+    std::size_t in_place = 0;
+    for (const auto& item : run.net->named_parameters()) {
+      if (!saved.contains(item.key())) continue;
+      EXPECT_EQ(saved.at(item.key()).const_data_ptr(), item.value().const_data_ptr()) << item.key();
+      ++in_place;
+    }
+    EXPECT_GT(in_place, 0U);
+    for (const auto& item : run.net->named_buffers()) {
+      ASSERT_TRUE(saved.contains(item.key())) << item.key();
+      EXPECT_NE(saved.at(item.key()).const_data_ptr(), item.value().const_data_ptr()) << item.key();
+    }
+    EXPECT_GT(snapshot.deferred->release(), 0U);
+  }
+}
+
+TEST(DeferredSave, OneThatFailedIsNotInTheWayOfTheNext) {
+  const TemporaryFolder folder;
+  run_ranks_or_throw(1, [&](const std::shared_ptr<ProcessGroup>& group) {
+    DeferredTraining run;
+    Checkpointer checkpointer(group, folder / "c",
+                              CheckpointerOptions().deferred(true).every_steps(1));
+    // A file where the folder of the first save would be.
+    std::filesystem::remove_all(folder / "c");
+    run.train(1, &checkpointer);
+    expect_refusal([&] { checkpointer.wait(); }, "the folder cannot be made");
+    std::filesystem::create_directory(folder / "c");
+    run.train(2, &checkpointer);
+    checkpointer.wait();
+    DeferredTraining whole;
+    whole.train(3);
+    DeferredTraining loaded;
+    ASSERT_TRUE(checkpointer.load_latest(loaded.state));
+    expect_equal(whole, loaded);
     group->close();
   });
 }

@@ -126,6 +126,22 @@ TEST_F(DeviceSnapshot, MemoryThatADeviceMayStillWriteIsNotUsedAgain) {
   expect_saved(snapshot);
 }
 
+TEST_F(DeviceSnapshot, CopiesThatAreThereLeaveNoMemoryBehind) {
+  OnDevice part;
+  TrainingState state;
+  state.add("part", part);
+  SnapshotMemory memory;
+  const void* first = nullptr;
+  {
+    const Snapshot snapshot = memory.take(state.parts(), 0, 1);  // a save that fails early
+    first = snapshot.files.at(whole_file("part")).tensors.at("mean").const_data_ptr();
+    gpu_.run_all();
+  }
+  const Snapshot snapshot = memory.take(state.parts(), 0, 1);
+  EXPECT_EQ(snapshot.files.at(whole_file("part")).tensors.at("mean").const_data_ptr(), first);
+  gpu_.run_all();
+}
+
 TEST_F(DeviceSnapshot, WithoutPinnedMemoryTheCallWaits) {
   OnDevice part;
   TrainingState state;
