@@ -66,26 +66,7 @@ class AsyncSaver:
         self.running = None
 
 
-class KeptAsyncSaver(AsyncSaver):
-    """The same with the option that keeps the memory of the copies."""
-
-    def save(self, model, optimizer):
-        self.wait()
-        self.count += 1
-        model_state, optimizer_state = get_state_dict(model, optimizer)
-        if self.writers[self.count % 2] is None:
-            path = os.path.join(self.folder, str(self.count % 2))
-            self.writers[self.count % 2] = dcp.FileSystemWriter(path, cache_staged_state_dict=True)
-        writer = self.writers[self.count % 2]
-        state = {"model": model_state, "optimizer": optimizer_state}
-        self.running = dcp.async_save(state, storage_writer=writer, process_group=self.group)
-
-    def __init__(self, folder):
-        super().__init__(folder)
-        self.writers = [None, None]
-
-
-SAVERS = {"none": lambda folder: NoSaver(), "torch_save": TorchSaver, "async_save": AsyncSaver, "async_save_kept": KeptAsyncSaver}
+SAVERS = {"none": lambda folder: NoSaver(), "torch_save": TorchSaver, "async_save": AsyncSaver}
 
 
 def train(arguments):

@@ -16,7 +16,7 @@ from jobs import Job, JobError
 
 ARCHITECTURES = ["resnet18", "resnet34", "resnet50"]
 OWN = ["none", "copied", "deferred"]
-PYTHON = ["python_none", "torch_save", "async_save", "async_save_kept"]
+PYTHON = ["python_none", "torch_save", "async_save"]
 
 
 def parse(arguments):
@@ -106,7 +106,6 @@ def summarize(raw, files):
         "stall_ratio": quotient(stall(raw, "copied"), one_step),
         "stall_ratio_deferred": quotient(stall(raw, "deferred"), one_step),
         "stall_vs_async_save": quotient(stall(raw, "copied"), stall(raw, "async_save")),
-        "stall_vs_async_save_kept": quotient(stall(raw, "copied"), stall(raw, "async_save_kept")),
         "stall_deferred_vs_async_save": quotient(stall(raw, "deferred"), stall(raw, "async_save")),
         "stall_vs_torch_save": quotient(stall(raw, "copied"), stall(raw, "torch_save")),
         "slowdown_every10": step(raw, "copied") / step(raw, "none") - 1,
