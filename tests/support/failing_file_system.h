@@ -37,6 +37,9 @@ class FailingFileSystem final : public native::FileSystem {
   int reserve(int file, std::uint64_t bytes) override {
     return fails() ? -1 : FileSystem::reserve(file, bytes);
   }
+  int resize(int file, std::uint64_t bytes) override {
+    return fails() ? -1 : FileSystem::resize(file, bytes);
+  }
   int sync(int file) override { return fails() ? -1 : FileSystem::sync(file); }
   int name(int file, const std::string& path) override {
     return fails() ? -1 : FileSystem::name(file, path);
@@ -47,6 +50,9 @@ class FailingFileSystem final : public native::FileSystem {
   int remove(const std::string& path) override { return fails() ? -1 : FileSystem::remove(path); }
   int make_folder(const std::string& path) override {
     return fails() ? -1 : FileSystem::make_folder(path);
+  }
+  int remove_folder(const std::string& path) override {
+    return fails() ? -1 : FileSystem::remove_folder(path);
   }
 
  private:

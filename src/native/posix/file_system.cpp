@@ -38,6 +38,10 @@ void FileSystem::start_writing(int file, std::uint64_t offset, std::uint64_t byt
                                       SYNC_FILE_RANGE_WRITE));
 }
 
+int FileSystem::resize(int file, std::uint64_t bytes) {
+  return ::ftruncate(file, static_cast<off_t>(bytes));
+}
+
 int FileSystem::sync(int file) {
   return ::fsync(file);
 }
@@ -57,6 +61,10 @@ int FileSystem::remove(const std::string& path) {
 
 int FileSystem::make_folder(const std::string& path) {
   return ::mkdir(path.c_str(), 0777);
+}
+
+int FileSystem::remove_folder(const std::string& path) {
+  return ::rmdir(path.c_str());
 }
 
 FileSystem& FileSystem::of_machine() {

@@ -29,12 +29,16 @@ class FileSystem {
   virtual int reserve(int file, std::uint64_t bytes);
   /// Has the disk begin to write these bytes, and waits for nothing. Best effort.
   virtual void start_writing(int file, std::uint64_t offset, std::uint64_t bytes);
+  /// Makes the file so long.
+  virtual int resize(int file, std::uint64_t bytes);
   virtual int sync(int file);
   /// Gives a file that has no name one. Replaces nothing.
   virtual int name(int file, const std::string& path);
   virtual int rename(const std::string& from, const std::string& to);
   virtual int remove(const std::string& path);
   virtual int make_folder(const std::string& path);
+  /// An empty one.
+  virtual int remove_folder(const std::string& path);
 
   /// That of this machine. It has no state.
   [[nodiscard]] static FileSystem& of_machine();

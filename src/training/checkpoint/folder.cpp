@@ -20,6 +20,7 @@
 
 #include "files/bounded_file.h"
 #include "native/posix/atomic_file.h"
+#include "native/posix/file_tree.h"
 #include "native/posix/host_name.h"
 #include "native/posix/new_file.h"
 #include "native/posix/posix_check.h"
@@ -30,6 +31,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::uint64_t kMaxManifestBytes = 256ULL << 20;
+// Of a manifest that has grown for months. A line of a failure is short.
+constexpr std::uint64_t kLastLines = 64ULL << 10;
 constexpr std::size_t kMaxOwner = 300;
 constexpr const char* kRecord = "RECORD";
 
@@ -48,7 +51,10 @@ std::optional<std::int64_t> number_in(const std::string& name) {
 }
 
 bool is_left_over(const std::string& name) {
-  return number_in(name) && (name.ends_with(".tmp") || name.ends_with(".trash"));
+  // What a shortened manifest is called before it replaces the older one.
+  static const std::regex kManifest(R"(MANIFEST\.[0-9a-f]{16}\.tmp)");
+  return (number_in(name) && (name.ends_with(".tmp") || name.ends_with(".trash"))) ||
+         std::regex_match(name, kManifest);
 }
 
 std::vector<fs::path> entries_of(const fs::path& path) {
@@ -79,19 +85,8 @@ fs::path CheckpointFolder::unfinished(std::int64_t number, const std::string& ru
 }
 
 void CheckpointFolder::open_for_writing() {
-  const fs::path whole = fs::absolute(path_ / "").lexically_normal().parent_path();
-  std::vector<fs::path> missing;
-  std::error_code error;
-  for (fs::path one = whole; !fs::exists(one, error) && one.has_relative_path();
-       one = one.parent_path()) {
-    missing.push_back(one);
-  }
-  fs::create_directories(whole, error);
-  std::error_code none;
-  TORCH_CHECK(fs::is_directory(whole, none), path_.string(),
-              ": the folder cannot be made: ", error.message());
   try {
-    for (const auto& one : missing) native::sync_folder(one.parent_path().string(), files_);
+    native::make_folders(path_.string(), files_);
     lock();
     remove_leftovers();
     add_missing_lines();
@@ -119,7 +114,7 @@ void CheckpointFolder::lock() {
                 "; give each job a folder of its own");
   }
   const std::string owner = "process " + std::to_string(::getpid()) + " on " + native::host_name();
-  if (::ftruncate(file.get(), 0) != 0) native::throw_errno(path.string() + ": cannot be written");
+  if (files_.resize(file.get(), 0) != 0) native::throw_errno(path.string() + ": cannot be written");
   native::write_all(files_, file, 0, std::as_bytes(std::span(owner)), path.string());
   lock_ = std::move(file);
   lock_ends_here_.emplace(lock_.get());
@@ -128,8 +123,7 @@ void CheckpointFolder::lock() {
 void CheckpointFolder::remove_leftovers() const {
   for (const auto& path : entries_of(path_)) {
     if (!is_left_over(path.filename().string())) continue;
-    std::error_code error;
-    fs::remove_all(path, error);
+    const auto error = native::remove_tree(path.string(), files_);
     if (error) logging::warning(path.string() + ": cannot be removed: " + error.message());
   }
 }
@@ -164,6 +158,9 @@ void CheckpointFolder::add_missing_lines() const {
                        "remove it by hand");
     }
   }
+  // The folder may have got its name a moment ago, from a process that was killed before the name
+  // was on the disk. A line counts only together with its folder.
+  if (!missing.empty()) native::sync_folder(path_.string(), files_);
   for (const auto& [number, record] : missing) append(record);
 }
 
@@ -197,6 +194,16 @@ std::vector<CheckpointRecord> CheckpointFolder::records(std::uint64_t& from) con
 std::vector<CheckpointRecord> CheckpointFolder::records() const {
   std::uint64_t from = 0;
   return records(from);
+}
+
+bool CheckpointFolder::has_failed(std::int64_t number, const std::string& run) const {
+  std::error_code error;
+  const auto bytes = fs::file_size(manifest(), error);
+  std::uint64_t from = !error && bytes > kLastLines ? bytes - kLastLines : 0;
+  const auto last = records(from);
+  return std::any_of(last.begin(), last.end(), [&](const auto& record) {
+    return record.generation == number && record.run == run && !record.failure.empty();
+  });
 }
 
 std::vector<CheckpointRecord> CheckpointFolder::candidates() const {
@@ -288,10 +295,13 @@ void CheckpointFolder::remove_unfinished_before(std::int64_t number,
 }
 
 void CheckpointFolder::remove(const fs::path& folder) const noexcept {
-  std::error_code error;
-  const fs::path trash = folder.string() + ".trash";
-  fs::rename(folder, trash, error);  // at once: no generation is there in part
-  fs::remove_all(error ? folder : trash, error);
+  try {
+    const std::string trash = folder.string() + ".trash";
+    // At once: no generation is there in part.
+    const bool is_renamed = files_.rename(folder.string(), trash) == 0;
+    static_cast<void>(native::remove_tree(is_renamed ? trash : folder.string(), files_));
+  } catch (const std::exception&) {  // there is no memory for the names
+  }
 }
 
 }  // namespace lockstep::training

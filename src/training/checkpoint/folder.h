@@ -48,6 +48,8 @@ class CheckpointFolder {
   /// Throws: `c10::Error` when it cannot be read.
   [[nodiscard]] std::vector<CheckpointRecord> records(std::uint64_t& from) const;
   [[nodiscard]] std::vector<CheckpointRecord> records() const;
+  /// Whether one of the last lines says that a generation of a run has failed.
+  [[nodiscard]] bool has_failed(std::int64_t number, const std::string& run) const;
   /// Those that count and are there, in the order of their generations, and the newest line.
   [[nodiscard]] std::vector<CheckpointRecord> candidates() const;
 
