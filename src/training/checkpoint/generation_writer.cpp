@@ -3,6 +3,7 @@
 
 #include <c10/util/Exception.h>
 #include <lockstep/core/logging.h>
+#include <sys/stat.h>
 
 #include <array>
 #include <cstdio>
@@ -57,10 +58,30 @@ CheckpointRecord GenerationWriter::record() const {
 }
 
 std::uint64_t GenerationWriter::write_files() {
+  try {
+    return write_all_files();
+  } catch (const std::exception&) {
+    // A full disk needs room for what is told to the others.
+    for (const auto& [name, file] : job_.snapshot.files) remove(name);
+    for (const auto& [name, text] : job_.snapshot.indexes) remove(name);
+    // That a file has no folder any more is not what went wrong.
+    const bool has_ended = has_lost_folder() || is_given_up();
+    remove_if_given_up();
+    if (has_ended) return 0;
+    throw;
+  }
+}
+
+void GenerationWriter::remove(const std::string& name) const {
+  folder_.files().remove((folder() / name).string());
+}
+
+std::uint64_t GenerationWriter::write_all_files() {
   const Deadline deadline = Deadline::after(job_.timeout);
   if (job_.snapshot.copies) job_.snapshot.copies->wait(deadline);
   if (job_.snapshot.deferred) job_.snapshot.deferred->copies.wait(deadline);
   folder_.make_unfinished(job_.generation, job_.run);
+  folder_number_ = number_of_folder();
   CheckpointRecord done = record();
   done.plan = job_.snapshot.plan;
   // All of them are written before the first is waited for: the disk is busy meanwhile, and has to
@@ -72,6 +93,7 @@ std::uint64_t GenerationWriter::write_files() {
   native::sync_folder(folder().string(), folder_.files());
   if (job_.is_verified) verify(done);
   leave(done);
+  remove_if_given_up();
   std::uint64_t bytes = 0;
   for (const auto& [name, digest] : done.files) bytes += digest.bytes;
   return bytes;
@@ -115,20 +137,45 @@ void GenerationWriter::verify(const CheckpointRecord& done) const {
 }
 
 void GenerationWriter::report(const std::string& failure) const noexcept {
-  try {
+  if (has_lost_folder()) return;  // nobody asks any more
+  const std::string untold = failure_of([&] {
     CheckpointRecord failed = record();
     failed.failure = failure;
     if (job_.rank == 0) {
       folder_.remove(folder());
       folder_.append(failed);
+      // Another rank may have made it again. From now on, such a rank sees the line.
+      folder_.remove(folder());
     } else {
       folder_.make_unfinished(job_.generation, job_.run);
       leave(failed);
     }
-  } catch (const std::exception& error) {
-    logging::warning("checkpoint " + std::to_string(job_.generation) +
-                     ": its failure cannot be told to the other ranks: " + error.what());
-  }
+  });
+  remove_if_given_up();
+  if (untold.empty() || has_lost_folder()) return;
+  logging::warning("checkpoint " + std::to_string(job_.generation) +
+                   ": its failure cannot be told to the other ranks: " + untold);
+}
+
+std::optional<std::uint64_t> GenerationWriter::number_of_folder() const {
+  struct stat info {};
+  if (::stat(folder().c_str(), &info) != 0) return std::nullopt;
+  return info.st_ino;
+}
+
+bool GenerationWriter::has_lost_folder() const {
+  return job_.rank != 0 && folder_number_ && number_of_folder() != folder_number_;
+}
+
+bool GenerationWriter::is_given_up() const {
+  bool has_failed = false;
+  static_cast<void>(failure_of(  // a manifest that cannot be read says nothing
+      [&] { has_failed = job_.rank != 0 && folder_.has_failed(job_.generation, job_.run); }));
+  return has_failed;
+}
+
+void GenerationWriter::remove_if_given_up() const {
+  if (is_given_up()) folder_.remove(folder());
 }
 
 void GenerationWriter::compare(std::int64_t rank, const CheckpointRecord& record) const {
@@ -178,7 +225,7 @@ CheckpointRecord GenerationWriter::commit() {
   std::string failure = failure_of([&] {
     all = gather();
     for (std::int64_t rank = 0; rank < job_.world_size; ++rank) {
-      folder_.files().remove((folder() / done_file(rank)).string());  // one that stays does no harm
+      remove(done_file(rank));  // one that stays does no harm
     }
     folder_.give_place(all);
   });

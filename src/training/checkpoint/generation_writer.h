@@ -36,8 +36,9 @@ class GenerationWriter {
   GenerationWriter(const CheckpointFolder& folder, Job job, const std::atomic<bool>& is_over)
       : folder_(folder), job_(std::move(job)), is_over_(is_over) {}
 
-  /// Writes the files of this rank, then says that they are there. Returns the bytes.
-  /// Throws: what went wrong, which the other ranks learn as well.
+  /// Writes the files of this rank, then says that they are there. Returns the bytes; 0 also where
+  /// rank 0 has given up meanwhile: the manifest says why, or will soon.
+  /// Throws: what went wrong; `report` tells it to the other ranks.
   std::uint64_t write_files();
   /// For rank 0, after `write_files`: waits for the other ranks, then makes the generation count.
   /// Returns its line. Throws: the reason why it does not count, which it has said in the manifest.
@@ -60,6 +61,18 @@ class GenerationWriter {
   /// Those of them that have come.
   void take_records(std::map<std::int64_t, CheckpointRecord>& found) const;
   void compare(std::int64_t rank, const CheckpointRecord& record) const;
+  std::uint64_t write_all_files();
+  /// Best effort.
+  void remove(const std::string& name) const;
+  /// Whether rank 0 has given up, and has removed the folder that this rank writes into. Another
+  /// rank may have made one of that name since.
+  [[nodiscard]] bool has_lost_folder() const;
+  [[nodiscard]] std::optional<std::uint64_t> number_of_folder() const;
+  /// Whether the manifest says so already.
+  [[nodiscard]] bool is_given_up() const;
+  /// Where rank 0 had given up before this rank made the folder, perhaps once more, nothing of it
+  /// is to stay. Of all ranks, the one that writes the last file there sees the line.
+  void remove_if_given_up() const;
   [[nodiscard]] std::filesystem::path folder() const {
     return folder_.unfinished(job_.generation, job_.run);
   }
@@ -67,6 +80,7 @@ class GenerationWriter {
   const CheckpointFolder& folder_;
   Job job_;
   const std::atomic<bool>& is_over_;
+  std::optional<std::uint64_t> folder_number_;  // its inode; nothing: nothing was written yet
 };
 
 }  // namespace lockstep::training

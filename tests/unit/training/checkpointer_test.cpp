@@ -360,6 +360,7 @@ TEST_F(CheckpointFiles, AFolderWithoutALineDoesNotCountAndIsNotTouched) {
 
 TEST_F(CheckpointFiles, WhatAnInterruptedRunLeftIsRemoved) {
   save(1);
+  write_bytes(root() / "MANIFEST.0123456789abcdef.tmp", "half");
   fs::create_directory(root() / "gen-000002.0123456789abcdef.tmp");
   write_bytes(root() / "gen-000002.0123456789abcdef.tmp" / "model.safetensors", "half");
   fs::create_directory(root() / "gen-000000.trash");
@@ -632,6 +633,22 @@ TEST_F(CheckpointFiles, ARankThatDoesNotSaveIsNamed) {
       checkpointer.save(run.state, 1);
       expect_refusal([&] { checkpointer.wait(); }, "rank 1 has not written its files");
     }
+    group->close();
+  }));
+}
+
+TEST_F(CheckpointFiles, ARankThatComesTooLateIsToldWhyAndLeavesNothing) {
+  expect_no_errors(run_ranks(2, [&](const std::shared_ptr<ProcessGroup>& group) {
+    Training run;
+    Checkpointer checkpointer(group, root(),
+                              CheckpointerOptions().timeout(std::chrono::milliseconds(200)));
+    if (group->rank() == 1) group->barrier();  // rank 0 has given up
+    checkpointer.save(run.state, 1);
+    expect_refusal([&] { checkpointer.wait(); }, "rank 1 has not written its files");
+    if (group->rank() == 0) group->barrier();
+    group->barrier();
+    EXPECT_EQ(names(), (std::vector<std::string>{"LOCK", "MANIFEST"}));
+    EXPECT_EQ(checkpointer.load_latest(run.state), std::nullopt);
     group->close();
   }));
 }
