@@ -282,18 +282,6 @@ void CheckpointFolder::give_place(const CheckpointRecord& record) const {
   }
 }
 
-void CheckpointFolder::remove_unfinished_before(std::int64_t number,
-                                                const std::string& run) const noexcept {
-  try {
-    for (const auto& path : entries_of(path_)) {
-      const auto found = number_in(path.filename().string());
-      if (found && *found < number && path == unfinished(*found, run)) remove(path);
-    }
-  } catch (const std::exception& error) {
-    logging::warning(std::string("what a failed checkpoint has left stays: ") + error.what());
-  }
-}
-
 void CheckpointFolder::remove(const fs::path& folder) const noexcept {
   try {
     const std::string trash = folder.string() + ".trash";

@@ -62,8 +62,6 @@ class CheckpointFolder {
   /// Gives the files of a generation, which are all on the disk, their place. It counts with its
   /// line in the manifest. Throws: `std::system_error`.
   void give_place(const CheckpointRecord& record) const;
-  /// Removes what older saves of this run have not finished. The outcome of each is known.
-  void remove_unfinished_before(std::int64_t number, const std::string& run) const noexcept;
   /// Best effort: what cannot be removed stays, and is not looked at again.
   void remove(const std::filesystem::path& folder) const noexcept;
 

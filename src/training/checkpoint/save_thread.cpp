@@ -107,8 +107,6 @@ SaveThread::Outcome SaveThread::write(Shared& shared, GenerationWriter::Job job)
   Outcome outcome;
   outcome.generation = job.generation;
   const bool is_first = job.rank == 0;
-  // What saves that failed have left: ranks may have written there after rank 0 had given up.
-  if (is_first) shared.folder->remove_unfinished_before(job.generation, job.run);
   GenerationWriter writer(*shared.folder, std::move(job), shared.is_over);
   outcome.failure = failure_of([&] { outcome.bytes = writer.write_files(); });
   if (!outcome.failure.empty()) {

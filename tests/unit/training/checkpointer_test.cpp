@@ -588,42 +588,6 @@ TEST_F(CheckpointFiles, AnotherNumberOfRanksGoesOn) {
   }
 }
 
-TEST_F(CheckpointFiles, SharesOfASaveThatFailedAreRemovedByTheNext) {
-  struct FailsAtFirst {
-    [[nodiscard]] std::string state() {
-      if (failures-- > 0) throw std::runtime_error("not now");
-      return "now";
-    }
-    void load_state(const std::string& /*text*/) {}
-    int failures = 0;
-  };
-  expect_no_errors(run_ranks(2, [&](const std::shared_ptr<ProcessGroup>& group) {
-    FailsAtFirst object{group->rank() == 0 ? 1 : 0};
-    TrainingState state;
-    torch::Tensor values = torch::ones({100});
-    torch::Tensor others = torch::ones({100});
-    state.add("object", object).add("data", values).add("others", others);
-    Checkpointer checkpointer(group, root());
-    if (group->rank() == 0) {
-      EXPECT_THROW(checkpointer.save(state, 1), std::runtime_error);
-    }
-    group->barrier();
-    if (group->rank() == 1) {
-      checkpointer.save(state, 1);
-      expect_refusal([&] { checkpointer.wait(); }, "its state cannot be taken");
-      const auto all = names();
-      EXPECT_TRUE(std::any_of(all.begin(), all.end(),
-                              [](const auto& name) { return name.ends_with(".tmp"); }));
-    }
-    group->barrier();
-    checkpointer.save(state, 2);
-    checkpointer.wait();
-    group->barrier();
-    EXPECT_EQ(names(), (std::vector<std::string>{"LOCK", "MANIFEST", "gen-000002"}));
-    group->close();
-  }));
-}
-
 TEST_F(CheckpointFiles, ARankThatDoesNotSaveIsNamed) {
   expect_no_errors(run_ranks(2, [&](const std::shared_ptr<ProcessGroup>& group) {
     Training run;
