@@ -265,6 +265,9 @@ std::optional<FoundCheckpoint> Checkpointer::Impl::load_latest(TrainingState& st
   // What went wrong was logged; what counts is what there is.
   before_step();
   static_cast<void>(failure_of([&] { wait(); }));
+  const std::string busy = first_failure(
+      *group_, thread_->has_ended() ? "" : "a checkpoint is still being written or removed");
+  TORCH_CHECK(busy.empty(), folder_->path().string(), ": ", busy);
   // On all ranks the same, also where a rank sees the folder later than others.
   std::string manifest;
   const std::string unreadable = first_failure(*group_, failure_of([&] {

@@ -89,9 +89,9 @@ std::uint64_t GenerationWriter::write_all_files() {
   std::vector<native::NewFile> written;
   for (const auto& [name, file] : job_.snapshot.files) written.push_back(write(name, file, done));
   for (const auto& [name, text] : job_.snapshot.indexes) written.push_back(write(name, text, done));
+  if (job_.is_verified) verify(done);  // while the disk writes
   for (auto& file : written) file.sync();
   native::sync_folder(folder().string(), folder_.files());
-  if (job_.is_verified) verify(done);
   leave(done);
   remove_if_given_up();
   std::uint64_t bytes = 0;

@@ -43,32 +43,44 @@ SaveThread::SaveThread(std::shared_ptr<const CheckpointFolder> folder,
 
 SaveThread::~SaveThread() {
   shared_->is_over = true;
+  if (!ended_.valid()) return;
   // In a fork the thread is not there, and one that is stuck never ends.
-  if (!running_.valid()) return;
-  if (!owner_.is_current() || is_stuck_ ||
-      running_.wait_for(shared_->options.timeout() + kMargin) != std::future_status::ready) {
+  if (!owner_.is_current() || is_stuck_ || !has_ended()) {
     native::leave_alone(std::move(running_));
+    native::leave_alone(std::move(ended_));
     return;
   }
+  if (!running_.valid()) return;
   const Outcome outcome = running_.get();
   if (!outcome.failure.empty()) {
     logging::warning("a checkpoint was not saved: " + outcome.failure);
   }
 }
 
+bool SaveThread::has_ended() const {
+  return !ended_.valid() ||
+         ended_.wait_for(shared_->options.timeout() + kMargin) == std::future_status::ready;
+}
+
 void SaveThread::start(GenerationWriter::Job job) {
   generation_ = job.generation;
+  if (!has_ended()) {
+    not_started_ = Outcome{generation_, 0, {}, "old checkpoints are still being removed"};
+    return;
+  }
   // Not std::async: its future would wait for the thread in a destructor.
   const auto kept = std::make_shared<GenerationWriter::Job>(std::move(job));
-  std::packaged_task<Outcome()> task([shared = shared_, kept]() mutable {
-    // Whoever has the outcome may be the last who has the folder, and with it its lock.
+  const auto promise = std::make_shared<std::promise<Outcome>>();
+  std::packaged_task<void()> task([shared = shared_, kept, promise]() mutable {
+    // Whoever sees the end may be the last who has the folder, and with it its lock.
     const auto own = std::exchange(shared, nullptr);
-    return write(*own, std::move(*kept));
+    write(*own, std::move(*kept), *promise);
   });
-  auto outcome = task.get_future();
+  auto ended = task.get_future();
   try {
     std::thread(std::move(task)).detach();
-    running_ = std::move(outcome);
+    running_ = promise->get_future();
+    ended_ = std::move(ended);
   } catch (const std::system_error& error) {
     not_started_ =
         Outcome{generation_, 0, {}, std::string("no thread can be had: ") + error.what()};
@@ -96,7 +108,7 @@ std::optional<SaveThread::Outcome> SaveThread::finish() {
   return running_.get();
 }
 
-SaveThread::Outcome SaveThread::write(Shared& shared, GenerationWriter::Job job) {
+void SaveThread::write(Shared& shared, GenerationWriter::Job job, std::promise<Outcome>& promise) {
   // What is read in place must be read before the optimizer's step, or training waits for it.
   if (job.snapshot.deferred && !job.snapshot.deferred->tensors.is_empty()) {
     job.snapshot.deferred->tensors.when_over(lower_priority);
@@ -114,9 +126,10 @@ SaveThread::Outcome SaveThread::write(Shared& shared, GenerationWriter::Job job)
   } else if (is_first) {
     outcome.failure = failure_of([&] { shared.counting.push_back(writer.commit()); });
   }
-  if (is_first && outcome.failure.empty()) remove_old(shared);
   outcome.seconds = Clock::now() - start;
-  return outcome;
+  const bool counts = outcome.failure.empty();
+  promise.set_value(std::move(outcome));
+  if (is_first && counts) remove_old(shared);
 }
 
 void SaveThread::remove_old(Shared& shared) {

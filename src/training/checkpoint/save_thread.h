@@ -40,9 +40,13 @@ class SaveThread {
   SaveThread(const SaveThread&) = delete;
   SaveThread& operator=(const SaveThread&) = delete;
 
-  /// It was passed over when it was loaded: others are kept in its place. Nothing is being saved.
+  /// Blocks: until nothing is being saved nor removed, `timeout` and a minute at most.
+  /// Returns whether that is so.
+  [[nodiscard]] bool has_ended() const;
+  /// It was passed over when it was loaded: others are kept in its place. Comes after `has_ended`.
   void forget(std::int64_t generation);
-  /// The one before has ended.
+  /// The one before has its outcome.
+  /// Blocks: until the one before has removed what is not kept, `timeout` and a minute at most.
   void start(GenerationWriter::Job job);
   /// What has become of it; nothing: there was none.
   /// Throws: `c10::Error` when it does not end, which a hung filesystem alone explains. Nothing can
@@ -58,11 +62,13 @@ class SaveThread {
     std::atomic<bool> is_over{false};
   };
 
-  static Outcome write(Shared& shared, GenerationWriter::Job job);
+  /// `promise` gets what has become of it; removing old checkpoints comes afterwards.
+  static void write(Shared& shared, GenerationWriter::Job job, std::promise<Outcome>& promise);
   static void remove_old(Shared& shared);
 
   std::shared_ptr<Shared> shared_;
   std::future<Outcome> running_;
+  std::future<void> ended_;  // the thread, with all that it does after the outcome
   std::optional<Outcome> not_started_;
   std::int64_t generation_ = 0;
   bool is_stuck_ = false;
