@@ -21,6 +21,7 @@
 #include <lockstep/parallel/distributed_data_parallel.h>
 #include <lockstep/parallel/distributed_data_parallel_options.h>
 #include <lockstep/parallel/hooks/compress.h>
+#include <lockstep/parallel/hooks/hook_state.h>
 #include <lockstep/parallel/hooks/int8_error_feedback.h>
 #include <lockstep/parallel/hooks/post_local_sgd.h>
 #include <lockstep/parallel/hooks/power_sgd.h>

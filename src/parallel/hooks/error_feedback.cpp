@@ -5,6 +5,7 @@
 #include <ATen/ops/aminmax.h>
 
 #include <tuple>
+#include <utility>
 
 namespace lockstep::hooks {
 
@@ -31,6 +32,21 @@ void ErrorFeedback::keep(const at::Tensor& parameter, const at::Tensor& left_out
 at::Tensor ErrorFeedback::of(const at::Tensor& parameter) const {
   const Entry* entry = entries_.find(parameter);
   return entry == nullptr ? at::Tensor() : entry->error;
+}
+
+void ErrorFeedback::write(HookStateWriter& writer) const {
+  entries_.for_each([&](const c10::TensorImpl* parameter, const Entry& entry) {
+    if (entry.error.defined()) writer.add(kErrorPrefix + writer.name_of(parameter), entry.error);
+  });
+}
+
+ErrorFeedback ErrorFeedback::read(HookStateReader& reader, const ParametersByName& parameters) {
+  ErrorFeedback result;
+  for (const auto& [name, parameter] : parameters) {
+    at::Tensor error = reader.take_values(kErrorPrefix + name, parameter.sizes(), parameter);
+    if (error.defined()) result.entries_[parameter].error = std::move(error);
+  }
+  return result;
 }
 
 }  // namespace lockstep::hooks

@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "parallel/hooks/hook_state.h"
 #include "parallel/hooks/parameter_map.h"
 
 namespace lockstep::hooks {
@@ -22,6 +23,12 @@ class ErrorFeedback {
   void keep(const at::Tensor& parameter, const at::Tensor& left_out);
   /// Undefined where there is none yet.
   [[nodiscard]] at::Tensor of(const at::Tensor& parameter) const;
+
+  /// Adds the errors of all parameters to a state.
+  void write(HookStateWriter& writer) const;
+  /// The errors that a state has.
+  [[nodiscard]] static ErrorFeedback read(HookStateReader& reader,
+                                          const ParametersByName& parameters);
 
  private:
   struct Entry {

@@ -6,15 +6,18 @@
 #include <lockstep/parallel/hooks/int8_error_feedback.h>
 
 #include <algorithm>
+#include <functional>
 #include <utility>
 #include <vector>
 
 #include "parallel/hooks/bucket_layout.h"
 #include "parallel/hooks/error_feedback.h"
+#include "parallel/hooks/hook_state.h"
 
 namespace lockstep::hooks {
 namespace {
 
+constexpr const char* kInt8 = "Int8ErrorFeedback";
 constexpr std::int64_t kLargest = 127;
 constexpr std::int64_t kScaleBytes = 4;  // of a float, behind the numbers of its chunk
 constexpr std::int64_t kMaxChunkElements = std::int64_t{1} << 20;
@@ -70,6 +73,8 @@ class Int8ErrorFeedback::State : public std::enable_shared_from_this<Int8ErrorFe
   [[nodiscard]] at::Tensor error_of(const at::Tensor& parameter) const {
     return errors_.of(parameter);
   }
+  [[nodiscard]] HookState save(const ParametersByName& parameters) const;
+  std::function<void()> prepare(const HookState& state, const ParametersByName& parameters);
 
  private:
   std::shared_ptr<ChunkExchange> begin(const GradientBucketView& bucket, std::int64_t ranks);
@@ -131,9 +136,24 @@ at::Tensor Int8ErrorFeedback::State::end(ChunkExchange& exchange) {
   return exchange.bucket.buffer();
 }
 
+HookState Int8ErrorFeedback::State::save(const ParametersByName& parameters) const {
+  HookStateWriter writer(kInt8, parameters);
+  errors_.write(writer);
+  return writer.take();
+}
+
+std::function<void()> Int8ErrorFeedback::State::prepare(const HookState& state,
+                                                        const ParametersByName& parameters) {
+  HookStateReader reader(kInt8, state);
+  ErrorFeedback errors;
+  if (options_.use_error_feedback()) errors = ErrorFeedback::read(reader, parameters);
+  reader.finish();
+  return [self = shared_from_this(), errors = std::move(errors)] { self->errors_ = errors; };
+}
+
 Future<at::Tensor> Int8ErrorFeedback::State::run(ProcessGroup& group,
                                                  const GradientBucketView& bucket) {
-  check_dtype("Int8ErrorFeedback", bucket);
+  check_dtype(kInt8, bucket);
   const auto exchange = begin(bucket, group.size());
   return group.all_to_all(exchange->received, exchange->sent)
       .then([self = shared_from_this(), exchange, &group, name = name_of(bucket)] {
@@ -161,6 +181,27 @@ Future<at::Tensor> Int8ErrorFeedback::operator()(ProcessGroup& group,
 at::Tensor Int8ErrorFeedback::error_of(const at::Tensor& parameter) const {
   const at::Tensor error = state_->error_of(parameter);
   return error.defined() ? error.clone() : error;
+}
+
+HookState Int8ErrorFeedback::state(const ParametersByName& parameters) const {
+  return state_->save(parameters);
+}
+
+void Int8ErrorFeedback::load_state(const HookState& state,
+                                   const ParametersByName& parameters) const {
+  prepare_state(state, parameters)();
+}
+
+std::function<void()> Int8ErrorFeedback::prepare_state(const HookState& state,
+                                                       const ParametersByName& parameters) const {
+  return state_->prepare(state, parameters);
+}
+
+std::function<void()> Int8ErrorFeedback::adapt_state(const HookState& of_rank_0,
+                                                     const ParametersByName& parameters,
+                                                     int rank) const {
+  return with_warning(kInt8, state_->prepare(without_errors(of_rank_0), parameters), of_rank_0,
+                      rank);
 }
 
 }  // namespace lockstep::hooks

@@ -15,6 +15,10 @@
 namespace lockstep::hooks {
 namespace {
 
+// Of a state's names.
+constexpr const char* kRandomPrefix = "random.";
+constexpr const char* kLastPrefix = "q.";
+
 /// What is new in a column beside those in `basis`, and its length; zeros where nothing is.
 struct Remainder {
   at::Tensor column;  // n x 1
@@ -95,6 +99,38 @@ at::Tensor StartingFactor::next(const at::Tensor& matrix, std::int64_t rank,
   }
   if (!last_.defined()) return orthogonalized(random_, epsilon);
   return orthogonalized(last_, epsilon, random_);
+}
+
+void StartingFactor::write(HookStateWriter& writer, const std::string& name) const {
+  writer.add(kRandomPrefix + name, random_);
+  writer.add(kLastPrefix + name, last_.defined() ? last_ : random_.narrow(0, 0, 0));
+}
+
+std::int64_t StartingFactor::columns_in(const HookStateReader& reader, const std::string& name) {
+  const at::Tensor random = reader.look_at(kRandomPrefix + name);
+  return random.defined() && random.dim() == 2 ? random.size(0) : 0;
+}
+
+StartingFactor StartingFactor::read(HookStateReader& reader, const std::string& name,
+                                    std::int64_t columns, std::int64_t rank,
+                                    const at::Tensor& parameter) {
+  StartingFactor factor;
+  factor.random_ = reader.take_values(kRandomPrefix + name, {columns, rank}, parameter);
+  if (!factor.random_.defined()) {
+    TORCH_CHECK(!reader.take(kLastPrefix + name).defined(), reader.hook(), ": the state has '",
+                kLastPrefix, name, "', and no '", kRandomPrefix, name, "'; it is not whole");
+    return factor;
+  }
+  const at::Tensor last = reader.need(kLastPrefix + name);
+  TORCH_CHECK(last.scalar_type() == factor.random_.scalar_type() && last.dim() == 2 &&
+                  (last.size(0) == 0 || last.size(0) == columns) && last.size(1) == rank,
+              reader.hook(), ": '", kLastPrefix, name, "' of the state is ", last.scalar_type(),
+              " of shape ", last.sizes(), "; beside '", kRandomPrefix, name, "' it must be ",
+              factor.random_.scalar_type(), " of shape ", factor.random_.sizes());
+  if (last.size(0) == columns) {
+    factor.last_ = last.to(parameter.device(), last.scalar_type(), false, /*copy=*/true);
+  }
+  return factor;
 }
 
 }  // namespace lockstep::hooks

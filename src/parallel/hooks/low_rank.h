@@ -8,6 +8,9 @@
 #include <lockstep/parallel/hooks/power_sgd_options.h>
 
 #include <cstdint>
+#include <string>
+
+#include "parallel/hooks/hook_state.h"
 
 namespace lockstep::hooks {
 
@@ -41,6 +44,20 @@ class StartingFactor {
                                 const PowerSgdOptions& options, at::Generator& generator);
   /// What the step ended with, for the next one.
   void remember(const at::Tensor& factor) { last_ = factor; }
+
+  /// Whether it is what the next step begins with; else that step draws a new one.
+  [[nodiscard]] bool is_drawn() const { return random_.defined(); }
+  /// Whether a step has ended with it.
+  [[nodiscard]] bool is_warm() const { return last_.defined(); }
+  /// Adds `random.NAME` and `q.NAME` to a state. The second has no rows until a step has ended.
+  void write(HookStateWriter& writer, const std::string& name) const;
+  /// The columns of the matrix for which `write` has added it; 0 where there is nothing.
+  [[nodiscard]] static std::int64_t columns_in(const HookStateReader& reader,
+                                               const std::string& name);
+  /// What `write` has added, for a matrix of so many columns: not drawn, where there is nothing.
+  [[nodiscard]] static StartingFactor read(HookStateReader& reader, const std::string& name,
+                                           std::int64_t columns, std::int64_t rank,
+                                           const at::Tensor& parameter);
 
  private:
   [[nodiscard]] bool fits(const at::Tensor& matrix, std::int64_t rank) const;

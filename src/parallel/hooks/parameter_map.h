@@ -40,6 +40,14 @@ class ParameterMap {
     return found == entries_.end() ? nullptr : &found->second.second;
   }
 
+  /// Calls `visit(parameter, entry)` for each parameter that still exists, in no order.
+  template <typename Visit>
+  void for_each(const Visit& visit) const {
+    for (const auto& [parameter, entry] : entries_) {
+      if (!entry.first.expired()) visit(parameter, entry.second);
+    }
+  }
+
  private:
   std::unordered_map<const c10::TensorImpl*, std::pair<WeakParameter, T>> entries_;
   std::size_t next_sweep_ = 1;

@@ -8,8 +8,13 @@
 #include <algorithm>
 #include <utility>
 
+#include "parallel/hooks/hook_state.h"
+
 namespace lockstep::hooks {
 namespace {
+
+constexpr const char* kPostLocalSgd = "PostLocalSgd";
+constexpr const char* kAverager = "PeriodicModelAverager";
 
 using Tensors = std::vector<at::Tensor>;
 
@@ -64,6 +69,18 @@ std::uint64_t PostLocalSgd::steps() const noexcept {
   return state_->steps;
 }
 
+std::string PostLocalSgd::state() const {
+  return counter_text(kPostLocalSgd, state_->steps);
+}
+
+void PostLocalSgd::load_state(const std::string& state) const {
+  prepare_state(state)();
+}
+
+std::function<void()> PostLocalSgd::prepare_state(const std::string& state) const {
+  return [own = state_, steps = counter_of(kPostLocalSgd, state)] { own->steps = steps; };
+}
+
 PeriodicModelAverager::PeriodicModelAverager(std::shared_ptr<ProcessGroup> group,
                                              std::int64_t period, std::int64_t warmup_steps)
     : group_(std::move(group)), period_(period), warmup_steps_(warmup_steps) {
@@ -84,6 +101,19 @@ bool PeriodicModelAverager::average_parameters(const Tensors& parameters) {
   const auto scope = group_->with(CallOptions().name("average of parameters"));
   for (const Tensors& kind : kinds) average(*group_, kind);
   return true;
+}
+
+std::string PeriodicModelAverager::state() const {
+  return counter_text(kAverager, static_cast<std::uint64_t>(step_));
+}
+
+void PeriodicModelAverager::load_state(const std::string& state) {
+  prepare_state(state)();
+}
+
+std::function<void()> PeriodicModelAverager::prepare_state(const std::string& state) {
+  const auto step = static_cast<std::int64_t>(counter_of(kAverager, state));
+  return [this, step] { step_ = step; };
 }
 
 }  // namespace lockstep::hooks

@@ -1,21 +1,26 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/ops/cat.h>
+#include <c10/util/Exception.h>
 #include <lockstep/parallel/hooks/compress.h>
 #include <lockstep/parallel/hooks/power_sgd.h>
 
 #include <algorithm>
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "parallel/hooks/bucket_layout.h"
 #include "parallel/hooks/error_feedback.h"
+#include "parallel/hooks/hook_state.h"
 #include "parallel/hooks/low_rank.h"
 #include "parallel/hooks/parameter_map.h"
 
 namespace lockstep::hooks {
 namespace {
+
+constexpr const char* kPowerSgd = "PowerSgd";
 
 /// A gradient on its way as two factors.
 struct CompressedGradient {
@@ -65,15 +70,28 @@ class PowerSgd::State : public std::enable_shared_from_this<PowerSgd::State> {
  public:
   explicit State(const PowerSgdOptions& options)
       : options_(options),
-        generator_(at::make_generator<at::CPUGeneratorImpl>(options.random_seed())) {}
+        now_{at::make_generator<at::CPUGeneratorImpl>(options.random_seed()), 0, {}, {}} {}
 
   Future<at::Tensor> run(ProcessGroup& group, const GradientBucketView& bucket);
-  [[nodiscard]] std::uint64_t steps() const noexcept { return steps_; }
+  [[nodiscard]] std::uint64_t steps() const noexcept { return now_.steps; }
   [[nodiscard]] at::Tensor error_of(const at::Tensor& parameter) const {
-    return errors_.of(parameter);
+    return now_.errors.of(parameter);
   }
 
+  [[nodiscard]] HookState save(const ParametersByName& parameters) const;
+  /// `has_errors`: whether the state has those of this rank.
+  std::function<void()> prepare(const HookState& state, const ParametersByName& parameters,
+                                bool has_errors);
+
  private:
+  /// What changes from step to step.
+  struct Progress {
+    at::Generator generator;
+    std::uint64_t steps = 0;
+    ErrorFeedback errors;
+    ParameterMap<StartingFactor> factors;
+  };
+
   /// First half: everything up to the all-reduce of the Ps.
   std::shared_ptr<LowRankExchange> begin(const GradientBucketView& bucket);
   CompressedGradient compress(const at::Tensor& parameter, const at::Tensor& gradient,
@@ -83,10 +101,7 @@ class PowerSgd::State : public std::enable_shared_from_this<PowerSgd::State> {
   at::Tensor end(LowRankExchange& exchange);
 
   PowerSgdOptions options_;
-  at::Generator generator_;
-  std::uint64_t steps_ = 0;
-  ErrorFeedback errors_;
-  ParameterMap<StartingFactor> factors_;
+  Progress now_;
 };
 
 CompressedGradient PowerSgd::State::compress(const at::Tensor& parameter,
@@ -94,10 +109,10 @@ CompressedGradient PowerSgd::State::compress(const at::Tensor& parameter,
   CompressedGradient result{parameter, gradient, {}, {}, {}, {}};
   // A copy where it will change, or where the gradient is overwritten before it was needed last.
   result.values = gradient.to(dtype, /*non_blocking=*/false, options_.use_error_feedback());
-  if (options_.use_error_feedback()) errors_.add(parameter, result.values);
+  if (options_.use_error_feedback()) now_.errors.add(parameter, result.values);
   result.matrix = result.values.flatten(1);
-  const at::Tensor start =
-      factors_[parameter].next(result.matrix, rank_for(gradient, options_), options_, generator_);
+  const at::Tensor start = now_.factors[parameter].next(result.matrix, rank_for(gradient, options_),
+                                                        options_, now_.generator);
   result.p = result.matrix.mm(start);
   return result;
 }
@@ -146,19 +161,54 @@ at::Tensor PowerSgd::State::end(LowRankExchange& exchange) {
     const at::Tensor q =
         unpacked(exchange.sent, offset, gradient.q).to(gradient.matrix.scalar_type());
     gradient.gradient.copy_(gradient.p.mm(q.t()).view(gradient.gradient.sizes()));
-    if (options_.warm_start()) factors_[gradient.parameter].remember(q);
+    if (options_.warm_start()) now_.factors[gradient.parameter].remember(q);
     if (options_.use_error_feedback()) {
       // From what the ranks got, rounded to the bucket's dtype.
-      errors_.keep(gradient.parameter, gradient.values.sub_(gradient.gradient));
+      now_.errors.keep(gradient.parameter, gradient.values.sub_(gradient.gradient));
     }
   }
   return exchange.buffer;
 }
 
+HookState PowerSgd::State::save(const ParametersByName& parameters) const {
+  HookStateWriter writer(kPowerSgd, parameters);
+  writer.add_count(kSteps, now_.steps);
+  writer.add_generator(now_.generator);
+  now_.errors.write(writer);
+  // Without a warm start, the next step draws them anew.
+  if (!options_.warm_start()) return writer.take();
+  now_.factors.for_each([&](const c10::TensorImpl* parameter, const StartingFactor& factor) {
+    if (factor.is_drawn()) factor.write(writer, writer.name_of(parameter));
+  });
+  return writer.take();
+}
+
+std::function<void()> PowerSgd::State::prepare(const HookState& state,
+                                               const ParametersByName& parameters,
+                                               bool has_errors) {
+  HookStateReader reader(kPowerSgd, state);
+  Progress next{reader.need_generator(), reader.need_count(kSteps), {}, {}};
+  if (options_.use_error_feedback()) next.errors = ErrorFeedback::read(reader, parameters);
+  for (const auto& [name, parameter] : parameters) {
+    if (!options_.warm_start() || parameter.dim() < 2 || parameter.numel() == 0) continue;
+    const auto factor = StartingFactor::read(reader, name, parameter.numel() / parameter.size(0),
+                                             rank_for(parameter, options_), parameter);
+    const bool has_error = next.errors.of(parameter).defined();
+    TORCH_CHECK(!has_error || factor.is_warm(), kPowerSgd, ": the state has an error of '", name,
+                "', and no factor; it is not whole, or was saved with warm_start(false)");
+    TORCH_CHECK(!factor.is_warm() || has_error || !has_errors || !options_.use_error_feedback(),
+                kPowerSgd, ": the state has a factor of '", name,
+                "', and no error; it is not whole, or was saved with use_error_feedback(false)");
+    if (factor.is_drawn()) next.factors[parameter] = factor;
+  }
+  reader.finish();
+  return [self = shared_from_this(), next = std::move(next)] { self->now_ = next; };
+}
+
 Future<at::Tensor> PowerSgd::State::run(ProcessGroup& group, const GradientBucketView& bucket) {
-  check_dtype("PowerSgd", bucket);
-  const bool is_started = steps_ >= options_.start_iteration();
-  if (bucket.is_last()) ++steps_;
+  check_dtype(kPowerSgd, bucket);
+  const bool is_started = now_.steps >= options_.start_iteration();
+  if (bucket.is_last()) ++now_.steps;
   if (!is_started) return all_reduce()(group, bucket);
   const auto exchange = begin(bucket);
   if (exchange->compressed.empty()) return all_reduce()(group, bucket);
@@ -173,7 +223,7 @@ Future<at::Tensor> PowerSgd::State::run(ProcessGroup& group, const GradientBucke
 }
 
 PowerSgd::PowerSgd(const PowerSgdOptions& options) {
-  check_options("PowerSgd", options);
+  check_options(kPowerSgd, options);
   state_ = std::make_shared<State>(options);
 }
 
@@ -189,6 +239,26 @@ std::uint64_t PowerSgd::steps() const noexcept {
 at::Tensor PowerSgd::error_of(const at::Tensor& parameter) const {
   const at::Tensor error = state_->error_of(parameter);
   return error.defined() ? error.clone() : error;
+}
+
+HookState PowerSgd::state(const ParametersByName& parameters) const {
+  return state_->save(parameters);
+}
+
+void PowerSgd::load_state(const HookState& state, const ParametersByName& parameters) const {
+  prepare_state(state, parameters)();
+}
+
+std::function<void()> PowerSgd::prepare_state(const HookState& state,
+                                              const ParametersByName& parameters) const {
+  return state_->prepare(state, parameters, /*has_errors=*/true);
+}
+
+std::function<void()> PowerSgd::adapt_state(const HookState& of_rank_0,
+                                            const ParametersByName& parameters, int rank) const {
+  return with_warning(kPowerSgd,
+                      state_->prepare(without_errors(of_rank_0), parameters, /*has_errors=*/false),
+                      of_rank_0, rank);
 }
 
 }  // namespace lockstep::hooks

@@ -4,9 +4,11 @@
 #include <ATen/core/Tensor.h>
 #include <lockstep/core/export.h>
 #include <lockstep/parallel/communication_hook.h>
+#include <lockstep/parallel/hooks/hook_state.h>
 #include <torch/arg.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 
 namespace lockstep::hooks {
@@ -58,6 +60,18 @@ class LOCKSTEP_API Int8ErrorFeedback {
   /// What this rank has still to send for the gradients of `parameter`, in its shape; undefined if
   /// nothing was left out yet.
   [[nodiscard]] at::Tensor error_of(const at::Tensor& parameter) const;
+
+  /// As `PowerSgd::state`.
+  [[nodiscard]] HookState state(const ParametersByName& parameters) const;
+  /// As `PowerSgd::load_state`.
+  void load_state(const HookState& state, const ParametersByName& parameters) const;
+  /// As `PowerSgd::prepare_state`.
+  [[nodiscard]] std::function<void()> prepare_state(const HookState& state,
+                                                    const ParametersByName& parameters) const;
+  /// As `PowerSgd::adapt_state`; nothing of it is the same on all ranks.
+  [[nodiscard]] std::function<void()> adapt_state(const HookState& of_rank_0,
+                                                  const ParametersByName& parameters,
+                                                  int rank) const;
 
  private:
   class State;

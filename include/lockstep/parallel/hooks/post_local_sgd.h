@@ -7,7 +7,9 @@
 #include <torch/arg.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 namespace lockstep::hooks {
@@ -50,6 +52,15 @@ class LOCKSTEP_API PostLocalSgd {
   /// Backwards so far.
   [[nodiscard]] std::uint64_t steps() const noexcept;
 
+  /// `steps()`, for a checkpoint; the same on all ranks.
+  [[nodiscard]] std::string state() const;
+  /// Goes on after as many backwards, on all copies of this hook. Not during backward.
+  /// Throws: `c10::Error` for a text that `state` did not return.
+  void load_state(const std::string& state) const;
+  /// Does all of `load_state` but changing the hook, which calling the result does.
+  /// Throws: as `load_state`.
+  [[nodiscard]] std::function<void()> prepare_state(const std::string& state) const;
+
  private:
   struct State;
 
@@ -85,6 +96,15 @@ class LOCKSTEP_API PeriodicModelAverager {
 
   /// Calls so far.
   [[nodiscard]] std::int64_t step() const noexcept { return step_; }
+
+  /// `step()`, for a checkpoint; the same on all ranks.
+  [[nodiscard]] std::string state() const;
+  /// Goes on after as many calls.
+  /// Throws: `c10::Error` for a text that `state` did not return.
+  void load_state(const std::string& state);
+  /// Does all of `load_state` but changing this object, which calling the result does.
+  /// Throws: as `load_state`.
+  [[nodiscard]] std::function<void()> prepare_state(const std::string& state);
 
  private:
   std::shared_ptr<ProcessGroup> group_;

@@ -4,9 +4,11 @@
 #include <ATen/core/Tensor.h>
 #include <lockstep/core/export.h>
 #include <lockstep/parallel/communication_hook.h>
+#include <lockstep/parallel/hooks/hook_state.h>
 #include <lockstep/parallel/hooks/power_sgd_options.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 
 namespace lockstep::hooks {
@@ -50,6 +52,30 @@ class LOCKSTEP_API PowerSgd {
   /// nothing was left out yet.
   [[nodiscard]] at::Tensor error_of(const at::Tensor& parameter) const;
 
+  /// What the next steps depend on, for a checkpoint: see `load_state`. `parameters`: those of all
+  /// models that have this hook, by name. The tensors are the hook's own; do not change them.
+  ///
+  /// Throws: `c10::Error` where the hook has state of a parameter that is not among them.
+  [[nodiscard]] HookState state(const ParametersByName& parameters) const;
+  /// Goes on as the hook whose `state` it was: with the same rank of as many ranks, the same
+  /// options, and the buckets of that model (`DistributedDataParallelBase::load_state`), the next
+  /// steps have the same bits. All copies of the hook have this state then.
+  ///
+  /// Throws: `c10::Error` naming the entry or parameter for a state that is not whole, or of other
+  /// parameters or options; then nothing has changed. Not during backward.
+  void load_state(const HookState& state, const ParametersByName& parameters) const;
+  /// Does all of `load_state` but changing the hook, which calling the result does.
+  /// Throws: as `load_state`.
+  [[nodiscard]] std::function<void()> prepare_state(const HookState& state,
+                                                    const ParametersByName& parameters) const;
+  /// Prepares to go on with the state that rank 0 had among another number of ranks: what is the
+  /// same on all ranks is kept, and what each rank had still to send is dropped, which rank 0 logs.
+  /// `rank`: of this process.
+  /// Throws: as `load_state`.
+  [[nodiscard]] std::function<void()> adapt_state(const HookState& of_rank_0,
+                                                  const ParametersByName& parameters,
+                                                  int rank) const;
+
  private:
   class State;
 
@@ -81,6 +107,18 @@ class LOCKSTEP_API BatchedPowerSgd {
   [[nodiscard]] std::uint64_t steps() const noexcept;
   /// What this rank has still to send, as `PowerSgd::error_of`.
   [[nodiscard]] at::Tensor error_of(const at::Tensor& parameter) const;
+
+  /// As `PowerSgd::state`.
+  [[nodiscard]] HookState state(const ParametersByName& parameters) const;
+  /// As `PowerSgd::load_state`.
+  void load_state(const HookState& state, const ParametersByName& parameters) const;
+  /// As `PowerSgd::prepare_state`.
+  [[nodiscard]] std::function<void()> prepare_state(const HookState& state,
+                                                    const ParametersByName& parameters) const;
+  /// As `PowerSgd::adapt_state`.
+  [[nodiscard]] std::function<void()> adapt_state(const HookState& of_rank_0,
+                                                  const ParametersByName& parameters,
+                                                  int rank) const;
 
  private:
   class State;
