@@ -26,6 +26,7 @@ namespace lockstep {
 
 class AutogradHooks;    // src/parallel/ddp/autograd_hooks.h
 class ParameterRecord;  // src/parallel/ddp/parameter_record.h
+struct DdpState;        // src/parallel/ddp/ddp_state.h
 struct UnfinishedReduction;
 
 /// While one lives, backwards of its model add up gradients on this rank and communicate nothing.
@@ -130,6 +131,25 @@ class LOCKSTEP_API DistributedDataParallelBase : public torch::nn::Module {
   /// Throws: what a collective throws.
   void average_buffers();
 
+  /// What this model has learned about its backwards, for a checkpoint: the buckets of each set of
+  /// parameters and their number (`plan`), how many gradients a parameter gets, and the usual
+  /// number of samples. No values of parameters: save the module beside it.
+  ///
+  /// It is the same on all ranks, unless ranks run a module different numbers of times.
+  [[nodiscard]] std::string state() const;
+  /// Goes on as the model whose `state` it was, from the next backward on, and measures nothing
+  /// anew. What the backwards of this model have learned is forgotten. The number of ranks may be
+  /// another one. A communication hook that keeps state by `plan` has its state loaded too, or is
+  /// registered anew. In a world of one, the state is kept for the next checkpoint.
+  ///
+  /// All ranks load the same state before the same forward.
+  /// Throws: `c10::Error` for a state of other parameters or other options for buckets, during
+  /// backward, and while gradients wait for their average (`no_sync`); then nothing has changed.
+  void load_state(const std::string& state);
+  /// Does all of `load_state` but changing the model, which calling the result does.
+  /// Throws: as `load_state`.
+  [[nodiscard]] std::function<void()> prepare_state(const std::string& state);
+
   /// Hooks the parameters anew on the stream that is current now. For programs that train on
   /// another stream than the one on which the model was wrapped: gradients belong to that one. No
   /// backward is under way.
@@ -170,6 +190,7 @@ class LOCKSTEP_API DistributedDataParallelBase : public torch::nn::Module {
   void follow_parameters(bool has_graph);
   /// Blocks: the calling thread. Collective: all ranks.
   void compare_and_hook(bool has_graph);
+  void go_on_with(DdpState state);
   void replace_reducer(std::vector<std::pair<std::string, torch::Tensor>> hooked);
   [[nodiscard]] std::vector<std::pair<std::string, torch::Tensor>> parameters_to_hook() const;
   /// Takes part in a backward of the other ranks. Returns false when no rank had data. `round`:
@@ -184,6 +205,7 @@ class LOCKSTEP_API DistributedDataParallelBase : public torch::nn::Module {
   std::unique_ptr<ParameterRecord> record_;  // of the latest look at the parameters
   std::vector<torch::Tensor> known_;         // to be compared, and to have rank 0's values
   std::unique_ptr<AutogradHooks> autograd_hooks_;
+  std::unique_ptr<DdpState> loaded_;                 // for a reducer that is not there yet
   std::unique_ptr<UnfinishedReduction> unfinished_;  // of a reducer that has no successor yet
   bool needs_gradients_ = true;                      // some parameter does
   bool is_watched_ = false;                          // the forward under way: its backward averages
@@ -309,6 +331,15 @@ class DistributedDataParallel : public torch::nn::ModuleHolder<DistributedDataPa
   /// What `register_module` of another module returns.
   DistributedDataParallel(std::shared_ptr<Impl> impl)  // NOLINT
       : torch::nn::ModuleHolder<Impl>(std::move(impl)) {}
+
+  /// As `DistributedDataParallelBase::state`.
+  [[nodiscard]] std::string state() const { return this->get()->state(); }
+  /// As `DistributedDataParallelBase::load_state`.
+  void load_state(const std::string& state) { this->get()->load_state(state); }
+  /// As `DistributedDataParallelBase::prepare_state`.
+  [[nodiscard]] std::function<void()> prepare_state(const std::string& state) {
+    return this->get()->prepare_state(state);
+  }
 
   // LibTorch's own deduces the result from `forward` only where that is no template.
   /// `forward`.

@@ -12,6 +12,7 @@
 
 #include "parallel/buckets/assign_buckets.h"
 #include "parallel/buckets/bucket_rebuilder.h"
+#include "parallel/buckets/saved_assignments.h"
 
 namespace lockstep {
 
@@ -27,7 +28,11 @@ class BucketAssignment {
   /// `shapes`: of all parameters. `members`: which of them belong to the set.
   BucketAssignment(const std::vector<GradientShape>& shapes, std::vector<bool> members,
                    const BucketRebuilder::Settings& settings);
+  /// One that was saved. Its caps take the place of those of `settings`.
+  BucketAssignment(const std::vector<GradientShape>& shapes, const SavedAssignment& saved,
+                   BucketRebuilder::Settings settings);
 
+  [[nodiscard]] SavedAssignment saved() const;
   [[nodiscard]] const std::vector<bool>& members() const noexcept { return members_; }
   [[nodiscard]] const std::vector<BucketSpec>& buckets() const noexcept { return buckets_; }
   /// Why the parameters are assigned like that, for the statistics.
@@ -57,6 +62,9 @@ class BucketAssignment {
 
  private:
   void use(BucketRebuilder::Proposal proposal);
+  /// Buckets that were saved, as `use` takes them.
+  [[nodiscard]] BucketRebuilder::Proposal proposal_of(const std::vector<GradientShape>& shapes,
+                                                      const SavedBuckets& saved) const;
 
   std::vector<bool> members_;
   std::vector<std::size_t> indices_;   // of the members

@@ -67,6 +67,23 @@ void BucketAssignments::end_iteration(ProcessGroup& group, int leader) {
   current().end_iteration(group, leader);
 }
 
+SavedAssignments BucketAssignments::saved(std::uint64_t plan) const {
+  SavedAssignments saved{plan, {}};
+  for (const BucketAssignment& assignment : assignments_) saved.sets.push_back(assignment.saved());
+  return saved;
+}
+
+void BucketAssignments::restore(const SavedAssignments& saved, bool is_in_place) {
+  if (saved.sets.empty()) return;
+  std::list<BucketAssignment> restored;
+  for (const SavedAssignment& set : saved.sets) {
+    if (restored.size() == kMostSets) break;
+    restored.emplace_back(shapes_, set, settings_of(options_, is_in_place));
+  }
+  assignments_ = std::move(restored);
+  built_ = 0;
+}
+
 std::string BucketAssignments::call_name(const std::string& what) const {
   if (current().frozen() == 0) return options_.name() + ": " + what;
   // Names are compared whole, also where they are too long to be shown.

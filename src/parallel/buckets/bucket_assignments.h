@@ -14,6 +14,7 @@
 
 #include "parallel/buckets/assign_buckets.h"
 #include "parallel/buckets/bucket_assignment.h"
+#include "parallel/buckets/saved_assignments.h"
 
 namespace lockstep {
 
@@ -46,6 +47,12 @@ class BucketAssignments {
   /// An iteration has been completed. Does what `BucketRebuilder::end_iteration` does.
   /// Collective: in those iterations after which buckets may be proposed. Blocks: the caller.
   void end_iteration(ProcessGroup& group, int leader);
+
+  /// All sets, for a checkpoint. `plan`: the number of the newest assignment.
+  [[nodiscard]] SavedAssignments saved(std::uint64_t plan) const;
+  /// Takes the sets that were saved, if there are any, in place of its own from the next iteration
+  /// on. They have parameters that there are.
+  void restore(const SavedAssignments& saved, bool is_in_place);
 
   /// The name under which this model makes the call `what`.
   [[nodiscard]] std::string call_name(const std::string& what) const;

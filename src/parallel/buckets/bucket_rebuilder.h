@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "parallel/buckets/assign_buckets.h"
@@ -34,6 +35,16 @@ class BucketRebuilder {
   using Clock = std::chrono::steady_clock;
 
   BucketRebuilder(std::vector<GradientShape> shapes, Settings settings);
+
+  /// Goes on where another one was after so many iterations. `order`: as of `order()`.
+  void go_on(std::size_t iterations, std::vector<std::size_t> order) {
+    iterations_ = iterations;
+    order_ = std::move(order);
+  }
+  [[nodiscard]] std::size_t iterations() const noexcept { return iterations_; }
+  /// In which the buckets in use, or those proposed last, were filled.
+  [[nodiscard]] const std::vector<std::size_t>& order() const noexcept { return order_; }
+  [[nodiscard]] const std::vector<std::size_t>& caps() const noexcept { return settings_.caps; }
 
   /// The buckets to begin with.
   [[nodiscard]] Proposal first() const;

@@ -25,8 +25,10 @@ at::ScalarType travelling_dtype(const at::Tensor& parameter,
   return is_smaller ? *wanted : own;
 }
 
-std::vector<GradientShape> shapes_of(const std::vector<at::Tensor>& parameters,
-                                     const DistributedDataParallelOptions& options) {
+}  // namespace
+
+std::vector<GradientShape> gradient_shapes_of(const std::vector<at::Tensor>& parameters,
+                                              const DistributedDataParallelOptions& options) {
   std::vector<GradientShape> shapes;
   for (const at::Tensor& tensor : parameters) {
     shapes.push_back({static_cast<std::size_t>(tensor.numel()), travelling_dtype(tensor, options),
@@ -35,13 +37,11 @@ std::vector<GradientShape> shapes_of(const std::vector<at::Tensor>& parameters,
   return shapes;
 }
 
-}  // namespace
-
 GradientStorage::GradientStorage(ProcessGroup& group, std::vector<at::Tensor> parameters,
                                  const DistributedDataParallelOptions& options)
     : group_(group),
       parameters_(std::move(parameters)),
-      shapes_(shapes_of(parameters_, options)),
+      shapes_(gradient_shapes_of(parameters_, options)),
       may_have_arenas_(options.gradients_in_group_memory()) {
   for (std::size_t i = 0; i < shapes_.size(); ++i) {
     const auto is_alike = [&](const Memory& memory) {

@@ -17,6 +17,10 @@
 
 namespace lockstep {
 
+/// The shapes of these parameters' gradients, as they travel.
+[[nodiscard]] std::vector<GradientShape> gradient_shapes_of(
+    const std::vector<at::Tensor>& parameters, const DistributedDataParallelOptions& options);
+
 /// The group's memory for gradients of all parameters, whichever are in buckets at present.
 ///
 /// Each dtype and device has either an arena, in which gradients lie anywhere, or one tensor, of

@@ -12,7 +12,8 @@ AutogradHooks::AutogradHooks(std::shared_ptr<ProcessGroup> group, const NamedTen
                              std::function<NamedTensors()> buffers,
                              const DistributedDataParallelOptions& options,
                              std::shared_ptr<const std::atomic<int>> pauses,
-                             DistributedDataParallelStatistics so_far) {
+                             DistributedDataParallelStatistics so_far)
+    : parameters_(parameters) {
   std::vector<bool> needed;
   for (const auto& [name, tensor] : parameters) {
     index_of_.emplace(tensor.unsafeGetTensorImpl(), hooked_.size());

@@ -51,6 +51,8 @@ class AutogradHooks {
   [[nodiscard]] bool covers(const NamedTensors& parameters) const;
   /// Whether the reducer knows this parameter.
   [[nodiscard]] bool knows(const at::Tensor& parameter) const;
+  /// All parameters that the reducer knows, in its order.
+  [[nodiscard]] const NamedTensors& parameters() const noexcept { return parameters_; }
   /// LibTorch drops hooks where a parameter gets another dtype or device.
   [[nodiscard]] bool has_lost_hooks() const;
   /// Parameters were frozen or thawed: looks which of them need gradients now. It allocates nothing
@@ -81,6 +83,7 @@ class AutogradHooks {
   void drop_hooks();
 
   std::shared_ptr<Reducer> reducer_;  // hooks hold it weakly: one may still run when this goes
+  NamedTensors parameters_;
   std::vector<Hooked> hooked_;
   std::unordered_map<const c10::TensorImpl*, std::size_t> index_of_;
 };

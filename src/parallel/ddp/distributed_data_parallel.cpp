@@ -8,6 +8,7 @@
 #include "native/posix/heap.h"
 #include "parallel/ddp/autograd_hooks.h"
 #include "parallel/ddp/ddp_checks.h"
+#include "parallel/ddp/ddp_state.h"
 #include "parallel/ddp/module_state.h"
 #include "parallel/ddp/module_tensors.h"
 #include "parallel/ddp/parameter_record.h"
@@ -79,7 +80,8 @@ DistributedDataParallelBase::~DistributedDataParallelBase() = default;
 NamedTensors DistributedDataParallelBase::parameters_to_hook() const {
   NamedTensors list;
   for (auto& named : distinct(parameters_of(*module_, options_.ignored_names()))) {
-    const bool had_gradients = autograd_hooks_ && autograd_hooks_->knows(named.second);
+    const bool had_gradients = (autograd_hooks_ && autograd_hooks_->knows(named.second)) ||
+                               (loaded_ && loaded_->is_hooked(named.first));
     if (named.second.requires_grad() || had_gradients) list.push_back(std::move(named));
   }
   return list;
@@ -132,12 +134,22 @@ void DistributedDataParallelBase::replace_reducer(NamedTensors hooked) {
   autograd_hooks_->reducer().set_hook(hook_);
   if (unfinished_) autograd_hooks_->reducer().take_over(*unfinished_);
   unfinished_.reset();
+  const auto loaded = std::exchange(loaded_, nullptr);
+  // The program may have changed the parameters since the state was loaded.
+  const auto all = distinct(parameters_of(*module_, options_.ignored_names()));
+  if (!loaded || !loaded->has_parameters_of(DdpState(options_, all)) || !loaded->fits(hooked)) {
+    return;
+  }
+  autograd_hooks_->reducer().restore(loaded->for_reducer(hooked));
 }
 
 void DistributedDataParallelBase::follow_parameters(bool has_graph) {
-  if (autograd_hooks_ && record_->is_of(*module_) && !autograd_hooks_->has_lost_hooks()) return;
+  if (autograd_hooks_ && !loaded_ && record_->is_of(*module_) &&
+      !autograd_hooks_->has_lost_hooks()) {
+    return;
+  }
   const auto needing = with_gradient(parameters_of(*module_, options_.ignored_names()));
-  if (autograd_hooks_ && autograd_hooks_->covers(needing)) {
+  if (autograd_hooks_ && !loaded_ && autograd_hooks_->covers(needing)) {
     autograd_hooks_->follow_needs();
   } else if (!needing.empty()) {
     // This also follows a failed attempt to make a reducer.
@@ -266,6 +278,37 @@ void DistributedDataParallelBase::broadcast_buffers(int root) {
 
 void DistributedDataParallelBase::average_buffers() {
   average_tensors(*group_, buffers_of(*module_, options_.ignored_names()), true, 0);
+}
+
+std::string DistributedDataParallelBase::state() const {
+  DdpState state(options_, distinct(parameters_of(*module_, options_.ignored_names())));
+  if (loaded_ && loaded_->has_parameters_of(state)) return loaded_->to_text();
+  if (autograd_hooks_) {
+    state.add(autograd_hooks_->reducer().state(), autograd_hooks_->parameters());
+  }
+  return state.to_text();
+}
+
+void DistributedDataParallelBase::load_state(const std::string& state) {
+  prepare_state(state)();
+}
+
+std::function<void()> DistributedDataParallelBase::prepare_state(const std::string& state) {
+  auto loaded = DdpState::from_text(state);
+  loaded.check_for(options_, distinct(parameters_of(*module_, options_.ignored_names())));
+  if (autograd_hooks_) autograd_hooks_->reducer().check_between_steps();
+  return [this, loaded = std::move(loaded)] { go_on_with(loaded); };
+}
+
+// A reducer that does not know all parameters which were in buckets, since some are frozen now,
+// gets a successor with the next forward, where all ranks are together.
+void DistributedDataParallelBase::go_on_with(DdpState state) {
+  if (autograd_hooks_ && state.fits(autograd_hooks_->parameters())) {
+    autograd_hooks_->reducer().restore(state.for_reducer(autograd_hooks_->parameters()));
+    loaded_.reset();
+  } else {
+    loaded_ = std::make_unique<DdpState>(std::move(state));
+  }
 }
 
 void DistributedDataParallelBase::rebind() {

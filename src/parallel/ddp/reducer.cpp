@@ -99,7 +99,8 @@ void Reducer::begin_backward() {
 void Reducer::begin_iteration(std::optional<std::int64_t> samples) {
   const at::NoGradGuard no_grad;
   iteration_.note_begin();
-  if (assignments_.follow(storage_.has_arena())) rebuild_buckets(context(), storage_);
+  const bool is_in_place = storage_.has_arena() && !buckets_.has_hook();
+  if (assignments_.follow(is_in_place)) rebuild_buckets(context(), storage_);
   if (buckets_.has_hook() && storage_.has_arena()) use_flat_memory();
   iteration_.prepare(samples);
 }
@@ -279,6 +280,41 @@ void Reducer::take_over(const UnfinishedReduction& unfinished) {
   set_waiting(parameters_, unfinished.waiting);
   iteration_.values().share(unfinished.shared);
   samples_ = unfinished.samples;
+}
+
+// --- checkpoints ---
+
+ReducerState Reducer::state() {
+  const std::lock_guard lock(mutex_);
+  ReducerState state{{}, iteration_.weights().nominal(), assignments_.saved(statistics_.plan)};
+  for (const ReducedParameter& parameter : parameters_) {
+    state.expected.push_back(parameter.expected);
+  }
+  return state;
+}
+
+void Reducer::check_between_steps() {
+  const std::lock_guard lock(mutex_);
+  TORCH_CHECK(!iteration_.is_live(),
+              "DistributedDataParallel: a state cannot be loaded during backward");
+  const auto waiting = std::find_if(parameters_.begin(), parameters_.end(),
+                                    [](const auto& parameter) { return parameter.is_waiting(); });
+  TORCH_CHECK(waiting == parameters_.end(), "DistributedDataParallel: the gradient of parameter '",
+              waiting->name,
+              "' waits for its average (no_sync), and belongs to other values of the parameters "
+              "than the state; call zero_grad() before a state is loaded");
+}
+
+void Reducer::restore(const ReducerState& state) {
+  const std::lock_guard lock(mutex_);
+  leave_abandoned();
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    parameters_[i].expected = state.expected[i];
+  }
+  iteration_.weights().set_nominal(state.usual_samples);
+  if (state.assignments.sets.empty()) return;
+  assignments_.restore(state.assignments, storage_.has_arena());
+  statistics_.plan = state.assignments.plan;
 }
 
 // --- what happened so far ---

@@ -26,6 +26,7 @@
 #include "parallel/ddp/parameter_listeners.h"
 #include "parallel/ddp/reduced_parameter.h"
 #include "parallel/ddp/reducer_context.h"
+#include "parallel/ddp/reducer_state.h"
 #include "parallel/ddp/reduction_iteration.h"
 #include "parallel/ddp/sample_count.h"
 #include "parallel/ddp/unfinished_reduction.h"
@@ -63,6 +64,15 @@ class Reducer : public GradientListener, public std::enable_shared_from_this<Red
   [[nodiscard]] Claim claim() override;
   void on_gradient(std::size_t index, const at::Tensor& incoming) override;
   void on_gradient_of_another(std::size_t index) override;
+
+  // --- checkpoints ---
+  /// What decides how the next backward's gradients are added.
+  [[nodiscard]] ReducerState state();
+  /// Throws: `c10::Error` in the middle of a step, from which nothing else can go on.
+  void check_between_steps();
+  /// Goes on as the reducer whose `state` it was, from the next backward on. `state`: of the same
+  /// parameters. No backward is under way.
+  void restore(const ReducerState& state);
 
   // --- from the program ---
   /// A forward whose outputs may get a backward begins. `samples`: how many it has, if that shows.

@@ -67,6 +67,7 @@ class ReductionIteration {
   /// A forward begins in which no parameter needs a gradient.
   void note_idle() noexcept { had_idle_ = true; }
   [[nodiscard]] ValueSynchronizer& values() noexcept { return values_; }
+  [[nodiscard]] SampleWeights& weights() noexcept { return weights_; }
   /// The first rank that took part with data in the latest iteration.
   [[nodiscard]] int first_active_rank() const noexcept { return first_active_rank_; }
   /// Whether some rank has made an iteration of zeros since this was last asked.

@@ -28,6 +28,10 @@ class SampleWeights {
   [[nodiscard]] double scale() const noexcept { return scale_; }
   /// The factor of all averages of the iteration that `summary` belongs to. It is asked once.
   [[nodiscard]] double factor(const UsageSummary& summary, int ranks);
+  /// How many samples a rank usually has, the same on all ranks; 0: not known yet. For checkpoints:
+  /// the roundings depend on it.
+  [[nodiscard]] std::int64_t nominal() const noexcept { return nominal_; }
+  void set_nominal(std::int64_t samples) noexcept { nominal_ = samples; }
 
  private:
   GradientAveraging averaging_;
