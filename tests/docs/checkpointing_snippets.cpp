@@ -90,6 +90,15 @@ TEST_F(CheckpointingPage, GoesOn) {
   checkpointer.wait();
   // [loop]
   EXPECT_EQ(step, 3);
+  // [hook]
+  lockstep::hooks::PowerSgd hook;
+  model->register_communication_hook(hook);
+  lockstep::training::TrainingState all;
+  all.add("model", net).add("optimizer", optimizer).add("ddp", model).add_of_rank("hook", hook);
+  // [hook]
+  checkpointer.save(all, 4);
+  checkpointer.wait();
+  EXPECT_TRUE(checkpointer.load_latest(all));
   // [stop]
   lockstep::StopRequest stop(*group);
   for (; step < 1000; ++step) {

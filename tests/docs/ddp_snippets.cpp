@@ -321,6 +321,12 @@ TEST(HookPages, HaveHooksThatAreMadeReady) {
   model->register_communication_hook(hook);  // a copy, which shares its state
   const auto owed = hook.error_of(model->parameters()[0]);  // what this rank has still to send of it
   // [power_sgd]
+  // [hook_state]
+  lockstep::training::TrainingState state;
+  state.add("model", net).add("optimizer", optimizer);
+  state.add("ddp", model).add_of_rank("hook", hook);  // the hook that was registered
+  // [hook_state]
+  EXPECT_EQ(state.parts().size(), 4U);
   {
     // [around]
     using namespace lockstep::hooks;

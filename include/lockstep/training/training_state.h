@@ -94,16 +94,62 @@ concept Stateful = requires(T& object) {
   object.load_state(object.state());
 };
 
+/// It can also check a state before anything is loaded.
+template <class T>
+concept PreparesState = Stateful<T> && requires(T& object) {
+  { object.prepare_state(object.state()) } -> std::convertible_to<std::function<void()>>;
+};
+
 /// An object with `state()` and `load_state(state)`.
 template <Stateful T>
 TrainingPart part_of(std::string name, T& object, bool is_of_rank) {
   using State = std::decay_t<decltype(object.state())>;
-  return {std::move(name), is_of_rank, true, [&object] { return to_part(object.state()); },
+  return {std::move(name), is_of_rank, !PreparesState<T>,
+          [&object] { return to_part(object.state()); },
           [&object](PartState state) -> std::function<void()> {
-            return
-                [&object, ready = from_part<State>(std::move(state))] { object.load_state(ready); };
+            auto ready = from_part<State>(std::move(state));
+            if constexpr (PreparesState<T>) {
+              return object.prepare_state(ready);
+            } else {
+              return [&object, ready = std::move(ready)] { object.load_state(ready); };
+            }
           }};
 }
+
+/// The module of which `object` has a state without tensors, and so without its parameters; null:
+/// there is none.
+template <Stateful T>
+const torch::nn::Module* module_beside(T& object) {
+  using State = std::decay_t<decltype(object.state())>;
+  if constexpr (std::is_same_v<State, PartState> ||
+                std::is_same_v<State, std::map<std::string, at::Tensor>>) {
+    return nullptr;
+  } else if constexpr (std::is_base_of_v<torch::nn::Module, T>) {
+    return &object;
+  } else if constexpr (requires {
+                         { *object.ptr() } -> std::convertible_to<const torch::nn::Module&>;
+                       }) {
+    return object.ptr().get();
+  } else {
+    return nullptr;
+  }
+}
+
+/// An object with a state of each rank in which parameters have names, as a communication hook:
+/// `state(parameters)`, `prepare_state(state, parameters)`, which checks the state and returns what
+/// loads it, and `adapt_state(state, parameters, rank)`, which does the same with what rank 0 of
+/// another number of ranks had.
+template <class T>
+concept StatefulByParameters = requires(T& object, const std::map<std::string, at::Tensor>& tensors,
+                                        int rank) {
+  { object.state(tensors) } -> std::convertible_to<std::map<std::string, at::Tensor>>;
+  { object.prepare_state(tensors, tensors) } -> std::convertible_to<std::function<void()>>;
+  { object.adapt_state(tensors, tensors, rank) } -> std::convertible_to<std::function<void()>>;
+};
+
+/// For a `static_assert` that fails only where it is reached.
+template <class>
+inline constexpr bool kNever = false;
 
 }  // namespace detail
 
@@ -158,16 +204,55 @@ class LOCKSTEP_API TrainingState {
   TrainingState& add(const std::string& name, const torch::nn::ModuleHolder<Contained>& module) {
     return add(name, static_cast<torch::nn::Module&>(*module.ptr()));
   }
-  /// Whatever has `state()` and `load_state(state)`: a `DataLoader`, a scaler, a program's own.
+  /// Whatever has `state()` and `load_state(state)`: a `DataLoader`, a scaler, a program's own. Of
+  /// a `DistributedDataParallel`, this is what it has learned about its backwards; the module
+  /// inside is another part, without which a save is an error. With `prepare_state(state)`, which
+  /// returns what loads the state, a state that does not fit is found before anything is loaded.
   template <detail::Stateful T>
   TrainingState& add(const std::string& name, T& object) {
-    return add_part(detail::part_of(name, object, false));
+    return add_object(detail::part_of(name, object, false), detail::module_beside(object));
   }
   /// The same for what each rank has of its own. It is loaded by as many ranks as have saved it.
   template <detail::Stateful T>
   TrainingState& add_of_rank(const std::string& name, T& object) {
-    return add_part(detail::part_of(name, object, true));
+    return add_object(detail::part_of(name, object, true), detail::module_beside(object));
   }
+  /// A communication hook with a state: the handle that was registered with the model, or a copy.
+  /// Its parameters belong to modules of this state. With another number of ranks, what is the same
+  /// on all ranks is loaded, and what ranks had still to send is dropped with a warning.
+  template <detail::StatefulByParameters T>
+  TrainingState& add_of_rank(const std::string& name, T& hook) {
+    return add_part({name, true, false,
+                     [this, &hook] {
+                       return PartState{hook.state(named_parameters()), {}, {}};
+                     },
+                     [this, &hook](const PartState& saved) -> std::function<void()> {
+                       return hook.prepare_state(saved.tensors, named_parameters());
+                     },
+                     [this, &hook](const PartState& of_rank_0, int rank) -> std::function<void()> {
+                       return hook.adapt_state(of_rank_0.tensors, named_parameters(), rank);
+                     }});
+  }
+  /// Does not compile, and says why.
+  template <detail::StatefulByParameters T>
+  TrainingState& add(const std::string&, T&) {
+    static_assert(detail::kNever<T>,
+                  "TrainingState::add: a communication hook has a state of each rank; write "
+                  "add_of_rank(name, hook)");
+    return *this;
+  }
+  /// A module whose values differ between ranks, as with `PostLocalSgd`. Wrapped in
+  /// `DistributedDataParallel`, load it after that, which makes all ranks equal. Other numbers of
+  /// ranks all get what rank 0 had, with a warning.
+  TrainingState& add_of_rank(const std::string& name, torch::nn::Module& module);
+  /// The same for a module of `TORCH_MODULE`.
+  template <class Contained>
+  TrainingState& add_of_rank(const std::string& name,
+                             const torch::nn::ModuleHolder<Contained>& module) {
+    return add_of_rank(name, static_cast<torch::nn::Module&>(*module.ptr()));
+  }
+  /// The same for an optimizer, whose momentum differs between ranks then, too.
+  TrainingState& add_of_rank(const std::string& name, torch::optim::Optimizer& optimizer);
 
   /// The default generators of the CPU and of the CUDA devices in use, those of each rank. With
   /// another number of ranks, each is seeded anew from what rank 0 had saved and its own number.
@@ -182,11 +267,16 @@ class LOCKSTEP_API TrainingState {
 
  private:
   TrainingState& add_part(detail::TrainingPart part);
+  /// `beside`: a module whose parameters the part does not have; null: there is none.
+  TrainingState& add_object(detail::TrainingPart part, const torch::nn::Module* beside);
+  TrainingState& add_optimizer(detail::TrainingPart part, torch::optim::Optimizer& optimizer);
   TrainingState& add_integer(const std::string& name, std::function<std::int64_t()> get,
                              std::function<bool(std::int64_t)> fits,
                              std::function<void(std::int64_t)> set);
   /// The name of each parameter of the modules: PART.NAME where there are several modules.
   [[nodiscard]] std::map<const void*, std::string> parameter_names() const;
+  /// The parameters by these names.
+  [[nodiscard]] std::map<std::string, at::Tensor> named_parameters() const;
 
   std::vector<detail::TrainingPart> parts_;
   std::vector<std::pair<std::string, torch::nn::Module*>> modules_;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <ATen/core/grad_mode.h>
 #include <c10/util/Exception.h>
+#include <lockstep/core/logging.h>
 #include <lockstep/training/load_state.h>
 #include <lockstep/training/optimizer_state.h>
 #include <lockstep/training/training_state.h>
@@ -56,6 +57,22 @@ std::function<void()> prepare_copy(const at::Tensor& target, at::Tensor source,
     const at::NoGradGuard no_gradients;
     target.detach().copy_(source);
   };
+}
+
+/// Loads what rank 0 had where another number of ranks loads what each rank has of its own.
+TrainingPart with_values_of_rank_0(TrainingPart part) {
+  part.is_of_rank = true;
+  part.adapt = [prepare = part.prepare, name = part.name](PartState of_rank_0, int rank) {
+    auto load = prepare(std::move(of_rank_0));
+    if (rank != 0) return load;
+    return std::function<void()>([load = std::move(load), name] {
+      load();
+      std::string text = "'" + name;
+      text += "' was saved by another number of ranks; all ranks go on with what rank 0 had";
+      logging::warning(text);
+    });
+  };
+  return part;
 }
 
 TrainingPart module_part(const std::string& name, torch::nn::Module& module) {
@@ -126,20 +143,61 @@ TrainingState& TrainingState::add(const std::string& name, torch::nn::Module& mo
   return *this;
 }
 
+TrainingState& TrainingState::add_of_rank(const std::string& name, torch::nn::Module& module) {
+  add_part(with_values_of_rank_0(module_part(name, module)));
+  modules_.emplace_back(name, &module);
+  return *this;
+}
+
+TrainingState& TrainingState::add_object(TrainingPart part, const torch::nn::Module* beside) {
+  if (beside == nullptr) return add_part(std::move(part));
+  part.state = [this, beside, state = std::move(part.state), name = part.name] {
+    const auto known = parameter_names();
+    for (const auto& [parameter, own] : training::parameter_names(*beside)) {
+      TORCH_CHECK(known.contains(parameter), "TrainingState: '", name,
+                  "' is not saved with its parameters, and its parameter ", files::in_quotes(own),
+                  " is in no module of this state; add the module inside too, under another name");
+    }
+    return state();
+  };
+  return add_part(std::move(part));
+}
+
 TrainingState& TrainingState::add(const std::string& name, torch::optim::Optimizer& optimizer) {
-  const auto state = [this, &optimizer] {
+  return add_optimizer({name, false, false, {}, {}}, optimizer);
+}
+
+TrainingState& TrainingState::add_of_rank(const std::string& name,
+                                          torch::optim::Optimizer& optimizer) {
+  return add_optimizer({name, true, false, {}, {}}, optimizer);
+}
+
+TrainingState& TrainingState::add_optimizer(TrainingPart part, torch::optim::Optimizer& optimizer) {
+  const std::string name = part.name;
+  part.state = [this, &optimizer] {
     auto [tensors, groups] = named_state_of(optimizer, parameter_names());
     std::set<std::string> all;
     for (const auto& [key, tensor] : tensors) all.insert(key);
     return PartState{std::move(tensors), {{kGroups, std::move(groups)}}, {}, std::move(all)};
   };
-  const auto prepare = [this, &optimizer, name](PartState saved) {
+  part.prepare = [this, &optimizer, name](PartState saved) {
     const auto groups = saved.texts.find(kGroups);
     TORCH_CHECK(groups != saved.texts.end(), "the checkpoint's '", name,
                 "' is no state of an optimizer");
     return prepare_state(optimizer, parameter_names(), {std::move(saved.tensors), groups->second});
   };
-  return add_part({name, false, false, state, prepare});
+  return add_part(part.is_of_rank ? with_values_of_rank_0(std::move(part)) : std::move(part));
+}
+
+std::map<std::string, at::Tensor> TrainingState::named_parameters() const {
+  std::map<std::string, at::Tensor> parameters;
+  const auto names = parameter_names();
+  for (const auto& [part, module] : modules_) {
+    for (const auto& parameter : module->parameters()) {
+      parameters.emplace(names.at(parameter.unsafeGetTensorImpl()), parameter);
+    }
+  }
+  return parameters;
 }
 
 std::map<const void*, std::string> TrainingState::parameter_names() const {
