@@ -42,7 +42,8 @@ void train(const fs::path& folder, int rank, int world_size, const std::string& 
   DistributedDataParallel<torch::nn::Sequential> model(net, group);
   std::int64_t step = 0;
   training::TrainingState state;
-  state.add("model", net).add("optimizer", optimizer).add("step", step).add_random_state();
+  state.add("model", net).add("optimizer", optimizer).add("step", step).add("ddp", model);
+  state.add_random_state();
   training::Checkpointer checkpointer(group, folder / "c",
                                       training::CheckpointerOptions().every_steps(1).keep_last(2));
   const auto found = checkpointer.load_latest(state);

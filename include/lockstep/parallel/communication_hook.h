@@ -37,7 +37,7 @@ class GradientBucketView {
   [[nodiscard]] bool is_last() const noexcept { return is_last_; }
   /// The number of the bucket assignment, 1, 2, ...: which parameters travel in which bucket. State
   /// that a hook keeps by `index()` is worthless when this number changes; state that it keeps by
-  /// parameter is not.
+  /// parameter is not. Numbers go on from those of a state that the model has loaded.
   [[nodiscard]] std::uint64_t plan() const noexcept { return plan_; }
   /// All gradients of the bucket, side by side.
   /// Shapes: one dimension, contiguous, in the memory that the group reduces fastest. Between two

@@ -91,8 +91,8 @@ class LOCKSTEP_API Checkpointer {
   /// Loads the newest checkpoint whose files are as the manifest says. Those that are not are
   /// passed over, with a warning that names the file. Nothing: there is none.
   ///
-  /// With another number of ranks than saved it, what is the same on all ranks is loaded, and
-  /// random states are made anew.
+  /// With another number of ranks than saved it, what is the same on all ranks is loaded, random
+  /// states are made anew, and other parts of ranks take what they can of rank 0's, or refuse it.
   ///
   /// Blocks: while it reads.
   /// Collective: all ranks have added the same parts.

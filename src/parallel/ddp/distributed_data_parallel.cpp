@@ -135,9 +135,10 @@ void DistributedDataParallelBase::replace_reducer(NamedTensors hooked) {
   if (unfinished_) autograd_hooks_->reducer().take_over(*unfinished_);
   unfinished_.reset();
   const auto loaded = std::exchange(loaded_, nullptr);
+  if (!loaded) return;
   // The program may have changed the parameters since the state was loaded.
   const auto all = distinct(parameters_of(*module_, options_.ignored_names()));
-  if (!loaded || !loaded->has_parameters_of(DdpState(options_, all)) || !loaded->fits(hooked)) {
+  if (!loaded->has_parameters_of(DdpState(options_, all)) || !loaded->fits(hooked)) {
     return;
   }
   autograd_hooks_->reducer().restore(loaded->for_reducer(hooked));

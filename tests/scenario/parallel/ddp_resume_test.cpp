@@ -286,6 +286,54 @@ TEST_P(DdpResume, ForgetsWhatItHadLearnedItself) {
   });
 }
 
+TEST_P(DdpResume, TakesBucketsWithTheNumberOfItsOwn) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    Life<MixedUp> whole(group, usual(), 0);
+    whole.train_to(2);
+    Life<MixedUp> other(group, freezing(), 2);
+    other.train_to(4);
+    EXPECT_EQ(other.model->statistics().plan, whole.model->statistics().plan);
+    EXPECT_TRUE(group->size() == 1 || other.buckets() != whole.buckets());
+    other.model->load_state(whole.model->state());
+    other.step = 7;
+    other.train_to(8);
+    EXPECT_EQ(other.buckets(), whole.buckets());
+    group->close();
+  });
+}
+
+/// Parameters of 5 MB: two of them are larger together than a bucket that is reduced in place.
+struct WideImpl : torch::nn::Module {
+  WideImpl() {
+    for (const char* name : {"a", "b", "c"}) register_parameter(name, torch::full({1300000}, 0.1));
+  }
+  torch::Tensor forward(const torch::Tensor& x) {
+    torch::Tensor sum = x;
+    for (const auto& parameter : parameters(false)) sum = sum + parameter.narrow(0, 0, 4);
+    return sum;
+  }
+};
+TORCH_MODULE(Wide);
+
+TEST_P(DdpResume, HasTheCapsOfBucketsThatAHookReduces) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    const Use<Wide> use{Options().first_bucket_cap_bytes(std::size_t{25} << 20),
+                        [](int rank, int) { return torch::full({4}, rank + 1.0); },
+                        [](Wide& net, int step) {
+                          net->parameters()[0].set_requires_grad(step < 2);  // a new set
+                        }};
+    Life<Wide> whole(group, use, 0);
+    whole.train_to(2);
+    const auto second = whole.next();
+    whole.train_to(3);
+    second->train_to(3);
+    EXPECT_EQ(whole.buckets().size(), group->size() > 1 ? 1U : 0U);
+    EXPECT_EQ(second->buckets(), whole.buckets());
+    EXPECT_EQ(second->model->state(), whole.model->state());
+    group->close();
+  });
+}
+
 TEST_P(DdpResume, RefusesAStateInTheMiddleOfAStep) {
   run_ranks_or_throw(GetParam(), [](const Group& group) {
     if (group->size() == 1) return group->close();  // nothing waits in a world of one

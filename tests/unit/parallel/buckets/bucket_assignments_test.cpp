@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -106,6 +107,100 @@ TEST(BucketAssignments, ASetIsAnotherOneUntilAnIterationWithItIsCompleted) {
     EXPECT_FALSE(assignments.is_other_set());
     group->close();
   });
+}
+
+TEST(BucketAssignments, GoOnWithWhatWasSaved) {
+  run_ranks_or_throw(1, [](const std::shared_ptr<ProcessGroup>& group) {
+    std::uint64_t plans = 0;
+    const auto complete = [&](BucketAssignments& assignments) {
+      static_cast<void>(follow(assignments, plans));
+      assignments.current().begin_iteration();
+      for (const std::size_t i : {0U, 2U, 1U}) {
+        if (assignments.current().members()[i]) assignments.current().note_ready(i);
+      }
+      assignments.end_iteration(*group, 0);
+    };
+    auto first = assignments_of(3, {true, true, true}, {}, /*is_in_place=*/true);
+    complete(first);
+    complete(first);
+    first.set_needed({true, false, true});
+    complete(first);
+    const auto saved = first.saved(plans);
+    ASSERT_EQ(saved.sets.size(), 2U);
+    EXPECT_EQ(saved.plan, 3U);
+    EXPECT_EQ(problem_of(saved, 3), "");
+    const auto& all = saved.sets[1];
+    EXPECT_EQ(all.current.buckets, (std::vector<std::vector<std::size_t>>{{0, 2, 1}}));
+    EXPECT_EQ(all.current.reason, "order of the first backward's gradients");
+    EXPECT_EQ(all.number, 2U);
+    EXPECT_EQ(all.iterations, 2U);
+    EXPECT_FALSE(all.proposal);
+    const auto& latest = saved.sets[0];
+    EXPECT_EQ(latest.current.buckets, (std::vector<std::vector<std::size_t>>{{2, 0}}));
+    ASSERT_TRUE(latest.proposal);
+    EXPECT_EQ(latest.proposal->buckets, (std::vector<std::vector<std::size_t>>{{0, 2}}));
+    EXPECT_EQ(latest.order, (std::vector<std::size_t>{0, 2}));
+    EXPECT_EQ(all.caps, (std::vector<std::size_t>{1 << 20, 8 << 20}));
+    EXPECT_EQ(latest.caps, (std::vector<std::size_t>{1 << 20, 25 << 20}));
+
+    auto second = assignments_of(3, {true, true, true}, {}, /*is_in_place=*/false);
+    second.restore(saved, /*is_in_place=*/false);
+    const auto again = second.saved(plans);
+    ASSERT_EQ(again.sets.size(), 2U);
+    for (std::size_t i = 0; i < 2; ++i) {
+      EXPECT_EQ(again.sets[i].current.buckets, saved.sets[i].current.buckets);
+      EXPECT_EQ(again.sets[i].caps, saved.sets[i].caps) << "those of buckets in place";
+      EXPECT_EQ(again.sets[i].order, saved.sets[i].order);
+    }
+    EXPECT_TRUE(follow(second, plans)) << "they are not built yet";
+    EXPECT_EQ(second.current().number(), 2U);
+    EXPECT_EQ(plans, 3U);
+    second.set_needed({true, false, true});
+    EXPECT_TRUE(follow(second, plans));
+    EXPECT_EQ(second.current().number(), 4U) << "that of the proposal";
+    group->close();
+  });
+}
+
+TEST(BucketAssignments, WhatIsWrongWithSavedOnesIsSaid) {
+  const SavedAssignment right{{{{0, 2}, {1}}, "reason"}, {}, 1, {64}, 3, {0, 2, 1}};
+  const auto problem = [&](const std::function<void(SavedAssignments&)>& change) {
+    SavedAssignments saved{1, {right}};
+    change(saved);
+    return problem_of(saved, 3);
+  };
+  EXPECT_EQ(problem([](auto&) {}), "");
+  EXPECT_EQ(problem([](auto& saved) { saved.sets[0].current.buckets = {}; }),
+            "a bucket has no parameters");
+  EXPECT_EQ(problem([](auto& saved) { saved.sets[0].current.buckets[1] = {}; }),
+            "a bucket has no parameters");
+  EXPECT_EQ(problem([](auto& saved) { saved.sets[0].current.buckets[1] = {3}; }),
+            "a bucket has a parameter that there is not");
+  EXPECT_EQ(problem([](auto& saved) {
+              saved.sets[0].current.buckets[1] = {1, 2};
+            }),
+            "a parameter is in two buckets");
+  EXPECT_EQ(problem([](auto& saved) {
+              saved.sets[0].order = {0, 2};
+            }),
+            "the order of gradients is not that of the parameters in buckets");
+  EXPECT_EQ(problem([](auto& saved) {
+              saved.sets[0].proposal = {{{0}, {1}}, ""};
+            }),
+            "the next buckets have other parameters");
+  EXPECT_EQ(problem([](auto& saved) {
+              saved.sets[0].proposal = {{{0, 1, 2}, {}}, ""};
+            }),
+            "the next buckets have other parameters");
+  EXPECT_EQ(problem([](auto& saved) { saved.sets[0].caps = {}; }), "a cap of buckets is missing");
+  EXPECT_EQ(problem([](auto& saved) {
+              saved.sets[0].caps = {64, 0};
+            }),
+            "a cap of buckets is missing");
+  EXPECT_EQ(problem([](auto& saved) { saved.sets[0].number = 2; }),
+            "a set has a number that was not given yet");
+  EXPECT_EQ(problem([&](auto& saved) { saved.sets.push_back(right); }),
+            "a set of parameters is there twice");
 }
 
 TEST(BucketAssignments, NamesOfCallsTellSetsApart) {

@@ -111,6 +111,25 @@ TEST_P(HookStates, GoOnToTheBit) {
   });
 }
 
+// Columns that depend on others are replaced by random ones, which so belong to the state.
+TEST_P(HookStates, GoOnWithTheRandomColumns) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    const auto expect_same = [&](auto make) {
+      auto whole = make();
+      auto other = make();
+      const auto narrow = torch::outer(wave({12}, group->rank()), wave({10}, 3));
+      for (int step = 0; step < 3; ++step) {
+        static_cast<void>(whole.bucket.reduce(*group, whole.hook, {narrow, torch::zeros({7})}));
+      }
+      other.load(copy_of(whole.state()));
+      EXPECT_TRUE(other.steps(*group, 0, 3).equal(whole.steps(*group, 0, 3)));
+    };
+    expect_same([] { return Hooked<PowerSgd>(PowerSgd(eager_rank(3))); });
+    expect_same([] { return Hooked<BatchedPowerSgd>(BatchedPowerSgd(eager_rank(3))); });
+    group->close();
+  });
+}
+
 TEST_P(HookStates, KeepWhatAFrozenParameterHasStillToSend) {
   run_ranks_or_throw(GetParam(), [](const Group& group) {
     Hooked<PowerSgd> whole{PowerSgd(eager_rank(1))};
