@@ -173,6 +173,17 @@ TEST_P(DdpResume, GoesOnWithTheLearnedBuckets) {
   });
 }
 
+TEST_P(DdpResume, GoesOnBesideParametersThatNeverNeededGradients) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    auto use = usual();
+    use.prepare = [](MixedUp& net, int) {
+      for (auto& parameter : net->a->parameters()) parameter.set_requires_grad(false);
+    };
+    for (const int saved_after : {1, 3}) expect_to_go_on(group, use, saved_after, false);
+    group->close();
+  });
+}
+
 TEST_P(DdpResume, GoesOnWithTunedBuckets) {
   run_ranks_or_throw(GetParam(), [](const Group& group) {
     auto use = usual();
