@@ -243,6 +243,31 @@ TEST_P(HookResume, HasOtherBitsWithoutTheBucketsWhereTheyCount) {
   }));
 }
 
+TEST(HookOfAState, HasTheNamesOfItsModules) {
+  expect_no_errors(run_ranks(2, [&](const Group& group) {
+    HookedRun run(group, resumed_hooks()[0], {});
+    run.train_to(4);
+    UnorderedNet other;
+    TrainingState state;
+    run.hook.add(state);
+    const auto names = [&] {
+      std::vector<std::string> found;
+      for (const auto& [name, tensor] : state.parts()[0].state().tensors) found.push_back(name);
+      return found;
+    };
+    expect_refusal([&] { static_cast<void>(names()); }, "none of the 0 given ones");
+    state.add("net", run.net);
+    EXPECT_EQ(names(),
+              (std::vector<std::string>{"error.first.weight", "error.second.weight",
+                                        "error.third.weight", "generator", "q.first.weight",
+                                        "q.second.weight", "q.third.weight", "random.first.weight",
+                                        "random.second.weight", "random.third.weight", "steps"}));
+    state.add("other", other);
+    EXPECT_EQ(names().front(), "error.net.first.weight");
+    group->close();
+  }));
+}
+
 /// Collects warnings while it lives.
 class CollectedWarnings {
  public:
