@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <map>
 #include <random>
 #include <string>
@@ -30,6 +31,7 @@ namespace fs = std::filesystem;
 
 constexpr int kSteps = 30;
 constexpr int kLongestLife = 120;  // milliseconds: some runs end by themselves
+constexpr int kMoreKills = 50;     // at most, if none of those before came after a checkpoint
 
 /// A rank's whole life: it resumes, trains and writes what it has at the end.
 void train(const fs::path& folder, int rank, int world_size, const std::string& job) {
@@ -64,13 +66,20 @@ void train(const fs::path& folder, int rank, int world_size, const std::string& 
   group->close();
 }
 
-/// Until the file is there, or the process has ended.
-void wait_for(const fs::path& file, pid_t process) {
+/// Until it is so, or the process has ended.
+void wait_until(const std::function<bool()>& is_so, pid_t process) {
   siginfo_t info{};
-  while (!fs::exists(file) && info.si_pid == 0) {
+  while (!is_so() && info.si_pid == 0) {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
     ::waitid(P_PID, static_cast<id_t>(process), &info, WEXITED | WNOHANG | WNOWAIT);
   }
+}
+
+/// So much is in the manifest.
+std::uintmax_t manifest_bytes(const fs::path& folder) {
+  std::error_code none;
+  const auto bytes = fs::file_size(folder / "c" / "MANIFEST", none);
+  return none ? 0 : bytes;
 }
 
 pid_t start(const fs::path& folder, int rank, int world_size, const std::string& job) {
@@ -122,8 +131,17 @@ bool live(const fs::path& folder, int world_size, std::chrono::milliseconds life
     ranks.push_back(start(folder, rank, world_size, job));
   }
   if (life.count() >= 0) {
-    // Every second life begins when the rank has loaded, so that a slow start cannot take them all.
-    if (life.count() % 2 == 0) wait_for(folder / "loaded", ranks.front());
+    // Some lives begin when the rank has loaded, others with a line of the manifest after that: a
+    // slow start cannot take them all, and some kills come after a checkpoint on any machine.
+    const auto kind = life.count() % 4;
+    if (kind != 1) {
+      wait_until([&] { return fs::exists(folder / "loaded"); }, ranks.front());
+    }
+    if (kind == 0) {
+      wait_until([&, bytes = manifest_bytes(folder)] { return manifest_bytes(folder) != bytes; },
+                 ranks.front());
+      life /= 10;
+    }
     std::this_thread::sleep_for(life);
     for (const pid_t rank : ranks) ::kill(rank, SIGKILL);
   }
@@ -163,9 +181,10 @@ TEST_P(CheckpointKill, TheResumedRunEndsWithTheSameBits) {
   int killed = 0;
   int ended = 0;
   int resumed = 0;
-  while (killed < kills && !HasFailure()) {
+  const auto is_enough = [&] { return killed >= (resumed > 0 ? kills : kills + kMoreKills); };
+  while (!is_enough() && !HasFailure()) {
     const training::TemporaryFolder folder;
-    while (killed < kills &&
+    while (!is_enough() &&
            !live(folder.path(), GetParam(), std::chrono::milliseconds(life(draw)))) {
       ++killed;
       resumed += newest_step(folder.path()) > 0 ? 1 : 0;
