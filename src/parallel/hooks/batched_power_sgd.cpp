@@ -139,13 +139,18 @@ class BatchedPowerSgd::State : public std::enable_shared_from_this<BatchedPowerS
 
 StartingFactor& BatchedPowerSgd::State::factor_of(const GradientBucketView& bucket) {
   if (std::exchange(now_.plan, bucket.plan()) != bucket.plan()) now_.factors.clear();
+  const auto known = now_.factors.find(bucket.index());
+  if (known != now_.factors.end() && known->second.is_for(bucket)) return known->second.start;
+  // A model that was wrapped anew counts its plans from 1. Its parameters may have been in other
+  // buckets before, which do not come any more.
+  std::erase_if(now_.factors, [&](const auto& entry) {
+    return std::any_of(bucket.parameters().begin(), bucket.parameters().end(),
+                       [&](const at::Tensor& parameter) { return entry.second.has(parameter); });
+  });
   BucketFactor& factor = now_.factors[bucket.index()];
-  // A model that was hooked anew counts its plans from 1.
-  if (!factor.is_for(bucket)) {
-    factor = {};
-    for (const at::Tensor& parameter : bucket.parameters()) {
-      factor.parameters.emplace_back(parameter.getIntrusivePtr());
-    }
+  factor = {};
+  for (const at::Tensor& parameter : bucket.parameters()) {
+    factor.parameters.emplace_back(parameter.getIntrusivePtr());
   }
   return factor.start;
 }
@@ -194,6 +199,7 @@ at::Tensor BatchedPowerSgd::State::end(MatrixExchange& exchange) {
 
 HookState BatchedPowerSgd::State::save(const ParametersByName& parameters) const {
   HookStateWriter writer(kBatchedPowerSgd, parameters);
+  writer.add_options(numbers_of(options_, now_.steps));
   writer.add_count(kSteps, now_.steps);
   writer.add_count(kPlan, now_.plan);
   writer.add_generator(now_.generator);
@@ -238,6 +244,7 @@ std::function<void()> BatchedPowerSgd::State::prepare(const HookState& state,
   HookStateReader reader(kBatchedPowerSgd, state);
   Progress next{
       reader.need_generator(), reader.need_count(kSteps), reader.need_count(kPlan), {}, {}};
+  reader.need_options(numbers_of(options_, next.steps));
   if (options_.use_error_feedback()) next.errors = ErrorFeedback::read(reader, parameters);
   if (options_.warm_start()) next.factors = read_factors(reader, parameters);
   for (const auto& [name, parameter] : parameters) {
@@ -252,7 +259,10 @@ std::function<void()> BatchedPowerSgd::State::prepare(const HookState& state,
                 "use_error_feedback(false)");
   }
   reader.finish();
-  return [self = shared_from_this(), next = std::move(next)] { self->now_ = next; };
+  return [self = shared_from_this(), next = std::move(next)] {
+    self->now_ = next;
+    self->now_.generator = next.generator.clone();  // copies share it
+  };
 }
 
 Future<at::Tensor> BatchedPowerSgd::State::run(ProcessGroup& group,

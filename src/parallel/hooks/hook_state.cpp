@@ -3,6 +3,7 @@
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/tensor.h>
 #include <c10/util/Exception.h>
 #include <lockstep/core/logging.h>
 
@@ -29,6 +30,17 @@ const std::string& HookStateWriter::name_of(const c10::TensorImpl* parameter) co
               parameter->sizes(), ", which is none of the ", names_.size(),
               " given ones; give the parameters of all models that have the hook");
   return found->second;
+}
+
+void HookStateWriter::add(const std::string& name, const at::Tensor& tensor) {
+  TORCH_CHECK(state_.emplace(name, tensor).second, hook_, ": the state has two entries '", name,
+              "'; was the hook registered with several models? Each has one of its own");
+}
+
+void HookStateWriter::add_options(const OptionNumbers& options) {
+  std::vector<double> numbers;
+  for (const auto& [name, number] : options) numbers.push_back(number);
+  add(hook_, at::tensor(numbers, at::kDouble));
 }
 
 void HookStateWriter::add_count(const std::string& name, std::uint64_t count) {
@@ -58,6 +70,20 @@ at::Tensor HookStateReader::need(const std::string& name) {
   TORCH_CHECK(tensor.defined(), hook_, ": the state has no '", name,
               "'; it is not whole, or another hook's");
   return tensor;
+}
+
+void HookStateReader::need_options(const OptionNumbers& own) {
+  const at::Tensor saved = need(hook_).cpu();
+  TORCH_CHECK(saved.scalar_type() == at::kDouble && saved.dim() == 1 &&
+                  saved.numel() == static_cast<std::int64_t>(own.size()),
+              hook_, ": '", hook_, "' of the state is ", saved.scalar_type(), " of shape ",
+              saved.sizes(), "; it must be ", own.size(), " Doubles");
+  for (std::size_t i = 0; i < own.size(); ++i) {
+    const auto number = saved[static_cast<std::int64_t>(i)].item<double>();
+    TORCH_CHECK(number == own[i].second, hook_, ": the state was saved with ", own[i].first, " ",
+                number, "; this hook has ", own[i].second,
+                ". Take the same options, or leave the hook out of the state to begin anew");
+  }
 }
 
 std::uint64_t HookStateReader::need_count(const std::string& name) {

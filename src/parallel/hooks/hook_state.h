@@ -9,6 +9,8 @@
 #include <functional>
 #include <string>
 #include <unordered_map>
+#include <utility>
+#include <vector>
 
 namespace lockstep::hooks {
 
@@ -17,6 +19,9 @@ inline constexpr const char* kErrorPrefix = "error.";
 /// The number of backwards, in a state.
 inline constexpr const char* kSteps = "steps";
 
+/// Options as numbers, with their names.
+using OptionNumbers = std::vector<std::pair<const char*, double>>;
+
 /// Collects a hook's state by the names of parameters.
 class HookStateWriter {
  public:
@@ -24,7 +29,10 @@ class HookStateWriter {
 
   /// Throws: `c10::Error` for a parameter that has no name.
   [[nodiscard]] const std::string& name_of(const c10::TensorImpl* parameter) const;
-  void add(const std::string& name, const at::Tensor& tensor) { state_.emplace(name, tensor); }
+  /// Throws: `c10::Error` for a name that is there already.
+  void add(const std::string& name, const at::Tensor& tensor);
+  /// Adds the kind of the hook, and the options on which its next steps depend.
+  void add_options(const OptionNumbers& options);
   void add_count(const std::string& name, std::uint64_t count);
   void add_generator(const at::Generator& generator);
   [[nodiscard]] HookState take() { return std::move(state_); }
@@ -48,6 +56,8 @@ class HookStateReader {
   [[nodiscard]] at::Tensor take(const std::string& name);
   /// Does the same for one that must be there.
   [[nodiscard]] at::Tensor need(const std::string& name);
+  /// Takes what `add_options` has added. Throws: `c10::Error` for another hook's or other options.
+  void need_options(const OptionNumbers& own);
   [[nodiscard]] std::uint64_t need_count(const std::string& name);
   [[nodiscard]] at::Generator need_generator();
   /// Takes an entry of Float or Double in this shape, on the device of `parameter`; undefined where

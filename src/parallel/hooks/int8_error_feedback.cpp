@@ -77,6 +77,11 @@ class Int8ErrorFeedback::State : public std::enable_shared_from_this<Int8ErrorFe
   std::function<void()> prepare(const HookState& state, const ParametersByName& parameters);
 
  private:
+  /// The options on which the next step depends.
+  [[nodiscard]] OptionNumbers numbers() const {
+    return {{"chunk_elements", static_cast<double>(options_.chunk_elements())},
+            {"use_error_feedback", options_.use_error_feedback() ? 1 : 0}};
+  }
   std::shared_ptr<ChunkExchange> begin(const GradientBucketView& bucket, std::int64_t ranks);
   /// Averages the share of all ranks' gradients that this rank got, and rounds the averages.
   static void average(ChunkExchange& exchange, std::int64_t rank);
@@ -138,6 +143,7 @@ at::Tensor Int8ErrorFeedback::State::end(ChunkExchange& exchange) {
 
 HookState Int8ErrorFeedback::State::save(const ParametersByName& parameters) const {
   HookStateWriter writer(kInt8, parameters);
+  writer.add_options(numbers());
   errors_.write(writer);
   return writer.take();
 }
@@ -145,6 +151,7 @@ HookState Int8ErrorFeedback::State::save(const ParametersByName& parameters) con
 std::function<void()> Int8ErrorFeedback::State::prepare(const HookState& state,
                                                         const ParametersByName& parameters) {
   HookStateReader reader(kInt8, state);
+  reader.need_options(numbers());
   ErrorFeedback errors;
   if (options_.use_error_feedback()) errors = ErrorFeedback::read(reader, parameters);
   reader.finish();

@@ -9,6 +9,7 @@
 #include <ATen/ops/where.h>
 #include <c10/util/Exception.h>
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -56,6 +57,17 @@ void check_options(const char* hook, const PowerSgdOptions& options) {
                   options.orthogonalization_epsilon() >= 0,
               hook, ": orthogonalization_epsilon is ", options.orthogonalization_epsilon(),
               "; allowed are 0 and more");
+}
+
+OptionNumbers numbers_of(const PowerSgdOptions& options, std::uint64_t steps) {
+  // Once all of them are over, their number changes nothing.
+  const std::uint64_t begin = std::max(options.start_iteration(), steps);
+  return {{"matrix_approximation_rank", static_cast<double>(options.matrix_approximation_rank())},
+          {"compression from iteration", static_cast<double>(begin)},
+          {"min_compression_rate", options.min_compression_rate()},
+          {"use_error_feedback", options.use_error_feedback() ? 1 : 0},
+          {"warm_start", options.warm_start() ? 1 : 0},
+          {"orthogonalization_epsilon", options.orthogonalization_epsilon()}};
 }
 
 bool is_worth_compressing(std::int64_t rows, std::int64_t columns, std::int64_t rank,

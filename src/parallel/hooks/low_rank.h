@@ -17,6 +17,9 @@ namespace lockstep::hooks {
 /// Throws: `c10::Error` naming the option and what is allowed.
 void check_options(const char* hook, const PowerSgdOptions& options);
 
+/// The options on which a step after `steps` others depends.
+[[nodiscard]] OptionNumbers numbers_of(const PowerSgdOptions& options, std::uint64_t steps);
+
 /// Whether factors of so many columns are enough smaller than the matrix.
 [[nodiscard]] bool is_worth_compressing(std::int64_t rows, std::int64_t columns, std::int64_t rank,
                                         double min_compression_rate);
@@ -43,7 +46,9 @@ class StartingFactor {
   [[nodiscard]] at::Tensor next(const at::Tensor& matrix, std::int64_t rank,
                                 const PowerSgdOptions& options, at::Generator& generator);
   /// What the step ended with, for the next one.
-  void remember(const at::Tensor& factor) { last_ = factor; }
+  /// It is copied, since it may lie in the midst of what was sent: a product's rounding can depend
+  /// on where its factors lie, and a state that is loaded has memory of its own.
+  void remember(const at::Tensor& factor) { last_ = factor.clone(); }
 
   /// Whether it is what the next step begins with; else that step draws a new one.
   [[nodiscard]] bool is_drawn() const { return random_.defined(); }

@@ -172,6 +172,7 @@ at::Tensor PowerSgd::State::end(LowRankExchange& exchange) {
 
 HookState PowerSgd::State::save(const ParametersByName& parameters) const {
   HookStateWriter writer(kPowerSgd, parameters);
+  writer.add_options(numbers_of(options_, now_.steps));
   writer.add_count(kSteps, now_.steps);
   writer.add_generator(now_.generator);
   now_.errors.write(writer);
@@ -188,6 +189,7 @@ std::function<void()> PowerSgd::State::prepare(const HookState& state,
                                                bool has_errors) {
   HookStateReader reader(kPowerSgd, state);
   Progress next{reader.need_generator(), reader.need_count(kSteps), {}, {}};
+  reader.need_options(numbers_of(options_, next.steps));
   if (options_.use_error_feedback()) next.errors = ErrorFeedback::read(reader, parameters);
   for (const auto& [name, parameter] : parameters) {
     if (!options_.warm_start() || parameter.dim() < 2 || parameter.numel() == 0) continue;
@@ -202,7 +204,10 @@ std::function<void()> PowerSgd::State::prepare(const HookState& state,
     if (factor.is_drawn()) next.factors[parameter] = factor;
   }
   reader.finish();
-  return [self = shared_from_this(), next = std::move(next)] { self->now_ = next; };
+  return [self = shared_from_this(), next = std::move(next)] {
+    self->now_ = next;
+    self->now_.generator = next.generator.clone();  // copies share it
+  };
 }
 
 Future<at::Tensor> PowerSgd::State::run(ProcessGroup& group, const GradientBucketView& bucket) {

@@ -227,11 +227,64 @@ TEST(HookStatesOfPowerSgd, BelongToHooksWithTheSameOptions) {
     const auto state = some_state<PowerSgd>(saved);
     expect_refusal([&] { hooked.load(state); }, reason);
   };
-  refuse(eager_rank(4), eager_rank(2), "'random.a' of the state is Float of shape [10, 4]");
-  refuse(eager_rank(2), eager_rank(2).warm_start(false), "'q.a', which belongs to no parameter");
-  refuse(eager_rank(2).warm_start(false), eager_rank(2), "saved with warm_start(false)");
-  refuse(eager_rank(2), eager_rank(2).use_error_feedback(false), "or to a hook with other options");
-  refuse(eager_rank(2).use_error_feedback(false), eager_rank(2), "use_error_feedback(false)");
+  refuse(eager_rank(4), eager_rank(2), "saved with matrix_approximation_rank 4; this hook has 2");
+  refuse(eager_rank(2), eager_rank(2).warm_start(false), "with warm_start 1; this hook has 0");
+  refuse(eager_rank(2).warm_start(false), eager_rank(2), "with warm_start 0; this hook has 1");
+  refuse(eager_rank(2), eager_rank(2).use_error_feedback(false), "with use_error_feedback 1;");
+  refuse(eager_rank(2).use_error_feedback(false), eager_rank(2), "with use_error_feedback 0;");
+  refuse(eager_rank(2), eager_rank(2).min_compression_rate(1), "with min_compression_rate 0.001;");
+  refuse(eager_rank(2), eager_rank(2).orthogonalization_epsilon(1e-8), "epsilon 0; this hook has");
+  // After three steps, it no longer counts whether compression began with the first or the third.
+  refuse(eager_rank(2), eager_rank(2).start_iteration(4), "from iteration 3; this hook has 4");
+  Hooked<PowerSgd> later{PowerSgd(eager_rank(2).start_iteration(3))};
+  later.load(some_state<PowerSgd>(eager_rank(2)));
+  Hooked<BatchedPowerSgd> batched{BatchedPowerSgd(eager_rank(2).min_compression_rate(1))};
+  expect_refusal([&] { batched.load(some_state<BatchedPowerSgd>(eager_rank(2))); },
+                 "BatchedPowerSgd: the state was saved with min_compression_rate 0.001;");
+  expect_refusal([&] { batched.load(some_state<PowerSgd>(eager_rank(2))); }, "another hook's");
+}
+
+// Neither is there what else was sent, nor another place in memory than after a load.
+TEST(HookStatesOfPowerSgd, HaveFactorsInMemoryOfTheirOwn) {
+  run_ranks_or_throw(1, [](const Group& group) {
+    const auto expect_own = [&](auto hooked, const std::string& name) {
+      static_cast<void>(hooked.steps(*group, 0, 3));
+      const auto q = hooked.state().at(name);
+      EXPECT_EQ(q.storage_offset(), 0);
+      EXPECT_EQ(q.storage().nbytes(), q.nbytes());
+    };
+    for (const auto dtype : {torch::kFloat, torch::kDouble}) {
+      expect_own(Hooked<PowerSgd>(PowerSgd(eager_rank(2)), dtype), "q.a");
+      expect_own(Hooked<BatchedPowerSgd>(BatchedPowerSgd(eager_rank(2)), dtype), "q.0");
+    }
+    group->close();
+  });
+}
+
+// The module was wrapped anew, with other buckets, and counts its plans from 1 again.
+TEST(HookStatesOfBatchedPowerSgd, HaveNoFactorsOfBucketsThatComeNoMore) {
+  run_ranks_or_throw(1, [](const Group& group) {
+    const BatchedPowerSgd hook(eager_rank(2));
+    const auto parameters = make_parameters({{12, 10}, {9, 9}});
+    const ParametersByName names{{"a", parameters[0]}, {"b", parameters[1]}};
+    const auto come = [&](const std::vector<torch::Tensor>& members, std::size_t index,
+                          bool is_last) {
+      HandMadeBucket bucket(members, torch::kFloat);
+      bucket.buffer.copy_(wave(bucket.buffer.sizes(), 0));
+      static_cast<void>(hook(*group, bucket.view(index, is_last)).wait());
+    };
+    for (int step = 0; step < 3; ++step) {
+      come({parameters[0]}, 0, false);
+      come({parameters[1]}, 1, true);
+    }
+    EXPECT_TRUE(hook.state(names).contains("q.1"));
+    come(parameters, 0, true);
+    const auto state = copy_of(hook.state(names));
+    EXPECT_FALSE(state.contains("q.1"));
+    hook.load_state(state, names);
+    expect_same_state(hook.state(names), state);
+    group->close();
+  });
 }
 
 TEST(HookStatesOfBatchedPowerSgd, AreCheckedBeforeAnythingChanges) {
@@ -264,26 +317,50 @@ TEST(HookStatesOfInt8, AreCheckedBeforeAnythingChanges) {
                           const std::string& reason) {
     expect_refused<Int8ErrorFeedback>(options, state, change, reason);
   };
-  EXPECT_EQ(state.size(), 2U);
+  EXPECT_EQ(state.size(), 3U);
+  refuse([](auto& s) { s.erase("Int8ErrorFeedback"); }, "no 'Int8ErrorFeedback'");
+  refuse([](auto& s) { s["Int8ErrorFeedback"] = torch::zeros({3}); }, "it must be 2 Doubles");
   refuse([](auto& s) { s["steps"] = torch::zeros({}, torch::kLong); }, "'steps', which belongs");
   refuse([](auto& s) { s["error.a"] = torch::zeros({12}); }, "it must be Float or Double of shape");
   refuse([](auto& s) { s["error.a"] = torch::Tensor(); }, "is undefined");
   Hooked<Int8ErrorFeedback> open{
       Int8ErrorFeedback(hooks::Int8ErrorFeedbackOptions().use_error_feedback(false))};
-  expect_refusal([&] { open.load(state); }, "or to a hook with other options");
+  expect_refusal([&] { open.load(state); }, "use_error_feedback 1; this hook has 0");
+  Hooked<Int8ErrorFeedback> narrow{
+      Int8ErrorFeedback(hooks::Int8ErrorFeedbackOptions().chunk_elements(64))};
+  expect_refusal([&] { narrow.load(state); }, "chunk_elements 1024; this hook has 64");
+  expect_refusal([&] { narrow.load(some_state<PowerSgd>(eager_rank(2))); }, "another hook's");
 }
 
 TEST(HookStatesInGeneral, NameEveryParameterThatHasOne) {
   run_ranks_or_throw(1, [](const Group& group) {
     Hooked<Int8ErrorFeedback> hooked{Int8ErrorFeedback()};
-    EXPECT_TRUE(hooked.hook.state({}).empty()) << "before the first backward";
+    EXPECT_EQ(hooked.hook.state({}).size(), 1U) << "before the first backward";
     static_cast<void>(hooked.steps(*group, 0, 1));
     expect_refusal([&] { static_cast<void>(hooked.hook.state({})); }, "none of the 0 given ones");
     // What belonged to a parameter that is gone belongs to nothing.
     HandMadeBucket other(make_parameters({{5}}), torch::kFloat);
     static_cast<void>(other.reduce(*group, hooked.hook, {wave({5}, 0)}));
     other.parameters.clear();
-    EXPECT_EQ(hooked.state().size(), 2U);
+    EXPECT_EQ(hooked.state().size(), 3U);
+    group->close();
+  });
+}
+
+TEST(HookStatesInGeneral, AreLoadedAsOftenAsTheyArePrepared) {
+  run_ranks_or_throw(1, [](const Group& group) {
+    const auto expect_same = [&](auto hooked) {
+      static_cast<void>(hooked.steps(*group, 0, 3));
+      const auto load = hooked.hook.prepare_state(copy_of(hooked.state()), hooked.names());
+      const auto expected = hooked.steps(*group, 3, 5);
+      for (int i = 0; i < 2; ++i) {
+        load();
+        EXPECT_TRUE(hooked.steps(*group, 3, 5).equal(expected)) << i;
+      }
+    };
+    const auto cold = eager_rank(2).warm_start(false);  // draws in each step
+    expect_same(Hooked<PowerSgd>(PowerSgd(cold)));
+    expect_same(Hooked<BatchedPowerSgd>(BatchedPowerSgd(cold)));
     group->close();
   });
 }
