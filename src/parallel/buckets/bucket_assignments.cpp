@@ -69,18 +69,21 @@ void BucketAssignments::end_iteration(ProcessGroup& group, int leader) {
 
 SavedAssignments BucketAssignments::saved(std::uint64_t plan) const {
   SavedAssignments saved{plan, {}};
-  for (const BucketAssignment& assignment : assignments_) saved.sets.push_back(assignment.saved());
+  for (const BucketAssignment& assignment : assignments_) {
+    // Without a number, its buckets were never made.
+    if (assignment.number() != 0) saved.sets.push_back(assignment.saved());
+  }
   return saved;
 }
 
 void BucketAssignments::restore(const SavedAssignments& saved, bool is_in_place) {
-  if (saved.sets.empty()) return;
   std::list<BucketAssignment> restored;
   for (const SavedAssignment& set : saved.sets) {
     if (restored.size() == kMostSets) break;
     restored.emplace_back(shapes_, set, settings_of(options_, is_in_place));
   }
   assignments_ = std::move(restored);
+  if (assignments_.empty()) make_current(is_in_place);
   built_ = 0;
 }
 

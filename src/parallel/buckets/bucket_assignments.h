@@ -50,8 +50,8 @@ class BucketAssignments {
 
   /// All sets, for a checkpoint. `plan`: the number of the newest assignment.
   [[nodiscard]] SavedAssignments saved(std::uint64_t plan) const;
-  /// Takes the sets that were saved, if there are any, in place of its own from the next iteration
-  /// on. They have parameters that there are.
+  /// Takes the sets that were saved in place of its own from the next iteration on. They have
+  /// parameters that there are. Without any, it begins anew.
   void restore(const SavedAssignments& saved, bool is_in_place);
 
   /// The name under which this model makes the call `what`.

@@ -2,6 +2,7 @@
 #include "parallel/buckets/saved_assignments.h"
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
 namespace lockstep {
@@ -43,28 +44,40 @@ std::string problem_of_set(const SavedAssignment& set, std::size_t parameters) {
 SavedAssignments renumbered(SavedAssignments saved, const std::vector<std::size_t>& index_of) {
   const auto renumber = [&](std::vector<std::size_t>& list) {
     for (std::size_t& parameter : list) parameter = index_of[parameter];
+    std::erase(list, kGone);
   };
+  const auto renumber_buckets = [&](SavedBuckets& buckets) {
+    for (auto& bucket : buckets.buckets) renumber(bucket);
+    std::erase_if(buckets.buckets, [](const auto& bucket) { return bucket.empty(); });
+  };
+  SavedAssignments result{saved.plan, {}};
+  std::set<std::vector<std::size_t>> seen;
   for (SavedAssignment& set : saved.sets) {
-    for (auto& bucket : set.current.buckets) renumber(bucket);
-    if (set.proposal) {
-      for (auto& bucket : set.proposal->buckets) renumber(bucket);
-    }
+    renumber_buckets(set.current);
+    if (set.proposal) renumber_buckets(*set.proposal);
     renumber(set.order);
+    if (set.current.buckets.empty() || !seen.insert(sorted_members(set.current)).second) continue;
+    result.sets.push_back(std::move(set));
   }
-  return saved;
+  return result;
 }
 
 std::string problem_of(const SavedAssignments& saved, std::size_t parameters) {
-  std::vector<std::vector<std::size_t>> seen;
+  std::set<std::vector<std::size_t>> seen;
+  std::set<std::uint64_t> numbers;
   for (const SavedAssignment& set : saved.sets) {
     auto problem = problem_of_set(set, parameters);
     if (!problem.empty()) return problem;
-    if (set.number > saved.plan) return "a set has a number that was not given yet";
-    seen.push_back(sorted_members(set.current));
+    if (set.number == 0 || set.number > saved.plan) {
+      return "a set has a number that was not given yet";
+    }
+    if (!seen.insert(sorted_members(set.current)).second) {
+      return "a set of parameters is there twice";
+    }
+    // Buckets are told by it.
+    if (!numbers.insert(set.number).second) return "two sets have the same number";
   }
-  std::sort(seen.begin(), seen.end());
-  const bool is_twice = std::adjacent_find(seen.begin(), seen.end()) != seen.end();
-  return is_twice ? "a set of parameters is there twice" : "";
+  return "";
 }
 
 }  // namespace lockstep

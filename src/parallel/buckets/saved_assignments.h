@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
@@ -32,7 +33,11 @@ struct SavedAssignments {
   std::vector<SavedAssignment> sets;
 };
 
-/// Gives each parameter the index `index_of[parameter]`.
+/// Stands for a parameter that there is no more.
+inline constexpr std::size_t kGone = std::numeric_limits<std::size_t>::max();
+
+/// Gives each parameter the index `index_of[parameter]`. Those that are gone are left out, with
+/// buckets and sets that had no others, and with sets that an earlier one is equal to then.
 [[nodiscard]] SavedAssignments renumbered(SavedAssignments saved,
                                           const std::vector<std::size_t>& index_of);
 

@@ -199,8 +199,36 @@ TEST(BucketAssignments, WhatIsWrongWithSavedOnesIsSaid) {
             "a cap of buckets is missing");
   EXPECT_EQ(problem([](auto& saved) { saved.sets[0].number = 2; }),
             "a set has a number that was not given yet");
+  EXPECT_EQ(problem([](auto& saved) { saved.sets[0].number = 0; }),
+            "a set has a number that was not given yet");
   EXPECT_EQ(problem([&](auto& saved) { saved.sets.push_back(right); }),
             "a set of parameters is there twice");
+  const SavedAssignment second{{{{1}}, "reason"}, {}, 1, {64}, 3, {1}};
+  EXPECT_EQ(problem([&](auto& saved) { saved.sets.push_back(second); }),
+            "two sets have the same number");
+}
+
+TEST(BucketAssignments, WhatBelongsToRemovedParametersIsLeftOut) {
+  const SavedAssignment all{{{{0, 2}, {1}}, "a"}, {{{{1}, {2, 0}}, "b"}}, 1, {64}, 3, {0, 2, 1}};
+  const SavedAssignment some{{{{0, 2}}, "c"}, {}, 2, {64}, 3, {0, 2}};
+  const SavedAssignment one{{{{1}}, "d"}, {}, 3, {64}, 3, {1}};
+  const auto saved = renumbered({3, {all, some, one}}, {1, kGone, 0});
+  ASSERT_EQ(saved.sets.size(), 1U) << "the second is equal to the first, the third is empty";
+  EXPECT_EQ(saved.plan, 3U);
+  EXPECT_EQ(saved.sets[0].current.buckets, (std::vector<std::vector<std::size_t>>{{1, 0}}));
+  EXPECT_EQ(saved.sets[0].proposal->buckets, (std::vector<std::vector<std::size_t>>{{0, 1}}));
+  EXPECT_EQ(saved.sets[0].order, (std::vector<std::size_t>{1, 0}));
+  EXPECT_EQ(problem_of(saved, 2), "");
+}
+
+TEST(BucketAssignments, OnesThatWereNeverBuiltAreNotSaved) {
+  std::uint64_t plans = 0;
+  auto assignments = assignments_of(2, {true, true});
+  EXPECT_TRUE(assignments.saved(plans).sets.empty());
+  static_cast<void>(follow(assignments, plans));
+  assignments.set_needed({true, false});
+  static_cast<void>(assignments.follow(/*is_in_place=*/false));
+  EXPECT_EQ(assignments.saved(plans).sets.size(), 1U);
 }
 
 TEST(BucketAssignments, NamesOfCallsTellSetsApart) {
