@@ -135,20 +135,30 @@ class LOCKSTEP_API DistributedDataParallelBase : public torch::nn::Module {
   /// parameters and their number (`plan`), how many gradients a parameter gets, and the usual
   /// number of samples. No values of parameters: save the module beside it.
   ///
-  /// It is the same on all ranks, unless ranks run a module different numbers of times.
+  /// It is the same on all ranks, unless ranks run a module different numbers of times. What is no
+  /// parameter of the module any more is left out.
   [[nodiscard]] std::string state() const;
   /// Goes on as the model whose `state` it was, from the next backward on, and measures nothing
   /// anew. What the backwards of this model have learned is forgotten. The number of ranks may be
   /// another one. A communication hook that keeps state by `plan` has its state loaded too, or is
   /// registered anew. In a world of one, the state is kept for the next checkpoint.
   ///
-  /// All ranks load the same state before the same forward.
+  /// All ranks load a state before the same forward: as many ranks as before each its own, others
+  /// that of rank 0.
+  /// Blocks: as long as buckets of a backward that threw are under way.
   /// Throws: `c10::Error` for a state of other parameters or other options for buckets, during
   /// backward, and while gradients wait for their average (`no_sync`); then nothing has changed.
   void load_state(const std::string& state);
-  /// Does all of `load_state` but changing the model, which calling the result does.
+  /// Does all of `load_state` but changing the model, which calling the result does. That waits for
+  /// nothing. No backward runs in between.
+  /// Blocks: as `load_state`.
   /// Throws: as `load_state`.
   [[nodiscard]] std::function<void()> prepare_state(const std::string& state);
+  /// Does the same with the state that rank 0 had among another number of ranks. `rank`: of this
+  /// process.
+  /// Blocks: as `load_state`.
+  /// Throws: as `load_state`.
+  [[nodiscard]] std::function<void()> adapt_state(const std::string& of_rank_0, int rank);
 
   /// Hooks the parameters anew on the stream that is current now. For programs that train on
   /// another stream than the one on which the model was wrapped: gradients belong to that one. No
@@ -339,6 +349,10 @@ class DistributedDataParallel : public torch::nn::ModuleHolder<DistributedDataPa
   /// As `DistributedDataParallelBase::prepare_state`.
   [[nodiscard]] std::function<void()> prepare_state(const std::string& state) {
     return this->get()->prepare_state(state);
+  }
+  /// As `DistributedDataParallelBase::adapt_state`.
+  [[nodiscard]] std::function<void()> adapt_state(const std::string& of_rank_0, int rank) {
+    return this->get()->adapt_state(of_rank_0, rank);
   }
 
   // LibTorch's own deduces the result from `forward` only where that is no template.

@@ -68,15 +68,10 @@ SavedAssignment read_set(StateTextReader& reader) {
 }
 
 /// The index in `list` of each name.
-template <class List, class Name>
-std::unordered_map<std::string, std::size_t> indices_in(const List& list, const Name& name) {
+std::unordered_map<std::string, std::size_t> indices_in(const NamedTensors& list) {
   std::unordered_map<std::string, std::size_t> indices;
-  for (std::size_t i = 0; i < list.size(); ++i) indices.emplace(name(list[i]), i);
+  for (std::size_t i = 0; i < list.size(); ++i) indices.emplace(list[i].first, i);
   return indices;
-}
-
-const std::string& name_of_tensor(const std::pair<std::string, at::Tensor>& named) {
-  return named.first;
 }
 
 std::string described(const std::vector<DdpState::Parameter>& list, std::size_t index) {
@@ -107,15 +102,18 @@ DdpState::DdpState(const DistributedDataParallelOptions& options, const NamedTen
   }
 }
 
-void DdpState::add(const ReducerState& reducer, const NamedTensors& hooked) {
-  const auto index_of = indices_in(parameters, [](const Parameter& p) { return p.name; });
-  std::vector<std::size_t> indices;
+void DdpState::add(const ReducerState& reducer, const NamedTensors& hooked,
+                   const NamedTensors& all) {
+  // Another parameter may have got the name of one that was removed.
+  std::unordered_map<const c10::TensorImpl*, std::size_t> index_of;
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    index_of.emplace(all[i].second.unsafeGetTensorImpl(), i);
+  }
+  std::vector<std::size_t> indices(hooked.size(), kGone);
   for (std::size_t i = 0; i < hooked.size(); ++i) {
-    const auto found = index_of.find(hooked[i].first);
-    // The next forward will find that it is not the module's any more.
-    TORCH_CHECK(found != index_of.end(), "DistributedDataParallel: parameter '", hooked[i].first,
-                "' was replaced since the last forward; save a state between two steps");
-    indices.push_back(found->second);
+    const auto found = index_of.find(hooked[i].second.unsafeGetTensorImpl());
+    if (found == index_of.end()) continue;
+    indices[i] = found->second;
     parameters[found->second].is_hooked = true;
     parameters[found->second].expected = reducer.expected[i];
   }
@@ -130,14 +128,14 @@ bool DdpState::is_hooked(const std::string& name) const {
 }
 
 bool DdpState::fits(const NamedTensors& hooked) const {
-  const auto index_of = indices_in(hooked, name_of_tensor);
+  const auto index_of = indices_in(hooked);
   return std::all_of(parameters.begin(), parameters.end(), [&](const Parameter& parameter) {
     return !parameter.is_hooked || index_of.contains(parameter.name);
   });
 }
 
 ReducerState DdpState::for_reducer(const NamedTensors& hooked) const {
-  const auto index_of = indices_in(hooked, name_of_tensor);
+  const auto index_of = indices_in(hooked);
   ReducerState state{std::vector<int>(hooked.size(), 1), usual_samples, {}};
   std::vector<std::size_t> indices(parameters.size(), 0);
   for (std::size_t i = 0; i < parameters.size(); ++i) {

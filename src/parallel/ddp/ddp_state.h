@@ -36,8 +36,9 @@ struct DdpState {
   DdpState(const DistributedDataParallelOptions& options, const NamedTensors& parameters);
   DdpState() = default;
 
-  /// Adds what a reducer knows of `hooked`, some of the parameters.
-  void add(const ReducerState& reducer, const NamedTensors& hooked);
+  /// Adds what a reducer knows of `hooked`. Those that are none of the module's `parameters` any
+  /// more are left out.
+  void add(const ReducerState& reducer, const NamedTensors& hooked, const NamedTensors& parameters);
   /// The way back, for a reducer that has at least those parameters that are hooked here.
   [[nodiscard]] ReducerState for_reducer(const NamedTensors& hooked) const;
   /// Whether a reducer of `hooked` has all parameters that are hooked here.

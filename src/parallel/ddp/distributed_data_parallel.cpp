@@ -282,10 +282,11 @@ void DistributedDataParallelBase::average_buffers() {
 }
 
 std::string DistributedDataParallelBase::state() const {
-  DdpState state(options_, distinct(parameters_of(*module_, options_.ignored_names())));
+  const auto all = distinct(parameters_of(*module_, options_.ignored_names()));
+  DdpState state(options_, all);
   if (loaded_ && loaded_->has_parameters_of(state)) return loaded_->to_text();
   if (autograd_hooks_) {
-    state.add(autograd_hooks_->reducer().state(), autograd_hooks_->parameters());
+    state.add(autograd_hooks_->reducer().state(), autograd_hooks_->parameters(), all);
   }
   return state.to_text();
 }
@@ -297,14 +298,24 @@ void DistributedDataParallelBase::load_state(const std::string& state) {
 std::function<void()> DistributedDataParallelBase::prepare_state(const std::string& state) {
   auto loaded = DdpState::from_text(state);
   loaded.check_for(options_, distinct(parameters_of(*module_, options_.ignored_names())));
-  if (autograd_hooks_) autograd_hooks_->reducer().check_between_steps();
+  if (autograd_hooks_) autograd_hooks_->reducer().prepare_to_restore();
   return [this, loaded = std::move(loaded)] { go_on_with(loaded); };
 }
 
-// A reducer that does not know all parameters which were in buckets, since some are frozen now,
-// gets a successor with the next forward, where all ranks are together.
+std::function<void()> DistributedDataParallelBase::adapt_state(const std::string& of_rank_0,
+                                                               int /*rank*/) {
+  return prepare_state(of_rank_0);
+}
+
+// A reducer that does not know all parameters which were in buckets, since some are frozen now, or
+// that knows one which was removed, gets a successor with the next forward, where all ranks are
+// together.
 void DistributedDataParallelBase::go_on_with(DdpState state) {
-  if (autograd_hooks_ && state.fits(autograd_hooks_->parameters())) {
+  const auto has_removed = [&] {
+    const auto all = parameters_of(*module_, options_.ignored_names());
+    return !without(tensors_in(all), autograd_hooks_->parameters()).empty();
+  };
+  if (autograd_hooks_ && state.fits(autograd_hooks_->parameters()) && !has_removed()) {
     autograd_hooks_->reducer().restore(state.for_reducer(autograd_hooks_->parameters()));
     loaded_.reset();
   } else {

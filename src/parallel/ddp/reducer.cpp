@@ -293,10 +293,11 @@ ReducerState Reducer::state() {
   return state;
 }
 
-void Reducer::check_between_steps() {
+void Reducer::prepare_to_restore() {
   const std::lock_guard lock(mutex_);
   TORCH_CHECK(!iteration_.is_live(),
               "DistributedDataParallel: a state cannot be loaded during backward");
+  leave_abandoned();
   const auto waiting = std::find_if(parameters_.begin(), parameters_.end(),
                                     [](const auto& parameter) { return parameter.is_waiting(); });
   TORCH_CHECK(waiting == parameters_.end(), "DistributedDataParallel: the gradient of parameter '",
@@ -307,12 +308,10 @@ void Reducer::check_between_steps() {
 
 void Reducer::restore(const ReducerState& state) {
   const std::lock_guard lock(mutex_);
-  leave_abandoned();
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     parameters_[i].expected = state.expected[i];
   }
   iteration_.weights().set_nominal(state.usual_samples);
-  if (state.assignments.sets.empty()) return;
   assignments_.restore(state.assignments, storage_.has_arena());
   statistics_.plan = state.assignments.plan;
 }

@@ -68,10 +68,12 @@ class Reducer : public GradientListener, public std::enable_shared_from_this<Red
   // --- checkpoints ---
   /// What decides how the next backward's gradients are added.
   [[nodiscard]] ReducerState state();
+  /// Comes before `restore`, and leaves a backward that threw.
+  /// Blocks: as long as buckets of that backward are under way.
   /// Throws: `c10::Error` in the middle of a step, from which nothing else can go on.
-  void check_between_steps();
+  void prepare_to_restore();
   /// Goes on as the reducer whose `state` it was, from the next backward on. `state`: of the same
-  /// parameters. No backward is under way.
+  /// parameters. No backward is under way, and none was left. Communicates nothing.
   void restore(const ReducerState& state);
 
   // --- from the program ---
