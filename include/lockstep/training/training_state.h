@@ -100,20 +100,33 @@ concept PreparesState = Stateful<T> && requires(T& object) {
   { object.prepare_state(object.state()) } -> std::convertible_to<std::function<void()>>;
 };
 
+/// Its state may differ between ranks, and it can go on with what rank 0 of another number of ranks
+/// had.
+template <class T>
+concept AdaptsState = PreparesState<T> && requires(T& object, int rank) {
+  { object.adapt_state(object.state(), rank) } -> std::convertible_to<std::function<void()>>;
+};
+
 /// An object with `state()` and `load_state(state)`.
 template <Stateful T>
 TrainingPart part_of(std::string name, T& object, bool is_of_rank) {
   using State = std::decay_t<decltype(object.state())>;
-  return {std::move(name), is_of_rank, !PreparesState<T>,
-          [&object] { return to_part(object.state()); },
-          [&object](PartState state) -> std::function<void()> {
-            auto ready = from_part<State>(std::move(state));
-            if constexpr (PreparesState<T>) {
-              return object.prepare_state(ready);
-            } else {
-              return [&object, ready = std::move(ready)] { object.load_state(ready); };
-            }
-          }};
+  TrainingPart part{std::move(name), is_of_rank || AdaptsState<T>, !PreparesState<T>,
+                    [&object] { return to_part(object.state()); },
+                    [&object](PartState state) -> std::function<void()> {
+                      auto ready = from_part<State>(std::move(state));
+                      if constexpr (PreparesState<T>) {
+                        return object.prepare_state(ready);
+                      } else {
+                        return [&object, ready = std::move(ready)] { object.load_state(ready); };
+                      }
+                    }};
+  if constexpr (AdaptsState<T>) {
+    part.adapt = [&object](PartState of_rank_0, int rank) -> std::function<void()> {
+      return object.adapt_state(from_part<State>(std::move(of_rank_0)), rank);
+    };
+  }
+  return part;
 }
 
 /// The module of which `object` has a state without tensors, and so without its parameters; null:
@@ -208,14 +221,18 @@ class LOCKSTEP_API TrainingState {
   /// a `DistributedDataParallel`, this is what it has learned about its backwards; the module
   /// inside is another part, without which a save is an error. With `prepare_state(state)`, which
   /// returns what loads the state, a state that does not fit is found before anything is loaded.
+  /// Where there is `adapt_state(state, rank)` too, as in `DistributedDataParallel`, each rank has
+  /// a state of its own, and another number of ranks prepares what rank 0 had with that.
   template <detail::Stateful T>
   TrainingState& add(const std::string& name, T& object) {
-    return add_object(detail::part_of(name, object, false), detail::module_beside(object));
+    return add_object(detail::part_of(name, object, false),
+                      [&object] { return detail::module_beside(object); });
   }
   /// The same for what each rank has of its own. It is loaded by as many ranks as have saved it.
   template <detail::Stateful T>
   TrainingState& add_of_rank(const std::string& name, T& object) {
-    return add_object(detail::part_of(name, object, true), detail::module_beside(object));
+    return add_object(detail::part_of(name, object, true),
+                      [&object] { return detail::module_beside(object); });
   }
   /// A communication hook with a state: the handle that was registered with the model, or a copy.
   /// Its parameters belong to modules of this state. With another number of ranks, what is the same
@@ -267,8 +284,10 @@ class LOCKSTEP_API TrainingState {
 
  private:
   TrainingState& add_part(detail::TrainingPart part);
-  /// `beside`: a module whose parameters the part does not have; null: there is none.
-  TrainingState& add_object(detail::TrainingPart part, const torch::nn::Module* beside);
+  /// `beside` gives the module whose parameters the part does not have when it is asked, or null:
+  /// the program may have put another one into its variable.
+  TrainingState& add_object(detail::TrainingPart part,
+                            std::function<const torch::nn::Module*()> beside);
   TrainingState& add_optimizer(detail::TrainingPart part, torch::optim::Optimizer& optimizer);
   TrainingState& add_integer(const std::string& name, std::function<std::int64_t()> get,
                              std::function<bool(std::int64_t)> fits,

@@ -149,11 +149,13 @@ TrainingState& TrainingState::add_of_rank(const std::string& name, torch::nn::Mo
   return *this;
 }
 
-TrainingState& TrainingState::add_object(TrainingPart part, const torch::nn::Module* beside) {
-  if (beside == nullptr) return add_part(std::move(part));
-  part.state = [this, beside, state = std::move(part.state), name = part.name] {
+TrainingState& TrainingState::add_object(TrainingPart part,
+                                         std::function<const torch::nn::Module*()> beside) {
+  part.state = [this, beside = std::move(beside), state = std::move(part.state), name = part.name] {
+    const torch::nn::Module* const module = beside();
+    if (module == nullptr) return state();
     const auto known = parameter_names();
-    for (const auto& [parameter, own] : training::parameter_names(*beside)) {
+    for (const auto& [parameter, own] : training::parameter_names(*module)) {
       TORCH_CHECK(known.contains(parameter), "TrainingState: '", name,
                   "' is not saved with its parameters, and its parameter ", files::in_quotes(own),
                   " is in no module of this state; add the module inside too, under another name");

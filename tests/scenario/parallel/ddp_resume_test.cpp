@@ -6,6 +6,7 @@
 #include <lockstep/training/checkpointer.h>
 
 #include <functional>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -38,7 +39,7 @@ struct MixedUpImpl : torch::nn::Module {
 };
 TORCH_MODULE(MixedUp);
 
-/// A backward within its backward gives `last` another gradient, behind all others.
+/// A backward within its backward gives `last` another gradient, behind all others, if it repeats.
 struct TwiceImpl : torch::nn::Module {
   TwiceImpl() {
     for (const char* name : {"first", "middle", "last"}) {
@@ -49,12 +50,17 @@ struct TwiceImpl : torch::nn::Module {
   torch::Tensor forward(const torch::Tensor& x) {
     const auto parts = parameters(false);
     const auto hidden = torch::tanh(parts[0] * x);
-    hidden.register_hook([last = parts[2], x](const torch::Tensor&) {
-      const torch::AutoGradMode with_gradients(true);
-      (last * x).square().sum().backward();
-    });
+    if (repeats) {
+      hidden.register_hook([last = parts[2], x, does_throw = throws](const torch::Tensor&) {
+        if (does_throw) throw std::runtime_error("a hook of the program");
+        const torch::AutoGradMode with_gradients(true);
+        (last * x).square().sum().backward();
+      });
+    }
     return torch::tanh(hidden * parts[1]) * parts[2];
   }
+  bool repeats = true;
+  bool throws = false;
 };
 TORCH_MODULE(Twice);
 
@@ -201,14 +207,69 @@ TEST_P(DdpResume, GoesOnWithTunedBuckets) {
   });
 }
 
+Use<Twice> repeating() {
+  Use<Twice> use{small_buckets(),
+                 [](int rank, int step) { return wave({64}, rank, step).to(torch::kFloat); }};
+  use.has_hook = false;
+  return use;
+}
+
 TEST_P(DdpResume, GoesOnWithTheNumberOfGradientsOfEachParameter) {
   run_ranks_or_throw(GetParam(), [](const Group& group) {
-    Use<Twice> use{small_buckets(),
-                   [](int rank, int step) { return wave({64}, rank, step).to(torch::kFloat); }};
-    use.has_hook = false;
-    expect_to_go_on(group, use, 3, true);
+    expect_to_go_on(group, repeating(), 3, true);
     group->close();
   });
+}
+
+TEST_P(DdpResume, GoesOnWhereRanksHaveDifferentNumbersOfGradients) {
+  const training::TemporaryFolder folder;
+  const auto use_of = [](const Group& group) {
+    auto use = repeating();
+    use.prepare = [rank = group->rank()](Twice& net, int) { net->repeats = rank > 0; };
+    return use;
+  };
+  std::string of_rank_0;
+  expect_no_errors(run_ranks(GetParam(), [&](const Group& group) {
+    Life<Twice> whole(group, use_of(group), 0);
+    whole.train_to(3);
+    training::TrainingState state;
+    state.add("model", whole.net).add("ddp", whole.model);
+    training::Checkpointer checkpointer(group, folder / "c");
+    checkpointer.save(state, 3);
+    checkpointer.wait();
+    Life<Twice> second(group, use_of(group), 3);
+    training::TrainingState loaded;
+    loaded.add("model", second.net).add("ddp", second.model);
+    ASSERT_TRUE(checkpointer.load_latest(loaded));
+    EXPECT_EQ(second.model->state(), whole.model->state());
+    if (group->rank() == 0) of_rank_0 = whole.model->state();
+    group->barrier();
+    EXPECT_EQ(whole.model->state() == of_rank_0, group->rank() == 0);
+    const auto third = whole.next(/*loads=*/false);
+    third->model->adapt_state(of_rank_0, group->rank())();
+    whole.train_to(4);
+    second.train_to(4);
+    third->train_to(4);
+    const auto gradient = [](const Life<Twice>& life) { return life.net->parameters()[2].grad(); };
+    EXPECT_TRUE(gradient(second).equal(gradient(whole)));
+    EXPECT_EQ(gradient(*third).equal(gradient(whole)), group->size() == 1);
+    whole.train_to(6);
+    second.train_to(6);
+    EXPECT_TRUE(flat_parameters(second.net).equal(flat_parameters(whole.net)));
+    group->close();
+  }));
+  expect_no_errors(run_ranks(GetParam() % 3 + 1, [&](const Group& group) {
+    Life<Twice> other(group, use_of(group), 3);
+    training::TrainingState loaded;
+    loaded.add("model", other.net).add("ddp", other.model);
+    training::Checkpointer checkpointer(group, folder / "c");
+    ASSERT_TRUE(checkpointer.load_latest(loaded));
+    if (GetParam() > 1) {
+      EXPECT_EQ(other.model->state(), of_rank_0);
+    }
+    other.train_to(4);
+    group->close();
+  }));
 }
 
 TEST_P(DdpResume, GoesOnWithTheUsualNumberOfSamples) {
@@ -373,6 +434,114 @@ TEST_P(DdpResume, RefusesAStateInTheMiddleOfAStep) {
   });
 }
 
+TEST_P(DdpResume, LoadsAfterABackwardThatThrew) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    Life<Twice> life(group, repeating(), 0);
+    life.train_to(2);
+    const auto other = life.next();
+    const auto state = life.model->state();
+    life.net->throws = true;
+    life.model->zero_grad();
+    const auto loss = life.model->forward(life.use.input(group->rank(), 2)).square().mean();
+    EXPECT_THROW(loss.backward(), std::runtime_error);
+    EXPECT_TRUE(life.net->parameters()[2].grad().defined()) << "one of its two gradients came";
+    life.net->throws = false;
+    life.model->load_state(state);
+    life.train_to(4);
+    other->train_to(4);
+    EXPECT_TRUE(flat_parameters(life.net).equal(flat_parameters(other->net)));
+    EXPECT_EQ(life.model->state(), other->model->state());
+    group->close();
+  });
+}
+
+/// Its head is removed later.
+struct HeadedImpl : MixedUpImpl {
+  HeadedImpl() {
+    head = register_module("head", torch::nn::Linear(5, 3));
+    fill_parameters(*this);
+  }
+  torch::Tensor forward(const torch::Tensor& x) {
+    const auto output = MixedUpImpl::forward(x);
+    return head.is_empty() ? output : output + head(x).sum();
+  }
+  void remove_head() {
+    if (head.is_empty()) return;
+    unregister_module("head");
+    head = nullptr;
+  }
+  torch::nn::Linear head{nullptr};
+};
+TORCH_MODULE(Headed);
+
+Use<Headed> losing_its_head() {
+  return {small_buckets(), usual().input,
+          [](Headed& net, int step) {
+            if (step >= 3) net->remove_head();
+          },
+          /*has_hook=*/false};
+}
+
+TEST_P(DdpResume, LeavesOutParametersThatWereRemoved) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    Life<Headed> whole(group, losing_its_head(), 0);
+    whole.train_to(3);
+    const auto with_head = whole.model->state();
+    whole.net->remove_head();
+    EXPECT_EQ(whole.model->state().find("head"), std::string::npos) << "before the next forward";
+    EXPECT_NE(with_head.find("head"), std::string::npos);
+    whole.train_to(5);
+    const auto second = whole.next();  // compares the states
+    whole.train_to(6);
+    second->train_to(6);
+    EXPECT_TRUE(flat_parameters(second->net).equal(flat_parameters(whole.net)));
+    EXPECT_EQ(second->model->state(), whole.model->state());
+    // Its own state has buckets for a model without the head: it makes them.
+    whole.model->load_state(second->model->state());
+    whole.train_to(7);
+    second->train_to(7);
+    EXPECT_TRUE(flat_parameters(second->net).equal(flat_parameters(whole.net)));
+    EXPECT_EQ(whole.buckets(), second->buckets());
+    group->close();
+  });
+}
+
+TEST_P(DdpResume, TellsAParameterFromTheOneThatHadItsNameBefore) {
+  run_ranks_or_throw(GetParam(), [](const Group& group) {
+    Life<Headed> life(group, losing_its_head(), 0);
+    life.train_to(2);
+    const auto before = life.model->state();
+    life.net->remove_head();
+    life.net->head = life.net->register_module("head", torch::nn::Linear(5, 3));
+    EXPECT_EQ(life.model->state() == before, group->size() == 1) << "it is in no bucket yet";
+    life.model->load_state(life.model->state());
+    life.train_to(3);
+    EXPECT_EQ(life.net->head->weight.grad().defined(), true);
+    group->close();
+  });
+}
+
+TEST_P(DdpResume, BeginsAnewWithTheStateOfAWorldOfOne) {
+  std::string state;
+  run_ranks_or_throw(1, [&](const Group& group) {
+    Life<MixedUp> alone(group, usual(), 0);
+    alone.train_to(3);
+    state = alone.model->state();
+    group->close();
+  });
+  run_ranks_or_throw(GetParam(), [&](const Group& group) {
+    Life<MixedUp> fresh(group, usual(), 0);
+    fresh.train_to(1);
+    Life<MixedUp> other(group, usual(), 0);
+    other.train_to(3);
+    other.model->load_state(state);
+    other.train_to(4);
+    EXPECT_EQ(other.buckets(), fresh.buckets());
+    EXPECT_EQ(other.model->state(), fresh.model->state());
+    group->close();
+  });
+}
+
 TEST_P(DdpResume, RefusesTheStateOfAnotherModelOrOfOtherOptions) {
   run_ranks_or_throw(GetParam(), [](const Group& group) {
     Life<MixedUp> life(group, usual(), 0);
@@ -417,10 +586,13 @@ TEST_P(DdpResume, RefusesTextsThatAreNoState) {
       for (const char changed : {'0', '7', ' ', ':'}) {
         auto other = state;
         other[place] = changed;
+        Life<MixedUp> fresh(group, freezing(), 7);
         try {
-          static_cast<void>(life.model->prepare_state(other));
+          fresh.model->load_state(other);
         } catch (const c10::Error&) {  // the usual case
+          continue;
         }
+        if (other != state) fresh.train_to(8);
       }
     }
     life.train_to(9);
@@ -456,6 +628,13 @@ TEST_P(DdpResume, IsAnotherPartOfACheckpointThanItsModule) {
     ASSERT_TRUE(second.load_latest(loaded));
     EXPECT_EQ(other.model->state(), learned);
     EXPECT_TRUE(flat_parameters(other.net).equal(before));
+
+    // A part is what its variable is when it is saved.
+    const auto kept = life.model.ptr();
+    MixedUp unknown;
+    life.model = DistributedDataParallel<MixedUp>(unknown, group, small_buckets());
+    expect_refusal([&] { second.save(state, 4); }, "'ddp' is not saved with its parameters");
+    life.model = kept;
 
     // Whoever adds the wrapper alone would lose the parameters.
     training::TrainingState alone;
