@@ -171,6 +171,7 @@ int train(const Options& options, Progress::Clock::time_point start) {
   checkpoints.state()
       .add("model", net)
       .add("optimizer", optimizer)
+      .add("ddp", model)
       .add("loader", train_loader)
       .add("step", trainer.step)
       .add("epoch", epoch)
