@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <lockstep/core/logging.h>
+#include <pthread.h>
 #include <unistd.h>
 
 #include <array>
@@ -8,7 +9,8 @@
 #include <string>
 #include <utility>
 
-namespace lockstep::logging {
+namespace lockstep {
+namespace logging {
 namespace {
 
 constexpr std::array<std::string_view, 5> kNames{"debug", "info", "warning", "error", "off"};
@@ -29,25 +31,34 @@ struct Settings {
   Level level = level_from_environment();  // guarded by mutex
 };
 
+Settings& settings();
+
+// A child that is forked while another thread logs must be able to log too, so no other thread has
+// the mutex during a fork.
+Settings* make_settings() {
+  ::pthread_atfork([] { settings().mutex.lock(); }, [] { settings().mutex.unlock(); },
+                   [] { settings().mutex.unlock(); });
+  return new Settings;
+}
+
 Settings& settings() {
-  static auto* instance =
-      new Settings;  // never destroyed: destructors of other statics may still log
+  // Never destroyed: destructors of other statics may still log.
+  static auto* instance = make_settings();
   return *instance;
+}
+
+}  // namespace
+
+std::string_view name_of(Level level) {
+  return kNames[static_cast<std::size_t>(level)];
 }
 
 // One write(2) a line, so that the lines of several ranks do not mix. A lost log line is no reason
 // to fail.
 void write_to_stderr(Level level, std::string_view message) {
   std::string line = "lockstep ";
-  line.append(kNames[static_cast<std::size_t>(level)]).append(": ").append(message).push_back('\n');
+  line.append(name_of(level)).append(": ").append(message).push_back('\n');
   [[maybe_unused]] const auto written = ::write(STDERR_FILENO, line.data(), line.size());
-}
-
-}  // namespace
-
-void set_sink(Sink sink) {
-  const std::lock_guard lock(settings().mutex);
-  settings().sink = std::move(sink);
 }
 
 void set_level(Level level) {
@@ -70,4 +81,15 @@ void write(Level level, std::string_view message) {
   }
 }
 
-}  // namespace lockstep::logging
+}  // namespace logging
+
+void set_log_sink(logging::Sink sink) {
+  auto& settings = logging::settings();
+  {
+    const std::lock_guard lock(settings.mutex);
+    std::swap(settings.sink, sink);
+  }
+  // Here the sink before ends, which may log, or wait for a thread that does.
+}
+
+}  // namespace lockstep

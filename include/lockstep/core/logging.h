@@ -13,7 +13,8 @@
 ///
 /// Thread-safety: any thread, any time.
 
-namespace lockstep::logging {
+namespace lockstep {
+namespace logging {
 
 /// How much a remark matters.
 enum class Level {
@@ -27,9 +28,6 @@ enum class Level {
 /// Takes a remark.
 using Sink = std::function<void(Level, std::string_view message)>;
 
-/// Sends messages of `level()` and above to `sink`. An empty sink restores the default.
-/// The sink may be called from any thread, one call at a time.
-LOCKSTEP_API void set_sink(Sink sink);
 /// Drops remarks below `level` from now on.
 LOCKSTEP_API void set_level(Level level);
 /// Remarks below it are dropped.
@@ -37,6 +35,12 @@ LOCKSTEP_API void set_level(Level level);
 
 /// Gives a remark to the sink, unless it is below `level()`.
 LOCKSTEP_API void write(Level level, std::string_view message);
+/// What the default destination does: one line to stderr, whatever `level()` is. For sinks that
+/// cannot reach their own.
+LOCKSTEP_API void write_to_stderr(Level level, std::string_view message);
+/// The name of a level, as `LOCKSTEP_LOG_LEVEL` has it.
+[[nodiscard]] LOCKSTEP_API std::string_view name_of(Level level);
+
 /// `write` of `Level::Debug`.
 inline void debug(std::string_view message) {
   write(Level::Debug, message);
@@ -54,4 +58,12 @@ inline void error(std::string_view message) {
   write(Level::Error, message);
 }
 
-}  // namespace lockstep::logging
+}  // namespace logging
+
+/// Sends remarks of `logging::level()` and above to `sink`. An empty sink restores the default.
+/// The sink may be called from any thread, one call at a time. It must not log itself.
+///
+/// `<lockstep/training/log_sinks.h>` has sinks that write to files and servers in the background.
+LOCKSTEP_API void set_log_sink(logging::Sink sink);
+
+}  // namespace lockstep

@@ -52,13 +52,13 @@ class Remarks {
  public:
   Remarks() {
     logging::set_level(logging::Level::Info);
-    logging::set_sink([this](logging::Level, std::string_view text) {
+    set_log_sink([this](logging::Level, std::string_view text) {
       const std::lock_guard lock(mutex_);
       texts_.emplace_back(text);
     });
   }
   ~Remarks() {
-    logging::set_sink({});
+    set_log_sink({});
     logging::set_level(logging::Level::Warning);
   }
   [[nodiscard]] std::vector<std::string> with(const std::string& part) {

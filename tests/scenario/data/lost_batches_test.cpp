@@ -30,11 +30,11 @@ std::string name_of(const DataLoaderOptions& options) {
 // The program makes an error of each warning.
 struct ThrowingSink {
   ThrowingSink() {
-    logging::set_sink([](logging::Level level, std::string_view) {
+    set_log_sink([](logging::Level level, std::string_view) {
       if (level == logging::Level::Warning) throw std::runtime_error("no warnings, please");
     });
   }
-  ~ThrowingSink() { logging::set_sink({}); }
+  ~ThrowingSink() { set_log_sink({}); }
   ThrowingSink(const ThrowingSink&) = delete;
   ThrowingSink& operator=(const ThrowingSink&) = delete;
 };

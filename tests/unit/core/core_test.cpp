@@ -36,7 +36,7 @@ TEST(Version, IsThatOfThePackage) {
 
 TEST(Logging, GoesToTheSinkFromItsLevelOn) {
   std::vector<std::string> lines;
-  logging::set_sink([&](logging::Level, std::string_view line) { lines.emplace_back(line); });
+  set_log_sink([&](logging::Level, std::string_view line) { lines.emplace_back(line); });
   logging::set_level(logging::Level::Warning);
   logging::info("quiet");
   logging::warning("loud");
@@ -45,7 +45,7 @@ TEST(Logging, GoesToTheSinkFromItsLevelOn) {
   logging::set_level(logging::Level::Off);
   logging::error("nothing");
   logging::set_level(logging::Level::Warning);
-  logging::set_sink(nullptr);
+  set_log_sink(nullptr);
   EXPECT_EQ(lines, (std::vector<std::string>{"loud", "whisper"}));
 }
 

@@ -247,10 +247,10 @@ TEST(LaunchEnvironment, AnAllocationOfSlurmContradictsNobody) {
   EXPECT_EQ(chosen(both(torchrun("0", "1"), allocation), {}), Launcher::Torchrun);
   // A shell in a step starts one rank: taken, and said.
   std::vector<std::string> said;
-  logging::set_sink([&](logging::Level, std::string_view text) { said.emplace_back(text); });
+  set_log_sink([&](logging::Level, std::string_view text) { said.emplace_back(text); });
   EXPECT_EQ(chosen(both(open_mpi("0", "1"), slurm_step("0", "4")), {slurm_step("0", "4"), {}}),
             Launcher::OpenMpi);
-  logging::set_sink(nullptr);
+  set_log_sink(nullptr);
   ASSERT_EQ(said.size(), 1u);
   EXPECT_NE(said.front().find("Slurm around it says rank 0 of 4"), std::string::npos);
 }

@@ -100,10 +100,10 @@ TEST(BatchDelivery, SlotOfABatchWhoseWarningThrowsIsGivenBack) {
   channel.finish(*claim);
   ASSERT_EQ(channel.state(0), workers::SlotState::Ready);
 
-  logging::set_sink([](logging::Level, std::string_view) { throw std::runtime_error("full"); });
+  set_log_sink([](logging::Level, std::string_view) { throw std::runtime_error("full"); });
   const auto message =
       message_of<WorkerError>([&] { static_cast<void>(delivery.deliver(0, 5, 0)); });
-  logging::set_sink({});
+  set_log_sink({});
   EXPECT_NE(message.find("at batch 5: std::runtime_error: full"), std::string::npos) << message;
   EXPECT_EQ(channel.state(0), workers::SlotState::Free);
   EXPECT_EQ(delivery.statistics().lost_batches, 1U);

@@ -108,7 +108,7 @@ TEST_F(DataLoaderTest, UnevenWorkStaysInOrder) {
 
 TEST_F(DataLoaderTest, ProgramMayKeepEveryBatch) {
   std::atomic<int> warnings{0};
-  logging::set_sink([&](logging::Level level, std::string_view) {
+  set_log_sink([&](logging::Level level, std::string_view) {
     if (level == logging::Level::Warning) ++warnings;
   });
   std::vector<torch::data::Example<>> kept;
@@ -123,7 +123,7 @@ TEST_F(DataLoaderTest, ProgramMayKeepEveryBatch) {
     EXPECT_EQ(warnings, 1);
     EXPECT_EQ(loader.statistics().copies, 96U);  // of 7 slots, one more than workers circulate
   }
-  logging::set_sink({});
+  set_log_sink({});
   // The loader is gone, the memory is not.
   for (std::size_t i = 0; i < kept.size(); ++i) {
     EXPECT_EQ(kept[i].target[0].item<std::int64_t>(), static_cast<std::int64_t>(2 * i));
@@ -148,7 +148,7 @@ TEST_F(DataLoaderTest, SaysHowManyBatchesWereReady) {
 template <class Sampler, class Use>
 int repetitions(Sampler sampler, const Use& use) {
   int warnings = 0;
-  logging::set_sink([&](logging::Level level, std::string_view message) {
+  set_log_sink([&](logging::Level level, std::string_view message) {
     if (level == logging::Level::Warning &&
         message.find("call set_epoch before each pass") != std::string_view::npos) {
       ++warnings;
@@ -159,7 +159,7 @@ int repetitions(Sampler sampler, const Use& use) {
                       options_with(2, GivesBatches<Sampler> ? 1 : 4));
     use(loader);
   }
-  logging::set_sink({});
+  set_log_sink({});
   return warnings;
 }
 

@@ -20,7 +20,7 @@ class FeedingTest : public NothingLeftBehind {
     NothingLeftBehind::SetUp();
     gpu.reset();
     at::globalContext().lazyInitDevice(c10::kPrivateUse1);
-    logging::set_sink([this](logging::Level, std::string_view message) {
+    set_log_sink([this](logging::Level, std::string_view message) {
       const std::lock_guard lock(mutex_);
       logged_.emplace_back(message);
     });
@@ -30,7 +30,7 @@ class FeedingTest : public NothingLeftBehind {
     EXPECT_EQ(gpu.complaints, std::vector<std::string>());
     EXPECT_EQ(gpu.pins, gpu.unpins) << "a region stays pinned";
     EXPECT_EQ(wrong, 0U) << "values that the device has read were not the batch's";
-    logging::set_sink({});
+    set_log_sink({});
     gpu.reset();
     NothingLeftBehind::TearDown();
   }

@@ -182,7 +182,7 @@ TEST_F(SamplePolicyTest, StreamThatThrowsForEverEnds) {
 TEST_F(SamplePolicyTest, FirstMissingSampleIsNamedOnce) {
   for (const auto& options : every_kind(4)) {
     std::vector<std::string> warnings;
-    logging::set_sink([&](logging::Level level, std::string_view text) {
+    set_log_sink([&](logging::Level level, std::string_view text) {
       if (level == logging::Level::Warning) warnings.emplace_back(text);
     });
     for (const auto policy : {SamplePolicy::Skip, SamplePolicy::Replace}) {
@@ -190,7 +190,7 @@ TEST_F(SamplePolicyTest, FirstMissingSampleIsNamedOnce) {
                         DataLoaderOptions(options).on_failed_sample(policy));
       for (int pass = 0; pass < 2; ++pass) static_cast<void>(targets_of(loader));
     }
-    logging::set_sink({});
+    set_log_sink({});
     std::erase_if(warnings, [](const auto& text) {
       return text.find("on_failed_sample") == std::string::npos;
     });
