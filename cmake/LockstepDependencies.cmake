@@ -13,6 +13,7 @@ lockstep_read_version(LOCKSTEP_CUDA_HEADER_WHEELS)
 find_package(LibTorch ${LOCKSTEP_TORCH_MINIMUM} REQUIRED)
 find_package(Threads REQUIRED)
 find_package(ZLIB REQUIRED)
+find_package(CURL 7.87 REQUIRED)  # logs to a collector
 find_package(nlohmann_json REQUIRED)  # headers alone, and none of them in a public header
 find_path(XXHASH_INCLUDE_DIR xxhash.h REQUIRED)  # the same
 mark_as_advanced(XXHASH_INCLUDE_DIR)

@@ -13,7 +13,7 @@ set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
 set(CPACK_DEBIAN_PACKAGE_SECTION libdevel)
 
 # What a program that links the library needs to be built; gloo's declarations serve the library's own build only.
-set(_depends g++ "cmake (>= 3.24)" zlib1g-dev)
+set(_depends g++ "cmake (>= 3.24)" zlib1g-dev libcurl4-openssl-dev)
 if(LOCKSTEP_HAS_IMAGES)
   list(APPEND _depends libjpeg62-turbo-dev libpng-dev)
 endif()

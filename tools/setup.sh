@@ -22,7 +22,7 @@ build_dir=$root/build
 venv=$build_dir/venv
 
 packages=(g++ cmake ninja-build ccache openmpi-bin libopenmpi-dev libgtest-dev libgmock-dev
-          libjpeg62-turbo-dev libpng-dev zlib1g-dev libcli11-dev nlohmann-json3-dev libxxhash-dev libgloo-dev
+          libjpeg62-turbo-dev libpng-dev zlib1g-dev libcurl4-openssl-dev libcli11-dev nlohmann-json3-dev libxxhash-dev libgloo-dev
           dataset-fashion-mnist python3 python3-venv)
 # A second launcher beside Open MPI's. Debian keeps Open MPI as the default where both are installed.
 [[ ${LOCKSTEP_WITH_TESTS:-0} == 1 ]] && packages+=(mpich)

@@ -41,6 +41,9 @@ class FailingFileSystem final : public native::FileSystem {
     return fails() ? -1 : FileSystem::resize(file, bytes);
   }
   int sync(int file) override { return fails() ? -1 : FileSystem::sync(file); }
+  int truncate(int file, std::uint64_t bytes) override {
+    return fails() ? -1 : FileSystem::truncate(file, bytes);
+  }
   int name(int file, const std::string& path) override {
     return fails() ? -1 : FileSystem::name(file, path);
   }

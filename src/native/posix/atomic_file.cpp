@@ -68,10 +68,12 @@ void AtomicFile::write(std::uint64_t offset, std::span<const std::byte> bytes) {
   write_all(files_, file_, offset, bytes, path_);
 }
 
+void AtomicFile::sync() {
+  if (files_.sync(file_.get()) != 0) throw_errno(path_ + ": cannot be written to the disk");
+}
+
 void AtomicFile::publish(Survives what) {
-  if (what == Survives::PowerCut && files_.sync(file_.get()) != 0) {
-    throw_errno(path_ + ": cannot be written to the disk");
-  }
+  if (what == Survives::PowerCut) sync();
   if (temporary_.empty()) {
     // link() replaces nothing, rename() does.
     auto random = random_name();

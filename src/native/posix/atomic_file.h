@@ -42,6 +42,10 @@ class AtomicFile {
   /// Throws: `std::system_error` naming the file, when the disk is full for example.
   void write(std::uint64_t offset, std::span<const std::byte> bytes);
 
+  /// Waits until the bytes so far are on the disk, so that `publish` has less to wait for.
+  /// Throws: `std::system_error` naming the file.
+  void sync();
+
   /// Waits until the bytes are on the disk, if they are to survive a power cut, then gives the file
   /// its name, which replaces an older file of that name. Nothing can be written afterwards.
   /// Throws: `std::system_error` naming the file; then there is no such file, or the old one,

@@ -46,6 +46,10 @@ int FileSystem::sync(int file) {
   return ::fsync(file);
 }
 
+int FileSystem::truncate(int file, std::uint64_t bytes) {
+  return ::ftruncate(file, static_cast<off_t>(bytes));
+}
+
 int FileSystem::name(int file, const std::string& path) {
   const auto self = "/proc/self/fd/" + std::to_string(file);
   return ::linkat(AT_FDCWD, self.c_str(), AT_FDCWD, path.c_str(), AT_SYMLINK_FOLLOW);

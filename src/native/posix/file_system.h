@@ -32,6 +32,7 @@ class FileSystem {
   /// Makes the file so long.
   virtual int resize(int file, std::uint64_t bytes);
   virtual int sync(int file);
+  virtual int truncate(int file, std::uint64_t bytes);
   /// Gives a file that has no name one. Replaces nothing.
   virtual int name(int file, const std::string& path);
   virtual int rename(const std::string& from, const std::string& to);

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "native/posix/posix_check.h"
+#include "native/posix/process_end.h"
 
 namespace lockstep::native {
 namespace {
@@ -72,6 +73,8 @@ void SignalFlag::restore() noexcept {
   for (auto one = handled_.rbegin(); one != handled_.rend(); ++one) {
     ::sigaction(one->signal, &one->before, nullptr);
   }
+  // Others may have been made meanwhile that wait for the default disposition of SIGTERM.
+  if (!handled_.empty()) ProcessEnd::handle_signal_again();
   handled_.clear();
 }
 

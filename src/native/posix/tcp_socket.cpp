@@ -53,6 +53,38 @@ bool wait_for(int socket, short events, const Deadline& deadline) {
   }
 }
 
+int megabits_of(const std::string& interface) {
+  std::ifstream file("/sys/class/net/" + interface + "/speed");
+  int megabits = 0;
+  return file >> megabits && megabits > 0 ? megabits : 0;
+}
+
+/// IPv6 and IPv4 at once where the system has IPv6, else IPv4.
+FileDescriptor open_listener() {
+  FileDescriptor socket(
+      ::socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_TCP));
+  if (socket.is_open()) {
+    set_option(socket.get(), IPPROTO_IPV6, IPV6_V6ONLY, 0);
+    sockaddr_in6 any{};
+    any.sin6_family = AF_INET6;
+    any.sin6_addr = in6addr_any;
+    const auto* name = reinterpret_cast<const sockaddr*>(&any);
+    if (::bind(socket.get(), name, sizeof(any)) == 0) return socket;
+  }
+  socket =
+      FileDescriptor(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_TCP));
+  if (!socket.is_open()) throw_errno("socket");
+  sockaddr_in any{};
+  any.sin_family = AF_INET;
+  any.sin_addr.s_addr = htonl(INADDR_ANY);
+  if (::bind(socket.get(), reinterpret_cast<const sockaddr*>(&any), sizeof(any)) != 0) {
+    throw_errno("bind to a port that the system chooses");
+  }
+  return socket;
+}
+
+}  // namespace
+
 socklen_t to_sockaddr(const TcpAddress& address, sockaddr_storage& storage) {
   storage = {};
   if (address.family == AF_INET) {
@@ -85,38 +117,6 @@ TcpAddress from_sockaddr(const sockaddr& name) {
   }
   return address;
 }
-
-int megabits_of(const std::string& interface) {
-  std::ifstream file("/sys/class/net/" + interface + "/speed");
-  int megabits = 0;
-  return file >> megabits && megabits > 0 ? megabits : 0;
-}
-
-/// IPv6 and IPv4 at once where the system has IPv6, else IPv4.
-FileDescriptor open_listener() {
-  FileDescriptor socket(
-      ::socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_TCP));
-  if (socket.is_open()) {
-    set_option(socket.get(), IPPROTO_IPV6, IPV6_V6ONLY, 0);
-    sockaddr_in6 any{};
-    any.sin6_family = AF_INET6;
-    any.sin6_addr = in6addr_any;
-    const auto* name = reinterpret_cast<const sockaddr*>(&any);
-    if (::bind(socket.get(), name, sizeof(any)) == 0) return socket;
-  }
-  socket =
-      FileDescriptor(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_TCP));
-  if (!socket.is_open()) throw_errno("socket");
-  sockaddr_in any{};
-  any.sin_family = AF_INET;
-  any.sin_addr.s_addr = htonl(INADDR_ANY);
-  if (::bind(socket.get(), reinterpret_cast<const sockaddr*>(&any), sizeof(any)) != 0) {
-    throw_errno("bind to a port that the system chooses");
-  }
-  return socket;
-}
-
-}  // namespace
 
 std::string to_string(const TcpAddress& address) {
   std::array<char, INET6_ADDRSTRLEN> text{};

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include <sys/socket.h>
+
 #include <array>
 #include <cstdint>
 #include <string>
@@ -21,6 +23,11 @@ struct TcpAddress {
 
 /// "10.0.0.1:4000", "[fd00::1]:4000".
 [[nodiscard]] std::string to_string(const TcpAddress& address);
+
+/// An address as the calls of sockets take it. Returns the length of what `storage` has then.
+socklen_t to_sockaddr(const TcpAddress& address, sockaddr_storage& storage);
+/// `name`: of IPv4 or IPv6.
+[[nodiscard]] TcpAddress from_sockaddr(const sockaddr& name);
 
 /// An address of this host. `megabits` is what the driver says of the interface; 0: nothing.
 struct InterfaceAddress {
