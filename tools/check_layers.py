@@ -51,6 +51,7 @@ SEES = {
     "training/interface": BELOW | COMM,
     "training/activation": {"concurrency", "core", "training/ambient"},
     "training/ambient": {"core"},
+    "training/background": BELOW | {"files", "training/interface", "training/safetensors"},
     "training/checkpoint": BELOW | COMM | {"files", "training/interface", "training/safetensors"},
     "training/optimizer": BELOW | {"files", "training/interface", "training/safetensors"},
     "training/safetensors": BELOW | {"files"},
@@ -78,8 +79,10 @@ UNIT_OF = {
     "parallel/statistics": "parallel/interface/statistics",
     "parallel/sync_batch_norm": "parallel/batch_norm/sync_batch_norm",
     "training/activation_checkpoint": "training/activation/activation_checkpoint",
+    "training/background_writer": "training/interface/background_writer",
     "training/checkpointer": "training/interface/checkpointer",
     "training/load_state": "training/safetensors/load_state",
+    "training/log_sinks": "training/interface/log_sinks",
     "training/optimizer_state": "training/interface/optimizer_state",
     "training/safetensors": "training/safetensors/safetensors",
     "training/safetensors_header": "training/safetensors/safetensors_header",
@@ -99,6 +102,7 @@ TORCH_FREE = ("src/concurrency/", "src/native/posix/",
 BANNED = [
     (r"\bMPI_[A-Z]\w*", "MPI", r"src/native/mpi/|src/comm/(mpi/|hierarchical/mpi_)"),
     (r"\bnccl[A-Z]\w*", "NCCL", r"src/native/nccl/|src/comm/nccl/"),
+    (r"\b(curl_\w+|CURL\w*)", "libcurl", r"src/native/curl/"),
     (r"\bcuda[A-Z]\w*", "CUDA", r"src/native/(cuda/|nccl/nccl_library\.cpp)"),  # NCCL takes CUDA's streams
     (r"\bstd::c(out|err)\b|\bprintf\(", "printing", r"src/native/posix/output_buffers\.cpp"),  # it writes what others have printed
     (r"(?<![\w.>])(exit\(|abort\(\))", "ending the process", r"src/native/posix/|src/workers/"),

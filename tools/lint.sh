@@ -41,6 +41,7 @@ snippets() { python3 tests/support/check_snippets.py "tests/docs/$1_snippets.cpp
 check_snippets() {
   local status=0
   snippets ddp docs/ddp.md docs/communication_hooks.md docs/batch_norm_and_checkpoints.md || status=1
+  snippets background_writing docs/background_writing.md || status=1
   snippets checkpointing docs/checkpointing.md || status=1
   snippets data docs/data_loading.md || status=1
   snippets data_source docs/data_sources.md || status=1

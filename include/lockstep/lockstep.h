@@ -7,8 +7,10 @@
 
 #include <lockstep/data.h>
 #include <lockstep/ddp.h>
+#include <lockstep/training/background_writer.h>
 #include <lockstep/training/checkpointer.h>
 #include <lockstep/training/load_state.h>
+#include <lockstep/training/log_sinks.h>
 #include <lockstep/training/optimizer_state.h>
 #include <lockstep/training/safetensors.h>
 #include <lockstep/training/stop_request.h>

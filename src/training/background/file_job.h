@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <future>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "native/posix/atomic_file.h"
+#include "native/posix/file_system.h"
+#include "training/safetensors/header.h"
+
+namespace lockstep::training {
+
+/// A file that the thread writes as a whole, in steps.
+///
+/// Thread-safety: the writer's thread alone calls it, once it is queued.
+class FileJob {
+ public:
+  /// `path`: absolute and without "..".
+  FileJob(std::string path, std::uint64_t bytes) : path_(std::move(path)), bytes_(bytes) {}
+  virtual ~FileJob() = default;
+  FileJob(const FileJob&) = delete;
+  FileJob& operator=(const FileJob&) = delete;
+
+  [[nodiscard]] const std::string& path() const noexcept { return path_; }
+  /// Of memory that it needs while it waits.
+  [[nodiscard]] std::uint64_t bytes() const noexcept { return bytes_; }
+  /// Whether it comes after those that are not.
+  [[nodiscard]] virtual bool is_large() const = 0;
+  /// Goes on. True: the file has its name.
+  /// Throws: `std::system_error` naming the file.
+  [[nodiscard]] virtual bool step(native::FileSystem& files) = 0;
+
+  std::promise<void> promise;
+  std::uint64_t position = 0;  ///< of the next line when it was queued
+  std::uint64_t number = 0;    ///< of the jobs
+
+ private:
+  const std::string path_;
+  const std::uint64_t bytes_;
+};
+
+/// A small file.
+class TextJob final : public FileJob {
+ public:
+  TextJob(std::string path, std::string text)
+      : FileJob(std::move(path), text.size()), text_(std::move(text)) {}
+
+  [[nodiscard]] bool is_large() const override { return false; }
+  [[nodiscard]] bool step(native::FileSystem& files) override {
+    native::write_atomically(path(), text_, files);
+    return true;
+  }
+
+ private:
+  const std::string text_;
+};
+
+/// A file of tensors, written in pieces.
+class TensorJob final : public FileJob {
+ public:
+  /// The tensors of `plan` lie on the CPU in the order of their shapes, and nobody changes them.
+  TensorJob(std::string path, PlannedFile plan)
+      : FileJob(std::move(path), plan.bytes), plan_(std::move(plan)) {}
+
+  [[nodiscard]] bool is_large() const override { return true; }
+  [[nodiscard]] bool step(native::FileSystem& files) override;
+
+ private:
+  [[nodiscard]] std::span<const std::byte> part() const;
+
+  const PlannedFile plan_;
+  std::optional<native::AtomicFile> file_;
+  std::size_t part_ = 0;          // 0: the header; then the tensors
+  std::size_t done_ = 0;          // bytes of the part
+  std::uint64_t offset_ = 0;      // in the file
+  std::uint64_t since_sync_ = 0;  // bytes
+};
+
+/// Copies of the tensors on the CPU, as a file has them: in the order of their shapes, without lazy
+/// conjugation. What the format cannot hold is passed on as it is.
+/// Blocks: while it copies.
+[[nodiscard]] std::map<std::string, at::Tensor> copy_for_file(
+    const std::map<std::string, at::Tensor>& tensors);
+
+}  // namespace lockstep::training
