@@ -97,7 +97,7 @@ LOOKS_BACK = {("comm/group/split", "comm/single")}
 # What no torch header may be seen from, so that sanitizers see all of it.
 TORCH_FREE = ("src/concurrency/", "src/native/posix/",
               *(f"src/workers/{name}" for name in ("channel", "claim", "failure", "fork", "item", "overflow", "pool", "slot", "task_channel", "task_items", "thread")),
-              "src/comm/shared_memory/counters", "src/comm/shared_memory/ring_buffer", "src/comm/collective/fingerprint.h", *(f"src/comm/tcp/{name}" for name in ("announcements", "chain_reduction", "connections", "engine", "mailbox", "mesh", "owner_reduction", "reduction.h", "stream")))
+              "src/training/background/line_ring", "src/comm/shared_memory/counters", "src/comm/shared_memory/ring_buffer", "src/comm/collective/fingerprint.h", *(f"src/comm/tcp/{name}" for name in ("announcements", "chain_reduction", "connections", "engine", "mailbox", "mesh", "owner_reduction", "reduction.h", "stream")))
 # token, what it is, files in which it may stand
 BANNED = [
     (r"\bMPI_[A-Z]\w*", "MPI", r"src/native/mpi/|src/comm/(mpi/|hierarchical/mpi_)"),

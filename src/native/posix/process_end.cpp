@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "native/posix/process_end.h"
 
+#include <pthread.h>
 #include <signal.h>
 #include <time.h>
 #include <unistd.h>
@@ -43,8 +44,17 @@ struct Handlers {
   bool is_registered_at_exit = false;       // guarded by mutex
 };
 
+Handlers& handlers();
+
+// A child may make one of its own, so no other thread has the mutex during a fork.
+Handlers* make_handlers() {
+  ::pthread_atfork([] { handlers().mutex.lock(); }, [] { handlers().mutex.unlock(); },
+                   [] { handlers().mutex.unlock(); });
+  return new Handlers;
+}
+
 Handlers& handlers() {
-  static auto* instance = new Handlers;  // never destroyed: writers may outlive other statics
+  static auto* instance = make_handlers();  // never destroyed: writers may outlive other statics
   return *instance;
 }
 

@@ -127,9 +127,11 @@ std::future<void> BackgroundWriter::save_async(const std::map<std::string, at::T
   if (core == nullptr) return in_fork();
   std::unique_ptr<FileJob> job;
   try {
-    job = std::make_unique<TensorJob>(
-        absolute_name(path),
-        plan_file(copy_for_file(tensors), metadata, SaveSafetensorsOptions().alignment()));
+    at::Tensor memory;
+    const auto copies = core->memories()->copy(tensors, memory);
+    auto plan = plan_file(copies, metadata, SaveSafetensorsOptions().alignment());
+    job = std::make_unique<TensorJob>(absolute_name(path), std::move(plan), std::move(memory),
+                                      core->memories());
   } catch (const c10::Error& error) {
     return core->failed(absolute_name(path) +
                         " was not written: " + error.what_without_backtrace());

@@ -2,10 +2,11 @@
 #include "training/background/file_job.h"
 
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/empty_like.h>
+#include <ATen/ops/empty.h>
 
 #include <algorithm>
 #include <span>
+#include <utility>
 
 namespace lockstep::training {
 namespace {
@@ -13,7 +14,17 @@ namespace {
 // Lines wait so long at most, on a slow disk a tenth of a second.
 constexpr std::size_t kPieceBytes = std::size_t{4} << 20;
 // The disk is waited for in parts, too: not for all of a large file at its end.
-constexpr std::uint64_t kSyncBytes = std::uint64_t{32} << 20;
+constexpr std::uint64_t kSyncBytes = std::uint64_t{16} << 20;
+constexpr std::int64_t kAlignment = 64;
+
+std::int64_t room_of(const at::Tensor& tensor) {
+  return (static_cast<std::int64_t>(tensor.nbytes()) + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+bool has_values(const at::Tensor& tensor) {
+  return tensor.defined() && tensor.layout() == c10::kStrided && !tensor.is_meta() &&
+         !tensor.is_quantized();
+}
 
 }  // namespace
 
@@ -52,20 +63,38 @@ std::span<const std::byte> TensorJob::part() const {
   return {static_cast<const std::byte*>(tensor.const_data_ptr()), tensor.nbytes()};
 }
 
-std::map<std::string, at::Tensor> copy_for_file(const std::map<std::string, at::Tensor>& tensors) {
+std::map<std::string, at::Tensor> CopyMemory::copy(const std::map<std::string, at::Tensor>& tensors,
+                                                   at::Tensor& memory) {
   const at::NoGradGuard no_gradients;
+  std::int64_t bytes = 0;
+  for (const auto& [name, tensor] : tensors) bytes += has_values(tensor) ? room_of(tensor) : 0;
+  {
+    const std::lock_guard lock(mutex_);
+    memory = std::exchange(spare_, at::Tensor());
+  }
+  if (!memory.defined() || memory.numel() < bytes) {
+    memory = at::empty({bytes}, at::TensorOptions().dtype(at::kByte));
+  }
   std::map<std::string, at::Tensor> copies;
+  std::int64_t offset = 0;
   for (const auto& [name, tensor] : tensors) {
-    at::Tensor copy = tensor;
-    if (tensor.defined() && tensor.layout() == c10::kStrided && !tensor.is_meta() &&
-        !tensor.is_quantized()) {
-      copy = at::empty_like(tensor, tensor.options().device(c10::kCPU).pinned_memory(false),
-                            c10::MemoryFormat::Contiguous);
-      copy.copy_(tensor.detach());
+    if (!has_values(tensor)) {
+      copies.emplace(name, tensor);
+      continue;
     }
+    at::Tensor copy = memory.narrow(0, offset, static_cast<std::int64_t>(tensor.nbytes()))
+                          .view(tensor.scalar_type())
+                          .view(tensor.sizes());
+    copy.copy_(tensor.detach());
+    offset += room_of(tensor);
     copies.emplace(name, std::move(copy));
   }
   return copies;
+}
+
+void CopyMemory::give_back(at::Tensor memory) {
+  const std::lock_guard lock(mutex_);
+  if (!spare_.defined() || spare_.numel() < memory.numel()) spare_ = std::move(memory);
 }
 
 }  // namespace lockstep::training

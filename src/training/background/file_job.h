@@ -8,8 +8,11 @@
 #include <future>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
+#include <span>
 #include <string>
+#include <utility>
 
 #include "native/posix/atomic_file.h"
 #include "native/posix/file_system.h"
@@ -62,12 +65,37 @@ class TextJob final : public FileJob {
   const std::string text_;
 };
 
+/// Copies of tensors, in memory that is kept for the next ones, since fresh memory costs several
+/// times as long as the copy.
+///
+/// Thread-safety: any thread.
+class CopyMemory {
+ public:
+  /// The copies lie on the CPU in the order of their shapes, without lazy conjugation; `memory` has
+  /// their values until it is given back. What no file can hold is passed on as it is.
+  /// Blocks: while it copies.
+  [[nodiscard]] std::map<std::string, at::Tensor> copy(
+      const std::map<std::string, at::Tensor>& tensors, at::Tensor& memory);
+  void give_back(at::Tensor memory);
+
+ private:
+  std::mutex mutex_;
+  at::Tensor spare_;  // the largest that was given back; guarded by mutex_
+};
+
 /// A file of tensors, written in pieces.
 class TensorJob final : public FileJob {
  public:
-  /// The tensors of `plan` lie on the CPU in the order of their shapes, and nobody changes them.
-  TensorJob(std::string path, PlannedFile plan)
-      : FileJob(std::move(path), plan.bytes), plan_(std::move(plan)) {}
+  /// `memory`: of the tensors of `plan`, which lie as `CopyMemory` has them.
+  TensorJob(std::string path, PlannedFile plan, at::Tensor memory,
+            std::shared_ptr<CopyMemory> memories)
+      : FileJob(std::move(path), plan.bytes),
+        plan_(std::move(plan)),
+        memory_(std::move(memory)),
+        memories_(std::move(memories)) {}
+  ~TensorJob() override { memories_->give_back(std::move(memory_)); }
+  TensorJob(const TensorJob&) = delete;
+  TensorJob& operator=(const TensorJob&) = delete;
 
   [[nodiscard]] bool is_large() const override { return true; }
   [[nodiscard]] bool step(native::FileSystem& files) override;
@@ -76,17 +104,13 @@ class TensorJob final : public FileJob {
   [[nodiscard]] std::span<const std::byte> part() const;
 
   const PlannedFile plan_;
+  at::Tensor memory_;
+  const std::shared_ptr<CopyMemory> memories_;
   std::optional<native::AtomicFile> file_;
   std::size_t part_ = 0;          // 0: the header; then the tensors
   std::size_t done_ = 0;          // bytes of the part
   std::uint64_t offset_ = 0;      // in the file
   std::uint64_t since_sync_ = 0;  // bytes
 };
-
-/// Copies of the tensors on the CPU, as a file has them: in the order of their shapes, without lazy
-/// conjugation. What the format cannot hold is passed on as it is.
-/// Blocks: while it copies.
-[[nodiscard]] std::map<std::string, at::Tensor> copy_for_file(
-    const std::map<std::string, at::Tensor>& tensors);
 
 }  // namespace lockstep::training

@@ -43,6 +43,7 @@ class WriterCore {
   [[nodiscard]] const std::shared_ptr<WriterCounters>& counters() const noexcept {
     return counters_;
   }
+  [[nodiscard]] const std::shared_ptr<CopyMemory>& memories() const noexcept { return memories_; }
   [[nodiscard]] native::FileSystem& files() const noexcept { return files_; }
 
   /// That of a file, which is made with the first call for it.
@@ -108,6 +109,7 @@ class WriterCore {
   const BackgroundWriterOptions options_;
   native::FileSystem& files_;
   const std::shared_ptr<WriterCounters> counters_;
+  const std::shared_ptr<CopyMemory> memories_ = std::make_shared<CopyMemory>();
   std::optional<native::ProcessEnd> process_end_;  // until the thread ends
   std::atomic<std::uint32_t>& word_;
 

@@ -211,6 +211,18 @@ TEST(SyslogLog, SendsDatagramsToTheSocketOfThisHost) {
   expect_messages(server.messages.all(), 1);
 }
 
+TEST(SyslogLog, SendsDatagramsWhenTheirSocketComes) {
+  const TemporaryFolder folder;
+  const std::string path = folder / "log";
+  const auto writer = std::make_shared<BackgroundWriter>();
+  send_four(syslog_log(writer, SyslogOptions().server(path).application("train.rank3")));
+  EXPECT_FALSE(writer->flush(milliseconds(20)));
+  DatagramServer server(path);
+  ASSERT_TRUE(writer->flush(kTestPatience));
+  ASSERT_TRUE(happens([&] { return server.messages.size() == 4; }));
+  expect_messages(server.messages.all(), 1);
+}
+
 TEST(SyslogLog, SendsDatagramsByUdp) {
   DatagramServer server;
   const auto writer = std::make_shared<BackgroundWriter>();
