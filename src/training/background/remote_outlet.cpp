@@ -75,8 +75,8 @@ Outlet::TimePoint RemoteOutlet::service(TimePoint now) {
     if (sending_ > 0) {
       const auto state = transport_->poll(now);
       if (state == LogTransport::State::Busy) {
-        const auto next = now + (now - began_at_ < kSoonEnds ? kSoon : kLater);
-        return std::min(next, keep_safe(now));
+        const bool is_soon = now - began_at_ < kSoonEnds || transport_->is_moving(now);
+        return std::min(now + (is_soon ? kSoon : kLater), keep_safe(now));
       }
       if (!finish_batch(state, now)) return std::min(retry_at_, keep_safe(now));
     }

@@ -30,6 +30,8 @@ class LogTransport {
   /// Begins to send. The batch before was sent, has failed or was refused.
   virtual void begin(const std::vector<LogRecord>& records) = 0;
   [[nodiscard]] virtual State poll(Outlet::TimePoint now) = 0;
+  /// Whether parts of the batch go out one after the other: more of them may go soon.
+  [[nodiscard]] virtual bool is_moving(Outlet::TimePoint /*now*/) const { return false; }
   /// Gives up the batch.
   virtual void cancel() = 0;
 

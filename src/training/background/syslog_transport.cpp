@@ -194,6 +194,10 @@ void SyslogTransport5424::cancel() {
   is_connected_ = false;
 }
 
+bool SyslogTransport5424::is_moving(Outlet::TimePoint now) const {
+  return is_connected_ && now - stage_since_ < std::chrono::milliseconds(100);
+}
+
 bool SyslogTransport5424::is_late(Outlet::TimePoint now) const {
   return now - stage_since_ > options_.timeout();
 }

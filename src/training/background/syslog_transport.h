@@ -37,6 +37,7 @@ class SyslogTransport5424 final : public LogTransport {
 
   void begin(const std::vector<LogRecord>& records) override;
   [[nodiscard]] State poll(Outlet::TimePoint now) override;
+  [[nodiscard]] bool is_moving(Outlet::TimePoint now) const override;
   void cancel() override;
   [[nodiscard]] std::string failure() const override { return failure_; }
   [[nodiscard]] std::size_t batch_lines() const override { return 512; }
