@@ -166,6 +166,22 @@ TEST(BackgroundFailures, AFullDiskKeepsTheFirstLinesAndCountsTheOthers) {
   EXPECT_EQ(statistics.lines, static_cast<std::uint64_t>(given));
 }
 
+TEST(BackgroundFailures, AFileWaitsForLinesBeforeItThatCannotBeWritten) {
+  const TemporaryFolder folder;
+  FullDisk files;
+  files.is_full = true;
+  const auto writer = WriterAccess::make({}, files);
+  writer->append(folder / "file", "line 0");
+  ASSERT_TRUE(testing::happens([&] { return files.refused > 0; }));
+  auto written = writer->write_file(folder / "file", "text\n");
+  EXPECT_FALSE(writer->flush(milliseconds(50)));
+  writer->append(folder / "file", "line 1");
+  files.is_full = false;
+  ASSERT_TRUE(writer->flush(kTestPatience));
+  EXPECT_NO_THROW(written.get());
+  EXPECT_EQ(read_bytes(folder / "file"), "text\nline 1\n");
+}
+
 TEST(BackgroundFailures, AFileThatCannotBeOpenedHoldsUpNoOther) {
   const TemporaryFolder folder;
   BackgroundWriter writer;

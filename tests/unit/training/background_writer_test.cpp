@@ -117,6 +117,7 @@ TEST(BackgroundWriter, RotatesByWholeLinesAndKeepsSoManyFiles) {
   EXPECT_EQ(lines_of(folder / "log"), std::vector<std::string>{"last"});
   EXPECT_EQ(lines_of(folder / "log.1"), std::vector<std::string>{std::string(200, 'x')});
   const auto before = lines_of(folder / "log.2");
+  ASSERT_FALSE(before.empty());
   EXPECT_EQ(before.back(), "line 1099");
   EXPECT_LE(read_bytes(folder / "log.2").size(), 100U);
   EXPECT_FALSE(std::filesystem::exists(folder / "log.3"));
