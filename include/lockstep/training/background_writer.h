@@ -48,9 +48,9 @@ struct LOCKSTEP_API BackgroundWriterStatistics {
   std::uint64_t lines_written = 0;  ///< to files, and those that servers have taken
   std::uint64_t lines_lost = 0;     ///< of them, there is or will be a line with their number
   std::uint64_t files = 0;          ///< that were given to it by `write_file` and `save_async`
-  std::uint64_t files_written = 0;
-  std::uint64_t files_failed = 0;
-  std::uint64_t bytes = 0;  ///< of lines and files that were written
+  std::uint64_t files_written = 0;  ///< of them, all is on the disk
+  std::uint64_t files_failed = 0;   ///< of them, the future has the reason
+  std::uint64_t bytes = 0;          ///< of lines and files that were written
 };
 
 /// Writes lines, small files and tensors in a thread of its own, so that training does not wait for
