@@ -6,6 +6,7 @@
 #include <lockstep/core/version.h>
 
 #include <chrono>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -47,6 +48,23 @@ TEST(Logging, GoesToTheSinkFromItsLevelOn) {
   logging::set_level(logging::Level::Warning);
   set_log_sink(nullptr);
   EXPECT_EQ(lines, (std::vector<std::string>{"loud", "whisper"}));
+}
+
+TEST(Logging, TheSinkBeforeMayLogWhileItEnds) {
+  struct LogsAtItsEnd {
+    ~LogsAtItsEnd() { logging::warning("at its end"); }
+  };
+  std::string said;
+  set_log_sink([kept = std::make_shared<LogsAtItsEnd>()](logging::Level, std::string_view) {});
+  set_log_sink([&](logging::Level, std::string_view line) { said = line; });
+  set_log_sink({});
+  EXPECT_EQ(said, "at its end");
+}
+
+TEST(Logging, WritesToStderrWhateverTheLevel) {
+  ::testing::internal::CaptureStderr();
+  logging::write_to_stderr(logging::Level::Debug, "text");
+  EXPECT_EQ(::testing::internal::GetCapturedStderr(), "lockstep debug: text\n");
 }
 
 TEST(BindDevice, IsTheCpuWhereThereIsNoGpu) {
