@@ -155,7 +155,7 @@ bool WriterCore::run_job() {
         failure = error.what();
       }
       finish_job(i, failure);
-      return !jobs_.empty();
+      return true;  // lines may have waited for it
     }
   }
   return false;

@@ -250,7 +250,7 @@ TEST(BackgroundFailures, ADiskThatIsReallyFull) {
     write_bytes(folder / "ballast", std::string(200'000, 'b'));
     append(20'000);  // about 210 kB
     EXPECT_FALSE(writer.flush(milliseconds(200)));
-    auto saved = writer.save_async({{"a", torch::ones({1 << 16})}}, folder / "tensors");
+    auto saved = writer.save_async({{"a", torch::ones({1 << 14})}}, folder / "tensors");
     EXPECT_THROW(saved.get(), c10::Error);
     EXPECT_FALSE(std::filesystem::exists(folder / "tensors"));
     std::filesystem::remove(folder / "ballast");

@@ -227,6 +227,20 @@ TEST(BackgroundWriter, KeepsTheOrderOfAFileWhateverThePriorities) {
   EXPECT_EQ(read_bytes(path), "text\none\ntwo\n");
 }
 
+TEST(BackgroundWriter, ALineBehindAFileWaitsForNothingElse) {
+  const TemporaryFolder folder;
+  HeldFiles files;
+  files.hold();
+  const auto writer = WriterAccess::make({}, files);
+  writer->append(folder / "busy", "so that the rest is queued");
+  ASSERT_TRUE(testing::happens([&] { return files.has_waited(); }));
+  auto written = writer->write_file(folder / "file", "text\n");
+  writer->append(folder / "file", "line");
+  files.release();
+  // No call wakes the thread.
+  EXPECT_TRUE(testing::happens([&] { return read_bytes(folder / "file") == "text\nline\n"; }));
+}
+
 TEST(BackgroundWriter, LinesAndSmallFilesGoBetweenThePiecesOfALargeFile) {
   const TemporaryFolder folder;
   std::mutex mutex;

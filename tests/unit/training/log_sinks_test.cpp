@@ -337,9 +337,10 @@ TEST(SyslogLog, AServerThatTakesNothingHoldsUpNoFile) {
                                            .server(server.name())
                                            .spool(SpoolOptions().memory_bytes(1 << 20)));
   for (int i = 0; i < 100; ++i) sink(Level::Info, std::string(100'000, 'x'));
-  // The queue may be full at first.
+  // The queue may be full at first; the number of lines that were lost is a line too.
   ASSERT_TRUE(happens([&] { return writer->append(folder / "log", "line"); }));
-  EXPECT_TRUE(happens([&] { return read_bytes(folder / "log") == "line\n"; }));
+  EXPECT_TRUE(
+      happens([&] { return read_bytes(folder / "log").find("line\n") != std::string::npos; }));
   EXPECT_GT(writer->statistics().lines_lost, 0U);
 }
 
