@@ -77,6 +77,7 @@ checkpoint() {
   early_checks "$driver" "$@"
   "$root/tools/setup.sh"
   build checkpoint
+  build log_call
   exec python3 "$driver" "--program=$build_dir/release/benchmarks/checkpoint" "--python=$(python_with_torch)" "$@"
 }
 

@@ -2,6 +2,7 @@
 #include "training/checkpoint/snapshot.h"
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/detach.h>
 #include <ATen/ops/empty.h>
 #include <c10/util/Exception.h>
 #include <lockstep/core/logging.h>
@@ -189,7 +190,7 @@ void SnapshotMemory::copy(Snapshot& snapshot, bool is_deferred) {
     for (auto& [key, tensor] : file.tensors) {
       const bool can_wait = is_deferred && file.until_step.contains(key);
       // One of its own, whoever else has the same values: what is deferred is known by its address.
-      tensor = tensor.detach();
+      tensor = at::detach(tensor);
       if (tensor.nbytes() == 0) continue;
       const at::Tensor room = (tensor.is_cpu() ? memory_ : pinned_memory_).take(tensor);
       if (can_wait && DeferredTensors::can_read(tensor)) {
