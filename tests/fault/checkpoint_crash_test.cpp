@@ -34,9 +34,9 @@ namespace fs = std::filesystem;
 class Quiet {
  public:
   Quiet() {
-    logging::set_sink([](logging::Level, std::string_view) {});
+    set_log_sink([](logging::Level, std::string_view) {});
   }
-  ~Quiet() { logging::set_sink({}); }
+  ~Quiet() { set_log_sink({}); }
   Quiet(const Quiet&) = delete;
   Quiet& operator=(const Quiet&) = delete;
 };

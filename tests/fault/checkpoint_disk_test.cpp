@@ -140,7 +140,7 @@ TEST_P(FullDisk, ASaveFailsOnAllRanksAndTheNextOneWorks) {
 
 // However much room there is: the save works, or fails with a reason that names the disk.
 TEST_P(FullDisk, WhateverIsLeftTheNewestIsWhole) {
-  logging::set_sink([](logging::Level, std::string_view) {});
+  set_log_sink([](logging::Level, std::string_view) {});
   int failed = 0;
   int saved = 0;
   for (std::uint64_t pages = 0; pages <= 88; pages += pages < 12 ? 1 : 4) {
@@ -170,7 +170,7 @@ TEST_P(FullDisk, WhateverIsLeftTheNewestIsWhole) {
       EXPECT_FALSE(name.ends_with(".tmp") || name.ends_with(".trash")) << name;
     }
   }
-  logging::set_sink({});
+  set_log_sink({});
   EXPECT_GT(failed, 10);
   EXPECT_GT(saved, 0);
 }

@@ -276,12 +276,12 @@ TEST(HookOfAState, HasTheNamesOfItsModules) {
 class CollectedWarnings {
  public:
   CollectedWarnings() {
-    logging::set_sink([this](logging::Level, std::string_view message) {
+    set_log_sink([this](logging::Level, std::string_view message) {
       const std::lock_guard lock(mutex_);
       messages_.emplace_back(message);
     });
   }
-  ~CollectedWarnings() { logging::set_sink({}); }
+  ~CollectedWarnings() { set_log_sink({}); }
   CollectedWarnings(const CollectedWarnings&) = delete;
   CollectedWarnings& operator=(const CollectedWarnings&) = delete;
 
