@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdlib>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <utility>
@@ -23,11 +24,19 @@ Level level_from_environment() {
   return Level::Warning;
 }
 
+struct CallLock {
+  std::mutex mutex;
+  CallLock* before = nullptr;  // of the process that has forked this one
+};
+
 // Where log lines go is the one setting of a process as a whole; no group, model or loader keeps
 // state here.
 struct Settings {
   std::mutex mutex;
-  Sink sink;                               // guarded by mutex
+  std::shared_ptr<const Sink> sink;  // nothing: stderr; guarded by mutex
+  // Held while the sink is called. A fork does not wait for it: a sink may hang. In a child, there
+  // is another one.
+  CallLock* calls = new CallLock;          // guarded by mutex
   Level level = level_from_environment();  // guarded by mutex
 };
 
@@ -37,7 +46,11 @@ Settings& settings();
 // the mutex during a fork.
 Settings* make_settings() {
   ::pthread_atfork([] { settings().mutex.lock(); }, [] { settings().mutex.unlock(); },
-                   [] { settings().mutex.unlock(); });
+                   [] {
+                     // The one before may be held for ever: it is let go.
+                     settings().calls = new CallLock{{}, settings().calls};
+                     settings().mutex.unlock();
+                   });
   return new Settings;
 }
 
@@ -72,10 +85,21 @@ Level level() {
 }
 
 void write(Level level, std::string_view message) {
-  const std::lock_guard lock(settings().mutex);
-  if (level < settings().level || level == Level::Off) return;
-  if (settings().sink) {
-    settings().sink(level, message);
+  auto& own = settings();
+  CallLock* calls = nullptr;
+  {
+    const std::lock_guard lock(own.mutex);
+    if (level < own.level || level == Level::Off) return;
+    calls = own.calls;
+  }
+  const std::lock_guard lock_calls(calls->mutex);
+  std::shared_ptr<const Sink> sink;
+  {
+    const std::lock_guard lock(own.mutex);
+    sink = own.sink;
+  }
+  if (sink) {
+    (*sink)(level, message);
   } else {
     write_to_stderr(level, message);
   }
@@ -85,9 +109,17 @@ void write(Level level, std::string_view message) {
 
 void set_log_sink(logging::Sink sink) {
   auto& settings = logging::settings();
+  auto next = sink ? std::make_shared<const logging::Sink>(std::move(sink)) : nullptr;
+  logging::CallLock* calls = nullptr;
   {
     const std::lock_guard lock(settings.mutex);
-    std::swap(settings.sink, sink);
+    calls = settings.calls;
+  }
+  {
+    // Nobody is in the sink before when this returns.
+    const std::lock_guard lock_calls(calls->mutex);
+    const std::lock_guard lock(settings.mutex);
+    std::swap(settings.sink, next);
   }
   // Here the sink before ends, which may log, or wait for a thread that does.
 }

@@ -61,7 +61,10 @@ inline void error(std::string_view message) {
 }  // namespace logging
 
 /// Sends remarks of `logging::level()` and above to `sink`. An empty sink restores the default.
-/// The sink may be called from any thread, one call at a time. It must not log itself.
+/// The sink may be called from any thread, one call at a time. It must not log itself, and not set
+/// another sink. A child that is forked while another thread is in the sink has a copy of it in
+/// the middle of this call: a sink that is to work in children takes no locks of its own there.
+/// Blocks: while another thread is in the sink before.
 ///
 /// `<lockstep/training/log_sinks.h>` has sinks that write to files and servers in the background.
 LOCKSTEP_API void set_log_sink(logging::Sink sink);

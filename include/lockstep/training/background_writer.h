@@ -25,10 +25,11 @@ struct BackgroundWriterOptions {
   /// Bytes of lines that are kept for each file that cannot be written at the moment.
   TORCH_ARG(std::int64_t, kept_bytes) = std::int64_t{4} << 20;
   /// Bytes of small files and of copies of tensors that may wait all together. One that is larger
-  /// is taken when nothing else waits.
+  /// is taken when nothing else waits. A copy that is refused has been made before, and the largest
+  /// one is kept for the next, so there may be up to two more in memory.
   TORCH_ARG(std::int64_t, file_bytes) = std::int64_t{8} << 30;
   /// The longest that a call waits for room in a full queue: `append`, and log lines of warning
-  /// and above. After a wait in vain, no call waits before there has been room again.
+  /// and above; other threads that log wait as well. After a wait in vain, no call waits before there has been room again.
   TORCH_ARG(std::chrono::milliseconds, full_queue_wait) = std::chrono::milliseconds(10);
   /// How long the thread collects lines before it writes them. A killed process loses what came in
   /// this time.
@@ -57,12 +58,15 @@ struct LOCKSTEP_API BackgroundWriterStatistics {
 /// a disk or a server. `<lockstep/training/log_sinks.h>` has log sinks on it.
 ///
 /// Lines go before small files, and these before tensors, of which a piece is written at a time.
+/// A disk that is slow to answer a sync holds up all of them until it has answered.
 /// The order of all that goes to one file is kept. docs/background_writing.md has a table of what
 /// survives which end of the process.
 ///
 /// While a writer lives, SIGTERM has a handler if its disposition is the default one (a
 /// `StopRequest` goes first), and `std::terminate` has one that calls the one before. They write
 /// what is queued, within a second.
+///
+/// What the thread has to say goes to the log sinks on the writer, or to stderr if it has none.
 ///
 /// Copies of a writer that a fork of the process takes along do nothing.
 ///
@@ -86,10 +90,13 @@ class LOCKSTEP_API BackgroundWriter {
   ///
   /// `path`: what is relative belongs to the folder in which the process was at the first call.
   /// Blocks: not, but for `full_queue_wait` when the queue is full.
+  /// Throws: `c10::Error` for an empty path, and for a file of `file_log`.
   bool append(const std::filesystem::path& path, std::string_view line);
 
   /// Writes a whole file. It has its name when all of it is on the disk; before, an older file of
   /// that name stays. What goes wrong is thrown by the future as `c10::Error`, counted and logged.
+  /// A file waits for lines that were appended under its name before, for as long as these cannot
+  /// be written.
   std::future<void> write_file(const std::filesystem::path& path, std::string text);
 
   /// Writes a file of tensors, as `save_safetensors` does. The tensors are copied now, to the CPU:

@@ -19,7 +19,11 @@
 /// A call hands over the line and returns. A destination that cannot be reached keeps lines up to a
 /// bound, and tries again and again. What comes while the bound is reached is lost and counted; the
 /// number is written in the place of the lost lines when there is room. In a fork of the process,
-/// lines go to stderr.
+/// lines go to stderr, and so do lines for servers while the process leaves by `exit`, unless there
+/// is a spool file.
+///
+/// A writer keeps the destination of a sink, with its spool, as long as the writer lives: a sink
+/// that replaces another one needs another writer, or a spool of its own.
 ///
 /// Thread-safety: sinks may be called by several threads.
 
@@ -68,7 +72,8 @@ struct SyslogOptions {
   TORCH_ARG(int, facility) = 1;
   /// The name of the program, of printable ASCII: 1 to 48 characters.
   TORCH_ARG(std::string, application) = "lockstep";
-  /// Longer messages are cut, and say so. Servers take 2048 over UDP as a rule.
+  /// Longer messages are cut, and say so: from 480 to 1048576 bytes over TCP, to 65000 otherwise.
+  /// Servers take 2048 over UDP as a rule.
   TORCH_ARG(std::int64_t, message_bytes) = 8192;
   /// How long a server may leave bytes unanswered before the connection is given up.
   TORCH_ARG(std::chrono::milliseconds, timeout) = std::chrono::seconds(10);
@@ -86,7 +91,7 @@ struct OtlpOptions {
   TORCH_ARG(LogAttributes, attributes) = {};
   /// More headers of the requests, such as `{"Authorization", "Bearer ..."}`.
   TORCH_ARG(LogAttributes, headers) = {};
-  /// Lines of a request, at most.
+  /// Lines of a request, at most. One has about a mebibyte of text at most.
   TORCH_ARG(std::int64_t, batch_lines) = 512;
   /// How long a request may take.
   TORCH_ARG(std::chrono::milliseconds, timeout) = std::chrono::seconds(10);
@@ -96,9 +101,9 @@ struct OtlpOptions {
 
 /// Appends lines to a file, with the time (UTC) and the level:
 /// `2026-01-31T12:00:00.000001Z warning rank 3: text`. Control characters are escaped, so that a
-/// remark is one line. One process a file.
+/// remark is one line. One process a file. Sinks of one file have the same options.
 /// Owns: a share of the writer, as do the other sinks.
-/// Throws: `c10::Error` for options out of range.
+/// Throws: `c10::Error` for options out of range, and for a file that is written with others.
 [[nodiscard]] LOCKSTEP_API logging::Sink file_log(std::shared_ptr<BackgroundWriter> writer,
                                                   const std::filesystem::path& path,
                                                   const FileLogOptions& options = {});

@@ -4,11 +4,17 @@
 #include <curl/curl.h>
 #include <fcntl.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <exception>
+#include <map>
 #include <stdexcept>
 #include <utility>
+
+#include "native/posix/close_on_fork.h"
+#include "native/posix/process_end.h"
 
 namespace lockstep::native {
 namespace {
@@ -20,8 +26,23 @@ struct FreeList {
   void operator()(curl_slist* list) const { curl_slist_free_all(list); }
 };
 
-curl_socket_t open_socket(void* /*unused*/, curlsocktype /*purpose*/, curl_sockaddr* address) {
-  return ::socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
+/// Connections, which children of the process do not have.
+using OpenSockets = std::map<curl_socket_t, std::unique_ptr<CloseOnFork>>;
+
+curl_socket_t open_socket(void* sockets, curlsocktype /*purpose*/, curl_sockaddr* address) {
+  const int socket = ::socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
+  if (socket < 0) return CURL_SOCKET_BAD;
+  try {
+    (*static_cast<OpenSockets*>(sockets))[socket] = std::make_unique<CloseOnFork>(socket);
+  } catch (const std::exception&) {
+    // No memory; a child has it then.
+  }
+  return socket;
+}
+
+int close_socket(void* sockets, curl_socket_t socket) {
+  static_cast<OpenSockets*>(sockets)->erase(socket);
+  return ::close(socket);
 }
 
 std::size_t keep_begin(char* data, std::size_t size, std::size_t count, void* body) {
@@ -34,6 +55,7 @@ std::size_t keep_begin(char* data, std::size_t size, std::size_t count, void* bo
 }  // namespace
 
 struct HttpClient::State {
+  OpenSockets sockets;
   CURLM* multi = nullptr;
   CURL* easy = nullptr;
   bool is_running = false;
@@ -58,6 +80,8 @@ HttpClient::HttpClient() : state_(std::make_unique<State>()) {
   if (started != CURLE_OK) {
     throw std::runtime_error(std::string("libcurl: ") + curl_easy_strerror(started));
   }
+  // OpenSSL has registered its end for `exit`; the threads that post are to be done before.
+  ProcessEnd::come_first_at_exit();
   state_->multi = curl_multi_init();
   state_->easy = curl_easy_init();
   if (state_->multi == nullptr || state_->easy == nullptr) {
@@ -98,6 +122,9 @@ void HttpClient::post(const std::string& url, const std::vector<std::string>& he
   curl_easy_setopt(own.easy, CURLOPT_WRITEDATA, &own.body);
   curl_easy_setopt(own.easy, CURLOPT_ERRORBUFFER, own.failure.data());
   curl_easy_setopt(own.easy, CURLOPT_OPENSOCKETFUNCTION, open_socket);
+  curl_easy_setopt(own.easy, CURLOPT_OPENSOCKETDATA, &own.sockets);
+  curl_easy_setopt(own.easy, CURLOPT_CLOSESOCKETFUNCTION, close_socket);
+  curl_easy_setopt(own.easy, CURLOPT_CLOSESOCKETDATA, &own.sockets);
   curl_easy_setopt(own.easy, CURLOPT_TIMEOUT_MS, static_cast<long>(timeout.count()));
   curl_easy_setopt(own.easy, CURLOPT_CONNECTTIMEOUT_MS, kConnectMilliseconds);
   curl_easy_setopt(own.easy, CURLOPT_NOSIGNAL, 1L);

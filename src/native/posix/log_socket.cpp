@@ -81,6 +81,7 @@ LogSocket::State LogSocket::send_message(std::string_view message) {
         ::send(socket_.get(), message.data(), message.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
     if (sent >= 0) return State::Ready;
     if (errno == EAGAIN || errno == ENOBUFS) return State::Busy;
+    if (errno == EMSGSIZE) return State::TooLong;
     if (errno != EINTR) return fail(errno);
   }
 }

@@ -19,9 +19,10 @@ namespace lockstep::native {
 class LogSocket {
  public:
   enum class State {
-    Ready,  ///< done
-    Busy,   ///< try again later
-    Failed  ///< `failure` says why; the socket is of no use any more
+    Ready,    ///< done
+    Busy,     ///< try again later
+    TooLong,  ///< the socket takes no message of this length, but shorter ones
+    Failed    ///< `failure` says why; the socket is of no use any more
   };
 
   /// To the socket of datagrams with this path. Throws nothing: `state` says whether it stands.

@@ -24,13 +24,15 @@ struct Place {
   std::atomic<bool> is_taken{false};
   std::atomic<std::uint32_t> word{0};
   std::atomic<std::int64_t> exit_limit{0};  // milliseconds
+  std::atomic<pid_t> thread{0};             // that sleeps on the word
 };
 
 // All that a handler may touch: it is never destroyed.
 std::array<Place, ProcessEnd::kMost> places;
 std::atomic<pid_t> living_in{0};
-std::atomic<bool> has_signal{false};
-std::atomic<std::int64_t> signal_at{0};  // milliseconds
+std::atomic<std::int64_t> signal_at{0};  // milliseconds; 0: there was none
+std::atomic<bool> is_told{false};        // all places have the bit of the signal
+std::atomic<pid_t> terminating{0};       // the first thread in the handler of std::terminate
 std::atomic<bool> has_timer{false};
 timer_t timer{};  // set before has_timer
 std::atomic<bool> is_at_exit{false};
@@ -61,16 +63,14 @@ Handlers& handlers() {
 // The handler of std::terminate takes no lock.
 std::atomic<std::terminate_handler> terminate_before{nullptr};
 
-/// How many places have been told.
-std::size_t tell(std::uint32_t bit) noexcept {
-  std::size_t told = 0;
+/// All of them have the bit before the first one wakes: it may end the process when it is ready.
+void tell(std::uint32_t bit) noexcept {
   for (auto& place : places) {
-    if (!place.is_taken.load()) continue;
-    place.word.fetch_or(bit);
-    futex_wake_all(place.word);
-    ++told;
+    if (place.is_taken.load()) place.word.fetch_or(bit);
   }
-  return told;
+  for (auto& place : places) {
+    if (place.is_taken.load()) futex_wake_all(place.word);
+  }
 }
 
 void end_by_signal() noexcept {
@@ -78,6 +78,17 @@ void end_by_signal() noexcept {
   plain.sa_handler = SIG_DFL;
   ::sigaction(SIGTERM, &plain, nullptr);
   ::kill(::getpid(), SIGTERM);
+  // The first process of a container does not end by its own signals.
+  if (::getpid() == 1) ::_exit(128 + SIGTERM);
+}
+
+/// After SIGTERM, once all have been told and are ready.
+void end_if_all_are_ready() noexcept {
+  if (signal_at.load() == 0 || !is_told.load()) return;
+  for (const auto& place : places) {
+    if (place.is_taken.load() && (place.word.load() & ProcessEnd::kSoon) != 0) return;
+  }
+  if (is_told.exchange(false)) end_by_signal();
 }
 
 std::int64_t milliseconds_now() noexcept {
@@ -99,15 +110,18 @@ void send_signal_again(std::chrono::milliseconds after) noexcept {
 void on_signal(int /*signal*/) {
   const int error = errno;
   const auto now = milliseconds_now();
+  std::int64_t before = 0;
   if (::getpid() != living_in.load(std::memory_order_relaxed)) {
     end_by_signal();  // a fork; the signal is blocked until this returns
-  } else if (has_signal.exchange(true)) {
-    if (now - signal_at.load() > ProcessEnd::kSoonLimit.count()) end_by_signal();
-  } else {
-    signal_at.store(now);
-    // None: a handler that was made later has brought this one back.
-    if (tell(ProcessEnd::kSoon) == 0) end_by_signal();
+  } else if (signal_at.compare_exchange_strong(before, now)) {
+    tell(ProcessEnd::kSoon);
     send_signal_again(2 * ProcessEnd::kSoonLimit);
+    is_told.store(true);
+    // Perhaps they were faster; or there is none, and a handler that was made later has brought
+    // this one back.
+    end_if_all_are_ready();
+  } else if (now - before > ProcessEnd::kSoonLimit.count()) {
+    end_by_signal();
   }
   errno = error;
 }
@@ -130,7 +144,9 @@ void handle_signal() noexcept {
 
 void wait_until_ready(std::uint32_t bit, std::chrono::milliseconds least) noexcept {
   const auto start = Clock::now();
+  const pid_t self = ::gettid();
   for (auto& place : places) {
+    if (place.thread.load() == self) continue;
     const auto limit =
         bit == ProcessEnd::kAtExit ? std::chrono::milliseconds(place.exit_limit.load()) : least;
     while (place.is_taken.load()) {
@@ -143,17 +159,23 @@ void wait_until_ready(std::uint32_t bit, std::chrono::milliseconds least) noexce
 }
 
 [[noreturn]] void on_terminate() {
+  pid_t first = 0;
+  const bool is_first = terminating.compare_exchange_strong(first, ::gettid());
+  // The handler before has called a later one, which has called this one.
+  if (!is_first && first == ::gettid()) std::abort();
   if (::getpid() == living_in.load()) {
-    tell(ProcessEnd::kSoon);
+    if (is_first) tell(ProcessEnd::kSoon);
     // A thread that is late is given time to notice that it is.
     wait_until_ready(ProcessEnd::kSoon, 2 * ProcessEnd::kSoonLimit);
   }
-  if (const auto before = terminate_before.load(); before != nullptr) before();
+  const auto before = terminate_before.load();
+  if (is_first && before != nullptr) before();
   std::abort();
 }
 
 void on_exit() {
-  is_at_exit.store(true);
+  // It may be registered several times; the first call counts.
+  if (is_at_exit.exchange(true)) return;
   if (::getpid() != living_in.load()) return;
   tell(ProcessEnd::kAtExit);
   wait_until_ready(ProcessEnd::kAtExit, {});
@@ -171,7 +193,8 @@ ProcessEnd::ProcessEnd(std::chrono::milliseconds exit_limit) : place_(kMost) {
       place.word.store(0);
     }
     own.living = 0;
-    has_signal.store(false);
+    signal_at.store(0);
+    is_told.store(false);
     sigevent event{};
     event.sigev_notify = SIGEV_SIGNAL;
     event.sigev_signo = SIGTERM;
@@ -180,6 +203,7 @@ ProcessEnd::ProcessEnd(std::chrono::milliseconds exit_limit) : place_(kMost) {
   for (std::size_t i = 0; i < kMost && place_ == kMost; ++i) {
     if (places[i].is_taken.load()) continue;
     places[i].word.store(0);
+    places[i].thread.store(0);
     places[i].exit_limit.store(exit_limit.count());
     places[i].is_taken.store(true);
     place_ = i;
@@ -218,11 +242,15 @@ std::atomic<std::uint32_t>& ProcessEnd::word() const noexcept {
 void ProcessEnd::ready() noexcept {
   places[place_].word.fetch_and(~(kSoon | kAtExit));
   futex_wake_all(places[place_].word);
-  if (!has_signal.load()) return;
-  for (const auto& place : places) {
-    if (place.is_taken.load() && (place.word.load() & kSoon) != 0) return;
-  }
-  if (has_signal.exchange(false)) end_by_signal();
+  end_if_all_are_ready();
+}
+
+void ProcessEnd::claim_thread() noexcept {
+  places[place_].thread.store(::gettid());
+}
+
+void ProcessEnd::come_first_at_exit() noexcept {
+  static_cast<void>(std::atexit(on_exit));
 }
 
 bool ProcessEnd::is_exiting() noexcept {

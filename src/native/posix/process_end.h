@@ -38,12 +38,19 @@ class ProcessEnd {
   /// that a handler of a signal may touch at any time.
   [[nodiscard]] std::atomic<std::uint32_t>& word() const noexcept;
 
+  /// Called by the thread that sleeps on `word`: if it calls `std::terminate`, it does not wait for
+  /// itself.
+  void claim_thread() noexcept;
+
   /// The thread has done what it can. Takes the two bits back. After SIGTERM, the last one to call
   /// it ends the process.
   void ready() noexcept;
 
   /// Whether the process has begun to leave by `exit`: its statics are being destroyed.
   [[nodiscard]] static bool is_exiting() noexcept;
+
+  /// What others have registered for `exit` so far comes after the part of these threads.
+  static void come_first_at_exit() noexcept;
 
   /// The handler of SIGTERM again, where one of these lives and the disposition is the default one.
   /// Whoever has restored the disposition calls it.

@@ -41,10 +41,6 @@ std::thread start(const std::shared_ptr<WriterCore>& core) {
   return thread;
 }
 
-std::string absolute_name(const std::filesystem::path& path) {
-  return std::filesystem::absolute(path).lexically_normal().string();
-}
-
 std::future<void> in_fork() {
   std::promise<void> promise;
   promise.set_exception(std::make_exception_ptr(c10::Error(
@@ -117,7 +113,13 @@ std::future<void> BackgroundWriter::write_file(const std::filesystem::path& path
                                                std::string text) {
   WriterCore* core = impl_->core();
   if (core == nullptr) return in_fork();
-  return core->add(std::make_unique<TextJob>(absolute_name(path), std::move(text)));
+  std::unique_ptr<FileJob> job;
+  try {
+    job = std::make_unique<TextJob>(absolute_name(path), std::move(text));
+  } catch (const c10::Error& error) {
+    return core->failed(error.what_without_backtrace());
+  }
+  return core->add(std::move(job));
 }
 
 std::future<void> BackgroundWriter::save_async(const std::map<std::string, at::Tensor>& tensors,
@@ -126,17 +128,17 @@ std::future<void> BackgroundWriter::save_async(const std::map<std::string, at::T
   WriterCore* core = impl_->core();
   if (core == nullptr) return in_fork();
   std::unique_ptr<FileJob> job;
+  std::string name = path.string();
   try {
+    name = absolute_name(path);
     at::Tensor memory;
     const auto copies = core->memories()->copy(tensors, memory);
     auto plan = plan_file(copies, metadata, SaveSafetensorsOptions().alignment());
-    job = std::make_unique<TensorJob>(absolute_name(path), std::move(plan), std::move(memory),
-                                      core->memories());
+    job = std::make_unique<TensorJob>(name, std::move(plan), std::move(memory), core->memories());
   } catch (const c10::Error& error) {
-    return core->failed(absolute_name(path) +
-                        " was not written: " + error.what_without_backtrace());
+    return core->failed(name + " was not written: " + error.what_without_backtrace());
   } catch (const std::exception& error) {
-    return core->failed(absolute_name(path) + " was not written: " + error.what());
+    return core->failed(name + " was not written: " + error.what());
   }
   return core->add(std::move(job));
 }

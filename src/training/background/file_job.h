@@ -32,8 +32,9 @@ class FileJob {
   FileJob& operator=(const FileJob&) = delete;
 
   [[nodiscard]] const std::string& path() const noexcept { return path_; }
-  /// Of memory that it needs while it waits.
   [[nodiscard]] std::uint64_t bytes() const noexcept { return bytes_; }
+  /// Of memory that it needs while it waits, about.
+  [[nodiscard]] std::uint64_t cost() const noexcept { return bytes_ + 1024; }
   /// Whether it comes after those that are not.
   [[nodiscard]] virtual bool is_large() const = 0;
   /// Goes on. True: the file has its name.

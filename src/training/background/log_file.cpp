@@ -41,15 +41,14 @@ void LogFile::take(const QueuedLine& line) {
   if (!has_room_for(line) && failure_.empty()) {
     static_cast<void>(service(std::chrono::steady_clock::now()));
   }
-  count_taken();
   if (!has_room_for(line)) {
+    lost_reason_ = failure_.empty() ? path_ + " is written too slowly" : failure_;
     ++lost_;
     count_lost(1);
-    lost_reason_ = failure_.empty() ? path_ + " is written too slowly" : failure_;
     return;
   }
   add_note();
-  add(settings_.format, line, false);
+  add(settings_.format, line, 0);
 }
 
 bool LogFile::has_room_for(const QueuedLine& line) const {
@@ -63,19 +62,27 @@ void LogFile::note_lost(std::uint64_t lines, const std::string& reason) {
   lost_reason_ = reason;
 }
 
-void LogFile::add(const LineFormat& format, const QueuedLine& line, bool is_note) {
-  format(pending_, line);
-  ends_.push_back({pending_.size(), is_note});
+/// `lost`: of a note, the number that it has; 0: it is a line.
+void LogFile::add(const LineFormat& format, const QueuedLine& line, std::uint64_t lost) {
+  const std::size_t before = pending_.size();
+  try {
+    format(pending_, line);
+    ends_.push_back({pending_.size(), lost > 0, lost});
+  } catch (...) {
+    pending_.resize(before);
+    throw;
+  }
 }
 
 void LogFile::add_note() {
   if (lost_ == 0) return;
-  const std::string text = lost_text(std::exchange(lost_, 0), lost_reason_);
+  const std::string text = lost_text(lost_, lost_reason_);
   const auto now = std::chrono::system_clock::now().time_since_epoch();
   add(settings_.format_of_note,
       {nullptr, std::chrono::duration_cast<std::chrono::nanoseconds>(now).count(),
        logging::Level::Warning, text},
-      true);
+      lost_);
+  lost_ = 0;
 }
 
 Outlet::TimePoint LogFile::service(TimePoint now) {
@@ -90,7 +97,7 @@ Outlet::TimePoint LogFile::service(TimePoint now) {
         try {
           rotate();
           continue;
-        } catch (const std::system_error&) {
+        } catch (const std::exception&) {
           // A file that is too long is better than lines that are lost.
           rotate_again_at_ = now + kLastRetry;
           continue;
@@ -101,9 +108,9 @@ Outlet::TimePoint LogFile::service(TimePoint now) {
       failure_.clear();
       close_at_ = now + kIdle;
     }
-  } catch (const std::system_error& error) {
+  } catch (const std::exception& error) {
     failure_ = error.what();
-    file_.reset();
+    close();
     retry_at_ = now + back_off_.take();
     return retry_at_;
   }
@@ -112,7 +119,7 @@ Outlet::TimePoint LogFile::service(TimePoint now) {
 }
 
 void LogFile::reopen() {
-  file_.reset();
+  close();
   close_at_ = TimePoint::max();
 }
 
@@ -140,12 +147,23 @@ void LogFile::open() {
         native::throw_errno(path_ + ": cannot be written");
       }
       size_ = size + 1;
-      file_ = std::move(file);
+      keep(std::move(file));
       return;
     }
   }
   size_ = size;
+  keep(std::move(file));
+}
+
+/// Children of the process do not have it: they would keep the room of a file that is removed.
+void LogFile::keep(native::FileDescriptor file) {
   file_ = std::move(file);
+  ends_here_ = std::make_unique<native::CloseOnFork>(file_.get());
+}
+
+void LogFile::close() {
+  ends_here_.reset();
+  file_.reset();
 }
 
 void LogFile::rotate() {
@@ -159,7 +177,7 @@ void LogFile::rotate() {
   const int moved =
       settings_.rotated_files > 0 ? files_.rename(path_, numbered(1)) : files_.remove(path_);
   if (moved != 0 && errno != ENOENT) native::throw_errno(path_ + ": cannot be renamed");
-  file_.reset();
+  close();
 }
 
 std::size_t LogFile::bytes_that_fit() const {
@@ -209,14 +227,18 @@ void LogFile::drop_written() {
 }
 
 std::string LogFile::give_up() {
-  file_.reset();
+  close();
   std::uint64_t unwritten = 0;
-  for (const auto& end : ends_) unwritten += end.is_note ? 0 : 1;
+  for (const auto& end : ends_) {
+    unwritten += end.is_note ? 0 : 1;
+    lost_ += end.lost;
+  }
   count_lost(unwritten);
   ends_.clear();
   pending_.clear();
   begin_ = 0;
   is_mid_line_ = false;
+  // The notes among them say nothing any more; this does.
   const std::uint64_t lines = unwritten + std::exchange(lost_, 0);
   if (lines == 0) return "";
   std::string text = path_ + ": ";

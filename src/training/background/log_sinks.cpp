@@ -47,7 +47,10 @@ void check_range(const char* options, const char* name, Number value, Number lea
 void check(const SyslogOptions& options) {
   const char* const kName = "SyslogOptions";
   check_range(kName, "facility", options.facility(), 0, 23);
-  check_range<std::int64_t>(kName, "message_bytes", options.message_bytes(), 480, 1 << 20);
+  // No datagram has 64 KiB.
+  const bool is_tcp = options.transport() == SyslogTransport::Tcp;
+  check_range<std::int64_t>(kName, "message_bytes", options.message_bytes(), 480,
+                            is_tcp ? 1 << 20 : 65'000);
   check_range<std::int64_t>(kName, "timeout (in milliseconds)", options.timeout().count(), 1,
                             3'600'000);
   const auto& application = options.application();
@@ -97,6 +100,8 @@ logging::Sink file_log(std::shared_ptr<BackgroundWriter> writer, const std::file
   LogFileSettings settings;
   settings.rotate_bytes = static_cast<std::uint64_t>(options.rotate_bytes());
   settings.rotated_files = static_cast<int>(options.rotated_files());
+  settings.is_sink = true;
+  settings.prefix = prefix;
   settings.format = [prefix](std::string& text, const QueuedLine& line) {
     append_remark(text, line, prefix);
   };

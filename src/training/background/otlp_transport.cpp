@@ -152,6 +152,7 @@ LogTransport::State OtlpTransport::poll(Outlet::TimePoint /*now*/) {
   }
   failure_ = "HTTP status " + std::to_string(answer->status);
   pause_ = answer->retry_after;
+  if (answer->status == 413) return State::TooLarge;
   return is_for_later(answer->status) ? State::Failed : State::Refused;
 }
 

@@ -39,6 +39,8 @@ class OtlpTransport final : public LogTransport {
   [[nodiscard]] std::size_t batch_lines() const override {
     return static_cast<std::size_t>(options_.batch_lines());
   }
+  // Collectors refuse large requests.
+  [[nodiscard]] std::size_t batch_bytes() const override { return std::size_t{1} << 20; }
 
  private:
   const OtlpOptions options_;

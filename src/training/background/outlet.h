@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <string>
 #include <utility>
@@ -37,15 +38,26 @@ class Outlet {
   Outlet(const Outlet&) = delete;
   Outlet& operator=(const Outlet&) = delete;
 
-  virtual void take(const QueuedLine& line) = 0;
+  /// Takes a line. False: there is no memory, and the line is lost and counted.
+  [[nodiscard]] bool accept(const QueuedLine& line) noexcept {
+    ++taken_;
+    try {
+      take(line);
+      return true;
+    } catch (const std::exception&) {
+      count_lost(1);
+      return false;
+    }
+  }
   /// So many lines were lost before they came here, and are counted already.
   virtual void note_lost(std::uint64_t lines, const std::string& reason) = 0;
 
   /// Does what can be done now, and never waits for a server. Returns when it is to be called
   /// again; `TimePoint::max()`: after the next line.
   [[nodiscard]] virtual TimePoint service(TimePoint now) = 0;
-  /// What was going to be tried again later is tried by the next `service`.
-  virtual void try_now() = 0;
+  /// What was going to be tried again later is tried by the next `service`, unless a server has
+  /// asked for a pause and this is not the end.
+  virtual void try_now(bool is_end) = 0;
   /// Whether nothing is left to do.
   [[nodiscard]] virtual bool is_done() const = 0;
   [[nodiscard]] virtual bool is_remote() const { return false; }
@@ -55,13 +67,17 @@ class Outlet {
   /// The process or the writer ends: saves what can be saved, and lets the rest go. Returns what
   /// was lost, in words; "": nothing.
   [[nodiscard]] virtual std::string give_up() = 0;
+  /// The process leaves by `exit`: no server can be reached any more. After `give_up`.
+  virtual void leave_network() {}
 
   /// How many lines have come, and how many of them are written or lost.
   [[nodiscard]] std::uint64_t taken() const noexcept { return taken_; }
   [[nodiscard]] std::uint64_t settled() const noexcept { return settled_; }
 
  protected:
-  void count_taken(std::uint64_t lines = 1) noexcept { taken_ += lines; }
+  /// May throw where there is no memory; then the line is not taken.
+  virtual void take(const QueuedLine& line) = 0;
+  void count_taken(std::uint64_t lines) noexcept { taken_ += lines; }
   void count_written(std::uint64_t lines) noexcept {
     settled_ += lines;
     counters_->lines_written += lines;
@@ -82,10 +98,18 @@ class Outlet {
 class LineChannel {
  public:
   /// `path`: of the file; empty: a server.
-  LineChannel(std::string path, std::unique_ptr<Outlet> outlet)
-      : path_(std::move(path)), outlet_(std::move(outlet)) {}
+  /// `settings`: in words, by which the file is written.
+  LineChannel(std::string path, std::unique_ptr<Outlet> outlet, bool is_sink,
+              std::string settings = {})
+      : path_(std::move(path)),
+        outlet_(std::move(outlet)),
+        is_sink_(is_sink),
+        settings_(std::move(settings)) {}
 
   [[nodiscard]] const std::string& path() const noexcept { return path_; }
+  /// Whether it has log lines.
+  [[nodiscard]] bool is_sink() const noexcept { return is_sink_; }
+  [[nodiscard]] const std::string& settings() const noexcept { return settings_; }
   /// For the thread.
   [[nodiscard]] Outlet& outlet() const noexcept { return *outlet_; }
 
@@ -95,6 +119,8 @@ class LineChannel {
  private:
   const std::string path_;
   const std::unique_ptr<Outlet> outlet_;
+  const bool is_sink_;
+  const std::string settings_;
 };
 
 /// Grows with each failure.

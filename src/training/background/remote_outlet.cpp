@@ -13,6 +13,8 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds kFirstPause{250};
 constexpr milliseconds kLastPause{30'000};
+// A server may ask for more than that, within reason.
+constexpr std::chrono::seconds kLongestPause{3600};
 // How often the transport is asked: at first a server answers soon, and one that does not is slow.
 constexpr milliseconds kSoon{2};
 constexpr milliseconds kLater{20};
@@ -29,16 +31,21 @@ RemoteOutlet::RemoteOutlet(std::string name, std::unique_ptr<LogTransport> trans
       name_(std::move(name)),
       transport_(std::move(transport)),
       spool_(spool, files),
+      most_lines_(transport_->batch_lines()),
       back_off_(kFirstPause, kLastPause) {
   // Lines of the run before belong to this one now.
-  const auto restored = spool_.restored() + spool_.torn();
+  const auto restored = spool_.restored() - spool_.restored_notes() + spool_.torn();
   this->counters().lines += restored;
   count_taken(restored);
   if (spool_.torn() > 0) lose(spool_.torn(), "the run before was killed while it wrote them");
 }
 
 void RemoteOutlet::take(const QueuedLine& line) {
-  count_taken();
+  if (!transport_) {
+    take_without_network(line);
+    return;
+  }
+  is_note_refused_ = false;
   if (waiting_since_ == TimePoint::max()) waiting_since_ = std::chrono::steady_clock::now();
   if (push_note() && spool_.push({line.nanoseconds, line.level, false, std::string(line.text)})) {
     return;
@@ -48,14 +55,24 @@ void RemoteOutlet::take(const QueuedLine& line) {
   lose(1, reason);
 }
 
+/// Into the file for the next run, or to stderr: the server is out of reach.
+void RemoteOutlet::take_without_network(const QueuedLine& line) {
+  const bool is_kept = spool_.has_file() &&
+                       spool_.push({line.nanoseconds, line.level, false, std::string(line.text)});
+  if (is_kept && spool_.save()) return;
+  count_lost(spool_.forget_memory().lines + (is_kept ? 0 : 1));
+  logging::write_to_stderr(line.level, line.text);
+}
+
 void RemoteOutlet::lose(std::uint64_t lines, const std::string& reason) {
-  count_lost(lines);
   note_lost(lines, reason);
+  count_lost(lines);
 }
 
 void RemoteOutlet::note_lost(std::uint64_t lines, const std::string& reason) {
-  lost_ += lines;
   lost_reason_ = reason;
+  lost_ += lines;
+  is_note_refused_ = false;
 }
 
 /// False: there is no room for it.
@@ -71,8 +88,9 @@ bool RemoteOutlet::push_note() {
 }
 
 Outlet::TimePoint RemoteOutlet::service(TimePoint now) {
+  if (!transport_) return TimePoint::max();
   while (true) {
-    if (sending_ > 0) {
+    if (!batch_.empty()) {
       const auto state = transport_->poll(now);
       if (state == LogTransport::State::Busy) {
         const bool is_soon = now - began_at_ < kSoonEnds || transport_->is_moving(now);
@@ -83,12 +101,12 @@ Outlet::TimePoint RemoteOutlet::service(TimePoint now) {
     if (now < retry_at_) return std::min(retry_at_, keep_safe(now));
     if (spool_.is_empty()) {
       waiting_since_ = TimePoint::max();
-      if (lost_ == 0) return TimePoint::max();
+      if (!must_note()) return TimePoint::max();
       static_cast<void>(push_note());
     }
     begin_batch(now);
     // A file that cannot be read at the moment.
-    if (sending_ == 0) {
+    if (batch_.empty()) {
       retry_at_ = now + back_off_.take();
       return retry_at_;
     }
@@ -96,29 +114,21 @@ Outlet::TimePoint RemoteOutlet::service(TimePoint now) {
 }
 
 void RemoteOutlet::begin_batch(TimePoint now) {
-  const auto records = spool_.front(transport_->batch_lines());
-  sending_ = records.size();
-  sending_notes_ = static_cast<std::size_t>(std::count_if(
-      records.begin(), records.end(), [](const LogRecord& record) { return record.is_note; }));
+  auto records = spool_.front(most_lines_, transport_->batch_bytes());
+  if (const auto cut = spool_.take_cut(); cut > 0) {
+    lose(cut, "somebody has cut the file of the spool");
+    if (records.empty() && push_note()) records = spool_.front(1);
+  }
   began_at_ = now;
-  if (sending_ > 0) transport_->begin(records);
+  if (!records.empty()) transport_->begin(records);
+  batch_ = std::move(records);
 }
 
-bool RemoteOutlet::finish_batch(LogTransport::State state, TimePoint now) {
-  const std::size_t records = std::exchange(sending_, 0);
-  const std::uint64_t lines = records - sending_notes_;
-  if (state == LogTransport::State::Failed) {
-    failure_ = transport_->failure();
-    const milliseconds pause = transport_->pause();
-    retry_at_ = now + std::max(back_off_.take(), std::min(pause, kLastPause));
-    return false;
-  }
-  spool_.pop(records);
-  waiting_since_ = now;
-  failure_.clear();
-  back_off_.reset();
-  const bool is_refused = state == LogTransport::State::Refused;
-  const auto lost = is_refused ? lines : std::min(lines, transport_->refused_lines());
+bool RemoteOutlet::settle(std::size_t records, std::uint64_t refused) {
+  const std::size_t taken = spool_.pop(records);
+  std::uint64_t lines = 0;
+  for (std::size_t i = 0; i < taken; ++i) lines += batch_[i].is_note ? 0U : 1U;
+  const std::uint64_t lost = std::min(lines, refused);
   count_written(lines - lost);
   if (lost > 0) {
     const std::string reason = name_ + " refuses them: " + transport_->failure();
@@ -127,10 +137,47 @@ bool RemoteOutlet::finish_batch(LogTransport::State state, TimePoint now) {
     if (!std::exchange(has_said_so_, true)) {
       logging::write_to_stderr(logging::Level::Warning, lost_text(lost, reason));
     }
-  } else {
-    has_said_so_ = false;
   }
-  if (!is_refused) return true;
+  // All of them were refused, so the notes too: what they count is to be said again.
+  if (refused >= records) {
+    for (std::size_t i = 0; i < taken; ++i) lost_ += batch_[i].counted();
+    // One after the other would be refused.
+    is_note_refused_ = lines == 0;
+  }
+  return taken == records;
+}
+
+bool RemoteOutlet::finish_batch(LogTransport::State state, TimePoint now) {
+  using State = LogTransport::State;
+  const std::size_t records = batch_.size();
+  if (state == State::TooLarge && records > 1) {
+    most_lines_ = records / 2;
+    batch_.clear();
+    return true;
+  }
+  if (state == State::Failed) {
+    if (const auto sent = transport_->sent_records(); sent > 0) {
+      static_cast<void>(settle(std::min(sent, records), transport_->refused_lines()));
+    }
+    batch_.clear();
+    failure_ = transport_->failure();
+    const auto pause = std::min(transport_->pause(), kLongestPause);
+    if (pause.count() > 0) pause_until_ = now + pause;
+    retry_at_ = std::max(now + back_off_.take(), pause_until_);
+    return false;
+  }
+  const bool is_refused = state != State::Sent;
+  const std::uint64_t refused = is_refused ? records : transport_->refused_lines();
+  const bool is_settled = settle(records, refused);
+  batch_.clear();
+  waiting_since_ = now;
+  failure_.clear();
+  most_lines_ = std::min(transport_->batch_lines(), 2 * most_lines_);
+  if (refused == 0) has_said_so_ = false;
+  if (!is_refused && is_settled) {
+    back_off_.reset();
+    return true;
+  }
   // A note that is refused as well must not lead to another one at once.
   retry_at_ = now + back_off_.take();
   return false;
@@ -146,13 +193,18 @@ Outlet::TimePoint RemoteOutlet::keep_safe(TimePoint now) {
 }
 
 std::string RemoteOutlet::give_up() {
-  transport_->cancel();
-  sending_ = 0;
+  if (!transport_) return "";
+  if (!batch_.empty()) {
+    const auto sent = std::min(transport_->sent_records(), batch_.size());
+    if (sent > 0) static_cast<void>(settle(sent, transport_->refused_lines()));
+    transport_->cancel();
+    batch_.clear();
+  }
   static_cast<void>(push_note());
   if (spool_.has_file() && spool_.save() && lost_ == 0) return "";
-  const std::uint64_t unsent = spool_.forget_memory();
-  count_lost(unsent);
-  const std::uint64_t lines = unsent + std::exchange(lost_, 0);
+  const auto forgotten = spool_.forget_memory();
+  count_lost(forgotten.lines);
+  const std::uint64_t lines = forgotten.lines + forgotten.counted + std::exchange(lost_, 0);
   if (lines == 0) return "";
   std::string reason = failure_.empty() ? "there was no time to send them" : failure_;
   if (spool_.has_file() && !spool_.failure().empty()) reason += "; " + spool_.failure();

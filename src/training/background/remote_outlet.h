@@ -23,6 +23,7 @@ class LogTransport {
     Sent,     ///< the server has the batch
     Failed,   ///< the batch is to be sent again later
     Refused,  ///< the server does not take the batch, and never will
+    TooLarge  ///< it takes smaller ones
   };
 
   virtual ~LogTransport() = default;
@@ -37,12 +38,17 @@ class LogTransport {
 
   /// Why the last batch was not sent, in words.
   [[nodiscard]] virtual std::string failure() const = 0;
-  /// How many lines of a batch that was sent the server did not take.
+  /// How many lines of what was sent the server did not take.
   [[nodiscard]] virtual std::uint64_t refused_lines() const { return 0; }
+  /// How many of the first records of a batch that has failed or was cancelled need not be sent
+  /// again.
+  [[nodiscard]] virtual std::size_t sent_records() const { return 0; }
   /// How long the server wants to be left alone; 0: it has not said so.
   [[nodiscard]] virtual std::chrono::seconds pause() const { return std::chrono::seconds(0); }
   /// The most lines of a batch.
   [[nodiscard]] virtual std::size_t batch_lines() const = 0;
+  /// The most bytes of their texts, where it is more than one line.
+  [[nodiscard]] virtual std::size_t batch_bytes() const { return SIZE_MAX; }
 };
 
 /// Lines on their way to a server, which is tried again and again while it is away. Beyond the
@@ -53,15 +59,24 @@ class RemoteOutlet final : public Outlet {
   RemoteOutlet(std::string name, std::unique_ptr<LogTransport> transport, const SpoolOptions& spool,
                std::shared_ptr<WriterCounters> counters, native::FileSystem& files);
 
-  void take(const QueuedLine& line) override;
   void note_lost(std::uint64_t lines, const std::string& reason) override;
   [[nodiscard]] TimePoint service(TimePoint now) override;
-  void try_now() override { retry_at_ = TimePoint::min(); }
-  [[nodiscard]] bool is_done() const override { return spool_.is_empty() && lost_ == 0; }
+  void try_now(bool is_end) override { retry_at_ = is_end ? TimePoint::min() : pause_until_; }
+  [[nodiscard]] bool is_done() const override {
+    return !transport_ || (spool_.is_empty() && !must_note());
+  }
   [[nodiscard]] bool is_remote() const override { return true; }
   [[nodiscard]] std::string give_up() override;
+  void leave_network() override { transport_.reset(); }
 
  private:
+  void take(const QueuedLine& line) override;
+  void take_without_network(const QueuedLine& line);
+  /// Whether a note is due. One that was refused waits for the next line.
+  [[nodiscard]] bool must_note() const { return lost_ > 0 && !is_note_refused_; }
+  /// Takes the first records of the batch out of the spool and counts them. `refused`: lines of
+  /// them that the server did not take. Returns whether that were all.
+  bool settle(std::size_t records, std::uint64_t refused);
   bool push_note();
   void lose(std::uint64_t lines, const std::string& reason);
   void begin_batch(TimePoint now);
@@ -70,18 +85,20 @@ class RemoteOutlet final : public Outlet {
   [[nodiscard]] TimePoint keep_safe(TimePoint now);
 
   const std::string name_;
-  const std::unique_ptr<LogTransport> transport_;
+  std::unique_ptr<LogTransport> transport_;  // nothing after the end of the network
   Spool spool_;
-  std::size_t sending_ = 0;        // records of the batch under way; 0: none is
-  std::size_t sending_notes_ = 0;  // of them are notes
+  std::vector<LogRecord> batch_;  // under way; empty: none is
+  std::size_t most_lines_;        // of a batch; fewer where a larger one was too large
   TimePoint began_at_ = TimePoint::min();
   TimePoint waiting_since_ = TimePoint::max();  // lines in memory have waited since then
   std::uint64_t lost_ = 0;                      // lines that no note has counted
   std::string lost_reason_;
+  bool is_note_refused_ = false;
   std::string failure_;       // the last one, while it lasts
   bool has_said_so_ = false;  // that the server refuses lines, on stderr
   BackOff back_off_;
   TimePoint retry_at_ = TimePoint::min();
+  TimePoint pause_until_ = TimePoint::min();  // as the server has asked
 };
 
 }  // namespace lockstep::training

@@ -71,6 +71,12 @@ std::optional<LogRecord> to_record(std::string_view line) {
 
 }  // namespace
 
+std::uint64_t LogRecord::counted() const noexcept {
+  std::uint64_t lines = 0;
+  if (is_note) std::from_chars(text.data(), text.data() + text.size(), lines);
+  return lines;
+}
+
 Spool::Spool(const SpoolOptions& options, native::FileSystem& files)
     : options_(options), path_(options.file().string()), files_(files) {
   TORCH_CHECK(options.memory_bytes() > 0, "SpoolOptions: memory_bytes is ", options.memory_bytes(),
@@ -127,6 +133,7 @@ void Spool::count_records() {
   while (at < end_) {
     std::string piece(std::min<std::uint64_t>(kWindow, end_ - at), '\0');
     const auto got = files_.read(file_.get(), std::as_writable_bytes(std::span(piece)), at);
+    if (got < 0 && errno == EINTR) continue;
     if (got <= 0) native::throw_errno(path_ + ": cannot be read", got < 0 ? errno : EIO);
     piece.resize(static_cast<std::size_t>(got));
     at += piece.size();
@@ -145,15 +152,15 @@ void Spool::count_records() {
     if (files_.truncate(file_.get(), end_) != 0) native::throw_errno(path_ + ": cannot be cut");
   }
   if (sent > begin_ && sent <= end_) begin_ = sent;
-  std::uint64_t after = begin_;
-  while (after < end_) {
-    std::uint64_t next = after;
-    std::swap(begin_, after);
-    const auto found = read(1024, next);
-    std::swap(begin_, after);
-    in_file_ += found.size();
-    if (next == after) break;
-    after = next;
+  for (std::uint64_t at_record = begin_; at_record < end_;) {
+    const Batch found = read(at_record, 1024);
+    // Those that are not counted would be cut away later.
+    if (found.has_failed || found.is_cut) native::throw_errno(path_ + ": cannot be read", EIO);
+    in_file_ += found.records.size();
+    restored_notes_ += static_cast<std::uint64_t>(
+        std::count_if(found.records.begin(), found.records.end(),
+                      [](const LogRecord& record) { return record.is_note; }));
+    at_record = found.end;
   }
   restored_ = in_file_;
   if (in_file_ == 0) empty_file();
@@ -163,26 +170,32 @@ bool Spool::push(LogRecord&& record) {
   const std::size_t bytes = record.text.size() + kRecordBytes;
   const auto most = static_cast<std::size_t>(options_.memory_bytes());
   if (memory_bytes_ > 0 && memory_bytes_ + bytes > most && (!has_file() || !save())) return false;
-  memory_bytes_ += bytes;
   memory_.push_back(std::move(record));
+  memory_bytes_ += bytes;
   return true;
 }
 
-/// Records of the file from `begin_` on. `end`: behind the last of them.
-std::vector<LogRecord> Spool::read(std::size_t most, std::uint64_t& end) {
-  std::vector<LogRecord> records;
+/// Records of the file from `begin` on.
+Spool::Batch Spool::read(std::uint64_t begin, std::size_t most, std::size_t bytes) {
+  Batch batch;
+  batch.end = begin;
   std::string text;
   std::size_t from = 0;
-  std::uint64_t at = begin_;
-  end = begin_;
-  while (records.size() < most) {
+  std::size_t text_bytes = 0;
+  std::uint64_t at = begin;
+  while (batch.records.size() < most) {
     const auto to = text.find('\n', from);
     if (to != std::string::npos) {
       const auto line = std::string_view(text).substr(from, to - from);
-      end += line.size() + 1;
+      const bool is_mark = line.empty() || line.front() == '=';
+      auto record = is_mark ? std::nullopt : to_record(line);
+      if (record) {
+        text_bytes += record->text.size();
+        if (text_bytes > bytes && !batch.records.empty()) break;
+        batch.records.push_back(std::move(*record));
+      }
+      batch.end += line.size() + 1;
       from = to + 1;
-      if (line.empty() || line.front() == '=') continue;
-      if (auto record = to_record(line)) records.push_back(std::move(*record));
       continue;
     }
     if (at >= end_) break;
@@ -190,40 +203,53 @@ std::vector<LogRecord> Spool::read(std::size_t most, std::uint64_t& end) {
     std::string piece(std::min<std::uint64_t>(kWindow, end_ - at), '\0');
     const auto got = files_.read(file_.get(), std::as_writable_bytes(std::span(piece)), at);
     if (got < 0 && errno == EINTR) continue;
+    batch.has_failed = got < 0;
+    batch.is_cut = got == 0;
     if (got <= 0) break;  // tried again with the next batch
     at += static_cast<std::uint64_t>(got);
     text.append(piece, 0, static_cast<std::size_t>(got));
   }
+  return batch;
+}
+
+std::vector<LogRecord> Spool::front(std::size_t most, std::size_t bytes) {
+  if (in_file_ > 0) {
+    Batch batch = read(begin_, most, bytes);
+    if (!batch.records.empty() || !batch.is_cut) return std::move(batch.records);
+    cut_ += std::exchange(in_file_, 0);
+    empty_file();
+  }
+  std::vector<LogRecord> records;
+  std::size_t text_bytes = 0;
+  for (const auto& record : memory_) {
+    text_bytes += record.text.size();
+    if (records.size() == most || (text_bytes > bytes && !records.empty())) break;
+    records.push_back(record);
+  }
   return records;
 }
 
-std::vector<LogRecord> Spool::front(std::size_t most) {
-  if (in_file_ > 0) {
-    std::uint64_t end = 0;
-    return read(most, end);
-  }
-  const auto count = std::min(most, memory_.size());
-  return {memory_.begin(), memory_.begin() + static_cast<std::ptrdiff_t>(count)};
-}
-
-void Spool::pop(std::size_t records) {
+std::size_t Spool::pop(std::size_t records) {
   // What was in memory when it was taken may be in the file now, or in parts.
   const auto from_file = static_cast<std::size_t>(std::min<std::uint64_t>(records, in_file_));
+  std::size_t taken = 0;
   if (from_file > 0) {
-    std::uint64_t end = 0;
-    // Fewer, where the file cannot be read: the others are sent twice.
-    in_file_ -= read(from_file, end).size();
-    begin_ = end;
+    const Batch batch = read(begin_, from_file);
+    taken = batch.records.size();
+    in_file_ -= taken;
+    begin_ = batch.end;
     if (in_file_ == 0) {
       empty_file();
     } else {
       append("=" + std::to_string(begin_) + "\n");  // where it fails, lines are sent twice
     }
+    if (taken < from_file) return taken;
   }
-  for (std::size_t i = from_file; i < records && !memory_.empty(); ++i) {
+  for (; taken < records && !memory_.empty(); ++taken) {
     memory_bytes_ -= memory_.front().text.size() + kRecordBytes;
     memory_.pop_front();
   }
+  return taken;
 }
 
 bool Spool::save() {
@@ -254,12 +280,15 @@ bool Spool::save() {
   return true;
 }
 
-std::uint64_t Spool::forget_memory() {
-  const auto lines = std::count_if(memory_.begin(), memory_.end(),
-                                   [](const LogRecord& record) { return !record.is_note; });
+Spool::Forgotten Spool::forget_memory() {
+  Forgotten forgotten;
+  for (const auto& record : memory_) {
+    forgotten.lines += record.is_note ? 0U : 1U;
+    forgotten.counted += record.counted();
+  }
   memory_.clear();
   memory_bytes_ = 0;
-  return static_cast<std::uint64_t>(lines);
+  return forgotten;
 }
 
 /// All of it or nothing. False: `failure_` says why.

@@ -97,6 +97,7 @@ void SyslogTransport5424::begin(const std::vector<LogRecord>& records) {
   messages_.clear();
   stream_.clear();
   sent_ = 0;
+  refused_ = 0;
   stream_sent_ = 0;
   stage_since_ = Outlet::TimePoint::max();
   for (const auto& record : records) {
@@ -168,6 +169,12 @@ LogTransport::State SyslogTransport5424::send(Outlet::TimePoint now) {
   } else {
     while (sent_ < messages_.size()) {
       state = socket_->send_message(messages_[sent_]);
+      if (state == Socket::State::TooLong) {
+        ++refused_;
+        failure_ = "a message of " + std::to_string(messages_[sent_].size()) +
+                   " bytes is too long for its socket; message_bytes can be smaller";
+        state = Socket::State::Ready;
+      }
       if (state != Socket::State::Ready) break;
       ++sent_;
       stage_since_ = now;
@@ -183,7 +190,10 @@ LogTransport::State SyslogTransport5424::send(Outlet::TimePoint now) {
 
 LogTransport::State SyslogTransport5424::fail(std::string reason) {
   failure_ = std::move(reason);
+  // A datagram that is refused says that another address of the server is to be tried.
+  auto others = std::move(addresses_);
   cancel();
+  if (options_.transport() == SyslogTransport::Udp) addresses_ = std::move(others);
   return State::Failed;
 }
 

@@ -40,6 +40,8 @@ class SyslogTransport5424 final : public LogTransport {
   [[nodiscard]] bool is_moving(Outlet::TimePoint now) const override;
   void cancel() override;
   [[nodiscard]] std::string failure() const override { return failure_; }
+  [[nodiscard]] std::uint64_t refused_lines() const override { return refused_; }
+  [[nodiscard]] std::size_t sent_records() const override { return sent_; }
   [[nodiscard]] std::size_t batch_lines() const override { return 512; }
 
  private:
@@ -59,6 +61,7 @@ class SyslogTransport5424 final : public LogTransport {
   bool is_connected_ = false;
   std::vector<std::string> messages_;  // of the batch
   std::size_t sent_ = 0;               // messages of it that were sent, over datagrams
+  std::uint64_t refused_ = 0;          // of them, the system of this host did not take
   std::string stream_;                 // the batch, over TCP
   std::size_t stream_sent_ = 0;        // bytes of it
   Outlet::TimePoint stage_since_ = Outlet::TimePoint::max();

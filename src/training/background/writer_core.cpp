@@ -56,7 +56,37 @@ std::int64_t nanoseconds_now() {
       .count();
 }
 
+/// What two users of a file must agree on.
+std::string in_words(const LogFileSettings& settings) {
+  std::string text = "append";
+  if (settings.is_sink) {
+    text = "file_log with the prefix '";
+    text += settings.prefix;
+    text += "'";
+  }
+  text += ", rotate_bytes ";
+  text += std::to_string(settings.rotate_bytes);
+  text += " and rotated_files ";
+  return text + std::to_string(settings.rotated_files);
+}
+
+void check_same(const LineChannel& channel, const LogFileSettings& settings) {
+  const std::string wanted = in_words(settings);
+  TORCH_CHECK(channel.settings() == wanted, channel.path(), ": it is written by ",
+              channel.settings(), ", and cannot be written by ", wanted,
+              " as well; give them different files, or the same options");
+}
+
 }  // namespace
+
+std::string absolute_name(const std::filesystem::path& path) {
+  TORCH_CHECK(!path.empty(), "the path of a file is empty");
+  std::error_code error;
+  const auto absolute = std::filesystem::absolute(path, error);
+  TORCH_CHECK(!error, path.string(),
+              " is relative, and the folder of the process cannot be found: ", error.message());
+  return absolute.lexically_normal().string();
+}
 
 WriterCore::WriterCore(const BackgroundWriterOptions& options, native::FileSystem& files)
     : options_(checked(options)),
@@ -69,7 +99,7 @@ LineChannel& WriterCore::channel_of(const std::string& path) {
   {
     const std::lock_guard lock(channels_mutex_);
     const auto found = by_path_.find(path);
-    if (found != by_path_.end()) return *found->second;
+    if (found != by_path_.end() && !found->second->is_sink()) return *found->second;
   }
   LogFileSettings settings;
   settings.rotate_bytes = static_cast<std::uint64_t>(options_.rotate_bytes());
@@ -81,15 +111,19 @@ LineChannel& WriterCore::channel_of(const std::string& path) {
 
 LineChannel& WriterCore::channel_of(const std::string& path, LogFileSettings settings) {
   settings.kept_bytes = static_cast<std::uint64_t>(options_.kept_bytes());
-  const std::string absolute = std::filesystem::absolute(path).lexically_normal().string();
+  const std::string absolute = absolute_name(path);
   const std::lock_guard lock(channels_mutex_);
   for (const auto& channel : channels_) {
     if (channel->path() != absolute) continue;
+    check_same(*channel, settings);
     by_path_.emplace(path, channel.get());
     return *channel;
   }
+  const bool is_sink = settings.is_sink;
+  const std::string words = in_words(settings);
   channels_.push_back(std::make_unique<LineChannel>(
-      absolute, std::make_unique<LogFile>(absolute, std::move(settings), counters_, files_)));
+      absolute, std::make_unique<LogFile>(absolute, std::move(settings), counters_, files_),
+      is_sink, words));
   auto& channel = *channels_.back();
   by_path_.emplace(path, &channel);
   const std::lock_guard lock_new(new_mutex_);
@@ -99,7 +133,7 @@ LineChannel& WriterCore::channel_of(const std::string& path, LogFileSettings set
 
 LineChannel& WriterCore::add(std::unique_ptr<Outlet> outlet) {
   const std::lock_guard lock(channels_mutex_);
-  channels_.push_back(std::make_unique<LineChannel>("", std::move(outlet)));
+  channels_.push_back(std::make_unique<LineChannel>("", std::move(outlet), true));
   auto& channel = *channels_.back();
   {
     const std::lock_guard lock_new(new_mutex_);
@@ -121,9 +155,18 @@ bool WriterCore::push(LineChannel& channel, logging::Level level, std::string_vi
   }
   wake(is_taken && !ring_.is_half_full() ? kWork : kWork | kUrgent);
   // Nobody may be there to write it later.
-  if (native::ProcessEnd::is_exiting() && !is_thread())
-    flush(Deadline::after(native::ProcessEnd::kSoonLimit));
+  if (native::ProcessEnd::is_exiting() && !is_thread()) flush_at_exit();
   return is_taken;
+}
+
+/// For files alone, and not for long: servers are out of reach then.
+void WriterCore::flush_at_exit() {
+  const auto left = exit_wait_.load();
+  if (left <= 0) return;
+  const auto start = std::chrono::steady_clock::now();
+  flush(Deadline::after(std::chrono::milliseconds(left)), false);
+  const auto waited = std::chrono::steady_clock::now() - start;
+  exit_wait_ -= std::chrono::duration_cast<std::chrono::milliseconds>(waited).count();
 }
 
 bool WriterCore::push_waiting(const QueuedLine& line) {
@@ -154,21 +197,22 @@ void WriterCore::wake(std::uint32_t bits) {
 
 std::future<void> WriterCore::add(std::unique_ptr<FileJob> job) {
   const auto most = static_cast<std::uint64_t>(options_.file_bytes());
-  const auto before = waiting_bytes_.fetch_add(job->bytes());
-  if (before > 0 && before + job->bytes() > most) {
-    waiting_bytes_.fetch_sub(job->bytes());
+  const auto before = waiting_bytes_.fetch_add(job->cost());
+  if (before > 0 && before + job->cost() > most) {
+    waiting_bytes_.fetch_sub(job->cost());
     return failed(job->path() + " was not written: files of " + std::to_string(before) +
                   " bytes are waiting to be written, and file_bytes is " + std::to_string(most) +
                   "; wait for an earlier future");
   }
   counters_->files.fetch_add(1);
   auto future = job->promise.get_future();
-  ring_.with_position([&](std::uint64_t position) {
+  {
+    // Before the ring's: who has that one must not wait for the thread, which has a low priority.
     const std::lock_guard lock(new_mutex_);
-    job->position = position;
+    ring_.with_position([&](std::uint64_t position) { job->position = position; });
     job->number = ++last_job_;
     new_jobs_.push_back(std::move(job));
-  });
+  }
   wake(kWork | kUrgent);
   return future;
 }
@@ -183,14 +227,15 @@ std::future<void> WriterCore::failed(const std::string& reason) {
   return promise.get_future();
 }
 
-bool WriterCore::flush(const Deadline& deadline) {
+bool WriterCore::flush(const Deadline& deadline, bool of_remotes) {
   const auto flush = std::make_shared<Flush>();
-  ring_.with_position([&](std::uint64_t position) {
+  flush->of_remotes = of_remotes;
+  {
     const std::lock_guard lock(new_mutex_);
-    flush->position = position;
+    flush->position = ring_.position();
     flush->job = last_job_;
     new_flushes_.push_back(flush);
-  });
+  }
   wake(kWork | kUrgent);
   while (flush->is_done.load() == 0) {
     if (deadline.has_passed()) return false;

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 #include <deque>
+#include <filesystem>
 #include <future>
 #include <map>
 #include <memory>
@@ -27,6 +28,10 @@
 #include "training/background/outlet.h"
 
 namespace lockstep::training {
+
+/// Absolute, and without "..".
+/// Throws: `c10::Error` for an empty path, and where the process has no folder any more.
+[[nodiscard]] std::string absolute_name(const std::filesystem::path& path);
 
 /// What callers and the thread of a writer share. The thread keeps it alive.
 ///
@@ -57,7 +62,8 @@ class WriterCore {
   std::future<void> add(std::unique_ptr<FileJob> job);
   /// For files that never come to the queue: counted and logged.
   std::future<void> failed(const std::string& reason);
-  bool flush(const Deadline& deadline);
+  /// `of_remotes`: what goes to servers is waited for, too.
+  bool flush(const Deadline& deadline, bool of_remotes = true);
   [[nodiscard]] BackgroundWriterStatistics statistics() const;
 
   /// The thread. Returns after `close`.
@@ -78,7 +84,8 @@ class WriterCore {
     std::atomic<std::uint32_t> is_done{0};
     std::uint64_t position = 0;  // of the next line, when it was asked for
     std::uint64_t job = 0;       // number of the last file
-    bool has_goals = false;      // the rest is the thread's
+    bool of_remotes = true;
+    bool has_goals = false;  // the rest is the thread's
     std::vector<std::pair<const Outlet*, std::uint64_t>> goals;
   };
   struct HeldLine {
@@ -88,12 +95,15 @@ class WriterCore {
   };
   [[nodiscard]] bool is_thread() const { return thread_.load() == std::this_thread::get_id(); }
   [[nodiscard]] bool push_waiting(const QueuedLine& line);
+  void flush_at_exit();
   void wake(std::uint32_t bits);
 
   // The thread's.
   void sleep(TimePoint due);
   [[nodiscard]] TimePoint step();
+  void take_all();
   void take_new();
+  void remark(const std::string& text);
   void deliver(const QueuedLine& line, std::uint64_t position);
   [[nodiscard]] bool must_wait(const LineChannel& channel, std::uint64_t position) const;
   void release_held();
@@ -103,6 +113,7 @@ class WriterCore {
   void finish_job(std::size_t index, const std::string& failure);
   void finish_flushes();
   [[nodiscard]] bool is_reached(Flush& flush) const;
+  void end_safely(bool is_soon);
   void end(bool is_soon);
   [[nodiscard]] bool is_done(bool of_remotes) const;
 
@@ -117,6 +128,8 @@ class WriterCore {
   std::atomic<std::uint32_t> room_{0};  // changes when there is more room in ring_
   std::atomic<int> waiting_{0};         // callers that wait for it
   std::atomic<bool> has_waited_in_vain_{false};
+  // For lines that come while the process leaves by `exit`, all together.
+  std::atomic<std::int64_t> exit_wait_{native::ProcessEnd::kSoonLimit.count()};  // milliseconds
 
   std::mutex channels_mutex_;
   std::unordered_map<std::string, LineChannel*> by_path_;  // as given; guarded by channels_mutex_

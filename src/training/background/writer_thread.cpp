@@ -24,7 +24,9 @@ constexpr int kNiceness = 10;
 constexpr std::chrono::milliseconds kEndPoll{2};
 // The rest of ProcessEnd::kSoonLimit is for what is said on stderr.
 constexpr std::chrono::milliseconds kSoonWork{900};
-constexpr const char* kQueueFull = "the queue was full";
+constexpr const char* kQueueFull = "the queue was full, or there was no memory";
+// After a failure of this process's own, such as a lack of memory.
+constexpr std::chrono::seconds kAfterFailure{1};
 
 }  // namespace
 
@@ -32,6 +34,7 @@ void WriterCore::run() {
   // In this thread alone.
   ::setpriority(PRIO_PROCESS, 0, kNiceness);
   thread_.store(std::this_thread::get_id());
+  process_end_->claim_thread();
   using End = native::ProcessEnd;
   auto due = TimePoint::min();
   while (true) {
@@ -39,13 +42,21 @@ void WriterCore::run() {
     const auto bits = word_.fetch_and(~(kWork | kUrgent));
     std::atomic_thread_fence(std::memory_order_seq_cst);
     if ((bits & (End::kSoon | End::kAtExit)) != 0) {
-      end((bits & End::kSoon) != 0);
+      const bool is_soon = (bits & End::kSoon) != 0;
+      end_safely(is_soon);
+      for (auto* channel : active_) {
+        if (!is_soon) channel->outlet().leave_network();
+      }
       process_end_->ready();
     }
-    due = step();
+    try {
+      due = step();
+    } catch (const std::exception&) {
+      due = Clock::now() + kAfterFailure;  // nobody would catch it
+    }
     if ((bits & kClose) != 0) break;
   }
-  end(false);
+  end_safely(false);
   process_end_.reset();
   has_ended_.store(1);
   native::futex_wake_all(has_ended_);
@@ -69,8 +80,24 @@ void WriterCore::sleep(TimePoint due) {
   }
 }
 
+void WriterCore::end_safely(bool is_soon) {
+  try {
+    end(is_soon);
+  } catch (const std::exception&) {
+    // Nobody would catch it, and the process ends.
+  }
+}
+
 /// One turn for all. Returns when the next is due if nothing comes meanwhile.
 Outlet::TimePoint WriterCore::step() {
+  take_all();
+  const auto due = service_outlets(Clock::now());
+  has_ready_job_ = run_job();
+  finish_flushes();
+  return due;
+}
+
+void WriterCore::take_all() {
   // Before the lists: of files and channels that lines before it depend on, none is missed.
   const std::uint64_t position = ring_.position();
   take_new();
@@ -79,37 +106,60 @@ Outlet::TimePoint WriterCore::step() {
   has_waited_in_vain_.store(false, std::memory_order_relaxed);
   room_.fetch_add(1);
   if (waiting_.load() > 0) native::futex_wake_all(room_);
-  const auto due = service_outlets(Clock::now());
-  has_ready_job_ = run_job();
-  finish_flushes();
-  return due;
 }
 
 void WriterCore::take_new() {
-  const std::lock_guard lock(new_mutex_);
-  for (auto& job : new_jobs_) jobs_.push_back(std::move(job));
-  new_jobs_.clear();
-  active_.insert(active_.end(), new_channels_.begin(), new_channels_.end());
-  new_channels_.clear();
-  for (auto& flush : new_flushes_) {
-    flushes_.push_back(std::move(flush));
-    for (auto* channel : active_) channel->outlet().try_now();
+  std::vector<std::unique_ptr<FileJob>> jobs;
+  std::vector<LineChannel*> channels;
+  std::vector<std::shared_ptr<Flush>> flushes;
+  {
+    // For no longer: callers wait for it.
+    const std::lock_guard lock(new_mutex_);
+    jobs.swap(new_jobs_);
+    channels.swap(new_channels_);
+    flushes.swap(new_flushes_);
   }
-  new_flushes_.clear();
+  for (auto& job : jobs) jobs_.push_back(std::move(job));
+  active_.insert(active_.end(), channels.begin(), channels.end());
+  for (auto& flush : flushes) {
+    for (auto* channel : active_) channel->outlet().try_now(false);
+    flushes_.push_back(std::move(flush));
+  }
 }
 
 void WriterCore::deliver(const QueuedLine& line, std::uint64_t position) {
   if (jobs_.empty() || !must_wait(*line.channel, position)) {
-    line.channel->outlet().take(line);
+    if (!line.channel->outlet().accept(line)) line.channel->lost.fetch_add(1);
     return;
   }
-  if (held_bytes_ + line.text.size() > static_cast<std::size_t>(options_.kept_bytes())) {
-    line.channel->lost.fetch_add(1);
-    counters_->lines_lost.fetch_add(1);
-    return;
+  const std::size_t cost = line.text.size() + sizeof(HeldLine);
+  try {
+    if (held_bytes_ + cost <= static_cast<std::size_t>(options_.kept_bytes())) {
+      held_.push_back({line, std::string(line.text), position});
+      held_bytes_ += cost;
+      return;
+    }
+  } catch (const std::exception&) {
+    // There is no memory for it.
   }
-  held_bytes_ += line.text.size();
-  held_.push_back({line, std::string(line.text), position});
+  line.channel->lost.fetch_add(1);
+  counters_->lines_lost.fetch_add(1);
+}
+
+/// Of the thread's own. It does not go to `logging`: a sink of the program's may wait for this
+/// thread, or throw.
+void WriterCore::remark(const std::string& text) {
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  bool is_said = false;
+  for (auto* channel : active_) {
+    if (!channel->is_sink()) continue;
+    counters_->lines.fetch_add(1);
+    const auto time = std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
+    const bool is_taken = channel->outlet().accept({channel, time, logging::Level::Warning, text});
+    if (!is_taken) channel->lost.fetch_add(1);
+    is_said = is_said || is_taken;
+  }
+  if (!is_said) logging::write_to_stderr(logging::Level::Warning, text);
 }
 
 /// Whether a file of the same name comes before the line.
@@ -126,9 +176,9 @@ void WriterCore::release_held() {
       held_.push_back(std::move(one));
       continue;
     }
-    held_bytes_ -= one.text.size();
+    held_bytes_ -= one.text.size() + sizeof(HeldLine);
     one.line.text = one.text;
-    one.line.channel->outlet().take(one.line);
+    if (!one.line.channel->outlet().accept(one.line)) one.line.channel->lost.fetch_add(1);
   }
 }
 
@@ -136,9 +186,16 @@ Outlet::TimePoint WriterCore::service_outlets(TimePoint now) {
   auto due = TimePoint::max();
   for (auto* channel : active_) {
     auto& outlet = channel->outlet();
-    const auto lost = channel->lost.exchange(0);
-    if (lost > 0) outlet.note_lost(lost, kQueueFull);
-    due = std::min(due, outlet.service(now));
+    try {
+      const auto lost = channel->lost.load();
+      if (lost > 0) {
+        outlet.note_lost(lost, kQueueFull);
+        channel->lost.fetch_sub(lost);
+      }
+      due = std::min(due, outlet.service(now));
+    } catch (const std::exception&) {
+      due = std::min(due, now + kAfterFailure);  // the others go on
+    }
   }
   return due;
 }
@@ -180,7 +237,7 @@ void WriterCore::finish_job(std::size_t index, const std::string& failure) {
     if (channel->path() == job->path()) channel->outlet().reopen();
   }
   release_held();
-  waiting_bytes_.fetch_sub(job->bytes());
+  waiting_bytes_.fetch_sub(job->cost());
   if (failure.empty()) {
     counters_->files_written.fetch_add(1);
     counters_->bytes.fetch_add(job->bytes());
@@ -190,7 +247,7 @@ void WriterCore::finish_job(std::size_t index, const std::string& failure) {
   counters_->files_failed.fetch_add(1);
   job->promise.set_exception(std::make_exception_ptr(
       c10::Error({__func__, __FILE__, static_cast<std::uint32_t>(__LINE__)}, failure)));
-  logging::warning("BackgroundWriter: a file was not written: " + failure);
+  remark("BackgroundWriter: a file was not written: " + failure);
 }
 
 void WriterCore::finish_flushes() {
@@ -214,6 +271,7 @@ bool WriterCore::is_reached(Flush& flush) const {
   if (!flush.has_goals) {
     flush.has_goals = true;
     for (const auto* channel : active_) {
+      if (channel->outlet().is_remote() && !flush.of_remotes) continue;
       flush.goals.emplace_back(&channel->outlet(), channel->outlet().taken());
     }
   }
@@ -232,7 +290,7 @@ bool WriterCore::is_done(bool of_remotes) const {
 void WriterCore::end(bool is_soon) {
   const auto remotes = Deadline::after(kSoonWork);
   const auto files = Deadline::after(is_soon ? kSoonWork : options_.close_timeout());
-  for (auto* channel : active_) channel->outlet().try_now();
+  for (auto* channel : active_) channel->outlet().try_now(true);
   while (true) {
     static_cast<void>(step());
     if (!is_soon && (word_.load() & native::ProcessEnd::kSoon) != 0) {
@@ -244,10 +302,14 @@ void WriterCore::end(bool is_soon) {
     if (files_over && (is_done(true) || remotes.has_passed())) break;
     if (!has_ready_job_) native::futex_wait(room_, room_.load(), kEndPoll);
   }
+  take_all();
   while (!jobs_.empty()) {
     const std::string path = jobs_.front()->path();
     finish_job(0, path + ": there was no time to write it");
   }
+  // Also what that has said, and the lines behind these files.
+  static_cast<void>(service_outlets(Clock::now()));
+  finish_flushes();
   for (auto* channel : active_) {
     const std::string text = channel->outlet().give_up();
     if (!text.empty()) logging::write_to_stderr(logging::Level::Warning, text);

@@ -12,8 +12,10 @@
 #include <atomic>
 #include <cerrno>
 #include <fstream>
+#include <new>
 #include <regex>
 
+#include "support/expected_errors.h"
 #include "support/failing_file_system.h"
 #include "support/forks.h"
 #include "support/raw_safetensors.h"
@@ -180,6 +182,37 @@ TEST(BackgroundFailures, AFileWaitsForLinesBeforeItThatCannotBeWritten) {
   ASSERT_TRUE(writer->flush(kTestPatience));
   EXPECT_NO_THROW(written.get());
   EXPECT_EQ(read_bytes(folder / "file"), "text\nline 1\n");
+}
+
+TEST(BackgroundFailures, ALackOfMemoryInTheThreadLosesNothing) {
+  /// Whose first calls throw.
+  class Throwing final : public native::FileSystem {
+   public:
+    ssize_t write(int file, std::span<const std::byte> bytes, std::uint64_t offset) override {
+      if (left-- > 0) throw std::bad_alloc();
+      return FileSystem::write(file, bytes, offset);
+    }
+    std::atomic<int> left{3};
+  };
+  const TemporaryFolder folder;
+  Throwing files;
+  const auto writer = WriterAccess::make({}, files);
+  writer->append(folder / "log", "line 0");
+  ASSERT_TRUE(writer->flush(kTestPatience));
+  EXPECT_EQ(read_bytes(folder / "log"), "line 0\n");
+  files.left = 1;
+  auto written = writer->write_file(folder / "file", "text");
+  EXPECT_THROW(written.get(), c10::Error);
+}
+
+TEST(BackgroundFailures, PathsThatAreNoneAreRefused) {
+  BackgroundWriter writer;
+  testing::expect_refusal([&] { writer.append("", "line"); }, "the path of a file is empty");
+  ::testing::internal::CaptureStderr();
+  testing::expect_refusal([&] { writer.write_file("", "text").get(); }, "is empty");
+  testing::expect_refusal([&] { writer.save_async({}, "").get(); }, "is empty");
+  ::testing::internal::GetCapturedStderr();
+  EXPECT_EQ(writer.statistics().files_failed, 2U);
 }
 
 TEST(BackgroundFailures, AFileThatCannotBeOpenedHoldsUpNoOther) {

@@ -5,6 +5,10 @@
 #include <lockstep/core/logging.h>
 #include <lockstep/training/background_writer.h>
 #include <lockstep/training/log_sinks.h>
+#include <netinet/in.h>
+#include <sched.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <torch/torch.h>
 #include <unistd.h>
@@ -15,12 +19,16 @@
 #include <exception>
 #include <fstream>
 #include <functional>
+#include <map>
 #include <optional>
 #include <thread>
 
+#include "native/posix/futex.h"
+#include "native/posix/process_end.h"
 #include "native/posix/signal_flag.h"
 #include "support/forks.h"
 #include "support/free_port.h"
+#include "support/log_servers.h"
 #include "support/raw_safetensors.h"
 #include "support/timed_waits.h"
 #include "training/background/writer_access.h"
@@ -101,6 +109,73 @@ TEST_F(BackgroundProcess, SigtermWritesAllAndEndsBySigterm) {
   EXPECT_EQ(errors(), "");
 }
 
+TEST_F(BackgroundProcess, NoneEndsTheProcessBeforeTheOthersAreTold) {
+  using native::ProcessEnd;
+  constexpr std::size_t kPlaces = 63;
+  for (int round = 0; round < 20; ++round) {
+    std::filesystem::remove(log());
+    const int status = run([&] {
+      std::vector<std::unique_ptr<ProcessEnd>> ends;
+      for (std::size_t i = 0; i < kPlaces; ++i) {
+        ends.push_back(std::make_unique<ProcessEnd>(milliseconds(0)));
+      }
+      // One that is ready as soon as it is told, and one that needs a moment.
+      std::thread fast([&] {
+        while ((ends.front()->word() & ProcessEnd::kSoon) == 0) continue;
+        ends.front()->ready();
+      });
+      std::thread slow([&] {
+        auto& word = ends.back()->word();
+        while ((word & ProcessEnd::kSoon) == 0) native::futex_wait(word, 0, milliseconds(100));
+        write_bytes(log(), "told");
+        for (std::size_t i = 1; i < kPlaces; ++i) ends[i]->ready();
+      });
+      // Several signals at once are one.
+      std::thread another([] { ::kill(::getpid(), SIGTERM); });
+      ::kill(::getpid(), SIGTERM);
+      wait_for_the_end();
+    });
+    ASSERT_TRUE(ended_by(status, SIGTERM)) << status;
+    ASSERT_EQ(read_bytes(log()), "told") << "round " << round;
+  }
+}
+
+TEST_F(BackgroundProcess, TheFirstProcessOfAContainerEndsToo) {
+  const int status = run([&] {
+    const bool may = ::unshare(CLONE_NEWPID) == 0 || ::unshare(CLONE_NEWUSER | CLONE_NEWPID) == 0;
+    if (!may) ::_exit(77);
+    const pid_t first = ::fork();
+    if (first == 0) {
+      BackgroundWriter writer(slow());
+      append_lines(writer, log());
+      ::raise(SIGTERM);
+      wait_for_the_end();
+    }
+    int its = 0;
+    ::waitpid(first, &its, 0);
+    ::_exit(WIFEXITED(its) ? WEXITSTATUS(its) : 1);
+  });
+  ASSERT_TRUE(WIFEXITED(status)) << status;
+  if (WEXITSTATUS(status) == 77) GTEST_SKIP() << "this machine lets us make no such process";
+  EXPECT_EQ(WEXITSTATUS(status), 128 + SIGTERM);
+  EXPECT_EQ(count_lines(log()), static_cast<std::size_t>(kProcessLines));
+}
+
+TEST_F(BackgroundProcess, HandlersOfTerminateThatCallEachOtherEnd) {
+  static std::terminate_handler writers;
+  const int status = run([&] {
+    std::optional<BackgroundWriter> writer(std::in_place);
+    writers = std::get_terminate();
+    std::set_terminate([] { writers(); });
+    writer.reset();
+    writer.emplace(slow());
+    append_lines(*writer, log());
+    std::thread([] { throw std::runtime_error("nobody catches it"); }).join();
+  });
+  EXPECT_TRUE(ended_by(status, SIGABRT)) << status;
+  EXPECT_EQ(count_lines(log()), static_cast<std::size_t>(kProcessLines));
+}
+
 TEST_F(BackgroundProcess, AnExceptionThatNobodyCatchesWritesAll) {
   const int status = run([&] {
     std::set_terminate([] {
@@ -154,7 +229,67 @@ TEST_F(BackgroundProcess, LinesAfterTheBeginOfExitAreWrittenToo) {
   EXPECT_EQ(count_lines(log()), 2U);
 }
 
-TEST_F(BackgroundProcess, SigkillLosesNothingThatTheThreadHasSeen) {
+/// Runs handlers of `exit` that others have registered after the writer, as OpenSSL does.
+TEST_F(BackgroundProcess, LinesForServersAreSentBeforeTheHandlersOfExitOfOthers) {
+  static std::shared_ptr<BackgroundWriter> writer;
+  testing::HttpServer server({testing::HttpServer::Answer()});
+  const int status = run([&] {
+    writer = std::make_shared<BackgroundWriter>(slow());
+    std::atexit([] { ::_exit(writer->statistics().lines_written == 1 ? 0 : 4); });
+    const auto sink = otlp_log(writer, OtlpOptions().endpoint(server.url()));
+    sink(logging::Level::Info, "line");
+    std::exit(3);
+  });
+  EXPECT_EQ(status, 0);
+}
+
+TEST_F(BackgroundProcess, LinesForServersThatComeDuringExitGoToStderrOrTheSpool) {
+  testing::HttpServer server({testing::HttpServer::Answer()});
+  for (const bool has_spool : {false, true}) {
+    std::filesystem::remove(folder_ / "errors");
+    const int status = run([&] {
+      std::atexit([] { logging::warning("from a handler"); });
+      auto options = OtlpOptions().endpoint(server.url());
+      if (has_spool) options.spool(SpoolOptions().file(folder_ / "spool"));
+      set_log_sink(otlp_log(std::make_shared<BackgroundWriter>(slow()), options));
+      logging::warning("before");
+      std::exit(3);
+    });
+    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 3) << status;
+    const auto& place = has_spool ? read_bytes(folder_ / "spool") : errors();
+    EXPECT_NE(place.find("from a handler"), std::string::npos) << has_spool << place;
+    EXPECT_EQ(place.find("before"), std::string::npos);
+  }
+  EXPECT_EQ(server.requests.size(), 2U);
+}
+
+TEST_F(BackgroundProcess, ASaveThatSigtermCutsShortIsInTheLog) {
+  /// All of these tensors take seconds.
+  class Slow final : public native::FileSystem {
+   public:
+    ssize_t write(int file, std::span<const std::byte> bytes, std::uint64_t offset) override {
+      if (bytes.size() > 50'000) std::this_thread::sleep_for(milliseconds(5));
+      return FileSystem::write(file, bytes, offset);
+    }
+  };
+  // Made here: the child has no threads of LibTorch.
+  std::map<std::string, at::Tensor> tensors;
+  for (int i = 0; i < 600; ++i) tensors[std::to_string(i)] = torch::ones({1 << 14});
+  const int status = run([&] {
+    static Slow files;
+    const std::shared_ptr<BackgroundWriter> writer = WriterAccess::make(slow(), files);
+    set_log_sink(file_log(writer, log()));
+    const auto saved = writer->save_async(tensors, folder_ / "tensors");
+    writer->append(folder_ / "tensors", "a line behind it");
+    ::kill(::getpid(), SIGTERM);
+    wait_for_the_end();
+  });
+  EXPECT_TRUE(ended_by(status, SIGTERM)) << status;
+  EXPECT_NE(read_bytes(log()).find("tensors: there was no time to write it"), std::string::npos);
+  EXPECT_FALSE(read_bytes(folder_ / "tensors").empty());  // the line
+}
+
+TEST_F(BackgroundProcess, WithoutAnEndAllIsWrittenAfterAMomentAndSigkillTakesNoneAway) {
   std::array<int, 2> ends{};
   ASSERT_EQ(::pipe(ends.data()), 0);
   const pid_t child = ::fork();
@@ -333,6 +468,57 @@ TEST_F(BackgroundProcess, CopiesInForksDoNothingWhileOthersLog) {
   EXPECT_FALSE(std::filesystem::exists(folder_ / "other"));
   EXPECT_EQ(count_lines(folder_ / "own"), static_cast<std::size_t>(kForks));
   EXPECT_EQ(count_lines(folder_ / "errors"), static_cast<std::size_t>(kForks)) << errors();
+}
+
+TEST_F(BackgroundProcess, AForkHasNoConnectionAndNoFileOfTheWriter) {
+  testing::HttpServer server({testing::HttpServer::Answer()});
+  const auto writer = std::make_shared<BackgroundWriter>();
+  const auto sink = otlp_log(writer, OtlpOptions().endpoint(server.url()));
+  sink(logging::Level::Info, "line");
+  writer->append(log(), "line");
+  ASSERT_TRUE(writer->flush(kTestPatience));
+  const int status = run([&] {
+    for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+      struct stat info {};
+      const int number = std::stoi(entry.path().filename());
+      if (::fstat(number, &info) != 0) continue;
+      if (std::filesystem::exists(log()) && std::filesystem::exists(entry) &&
+          std::filesystem::equivalent(entry, log())) {
+        ::_exit(1);
+      }
+      sockaddr_in peer{};
+      socklen_t size = sizeof(peer);
+      if (::getpeername(number, reinterpret_cast<sockaddr*>(&peer), &size) == 0 &&
+          peer.sin_port == htons(server.port())) {
+        ::_exit(2);
+      }
+    }
+    ::_exit(0);
+  });
+  EXPECT_EQ(status, 0);
+}
+
+TEST_F(BackgroundProcess, AForkDoesNotWaitForASinkThatHangs) {
+  const int status = run([&] {
+    testing::Signal is_there("until a thread was in the sink");
+    set_log_sink([&](logging::Level, std::string_view) {
+      // A sink may fork, too.
+      const int its = status_of_child(folder_ / "errors", [] { ::_exit(0); });
+      if (its != 0) ::_exit(1);
+      is_there.give();
+      wait_for_the_end();
+    });
+    std::thread hanging([] { logging::warning("hangs"); });
+    is_there.wait();
+    const int its = status_of_child(folder_ / "errors", [] {
+      set_log_sink({});
+      logging::warning("said by the child");
+      ::_exit(0);
+    });
+    ::_exit(its == 0 ? 0 : 2);
+  });
+  EXPECT_EQ(status, 0);
+  EXPECT_NE(errors().find("said by the child"), std::string::npos);
 }
 
 TEST_F(BackgroundProcess, AForkEndsBySigtermAtOnce) {

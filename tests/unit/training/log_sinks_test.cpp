@@ -5,6 +5,7 @@
 #include <lockstep/training/log_sinks.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <fstream>
 #include <regex>
@@ -121,6 +122,41 @@ TEST(FileLog, TheWritersOwnWarningsDoNotHang) {
   set_log_sink({});
 }
 
+TEST(FileLog, TheThreadsOwnWarningsDoNotGoToASinkThatMayWaitForIt) {
+  const TemporaryFolder folder;
+  BackgroundWriter writer;
+  std::atomic<int> calls{0};
+  set_log_sink([&](Level, std::string_view) {
+    ++calls;
+    writer.flush(kTestPatience);
+  });
+  ::testing::internal::CaptureStderr();
+  auto failing = writer.write_file(folder / "none" / "file", "text");
+  EXPECT_THROW(failing.get(), c10::Error);
+  EXPECT_TRUE(writer.flush(kTestPatience));
+  set_log_sink({});
+  const std::string said = ::testing::internal::GetCapturedStderr();
+  EXPECT_NE(said.find("a file was not written: "), std::string::npos) << said;
+  EXPECT_EQ(calls, 0);
+}
+
+TEST(FileLog, TwoUsersOfAFileMustAgree) {
+  const TemporaryFolder folder;
+  const auto writer = std::make_shared<BackgroundWriter>();
+  const auto first = file_log(writer, folder / "log", FileLogOptions().prefix("rank 0"));
+  const auto same = file_log(writer, folder / "." / "log", FileLogOptions().prefix("rank 0"));
+  for (const auto& options :
+       {FileLogOptions().prefix("rank 1"), FileLogOptions().prefix("rank 0").rotate_bytes(7),
+        FileLogOptions().prefix("rank 0").rotated_files(7)}) {
+    expect_refusal([&] { static_cast<void>(file_log(writer, folder / "log", options)); },
+                   "it is written by file_log with the prefix 'rank 0'");
+  }
+  expect_refusal([&] { writer->append(folder / "log", "line"); }, "cannot be written by append");
+  writer->append(folder / "lines", "line");
+  expect_refusal([&] { static_cast<void>(file_log(writer, folder / "lines")); },
+                 "it is written by append");
+}
+
 TEST(LogSinks, AllOfGivesEachLineToAll) {
   std::string first;
   std::string second;
@@ -142,6 +178,7 @@ TEST(LogSinks, RefuseWhatIsOutOfRange) {
   expect_refusal([&] { syslog(Options().facility(24)); },
                  "facility is 24; it must be from 0 to 23");
   expect_refusal([&] { syslog(Options().message_bytes(100)); }, "message_bytes is 100");
+  expect_refusal([&] { syslog(Options().message_bytes(65'001)); }, "from 480 to 65000");
   expect_refusal([&] { syslog(Options().application("my program")); }, "without blanks");
   expect_refusal([&] { syslog(Options().application("")); }, "1 to 48 characters");
   expect_refusal([&] { syslog(Options().server(std::string(200, 'a'))); }, "the path of a socket");
@@ -322,6 +359,26 @@ TEST(SyslogLog, AConnectionThatIsCutLosesNothing) {
   const auto first = std::find(has_come.begin(), has_come.end(), true);
   EXPECT_EQ(std::count(first, has_come.end(), false), 0);
   EXPECT_EQ(writer->statistics().lines_lost, 0U);
+}
+
+TEST(SyslogLog, ADatagramThatIsTooLongHoldsUpNoOther) {
+  const TemporaryFolder folder;
+  const std::string path = folder / "log";
+  DatagramServer server(path);
+  SyslogTransport5424 transport(SyslogOptions().server(path).message_bytes(1 << 20));
+  transport.begin({{0, Level::Info, false, "first"},
+                   {0, Level::Info, false, std::string(1'000'000, 'x')},
+                   {0, Level::Info, false, "last"}});
+  auto state = LogTransport::State::Busy;
+  ASSERT_TRUE(happens([&] {
+    state = transport.poll(std::chrono::steady_clock::now());
+    return state != LogTransport::State::Busy;
+  }));
+  EXPECT_EQ(state, LogTransport::State::Sent);
+  EXPECT_EQ(transport.refused_lines(), 1U);
+  EXPECT_NE(transport.failure().find("too long for its socket"), std::string::npos);
+  ASSERT_TRUE(happens([&] { return server.messages.size() == 2; }));
+  EXPECT_EQ(parse(server.messages.all()[1]).text, "last");
 }
 
 TEST(SyslogLog, AServerThatTakesNothingHoldsUpNoFile) {

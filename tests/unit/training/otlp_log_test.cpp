@@ -227,6 +227,46 @@ TEST_F(OtlpLog, LinesThatTheServerTakesInPartAreCounted) {
   EXPECT_EQ(writer->statistics().lines_written, 0U);
 }
 
+TEST_F(OtlpLog, ARequestHasAboutAMebibyteAtMost) {
+  HttpServer server({Answer()});
+  const auto writer = make_writer();
+  const auto sink = otlp_log(writer, OtlpOptions().endpoint(server.url()));
+  for (int i = 0; i < 3; ++i) sink(Level::Warning, std::string(600'000, 'x'));
+  ASSERT_TRUE(writer->flush(kTestPatience));
+  EXPECT_EQ(server.requests.size(), 3U);
+  EXPECT_EQ(writer->statistics().lines_written, 3U);
+}
+
+TEST_F(OtlpLog, KnowsAnAnswerThatMeansTooLarge) {
+  Answer too_large;
+  too_large.status = 413;
+  HttpServer server({too_large});
+  OtlpTransport transport(OtlpOptions().endpoint(server.url()));
+  transport.begin({{}, {}});
+  auto state = LogTransport::State::Busy;
+  ASSERT_TRUE(happens([&] {
+    state = transport.poll({});
+    return state != LogTransport::State::Busy;
+  }));
+  EXPECT_EQ(state, LogTransport::State::TooLarge);
+}
+
+TEST_F(OtlpLog, AFlushKeepsThePauseThatTheServerAsksForAndTheEndDoesNot) {
+  Answer later;
+  later.status = 503;
+  later.headers = "Retry-After: 1000\r\n";
+  HttpServer server({later, Answer()});
+  {
+    const auto writer = make_writer();
+    const auto sink = otlp_log(writer, OtlpOptions().endpoint(server.url()));
+    sink(Level::Info, "line");
+    ASSERT_TRUE(happens([&] { return server.requests.size() == 1; }));
+    for (int i = 0; i < 3; ++i) EXPECT_FALSE(writer->flush(milliseconds(100)));
+    EXPECT_EQ(server.requests.size(), 1U);
+  }
+  EXPECT_EQ(server.requests.size(), 2U);
+}
+
 TEST(PartialSuccess, IsReadWhateverTheBody) {
   EXPECT_EQ(parse_partial_success("").rejected, 0U);
   EXPECT_EQ(parse_partial_success("no JSON").rejected, 0U);
