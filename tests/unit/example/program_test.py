@@ -325,7 +325,8 @@ def test_resume(context):
         failed.check(failed.code == 1, "it was to fail")
         run = Run(context, 2, [*saving, "--resume", "--workers", "2", "--save", resumed])
         run.check_result(2, "resnet8")
-        run.check("resumed at step 6" in run.stdout, "it must say where it goes on")
+        # mpirun ends rank 0 when rank 1 has failed: on a busy machine, before the save of step 6 counts.
+        run.check(any(f"resumed at step {step}" in run.stdout for step in (6, 4)), "it must say where it goes on")
         assert bytes_of(whole) == bytes_of(resumed), "the resumed run has other weights"
         # Another number of ranks goes on as well; what is over stays over.
         run = Run(context, 1, [*saving, "--resume", "--epochs", "3"])
