@@ -29,7 +29,8 @@ struct BackgroundWriterOptions {
   /// one is kept for the next, so there may be up to two more in memory.
   TORCH_ARG(std::int64_t, file_bytes) = std::int64_t{8} << 30;
   /// The longest that a call waits for room in a full queue: `append`, and log lines of warning
-  /// and above; other threads that log wait as well. After a wait in vain, no call waits before there has been room again.
+  /// and above; other threads that log wait as well. After a wait in vain, no call waits before
+  /// there has been room again.
   TORCH_ARG(std::chrono::milliseconds, full_queue_wait) = std::chrono::milliseconds(10);
   /// How long the thread collects lines before it writes them. A killed process loses what came in
   /// this time.
