@@ -127,9 +127,9 @@ class LOCKSTEP_API Checkpointer {
   /// some words of each tensor has changed. Blocks: while the rest is copied.
   void before_step();
 
-  /// Until all that was begun counts. All ranks may call it, or some.
-  /// Blocks: some times `timeout` at most.
-  /// Throws: `c10::Error` with what went wrong since the last `wait`, on every rank.
+  /// Until all that was begun counts, and what is not kept is removed. All ranks may call it, or
+  /// some. Blocks: some times `timeout` at most. Throws: `c10::Error` with what went wrong since
+  /// the last `wait`, on every rank.
   void wait();
 
   /// What this object has done on this rank.

@@ -72,8 +72,9 @@ int FileSystem::remove_folder(const std::string& path) {
 }
 
 FileSystem& FileSystem::of_machine() {
-  static FileSystem machine;
-  return machine;
+  // Never destroyed: threads may still write when the process ends.
+  static auto* machine = new FileSystem;
+  return *machine;
 }
 
 }  // namespace lockstep::native
