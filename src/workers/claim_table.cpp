@@ -69,6 +69,35 @@ std::optional<Claim> ClaimTable::try_claim(std::size_t worker) {
   return std::nullopt;
 }
 
+// Of what is really open: a hint may be too low, and who gave a chunk back for nothing would claim
+// it again at once.
+bool ClaimTable::has_older_open(const Claim& claim, std::size_t worker) const {
+  const auto own = layout_.slot(claim.slot).sequence.load(std::memory_order_relaxed);
+  for (std::size_t slot = 0; slot < layout_.shape().slots; ++slot) {
+    const auto& words = layout_.slot(slot);
+    if (slot_state(words.state.load(std::memory_order_acquire)) != SlotState::Filling) continue;
+    if (!may_have(words, worker)) continue;
+    const bool is_own = slot == claim.slot;
+    if (!is_own && words.sequence.load(std::memory_order_relaxed) >= own) continue;
+    if (has_open(slot, is_own ? claim.chunk : TaskChunks::of(words).of_items)) return true;
+    if (!is_own && is_collate_due(slot)) return true;
+  }
+  return false;
+}
+
+bool ClaimTable::has_open(std::size_t slot, std::size_t end) const {
+  const auto* words = layout_.chunks(slot);
+  return std::any_of(words, words + end, [](const auto& word) {
+    return state_of(word.load(std::memory_order_acquire)) == ChunkState::Open;
+  });
+}
+
+void ClaimTable::give_back(const Claim& claim) {
+  const auto word = layout_.chunks(claim.slot)[claim.chunk].load(std::memory_order_relaxed);
+  reopen(claim.slot, claim.chunk, attempts_of(word));
+  events_.wake_workers();
+}
+
 std::optional<std::size_t> ClaimTable::oldest_open(std::size_t worker) const {
   std::optional<std::size_t> oldest;
   std::uint64_t its_sequence = 0;
@@ -176,6 +205,8 @@ void ClaimTable::suspect(std::size_t slot) {
   // Whoever finishes a chunk after this looks at all of them, and so does the process that repairs:
   // one of both finds the last.
   layout_.slot(slot).is_suspect.store(1, std::memory_order_seq_cst);
+  // It may have opened a chunk again, and not yet said where to look.
+  restart_hint(slot);
 }
 
 void ClaimTable::reopen(std::size_t slot, std::size_t chunk, std::uint32_t attempts) {

@@ -41,12 +41,17 @@ class ClaimTable {
   // A worker's side.
   /// A chunk of the oldest task that has one for this worker; nothing where no task has.
   [[nodiscard]] std::optional<Claim> try_claim(std::size_t worker);
+  /// Whether there is an open chunk for this worker before that of the claim: in an older task, or
+  /// earlier in the same one.
+  [[nodiscard]] bool has_older_open(const Claim& claim, std::size_t worker) const;
+  /// Opens a chunk that the caller has claimed again; nothing of it has been done.
+  void give_back(const Claim& claim);
   /// What becomes of a chunk that is claimed. Whoever concludes the last makes the slot Ready.
   void conclude(std::size_t slot, std::size_t chunk, ChunkState state);
 
   // The repairer's side.
-  /// A worker may have died at a task in this slot: from now on counters are not relied on. To be
-  /// called before the words of chunks are looked at.
+  /// A worker may have died at a task in this slot: from now on counters are not relied on, and
+  /// hints begin anew. To be called before the words of chunks are looked at.
   void suspect(std::size_t slot);
   /// Opens a chunk again that a dead worker had claimed.
   void reopen(std::size_t slot, std::size_t chunk, std::uint32_t attempts);
@@ -54,6 +59,7 @@ class ClaimTable {
   void complete_if_all_done(std::size_t slot);
 
  private:
+  [[nodiscard]] bool has_open(std::size_t slot, std::size_t end) const;
   [[nodiscard]] std::optional<std::size_t> oldest_open(std::size_t worker) const;
   [[nodiscard]] std::optional<Claim> claim_in(std::size_t slot, std::size_t worker);
   [[nodiscard]] bool take(std::size_t slot, std::size_t chunk, std::size_t worker);

@@ -129,6 +129,12 @@ bool TaskChannel::is_futile(const Claim& claim) const {
          failures_.has_failed_before(claim.slot, needed);
 }
 
+bool TaskChannel::give_back_for_older(const Claim& claim, std::size_t worker) {
+  if (!claims_.has_older_open(claim, worker)) return false;
+  claims_.give_back(claim);
+  return true;
+}
+
 void TaskChannel::begin_item(std::size_t worker, std::size_t slot, std::size_t position) {
   WorkerRecord& record = table_.workers[worker];
   record.heartbeats.store(record.heartbeats.load(std::memory_order_relaxed) + 1,

@@ -81,6 +81,10 @@ class TaskChannel {
   [[nodiscard]] std::optional<Claim> claim(std::size_t worker);
   /// Whether what this claim gives is of no use: the task was withdrawn, or an earlier item failed.
   [[nodiscard]] bool is_futile(const Claim& claim) const;
+  /// Gives the claim back where something before it is open again, because a worker has ended, and
+  /// says so. To be asked by a worker that waits for what comes before its claim: if all did only
+  /// that, nobody would be left to do it.
+  [[nodiscard]] bool give_back_for_older(const Claim& claim, std::size_t worker);
   /// Says which item the worker is at, from now on.
   void begin_item(std::size_t worker, std::size_t slot, std::size_t position);
   void end_item(std::size_t worker);

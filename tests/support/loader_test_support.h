@@ -5,6 +5,7 @@
 #include <lockstep/data/loader/data_loader.h>
 #include <lockstep/data/readers/idx_dataset.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <torch/torch.h>
 #include <unistd.h>
@@ -232,42 +233,59 @@ inline std::string describe(const std::vector<int>& processes) {
   return text;
 }
 
-/// Of a loader with worker processes: those that live.
-inline std::vector<int> workers_of_this_process() {
+/// Of the loaders in process `of`, with worker processes: those that live.
+inline std::vector<int> workers_of(int of) {
   std::vector<int> workers;
-  for (const int pid : descendants(::getpid())) {
+  for (const int pid : descendants(of)) {
     const auto line = process(pid);
-    if (line && line->parent != ::getpid() && !is_gone(pid)) workers.push_back(pid);
+    if (line && line->parent != of && !is_gone(pid)) workers.push_back(pid);
   }
   return workers;
 }
 
-/// Kills workers of a loader at random, one after the other: the next one when the last has been
-/// replaced and its sample is done again, as two kills at the same sample would be the sample's
-/// fault.
+inline std::vector<int> workers_of_this_process() {
+  return workers_of(::getpid());
+}
+
+/// Kills workers of this process's loader at random, one after the other: the next one when the
+/// last has been replaced and its sample is done again, as two kills at the same sample would be
+/// the sample's fault.
+///
+/// A process of its own. A thread would allocate memory while the loader forks, and a fork inherits
+/// AddressSanitizer's locks as they are: the fork server would wait for ever.
 class RandomKiller {
  public:
-  /// `begun` counts samples that workers have begun.
+  /// `begun` counts samples that workers have begun; in memory that processes share.
   RandomKiller(std::size_t workers, const std::atomic<int>& begun)
-      : thread_([this, workers, &begun](const std::stop_token& is_over) {
-          std::mt19937 random(11);
-          int seen = 0;  // samples begun while all workers were there
-          while (!is_over.stop_requested()) {
-            std::this_thread::sleep_for(std::chrono::milliseconds(7));
-            const auto alive = workers_of_this_process();
-            if (alive.size() < workers) seen = begun;
-            if (alive.empty() || begun < seen + 10) continue;
-            const int signal = std::array{SIGKILL, SIGSEGV, SIGTERM}[random() % 3];
-            kills_ += ::kill(alive[random() % alive.size()], signal) == 0;
-            seen = begun;
-          }
-        }) {}
+      : process_(start_child([this, workers, &begun, of = ::getpid()] {
+          ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+          while (::getppid() == of) kill_one(of, workers, begun);
+          return 0;
+        })) {}
+  ~RandomKiller() {
+    ::kill(process_, SIGKILL);
+    ::waitpid(process_, nullptr, 0);
+  }
+  RandomKiller(const RandomKiller&) = delete;
+  RandomKiller& operator=(const RandomKiller&) = delete;
 
-  [[nodiscard]] int kills() const { return kills_; }
+  [[nodiscard]] int kills() const { return shared_.words[0]; }
 
  private:
-  std::atomic<int> kills_{0};
-  std::jthread thread_;
+  void kill_one(int of, std::size_t workers, const std::atomic<int>& begun) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(7));
+    const auto alive = workers_of(of);
+    if (alive.size() < workers) seen_ = begun;
+    if (alive.empty() || begun < seen_ + 10) return;
+    const int signal = std::array{SIGKILL, SIGSEGV, SIGTERM}[random_() % 3];
+    shared_.words[0] += ::kill(alive[random_() % alive.size()], signal) == 0;
+    seen_ = begun;
+  }
+
+  SharedCounters shared_;
+  std::mt19937 random_{11};
+  int seen_ = 0;  // samples begun while all workers were there
+  pid_t process_;
 };
 
 inline std::size_t open_descriptors() {

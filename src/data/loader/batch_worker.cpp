@@ -58,11 +58,9 @@ void BatchWorker::run() {
 void BatchWorker::work(const Claim& claim) {
   std::size_t at = 0;
   try {
-    if (job_.source.has_rows) {
-      rows_.fill(claim, at);
-    } else {
-      batches_.build(claim, at);
-    }
+    const bool is_still_ours =
+        job_.source.has_rows ? rows_.fill(claim, at) : batches_.build(claim, at);
+    if (!is_still_ours) return channel_.end_item(worker_);
   } catch (...) {
     const auto place = claim.first + std::min(at, claim.items.size() - 1);
     channel_.fail(claim, ClaimedPlaces::current_failure(worker_, place));

@@ -29,21 +29,25 @@ constexpr std::size_t kHeadroom = 4;  // a quarter
 
 }  // namespace
 
-void CollatedBatches::build(const Claim& claim, std::size_t& at) {
+bool CollatedBatches::build(const Claim& claim, std::size_t& at) {
   const bool is_part =
       !claim.is_collate && claim.items.size() != channel_.items().of(claim.slot).size();
-  if (is_part) return fetch_one(claim);
+  if (is_part) {
+    fetch_one(claim);
+    return true;
+  }
   channel_.set_result(claim.slot, 0);
   auto samples = job_.is_iterable() ? read_stream(claim) : collect(claim, at);
-  if (!samples) return;
+  if (!samples) return true;
   at = 0;
   const auto count = samples->values.size();
-  if (count == 0) return;
-  if (job_.is_iterable() && job_.facts.drop_last && count < job_.facts.batch_size) return;
+  if (count == 0) return true;
+  if (job_.is_iterable() && job_.facts.drop_last && count < job_.facts.batch_size) return true;
   channel_.begin_item(worker_, claim.slot, CurrentItem::kNoItem);
   begin_collating(claim, samples->first_item);
-  write(claim, make_batch(claim, std::move(samples->values), at));
+  if (!write(claim, make_batch(claim, std::move(samples->values), at))) return false;
   channel_.blocks().free_all(claim.slot, OverflowBlocks::kFirstItem);
+  return true;
 }
 
 // What cannot be passed on is left to the worker with the collate task, which fetches it again.
@@ -192,23 +196,27 @@ std::size_t CollatedBatches::place_of(const Claim& claim, std::size_t number) co
   return place;
 }
 
-void CollatedBatches::write(const Claim& claim, const SampleTree& batch) {
+// False when the claim was given back.
+bool CollatedBatches::write(const Claim& claim, const SampleTree& batch) {
+  using Turn = SlotMemory::Turn;
   const TreeCodec bytes(batch);
   for (;;) {
-    const auto is_ours = memory_.await_turn(claim, 0);
-    if (!is_ours) return;
+    const auto turn = memory_.await_turn(claim, 0);
+    if (turn == Turn::Futile || turn == Turn::GivenBack) return turn == Turn::Futile;
     channel_.begin_item(worker_, claim.slot, CurrentItem::kNoItem);
-    if (!*is_ours) break;
+    if (turn == Turn::Over) break;
     if (memory_.publish_layout(claim, "", bytes.size() + bytes.size() / kHeadroom)) break;
   }
   if (bytes.size() <= memory_.bytes()) {
     // The block is of a worker that died here before this one.
     channel_.blocks().free(claim.slot, OverflowBlocks::kResult);
-    return bytes.write(memory_.of(claim.slot));
+    bytes.write(memory_.of(claim.slot));
+    return true;
   }
   const auto block = channel_.blocks().make(claim.slot, OverflowBlocks::kResult, bytes.size());
   bytes.write(block.data());
   channel_.blocks().publish(claim.slot, OverflowBlocks::kResult);
+  return true;
 }
 
 bool CollatedBatches::is_useless(const Claim& claim) const {

@@ -27,10 +27,11 @@ class CollatedBatches {
   CollatedBatches(const WorkerJob& job, std::size_t worker, SlotMemory& memory)
       : job_(job), channel_(*job.channel), worker_(worker), memory_(memory) {}
 
-  /// Does what this claim asks for: a sample, the collate task, or a batch as a whole. When it
-  /// throws, `at` is the place within the claim that is to blame.
+  /// Does what this claim asks for: a sample, the collate task, or a batch as a whole. False when
+  /// the claim was given back and is no longer the caller's. When it throws, `at` is the place
+  /// within the claim that is to blame.
   /// Throws: what the dataset or the collate function throws; `std::system_error` without memory.
-  void build(const workers::Claim& claim, std::size_t& at);
+  [[nodiscard]] bool build(const workers::Claim& claim, std::size_t& at);
 
  private:
   struct Stream {
@@ -55,7 +56,7 @@ class CollatedBatches {
   [[nodiscard]] SampleTree make_batch(const workers::Claim& claim, std::vector<SampleTree> samples,
                                       std::size_t& at);
   [[nodiscard]] std::size_t place_of(const workers::Claim& claim, std::size_t number) const;
-  void write(const workers::Claim& claim, const SampleTree& batch);
+  [[nodiscard]] bool write(const workers::Claim& claim, const SampleTree& batch);
   [[nodiscard]] bool is_useless(const workers::Claim& claim) const;
   [[nodiscard]] std::int64_t epoch_of(const workers::Claim& claim) const;
 

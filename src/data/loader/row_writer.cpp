@@ -14,17 +14,18 @@ namespace lockstep::data::detail {
 
 using workers::Claim;
 
-void RowWriter::fill(const Claim& claim, std::size_t& at) {
+bool RowWriter::fill(const Claim& claim, std::size_t& at) {
   for (; at < claim.items.size(); ++at) {
-    if (channel_.is_futile(claim) || channel_.events().is_stopping()) return;
+    if (channel_.is_futile(claim) || channel_.events().is_stopping()) return true;
     const auto row = claim.first + at;
     if (channel_.items().at(claim.slot, row) == workers::kLeftOut) continue;
-    if (!fill_row(claim, row)) return;
+    const auto what = fill_row(claim, row);
+    if (what != Row::Done) return what == Row::Futile;
   }
+  return true;
 }
 
-// False when the claim has become futile meanwhile.
-bool RowWriter::fill_row(const Claim& claim, std::size_t row) {
+RowWriter::Row RowWriter::fill_row(const Claim& claim, std::size_t row) {
   const auto epoch = static_cast<std::int64_t>(channel_.word(claim.slot, kEpoch));
   ClaimedPlaces places(channel_, worker_, claim.slot);
   places.begin(row);
@@ -39,21 +40,23 @@ bool RowWriter::fill_row(const Claim& claim, std::size_t row) {
       });
   if (memory != nullptr && sample) write_row(*sample, *layout_, memory, row);
   channel_.end_item(worker_);
-  if (memory != nullptr) return true;
+  if (memory != nullptr) return Row::Done;
   if (is_there) return write_first_row(claim, row, *sample);
   channel_.events().wake_workers();  // the next one may be the first now
-  return true;
+  return Row::Done;
 }
 
-// Writes a sample that was fetched before this worker knew the layout. False when the claim has
-// become futile meanwhile.
-bool RowWriter::write_first_row(const Claim& claim, std::size_t row, const SampleTree& sample) {
+// Writes a sample that was fetched before this worker knew the layout. In a claim that is given
+// back nothing is written yet: this row is the first that there is.
+RowWriter::Row RowWriter::write_first_row(const Claim& claim, std::size_t row,
+                                          const SampleTree& sample) {
   while (!layout_) {
-    const auto is_ours = memory_.await_turn(claim, row);
-    if (!is_ours) return false;
+    const auto turn = memory_.await_turn(claim, row);
+    if (turn == SlotMemory::Turn::Futile) return Row::Futile;
+    if (turn == SlotMemory::Turn::GivenBack) return Row::GivenBack;
     // A worker that ends here ends at something, and not again and again.
     channel_.begin_item(worker_, claim.slot, workers::CurrentItem::kNoItem);
-    if (*is_ours) {
+    if (turn == SlotMemory::Turn::Ours) {
       std::size_t bytes = 0;
       const auto structure = SampleLayout::of_rows(sample, job_.facts.largest_batch, bytes);
       if (!memory_.publish_layout(claim, structure.to_bytes(), bytes)) continue;
@@ -62,7 +65,7 @@ bool RowWriter::write_first_row(const Claim& claim, std::size_t row, const Sampl
   }
   write_row(sample, *layout_, memory_.of(claim.slot), row);
   channel_.end_item(worker_);
-  return true;
+  return Row::Done;
 }
 
 }  // namespace lockstep::data::detail

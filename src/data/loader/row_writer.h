@@ -20,15 +20,16 @@ class RowWriter {
   RowWriter(const WorkerJob& job, std::size_t worker, SlotMemory& memory)
       : job_(job), channel_(*job.channel), worker_(worker), memory_(memory) {}
 
-  /// Fills the rows of this claim. When it throws, `at` is the place within the claim that is to
-  /// blame.
+  /// Fills the rows of this claim. False when the claim was given back and is no longer the
+  /// caller's. When it throws, `at` is the place within the claim that is to blame.
   /// Throws: what the dataset throws; `c10::Error` for a sample that is unlike the others.
-  void fill(const workers::Claim& claim, std::size_t& at);
+  [[nodiscard]] bool fill(const workers::Claim& claim, std::size_t& at);
 
  private:
-  [[nodiscard]] bool fill_row(const workers::Claim& claim, std::size_t row);
-  [[nodiscard]] bool write_first_row(const workers::Claim& claim, std::size_t row,
-                                     const SampleTree& sample);
+  enum class Row { Done, Futile, GivenBack };
+  [[nodiscard]] Row fill_row(const workers::Claim& claim, std::size_t row);
+  [[nodiscard]] Row write_first_row(const workers::Claim& claim, std::size_t row,
+                                    const SampleTree& sample);
 
   const WorkerJob& job_;
   workers::TaskChannel& channel_;  // the job's

@@ -40,17 +40,18 @@ void SlotMemory::reserve(std::size_t offset, std::size_t bytes) {
   channel_.region().reserve_part(offset, start);
 }
 
-std::optional<bool> SlotMemory::await_turn(const Claim& claim, std::size_t position) {
+SlotMemory::Turn SlotMemory::await_turn(const Claim& claim, std::size_t position) {
   const auto sequence = channel_.sequence(claim.slot);
   while (!channel_.is_futile(claim) && !channel_.events().is_stopping()) {
     const auto seen = channel_.events().work_count();
     const auto turn = shared().turn.load(std::memory_order_acquire);
-    if (turn == SharedLayout::kPublished) return false;
-    if (turn == sequence && is_first(claim.slot, position)) return true;
+    if (turn == SharedLayout::kPublished) return Turn::Over;
+    if (turn == sequence && is_first(claim.slot, position)) return Turn::Ours;
     channel_.end_item(worker_);  // waiting is not hanging
+    if (channel_.give_back_for_older(claim, worker_)) return Turn::GivenBack;
     channel_.wait_for_work(worker_, seen);
   }
-  return std::nullopt;
+  return Turn::Futile;
 }
 
 bool SlotMemory::is_first(std::size_t slot, std::size_t position) const {

@@ -31,10 +31,15 @@ class SlotMemory {
   /// Throws: `std::system_error` when it cannot be had.
   [[nodiscard]] std::byte* of(std::size_t slot);
 
-  /// True when the sample at this position of the claim's batch shall decide the layout; false when
-  /// another one has. Nothing when the claim has become futile meanwhile.
+  /// Whose turn it is to decide the layout.
+  enum class Turn {
+    Ours,       ///< the sample at this position of the claim's batch decides
+    Over,       ///< another one has decided
+    Futile,     ///< the claim has become futile meanwhile
+    GivenBack,  ///< the claim is no longer ours: something before it must be done first
+  };
   /// Blocks: until one of these is so.
-  [[nodiscard]] std::optional<bool> await_turn(const workers::Claim& claim, std::size_t position);
+  [[nodiscard]] Turn await_turn(const workers::Claim& claim, std::size_t position);
   /// Decides the layout for all: the structure of samples, and the bytes of a slot. False when it
   /// is not this batch's turn any more. Throws: `std::system_error` or `c10::Error` when there is
   /// no such memory.

@@ -42,6 +42,55 @@ TEST_F(WorkerRecoveryTest, WorkersKilledAtRandomChangeNothing) {
   }));
 }
 
+// The first sample's worker dies and cannot start again, while the other one waits, with a later
+// sample, for what the first one says of the layout.
+template <class Loader>
+WholePass pass_that_loses_a_worker(const std::function<Loader(Numbers, DataLoaderOptions)>& make,
+                                   std::int64_t batch_size) {
+  SharedCounters words;
+  enum : std::size_t { kFirstBegun, kOtherBegun, kHasDied };
+  Numbers dataset{12};
+  dataset.before = [&](std::size_t index) {
+    if (index == 1) ++words.words[kOtherBegun];
+    if (index != 0 || ++words.words[kFirstBegun] > 1) return;
+    eventually([&] { return words.words[kOtherBegun] > 0; });
+    words.words[kHasDied] = 1;
+    ::raise(SIGKILL);
+  };
+  const auto init = [&](std::size_t) {
+    if (words.words[kHasDied] != 0) throw std::runtime_error("no licence is left");
+  };
+  auto loader =
+      make(dataset, options_with(2, batch_size).worker_init(init).prepare_next_epoch(false));
+  auto pass = pass_over_errors(loader);
+  // That no worker takes its place may be known later only.
+  eventually([&] {
+    if (pass.errors.empty()) pass.errors = pass_over_errors(loader).errors;
+    return !pass.errors.empty();
+  });
+  return pass;
+}
+
+TEST_F(WorkerRecoveryTest, WhoWaitsForALostWorkersSampleFetchesItItself) {
+  const auto rows = [](Numbers dataset, DataLoaderOptions options) {
+    return DataLoader(dataset, in_order(12), options);
+  };
+  const auto whole = [](Numbers dataset, DataLoaderOptions options) {
+    return DataLoader(dataset, in_order(12), options, [](Samples s) { return stack(s); });
+  };
+  const auto check = [](const auto& make, std::int64_t batch_size) {
+    using Loader = decltype(make(Numbers{}, DataLoaderOptions()));
+    const auto pass = pass_that_loses_a_worker<Loader>(make, batch_size);
+    EXPECT_EQ(pass.batches, 12 / batch_size) << batch_size;
+    ASSERT_EQ(pass.errors.size(), 1U) << batch_size;
+    EXPECT_NE(std::string(pass.errors[0].what()).find("no licence is left"), std::string::npos)
+        << pass.errors[0].what();
+  };
+  check(rows, 4);   // of the same batch
+  check(rows, 1);   // of another
+  check(whole, 1);  // and with a batch that is built as a whole
+}
+
 TEST_F(WorkerRecoveryTest, SampleThatKillsOnceIsDoneAgain) {
   SharedCounters seen;
   for (const int signal : {SIGKILL, SIGSEGV, SIGABRT}) {
