@@ -162,6 +162,52 @@ TEST(ClaimTable, ASuspectSlotIsCompletedByTheWordsAlone) {
   EXPECT_EQ(slot_state(channel.layout.slot(0).state), SlotState::Ready);
 }
 
+// It may die after it has opened a chunk again that it took too early, and before it moved the
+// hint.
+TEST(ClaimTable, ASuspectSlotsHintsBeginAnew) {
+  BareChannel channel({1, 2, 2});
+  channel.write(0, 1, 2);
+  channel.claims.open(0);
+  EXPECT_TRUE(channel.claims.try_claim(0));
+  EXPECT_TRUE(channel.claims.try_claim(0));
+  channel.layout.chunks(0)[0] = chunk_word(ChunkState::Open);
+  EXPECT_FALSE(channel.claims.try_claim(1));
+  channel.claims.suspect(0);
+  EXPECT_EQ(channel.claims.try_claim(1)->chunk, 0U);
+}
+
+TEST(ClaimTable, KnowsWhatIsOpenBeforeAClaim) {
+  BareChannel channel({3, 2, 4});
+  channel.write(1, 1, 2);
+  channel.write(0, 2, 2);
+  channel.write(2, 0, 1);  // the oldest, and not this worker's
+  channel.layout.slot(2).worker = 1;
+  for (std::size_t slot = 0; slot < 3; ++slot) channel.claims.open(slot);
+  const auto first = channel.claims.try_claim(0);
+  const auto second = channel.claims.try_claim(0);
+  const auto later = channel.claims.try_claim(0);
+  ASSERT_EQ(later->slot, 0U);
+  // Behind it there is one, before it there is none.
+  EXPECT_FALSE(channel.claims.has_older_open(*later, 0));
+  EXPECT_FALSE(channel.claims.has_older_open(*second, 0));
+  EXPECT_TRUE(channel.claims.has_older_open(*later, 1));
+  channel.claims.give_back(*first);
+  EXPECT_TRUE(channel.claims.has_older_open(*second, 0));
+  EXPECT_TRUE(channel.claims.has_older_open(*later, 0));
+  EXPECT_EQ(channel.claims.try_claim(0)->chunk, first->chunk);
+}
+
+// What it had ended before counts on.
+TEST(ClaimTable, AChunkThatIsGivenBackKeepsItsAttempts) {
+  BareChannel channel({1, 2, 1});
+  channel.write(0, 1, 1);
+  channel.claims.open(0);
+  EXPECT_TRUE(channel.claims.try_claim(0));
+  channel.claims.reopen(0, 0, 1);
+  channel.claims.give_back(*channel.claims.try_claim(1));
+  EXPECT_EQ(attempts_of(channel.layout.chunks(0)[0]), 1U);
+}
+
 TEST(ClaimTable, NamesTheFirstClaimer) {
   BareChannel channel({1, 3, 2});
   channel.write(0, 1, 2);
