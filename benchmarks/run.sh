@@ -19,6 +19,7 @@ list() {
   echo "  links      all_reduce between hosts from 1 KiB to 256 MiB with Lockstep, with MPI, and with c10d's gloo"
   echo "  hooks      a training on several hosts with each communication hook: time and loss"
   echo "  checkpoint  a training that saves, against torch.save and async_save; files against a plain program"
+  echo "  optimizer_step  a step of SGD and AdamW with Lockstep, with LibTorch, and with Python in three ways"
   echo
   echo "benchmarks/run.sh NAME --help shows the arguments."
 }
@@ -81,6 +82,14 @@ checkpoint() {
   exec python3 "$driver" "--program=$build_dir/release/benchmarks/checkpoint" "--python=$(python_with_torch)" "$@"
 }
 
+optimizer_step() {
+  local driver=$root/benchmarks/optimizer_step_driver.py
+  early_checks "$driver" "$@"
+  "$root/tools/setup.sh"
+  build optimizer_step
+  exec python3 "$driver" "--program=$build_dir/release/benchmarks/optimizer_step" "--python=$(python_with_torch)" "$@"
+}
+
 # collective OP ARGUMENT ...
 collective() {
   local driver=$root/benchmarks/collectives_driver.py
@@ -114,7 +123,7 @@ links() { over_hosts links collectives "$@"; }
 case ${1:-} in
   '') list ;;
   -h | --help) list ;;
-  checkpoint | ddp_step | data_loader | hosts | hooks | links) "$@" ;;
+  checkpoint | ddp_step | data_loader | hosts | hooks | links | optimizer_step) "$@" ;;
   all_reduce | broadcast | all_gather | reduce_scatter | all_to_all) collective "$@" ;;
   *)
     echo "benchmark: there is no benchmark '$1'; benchmarks/run.sh lists them" >&2

@@ -76,6 +76,8 @@ def load_optimizer(optimizer, model, path):
         parameter = next(p for p in sorted(parameters, key=len, reverse=True) if name.startswith(f"state.{p}."))
         key = name[len(f"state.{parameter}."):]
         entry = state.setdefault(numbers[id(parameters[parameter])], {})
+        if key == "master":  # the float32 copy of a shorter parameter, which Python's optimizers do not have
+            continue
         base, dot, index = key.rpartition(".")
         if dot and index.isdigit():
             entry.setdefault(base, {})[int(index)] = tensor
@@ -93,8 +95,14 @@ def load_optimizer(optimizer, model, path):
         if unknown or options.get("decoupled_weight_decay") != own.get("decoupled_weight_decay"):
             raise ValueError(f"{path}: the state is of another kind of optimizer than {type(optimizer).__name__}: {unknown}")
         own.update(options)
-        if "betas" in own:
-            own["betas"] = tuple(own["betas"])
+        for key in ("betas", "ns_coefficients"):
+            if key in own:
+                own[key] = tuple(own[key])
+    if type(optimizer).__name__ == "Adagrad":
+        # It makes the state of a parameter at construction, and a C++ program with the first gradient.
+        for number, entry in dictionary["state"].items():
+            if float(entry["step"]) == 0:
+                state.setdefault(number, entry)
     dictionary["state"] = state
     optimizer.load_state_dict(dictionary)
 

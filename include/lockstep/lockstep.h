@@ -7,6 +7,18 @@
 
 #include <lockstep/data.h>
 #include <lockstep/ddp.h>
+#include <lockstep/optim/adagrad.h>
+#include <lockstep/optim/adam.h>
+#include <lockstep/optim/adamw.h>
+#include <lockstep/optim/decay_groups.h>
+#include <lockstep/optim/lamb.h>
+#include <lockstep/optim/lars.h>
+#include <lockstep/optim/muon.h>
+#include <lockstep/optim/named_optimizer.h>
+#include <lockstep/optim/optimizer.h>
+#include <lockstep/optim/parameter_state.h>
+#include <lockstep/optim/rmsprop.h>
+#include <lockstep/optim/sgd.h>
 #include <lockstep/training/background_writer.h>
 #include <lockstep/training/checkpointer.h>
 #include <lockstep/training/load_state.h>

@@ -12,8 +12,9 @@
 #include <string>
 
 /// @file
-/// The state of LibTorch's optimizers by name, as Python's `state_dict` has it, so that either can
-/// go on where the other has stopped. `SGD`, `Adam`, `AdamW`, `RMSprop`, `Adagrad` and `LBFGS`.
+/// The state of an optimizer by name, as Python's `state_dict` has it, so that either can go on
+/// where the other has stopped. LibTorch's `SGD`, `Adam`, `AdamW`, `RMSprop`, `Adagrad` and
+/// `LBFGS`, those of `lockstep::optim`, and others that are an `optim::NamedOptimizer`.
 ///
 /// Blocks: saving until the file is on the disk, loading while it reads.
 /// Thread-safety: any thread, while no other uses the optimizer or the module.

@@ -119,41 +119,4 @@ void visit_options(torch::optim::LBFGSOptions& options, Visit& visit) {
   visit("line_search_fn", options.line_search_fn());
 }
 
-/// A kind of optimizer.
-template <class OptionsType, class StateType>
-struct OptimizerKind {
-  using Options = OptionsType;
-  using State = StateType;
-  const char* name = "";
-  /// What Python's groups have beside the fields above, with its defaults.
-  const char* python_only = "";
-};
-
-/// Calls `action(kind)` for the kind that these options are of. False: of none of LibTorch's.
-template <class Action>
-bool with_kind_of(const torch::optim::OptimizerOptions& options, const Action& action) {
-  using namespace torch::optim;
-  const auto is = [&](const auto& kind) {
-    using Kind = std::decay_t<decltype(kind)>;
-    if (dynamic_cast<const typename Kind::Options*>(&options) == nullptr) return false;
-    action(kind);
-    return true;
-  };
-  constexpr const char* kAdam =
-      R"("maximize":false,"foreach":null,"capturable":false,"differentiable":false,"fused":null,"decoupled_weight_decay":false)";
-  constexpr const char* kAdamW =
-      R"("maximize":false,"foreach":null,"capturable":false,"differentiable":false,"fused":null,"decoupled_weight_decay":true)";
-  return is(OptimizerKind<SGDOptions, SGDParamState>{
-             "SGD", R"("maximize":false,"foreach":null,"differentiable":false,"fused":null)"}) ||
-         is(OptimizerKind<AdamOptions, AdamParamState>{"Adam", kAdam}) ||
-         is(OptimizerKind<AdamWOptions, AdamWParamState>{"AdamW", kAdamW}) ||
-         is(OptimizerKind<RMSpropOptions, RMSpropParamState>{
-             "RMSprop",
-             R"("capturable":false,"foreach":null,"maximize":false,"differentiable":false)"}) ||
-         is(OptimizerKind<AdagradOptions, AdagradParamState>{
-             "Adagrad",
-             R"("foreach":null,"maximize":false,"differentiable":false,"fused":null)"}) ||
-         is(OptimizerKind<LBFGSOptions, LBFGSParamState>{"LBFGS", ""});
-}
-
 }  // namespace lockstep::training

@@ -87,6 +87,16 @@ std::string GroupWriter::text_of(double value) {
   return result;
 }
 
+void GroupWriter::operator()(const char* name, std::span<const double> values) {
+  std::string all(1, '[');
+  for (const double value : values) {
+    if (all.size() > 1) all += ',';
+    all += text_of(value);
+  }
+  all += ']';
+  add(name, all);
+}
+
 void GroupWriter::add(const char* name, const std::string& json) {
   if (!fields_.empty()) fields_ += ',';
   fields_ += files::json_string(name) + ':' + json;
@@ -141,16 +151,20 @@ std::int64_t GroupReader::integer(const char* name, const std::string& text) {
 }
 
 void GroupReader::check_python_only(const std::string& fields) const {
-  for (const auto* name : {"maximize", "decoupled_weight_decay"}) {
-    const auto found = group_.values.find(name);
-    if (found == group_.values.end() || found->second.size() != 1) continue;
-    const bool is_so = found->second.front() == "true";
-    std::string ours = files::json_string(name);
-    ours += ":true";
-    const bool is_ours = fields.find(ours) != std::string::npos;
-    TORCH_CHECK(is_so == is_ours, "the state of the optimizer: '", name, "' is ",
-                found->second.front(), ", as this kind of optimizer does not do it");
-  }
+  for (const auto* name : {"maximize", "decoupled_weight_decay"}) check_python_only(name, fields);
+}
+
+void GroupReader::check_python_only(const std::string& name, const std::string& fields) const {
+  // The rest chooses between ways to compute the same.
+  if (name != "maximize" && name != "decoupled_weight_decay") return;
+  const auto found = group_.values.find(name);
+  if (found == group_.values.end() || found->second.size() != 1) return;
+  const bool is_so = found->second.front() == "true";
+  std::string ours = files::json_string(name);
+  ours += ":true";
+  const bool is_ours = fields.find(ours) != std::string::npos;
+  TORCH_CHECK(is_so == is_ours, "the state of the optimizer: '", name, "' is ",
+              found->second.front(), ", as this kind of optimizer does not do it");
 }
 
 void GroupReader::operator()(const char* name, bool& value) {
@@ -161,10 +175,27 @@ void GroupReader::operator()(const char* name, bool& value) {
 }
 
 void GroupReader::operator()(const char* name, std::tuple<double, double>& value) {
-  const auto& values = all(name);
-  TORCH_CHECK(values.size() == 2, "the state of the optimizer: '", name, "' has ", values.size(),
-              " values; expected two");
-  value = {number(name, values[0]), number(name, values[1])};
+  std::array<double, 2> both{};
+  (*this)(name, both);
+  value = {both[0], both[1]};
+}
+
+void GroupReader::operator()(const char* name, std::span<double> values) {
+  const auto& texts = all(name);
+  TORCH_CHECK(texts.size() == values.size(), "the state of the optimizer: '", name, "' has ",
+              texts.size(), " values; expected ", values.size() == 2 ? "two" : "three");
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = number(name, texts[i]);
+}
+
+void GroupReader::choice(const char* name, bool& value) {
+  if (group_.values.find(name) != group_.values.end() && one(name) != "null") {
+    (*this)(name, value);
+  }
+}
+
+void GroupReader::operator()(const char* name, std::optional<double>& value) {
+  const std::string& text = one(name);
+  value = text == "null" ? std::nullopt : std::optional(number(name, text));
 }
 
 void GroupReader::operator()(const char* name, std::optional<std::int64_t>& value) {

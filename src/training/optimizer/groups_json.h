@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <tuple>
@@ -20,14 +22,14 @@ class GroupWriter {
   void operator()(const char* name, bool value) { add(name, value ? "true" : "false"); }
   void operator()(const char* name, std::int64_t value) { add(name, std::to_string(value)); }
   void operator()(const char* name, const std::tuple<double, double>& value) {
-    std::string both(1, '[');
-    both += text_of(std::get<0>(value));
-    both += ',';
-    both += text_of(std::get<1>(value));
-    add(name, both + ']');
+    (*this)(name, std::array{std::get<0>(value), std::get<1>(value)});
   }
+  void operator()(const char* name, std::span<const double> values);
   void operator()(const char* name, const std::optional<std::int64_t>& value) {
     add(name, value ? std::to_string(*value) : "null");
+  }
+  void operator()(const char* name, const std::optional<double>& value) {
+    add(name, value ? text_of(*value) : "null");
   }
   void operator()(const char* name, const std::optional<std::string>& value) {
     add(name, value ? files::json_string(*value) : "null");
@@ -61,12 +63,18 @@ class GroupReader {
   void operator()(const char* name, bool& value);
   void operator()(const char* name, std::int64_t& value) { value = integer(name, one(name)); }
   void operator()(const char* name, std::tuple<double, double>& value);
+  void operator()(const char* name, std::span<double> values);
   void operator()(const char* name, std::optional<std::int64_t>& value);
+  void operator()(const char* name, std::optional<double>& value);
   void operator()(const char* name, std::optional<std::string>& value);
+  /// True or false; null, or nothing, leaves `value` as it is.
+  void choice(const char* name, bool& value);
 
   /// What Python's optimizer may do and LibTorch's does not, or the other way round. `fields`: as
   /// `GroupWriter::object` takes them; those that change results must be as they are there.
   void check_python_only(const std::string& fields) const;
+  /// The same for one of them.
+  void check_python_only(const std::string& name, const std::string& fields) const;
 
  private:
   [[nodiscard]] const std::vector<std::string>& all(const char* name) const;

@@ -5,14 +5,13 @@
 
 #include <memory>
 #include <set>
-#include <typeinfo>
 #include <utility>
 #include <vector>
 
 #include "files/bounded_view.h"
-#include "training/optimizer/fields.h"
 #include "training/optimizer/groups_json.h"
 #include "training/optimizer/named_state.h"
+#include "training/optimizer/optimizer_kind.h"
 #include "training/optimizer/parameter_state.h"
 
 namespace lockstep::training {
@@ -42,22 +41,11 @@ std::string prefix_of(const std::string& parameter) {
   return "state." + parameter + ".";
 }
 
-template <class Action>
-void with_kind(const Optimizer& optimizer, const Action& action) {
-  TORCH_CHECK(
-      with_kind_of(optimizer.defaults(), action),
-      "the state of the optimizer: there are no names for what an optimizer with options of "
-      "type ",
-      typeid(optimizer.defaults()).name(), " knows");
-}
-
 /// What the optimizer would be given: all of it is made before anything is changed.
-template <class Kind>
 class NewState {
  public:
-  NewState(const Kind& kind, Optimizer& optimizer, const ParameterNames& names,
-           const OptimizerState& state)
-      : optimizer_(optimizer) {
+  NewState(Optimizer& optimizer, const ParameterNames& names, const OptimizerState& state)
+      : optimizer_(optimizer), kind_(kind_of(optimizer)) {
     const auto groups = parse_groups(state.param_groups);
     TORCH_CHECK(groups.size() == optimizer.param_groups().size(), "the state of the optimizer has ",
                 groups.size(), " groups; this optimizer has ", optimizer.param_groups().size());
@@ -65,8 +53,7 @@ class NewState {
     for (std::size_t i = 0; i < groups.size(); ++i) {
       OptimizerParamGroup& group = optimizer.param_groups()[i];
       check_parameters(i, names_of(names, group), groups[i].params);
-      GroupReader(groups[i]).check_python_only(kind.python_only);
-      options_.push_back(options_of(group, groups[i]));
+      options_.push_back(kind_->read(group.options(), groups[i]));
       for (const auto& parameter : group.params()) {
         add_state(parameter, name_of(names, parameter), state.tensors, used);
       }
@@ -85,15 +72,10 @@ class NewState {
   }
 
  private:
-  using Options = typename Kind::Options;
-  using State = typename Kind::State;
-
-  static void check_parameters(std::size_t group, const std::vector<std::string>& own,
-                               const std::vector<std::string>& saved) {
-    // It has one long vector of all of them.
-    TORCH_CHECK((!std::is_same_v<State, torch::optim::LBFGSParamState>) || own == saved,
-                "the state of the optimizer: group ", group,
-                " has other parameters than this optimizer, or in another order");
+  void check_parameters(std::size_t group, const std::vector<std::string>& own,
+                        const std::vector<std::string>& saved) const {
+    TORCH_CHECK(!kind_->needs_same_order() || own == saved, "the state of the optimizer: group ",
+                group, " has other parameters than this optimizer, or in another order");
     const std::set<std::string> expected(own.begin(), own.end());
     const std::set<std::string> found(saved.begin(), saved.end());
     for (const auto& name : expected) {
@@ -105,14 +87,6 @@ class NewState {
                   " has a parameter ", files::in_quotes(name),
                   ", which this optimizer does not have there");
     }
-  }
-
-  static std::unique_ptr<Options> options_of(const OptimizerParamGroup& group,
-                                             const GroupJson& json) {
-    auto options = std::make_unique<Options>(dynamic_cast<const Options&>(group.options()));
-    GroupReader reader(json);
-    visit_options(*options, reader);
-    return options;
   }
 
   [[nodiscard]] std::int64_t all_elements() const {
@@ -129,14 +103,13 @@ class NewState {
     const auto first = tensors.lower_bound(prefix);
     // Nothing is known of one that has had no gradient yet.
     if (first == tensors.end() || !first->first.starts_with(prefix)) return;
-    auto state = std::make_unique<State>();
     StateReader reader(prefix, parameter, all_elements(), tensors, used);
-    visit_state(*state, reader);
-    states_[parameter.unsafeGetTensorImpl()] = std::move(state);
+    states_[parameter.unsafeGetTensorImpl()] = kind_->read_state(reader);
   }
 
   Optimizer& optimizer_;
-  std::vector<std::unique_ptr<Options>> options_;
+  std::unique_ptr<OptimizerKind> kind_;
+  std::vector<std::unique_ptr<torch::optim::OptimizerOptions>> options_;
   States states_;
 };
 
@@ -153,23 +126,17 @@ ParameterNames parameter_names(const torch::nn::Module& module) {
 OptimizerState named_state_of(const Optimizer& optimizer, const ParameterNames& names) {
   OptimizerState result;
   std::string groups;
-  with_kind(optimizer, [&](const auto& kind) {
-    using Kind = std::decay_t<decltype(kind)>;
-    for (const auto& group : optimizer.param_groups()) {
-      auto options = dynamic_cast<const typename Kind::Options&>(group.options());
-      GroupWriter writer;
-      visit_options(options, writer);
-      if (!groups.empty()) groups += ',';
-      groups += writer.object(names_of(names, group), kind.python_only);
-      for (const auto& parameter : group.params()) {
-        const auto found = optimizer.state().find(parameter.unsafeGetTensorImpl());
-        if (found == optimizer.state().end()) continue;
-        auto state = dynamic_cast<const typename Kind::State&>(*found->second);
-        StateWriter state_writer(prefix_of(name_of(names, parameter)), result.tensors);
-        visit_state(state, state_writer);
-      }
+  const auto kind = kind_of(optimizer);
+  for (const auto& group : optimizer.param_groups()) {
+    if (!groups.empty()) groups += ',';
+    groups += kind->write(group.options(), names_of(names, group));
+    for (const auto& parameter : group.params()) {
+      const auto found = optimizer.state().find(parameter.unsafeGetTensorImpl());
+      if (found == optimizer.state().end()) continue;
+      StateWriter writer(prefix_of(name_of(names, parameter)), result.tensors);
+      kind->write_state(*found->second, writer);
     }
-  });
+  }
   result.param_groups = '[';
   result.param_groups += groups;
   result.param_groups += ']';
@@ -178,12 +145,7 @@ OptimizerState named_state_of(const Optimizer& optimizer, const ParameterNames& 
 
 std::function<void()> prepare_state(Optimizer& optimizer, const ParameterNames& names,
                                     const OptimizerState& state) {
-  std::function<void()> load;
-  with_kind(optimizer, [&](const auto& kind) {
-    using New = NewState<std::decay_t<decltype(kind)>>;
-    load = [ready = std::make_shared<New>(kind, optimizer, names, state)] { ready->apply(); };
-  });
-  return load;
+  return [ready = std::make_shared<NewState>(optimizer, names, state)] { ready->apply(); };
 }
 
 OptimizerState state_of(const Optimizer& optimizer, const torch::nn::Module& module) {

@@ -66,6 +66,17 @@ void StateReader::shaped(const char* key, at::Tensor& value) {
   TORCH_CHECK(value.defined(), "the state of the optimizer: there is no '", prefix_, key, "'");
 }
 
+void StateReader::floating(const char* key, at::Tensor& value, bool is_required) {
+  value = take(key);
+  TORCH_CHECK(value.defined() || !is_required, "the state of the optimizer: there is no '", prefix_,
+              key, "'");
+  TORCH_CHECK(!value.defined() ||
+                  (value.sizes() == parameter_.sizes() && at::isFloatingType(value.scalar_type())),
+              "the state of the optimizer: '", prefix_, key, "' is ", value.scalar_type(),
+              " of shape ", value.sizes(),
+              "; for its parameter it must be of real numbers and of shape ", parameter_.sizes());
+}
+
 void StateReader::flat(const char* key, at::Tensor& value) {
   value = take(key, {all_elements_});
 }

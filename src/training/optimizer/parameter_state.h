@@ -53,6 +53,8 @@ class StateReader {
 
   void shaped(const char* key, at::Tensor& value);
   void optional(const char* key, at::Tensor& value);
+  /// Of the parameter's shape, and of any floating type.
+  void floating(const char* key, at::Tensor& value, bool is_required);
   void flat(const char* key, at::Tensor& value);
   void scalar(const char* key, at::Tensor& value);
   void count(const char* key, std::int64_t& value) { integer(key, value); }
