@@ -82,8 +82,8 @@ def load_optimizer(optimizer, model, path):
         if dot and index.isdigit():
             entry.setdefault(base, {})[int(index)] = tensor
         else:
-            # Python keeps `step` as a tensor, and the counts of LBFGS as numbers.
-            entry[key] = tensor if tensor.dim() or key == "step" or key == "H_diag" else tensor.item()
+            # Python keeps the counts of LBFGS as numbers, and all else as tensors.
+            entry[key] = tensor.item() if key in ("func_evals", "n_iter", "t", "prev_loss") else tensor
     for entry in state.values():
         for key, value in entry.items():
             if isinstance(value, dict):

@@ -188,7 +188,7 @@ TEST(NamedState, WhatDoesNotFitIsRefusedAndChangesNothing) {
   expect_refused(state_of(sgd, net), "a group has no 'betas'; is it of another kind of optimizer?");
   state = good;
   state.param_groups.replace(state.param_groups.find("\"fused\":true"), 12, "\"fused\":\"x\"");
-  expect_refused(state, "'fused' is 'x'; expected true or false");
+  expect_refused(state, "'fused' is '\"x'; expected true or false");
   Muon muon({net->weight, net->second});
   auto coefficients = state_of(muon, net);
   coefficients.param_groups.replace(coefficients.param_groups.find("[3.4445,"), 8, "[");
