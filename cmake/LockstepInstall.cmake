@@ -18,7 +18,7 @@ install(FILES
   cmake/FindLibTorch.cmake cmake/FindNCCL.cmake
   DESTINATION "${config_dir}")
 
-install(PROGRAMS tools/install_libtorch.sh DESTINATION "${CMAKE_INSTALL_DATADIR}/lockstep")
+install(PROGRAMS tools/install_libtorch.sh tools/run_log.py DESTINATION "${CMAKE_INSTALL_DATADIR}/lockstep")
 install(FILES tools/messages.sh tools/versions.env DESTINATION "${CMAKE_INSTALL_DATADIR}/lockstep")
 install(FILES LICENSE DESTINATION "${CMAKE_INSTALL_DATADIR}/doc/liblockstep-dev" RENAME copyright)
 install(DIRECTORY examples DESTINATION "${CMAKE_INSTALL_DATADIR}/doc/liblockstep-dev" PATTERN run.sh EXCLUDE)

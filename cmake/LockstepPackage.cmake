@@ -1,5 +1,5 @@
-# What cpack makes of an installation: a Debian package of the library, its headers, the CMake package, the tool that
-# installs LibTorch, and the sources of the examples. LibTorch is none of Debian's packages and stays the user's.
+# What cpack makes of an installation: a Debian package of the library, its headers, the CMake package, the tools that
+# install LibTorch and report on runs, and the sources of the examples. LibTorch is none of Debian's packages and stays the user's.
 
 set(CPACK_GENERATOR DEB)
 set(CPACK_PACKAGE_NAME liblockstep-dev)

@@ -30,6 +30,7 @@ FOREIGN = {
 # What is no more, on pages that tell of it; and a unit that looks like a path.
 PAST = {
     "examples/resnet/README.md": {"samples/s"},
+    "docs/training_toolbox.md": {"samples/s"},
     "docs/adr/0016-own-share-stays.md": {"own_share"},
     "docs/architecture.md": {"src/comm/nccl_communicator.cpp", "src/data/resize_axis.cpp"},
 }

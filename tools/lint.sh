@@ -20,7 +20,7 @@ needs() {
 check_format() {
   local format=clang-format-$LOCKSTEP_LLVM_VERSION
   needs "$format" || return 77
-  find "${folders[@]}" \( -name '*.h' -o -name '*.cpp' \) -print0 | xargs -0 "$format" --dry-run -Werror
+  find "${folders[@]}" tools \( -name '*.h' -o -name '*.cpp' \) -print0 | xargs -0 "$format" --dry-run -Werror
 }
 
 check_shell() {
@@ -36,8 +36,8 @@ check_readme() { python3 tests/support/check_readme.py .; }
 check_pictures() { python3 benchmarks/plot --check; }
 check_names() { python3 tools/check_docs.py .; }
 
-# snippets NAME PAGE ...: the pages show parts of tests/docs/NAME_snippets.cpp.
-snippets() { python3 tests/support/check_snippets.py "tests/docs/$1_snippets.cpp" "${@:2}"; }
+# snippets NAME[,NAME...] PAGE ...: the pages show parts of tests/docs/NAME_snippets.cpp.
+snippets() { python3 tests/support/check_snippets.py "tests/docs/${1//,/_snippets.cpp,tests/docs/}_snippets.cpp" "${@:2}"; }
 check_snippets() {
   local status=0
   snippets ddp docs/ddp.md docs/communication_hooks.md docs/batch_norm_and_checkpoints.md || status=1
@@ -47,6 +47,7 @@ check_snippets() {
   snippets data docs/data_loading.md || status=1
   snippets data_source docs/data_sources.md || status=1
   snippets image docs/image_data.md || status=1
+  snippets metrics docs/training_toolbox.md || status=1
   return $status
 }
 

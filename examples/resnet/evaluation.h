@@ -2,7 +2,6 @@
 #pragma once
 
 #include "datasets.h"
-#include "progress.h"
 #include "resnet.h"
 
 #include <lockstep/lockstep.h>
@@ -10,18 +9,20 @@
 
 namespace example {
 
-/// Adds a batch, whose mean loss is `loss`, to `totals`.
-void add_batch(Totals& totals, double loss, const torch::Tensor& scores,
-               const torch::Tensor& target);
+/// Loss and accuracy over the images seen so far.
+struct Results {
+  lockstep::training::Mean loss;
+  lockstep::training::Accuracy accuracy;
 
-/// What all ranks have seen, if each has seen as much as this one.
-[[nodiscard]] Totals times(Totals totals, int ranks);
+  /// Adds a batch, whose mean loss is `batch_loss`.
+  void add(double batch_loss, const torch::Tensor& scores, const torch::Tensor& target);
+};
 
-/// The sums of all ranks. Collective.
-[[nodiscard]] Totals sum_over_ranks(const Totals& totals, lockstep::ProcessGroup& group);
+/// The results of all ranks together. Collective.
+[[nodiscard]] Results over_all_ranks(const Results& results, lockstep::ProcessGroup& group);
 
 /// Tests `net` on this rank's share of the images and leaves it in evaluation mode.
-[[nodiscard]] Totals evaluate(ResNet& net, lockstep::data::DataLoader<ImageDataset>& images,
-                              c10::Device device);
+[[nodiscard]] Results evaluate(ResNet& net, lockstep::data::DataLoader<ImageDataset>& images,
+                               c10::Device device);
 
 }  // namespace example

@@ -5,8 +5,6 @@
 
 #include <torch/torch.h>
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <iostream>
 #include <string>
@@ -40,16 +38,13 @@ void use_threads(int threads, const lockstep::ProcessGroup& group) {
   at::set_num_threads(threads > 0 ? threads : std::max(1, cores / group.local_size()));
 }
 
-Progress::Style progress_style(ProgressStyle wanted, int rank) {
-  if (rank != 0) return Progress::Style::Silent;
-  if (wanted == ProgressStyle::Auto) {
-    // Open MPI gives every rank a terminal as stdout and a pipe as stderr, whatever its own are; so
-    // only two terminals mean one. run.sh, which sees the real ones, chooses for the ranks that it
-    // starts.
-    const bool terminal = isatty(STDOUT_FILENO) == 1 && isatty(STDERR_FILENO) == 1;
-    wanted = terminal ? ProgressStyle::Bar : ProgressStyle::Lines;
+lockstep::training::ProgressStyle progress_style(ProgressStyle wanted, int rank) {
+  using Style = lockstep::training::ProgressStyle;
+  // run.sh, which sees the real terminals, chooses for the ranks that it starts.
+  if (rank != 0 || wanted == ProgressStyle::Auto) {
+    return lockstep::training::choose_progress_style(rank);
   }
-  return wanted == ProgressStyle::Bar ? Progress::Style::Bar : Progress::Style::Lines;
+  return wanted == ProgressStyle::Bar ? Style::Bar : Style::Lines;
 }
 
 }  // namespace example

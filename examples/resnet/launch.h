@@ -2,7 +2,6 @@
 #pragma once
 
 #include "options.h"
-#include "progress.h"
 
 #include <lockstep/lockstep.h>
 
@@ -21,6 +20,6 @@ namespace example {
 void use_threads(int threads, const lockstep::ProcessGroup& group);
 
 /// How this rank shows its progress.
-[[nodiscard]] Progress::Style progress_style(ProgressStyle wanted, int rank);
+[[nodiscard]] lockstep::training::ProgressStyle progress_style(ProgressStyle wanted, int rank);
 
 }  // namespace example

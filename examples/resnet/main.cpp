@@ -8,7 +8,6 @@
 #include "launch.h"
 #include "learning_rate.h"
 #include "options.h"
-#include "progress.h"
 #include "resnet.h"
 
 #include <lockstep/data/loader/device_prefetcher.h>
@@ -33,6 +32,9 @@ using lockstep::data::DevicePrefetcher;
 using lockstep::data::DistributedSampler;
 using lockstep::data::DistributedSamplerOptions;
 using lockstep::data::Remainder;
+using lockstep::training::Progress;
+using lockstep::training::ProgressOptions;
+using lockstep::training::ProgressValues;
 using Loader = lockstep::data::DataLoader<ImageDataset>;
 using Model = lockstep::DistributedDataParallel<ResNet>;
 
@@ -94,10 +96,10 @@ struct Trainer {
   bool is_stopped = false;
 
   // One pass over this rank's share of the images, or what is left of it.
-  Totals run_epoch(Loader& loader, Progress& progress) {
+  Results run_epoch(Loader& loader, Progress& progress) {
     const auto loss_options =
         functional::CrossEntropyFuncOptions().label_smoothing(options.label_smoothing);
-    Totals totals;
+    Results results;
     for (auto& batch : DevicePrefetcher(loader, device)) {
       fail_if_asked_to(options, group.rank(), step);
       set_learning_rate(optimizer, rate.at(step));
@@ -107,13 +109,17 @@ struct Trainer {
       check_loss(loss.item<double>(), step);
       loss.backward();  // the gradients of all ranks are averaged here
       optimizer.step();
-      add_batch(totals, loss.item<double>(), scores, batch.target);
-      progress.step(times(totals, group.size()));
+      results.add(loss.item<double>(), scores, batch.target);
+      // As if all ranks had seen what this one has.
+      progress.step(batch.target.size(0) * group.size(), [&] {
+        return ProgressValues{{"loss", results.loss.compute()},
+                              {"accuracy", results.accuracy.compute()}};
+      });
       ++step;
       is_stopped = checkpoints.after_step(step);
       if (is_stopped) break;
     }
-    return totals;
+    return results;
   }
 };
 
@@ -137,7 +143,7 @@ lockstep::training::LoadedState load_weights(ResNet& net, const std::string& pat
 }
 
 /// Returns the exit code.
-int train(const Options& options, Progress::Clock::time_point start) {
+int train(const Options& options, std::chrono::steady_clock::time_point start) {
   const auto group =
       lockstep::init_process_group(lockstep::ProcessGroupOptions()
                                        .backend(options.backend)
@@ -178,10 +184,11 @@ int train(const Options& options, Progress::Clock::time_point start) {
       .add_random_state()
       .require("arch", options.arch);
   bool is_resumed = checkpoints.resume();
-  Progress progress(std::cout, progress_style(options.progress, group->rank()),
-                    {options.epochs, steps_an_epoch});
-  int64_t samples = 0;
-  Totals tested;
+  Progress progress(std::cout, ProgressOptions()
+                                   .style(progress_style(options.progress, group->rank()))
+                                   .epochs(options.epochs)
+                                   .steps_per_epoch(steps_an_epoch));
+  double accuracy = 0;
   for (; epoch < options.epochs; ++epoch) {
     if (!std::exchange(is_resumed, false)) train_loader.set_epoch(epoch);
     progress.begin_epoch(epoch, steps_an_epoch - static_cast<int64_t>(train_loader.size()));
@@ -191,12 +198,15 @@ int train(const Options& options, Progress::Clock::time_point start) {
       group->close();
       return kStoppedExitCode;
     }
-    const auto trained = sum_over_ranks(own_share, *group);
-    samples += trained.samples;
+    const auto trained = over_all_ranks(own_share, *group);
 
     model->broadcast_buffers();  // batch norm's statistics are each rank's own until here
-    tested = sum_over_ranks(evaluate(net, test_loader, device), *group);
-    progress.end_epoch(trained, tested);
+    const auto tested = over_all_ranks(evaluate(net, test_loader, device), *group);
+    accuracy = tested.accuracy.compute();
+    progress.end_epoch({{"loss", trained.loss.compute()},
+                        {"accuracy", trained.accuracy.compute()},
+                        {"test loss", tested.loss.compute()},
+                        {"test accuracy", accuracy}});
   }
   if (group->rank() == 0 && !options.save.empty())
     lockstep::training::save_state(net, options.save);
@@ -204,11 +214,10 @@ int train(const Options& options, Progress::Clock::time_point start) {
   group->close();
 
   if (group->rank() == 0) {
-    const std::chrono::duration<double> seconds = Progress::Clock::now() - start;
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
     std::printf("result: accuracy=%.4f samples_per_second=%.0f seconds=%.0f ranks=%d arch=%s\n",
-                tested.accuracy(),
-                samples == 0 ? 0 : static_cast<double>(samples) / progress.training_seconds(),
-                seconds.count(), group->size(), options.arch.c_str());
+                accuracy, progress.samples_per_second(), seconds.count(), group->size(),
+                options.arch.c_str());
   }
   return 0;
 }
@@ -217,7 +226,7 @@ int train(const Options& options, Progress::Clock::time_point start) {
 }  // namespace example
 
 int main(int argc, char** argv) {
-  const auto start = example::Progress::Clock::now();
+  const auto start = std::chrono::steady_clock::now();
   return example::exit_code_of([&] {
     const auto launch = lockstep::LaunchEnvironment::detect();
     const auto parsed = example::check_launch(example::parse_options(argc, argv), launch);

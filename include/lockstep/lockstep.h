@@ -23,7 +23,12 @@
 #include <lockstep/training/checkpointer.h>
 #include <lockstep/training/load_state.h>
 #include <lockstep/training/log_sinks.h>
+#include <lockstep/training/metric_set.h>
+#include <lockstep/training/metrics.h>
 #include <lockstep/training/optimizer_state.h>
+#include <lockstep/training/progress.h>
+#include <lockstep/training/prometheus_file.h>
+#include <lockstep/training/run_log.h>
 #include <lockstep/training/safetensors.h>
 #include <lockstep/training/stop_request.h>
 #include <lockstep/training/training_state.h>

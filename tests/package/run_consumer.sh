@@ -13,6 +13,7 @@ mkdir -p "$wheels"
 ln -s "$(dirname "$libtorch")"/* "$wheels/"
 libtorch="$wheels/$(basename "$libtorch")"
 cmake --install "$build" --prefix "$work/prefix" >"$work/install.log" || { cat "$work/install.log"; exit 1; }
+"$work/prefix/bin/lockstep-report" --version
 cmake -S "$here/consumer" -B "$work/build" -G Ninja -DCMAKE_BUILD_TYPE=Release \
   -DCMAKE_PREFIX_PATH="$work/prefix" -DLibTorch_ROOT="$libtorch"
 cmake --build "$work/build"

@@ -22,6 +22,8 @@ run_ranks() {
   OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun -n 2 --oversubscribe "$@"
 }
 
+lockstep-report --version
+
 build "$here/consumer" consumer
 output=$(run_ranks "$work/consumer/consumer")
 echo "$output"

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Checks that the snippets of pages are parts of a file that is compiled.
 
-Usage: check_snippets.py SOURCE PAGE ... Each `cpp` block of a page must be what stands between two equal `// [name]`
-markers of SOURCE, but for the indentation of the whole, and each such part must be on a page. Exit status 1, with a line
+Usage: check_snippets.py SOURCE[,SOURCE...] PAGE ... Each `cpp` block of a page must be what stands between two equal `// [name]`
+markers of a SOURCE, but for the indentation of the whole, and each such part must be on a page. Exit status 1, with a line
 for each difference.
 """
 
@@ -24,8 +24,8 @@ def blocks_of(page):
     return [match[1] for match in re.finditer(r"^```cpp\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)]
 
 
-def differences(source, pages):
-    parts = parts_of(source.read_text(encoding="utf-8"))
+def differences(sources, pages):
+    parts = {(source, name): part for source in sources for name, part in parts_of(source.read_text(encoding="utf-8")).items()}
     shown = set()
     for page in pages:
         blocks = blocks_of(page.read_text(encoding="utf-8"))
@@ -35,7 +35,7 @@ def differences(source, pages):
             if block not in parts.values():
                 yield f"{page}: the block that begins {block.splitlines()[0]!r} is compiled nowhere as it stands"
         shown.update(blocks)
-    for name, part in parts.items():
+    for (source, name), part in parts.items():
         if part not in shown:
             yield f"{source}: part [{name}] is on no page as it stands"
 
@@ -44,8 +44,8 @@ def main():
     if len(sys.argv) < 3:
         print("usage: check_snippets.py SOURCE PAGE ...", file=sys.stderr)
         return 2
-    source, *pages = map(Path, sys.argv[1:])
-    found = list(differences(source, pages))
+    sources, pages = map(Path, sys.argv[1].split(",")), map(Path, sys.argv[2:])
+    found = list(differences(list(sources), list(pages)))
     for line in found:
         print(f"check_snippets: {line}")
     return 1 if found else 0

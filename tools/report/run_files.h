@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace report {
+
+/// What a run has left in its folder, and in folders inside.
+struct RunFiles {
+  std::vector<std::filesystem::path> logs;  ///< rotated ones before those that they came from
+  std::vector<std::filesystem::path> prometheus;
+  std::vector<std::filesystem::path> manifests;
+
+  [[nodiscard]] bool is_empty() const {
+    return logs.empty() && prometheus.empty() && manifests.empty();
+  }
+};
+
+/// Throws: `std::runtime_error` for a folder that is not there, that cannot be read, or that has
+/// none of these files.
+[[nodiscard]] RunFiles find_run_files(const std::filesystem::path& folder);
+
+/// Lines that are too long are of no program of ours.
+constexpr std::size_t kLongestLine = std::size_t{1} << 20;
+
+/// Calls `use` for each line of a file, without its end; `use` returns whether it could use it.
+/// Returns the number of those that it could not, and of those that are too long. A last line
+/// without an end is a line as well, and mostly one that cannot be used. Throws:
+/// `std::runtime_error` for a file that cannot be read.
+std::uint64_t for_each_line(const std::filesystem::path& path,
+                            const std::function<bool(std::string_view)>& use);
+
+}  // namespace report
