@@ -20,18 +20,19 @@ namespace {
 
 namespace training = lockstep::training;
 
-/// In a folder of its own, which is removed; or in one that is named, so that others can look at
-/// what the snippets leave.
+/// One rank in a folder of its own, which is removed; or the ranks of a launcher in a folder that is
+/// named, so that others can look at what the snippets leave.
 class TrainingToolboxPage : public ::testing::Test {
  protected:
   TrainingToolboxPage() {
     const char* kept = std::getenv("LOCKSTEP_SNIPPET_FOLDER");
     std::filesystem::current_path(kept != nullptr ? kept : folder_.path());
+    group = lockstep::init_process_group(lockstep::ProcessGroupOptions().environment(
+        kept != nullptr ? lockstep::LaunchEnvironment::detect() : lockstep::LaunchEnvironment()));
   }
   ~TrainingToolboxPage() override { std::filesystem::current_path("/"); }
 
-  std::shared_ptr<lockstep::ProcessGroup> group = lockstep::init_process_group(
-      lockstep::ProcessGroupOptions().environment(lockstep::LaunchEnvironment()));
+  std::shared_ptr<lockstep::ProcessGroup> group;
 
  private:
   training::TemporaryFolder folder_;
@@ -145,11 +146,11 @@ TEST_F(TrainingToolboxPage, TrainingLog) {
   }
   // [log]
   checkpointer.wait();
-  EXPECT_EQ(step, 500);
+  EXPECT_EQ(step, 5 * static_cast<std::int64_t>(loader.size()));
   EXPECT_TRUE(writer->flush(std::chrono::minutes(1)));
-  EXPECT_TRUE(std::filesystem::exists("run/rank0.prom"));
-  EXPECT_NE(training::read_bytes("run/rank0.jsonl").find("\"step\":500,\"rank\":0"),
-            std::string::npos);
+  EXPECT_TRUE(std::filesystem::exists("run/rank" + rank + ".prom"));
+  const auto end = "\"step\":" + std::to_string(step) + ",\"rank\":" + rank;
+  EXPECT_NE(training::read_bytes("run/rank" + rank + ".jsonl").find(end), std::string::npos);
   group->close();
 }
 

@@ -43,9 +43,9 @@ struct ProgressOptions {
   TORCH_ARG(std::chrono::milliseconds, redraw_interval) = std::chrono::milliseconds(200);
   /// The time between two plain lines.
   TORCH_ARG(std::chrono::milliseconds, line_interval) = std::chrono::seconds(10);
-  /// Characters of a line of the terminal. The bar is cut there, since it could not redraw a line
-  /// that goes on in the next.
-  TORCH_ARG(std::size_t, columns) = 80;
+  /// Characters of a line of the terminal; 0: those that stdout or stderr has, or 80. The bar is
+  /// cut there, since it could not redraw a line that goes on in the next.
+  TORCH_ARG(std::size_t, columns) = 0;
   /// The clock. A test may have one of its own.
   TORCH_ARG(std::function<std::chrono::steady_clock::time_point()>, clock) = [] {
     return std::chrono::steady_clock::now();
@@ -75,7 +75,7 @@ using ProgressValues = std::vector<std::pair<std::string, double>>;
 /// Thread-safety: one thread at a time. The stream must outlive it.
 class LOCKSTEP_API Progress {
  public:
-  /// Throws: `c10::Error` for no epochs, a negative number of steps, fewer than 20 columns, or no
+  /// Throws: `c10::Error` for no epochs, a negative number of steps, 1 to 19 columns, or no
   /// clock.
   explicit Progress(std::ostream& stream, ProgressOptions options = {});
   /// Ends a line that is still being redrawn, so that what follows has a line of its own.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <c10/util/Exception.h>
 #include <lockstep/training/progress.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -13,7 +14,8 @@
 namespace lockstep::training {
 namespace {
 
-constexpr std::int64_t kBarWidth = 12;  // leaves a line with two values within 80 columns
+constexpr std::int64_t kBarWidth = 8;  // leaves a line with two values within 80 columns
+constexpr std::size_t kUsualColumns = 80;
 constexpr std::size_t kFewestColumns = 20;
 
 template <typename... Values>
@@ -31,12 +33,12 @@ std::string bar(std::int64_t done, std::int64_t of) {
   return "[" + text + "]";
 }
 
-std::string joined(const ProgressValues& values) {
+std::string joined(const ProgressValues& values, int digits) {
   std::string text;
   for (const auto& [name, value] : values) {
     if (!text.empty()) text += ", ";
     text += name;
-    text += formatted(" %.4g", value);
+    text += formatted(" %.*g", digits, value);
   }
   return text;
 }
@@ -64,6 +66,14 @@ void cut(std::string& text, std::size_t width) {
   }
 }
 
+std::size_t columns_of_terminal() {
+  for (const int file : {STDOUT_FILENO, STDERR_FILENO}) {
+    struct winsize size {};
+    if (::ioctl(file, TIOCGWINSZ, &size) == 0 && size.ws_col >= kFewestColumns) return size.ws_col;
+  }
+  return kUsualColumns;
+}
+
 }  // namespace
 
 ProgressStyle choose_progress_style(int rank) {
@@ -80,8 +90,9 @@ Progress::Progress(std::ostream& stream, ProgressOptions options)
               " epochs; it takes 1 or more");
   TORCH_CHECK(options_.steps_per_epoch() >= 0, "Progress: ", options_.steps_per_epoch(),
               " steps an epoch; it takes 0 or more");
+  if (options_.columns() == 0) options_.columns(columns_of_terminal());
   TORCH_CHECK(options_.columns() >= kFewestColumns, "Progress: ", options_.columns(),
-              " columns; it takes ", kFewestColumns, " or more");
+              " columns; it takes 0 for those of the terminal, or ", kFewestColumns, " or more");
   TORCH_CHECK(options_.clock() != nullptr, "Progress: there is no clock");
   start_ = epoch_start_ = last_shown_ = options_.clock()();
 }
@@ -125,7 +136,7 @@ void Progress::step(std::int64_t samples, const std::function<ProgressValues()>&
     line += formatted(", step %lld", static_cast<long long>(step_));
   }
   line += ": ";
-  const std::string shown = values ? joined(values()) : "";
+  const std::string shown = values ? joined(values(), is_bar ? 3 : 4) : "";
   if (!shown.empty()) line += shown + "; ";
   line += tail();
   if (is_bar) {
@@ -140,7 +151,7 @@ void Progress::end_epoch(const ProgressValues& values) {
   if (options_.style() == ProgressStyle::Bar) redraw("");
   drawn_ = 0;
   std::string line = head() + ": ";
-  if (!values.empty()) line += joined(values) + "; ";
+  if (!values.empty()) line += joined(values, 4) + "; ";
   line += tail();
   stream_ << line << std::endl;
 }

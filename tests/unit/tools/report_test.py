@@ -3,7 +3,7 @@
 """Tests of lockstep-report and tools/run_log.py on files made here, and on those of a real run where --snippets names the
 program with the pages' snippets.
 
-Usage: report_test.py --program PROGRAM [--snippets PROGRAM] [--keep FOLDER] [unittest's arguments]
+Usage: report_test.py --program PROGRAM [--snippets PROGRAM] [--mpirun SCRIPT] [unittest's arguments]
 """
 
 import argparse
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "tools"))
 import run_log  # noqa: E402
 
-PROGRAM = SNIPPETS = None
+PROGRAM = SNIPPETS = MPIRUN = None
 VOID = {"meta", "line", "path", "rect", "circle", "polyline", "br"}
 
 
@@ -328,7 +328,8 @@ class RealRunTest(unittest.TestCase):
         cls.temporary = tempfile.TemporaryDirectory()
         cls.addClassCleanup(cls.temporary.cleanup)
         cls.folder = Path(cls.temporary.name)
-        subprocess.run([SNIPPETS, "--gtest_filter=*TrainingLog*"], check=True, timeout=120, stdout=subprocess.DEVNULL,
+        ranks = [MPIRUN, "2"] if MPIRUN else []
+        subprocess.run([*ranks, SNIPPETS, "--gtest_filter=*TrainingLog*"], check=True, timeout=120, stdout=subprocess.DEVNULL,
                        env={**os.environ, "LOCKSTEP_SNIPPET_FOLDER": str(cls.folder)})
         subprocess.run([PROGRAM, cls.folder / "run"], check=True, timeout=60, stdout=subprocess.DEVNULL)
         cls.file = cls.folder / "run/report.html"
@@ -336,13 +337,24 @@ class RealRunTest(unittest.TestCase):
     def test_the_page_has_what_the_run_logged(self):
         page = Page(self.file.read_text(encoding="utf-8"))
         lines = list(run_log.read_run(self.folder / "run"))
-        losses = [[x["step"], x["train/loss"]] for x in lines if "train/loss" in x]
-        self.assertGreater(len(losses), 5)
-        tables = [[[float(cell) for cell in row] for row in table[1:]] for table in page.tables if table[0] == ["step", "rank 0"]]
-        self.assertIn(losses, tables)
-        self.assertTrue(page.table("rank", "forward") and page.table("loader", "batches") and page.table("statistics"))
+        ranks = 2 if MPIRUN else 1
+        losses = {}
+        for x in lines:
+            if "train/loss" in x:
+                losses.setdefault(x["step"], []).append(x["train/loss"])
+        self.assertGreater(len(losses), 20)
+        for values in losses.values():  # over all ranks: the same on each
+            self.assertEqual(values, values[:1] * ranks)
+        rows = [[step, *values] for step, values in losses.items()]
+        head = ["step", *(f"rank {rank}" for rank in range(ranks))]
+        self.assertIn(rows, [[[float(cell) for cell in row] for row in table[1:]] for table in page.tables if table[0] == head])
+        for table in (page.table("loader", "batches"), page.table("statistics")):
+            self.assertEqual(len(table), ranks)
+        if MPIRUN:  # one rank has nothing to average
+            self.assertEqual(len(page.table("rank", "forward")), ranks)
         self.assertEqual(page.table("generation")[-1][-1], "is there")
         self.assertTrue(page.table("name", "labels"))
+        self.assertEqual([row[2] for row in page.table("file")], ["0"] * (2 * ranks + 1))
 
     def test_a_browser_shows_it_in_light_and_dark(self):
         browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -362,12 +374,13 @@ class RealRunTest(unittest.TestCase):
 
 
 def main():
-    global PROGRAM, SNIPPETS
+    global PROGRAM, SNIPPETS, MPIRUN
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--program", required=True)
     parser.add_argument("--snippets")
+    parser.add_argument("--mpirun", help="starts two ranks of them")
     arguments, rest = parser.parse_known_args()
-    PROGRAM, SNIPPETS = arguments.program, arguments.snippets
+    PROGRAM, SNIPPETS, MPIRUN = arguments.program, arguments.snippets, arguments.mpirun
     unittest.main(argv=[sys.argv[0], *rest])
 
 

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <lockstep/training/progress.h>
 #include <pty.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -24,7 +25,7 @@ class ProgressTest : public ::testing::Test {
   std::ostringstream stream;
 
   ProgressOptions options(ProgressStyle style) {
-    return ProgressOptions().style(style).epochs(2).steps_per_epoch(4).clock(
+    return ProgressOptions().style(style).epochs(2).steps_per_epoch(4).columns(80).clock(
         [this] { return now; });
   }
   std::string taken() {
@@ -79,14 +80,14 @@ TEST_F(ProgressTest, DrawsABarAndClearsIt) {
     progress.begin_epoch(0);
     now += seconds(1);
     progress.step(100, [] { return ProgressValues{{"loss", 2}}; });
-    const std::string first = "epoch 1/2 [===>        ]  25%: loss 2; 100 samples/s, 0:07 left";
+    const std::string first = "epoch 1/2 [==>     ]  25%: loss 2; 100 samples/s, 0:07 left";
     EXPECT_EQ(taken(), "\r" + first);
     now += milliseconds(100);
     progress.step(100);  // too soon
     EXPECT_EQ(taken(), "");
     now += milliseconds(900);
     progress.step(100);
-    const std::string second = "epoch 1/2 [=========>  ]  75%: 150 samples/s, 0:03 left";
+    const std::string second = "epoch 1/2 [======> ]  75%: 150 samples/s, 0:03 left";
     EXPECT_EQ(taken(), "\r" + second + std::string(first.size() - second.size(), ' '));
     progress.end_epoch();
     EXPECT_EQ(taken(),
@@ -104,10 +105,10 @@ TEST_F(ProgressTest, CutsTheBarWhereTheTerminalEnds) {
   progress.begin_epoch(0);
   now += seconds(1);
   progress.step(1, [] { return ProgressValues{{"größe", 1}, {"more", 2}}; });
-  EXPECT_EQ(taken(), "\repoch 1/1 [===>        ]  25%: größe 1,");  // 39 characters
+  EXPECT_EQ(taken(), "\repoch 1/1 [==>     ]  25%: größe 1, mor");  // 39 characters
   now += seconds(1);
   progress.step(1, [] { return ProgressValues{{"a", 1}}; });
-  EXPECT_EQ(taken(), "\repoch 1/1 [======>     ]  50%: a 1; 1 s");
+  EXPECT_EQ(taken(), "\repoch 1/1 [====>   ]  50%: a 1; 1 sampl");
 }
 
 TEST_F(ProgressTest, SaysNothingOnOtherRanks) {
@@ -154,7 +155,7 @@ TEST_F(ProgressTest, OfMoreStepsThanItWasToldStaysWithinTheBar) {
   progress.step(1);
   now += seconds(1);
   progress.step(1);
-  EXPECT_NE(taken().find("[============] 100%: 2 samples/s, 0:00 left"), std::string::npos);
+  EXPECT_NE(taken().find("[========] 100%: 2 samples/s, 0:00 left"), std::string::npos);
 }
 
 TEST_F(ProgressTest, RefusesWhatIsOutOfRange) {
@@ -212,6 +213,24 @@ TEST(Progress, IsABarOnlyWhereBothStreamsAreATerminal) {
   EXPECT_EQ(style(terminal, terminal, 1), ProgressStyle::Silent);
   EXPECT_EQ(style(terminal, pipe[1], 0), ProgressStyle::Lines);
   EXPECT_EQ(style(pipe[1], terminal, 0), ProgressStyle::Lines);
+  // A bar has the width of the terminal, whose size is that of a kernel's structure.
+  struct winsize size {};
+  size.ws_col = 30;
+  ASSERT_EQ(::ioctl(terminal, TIOCSWINSZ, &size), 0);
+  const auto drawn = [](int out) {
+    std::ostringstream stream;
+    const Redirected redirected(out, out);
+    auto now = std::chrono::steady_clock::now();
+    Progress progress(stream,
+                      ProgressOptions().style(ProgressStyle::Bar).steps_per_epoch(2).clock([&now] {
+                        return now += seconds(1);
+                      }));
+    progress.begin_epoch(0);
+    progress.step(1, [] { return ProgressValues{{std::string(100, 'x'), 1}}; });
+    return stream.str().size() - 1;
+  };
+  EXPECT_EQ(drawn(terminal), 29U);
+  EXPECT_EQ(drawn(pipe[1]), 79U);
   ::setenv("TERM", "dumb", 1);
   EXPECT_EQ(style(terminal, terminal, 0), ProgressStyle::Lines);
   for (const int file : {primary, terminal, pipe[0], pipe[1]}) ::close(file);

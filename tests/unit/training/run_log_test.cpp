@@ -188,6 +188,18 @@ TEST_F(RunLogTest, GoesOnInAFileThatIsThere) {
   EXPECT_EQ(written().size(), 2U);
 }
 
+TEST_F(RunLogTest, GoesOnBehindALineThatWasCut) {
+  std::filesystem::create_directories(path.parent_path());
+  write_bytes(path, "{\"t\":1,\"step\":1,\"rank\":2}\n{\"t\":2,\"st");
+  RunLog(writer, path, 2).write(3, {{"a", 1}});
+  ASSERT_TRUE(writer->flush(kTestPatience));
+  std::istringstream text(read_bytes(path));
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(text, line);) lines.push_back(line);
+  ASSERT_EQ(lines.size(), 3U);
+  EXPECT_EQ(json::parse(lines[2]).at("step"), 3);
+}
+
 TEST_F(RunLogTest, RefusesWhatHasNoPlaceInALine) {
   expect_refusal([&] { RunLog(nullptr, path); }, "there is no writer");
   expect_refusal([&] { RunLog(writer, folder / "log.json"); }, "ends in '.jsonl'");
