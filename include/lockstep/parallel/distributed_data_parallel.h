@@ -220,7 +220,7 @@ class LOCKSTEP_API DistributedDataParallelBase : public torch::nn::Module {
   bool needs_gradients_ = true;                      // some parameter does
   bool is_watched_ = false;                          // the forward under way: its backward averages
   DistributedDataParallelStatistics so_far_;         // of reducers that were replaced
-  Clock::time_point forward_begin_;
+  Clock::time_point forward_begin_, forward_end_;
   std::optional<std::int64_t> forward_samples_;
   Clock::duration forward_ = {}, forward_total_ = {};
   std::uint64_t forward_step_ = 0;  // of `forward_`

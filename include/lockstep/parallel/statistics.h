@@ -25,14 +25,31 @@ struct DistributedDataParallelStatistics {
     Seconds exposed{};        ///< the part of it for which backward had to wait at its end
   };
 
+  /// The clock of all moments: `CLOCK_MONOTONIC`. Its epoch stands for what has not happened.
+  using Clock = std::chrono::steady_clock;
+  /// When the parts of the last step were. `Times` are the differences, but that of forward, which
+  /// adds up all calls.
+  struct Moments {
+    Clock::time_point forward_begin{};   ///< of the last call of the wrapped module
+    Clock::time_point forward_end{};     ///< of that call
+    Clock::time_point backward_begin{};  ///< the first sign of the last backward that averaged
+    Clock::time_point backward_end{};    ///< its last gradient
+    Clock::time_point first_launch{};    ///< its first bucket's start
+    Clock::time_point wait_begin{};      ///< backward waits at its end
+    Clock::time_point wait_end{};        ///< all buckets of this backward are reduced
+  };
+
   std::uint64_t steps = 0;  ///< backwards that ended with averaged gradients
   Times last;               ///< of the last backward that averaged
   Times total;              ///< of all of them
+  Moments moments;          ///< of the last step
 
   /// Parameters whose gradients travel together.
   struct Bucket {
     std::size_t bytes = 0;                ///< of its gradients, as they travel
     std::vector<std::string> parameters;  ///< names, in the order of their places
+    Clock::time_point launched{};         ///< in the last backward
+    Clock::time_point reduced{};          ///< when this rank knew that the bucket was
   };
   std::vector<Bucket> buckets;  ///< in the order in which they are reduced
   std::uint64_t plan = 0;       ///< how many bucket assignments there were

@@ -54,8 +54,9 @@ void BucketQueue::launch(GradientBucket& bucket) {
 void BucketQueue::note_reduced() {
   BucketAssignment& assignment = assignments_.current();
   for (; reduced_ < launched_ && buckets_[reduced_]->is_reduced(); ++reduced_) {
-    const GradientBucket& bucket = *buckets_[reduced_];
+    GradientBucket& bucket = *buckets_[reduced_];
     const auto now = Clock::now();
+    bucket.note_reduced(now);
     if (assignment.is_measuring()) {
       assignment.note_reduced(bucket.bytes(), std::max(bucket.launched_at(), last_reduced_), now);
     }

@@ -46,6 +46,7 @@ class BucketQueue {
   void vacate_if_possible() noexcept;
 
   // --- within a iteration ---
+  [[nodiscard]] std::size_t size() const noexcept { return buckets_.size(); }
   [[nodiscard]] GradientBucket& at(std::size_t bucket) { return *buckets_[bucket]; }
   /// Launches every complete bucket that is next in order.
   /// Throws: `MismatchError` that says what this rank has frozen.

@@ -58,6 +58,9 @@ class GradientBucket {
 
   void launch(ProcessGroup& group);
   [[nodiscard]] std::chrono::steady_clock::time_point launched_at() const { return launched_at_; }
+  /// When this rank knew that the bucket was reduced, in the iteration before or in this one.
+  [[nodiscard]] std::chrono::steady_clock::time_point reduced_at() const { return reduced_at_; }
+  void note_reduced(std::chrono::steady_clock::time_point when) { reduced_at_ = when; }
   [[nodiscard]] virtual bool is_launched() const noexcept { return work_.has_value(); }
   [[nodiscard]] virtual bool is_reduced() { return work_ && work_->is_completed(); }
   virtual void wait() { work_->wait(); }
@@ -103,7 +106,7 @@ class GradientBucket {
   std::vector<bool> is_filled_;
   std::size_t missing_ = 0;
   std::optional<c10::Stream> stream_;
-  std::chrono::steady_clock::time_point launched_at_;
+  std::chrono::steady_clock::time_point launched_at_, reduced_at_;
   std::optional<Work> work_;
 };
 

@@ -177,7 +177,8 @@ void DistributedDataParallelBase::begin_forward(std::optional<std::int64_t> samp
 }
 
 void DistributedDataParallelBase::end_forward() {
-  const auto time = Clock::now() - forward_begin_;
+  forward_end_ = Clock::now();
+  const auto time = forward_end_ - forward_begin_;
   const std::uint64_t step = autograd_hooks_ ? autograd_hooks_->reducer().steps() : 0;
   if (step != forward_step_) forward_ = {};
   forward_step_ = step;
@@ -332,6 +333,8 @@ DistributedDataParallelStatistics DistributedDataParallelBase::statistics() cons
       autograd_hooks_ ? autograd_hooks_->reducer().statistics() : so_far_;
   result.last.forward = forward_;
   result.total.forward = forward_total_;
+  result.moments.forward_begin = forward_begin_;
+  result.moments.forward_end = forward_end_;
   result.link = group_->describe_link();
   return result;
 }

@@ -340,7 +340,14 @@ std::uint64_t Reducer::steps() {
 
 DistributedDataParallelStatistics Reducer::statistics() {
   const std::lock_guard lock(mutex_);
-  return statistics_;
+  DistributedDataParallelStatistics statistics = statistics_;
+  // Buckets know their moments, so that a step need not write them down. There are none after an
+  // error while they were made.
+  for (std::size_t i = 0; i < statistics.buckets.size() && i < buckets_.size(); ++i) {
+    statistics.buckets[i].launched = buckets_.at(i).launched_at();
+    statistics.buckets[i].reduced = buckets_.at(i).reduced_at();
+  }
+  return statistics;
 }
 
 }  // namespace lockstep

@@ -123,10 +123,14 @@ double ReductionIteration::factor() {
 void ReductionIteration::note_times(Clock::time_point end_of_backward, Clock::time_point wait_begin,
                                     Clock::time_point wait_end) {
   auto& statistics = context_.statistics;
-  statistics.last = {{},
-                     end_of_backward - begin_,
-                     wait_end - context_.buckets.first_launch(),
-                     wait_end - wait_begin};
+  auto& moments = statistics.moments;
+  moments.backward_begin = begin_;
+  moments.backward_end = end_of_backward;
+  moments.first_launch = context_.buckets.first_launch();
+  moments.wait_begin = wait_begin;
+  moments.wait_end = wait_end;
+  statistics.last = {
+      {}, end_of_backward - begin_, wait_end - moments.first_launch, wait_end - wait_begin};
   statistics.total.backward += statistics.last.backward;
   statistics.total.communication += statistics.last.communication;
   statistics.total.exposed += statistics.last.exposed;
