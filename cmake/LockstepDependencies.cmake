@@ -1,5 +1,5 @@
 # Finds what Lockstep links. Result variables LOCKSTEP_HAS_CUDA, LOCKSTEP_HAS_GLOO,
-# LOCKSTEP_HAS_IMAGES and LOCKSTEP_HAS_MPI are ON or OFF, never AUTO; LOCKSTEP_IMAGE_LIBRARIES
+# LOCKSTEP_HAS_IMAGES, LOCKSTEP_HAS_MPI and LOCKSTEP_HAS_NVTX are ON or OFF, never AUTO; LOCKSTEP_IMAGE_LIBRARIES
 # is empty where there are no images.
 
 # lockstep_read_version(NAME): the value of NAME in the file that pins all versions.
@@ -51,6 +51,16 @@ if(NOT LOCKSTEP_WITH_CUDA STREQUAL "OFF")
   elseif(NOT LOCKSTEP_WITH_CUDA STREQUAL "AUTO")
     message(FATAL_ERROR "LOCKSTEP_WITH_CUDA is ${LOCKSTEP_WITH_CUDA}, but the LibTorch in ${LibTorch_DIR_FOUND} has no "
                         "complete set of CUDA and NCCL libraries beside it (LOCKSTEP_CPU_ONLY installs none)")
+  endif()
+endif()
+
+# NVTX is headers of CUDA's wheels and of toolkits alone; an archive of LibTorch has none of them.
+set(LOCKSTEP_HAS_NVTX OFF)
+if(LOCKSTEP_HAS_CUDA)
+  get_target_property(_cuda_includes LibTorch::cudart INTERFACE_INCLUDE_DIRECTORIES)
+  find_path(_nvtx_include nvtx3/nvToolsExt.h PATHS ${_cuda_includes} NO_DEFAULT_PATH NO_CACHE)
+  if(_nvtx_include)
+    set(LOCKSTEP_HAS_NVTX ON)
   endif()
 endif()
 
