@@ -48,6 +48,7 @@ check_snippets() {
   snippets data_source docs/data_sources.md || status=1
   snippets image docs/image_data.md || status=1
   snippets metrics docs/training_toolbox.md || status=1
+  snippets profiler docs/training_toolbox.md || status=1
   return $status
 }
 

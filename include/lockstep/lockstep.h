@@ -29,8 +29,11 @@
 #include <lockstep/training/progress.h>
 #include <lockstep/training/prometheus_file.h>
 #include <lockstep/training/run_log.h>
+#include <lockstep/training/profiler.h>
+#include <lockstep/training/range.h>
 #include <lockstep/training/safetensors.h>
 #include <lockstep/training/stop_request.h>
+#include <lockstep/training/trace_span.h>
 #include <lockstep/training/training_state.h>
 #include <lockstep/training/weight_names.h>
 #include <lockstep/workers/result_codec.h>

@@ -6,15 +6,18 @@ lockstep_test_program(ddp_python_parity_test
           parity/parity_run.cpp parity/steps_test.cpp parity/tensor_file.cpp parity/training_test.cpp
           "${PROJECT_SOURCE_DIR}/tests/support/rank_main.cpp")
 
-# _lockstep_parity_test(NAME [COMMAND ...] LABELS ...): skipped where the driver says so, or where there is no Python.
+# _lockstep_parity_test(NAME [DRIVER FILE] [COMMAND ...] LABELS ...): skipped where the driver says so, or where there is no Python.
 function(_lockstep_parity_test name)
-  cmake_parse_arguments(ARG "" "" "COMMAND;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "" "DRIVER" "COMMAND;LABELS" ${ARGN})
+  if(NOT ARG_DRIVER)
+    set(ARG_DRIVER ddp_parity_driver.py)
+  endif()
   set(python "${LibTorch_ROOT}/bin/python3")
   if(NOT EXISTS "${python}")
     set(python "${Python3_EXECUTABLE}")
   endif()
   if(python)
-    add_test(NAME ${name} COMMAND "${python}" "${PROJECT_SOURCE_DIR}/tests/python/ddp_parity_driver.py" ${ARG_COMMAND})
+    add_test(NAME ${name} COMMAND "${python}" "${PROJECT_SOURCE_DIR}/tests/python/${ARG_DRIVER}" ${ARG_COMMAND})
   else()
     add_test(NAME ${name} COMMAND "${CMAKE_COMMAND}" -E echo "skipped: no Python interpreter")
     set_tests_properties(${name} PROPERTIES SKIP_REGULAR_EXPRESSION "^skipped")
