@@ -20,6 +20,7 @@ list() {
   echo "  hooks      a training on several hosts with each communication hook: time and loss"
   echo "  checkpoint  a training that saves, against torch.save and async_save; files against a plain program"
   echo "  optimizer_step  a step of SGD and AdamW with Lockstep, with LibTorch, and with Python in three ways"
+  echo "  profiler_call  what ranges and profilers cost that nobody uses"
   echo
   echo "benchmarks/run.sh NAME --help shows the arguments."
 }
@@ -90,6 +91,14 @@ optimizer_step() {
   exec python3 "$driver" "--program=$build_dir/release/benchmarks/optimizer_step" "--python=$(python_with_torch)" "$@"
 }
 
+profiler_call() {
+  local driver=$root/benchmarks/profiler_call_driver.py
+  early_checks "$driver" "$@"
+  "$root/tools/setup.sh"
+  build profiler_call
+  exec python3 "$driver" "--program=$build_dir/release/benchmarks/profiler_call" "$@"
+}
+
 # collective OP ARGUMENT ...
 collective() {
   local driver=$root/benchmarks/collectives_driver.py
@@ -123,7 +132,7 @@ links() { over_hosts links collectives "$@"; }
 case ${1:-} in
   '') list ;;
   -h | --help) list ;;
-  checkpoint | ddp_step | data_loader | hosts | hooks | links | optimizer_step) "$@" ;;
+  checkpoint | data_loader | ddp_step | hooks | hosts | links | optimizer_step | profiler_call) "$@" ;;
   all_reduce | broadcast | all_gather | reduce_scatter | all_to_all) collective "$@" ;;
   *)
     echo "benchmark: there is no benchmark '$1'; benchmarks/run.sh lists them" >&2
