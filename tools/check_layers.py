@@ -61,6 +61,7 @@ SEES = {
     "training/profiler": BELOW | COMM | {"parallel/interface"},
     "training/safetensors": BELOW | {"files"},
     "training/stop": BELOW | COMM | {"training/interface"},
+    "training/tensorboard": BELOW | COMM | {"training/background", "training/interface"},
     "training/state": BELOW | {"files", "training/ambient", "training/interface", "training/optimizer", "training/safetensors"},
 }
 # Header and source of one name are one unit, public header or not. Where public headers lie flat although their layer is
@@ -100,6 +101,7 @@ UNIT_OF = {
     "training/safetensors_header": "training/safetensors/safetensors_header",
     "training/stop_request": "training/interface/stop_request",
     "training/trace_span": "training/profiler/trace_spans",
+    "training/tensorboard": "training/interface/tensorboard",
     "training/training_state": "training/interface/training_state",
     "training/weight_names": "training/safetensors/weight_names",
     "parallel/watch_outputs": "parallel/ddp/watch_outputs",
@@ -110,7 +112,7 @@ LOOKS_BACK = {("comm/group/split", "comm/single")}
 # What no torch header may be seen from, so that sanitizers see all of it.
 TORCH_FREE = ("src/concurrency/", "src/native/posix/",
               *(f"src/workers/{name}" for name in ("channel", "claim", "failure", "fork", "item", "overflow", "pool", "slot", "task_channel", "task_items", "thread")),
-              "src/training/background/line_ring", "src/comm/shared_memory/counters", "src/comm/shared_memory/ring_buffer", "src/comm/collective/fingerprint.h", *(f"src/comm/tcp/{name}" for name in ("announcements", "chain_reduction", "connections", "engine", "mailbox", "mesh", "owner_reduction", "reduction.h", "stream")))
+              "src/training/background/line_ring", "src/training/tensorboard/crc32c", "src/training/tensorboard/utf8", "src/comm/shared_memory/counters", "src/comm/shared_memory/ring_buffer", "src/comm/collective/fingerprint.h", *(f"src/comm/tcp/{name}" for name in ("announcements", "chain_reduction", "connections", "engine", "mailbox", "mesh", "owner_reduction", "reduction.h", "stream")))
 # token, what it is, files in which it may stand
 BANNED = [
     (r"\bMPI_[A-Z]\w*", "MPI", r"src/native/mpi/|src/comm/(mpi/|hierarchical/mpi_)"),

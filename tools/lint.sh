@@ -43,12 +43,10 @@ check_snippets() {
   snippets ddp docs/ddp.md docs/communication_hooks.md docs/batch_norm_and_checkpoints.md || status=1
   snippets background_writing docs/background_writing.md || status=1
   snippets checkpointing docs/checkpointing.md || status=1
-  snippets optim docs/training_toolbox.md || status=1
   snippets data docs/data_loading.md || status=1
   snippets data_source docs/data_sources.md || status=1
   snippets image docs/image_data.md || status=1
-  snippets metrics docs/training_toolbox.md || status=1
-  snippets profiler docs/training_toolbox.md || status=1
+  snippets amp,metrics,optim,profiler,schedule,tensorboard docs/training_toolbox.md || status=1
   return $status
 }
 

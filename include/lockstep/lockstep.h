@@ -34,6 +34,7 @@
 #include <lockstep/training/safetensors.h>
 #include <lockstep/training/stop_request.h>
 #include <lockstep/training/trace_span.h>
+#include <lockstep/training/tensorboard.h>
 #include <lockstep/training/training_state.h>
 #include <lockstep/training/weight_names.h>
 #include <lockstep/workers/result_codec.h>

@@ -46,7 +46,7 @@ struct BackgroundWriterOptions {
 
 /// What a `BackgroundWriter` has done.
 struct LOCKSTEP_API BackgroundWriterStatistics {
-  std::uint64_t lines = 0;          ///< that were given to it, also by log sinks
+  std::uint64_t lines = 0;          ///< that were given to it, also by log sinks and boards
   std::uint64_t lines_written = 0;  ///< to files, and those that servers have taken
   std::uint64_t lines_lost = 0;     ///< of them, there is or will be a line with their number
   std::uint64_t files = 0;          ///< that were given to it by `write_file` and `save_async`

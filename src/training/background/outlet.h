@@ -61,6 +61,8 @@ class Outlet {
   /// Whether nothing is left to do.
   [[nodiscard]] virtual bool is_done() const = 0;
   [[nodiscard]] virtual bool is_remote() const { return false; }
+  /// Whether the last attempt has failed: whoever waits for this outlet alone need not go on.
+  [[nodiscard]] virtual bool is_failing() const { return false; }
   /// Another file has the name now.
   virtual void reopen() {}
 

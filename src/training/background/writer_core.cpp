@@ -131,9 +131,9 @@ LineChannel& WriterCore::channel_of(const std::string& path, LogFileSettings set
   return channel;
 }
 
-LineChannel& WriterCore::add(std::unique_ptr<Outlet> outlet) {
+LineChannel& WriterCore::add(std::unique_ptr<Outlet> outlet, bool is_sink) {
   const std::lock_guard lock(channels_mutex_);
-  channels_.push_back(std::make_unique<LineChannel>("", std::move(outlet), true));
+  channels_.push_back(std::make_unique<LineChannel>("", std::move(outlet), is_sink));
   auto& channel = *channels_.back();
   {
     const std::lock_guard lock_new(new_mutex_);
@@ -145,12 +145,15 @@ LineChannel& WriterCore::add(std::unique_ptr<Outlet> outlet) {
 
 bool WriterCore::push(LineChannel& channel, logging::Level level, std::string_view text,
                       bool may_wait) {
+  return push({&channel, nanoseconds_now(), level, text}, may_wait);
+}
+
+bool WriterCore::push(const QueuedLine& line, bool may_wait) {
   counters_->lines.fetch_add(1, std::memory_order_relaxed);
-  const QueuedLine line{&channel, nanoseconds_now(), level, text};
   // The thread itself logs too, and must not wait for itself.
   const bool is_taken = ring_.push(line) || (may_wait && !is_thread() && push_waiting(line));
   if (!is_taken) {
-    channel.lost.fetch_add(1);
+    line.channel->lost.fetch_add(1);
     counters_->lines_lost.fetch_add(1, std::memory_order_relaxed);
   }
   wake(is_taken && !ring_.is_half_full() ? kWork : kWork | kUrgent);
@@ -230,6 +233,16 @@ std::future<void> WriterCore::failed(const std::string& reason) {
 bool WriterCore::flush(const Deadline& deadline, bool of_remotes) {
   const auto flush = std::make_shared<Flush>();
   flush->of_remotes = of_remotes;
+  return wait_for(flush, deadline);
+}
+
+bool WriterCore::flush(const Deadline& deadline, Outlet& outlet) {
+  const auto flush = std::make_shared<Flush>();
+  flush->only = &outlet;
+  return wait_for(flush, deadline);
+}
+
+bool WriterCore::wait_for(const std::shared_ptr<Flush>& flush, const Deadline& deadline) {
   {
     const std::lock_guard lock(new_mutex_);
     flush->position = ring_.position();

@@ -54,16 +54,21 @@ class WriterCore {
   /// That of a file, which is made with the first call for it.
   LineChannel& channel_of(const std::string& path);
   LineChannel& channel_of(const std::string& path, LogFileSettings settings);
-  LineChannel& add(std::unique_ptr<Outlet> outlet);
+  /// `is_sink`: whether it has log lines.
+  LineChannel& add(std::unique_ptr<Outlet> outlet, bool is_sink = true);
 
   /// `may_wait`: for room, `full_queue_wait` at most. False: the line is lost, and counted.
   bool push(LineChannel& channel, logging::Level level, std::string_view text, bool may_wait);
+  /// The same, for those who have looked at the clock.
+  bool push(const QueuedLine& line, bool may_wait);
   /// Where too much waits already, the future has an error.
   std::future<void> add(std::unique_ptr<FileJob> job);
   /// For files that never come to the queue: counted and logged.
   std::future<void> failed(const std::string& reason);
   /// `of_remotes`: what goes to servers is waited for, too.
   bool flush(const Deadline& deadline, bool of_remotes = true);
+  /// Waits for what goes to `outlet` alone, or until an attempt to write it has failed.
+  bool flush(const Deadline& deadline, Outlet& outlet);
   [[nodiscard]] BackgroundWriterStatistics statistics() const;
 
   /// The thread. Returns after `close`.
@@ -85,6 +90,7 @@ class WriterCore {
     std::uint64_t position = 0;  // of the next line, when it was asked for
     std::uint64_t job = 0;       // number of the last file
     bool of_remotes = true;
+    Outlet* only = nullptr;  // nothing else is waited for
     bool has_goals = false;  // the rest is the thread's
     std::vector<std::pair<const Outlet*, std::uint64_t>> goals;
   };
@@ -95,6 +101,7 @@ class WriterCore {
   };
   [[nodiscard]] bool is_thread() const { return thread_.load() == std::this_thread::get_id(); }
   [[nodiscard]] bool push_waiting(const QueuedLine& line);
+  [[nodiscard]] bool wait_for(const std::shared_ptr<Flush>& flush, const Deadline& deadline);
   void flush_at_exit();
   void wake(std::uint32_t bits);
 

@@ -122,7 +122,11 @@ void WriterCore::take_new() {
   for (auto& job : jobs) jobs_.push_back(std::move(job));
   active_.insert(active_.end(), channels.begin(), channels.end());
   for (auto& flush : flushes) {
-    for (auto* channel : active_) channel->outlet().try_now(false);
+    for (auto* channel : active_) {
+      if (flush->only == nullptr || flush->only == &channel->outlet()) {
+        channel->outlet().try_now(false);
+      }
+    }
     flushes_.push_back(std::move(flush));
   }
 }
@@ -262,6 +266,11 @@ void WriterCore::finish_flushes() {
 
 bool WriterCore::is_reached(Flush& flush) const {
   if (drained_ < flush.position) return false;
+  if (flush.only != nullptr) {
+    if (!flush.has_goals) flush.goals.emplace_back(flush.only, flush.only->taken());
+    flush.has_goals = true;
+    return flush.only->is_failing() || flush.only->settled() >= flush.goals.front().second;
+  }
   const bool has_job = std::any_of(jobs_.begin(), jobs_.end(),
                                    [&](const auto& job) { return job->number <= flush.job; });
   const bool has_held = std::any_of(held_.begin(), held_.end(), [&](const HeldLine& line) {
