@@ -13,6 +13,8 @@
 #include <atomic>
 #include <cerrno>
 #include <csignal>
+#include <cstdlib>
+#include <exception>
 
 #include "support/event_files.h"
 #include "support/expected_errors.h"
@@ -251,6 +253,31 @@ TEST(BoardKills, WhatWasFlushedSurvivesAndTheNextLifeHasAFileOfItsOwn) {
     }
     first = last;  // from a checkpoint of this step: it is done again
   }
+}
+
+class BoardEnds : public ::testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Ways, BoardEnds, ::testing::Values("SIGTERM", "exit", "terminate"),
+                         [](const auto& way) { return std::string(way.param); });
+
+/// In a child: the board is neither flushed nor closed.
+[[noreturn]] void end_without_close(const std::filesystem::path& folder, const std::string& way) {
+  testing::limit_child();
+  std::set_terminate([] { ::_exit(0); });  // called when the board's thread is ready
+  auto* board =
+      new TensorBoard(folder, TensorBoardOptions().flush_interval(std::chrono::seconds(1)));
+  for (int i = 0; i < 1000; ++i) board->scalar("a", i, i);
+  board->text("t", std::string(100000, 'x'), 1000);
+  if (way == "SIGTERM") ::raise(SIGTERM);
+  if (way == "exit") std::exit(0);
+  std::terminate();
+}
+
+TEST_P(BoardEnds, WhatIsQueuedIsWritten) {
+  const TemporaryFolder folder;
+  const pid_t child = ::fork();
+  if (child == 0) end_without_close(folder.path(), GetParam());
+  ::waitpid(child, nullptr, 0);
+  EXPECT_EQ(values_of(event_files_in(folder.path()).at(0)).size(), 1001U);
 }
 
 }  // namespace
