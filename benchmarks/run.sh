@@ -19,6 +19,7 @@ list() {
   echo "  links      all_reduce between hosts from 1 KiB to 256 MiB with Lockstep, with MPI, and with c10d's gloo"
   echo "  hooks      a training on several hosts with each communication hook: time and loss"
   echo "  scalar_call  how long a scalar for TensorBoard keeps its caller"
+  echo "  gpt        a language model, against the same model and recipe in Python with DDP: tokens a second, and the losses"
   echo "  checkpoint  a training that saves, against torch.save and async_save; files against a plain program"
   echo "  optimizer_step  a step of SGD and AdamW with Lockstep, with LibTorch, and with Python in three ways"
   echo "  profiler_call  what ranges and profilers cost that nobody uses"
@@ -108,6 +109,14 @@ scalar_call() {
   exec python3 "$driver" "--program=$build_dir/release/benchmarks/scalar_call" "--python=$(python_with_torch)" "$@"
 }
 
+gpt() {
+  local driver=$root/benchmarks/gpt_driver.py
+  early_checks "$driver" "$@"
+  "$root/tools/setup.sh"
+  build gpt_benchmark
+  exec python3 "$driver" "--program=$build_dir/release/benchmarks/gpt_benchmark" "--python=$(python_with_torch)" "$@"
+}
+
 # collective OP ARGUMENT ...
 collective() {
   local driver=$root/benchmarks/collectives_driver.py
@@ -141,7 +150,7 @@ links() { over_hosts links collectives "$@"; }
 case ${1:-} in
   '') list ;;
   -h | --help) list ;;
-  checkpoint | data_loader | ddp_step | hooks | hosts | links | optimizer_step | profiler_call | scalar_call) "$@" ;;
+  checkpoint | data_loader | ddp_step | gpt | hooks | hosts | links | optimizer_step | profiler_call | scalar_call) "$@" ;;
   all_reduce | broadcast | all_gather | reduce_scatter | all_to_all) collective "$@" ;;
   *)
     echo "benchmark: there is no benchmark '$1'; benchmarks/run.sh lists them" >&2

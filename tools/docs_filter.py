@@ -16,7 +16,8 @@ from pathlib import Path
 
 LABELS = "Shapes|Units|Sends|Blocks|Collective|Thread-safety|Owns|Throws|Source"
 LINK = r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)"
-PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/", "benchmarks/README.md", "examples/resnet/README.md")
+PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/", "benchmarks/README.md", "examples/resnet/README.md",
+         "examples/gpt/README.md")
 
 
 def with_names_linked(text):

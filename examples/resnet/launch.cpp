@@ -1,25 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "launch.h"
 
-#include "errors.h"
-
-#include <torch/torch.h>
-
-#include <algorithm>
-#include <iostream>
 #include <string>
-#include <thread>
 
 namespace example {
-
-int print_text(const ParsedOptions& parsed, const lockstep::LaunchEnvironment& launch) {
-  if (launch.rank == 0) {
-    (parsed.exit_code == 0 ? std::cout : std::cerr) << parsed.text << std::flush;
-  } else if (parsed.exit_code != 0) {
-    let_others_speak();  // rank 0 prints meanwhile
-  }
-  return parsed.exit_code;
-}
 
 ParsedOptions check_launch(ParsedOptions parsed, const lockstep::LaunchEnvironment& launch) {
   if (parsed.options && parsed.options->backend == lockstep::Backend::Single &&
@@ -30,12 +14,6 @@ ParsedOptions check_launch(ParsedOptions parsed, const lockstep::LaunchEnvironme
             kUsageError};
   }
   return parsed;
-}
-
-void use_threads(int threads, const lockstep::ProcessGroup& group) {
-  // More threads than cores would make every rank slower.
-  const auto cores = static_cast<int>(std::thread::hardware_concurrency());
-  at::set_num_threads(threads > 0 ? threads : std::max(1, cores / group.local_size()));
 }
 
 lockstep::training::ProgressStyle progress_style(ProgressStyle wanted, int rank) {

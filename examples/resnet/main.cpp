@@ -9,6 +9,7 @@
 #include "learning_rate.h"
 #include "options.h"
 #include "resnet.h"
+#include "start.h"
 
 #include <lockstep/data/loader/device_prefetcher.h>
 #include <lockstep/lockstep.h>
@@ -169,7 +170,7 @@ int train(const Options& options, std::chrono::steady_clock::time_point start) {
                                                        .weight_decay(options.weight_decay));
 
   const auto steps_an_epoch = static_cast<int64_t>(train_loader.size());
-  Checkpoints checkpoints(options, group);
+  Checkpoints checkpoints({options.checkpoints, options.checkpoint_every, options.resume}, group);
   Trainer trainer{options,    *group,    device,
                   model,      optimizer, make_learning_rate(options, steps_an_epoch),
                   checkpoints};
@@ -227,10 +228,10 @@ int train(const Options& options, std::chrono::steady_clock::time_point start) {
 
 int main(int argc, char** argv) {
   const auto start = std::chrono::steady_clock::now();
-  return example::exit_code_of([&] {
+  return example::exit_code_of("resnet", [&] {
     const auto launch = lockstep::LaunchEnvironment::detect();
     const auto parsed = example::check_launch(example::parse_options(argc, argv), launch);
-    if (!parsed.options) return example::print_text(parsed, launch);
+    if (!parsed.options) return example::print_text(parsed.text, parsed.exit_code, launch);
     return example::train(*parsed.options, start);
   });
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include "start.h"
+
 #include <lockstep/lockstep.h>
 
 #include <cstdint>
@@ -48,9 +50,6 @@ struct Options {
   std::optional<int64_t> fail_at;  // a test's wish: rank `fail_rank` throws in this step
   int fail_rank = 0;
 };
-
-/// What a program returns to the shell after a mistake on its command line.
-constexpr int kUsageError = 2;
 
 /// Options to train with, or what to print and the exit code to leave with.
 struct ParsedOptions {

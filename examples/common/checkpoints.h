@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-#include "options.h"
-
 #include <lockstep/lockstep.h>
 
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 
 namespace example {
 
@@ -15,11 +14,18 @@ namespace example {
 /// it again with --resume. (EX_TEMPFAIL of sysexits.h.)
 constexpr int kStoppedExitCode = 75;
 
-/// Saves a run now and then, where --checkpoints names a folder, and goes on with one.
+/// What --checkpoints, --checkpoint-every and --resume say.
+struct CheckpointSettings {
+  std::string folder;        // empty: none are saved
+  std::int64_t every = 100;  // steps
+  bool resume = false;
+};
+
+/// Saves a run now and then, where the settings name a folder, and goes on with one.
 class Checkpoints {
  public:
   /// Collective.
-  Checkpoints(const Options& options, std::shared_ptr<lockstep::ProcessGroup> group);
+  Checkpoints(const CheckpointSettings& settings, std::shared_ptr<lockstep::ProcessGroup> group);
 
   /// What is saved. The program adds its parts.
   [[nodiscard]] lockstep::training::TrainingState& state() { return state_; }

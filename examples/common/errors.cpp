@@ -23,11 +23,11 @@ std::optional<lockstep::LaunchEnvironment> try_detect() {
 }
 
 // Written with one call, so that the lines of two ranks do not mix.
-void report(std::string message) {
+void report(const std::string& program, std::string message) {
   std::replace(message.begin(), message.end(), '\n', ' ');
   const auto launch = try_detect();
   const auto who = launch ? "rank " + std::to_string(launch->rank) + ": " : std::string();
-  std::cerr << "resnet: " + who + message + "\n" << std::flush;
+  std::cerr << program + ": " + who + message + "\n" << std::flush;
 }
 
 }  // namespace
@@ -37,14 +37,14 @@ void let_others_speak() {
   if (launch && launch->world_size > 1) std::this_thread::sleep_for(std::chrono::seconds(2));
 }
 
-int exit_code_of(const std::function<int()>& body) {
+int exit_code_of(const std::string& program, const std::function<int()>& body) {
   try {
     return body();
   } catch (const ReportedElsewhere&) {
   } catch (const c10::Error& error) {
-    report(error.what_without_backtrace());
+    report(program, error.what_without_backtrace());
   } catch (const std::exception& error) {
-    report(error.what());
+    report(program, error.what());
   }
   let_others_speak();
   return 1;

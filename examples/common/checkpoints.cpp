@@ -8,11 +8,11 @@ namespace example {
 
 using lockstep::training::CheckpointerOptions;
 
-Checkpoints::Checkpoints(const Options& options, std::shared_ptr<lockstep::ProcessGroup> group)
-    : group_(std::move(group)), resume_(options.resume) {
-  if (options.checkpoints.empty()) return;
-  checkpointer_.emplace(group_, options.checkpoints,
-                        CheckpointerOptions().every_steps(options.checkpoint_every));
+Checkpoints::Checkpoints(const CheckpointSettings& settings,
+                         std::shared_ptr<lockstep::ProcessGroup> group)
+    : group_(std::move(group)), resume_(settings.resume) {
+  if (settings.folder.empty()) return;
+  checkpointer_.emplace(group_, settings.folder, CheckpointerOptions().every_steps(settings.every));
   stop_.emplace(*group_);
 }
 

@@ -6,6 +6,7 @@
 #include <exception>
 #include <functional>
 #include <optional>
+#include <string>
 #include <utility>
 
 namespace example {
@@ -21,8 +22,8 @@ struct ReportedElsewhere : std::exception {};
 void let_others_speak();
 
 /// Runs `body` and returns its exit code. An exception becomes one line on stderr, which names the
-/// rank, and 1.
-[[nodiscard]] int exit_code_of(const std::function<int()>& body);
+/// program and the rank, and 1.
+[[nodiscard]] int exit_code_of(const std::string& program, const std::function<int()>& body);
 
 /// After every rank tried the same thing: returns when all succeeded, else throws on every rank,
 /// `error` on the lowest one that failed and `ReportedElsewhere` on the others. Closes the group
