@@ -96,7 +96,7 @@ def test_files(context, folder):
     ranks = 2 if context.mpi else None
     data = ["--data", folder, *SMALL, "--batch-size", "4"]
     Run(context, ranks, data).check_error(1, f"{folder}/train.bin")
-    write_tokens(context, folder, lines=8)
+    write_tokens(context, folder, lines=16)
     Run(context, ranks, data).check_error(1, "val.bin")  # not one window
     write_tokens(context, folder, lines=30)
     Run(context, ranks, [*data, "--batch-size", "40"]).check_error(1, "train.bin", "batch of 40")
