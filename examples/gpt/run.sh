@@ -47,13 +47,14 @@ done
 LOCKSTEP_WITH_TEXT=1 set_up_and_build gpt text_to_tokens
 
 if ((!has_data)); then
-  tokens=$build_dir/gpt_text
-  mkdir -p "$tokens"
+  texts=$build_dir/gpt_text
+  mkdir -p "$texts"
   if [[ -z $text ]]; then
     # A verse a line, which begins with its place: "Ge1:1 In the beginning".
-    text=$tokens/bible.txt
+    text=$texts/bible.txt
     [[ -s $text ]] || { bible -f -l100000 gen1:1-rev22:21 </dev/null >"$text.new" && mv "$text.new" "$text"; }
   fi
+  tokens=$texts/tokens_of_${text##*/}
   "${program%/*}/text_to_tokens" "$text" "$tokens"
   rest=(--data "$tokens" ${rest[@]+"${rest[@]}"})
 fi

@@ -32,12 +32,16 @@ void write(const std::filesystem::path& path, std::string_view text) {
   std::vector<std::uint16_t> tokens;
   tokens.reserve(text.size());
   for (const char byte : text) tokens.push_back(static_cast<unsigned char>(byte));
-  std::ofstream file(path, std::ios::binary);
+  // A training may have mapped the old file: that keeps its bytes when the new one takes its name.
+  auto unfinished = path;
+  unfinished += ".new";
+  std::ofstream file(unfinished, std::ios::binary);
   file.write(reinterpret_cast<const char*>(header.data()), sizeof header);
   file.write(reinterpret_cast<const char*>(tokens.data()),
              static_cast<std::streamsize>(tokens.size() * sizeof(std::uint16_t)));
   file.close();
-  if (!file) throw std::runtime_error(path.string() + ": cannot be written");
+  if (!file) throw std::runtime_error(unfinished.string() + ": cannot be written");
+  std::filesystem::rename(unfinished, path);
 }
 
 }  // namespace
