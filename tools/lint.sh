@@ -47,6 +47,7 @@ check_snippets() {
   snippets data_source docs/data_sources.md || status=1
   snippets image docs/image_data.md || status=1
   snippets amp,metrics,optim,profiler,schedule,tensorboard docs/training_toolbox.md || status=1
+  snippets schedule docs/training_toolbox.md || status=1
   return $status
 }
 

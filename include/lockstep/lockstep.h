@@ -19,6 +19,7 @@
 #include <lockstep/optim/parameter_state.h>
 #include <lockstep/optim/rmsprop.h>
 #include <lockstep/optim/sgd.h>
+#include <lockstep/optim/lr_scheduler.h>
 #include <lockstep/training/background_writer.h>
 #include <lockstep/training/checkpointer.h>
 #include <lockstep/training/load_state.h>

@@ -3,9 +3,7 @@
 
 #include <c10/util/Exception.h>
 
-#include <array>
 #include <charconv>
-#include <cmath>
 #include <utility>
 
 #include "files/bounded_view.h"
@@ -75,23 +73,11 @@ class GroupEvents final : public files::JsonEvents {
 
 }  // namespace
 
-std::string GroupWriter::text_of(double value) {
-  // JSON has none of these; text as Python's float() takes it.
-  if (!std::isfinite(value))
-    return std::isnan(value) ? "\"nan\"" : value > 0 ? "\"inf\"" : "\"-inf\"";
-  std::array<char, 32> text{};
-  const auto end = std::to_chars(text.data(), text.data() + text.size(), value).ptr;
-  std::string result(text.data(), end);
-  // Python is to see a float.
-  if (result.find_first_of(".e") == std::string::npos) result += ".0";
-  return result;
-}
-
 void GroupWriter::operator()(const char* name, std::span<const double> values) {
   std::string all(1, '[');
   for (const double value : values) {
     if (all.size() > 1) all += ',';
-    all += text_of(value);
+    all += files::json_number(value);
   }
   all += ']';
   add(name, all);

@@ -12,13 +12,14 @@
 #include <vector>
 
 #include "files/json_events.h"
+#include "files/json_number.h"
 
 namespace lockstep::training {
 
 /// Writes one group of `param_groups`.
 class GroupWriter {
  public:
-  void operator()(const char* name, double value) { add(name, text_of(value)); }
+  void operator()(const char* name, double value) { add(name, files::json_number(value)); }
   void operator()(const char* name, bool value) { add(name, value ? "true" : "false"); }
   void operator()(const char* name, std::int64_t value) { add(name, std::to_string(value)); }
   void operator()(const char* name, const std::tuple<double, double>& value) {
@@ -29,7 +30,7 @@ class GroupWriter {
     add(name, value ? std::to_string(*value) : "null");
   }
   void operator()(const char* name, const std::optional<double>& value) {
-    add(name, value ? text_of(*value) : "null");
+    add(name, value ? files::json_number(*value) : "null");
   }
   void operator()(const char* name, const std::optional<std::string>& value) {
     add(name, value ? files::json_string(*value) : "null");
@@ -40,7 +41,6 @@ class GroupWriter {
                                    const std::string& python_only) const;
 
  private:
-  static std::string text_of(double value);
   void add(const char* name, const std::string& json);
 
   std::string fields_;
