@@ -19,7 +19,8 @@ class LOCKSTEP_API PerGroup {
   PerGroup(double value) : values_{value}, is_list_(false) {}  // NOLINT: implicit by design
   /// For each group.
   PerGroup(std::vector<double> values) : values_(std::move(values)) {}  // NOLINT
-  PerGroup(std::initializer_list<double> values) : values_(values) {}   // NOLINT
+  /// The same, in braces.
+  PerGroup(std::initializer_list<double> values) : values_(values) {}  // NOLINT
 
   /// Whether there is one for each group.
   [[nodiscard]] bool is_list() const noexcept { return is_list_; }
