@@ -3,6 +3,7 @@
 
 #include <lockstep/core/export.h>
 #include <lockstep/optim/decay_groups.h>
+#include <lockstep/optim/momentum_options.h>
 #include <lockstep/optim/optimizer.h>
 #include <torch/arg.h>
 
@@ -13,7 +14,8 @@
 namespace lockstep::optim {
 
 /// What `AdamW` is told: the options of `torch.optim.AdamW`, with its defaults.
-struct LOCKSTEP_API AdamWOptions : public torch::optim::OptimizerCloneableOptions<AdamWOptions> {
+struct LOCKSTEP_API AdamWOptions : public torch::optim::OptimizerCloneableOptions<AdamWOptions>,
+                                   public MomentumOptions {
   /// Of the gradient, and of its square.
   using Betas = std::tuple<double, double>;
 
@@ -40,6 +42,12 @@ struct LOCKSTEP_API AdamWOptions : public torch::optim::OptimizerCloneableOption
   [[nodiscard]] double get_lr() const override { return lr(); }
   /// Sets the learning rate, as schedules do.
   void set_lr(double lr) override { lr_ = lr; }
+  /// As `MomentumOptions` says.
+  [[nodiscard]] bool is_beta1() const override { return true; }
+  /// As `MomentumOptions` says.
+  [[nodiscard]] double get_momentum() const override { return std::get<0>(betas()); }
+  /// As `MomentumOptions` says.
+  void set_momentum(double momentum) override { std::get<0>(betas_) = momentum; }
 };
 
 /// Adam with weight decay apart from the gradient: the bits of `torch.optim.AdamW(fused=True)`.

@@ -3,6 +3,7 @@
 
 #include <lockstep/core/export.h>
 #include <lockstep/optim/decay_groups.h>
+#include <lockstep/optim/momentum_options.h>
 #include <lockstep/optim/optimizer.h>
 #include <torch/arg.h>
 
@@ -14,7 +15,8 @@
 namespace lockstep::optim {
 
 /// What `LAMB` is told. The names and defaults are those of the `Lamb` that timm has.
-struct LOCKSTEP_API LAMBOptions : public torch::optim::OptimizerCloneableOptions<LAMBOptions> {
+struct LOCKSTEP_API LAMBOptions : public torch::optim::OptimizerCloneableOptions<LAMBOptions>,
+                                  public MomentumOptions {
   /// Of the gradient, and of its square.
   using Betas = std::tuple<double, double>;
 
@@ -44,6 +46,12 @@ struct LOCKSTEP_API LAMBOptions : public torch::optim::OptimizerCloneableOptions
   [[nodiscard]] double get_lr() const override { return lr(); }
   /// Sets the learning rate, as schedules do.
   void set_lr(double lr) override { lr_ = lr; }
+  /// As `MomentumOptions` says.
+  [[nodiscard]] bool is_beta1() const override { return true; }
+  /// As `MomentumOptions` says.
+  [[nodiscard]] double get_momentum() const override { return std::get<0>(betas()); }
+  /// As `MomentumOptions` says.
+  void set_momentum(double momentum) override { std::get<0>(betas_) = momentum; }
 };
 
 /// LAMB: Adam's update of each parameter, scaled to the parameter's own norm, for large batches.

@@ -3,6 +3,7 @@
 
 #include <lockstep/core/export.h>
 #include <lockstep/optim/decay_groups.h>
+#include <lockstep/optim/momentum_options.h>
 #include <lockstep/optim/optimizer.h>
 #include <torch/arg.h>
 
@@ -12,7 +13,8 @@
 namespace lockstep::optim {
 
 /// What `LARS` is told. The names and defaults are those of the `Lars` that timm has.
-struct LOCKSTEP_API LARSOptions : public torch::optim::OptimizerCloneableOptions<LARSOptions> {
+struct LOCKSTEP_API LARSOptions : public torch::optim::OptimizerCloneableOptions<LARSOptions>,
+                                  public MomentumOptions {
   /// `lr`: the learning rate.
   explicit LARSOptions(double lr = 1.0) : lr_(lr) {}
   /// The learning rate.
@@ -37,6 +39,12 @@ struct LOCKSTEP_API LARSOptions : public torch::optim::OptimizerCloneableOptions
   [[nodiscard]] double get_lr() const override { return lr(); }
   /// Sets the learning rate, as schedules do.
   void set_lr(double lr) override { lr_ = lr; }
+  /// As `MomentumOptions` says.
+  [[nodiscard]] bool is_beta1() const override { return false; }
+  /// As `MomentumOptions` says.
+  [[nodiscard]] double get_momentum() const override { return momentum(); }
+  /// As `MomentumOptions` says.
+  void set_momentum(double momentum) override { momentum_ = momentum; }
 };
 
 /// LARS: SGD whose gradients are scaled to the norm of their parameter, for large batches.

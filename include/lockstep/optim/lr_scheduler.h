@@ -11,7 +11,6 @@
 #include <lockstep/optim/lr_scheduler/cyclic_lr.h>
 #include <lockstep/optim/lr_scheduler/factor_lr.h>
 #include <lockstep/optim/lr_scheduler/lambda_lr.h>
-#include <lockstep/optim/lr_scheduler/momentum_options.h>
 #include <lockstep/optim/lr_scheduler/one_cycle_lr.h>
 #include <lockstep/optim/lr_scheduler/reduce_lr_on_plateau.h>
 #include <lockstep/optim/lr_scheduler/step_lr.h>

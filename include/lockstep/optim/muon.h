@@ -2,6 +2,7 @@
 #pragma once
 
 #include <lockstep/core/export.h>
+#include <lockstep/optim/momentum_options.h>
 #include <lockstep/optim/optimizer.h>
 #include <torch/arg.h>
 
@@ -15,7 +16,8 @@
 namespace lockstep::optim {
 
 /// What `Muon` is told: the options of `torch.optim.Muon`, with its defaults.
-struct LOCKSTEP_API MuonOptions : public torch::optim::OptimizerCloneableOptions<MuonOptions> {
+struct LOCKSTEP_API MuonOptions : public torch::optim::OptimizerCloneableOptions<MuonOptions>,
+                                  public MomentumOptions {
   /// Of x, x^3 and x^5.
   using Coefficients = std::tuple<double, double, double>;
 
@@ -47,6 +49,12 @@ struct LOCKSTEP_API MuonOptions : public torch::optim::OptimizerCloneableOptions
   [[nodiscard]] double get_lr() const override { return lr(); }
   /// Sets the learning rate, as schedules do.
   void set_lr(double lr) override { lr_ = lr; }
+  /// As `MomentumOptions` says.
+  [[nodiscard]] bool is_beta1() const override { return false; }
+  /// As `MomentumOptions` says.
+  [[nodiscard]] double get_momentum() const override { return momentum(); }
+  /// As `MomentumOptions` says.
+  void set_momentum(double momentum) override { momentum_ = momentum; }
 };
 
 /// Muon, for matrices: momentum that is made orthogonal. The bits are those of `torch.optim.Muon`.

@@ -3,6 +3,7 @@
 
 #include <lockstep/core/export.h>
 #include <lockstep/optim/decay_groups.h>
+#include <lockstep/optim/momentum_options.h>
 #include <lockstep/optim/optimizer.h>
 #include <torch/arg.h>
 
@@ -12,8 +13,8 @@
 namespace lockstep::optim {
 
 /// What `RMSprop` is told: the options of `torch.optim.RMSprop`, with its defaults.
-struct LOCKSTEP_API RMSpropOptions
-    : public torch::optim::OptimizerCloneableOptions<RMSpropOptions> {
+struct LOCKSTEP_API RMSpropOptions : public torch::optim::OptimizerCloneableOptions<RMSpropOptions>,
+                                     public MomentumOptions {
   /// `lr`: the learning rate.
   explicit RMSpropOptions(double lr = 1e-2) : lr_(lr) {}
   /// The learning rate.
@@ -36,6 +37,12 @@ struct LOCKSTEP_API RMSpropOptions
   [[nodiscard]] double get_lr() const override { return lr(); }
   /// Sets the learning rate, as schedules do.
   void set_lr(double lr) override { lr_ = lr; }
+  /// As `MomentumOptions` says.
+  [[nodiscard]] bool is_beta1() const override { return false; }
+  /// As `MomentumOptions` says.
+  [[nodiscard]] double get_momentum() const override { return momentum(); }
+  /// As `MomentumOptions` says.
+  void set_momentum(double momentum) override { momentum_ = momentum; }
 };
 
 /// RMSprop: the bits of `torch.optim.RMSprop`.

@@ -3,6 +3,7 @@
 
 #include <lockstep/core/export.h>
 #include <lockstep/optim/decay_groups.h>
+#include <lockstep/optim/momentum_options.h>
 #include <lockstep/optim/optimizer.h>
 #include <torch/arg.h>
 
@@ -12,7 +13,8 @@
 namespace lockstep::optim {
 
 /// What `SGD` is told: the options of `torch.optim.SGD`, with its defaults.
-struct LOCKSTEP_API SGDOptions : public torch::optim::OptimizerCloneableOptions<SGDOptions> {
+struct LOCKSTEP_API SGDOptions : public torch::optim::OptimizerCloneableOptions<SGDOptions>,
+                                 public MomentumOptions {
   /// `lr`: the learning rate.
   explicit SGDOptions(double lr = 1e-3) : lr_(lr) {}
   /// The learning rate.
@@ -36,6 +38,12 @@ struct LOCKSTEP_API SGDOptions : public torch::optim::OptimizerCloneableOptions<
   [[nodiscard]] double get_lr() const override { return lr(); }
   /// Sets the learning rate, as schedules do.
   void set_lr(double lr) override { lr_ = lr; }
+  /// As `MomentumOptions` says.
+  [[nodiscard]] bool is_beta1() const override { return false; }
+  /// As `MomentumOptions` says.
+  [[nodiscard]] double get_momentum() const override { return momentum(); }
+  /// As `MomentumOptions` says.
+  void set_momentum(double momentum) override { momentum_ = momentum; }
 };
 
 /// Stochastic gradient descent with momentum: the bits of `torch.optim.SGD(fused=True)`.

@@ -2,7 +2,7 @@
 #include "optim/lr_scheduler/momentum.h"
 
 #include <c10/util/Exception.h>
-#include <lockstep/optim/lr_scheduler/momentum_options.h>
+#include <lockstep/optim/momentum_options.h>
 #include <torch/optim/adam.h>
 #include <torch/optim/adamw.h>
 #include <torch/optim/rmsprop.h>

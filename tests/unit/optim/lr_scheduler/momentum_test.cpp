@@ -1,5 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <gtest/gtest.h>
+#include <lockstep/optim/adam.h>
+#include <lockstep/optim/adamw.h>
+#include <lockstep/optim/lamb.h>
+#include <lockstep/optim/lars.h>
+#include <lockstep/optim/muon.h>
+#include <lockstep/optim/rmsprop.h>
+#include <lockstep/optim/sgd.h>
 
 #include "scheduled_groups.h"
 #include "support/expected_errors.h"
@@ -128,6 +135,34 @@ TEST(OneCycleLR, OptionsOfAProgramsOwnOptimizerSayHowToSetMomentum) {
   loaded.load_state(schedule.state());
   EXPECT_EQ(static_cast<const OwnOptions&>(other.param_groups()[0].options()).beta1, options.beta1);
   EXPECT_NE(options.beta1, 0.95);
+}
+
+/// What an optimizer of Lockstep has at each step, which is what LibTorch's SGD has.
+template <class Own, class Options>
+void expect_cycled(Options options, bool is_beta1) {
+  const auto known = sgd({1});
+  OneCycleLR expected(*known, 0.1, 10);
+  Own optimizer(std::vector<torch::Tensor>{torch::zeros({1, 1})}, options);
+  OneCycleLR schedule(optimizer, 0.1, 10);
+  const auto& own = dynamic_cast<const MomentumOptions&>(optimizer.param_groups()[0].options());
+  EXPECT_EQ(own.is_beta1(), is_beta1);
+  for (int step = 0; step < 10; ++step) {
+    EXPECT_EQ(own.get_momentum(), momentum_of(*known));
+    EXPECT_EQ(rates_of(optimizer), rates_of(*known));
+    if (step == 9) break;
+    schedule.step();
+    expected.step();
+  }
+}
+
+TEST(OneCycleLR, CyclesTheMomentumOfEachOptimizerThatHasOne) {
+  expect_cycled<SGD>(SGDOptions(0.5).momentum(0.5), false);
+  expect_cycled<RMSprop>(RMSpropOptions(0.5).momentum(0.5), false);
+  expect_cycled<LARS>(LARSOptions(0.5).momentum(0.5), false);
+  expect_cycled<Muon>(MuonOptions(0.5), false);
+  expect_cycled<Adam>(AdamOptions(0.5), true);
+  expect_cycled<AdamW>(AdamWOptions(0.5), true);
+  expect_cycled<LAMB>(LAMBOptions(0.5), true);
 }
 
 TEST(CycledMomentum, BadArgumentsAreRefused) {

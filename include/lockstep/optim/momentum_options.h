@@ -3,11 +3,11 @@
 
 #include <lockstep/core/export.h>
 
-namespace lockstep::optim::lr_scheduler {
+namespace lockstep::optim {
 
-/// What `CyclicLR` and `OneCycleLR` need of the options of an optimizer whose momentum they cycle,
-/// where the options are not derived from those of LibTorch's `SGD`, `RMSprop`, `Adam` and `AdamW`:
-/// an options class derives from this one as well.
+/// What `CyclicLR` and `OneCycleLR` need of the options of an optimizer whose momentum they cycle.
+/// Options of Lockstep's optimizers derive from it, and those of a program's own optimizer may;
+/// those of LibTorch's `SGD`, `RMSprop`, `Adam` and `AdamW` are known without.
 ///
 /// Thread-safety: none.
 class LOCKSTEP_API MomentumOptions {
@@ -26,4 +26,4 @@ class LOCKSTEP_API MomentumOptions {
   MomentumOptions& operator=(const MomentumOptions&) = default;
 };
 
-}  // namespace lockstep::optim::lr_scheduler
+}  // namespace lockstep::optim
