@@ -5,6 +5,8 @@
 /// Everything that a training program needs. `<lockstep/ddp.h>` and `<lockstep/data.h>` are its
 /// parts.
 
+#include <lockstep/amp/autocast.h>
+#include <lockstep/amp/grad_scaler.h>
 #include <lockstep/data.h>
 #include <lockstep/ddp.h>
 #include <lockstep/optim/adagrad.h>
@@ -20,6 +22,10 @@
 #include <lockstep/optim/rmsprop.h>
 #include <lockstep/optim/sgd.h>
 #include <lockstep/optim/lr_scheduler.h>
+#include <lockstep/optim/averaged_model.h>
+#include <lockstep/optim/averaging_functions.h>
+#include <lockstep/optim/clip_grad.h>
+#include <lockstep/optim/update_bn.h>
 #include <lockstep/training/background_writer.h>
 #include <lockstep/training/checkpointer.h>
 #include <lockstep/training/load_state.h>

@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 #include <lockstep/comm/process_group.h>
 #include <lockstep/core/export.h>
+#include <lockstep/optim/update_bn.h>
 #include <torch/nn/cloneable.h>
 #include <torch/nn/modules/batchnorm.h>
 #include <torch/nn/options/batchnorm.h>
@@ -11,6 +12,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <ostream>
 #include <utility>
 
@@ -41,7 +43,8 @@ namespace lockstep::nn {
 /// Source: Ioffe and Szegedy, "Batch Normalization", ICML 2015; the variances
 /// are combined as in Chan, Golub and LeVeque, "Updating Formulae and a Pairwise Algorithm for
 /// Computing Sample Variances", 1979.
-class LOCKSTEP_API SyncBatchNormImpl : public torch::nn::Cloneable<SyncBatchNormImpl> {
+class LOCKSTEP_API SyncBatchNormImpl : public torch::nn::Cloneable<SyncBatchNormImpl>,
+                                       public optim::TracksBatches {
  public:
   /// A new layer whose ranks are those of `group`.
   /// Throws: `c10::Error` for a null group.
@@ -69,6 +72,12 @@ class LOCKSTEP_API SyncBatchNormImpl : public torch::nn::Cloneable<SyncBatchNorm
   void reset_running_stats();
   /// Weight 1, bias 0, and `reset_running_stats`.
   void reset_parameters();
+  /// `reset_running_stats`, for `optim::update_bn`.
+  void forget_batches() override { reset_running_stats(); }
+  /// That of `options`.
+  [[nodiscard]] std::optional<double> momentum() const override { return options.momentum(); }
+  /// Sets that of `options`.
+  void set_momentum(std::optional<double> momentum) override { options.momentum(momentum); }
   /// Writes the module's name and options.
   void pretty_print(std::ostream& stream) const override;
 
