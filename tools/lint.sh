@@ -45,10 +45,8 @@ check_snippets() {
   snippets checkpointing docs/checkpointing.md || status=1
   snippets data docs/data_loading.md || status=1
   snippets data_source docs/data_sources.md || status=1
-  snippets amp docs/training_toolbox.md || status=1
   snippets image docs/image_data.md || status=1
   snippets amp,metrics,optim,profiler,schedule,tensorboard docs/training_toolbox.md || status=1
-  snippets schedule docs/training_toolbox.md || status=1
   return $status
 }
 
