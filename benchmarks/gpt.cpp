@@ -6,6 +6,7 @@
 #include <gpt/recipe.h>
 #include <gpt/weights.h>
 #include <lockstep/comm/init.h>
+#include <lockstep/optim/clip_grad.h>
 #include <lockstep/parallel/distributed_data_parallel.h>
 #include <lockstep/training/safetensors.h>
 
@@ -57,6 +58,7 @@ void train(const Settings& settings) {
   const auto steps = own.size(0), end = own.size(2);
   const auto recipe = example::Recipe().steps(steps).warmup(settings.warmup);
   auto optimizer = example::make_optimizer(*net, recipe);
+  const auto schedule = example::make_schedule(optimizer, recipe);
   std::vector<Step> done;
   for (std::int64_t step = 0; step < steps; ++step) {
     const auto start = Clock::now();
@@ -65,9 +67,9 @@ void train(const Settings& settings) {
     optimizer.zero_grad();
     const auto loss = example::loss_of(model, tokens, targets);
     loss.backward();
-    torch::nn::utils::clip_grad_norm_(net->parameters(), recipe.clip());
-    example::set_learning_rate(optimizer, example::learning_rate_at(step, recipe));
+    lockstep::optim::clip_grad_norm_(net->parameters(), recipe.clip());
     optimizer.step();
+    schedule->step();
     const auto value = loss.item<double>();
     done.push_back(
         {value, std::chrono::duration<double, std::milli>(Clock::now() - start).count()});

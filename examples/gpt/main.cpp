@@ -35,15 +35,6 @@ Gpt make_net(const Options& options) {
   return net;
 }
 
-Gpt copy_of(Gpt& net) {
-  const torch::NoGradGuard no_grad;
-  Gpt copy(net->options());
-  auto to = copy->parameters();
-  const auto from = net->parameters();
-  for (std::size_t i = 0; i < to.size(); ++i) to[i].copy_(from[i]);
-  return copy;
-}
-
 void fail_if_asked_to(const Options& options, int rank, int64_t step) {
   if (options.fail_at == step && options.fail_rank == rank) {
     throw std::runtime_error("fails in step " + std::to_string(step) + ", as --fail-at asks");
@@ -67,9 +58,9 @@ int train(const Options& options, Clock::time_point start) {
       together(*group, [&] { return make_validation_loader(options, vocabulary, *group); });
   net->to(device);
   Model model(net, group);
-  auto average = options.average > 0 ? copy_of(net) : net;
-  average->to(device);
   auto optimizer = make_optimizer(*net, options.recipe);
+  const auto schedule = make_schedule(optimizer, options.recipe);
+  const auto average = make_average(net, options.average);
 
   Checkpoints checkpoints({options.checkpoints, options.checkpoint_every, options.resume}, group);
   int64_t step = 0;
@@ -77,17 +68,18 @@ int train(const Options& options, Clock::time_point start) {
   checkpoints.state()
       .add("model", net)
       .add("optimizer", optimizer)
+      .add("schedule", *schedule)
       .add("ddp", model)
       .add("loader", loader)
       .add("step", step)
       .add("epoch", epoch);
-  if (options.average > 0) checkpoints.state().add("average", average);
+  if (average) checkpoints.state().add("average", *average);
   checkpoints.state().add_random_state();
   const bool is_resumed = checkpoints.resume();
 
   BatchStream batches(loader, epoch, is_resumed);
-  Trainer trainer{options, device, net, model, optimizer, average};
-  Report report(options, average, windows, device, *group);
+  Trainer trainer{options, device, net, model, optimizer, *schedule, average.get()};
+  Report report(options, net, average.get(), windows, device, *group);
   while (step < options.recipe.steps()) {
     fail_if_asked_to(options, group->rank(), step);
     report.begin_step();
@@ -100,7 +92,7 @@ int train(const Options& options, Clock::time_point start) {
   }
   const double validation_loss = report.validation_loss();
   if (group->rank() == 0 && !options.save.empty()) {
-    lockstep::training::save_state(average, options.save);
+    report.save(options.save);
   }
   checkpoints.finish();
   group->close();

@@ -92,6 +92,10 @@ void add_output_options(CLI::App& app, Options& options) {
       ->type_name("BYTES")
       ->check(whole_number(0, 1000000));
   app.add_option("--prompt", options.prompt, "What samples begin with")->type_name("TEXT");
+  app.add_option("--tensorboard", options.tensorboard, "Write curves and samples for TensorBoard")
+      ->type_name("FOLDER");
+  app.add_option("--run-log", options.run_log, "Write what is measured as lines of JSON")
+      ->type_name("FILE.jsonl");
   app.add_option("--save", options.save, "Write the weights there at the end, as GPT-2's")
       ->type_name("FILE.safetensors");
   app.add_option("--checkpoints", options.checkpoints,

@@ -32,6 +32,8 @@ struct Options {
   int64_t report_every = 250;  // steps
   int64_t sample = 200;        // bytes of a sample; 0: none
   std::string prompt = "And ";
+  std::string tensorboard;         // a folder; empty: none
+  std::string run_log;             // a file of lines; empty: none
   std::string save;                // where the weights go at the end; empty: nowhere
   std::string checkpoints;         // a folder; empty: none are saved
   int64_t checkpoint_every = 100;  // steps

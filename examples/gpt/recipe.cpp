@@ -1,51 +1,35 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "recipe.h"
 
+#include <lockstep/optim/decay_groups.h>
+
 #include <algorithm>
-#include <cmath>
-#include <memory>
-#include <numbers>
-#include <utility>
 
 namespace example {
 namespace {
+
+namespace lr_scheduler = lockstep::optim::lr_scheduler;
 
 constexpr double kFirstShare = 0.01;  // of the highest rate, in step 0
 constexpr double kLastShare = 0.1;    // after the last step
 
 }  // namespace
 
-torch::optim::AdamW make_optimizer(const torch::nn::Module& net, const Recipe& recipe) {
-  const auto defaults = torch::optim::AdamWOptions(recipe.learning_rate()).betas({0.9, 0.99});
-  const auto group_of = [&](std::vector<torch::Tensor> parameters, double weight_decay) {
-    auto options = std::make_unique<torch::optim::AdamWOptions>(defaults);
-    options->weight_decay(weight_decay);
-    return torch::optim::OptimizerParamGroup(std::move(parameters), std::move(options));
-  };
-  std::vector<torch::Tensor> matrices, vectors;
-  for (auto& parameter : net.parameters()) {
-    (parameter.dim() > 1 ? matrices : vectors).push_back(parameter);
-  }
-  std::vector<torch::optim::OptimizerParamGroup> groups;
-  groups.push_back(group_of(std::move(matrices), recipe.weight_decay()));
-  groups.push_back(group_of(std::move(vectors), 0.0));
-  return torch::optim::AdamW(std::move(groups), defaults);
+lockstep::optim::AdamW make_optimizer(const torch::nn::Module& net, const Recipe& recipe) {
+  return lockstep::optim::AdamW(
+      lockstep::optim::no_decay_groups(net, recipe.weight_decay()),
+      lockstep::optim::AdamWOptions(recipe.learning_rate()).betas({0.9, 0.99}));
 }
 
-double learning_rate_at(int64_t step, const Recipe& recipe) {
-  const auto peak = recipe.learning_rate();
-  if (step < recipe.warmup()) {
-    const double passed = static_cast<double>(step) / static_cast<double>(recipe.warmup());
-    return peak * (kFirstShare + (1 - kFirstShare) * passed);
-  }
-  const double passed = static_cast<double>(step - recipe.warmup()) /
-                        static_cast<double>(std::max<int64_t>(1, recipe.steps() - recipe.warmup()));
-  const double last = kLastShare * peak;
-  return last + (peak - last) * 0.5 * (1 + std::cos(std::numbers::pi * passed));
-}
-
-void set_learning_rate(torch::optim::Optimizer& optimizer, double rate) {
-  for (auto& group : optimizer.param_groups()) group.options().set_lr(rate);
+std::unique_ptr<lr_scheduler::LRScheduler> make_schedule(torch::optim::Optimizer& optimizer,
+                                                         const Recipe& recipe) {
+  using namespace lr_scheduler;
+  const auto fall = std::max<int64_t>(1, recipe.steps() - recipe.warmup());
+  const double last = kLastShare * recipe.learning_rate();
+  if (recipe.warmup() == 0) return std::make_unique<CosineAnnealingLR>(optimizer, fall, last);
+  const std::vector<SchedulePart> parts{part<LinearLR>(kFirstShare, 1.0, recipe.warmup()),
+                                        part<CosineAnnealingLR>(fall, last)};
+  return std::make_unique<SequentialLR>(optimizer, parts, std::vector{recipe.warmup()});
 }
 
 }  // namespace example

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include <lockstep/optim/adamw.h>
+#include <lockstep/optim/lr_scheduler.h>
 #include <torch/torch.h>
 
 #include <cstdint>
-#include <vector>
+#include <memory>
 
 namespace example {
 
@@ -23,15 +25,13 @@ struct Recipe {
 };
 
 /// AdamW with two groups of parameters: those with and those without weight decay.
-[[nodiscard]] torch::optim::AdamW make_optimizer(const torch::nn::Module& net,
-                                                 const Recipe& recipe);
+[[nodiscard]] lockstep::optim::AdamW make_optimizer(const torch::nn::Module& net,
+                                                    const Recipe& recipe);
 
-/// The learning rate of step 0, 1, ...: a straight line, then half a cosine. These are the values
-/// of PyTorch's `SequentialLR` of `LinearLR` and `CosineAnnealingLR`.
-[[nodiscard]] double learning_rate_at(int64_t step, const Recipe& recipe);
-
-/// Makes `rate` the learning rate of every parameter group.
-void set_learning_rate(torch::optim::Optimizer& optimizer, double rate);
+/// The rate climbs in a straight line, then falls along half a cosine. `step()` comes after each
+/// step of the optimizer.
+[[nodiscard]] std::unique_ptr<lockstep::optim::lr_scheduler::LRScheduler> make_schedule(
+    torch::optim::Optimizer& optimizer, const Recipe& recipe);
 
 /// The mean loss of the tokens that follow.
 ///

@@ -5,6 +5,7 @@
 #include "training.h"
 
 #include <cstdio>
+#include <memory>
 
 namespace example {
 namespace {
@@ -17,7 +18,29 @@ double mean_over_ranks(double value, lockstep::ProcessGroup& group) {
   return sum.item<double>() / group.size();
 }
 
+// The averages are the weights of the model while the result lives.
+std::unique_ptr<lockstep::optim::AveragedModel::Swap> averages_of(
+    lockstep::optim::AveragedModel* average) {
+  using Swap = lockstep::optim::AveragedModel::Swap;
+  return average ? std::unique_ptr<Swap>(new Swap(average->swap())) : nullptr;
+}
+
 }  // namespace
+
+Report::Report(const Options& options, Gpt& net, lockstep::optim::AveragedModel* average,
+               Loader& windows, c10::Device device, lockstep::ProcessGroup& group)
+    : options_(options),
+      net_(net),
+      average_(average),
+      windows_(windows),
+      device_(device),
+      group_(group) {
+  if (group.rank() != 0) return;
+  if (!options.tensorboard.empty()) board_.emplace(options.tensorboard);
+  if (!options.run_log.empty()) {
+    log_.emplace(std::make_shared<lockstep::training::BackgroundWriter>(), options.run_log);
+  }
+}
 
 void Report::end_step(int64_t step, double loss) {
   seconds_ += std::chrono::duration<double>(Clock::now() - step_start_).count();
@@ -29,14 +52,12 @@ void Report::end_step(int64_t step, double loss) {
   const auto training_loss = mean_over_ranks(losses_ / static_cast<double>(steps_), group_);
   losses_ = 0;
   steps_ = 0;
-  validation_loss_ = example::validation_loss(net_, windows_, options_.bf16, device_, group_);
+  measure();
   if (group_.rank() == 0) print(step, training_loss);
 }
 
 double Report::validation_loss() {
-  if (!validation_loss_) {
-    validation_loss_ = example::validation_loss(net_, windows_, options_.bf16, device_, group_);
-  }
+  if (!validation_loss_) measure();
   return *validation_loss_;
 }
 
@@ -44,20 +65,42 @@ double Report::tokens_per_second() const {
   return seconds_ > 0 ? static_cast<double>(tokens_) / seconds_ : 0;
 }
 
+void Report::save(const std::string& path) {
+  const auto averages = averages_of(average_);
+  lockstep::training::save_state(net_, path);
+}
+
+void Report::measure() {
+  const auto averages = averages_of(average_);
+  validation_loss_ = example::validation_loss(net_, windows_, options_.bf16, device_, group_);
+}
+
 void Report::print(int64_t step, double training_loss) {
   std::printf("step %lld/%lld: loss %.3f, validation loss %.4f; %.0f tokens/s\n",
               static_cast<long long>(step), static_cast<long long>(options_.recipe.steps()),
               training_loss, *validation_loss_, tokens_per_second());
-  // The tokens of another model are parts of words, whose table this program does not have.
-  if (options_.sample > 0 && net_->options().vocabulary() == kBytes) print_sample(step);
+  const auto text = sample(step);
+  if (!text.empty()) std::printf("----\n%s\n----\n", text.c_str());
   std::fflush(stdout);
+  if (board_) {
+    board_->scalar("loss/train", training_loss, step);
+    board_->scalar("loss/validation", *validation_loss_, step);
+    board_->scalar("tokens_per_second", tokens_per_second(), step);
+    if (!text.empty()) board_->text("sample", text, step);
+  }
+  if (log_) {
+    log_->write(step, {{"train/loss", training_loss},
+                       {"validation/loss", *validation_loss_},
+                       {"tokens_per_second", tokens_per_second()}});
+  }
 }
 
-void Report::print_sample(int64_t step) {
+std::string Report::sample(int64_t step) {
+  // The tokens of another model are parts of words, whose table this program does not have.
+  if (options_.sample == 0 || net_->options().vocabulary() != kBytes) return "";
+  const auto averages = averages_of(average_);
   const auto seed = options_.seed + static_cast<std::uint64_t>(step);
-  const auto text =
-      sample_text(net_, options_.prompt, SamplingOptions().length(options_.sample).seed(seed));
-  std::printf("----\n%s\n----\n", text.c_str());
+  return sample_text(net_, options_.prompt, SamplingOptions().length(options_.sample).seed(seed));
 }
 
 }  // namespace example

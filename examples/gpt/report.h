@@ -6,10 +6,14 @@
 #include "text.h"
 
 #include <lockstep/lockstep.h>
+#include <lockstep/optim/averaged_model.h>
+#include <lockstep/training/run_log.h>
+#include <lockstep/training/tensorboard.h>
 
 #include <chrono>
 #include <cstdint>
 #include <optional>
+#include <string>
 
 namespace example {
 
@@ -19,10 +23,10 @@ class Report {
  public:
   using Clock = std::chrono::steady_clock;
 
-  /// `net` is what is measured. All arguments outlive this.
-  Report(const Options& options, Gpt& net, Loader& windows, c10::Device device,
-         lockstep::ProcessGroup& group)
-      : options_(options), net_(net), windows_(windows), device_(device), group_(group) {}
+  /// What is measured is `net`, with the weights of `average` where there is one. All arguments
+  /// outlive this.
+  Report(const Options& options, Gpt& net, lockstep::optim::AveragedModel* average, Loader& windows,
+         c10::Device device, lockstep::ProcessGroup& group);
 
   /// A step has begun.
   void begin_step() { step_start_ = Clock::now(); }
@@ -32,18 +36,24 @@ class Report {
 
   /// Of the newest report; measured now where there was none. Collective.
   [[nodiscard]] double validation_loss();
+  /// Writes what is measured to a file.
+  void save(const std::string& path);
   /// Of all ranks, without the time of reports.
   [[nodiscard]] double tokens_per_second() const;
 
  private:
+  void measure();
   void print(int64_t step, double training_loss);
-  void print_sample(int64_t step);
+  [[nodiscard]] std::string sample(int64_t step);
 
   const Options& options_;
   Gpt& net_;
+  lockstep::optim::AveragedModel* average_;
   Loader& windows_;
   c10::Device device_;
   lockstep::ProcessGroup& group_;
+  std::optional<lockstep::training::TensorBoard> board_;
+  std::optional<lockstep::training::RunLog> log_;
   Clock::time_point step_start_;
   double seconds_ = 0;  // in steps
   double losses_ = 0;   // since the report before

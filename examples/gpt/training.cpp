@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "training.h"
 
-#include <ATen/autocast_mode.h>
+#include <lockstep/amp/autocast.h>
+#include <lockstep/optim/clip_grad.h>
 
 #include <algorithm>
 #include <cmath>
@@ -21,18 +22,6 @@ void check_loss(double loss, int64_t step) {
 
 }  // namespace
 
-Autocast::Autocast(bool bf16, c10::Device device) : bf16_(bf16), device_(device.type()) {
-  if (!bf16_) return;
-  at::autocast::set_autocast_dtype(device_, torch::kBFloat16);
-  at::autocast::set_autocast_enabled(device_, true);
-}
-
-Autocast::~Autocast() {
-  if (!bf16_) return;
-  at::autocast::clear_cache();  // the bfloat16 copies of parameters, which the step changes
-  at::autocast::set_autocast_enabled(device_, false);
-}
-
 double Trainer::run_step(BatchStream& batches, int64_t step) {
   net->train();
   optimizer.zero_grad();
@@ -44,17 +33,17 @@ double Trainer::run_step(BatchStream& batches, int64_t step) {
     loss += run_backward(batches.next());
   }
   check_loss(loss, step);
-  torch::nn::utils::clip_grad_norm_(net->parameters(), options.recipe.clip());
-  set_learning_rate(optimizer, learning_rate_at(step, options.recipe));
+  lockstep::optim::clip_grad_norm_(net->parameters(), options.recipe.clip());
   optimizer.step();
-  if (average.ptr() != net.ptr()) follow_with_average(step);
+  schedule.step();
+  if (average) average->update();
   return loss;
 }
 
 double Trainer::run_backward(Batch& batch) {
   torch::Tensor loss;
   {
-    const Autocast autocast(options.bf16, device);
+    const lockstep::amp::autocast guard(device.type(), torch::kBFloat16, options.bf16);
     loss = loss_of(model, batch.data.to(device), batch.target.to(device));
   }
   loss = loss / static_cast<double>(options.accumulate);
@@ -62,14 +51,14 @@ double Trainer::run_backward(Batch& batch) {
   return loss.item<double>();
 }
 
-void Trainer::follow_with_average(int64_t step) {
-  const torch::NoGradGuard no_grad;
-  // In the first steps the average forgets sooner: it would else keep what was drawn.
-  const auto passed = static_cast<double>(step);
-  const double kept = std::min(options.average, passed / (passed + 10));
-  const auto from = net->parameters();
-  auto to = average->parameters();
-  for (std::size_t i = 0; i < to.size(); ++i) to[i].lerp_(from[i], 1 - kept);
+std::unique_ptr<lockstep::optim::AveragedModel> make_average(Gpt& net, double decay) {
+  if (decay == 0) return nullptr;
+  const auto follow = [decay](at::TensorList averaged, at::TensorList current, int64_t updates) {
+    const auto passed = static_cast<double>(updates);
+    at::_foreach_lerp_(averaged, current, 1 - std::min(decay, passed / (passed + 10)));
+  };
+  return std::make_unique<lockstep::optim::AveragedModel>(
+      net, lockstep::optim::AveragedModelOptions().multi_avg_fn(follow));
 }
 
 double validation_loss(Gpt& net, Loader& windows, bool bf16, c10::Device device,
@@ -78,7 +67,7 @@ double validation_loss(Gpt& net, Loader& windows, bool bf16, c10::Device device,
   net->eval();
   auto sums = torch::zeros({2}, torch::kDouble);  // losses, windows
   for (auto& batch : windows) {
-    const Autocast autocast(bf16, device);
+    const lockstep::amp::autocast guard(device.type(), torch::kBFloat16, bf16);
     const auto loss = loss_of(net, batch.data.to(device), batch.target.to(device));
     const auto number = static_cast<double>(batch.data.size(0));
     sums += torch::tensor({loss.item<double>() * number, number}, torch::kDouble);

@@ -7,27 +7,15 @@
 #include "text.h"
 
 #include <lockstep/lockstep.h>
+#include <lockstep/optim/averaged_model.h>
 #include <torch/torch.h>
 
 #include <cstdint>
+#include <memory>
 
 namespace example {
 
 using Model = lockstep::DistributedDataParallel<Gpt>;
-
-/// While one lives and `bf16` holds, matrices are multiplied in bfloat16. Parameters, gradients and
-/// the loss stay in float. It surrounds forward alone: backward does as forward did.
-class Autocast {
- public:
-  Autocast(bool bf16, c10::Device device);
-  ~Autocast();
-  Autocast(const Autocast&) = delete;
-  Autocast& operator=(const Autocast&) = delete;
-
- private:
-  bool bf16_;
-  c10::DeviceType device_;
-};
 
 /// A step of training.
 struct Trainer {
@@ -35,8 +23,9 @@ struct Trainer {
   c10::Device device;
   Gpt& net;
   Model& model;  // `net`, whose gradients are averaged over all ranks
-  torch::optim::AdamW& optimizer;
-  Gpt& average;  // of the weights of the last steps; `net` itself where there is none
+  lockstep::optim::AdamW& optimizer;
+  lockstep::optim::lr_scheduler::LRScheduler& schedule;
+  lockstep::optim::AveragedModel* average;  // of the weights of the last steps; null: none
 
   /// One step of the optimizer, step `step` of the run. Returns this rank's loss before it.
   /// Collective. Throws: `std::runtime_error` when the loss is no number any more.
@@ -44,8 +33,11 @@ struct Trainer {
 
  private:
   double run_backward(Batch& batch);
-  void follow_with_average(int64_t step);
 };
+
+/// An average of the weights that forgets as --average says; sooner in the first steps, since it
+/// would else keep what was drawn. Null where there is to be none.
+[[nodiscard]] std::unique_ptr<lockstep::optim::AveragedModel> make_average(Gpt& net, double decay);
 
 /// The mean loss of all ranks' windows. Leaves `net` in evaluation mode. Collective.
 [[nodiscard]] double validation_loss(Gpt& net, Loader& windows, bool bf16, c10::Device device,
