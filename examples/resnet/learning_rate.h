@@ -1,33 +1,21 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include <lockstep/optim/lr_scheduler.h>
 #include <torch/torch.h>
 
 #include <cstdint>
+#include <memory>
 
 namespace example {
 
-/// Rises in a straight line from `peak / warmup_steps` to `peak`, then falls along half a cosine
-/// towards 0.
+/// The rate climbs in a straight line from `1 / warmup_steps` of the optimizer's to all of it, then
+/// falls along half a cosine towards 0. `step()` comes after each step of the optimizer.
 ///
+/// Throws: `c10::Error` when the warm-up is negative or longer than the run.
 /// Source: Goyal et al., "Accurate, Large Minibatch SGD", 2017 (warm-up); Loshchilov and Hutter,
 /// "SGDR", 2017 (cosine).
-class LearningRate {
- public:
-  /// Throws: `c10::Error` when `peak` is not a positive number, or the warm-up is negative or
-  /// longer than the run.
-  LearningRate(double peak, int64_t warmup_steps, int64_t total_steps);
-
-  /// Of step 0, 1, ...; 0 after the last one.
-  [[nodiscard]] double at(int64_t step) const;
-
- private:
-  double peak_;
-  int64_t warmup_steps_;
-  int64_t total_steps_;
-};
-
-/// Makes `rate` the learning rate of every parameter group.
-void set_learning_rate(torch::optim::Optimizer& optimizer, double rate);
+[[nodiscard]] std::unique_ptr<lockstep::optim::lr_scheduler::LRScheduler> make_schedule(
+    torch::optim::Optimizer& optimizer, int64_t warmup_steps, int64_t total_steps);
 
 }  // namespace example

@@ -68,11 +68,6 @@ Loader make_test_loader(const Datasets& images, const Options& options,
       DataLoaderOptions().batch_size(options.batch_size).workers(options.workers));
 }
 
-LearningRate make_learning_rate(const Options& options, int64_t steps_an_epoch) {
-  const auto warmup = options.warmup_epochs * static_cast<double>(steps_an_epoch);
-  return {options.learning_rate, std::llround(warmup), options.epochs * steps_an_epoch};
-}
-
 void fail_if_asked_to(const Options& options, int rank, int64_t step) {
   if (options.fail_at == step && options.fail_rank == rank) {
     throw std::runtime_error("fails in step " + std::to_string(step) + ", as --fail-at asks");
@@ -90,8 +85,8 @@ struct Trainer {
   lockstep::ProcessGroup& group;
   c10::Device device;
   Model& model;
-  torch::optim::SGD& optimizer;
-  LearningRate rate;
+  torch::optim::Optimizer& optimizer;
+  lockstep::optim::lr_scheduler::LRScheduler& schedule;
   Checkpoints& checkpoints;
   int64_t step = 0;  // counts on from epoch to epoch
   bool is_stopped = false;
@@ -103,13 +98,13 @@ struct Trainer {
     Results results;
     for (auto& batch : DevicePrefetcher(loader, device)) {
       fail_if_asked_to(options, group.rank(), step);
-      set_learning_rate(optimizer, rate.at(step));
       optimizer.zero_grad();
       const auto scores = model->forward(batch.data);
       const auto loss = functional::cross_entropy(scores, batch.target, loss_options);
       check_loss(loss.item<double>(), step);
       loss.backward();  // the gradients of all ranks are averaged here
       optimizer.step();
+      schedule.step();
       results.add(loss.item<double>(), scores, batch.target);
       // As if all ranks had seen what this one has.
       progress.step(batch.target.size(0) * group.size(), [&] {
@@ -164,20 +159,23 @@ int train(const Options& options, std::chrono::steady_clock::time_point start) {
   }
   net->to(device);
   Model model(net, group);
-  torch::optim::SGD optimizer(model->parameters(), torch::optim::SGDOptions(options.learning_rate)
-                                                       .momentum(options.momentum)
-                                                       .nesterov(options.momentum > 0)
-                                                       .weight_decay(options.weight_decay));
+  lockstep::optim::SGD optimizer(model->parameters(),
+                                 lockstep::optim::SGDOptions(options.learning_rate)
+                                     .momentum(options.momentum)
+                                     .nesterov(options.momentum > 0)
+                                     .weight_decay(options.weight_decay));
 
   const auto steps_an_epoch = static_cast<int64_t>(train_loader.size());
   Checkpoints checkpoints({options.checkpoints, options.checkpoint_every, options.resume}, group);
-  Trainer trainer{options,    *group,    device,
-                  model,      optimizer, make_learning_rate(options, steps_an_epoch),
-                  checkpoints};
+  const auto warmup = options.warmup_epochs * static_cast<double>(steps_an_epoch);
+  const auto schedule =
+      make_schedule(optimizer, std::llround(warmup), options.epochs * steps_an_epoch);
+  Trainer trainer{options, *group, device, model, optimizer, *schedule, checkpoints};
   int64_t epoch = 0;
   checkpoints.state()
       .add("model", net)
       .add("optimizer", optimizer)
+      .add("schedule", *schedule)
       .add("ddp", model)
       .add("loader", train_loader)
       .add("step", trainer.step)

@@ -8,8 +8,8 @@
 
 namespace lockstep::training {
 
-/// The value that a tensor of one element of a device has at this point of the current stream, on its way to the
-/// CPU.
+/// The value that a tensor of one element of a device has at this point of the current stream, on
+/// its way to the CPU.
 ///
 /// Thread-safety: one thread makes it; afterwards one thread at a time.
 class DeviceScalar {
