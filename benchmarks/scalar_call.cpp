@@ -3,6 +3,7 @@
 // in a row. Prints one line of JSON.
 //
 //   scalar_call [CALLS] [FOLDER]
+#include <lockstep/training/background_writer.h>
 #include <lockstep/training/tensorboard.h>
 
 #include <algorithm>
@@ -12,6 +13,7 @@
 #include <cstdio>
 #include <exception>
 #include <filesystem>
+#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
@@ -71,8 +73,16 @@ std::vector<double> in_bursts(lockstep::training::TensorBoard& board, std::size_
 }
 
 int measure(std::size_t calls, const std::filesystem::path& parent) {
+  namespace training = lockstep::training;
   const Folder folder(parent);
-  lockstep::training::TensorBoard board(folder.path());
+  // A call waits for room as long as it must, so that a busy disk makes it slower and loses
+  // nothing.
+  training::TensorBoard board(
+      folder.path(),
+      training::TensorBoardOptions().writer(std::make_shared<training::BackgroundWriter>(
+          training::BackgroundWriterOptions()
+              .batch_delay(training::TensorBoardOptions().flush_interval())
+              .full_queue_wait(std::chrono::minutes(1)))));
   auto times = in_bursts(board, calls);
   board.flush();  // throws if any was lost: it would have cost less
   const auto start = Clock::now();

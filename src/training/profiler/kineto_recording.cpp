@@ -78,6 +78,7 @@ KinetoRecording::~KinetoRecording() {
 }
 
 void KinetoRecording::prepare() {
+  if (session_) return;
   TORCH_CHECK(!kineto::profilerEnabled() && !kineto::isProfilerEnabledInMainThread(),
               "Profiler: another profiler of LibTorch runs in this process, Python's perhaps; "
               "there can be one at a time");
@@ -93,7 +94,7 @@ void KinetoRecording::prepare() {
 }
 
 void KinetoRecording::start() {
-  if (!session_) prepare();
+  prepare();
   try {
     kineto::enableProfiler(session_->config, session_->wanted);
   } catch (...) {

@@ -34,9 +34,10 @@ class KinetoRecording {
   KinetoRecording(const KinetoRecording&) = delete;
   KinetoRecording& operator=(const KinetoRecording&) = delete;
 
+  /// Does nothing where that was done.
   /// Throws: `c10::Error` where another profiler runs.
   void prepare();
-  /// Prepares first, where that was not done.
+  /// Prepares first.
   /// Throws: as `prepare`.
   void start();
   [[nodiscard]] bool is_recording() const noexcept;

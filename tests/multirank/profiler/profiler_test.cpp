@@ -69,6 +69,16 @@ TEST_F(ProfilerTest, EachCycleHasAFile) {
   EXPECT_EQ(files().size(), static_cast<std::size_t>(2 * group->size()));
 }
 
+TEST_F(ProfilerTest, WarmUpMayTakeSeveralSteps) {
+  Profiler profiler(group, folder, ProfilerOptions().wait(0).warmup(3).active(1));
+  for (int step = 0; step < 4; ++step) {
+    EXPECT_EQ(profiler.is_recording(), step == 3) << step;
+    train_step();
+    profiler.step();
+  }
+  EXPECT_EQ(count(events_of(read_json(trace(3)), "cpu_op"), "aten::linear"), 1);
+}
+
 TEST_F(ProfilerTest, CyclesFollowEachOtherWithoutAPause) {
   {
     Profiler profiler(group, folder, ProfilerOptions().wait(0).warmup(0).active(2).repeat(0));

@@ -5,6 +5,9 @@
 #include <lockstep/training/range.h>
 
 #include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <map>
 #include <string>
 #include <system_error>
 

@@ -4,9 +4,12 @@
 #include <lockstep/training/tensorboard.h>
 #include <torch/torch.h>
 
+#include <atomic>
+
 #include "support/event_files.h"
 #include "support/fake_gpu.h"
 #include "support/raw_safetensors.h"
+#include "support/timed_waits.h"
 
 namespace lockstep::training {
 namespace {
@@ -55,6 +58,23 @@ TEST_F(DeviceBoard, AScalarIsWrittenWhenItHasArrivedAndTheCallWaitsForNothing) {
     EXPECT_EQ(found[i].step, static_cast<std::int64_t>(i) - 1);
     EXPECT_EQ(found[i].scalar(), static_cast<float>(i));
   }
+}
+
+TEST_F(DeviceBoard, AValueIsWrittenWithoutAnotherCall) {
+  TensorBoard board(folder_ / "run");
+  const at::Tensor value = on_device(4);
+  gpu_.run_all();
+  // The copy stays where it is until the thread has asked for it a few times.
+  std::atomic<int> queries{0};
+  gpu_.on_query = [&] { ++queries; };
+  board.scalar("loss", value, 1);
+  EXPECT_TRUE(testing::happens([&] { return queries.load() > 2; }));
+  EXPECT_EQ(values_of(board.file()).size(), 0U);
+  gpu_.run_all();
+  bool is_cut = false;
+  EXPECT_TRUE(testing::happens([&] { return values_of(board.file(), &is_cut).size() == 1; }));
+  board.close();
+  gpu_.on_query = {};
 }
 
 TEST_F(DeviceBoard, WithoutEventsOrPinnedMemoryTheCallWaits) {

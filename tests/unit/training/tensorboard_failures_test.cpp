@@ -5,6 +5,7 @@
 #include <lockstep/core/logging.h>
 #include <lockstep/training/background_writer.h>
 #include <lockstep/training/tensorboard.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <torch/torch.h>
 #include <unistd.h>
@@ -22,6 +23,7 @@
 #include "support/forks.h"
 #include "support/raw_safetensors.h"
 #include "training/background/writer_access.h"
+#include "training/tensorboard/event_file.h"
 
 namespace lockstep::training {
 namespace {
@@ -50,7 +52,10 @@ class FickleDisk final : public native::FileSystem {
     return done;
   }
   int sync(int file) override {
-    return sync_error.load() != 0 ? static_cast<int>(failed(sync_error)) : FileSystem::sync(file);
+    struct stat info {};
+    const bool is_file = FileSystem::examine(file, info) == 0 && S_ISREG(info.st_mode);
+    return is_file && sync_error.load() != 0 ? static_cast<int>(failed(sync_error))
+                                             : FileSystem::sync(file);
   }
 
  private:
@@ -177,6 +182,28 @@ TEST_F(BoardFailures, TooMuchThatWaitsIsLost) {
   disk_.write_error = 0;
   board.flush();
   EXPECT_EQ(values_of(board.file()).size(), 1U);
+}
+
+TEST(EventFileState, HasABoundForWhatWaits) {
+  EventFileState state(10000);
+  const auto park = [&](std::size_t bytes) {
+    ParkedRecord record;
+    record.bytes.assign(bytes, 'x');
+    return state.park(record);
+  };
+  for (int round = 0; round < 3; ++round) {
+    const auto alone = park(20000);
+    ASSERT_TRUE(alone);
+    EXPECT_FALSE(park(1));
+    EXPECT_EQ(state.take(*alone)->bytes.size(), 20000U);
+    EXPECT_FALSE(state.take(*alone));
+    const auto first = park(4000);
+    const auto second = park(4000);
+    ASSERT_TRUE(first && second);
+    EXPECT_FALSE(park(4000));
+    EXPECT_TRUE(state.take(*second));
+    EXPECT_TRUE(state.take(*first));
+  }
 }
 
 TEST_F(BoardFailures, EveryCallToTheDiskMayFailAtTheBegin) {

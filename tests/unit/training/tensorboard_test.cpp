@@ -38,6 +38,14 @@ class TensorBoardTest : public ::testing::Test {
     return values_of(files.at(0));
   }
 
+  /// With a queue of so many bytes, which never overflows, however busy the machine is.
+  static TensorBoardOptions patient(std::int64_t queue_bytes) {
+    return TensorBoardOptions().writer(
+        std::make_shared<BackgroundWriter>(BackgroundWriterOptions()
+                                               .queue_bytes(queue_bytes)
+                                               .full_queue_wait(std::chrono::minutes(1))));
+  }
+
   TemporaryFolder folder_;
 };
 
@@ -257,7 +265,7 @@ TEST_F(TensorBoardTest, NothingIsTakenAfterClose) {
 
 TEST_F(TensorBoardTest, RecordsOfAnySizeKeepTheirOrder) {
   {
-    TensorBoard board(run(), TensorBoardOptions().queue_bytes(4096));
+    TensorBoard board(run(), patient(4096));
     for (int i = 0; i < 200; ++i) {
       board.text("t",
                  std::string(static_cast<std::size_t>(i * i * 7), static_cast<char>('a' + i % 26)),
@@ -278,7 +286,7 @@ TEST_F(TensorBoardTest, SeveralThreadsMayWrite) {
   constexpr int kThreads = 4;
   constexpr int kCalls = 3000;
   {
-    TensorBoard board(run(), TensorBoardOptions().queue_bytes(16384));
+    TensorBoard board(run(), patient(16384));
     std::vector<std::jthread> threads;
     for (int thread = 0; thread < kThreads; ++thread) {
       threads.emplace_back([&board, thread] {
