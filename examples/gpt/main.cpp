@@ -16,6 +16,7 @@
 
 #include <chrono>
 #include <cstdio>
+#include <memory>
 #include <stdexcept>
 #include <string>
 
@@ -79,27 +80,29 @@ int train(const Options& options, Clock::time_point start) {
 
   BatchStream batches(loader, epoch, is_resumed);
   Trainer trainer{options, device, net, model, optimizer, *schedule, average.get()};
-  Report report(options, net, average.get(), windows, device, *group);
+  const auto report = together(*group, [&] {
+    return std::make_unique<Report>(options, net, average.get(), windows, device, *group, step);
+  });
   while (step < options.recipe.steps()) {
     fail_if_asked_to(options, group->rank(), step);
-    report.begin_step();
+    report->begin_step();
     const double loss = trainer.run_step(batches, step);
-    report.end_step(++step, loss);
+    report->end_step(++step, loss);
     if (checkpoints.after_step(step)) {
       group->close();
       return kStoppedExitCode;
     }
   }
-  const double validation_loss = report.validation_loss();
+  const double validation_loss = report->validation_loss();
   if (group->rank() == 0 && !options.save.empty()) {
-    report.save(options.save);
+    report->save(options.save);
   }
   checkpoints.finish();
   group->close();
   if (group->rank() == 0) {
     const std::chrono::duration<double> seconds = Clock::now() - start;
     std::printf("result: validation_loss=%.4f tokens_per_second=%.0f seconds=%.0f ranks=%d\n",
-                validation_loss, report.tokens_per_second(), seconds.count(), group->size());
+                validation_loss, report->tokens_per_second(), seconds.count(), group->size());
   }
   return 0;
 }

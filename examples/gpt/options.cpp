@@ -136,10 +136,14 @@ void add_testing_options(CLI::App& app, Options& options) {
 // What no option can know alone.
 std::string mistake_of(const Options& options) {
   const auto& model = options.model;
-  if (model.width() % model.heads() != 0) return "--width: must be a multiple of --heads";
+  // The width of weights in a file is the file's.
+  if (options.weights.empty() && model.width() % model.heads() != 0)
+    return "--width: must be a multiple of --heads";
   if (options.recipe.warmup() > options.recipe.steps()) return "--warmup: must not exceed --steps";
   if (options.resume && options.checkpoints.empty())
     return "--resume: needs --checkpoints, the folder";
+  if (!options.run_log.empty() && !options.run_log.ends_with(".jsonl"))
+    return "--run-log: must end in .jsonl";
   if (options.sample > 0 && options.prompt.empty()) return "--prompt: must not be empty";
   return "";
 }

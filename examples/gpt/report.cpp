@@ -28,7 +28,7 @@ std::unique_ptr<lockstep::optim::AveragedModel::Swap> averages_of(
 }  // namespace
 
 Report::Report(const Options& options, Gpt& net, lockstep::optim::AveragedModel* average,
-               Loader& windows, c10::Device device, lockstep::ProcessGroup& group)
+               Loader& windows, c10::Device device, lockstep::ProcessGroup& group, int64_t step)
     : options_(options),
       net_(net),
       average_(average),
@@ -36,7 +36,12 @@ Report::Report(const Options& options, Gpt& net, lockstep::optim::AveragedModel*
       device_(device),
       group_(group) {
   if (group.rank() != 0) return;
-  if (!options.tensorboard.empty()) board_.emplace(options.tensorboard);
+  if (!options.tensorboard.empty()) {
+    // Points of steps that are done again are not shown twice.
+    lockstep::training::TensorBoardOptions board;
+    if (step > 0) board.resume_at(step + 1);
+    board_.emplace(options.tensorboard, board);
+  }
   if (!options.run_log.empty()) {
     log_.emplace(std::make_shared<lockstep::training::BackgroundWriter>(), options.run_log);
   }

@@ -24,9 +24,9 @@ class Report {
   using Clock = std::chrono::steady_clock;
 
   /// What is measured is `net`, with the weights of `average` where there is one. All arguments
-  /// outlive this.
+  /// outlive this. The run goes on after `step` steps.
   Report(const Options& options, Gpt& net, lockstep::optim::AveragedModel* average, Loader& windows,
-         c10::Device device, lockstep::ProcessGroup& group);
+         c10::Device device, lockstep::ProcessGroup& group, int64_t step);
 
   /// A step has begun.
   void begin_step() { step_start_ = Clock::now(); }

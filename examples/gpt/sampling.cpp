@@ -19,6 +19,8 @@ torch::Tensor sample_tokens(Gpt& net, const torch::Tensor& prompt, const Samplin
     // What is further back than the model can look is forgotten.
     const auto seen = tokens.slice(0, std::max<int64_t>(0, tokens.size(0) - model.positions()));
     const auto logits = net->forward(seen.unsqueeze(0).to(device))[0][-1].to(torch::kCPU);
+    // A training that diverges says so in its next step.
+    if (!logits.isfinite().all().item<bool>()) return tokens;
     const auto [best, numbers] =
         (logits / options.temperature()).topk(std::min(options.top_k(), model.vocabulary()));
     const auto drawn = best.softmax(0).multinomial(1, /*replacement=*/false, random);

@@ -40,7 +40,11 @@ void write(const std::filesystem::path& path, std::string_view text) {
   file.write(reinterpret_cast<const char*>(tokens.data()),
              static_cast<std::streamsize>(tokens.size() * sizeof(std::uint16_t)));
   file.close();
-  if (!file) throw std::runtime_error(unfinished.string() + ": cannot be written");
+  if (!file) {
+    std::error_code ignored;
+    std::filesystem::remove(unfinished, ignored);
+    throw std::runtime_error(path.string() + ": cannot be written");
+  }
   std::filesystem::rename(unfinished, path);
 }
 

@@ -66,13 +66,24 @@ Arguments parse(int argc, char** argv) {
 
 /// Under its name when all of it is there: a browser may look at the old page meanwhile.
 void write(const std::string& page, const std::filesystem::path& path) {
-  auto temporary = path;
+  std::error_code unknown;
+  const auto kind = std::filesystem::status(path, unknown);
+  if (std::filesystem::exists(kind) && !std::filesystem::is_regular_file(kind)) {
+    // A device, a pipe: not to be replaced by a file. A folder is an error here.
+    std::ofstream other(path, std::ios::binary);
+    other << page;
+    other.close();
+    if (!other) throw std::runtime_error("'" + path.string() + "' cannot be written");
+    return;
+  }
+  const auto target = std::filesystem::weakly_canonical(path);  // of a link, what it names
+  auto temporary = target;
   temporary += ".tmp" + std::to_string(::getpid());
   std::ofstream file(temporary, std::ios::binary);
   file << page;
   file.close();
   std::error_code error;
-  if (file) std::filesystem::rename(temporary, path, error);
+  if (file) std::filesystem::rename(temporary, target, error);
   if (file && !error) return;
   const auto reason = error ? error.message() : std::generic_category().message(errno);
   std::filesystem::remove(temporary, error);

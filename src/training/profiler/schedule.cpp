@@ -2,7 +2,21 @@
 #include <c10/util/Exception.h>
 #include <lockstep/training/profiler.h>
 
+#include <algorithm>
+#include <cstdint>
+
 namespace lockstep::training {
+
+namespace {
+
+// So that sums of them cannot overflow; the job will have ended before.
+constexpr std::int64_t kMostSteps = std::int64_t{1} << 60;
+
+std::int64_t bounded(std::int64_t steps) {
+  return std::min(steps, kMostSteps);
+}
+
+}  // namespace
 
 ProfilerAction scheduled_action(const ProfilerOptions& options, std::int64_t step) {
   TORCH_CHECK(options.wait() >= 0 && options.warmup() >= 0 && options.active() >= 1 &&
@@ -12,13 +26,15 @@ ProfilerAction scheduled_action(const ProfilerOptions& options, std::int64_t ste
               options.skip_first(), "; active is 1 or more, and the others are 0 or more");
   TORCH_CHECK(step >= 0, "scheduled_action: step ", step, "; steps count from 0");
   if (options.only_on_request() || step < options.skip_first()) return ProfilerAction::None;
-  std::int64_t since = step - options.skip_first();
-  if (options.skip_first_wait()) since += options.wait();
-  const std::int64_t cycle = options.wait() + options.warmup() + options.active();
+  const auto wait = bounded(options.wait());
+  const auto warmup = bounded(options.warmup());
+  std::int64_t since = bounded(step - options.skip_first());
+  if (options.skip_first_wait()) since += wait;
+  const std::int64_t cycle = wait + warmup + bounded(options.active());
   if (options.repeat() > 0 && since / cycle >= options.repeat()) return ProfilerAction::None;
   const std::int64_t place = since % cycle;
-  if (place < options.wait()) return ProfilerAction::None;
-  if (place < options.wait() + options.warmup()) return ProfilerAction::Warmup;
+  if (place < wait) return ProfilerAction::None;
+  if (place < wait + warmup) return ProfilerAction::Warmup;
   return place < cycle - 1 ? ProfilerAction::Record : ProfilerAction::RecordAndSave;
 }
 

@@ -98,7 +98,10 @@ Progress::Progress(std::ostream& stream, ProgressOptions options)
 }
 
 Progress::~Progress() {
-  if (drawn_ > 0) stream_ << std::endl;
+  try {
+    if (drawn_ > 0) stream_ << std::endl;
+  } catch (const std::exception&) {  // of a stream with exceptions(): nobody is left to tell
+  }
 }
 
 void Progress::begin_epoch(std::int64_t epoch, std::int64_t steps_done) {
@@ -176,10 +179,12 @@ std::string Progress::tail() const {
   text += "/s";
   const auto of = options_.steps_per_epoch();
   if (of == 0 || steps_here_ == 0) return text;
-  const auto left = std::max<std::int64_t>(0, (options_.epochs() - epoch_) * of - step_);
+  // In floating point: a run without end has as many epochs as an integer holds.
+  const double all = static_cast<double>(options_.epochs() - epoch_) * static_cast<double>(of);
+  const double left = std::max(0.0, all - static_cast<double>(step_));
   const std::chrono::duration<double> passed = options_.clock()() - start_;
   text += ", ";
-  text += format_duration(passed * static_cast<double>(left) / static_cast<double>(steps_here_));
+  text += format_duration(passed * left / static_cast<double>(steps_here_));
   return text + " left";
 }
 

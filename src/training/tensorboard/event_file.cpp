@@ -168,9 +168,10 @@ void EventFile::take_arrived() {
 
 Outlet::TimePoint EventFile::service(TimePoint now) {
   take_arrived();
-  if (now >= retry_at_) write_pending(now);
+  // What failed when the file was closed stays a failure: there is nothing to try again.
+  if (file_.is_open() && now >= retry_at_) write_pending(now);
   const auto next = awaited_.empty() ? TimePoint::max() : now + kArrivalInterval;
-  return failure_.empty() ? next : std::min(next, retry_at_);
+  return failure_.empty() || !file_.is_open() ? next : std::min(next, retry_at_);
 }
 
 void EventFile::write_pending(TimePoint now) {
@@ -207,6 +208,10 @@ void EventFile::write_some() {
   count_written(written);
   if (begin_ == pending_.size()) {
     pending_.clear();
+    begin_ = 0;
+  } else if (begin_ > kMostAtOnce) {  // a disk that takes a little at a time must not keep all
+    pending_.erase(0, begin_);
+    for (auto& end : ends_) end -= begin_;
     begin_ = 0;
   }
 }

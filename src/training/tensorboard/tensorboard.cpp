@@ -307,13 +307,17 @@ void TensorBoard::image(std::string_view tag, const at::Tensor& image, std::int6
 
 void TensorBoard::text(std::string_view tag, std::string_view text, std::int64_t step) {
   impl_->check_call(tag);
-  TORCH_CHECK(text.size() <= kMostText, "TensorBoard::text: the text for '", tag, "' has ",
-              text.size(), " bytes; there may be ", kMostText);
+  const auto check_size = [&](std::size_t bytes) {
+    TORCH_CHECK(bytes <= kMostText, "TensorBoard::text: the text for '", tag, "' has ", bytes,
+                " bytes; there may be ", kMostText);
+  };
+  check_size(text.size());
+  const auto utf8 = is_utf8(text) ? std::string(text) : as_utf8(text);
+  check_size(utf8.size());  // what replaces a byte is longer
   WriterCore* core = impl_->core();
   if (core == nullptr) return;
   std::string record;
-  put_text_event(record, {seconds_now(), step}, tag,
-                 is_utf8(text) ? std::string(text) : as_utf8(text));
+  put_text_event(record, {seconds_now(), step}, tag, utf8);
   impl_->add(*core, std::move(record));
 }
 

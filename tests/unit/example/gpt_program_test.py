@@ -112,6 +112,8 @@ def test_files(context, folder):
     begun = ["--data", folder, "--block", "16", "--weights", saved, "--steps", "1", "--warmup", "0", "--batch-size", "4"]
     Run(context, None, begun).check_error(1, "16", "0 heads")  # 16 columns are no head of 64
     Run(context, None, [*begun, "--heads", "2"]).check_result(1)
+    # The width is the file's, and not the option's, which 3 does not divide.
+    Run(context, None, [*begun, "--heads", "3"]).check_error(1, "3 heads")
     Run(context, None, [*begun, "--heads", "2", "--block", "17"]).check_error(1, "16 positions", "--block 17")
 
 
