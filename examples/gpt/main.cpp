@@ -75,7 +75,8 @@ int train(const Options& options, Clock::time_point start) {
       .add("step", step)
       .add("epoch", epoch);
   if (average) checkpoints.state().add("average", *average);
-  checkpoints.state().add_random_state();
+  // The schedule of a run has its length.
+  checkpoints.state().add_random_state().require("steps", std::to_string(options.recipe.steps()));
   const bool is_resumed = checkpoints.resume();
 
   BatchStream batches(loader, epoch, is_resumed);

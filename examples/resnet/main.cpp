@@ -86,7 +86,7 @@ struct Trainer {
   c10::Device device;
   Model& model;
   torch::optim::Optimizer& optimizer;
-  lockstep::optim::lr_scheduler::LRScheduler& schedule;
+  lockstep::optim::lr_scheduler::LambdaLR& schedule;
   Checkpoints& checkpoints;
   int64_t step = 0;  // counts on from epoch to epoch
   bool is_stopped = false;
@@ -168,14 +168,13 @@ int train(const Options& options, std::chrono::steady_clock::time_point start) {
   const auto steps_an_epoch = static_cast<int64_t>(train_loader.size());
   Checkpoints checkpoints({options.checkpoints, options.checkpoint_every, options.resume}, group);
   const auto warmup = options.warmup_epochs * static_cast<double>(steps_an_epoch);
-  const auto schedule =
-      make_schedule(optimizer, std::llround(warmup), options.epochs * steps_an_epoch);
-  Trainer trainer{options, *group, device, model, optimizer, *schedule, checkpoints};
+  auto schedule = make_schedule(optimizer, std::llround(warmup), options.epochs * steps_an_epoch);
+  Trainer trainer{options, *group, device, model, optimizer, schedule, checkpoints};
   int64_t epoch = 0;
   checkpoints.state()
       .add("model", net)
       .add("optimizer", optimizer)
-      .add("schedule", *schedule)
+      .add("schedule", schedule)
       .add("ddp", model)
       .add("loader", train_loader)
       .add("step", trainer.step)

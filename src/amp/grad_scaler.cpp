@@ -8,6 +8,7 @@
 #include <ATen/ops/zeros.h>
 #include <lockstep/amp/grad_scaler.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <limits>
@@ -27,8 +28,8 @@ constexpr const char* kGrowthInterval = "growth_interval";
 constexpr const char* kGrowthTracker = "_growth_tracker";
 
 void check_scale(double scale) {
-  TORCH_CHECK(scale > 0 && scale <= std::numeric_limits<float>::max(), "GradScaler: the scale is ",
-              scale, "; it must be positive and finite as a float");
+  TORCH_CHECK(scale <= std::numeric_limits<float>::max() && static_cast<float>(scale) > 0,
+              "GradScaler: the scale is ", scale, "; it must be positive and finite as a float");
 }
 void check_growth_factor(double factor) {
   TORCH_CHECK(factor > 1 && std::isfinite(factor), "GradScaler: growth_factor is ", factor,
@@ -214,10 +215,12 @@ bool GradScaler::step(torch::optim::Optimizer& optimizer) {
   TORCH_CHECK(iteration.stage != Stage::Stepped,
               "GradScaler::step: this optimizer has stepped already since the last update()");
   if (iteration.stage == Stage::Ready) unscale(optimizer, iteration);
+  // Nothing has been divided yet, and a refused call leaves nothing behind.
+  if (iteration.found_inf.empty()) iteration.stage = Stage::Ready;
   const bool has_overflow =
       options_.group() ? agree(iteration.found_inf) : found_overflow(iteration);
+  iteration.stage = Stage::Stepped;  // also where the optimizer throws: the ranks have agreed
   if (!has_overflow) optimizer.step();
-  iteration.stage = Stage::Stepped;
   at::autocast::clear_cache();  // it may have the weights of before
   return !has_overflow;
 }
@@ -228,6 +231,7 @@ void GradScaler::update() {
   std::vector<at::Tensor> of_this_rank;
   bool is_of_this_rank = false;
   for (const Iteration& iteration : iterations_) {
+    if (iteration.stage == Stage::Ready) continue;  // of a call that was refused
     const bool is_agreed = iteration.stage == Stage::Stepped || !options_.group();
     auto& list = is_agreed ? known : of_this_rank;
     list.insert(list.end(), iteration.found_inf.begin(), iteration.found_inf.end());
@@ -285,7 +289,10 @@ void GradScaler::set_growth_interval(std::int64_t interval) {
 
 std::map<std::string, at::Tensor> GradScaler::state() const {
   if (!is_enabled()) return {};
-  TORCH_CHECK(iterations_.empty(),
+  const bool is_between = std::any_of(iterations_.begin(), iterations_.end(), [](const auto& one) {
+    return one.stage != Stage::Ready;  // those are of calls that were refused
+  });
+  TORCH_CHECK(!is_between,
               "GradScaler::state: an optimizer has had step() or unscale_(); call update() first");
   const std::int64_t tracker =
       growth_tracker_.defined() ? growth_tracker_.item<std::int64_t>() : init_growth_tracker_;

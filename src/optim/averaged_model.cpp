@@ -35,7 +35,7 @@ std::vector<NamedTensor> tensors_of(const torch::nn::Module& module) {
     for (const auto& item : items) {
       if (!item.value().defined()) continue;
       const auto [place, is_new] = places.emplace(item.value().unsafeGetTensorImpl(), found.size());
-      if (is_new) found.push_back({{}, item.value().detach(), is_buffer});
+      if (is_new) found.push_back({{}, item.value(), is_buffer});
       found[place->second].names.push_back(item.key());
     }
   };
@@ -70,7 +70,7 @@ struct AveragedModel::Core {
       : model(its_model), options(std::move(its_options)) {
     averages = tensors_of(model);
     for (NamedTensor& average : averages) {
-      const at::Tensor copy = average.tensor.clone();
+      const at::Tensor copy = average.tensor.detach().clone();
       average.tensor = options.device() ? copy.to(*options.device()) : copy;
     }
   }
@@ -175,7 +175,8 @@ bool AveragedModel::Core::end_swap() {
     if (averages[i].is_buffer) {
       average.copy_(swapped[i]);
     } else if (is_unchanged) {
-      is_unchanged = have_same_bits(swapped[i].to(average.device()), average);
+      is_unchanged = swapped[i].scalar_type() == of_training[i].scalar_type() &&
+                     have_same_bits(swapped[i].to(average.device()), average);
     }
     swapped[i].copy_(of_training[i]);
   }

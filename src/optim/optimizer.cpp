@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
+#include <ATen/autocast_mode.h>
 #include <ATen/core/grad_mode.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <c10/util/Exception.h>
 #include <lockstep/optim/optimizer.h>
 
@@ -62,6 +64,8 @@ torch::Tensor Optimizer::step(LossClosure closure) {
     loss = closure();
   }
   const at::NoGradGuard without_gradients;
+  // A guard of autocast around the step does not choose the dtype of an update.
+  const c10::impl::ExcludeDispatchKeyGuard without_autocast(c10::autocast_dispatch_keyset);
   std::vector<StateForm> forms;
   for (const auto& group : param_groups_) {
     check(group.options());
@@ -71,8 +75,12 @@ torch::Tensor Optimizer::step(LossClosure closure) {
   plan_->begin(param_groups_, state_, std::move(forms),
                [this](const at::Tensor& parameter) { check_parameter(parameter); });
   begin(plan_->lists());
-  for (auto& list : plan_->lists()) update(param_groups_[list.group].options(), list);
+  for (auto& list : plan_->lists()) {
+    update(param_groups_[list.group].options(), list);
+    UpdatePlan::write_back(list);
+  }
   plan_->finish();
+  at::autocast::clear_cache();  // it may have the weights of before
   return loss;
 }
 

@@ -37,6 +37,7 @@ ParameterState& state_for(const at::Tensor& parameter, UpdatePlan::States& state
   auto* own = dynamic_cast<ParameterState*>(state.get());
   TORCH_CHECK(own != nullptr, "an optimizer's step: the state of a parameter of shape ",
               parameter.sizes(), " is of another kind of optimizer");
+  own->owner = parameter;
   return *own;
 }
 
@@ -50,6 +51,7 @@ void take_written(const at::Tensor& parameter, at::Tensor& master) {
 at::Tensor computed_tensor(const at::Tensor& parameter, ParameterState* state) {
   const auto type = computing_type(parameter.scalar_type());
   if (type == parameter.scalar_type()) {
+    if (state != nullptr) state->master = at::Tensor();  // of the type that it had before
     return parameter.is_non_overlapping_and_dense()
                ? parameter
                : at::empty_like(parameter, parameter.options(), at::MemoryFormat::Contiguous);
@@ -154,7 +156,9 @@ void UpdatePlan::follow_writes(Place& place) {
   auto& computed = list.parameters[place.index];
   if (computed.scalar_type() == list.parameter_type) {
     computed.copy_(place.parameter);
-  } else if (place.parameter._version() != place.version) {
+  } else if (place.parameter._version() != place.version ||
+             place.parameter.const_data_ptr() != place.begin ||
+             !place.parameter.storage().is_alias_of(place.memory)) {  // `set_data` counts nothing
     take_written(place.parameter, computed);
   }
 }
@@ -229,15 +233,21 @@ std::size_t UpdatePlan::list_for(const ParameterList& like) {
   return index;
 }
 
+// Of each list by itself: where a later one fails, parameters and their copies still agree.
+void UpdatePlan::write_back(ParameterList& list) {
+  if (list.is_copied) at::_foreach_copy_(list.originals, list.parameters);
+}
+
 void UpdatePlan::finish() {
-  for (auto& list : lists_) {
-    if (list.is_copied) at::_foreach_copy_(list.originals, list.parameters);
-  }
   for (auto& places : places_) {
     for (auto& place : places) {
       if (!place.has_gradient || place.is_repeated) continue;
       auto& list = lists_[place.list];
-      if (list.is_copied) place.version = place.parameter._version();
+      if (list.is_copied) {
+        place.version = place.parameter._version();
+        place.memory = place.parameter.storage();
+        place.begin = place.parameter.const_data_ptr();
+      }
       if (list.is_first_step) place.state->tensors[0] = list.tensors[0][place.index];
       if (!list.steps.empty()) place.step = place.state->step = list.steps[place.index];
     }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/Storage.h>
 #include <c10/util/DimVector.h>
 #include <lockstep/optim/parameter_state.h>
 #include <torch/optim/optimizer.h>
@@ -30,7 +31,9 @@ class UpdatePlan {
   /// made of has changed. Counts the step in the lists, and not in the states.
   void begin(Groups& groups, States& states, Forms forms, const CheckParameter& check);
   [[nodiscard]] std::vector<ParameterList>& lists() { return lists_; }
-  /// Writes the results where they belong, and counts the step in the states. A step that does not
+  /// Writes what a list has for parameters that have copies in it. Comes after its update.
+  static void write_back(ParameterList& list);
+  /// Puts the results into the states, and counts the step there. A step that does not
   /// come here leaves the lists to be made anew.
   void finish();
   /// Gives the gradients back, so that `zero_grad` frees them.
@@ -48,7 +51,11 @@ class UpdatePlan {
     std::int64_t step = 0;
     at::DimVector sizes;
     at::DimVector strides;
-    std::int64_t version = 0;  // after our last write, for copied ones
+    // After our last write, for copied ones: the memory is kept, so that its address is not used
+    // again.
+    std::int64_t version = 0;
+    c10::Storage memory;
+    const void* begin = nullptr;
   };
 
   [[nodiscard]] bool put_gradients(Groups& groups, States& states, const Forms& forms);

@@ -18,8 +18,8 @@
 
 namespace lockstep::optim {
 
-/// The parameters of a module in two groups. Each of Lockstep's optimizers takes it instead of a
-/// list of parameters.
+/// The parameters of a module in two groups. Each of Lockstep's optimizers but `Muon`, which
+/// takes matrices only, takes it instead of a list of parameters.
 struct LOCKSTEP_API DecayGroups {
   /// No groups. Not an aggregate, so that a list in braces still is a list of parameters.
   DecayGroups() = default;

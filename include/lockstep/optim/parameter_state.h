@@ -28,6 +28,9 @@ struct LOCKSTEP_API ParameterState
   std::array<at::Tensor, kStateTensors> tensors;
   /// The parameter in float32, if the parameter itself is of a shorter type.
   at::Tensor master;
+  /// The parameter itself: it keeps its address, which is the key of its state, as long as the
+  /// state is there.
+  at::Tensor owner;
 };
 
 /// Which tensors an optimizer knows of each parameter of a group.

@@ -8,6 +8,7 @@
 #include <system_error>
 
 #include "files/bounded_view.h"
+#include "optim/lr_scheduler/python_arithmetic.h"
 
 namespace lockstep::optim::lr_scheduler {
 namespace {
@@ -59,6 +60,7 @@ std::int64_t StateReader::integer_of(const char* key, const std::string& text) c
   const auto value = number_in<std::int64_t>(text);
   TORCH_CHECK(value, "the state of a ", schedule_, ": '", key, "' is ", files::in_quotes(text),
               ", which is no whole number");
+  check_size(schedule_.c_str(), key, *value);
   return *value;
 }
 

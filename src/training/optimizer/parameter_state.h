@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/util/Exception.h>
 
 #include <cstdint>
 #include <deque>
@@ -57,7 +58,11 @@ class StateReader {
   void floating(const char* key, at::Tensor& value, bool is_required);
   void flat(const char* key, at::Tensor& value);
   void scalar(const char* key, at::Tensor& value);
-  void count(const char* key, std::int64_t& value) { integer(key, value); }
+  void count(const char* key, std::int64_t& value) {
+    integer(key, value);
+    TORCH_CHECK(value >= 0, "the state of the optimizer: '", prefix_, key, "' is ", value,
+                "; steps are counted from 0");
+  }
   void integer(const char* key, std::int64_t& value);
   void number(const char* key, double& value);
   void flats(const char* key, std::deque<at::Tensor>& values) {

@@ -170,13 +170,29 @@ TEST(GradScalerCalls, RefuseGradientsInHalfAndChangeNone) {
   scaler.scale(good.sum() + bad.sum().to(torch::kFloat)).backward();
   expect_refusal([&] { scaler.step(optimizer); }, "is in Half");
   EXPECT_EQ(good.grad().item<float>(), 4);
+  // A refused call leaves nothing behind.
+  EXPECT_EQ(scaler.state().size(), 5U);
+  torch::optim::SGD other(std::vector<Tensor>{good}, 1.0);
+  EXPECT_TRUE(scaler.step(other));
+  scaler.update();
+}
+
+TEST(GradScalerCalls, AStepWithoutGradientsMayBeTriedAgain) {
+  GradScaler scaler(GradScalerOptions().init_scale(4));
+  const auto weight = torch::zeros({1}).requires_grad_();
+  torch::optim::SGD optimizer(std::vector<Tensor>{weight}, 1.0);
+  const auto loss = scaler.scale(weight.sum());
+  expect_refusal([&] { scaler.step(optimizer); }, "no parameter of this optimizer has a gradient");
+  loss.backward();
+  EXPECT_TRUE(scaler.step(optimizer));
+  EXPECT_EQ(weight.item<float>(), -1);
 }
 
 TEST(GradScalerCalls, RefuseOptionsOutOfRange) {
   const auto refuse = [](const GradScalerOptions& options, const std::string& part) {
     expect_refusal([&] { const GradScaler scaler(options); }, part);
   };
-  for (const double scale : {0.0, -1.0, HUGE_VAL, 1e39, std::nan("")}) {
+  for (const double scale : {0.0, -1.0, HUGE_VAL, 1e39, 1e-50, std::nan("")}) {
     refuse(GradScalerOptions().init_scale(scale), "it must be positive and finite");
   }
   refuse(GradScalerOptions().growth_factor(1), "growth_factor is 1; it must be above 1");

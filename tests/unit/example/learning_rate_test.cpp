@@ -13,12 +13,12 @@ namespace {
 std::vector<double> rates(double peak, int64_t warmup_steps, int64_t total_steps) {
   torch::optim::SGD optimizer({torch::zeros({1}, torch::requires_grad())},
                               torch::optim::SGDOptions(peak));
-  const auto schedule = make_schedule(optimizer, warmup_steps, total_steps);
+  auto schedule = make_schedule(optimizer, warmup_steps, total_steps);
   std::vector<double> all;
   for (int64_t step = 0; step <= total_steps; ++step) {
     all.push_back(optimizer.param_groups()[0].options().get_lr());
     optimizer.step();
-    if (step < total_steps) schedule->step();
+    if (step < total_steps) schedule.step();
   }
   return all;
 }

@@ -200,6 +200,21 @@ TEST(AveragedModelSwap, IsNoPlaceForTraining) {
   ema.update();
 }
 
+TEST(AveragedModelSwap, FollowsMemoryThatIsReplaced) {
+  torch::nn::Linear net(3, 4);
+  fill(*net, 1);
+  AveragedModel ema(net, ema_options());
+  ema.update();
+  fill(*net, 2);
+  {
+    const auto guard = ema.swap();
+    for (auto& parameter : net->parameters()) parameter.set_data(parameter.detach().clone());
+    EXPECT_EQ(net->weight[0][0].item<double>(), 1);
+  }
+  EXPECT_EQ(net->weight[0][0].item<double>(), 2);
+  ema.update();  // nothing was trained meanwhile
+}
+
 TEST(AveragedModelSwap, FailsABackwardOfAGraphFromBefore) {
   torch::nn::Linear net(2, 2);
   AveragedModel ema(net);

@@ -294,6 +294,36 @@ TEST_F(ShorterTypes, CopiesFollowWhatTheProgramWrites) {
   EXPECT_TRUE(torch::allclose(master[1], torch::full({3}, 1 - 4e-4)));
 }
 
+TEST_F(ShorterTypes, CopiesFollowMemoryThatIsReplaced) {
+  for (int i = 0; i < 3; ++i) step();
+  parameter.set_data(torch::full({2, 3}, 5).to(torch::kBFloat16));  // as Module::to does
+  step();
+  EXPECT_TRUE(
+      torch::allclose(optimizer.state_tensor(parameter, "master"), torch::full({2, 3}, 5 - 1e-4)));
+}
+
+TEST_F(ShorterTypes, NoCopyIsLeftOfATypeBefore) {
+  step();
+  parameter.set_data(parameter.to(torch::kFloat));
+  parameter.mutable_grad() = torch::ones({2, 3});
+  optimizer.step();
+  EXPECT_FALSE(optimizer.state_tensor(parameter, "master").defined());
+}
+
+// Autocast chooses for forward, and not for an update.
+TEST(MuonStep, IsNotConvertedByAutocast) {
+  const auto after_a_step = [](bool is_on) {
+    torch::manual_seed(1);
+    const auto parameter = parameter_of(torch::rand({8, 4}));
+    Muon optimizer({parameter}, MuonOptions(0.1).ns_dtype(torch::kFloat));
+    parameter.mutable_grad() = torch::rand({8, 4});
+    const amp::autocast guard(torch::kCPU, torch::kBFloat16, is_on);
+    optimizer.step();
+    return parameter.detach().clone();
+  };
+  EXPECT_TRUE(after_a_step(true).equal(after_a_step(false)));
+}
+
 TEST(DecayGroupsTest, DivideByDimensions) {
   struct Tied : torch::nn::Module {
     Tied() {

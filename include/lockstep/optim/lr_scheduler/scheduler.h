@@ -98,7 +98,8 @@ class LOCKSTEP_API LRScheduler : public Schedule {
  public:
   /// Sets the next rates.
   /// Throws: `c10::Error` where the formula has no value (a division by zero), or the schedule has
-  /// ended; then rates and schedule stay as they are.
+  /// ended; then rates and schedule stay as they are, but for the parts of a
+  /// `ChainedScheduler` before the one that failed.
   virtual void step() = 0;
 
  protected:
