@@ -47,11 +47,18 @@ void take_written(const at::Tensor& parameter, at::Tensor& master) {
   master.copy_(at::where(written, parameter.to(master.scalar_type()), master));
 }
 
+/// A parameter that is converted to a type that needs no copy has none any more.
+void forget_master(const at::Tensor& parameter, UpdatePlan::States& states) {
+  if (computing_type(parameter.scalar_type()) != parameter.scalar_type()) return;
+  const auto found = states.find(parameter.unsafeGetTensorImpl());
+  if (found == states.end()) return;
+  if (auto* own = dynamic_cast<ParameterState*>(found->second.get())) own->master = at::Tensor();
+}
+
 /// The tensor that the operators update for this parameter.
 at::Tensor computed_tensor(const at::Tensor& parameter, ParameterState* state) {
   const auto type = computing_type(parameter.scalar_type());
   if (type == parameter.scalar_type()) {
-    if (state != nullptr) state->master = at::Tensor();  // of the type that it had before
     return parameter.is_non_overlapping_and_dense()
                ? parameter
                : at::empty_like(parameter, parameter.options(), at::MemoryFormat::Contiguous);
@@ -190,6 +197,7 @@ void UpdatePlan::add(std::size_t group, Place& place, States& states) {
   const at::Tensor& gradient = parameter.grad();
   check_gradient(gradient, parameter);
   if (needs_state(form, parameter)) place.state = &state_for(parameter, states);
+  forget_master(parameter, states);
   const auto computed = computed_tensor(parameter, place.state);
   ParameterList like;
   like.group = group;

@@ -40,11 +40,11 @@ struct LOCKSTEP_API StateForm {
     const char* name = nullptr;  ///< the key of Python's optimizer; null: there is none
     bool is_used = true;         ///< whether the options of the group need it
     bool is_required = true;     ///< whether every state of such an optimizer has it
-    double initial_value = 0;
+    double initial_value = 0;    ///< of each element, before the first step
   };
-  std::array<Entry, kStateTensors> tensors;
-  bool counts_steps = false;          ///< whether the state has `step`
-  bool starts_with_gradient = false;  ///< whether the first step fills the first tensor
+  std::array<Entry, kStateTensors> tensors;  ///< in the order of `ParameterState::tensors`
+  bool counts_steps = false;                 ///< whether the state has `step`
+  bool starts_with_gradient = false;         ///< whether the first step fills the first tensor
 };
 
 }  // namespace lockstep::optim
