@@ -102,14 +102,17 @@ TEST(GradScalerCalls, TakeSparseGradients) {
   GradScaler scaler(GradScalerOptions().init_scale(4));
   torch::nn::Embedding words(torch::nn::EmbeddingOptions(5, 2).sparse(true));
   torch::optim::SGD optimizer(words->parameters(), 1.0);
-  const auto before = words->weight.detach().clone();
+  {
+    const torch::NoGradGuard no_gradients;
+    words->weight.zero_();
+  }
   const auto indices = torch::tensor({3, 1, 3});
   scaler.scale(words->forward(indices).sum()).backward();
   scaler.unscale_(optimizer);
   ASSERT_TRUE(words->weight.grad().is_sparse());
   EXPECT_EQ(words->weight.grad().to_dense()[3][0].item<float>(), 2);
   EXPECT_TRUE(scaler.step(optimizer));
-  EXPECT_EQ((words->weight - before)[3][0].item<float>(), -2);
+  EXPECT_EQ(words->weight[3][0].item<float>(), -2);
   scaler.update();
   optimizer.zero_grad();
   scaler.scale(words->forward(indices).sum() * kInf).backward();
