@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <ATen/ops/_foreach_add.h>
-#include <ATen/ops/_foreach_copy.h>
-#include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/_foreach_norm.h>
 #include <lockstep/optim/lars.h>
 
 #include <memory>
 
+#include "optim/momentum_buffers.h"
 #include "optim/option_checks.h"
 #include "optim/pieces.h"
 #include "optim/trust_ratio.h"
@@ -33,22 +32,9 @@ std::vector<at::Tensor> lars_gradients(const LARSOptions& options, const ListPie
 }
 
 void update_lars_piece(const LARSOptions& options, ListPiece& piece, bool is_first_step) {
-  auto gradients = lars_gradients(options, piece);
-  if (options.momentum() != 0) {
-    auto& buffers = piece.tensors[0];
-    if (is_first_step) {
-      at::_foreach_copy_(buffers, gradients);
-    } else {
-      at::_foreach_mul_(buffers, options.momentum());
-      at::_foreach_add_(buffers, gradients, 1 - options.dampening());
-    }
-    if (options.nesterov()) {
-      at::_foreach_add_(gradients, buffers, options.momentum());
-    } else {
-      gradients = buffers;
-    }
-  }
-  at::_foreach_add_(piece.parameters, gradients, -options.lr());
+  const auto gradients = lars_gradients(options, piece);
+  const auto direction = follow_momentum(options, gradients, piece.tensors[0], is_first_step);
+  at::_foreach_add_(piece.parameters, direction, -options.lr());
 }
 
 }  // namespace

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <ATen/ops/_foreach_add.h>
-#include <ATen/ops/_foreach_copy.h>
-#include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/_foreach_neg.h>
 #include <ATen/ops/_fused_sgd.h>
 #include <lockstep/optim/sgd.h>
 
 #include <memory>
 
+#include "optim/momentum_buffers.h"
 #include "optim/option_checks.h"
 #include "optim/pieces.h"
 
@@ -21,18 +20,8 @@ void update_sgd_piece(const SGDOptions& options, ListPiece& piece, bool is_first
   if (options.weight_decay() != 0) {
     gradients = at::_foreach_add(gradients, piece.parameters, options.weight_decay());
   }
-  if (options.momentum() != 0) {
-    auto& buffers = piece.tensors[0];
-    if (is_first_step) {
-      at::_foreach_copy_(buffers, gradients);
-    } else {
-      at::_foreach_mul_(buffers, options.momentum());
-      at::_foreach_add_(buffers, gradients, 1 - options.dampening());
-    }
-    gradients =
-        options.nesterov() ? at::_foreach_add(gradients, buffers, options.momentum()) : buffers;
-  }
-  at::_foreach_add_(piece.parameters, gradients, -options.lr());
+  const auto direction = follow_momentum(options, gradients, piece.tensors[0], is_first_step);
+  at::_foreach_add_(piece.parameters, direction, -options.lr());
 }
 
 }  // namespace
