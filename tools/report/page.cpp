@@ -60,6 +60,7 @@ std::string page_of(const std::filesystem::path& folder) {
     return path.lexically_relative(folder).string();
   };
   RunData data;
+  data.notes = found.notes;
   for (const auto& path : found.logs) read_run_log(path, name_of(path), data);
   auto files = data.files;
   std::vector<PrometheusTable> tables;

@@ -46,7 +46,21 @@ void add_value(RunData& data, const std::string& name, std::int64_t rank, const 
   }
 }
 
-bool add_line(std::string_view line, RunData& data) {
+/// Two logs of one rank are of two runs, or of a run that went on in another folder: a step of the
+/// later replaces that of the earlier, which nobody would see.
+void note_other_log(RunData& data, std::int64_t rank, const std::string& log) {
+  const auto [known, is_new] = data.logs.emplace(rank, log);
+  if (is_new || known->second == log) return;
+  if (data.notes.size() < kMostNotes) {
+    data.notes.push_back("Rank " + std::to_string(rank) + " has lines in '" + known->second +
+                         "' and in '" + log +
+                         "'; from the first step of the latter on, only those are shown. If they "
+                         "are of two runs, make a report of each folder.");
+  }
+  known->second = log;
+}
+
+bool add_line(std::string_view line, const std::string& log, RunData& data) {
   const auto object = json::parse(line, nullptr, /*allow_exceptions=*/false);
   if (!object.is_object()) return false;
   if (const auto note = object.find("lockstep"); note != object.end() && note->is_string()) {
@@ -66,6 +80,7 @@ bool add_line(std::string_view line, RunData& data) {
   data.first_time = data.ranks.empty() ? at.time : std::min(data.first_time, at.time);
   data.last_time = data.ranks.empty() ? at.time : std::max(data.last_time, at.time);
   data.ranks.insert(number);
+  note_other_log(data, number, log);
   for (const auto& [name, value] : object.items()) {
     if (name != "t" && name != "step" && name != "rank") add_value(data, name, number, value, at);
   }
@@ -115,8 +130,9 @@ std::vector<Point> thinned(const std::vector<Point>& points, std::size_t most) {
 
 void read_run_log(const std::filesystem::path& path, const std::string& name, RunData& data) {
   FileNote note{name, 0, 0};
+  const auto log = log_base(name);
   note.unused = for_each_line(path, [&](std::string_view line) {
-    const bool is_used = add_line(line, data);
+    const bool is_used = add_line(line, log, data);
     note.lines += is_used ? 1 : 0;
     return is_used;
   });

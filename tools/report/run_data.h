@@ -47,6 +47,7 @@ struct RunData {
   std::map<std::string, ByRank<Series>> numbers;
   std::map<std::string, ByRank<std::string>> texts;  ///< the last ones
   std::set<std::int64_t> ranks;
+  ByRank<std::string> logs;        ///< the last that had lines of a rank, without rotation's part
   std::vector<std::string> notes;  ///< of the writers: that lines were lost, and why
   std::vector<FileNote> files;
   std::uint64_t left_out = 0;  ///< values of further names, beyond what a page can show

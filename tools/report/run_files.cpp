@@ -39,7 +39,15 @@ void look_into(const fs::path& folder, int depth, std::size_t& entries, RunFiles
   std::vector<fs::path> folders;
   for (fs::directory_iterator entry(folder, error), end; !error && entry != end;
        entry.increment(error)) {
-    if (++entries > kMostEntries) return;
+    if (++entries > kMostEntries) {
+      // Once: the folders around see the same count.
+      if (entries == kMostEntries + 1) {
+        found.notes.push_back("The run has more than " + std::to_string(kMostEntries) +
+                              " files and folders; those behind the first " +
+                              std::to_string(kMostEntries) + " were left out.");
+      }
+      return;
+    }
     const auto name = entry->path().filename().string();
     std::error_code status_error;
     const auto status = entry->symlink_status(status_error);
@@ -61,6 +69,10 @@ void look_into(const fs::path& folder, int depth, std::size_t& entries, RunFiles
     throw std::runtime_error("the folder '" + folder.string() +
                              "' cannot be read: " + error.message());
   }
+  if (error) {
+    found.notes.push_back("The folder '" + folder.string() +
+                          "' was left out, since it cannot be read: " + error.message() + ".");
+  }
   for (const auto& inner : folders) look_into(inner, depth + 1, entries, found);
 }
 
@@ -71,6 +83,10 @@ auto order_of(const fs::path& path) {
 }
 
 }  // namespace
+
+std::string log_base(const std::string& name) {
+  return name.substr(0, name.find(".jsonl"));
+}
 
 RunFiles find_run_files(const fs::path& folder) {
   std::error_code error;

@@ -15,14 +15,19 @@ struct RunFiles {
   std::vector<std::filesystem::path> logs;  ///< rotated ones before those that they came from
   std::vector<std::filesystem::path> prometheus;
   std::vector<std::filesystem::path> manifests;
+  std::vector<std::string> notes;  ///< what was left out, and why
 
   [[nodiscard]] bool is_empty() const {
     return logs.empty() && prometheus.empty() && manifests.empty();
   }
 };
 
+/// A log's name without the part that rotation has added: those of one base are one log.
+[[nodiscard]] std::string log_base(const std::string& name);
+
 /// Throws: `std::runtime_error` for a folder that is not there, that cannot be read, or that has
-/// none of these files.
+/// none of these files. An inner folder that cannot be read, and what is beyond 100,000 entries,
+/// are left out with a note.
 [[nodiscard]] RunFiles find_run_files(const std::filesystem::path& folder);
 
 /// Lines that are too long are of no program of ours.

@@ -193,6 +193,36 @@ class ReportTest(unittest.TestCase):
         self.assertIn("12 lines were lost here: no <room>", page.all_text())
         self.assertEqual(page.table("file"), [["rank0.jsonl", "2", "0"]])
 
+    def test_two_logs_of_one_rank_are_told(self):
+        self.write("first/rank0.jsonl", line(1, x=1))
+        self.write("second/rank0.jsonl", line(1, x=2) + line(2, x=3))
+        self.assertEqual(self.page().all_text().count("Rank 0 has lines in 'first/rank0' and in 'second/rank0'"), 1)
+
+    def test_a_rotated_log_is_no_other_log(self):
+        self.write("rank0.jsonl.1", line(1, x=1))
+        self.write("rank0.jsonl", line(2, x=2))
+        self.assertNotIn("has lines in", self.page().all_text())
+
+    def test_files_beyond_the_limit_are_told(self):
+        self.write("rank0.jsonl", line(1, x=1))
+        for number in range(100_000):
+            self.write(f"many/{number}", "")
+        self.assertEqual(self.page().all_text().count("more than 100000 files and folders"), 1)
+
+    def test_a_folder_that_cannot_be_read_is_told(self):
+        if os.geteuid() != 0:
+            self.skipTest("needs root, to run the program as somebody who may not read a folder")
+        program = Path(self.temporary.name) / "report"
+        shutil.copy(PROGRAM, program)  # where anybody may run it
+        for folder in (Path(self.temporary.name), self.folder):
+            folder.chmod(0o755)
+        self.write("rank0.jsonl", line(1, x=1))
+        (self.folder / "secret").mkdir(mode=0o700)
+        done = subprocess.run([program, self.folder, "-o", "-"], capture_output=True, text=True, timeout=60, user=65534, group=65534,
+                              extra_groups=[])
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.assertIn("secret' was left out, since it cannot be read", Page(done.stdout).all_text())
+
     def test_everything_of_the_files_is_text(self):
         evil = "</svg><script>alert('1')</script>\"&\u202e\x1b"
         shown = "</svg><script>alert('1')</script>\"&\ufffd\ufffd"
