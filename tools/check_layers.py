@@ -72,6 +72,7 @@ UNIT_OF = {
     "comm/call_options": "comm/interface/call_options",
     "comm/future": "comm/interface/future",
     "comm/init": "comm/bootstrap/init",
+    "comm/mesh": "comm/group/mesh",
     "comm/options": "comm/interface/options",
     "comm/process_group": "comm/group/process_group",
     "comm/types": "comm/collective/types",
