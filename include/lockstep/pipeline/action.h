@@ -42,6 +42,18 @@ struct Action {
   bool operator==(const Action&) const = default;
 };
 
+/// An action and its time.
+///
+/// Thread-safety: a value.
+struct TimedAction {
+  /// What was computed.
+  Action action;
+  /// When it began; the first action of all begins at 0.
+  double start = 0;
+  /// When it ended.
+  double end = 0;
+};
+
 /// The text of PyTorch's schedules: stage, kind, microbatch, as in `2F0` and `1I3`.
 [[nodiscard]] LOCKSTEP_API std::string to_string(const Action& action);
 /// Writes `to_string(action)`.

@@ -55,41 +55,48 @@ class LOCKSTEP_API Plan {
   /// Throws: `c10::Error` for a stage that does not exist, or has no such action.
   [[nodiscard]] Action last_backward(std::int64_t stage) const;
 
-  /// What this rank does in order, with messages. A receive is posted before the action that comes
-  /// before the one that uses its message, so that the message can travel meanwhile, and no
-  /// earlier: a receive that is posted too early holds up, on some backends, what comes behind it.
-  /// A message between two stages of one rank does not appear. Throws: `c10::Error` for a rank that
-  /// does not exist.
+  /// What this rank does in order, with messages.
+  ///
+  /// A receive is posted before the action during which its message would come, if all actions took
+  /// the same time and a `B` took twice as long. That is at least one action before the message is
+  /// used, so it can travel meanwhile, and no sender has to wait. It is not posted earlier: on some
+  /// backends, a receive that waits holds up what comes behind it. Between two ranks, messages of a
+  /// kind are posted in the order in which they are sent. A message between two stages of one rank
+  /// does not appear.
+  /// Throws: `c10::Error` for a rank that does not exist, and as `check()`.
   [[nodiscard]] std::vector<Step> steps(std::int64_t rank) const;
 
   /// The most inputs of this stage that exist at once, whatever the speed of the ranks: each from
   /// the begin of the forward that makes it, in the stage before, until the backward of this stage
-  /// has ended with which it dies (`B` or `W`). With so many places for them, nobody ever waits for
-  /// a free one. Inputs of stage 0 count from its own forward on. Throws: `c10::Error` for a stage
-  /// that does not exist, and as `check()`.
+  /// has ended with which it dies (`B` or `W`). With so many places for them, no rank ever waits
+  /// for a free one. Inputs of stage 0 count from its own forward on.
+  /// Throws: `c10::Error` for a stage that does not exist, and as `check()`.
   [[nodiscard]] std::int64_t peak_in_flight(std::int64_t stage) const;
   /// The same for gradients of this stage's output: each from the begin of the backward that makes
   /// it, in the stage behind, until the backward of this stage has ended with which it dies. The
-  /// last stage gets none. Throws: as `peak_in_flight`.
+  /// last stage gets none.
+  /// Throws: as `peak_in_flight`.
   [[nodiscard]] std::int64_t peak_gradients_in_flight(std::int64_t stage) const;
 
-  /// Proves that the plan can run: each stage has each microbatch once, forward before backward and
-  /// `I` before `W`; and no rank waits for ever, neither where sends go on without waiting and
-  /// messages of a kind between two ranks arrive in the order of their sends, nor where a send
-  /// waits until its receive is posted and nothing is buffered. Throws: `c10::Error` which says
-  /// what is missing or double, or which action of which rank waits for what.
+  /// Proves that the plan can run. Each stage has each microbatch once, forward before backward and
+  /// `I` before `W`. No rank waits for ever: neither where sends go on without waiting, nor where
+  /// nothing is buffered and each send waits until its receive is posted.
+  /// Throws: `c10::Error` which says what is missing or double, or which action of which rank waits
+  /// for what.
   void check() const;
 
   /// What becomes of it when actions take these times. Each rank begins an action when its own
-  /// action before and the one on whose result it depends have ended. Throws: `c10::Error` for
-  /// costs that are negative or no numbers, another number of stages, and as `check()`.
+  /// action before and the one on whose result it depends have ended.
+  /// Throws: `c10::Error` for costs that are negative or not finite, for entries of other stages,
+  /// and as `check()`.
   [[nodiscard]] Simulation simulate(const SimulationCosts& costs) const;
   /// The same with a time for each action, for which `duration` is asked once.
   /// Throws: as the other one.
   [[nodiscard]] Simulation simulate(const std::function<double(const Action&)>& duration,
                                     double transfer = 0) const;
 
-  /// A grid, one line a rank, in which each action takes one column.
+  /// A grid, one line a rank, in which each action takes one column. The ranks of a plan that fails
+  /// `check()` do not wait for each other in it.
   [[nodiscard]] std::string to_text() const;
   /// PyTorch's form: one line a rank, actions with commas between them. `from_csv` reads it.
   [[nodiscard]] std::string to_csv() const;

@@ -52,18 +52,6 @@ struct SimulationCosts {
   std::vector<StageCosts> stages = {};
 };
 
-/// An action and its time.
-///
-/// Thread-safety: a value.
-struct TimedAction {
-  /// What was computed.
-  Action action;
-  /// When it began; the first action of all begins at 0.
-  double start = 0;
-  /// When it ended.
-  double end = 0;
-};
-
 /// What becomes of a plan whose actions take given times.
 ///
 /// Thread-safety: a value.
