@@ -26,6 +26,11 @@
 #include <lockstep/optim/rmsprop.h>
 #include <lockstep/optim/sgd.h>
 #include <lockstep/optim/update_bn.h>
+#include <lockstep/pipeline/action.h>
+#include <lockstep/pipeline/plan.h>
+#include <lockstep/pipeline/schedule.h>
+#include <lockstep/pipeline/simulation.h>
+#include <lockstep/pipeline/step.h>
 #include <lockstep/training/background_writer.h>
 #include <lockstep/training/checkpointer.h>
 #include <lockstep/training/load_state.h>

@@ -57,6 +57,14 @@ std::int64_t peak_held_of(const std::vector<Action>& actions) {
   return peak;
 }
 
+/// 1, unless lines become so long by it that nobody reads them.
+double unit_of_columns(const std::vector<std::vector<TimedAction>>& times) {
+  constexpr double kMostColumns = 4096;
+  double unit = 1;
+  for (const auto& row : times) unit = std::max(unit, row.back().end / kMostColumns);
+  return unit;
+}
+
 }  // namespace
 
 Simulation Plan::simulate(const SimulationCosts& costs) const {
@@ -89,6 +97,8 @@ Simulation Plan::simulate(const std::function<double(const Action&)>& duration,
   for (const auto& row : result.timeline) {
     result.duration = std::max(result.duration, row.back().end);
   }
+  TORCH_CHECK(std::isfinite(result.duration), "simulating a pipeline: the times add up to more ",
+              "than a number can hold");
   for (const auto& row : result.timeline) {
     double busy = 0;
     for (const TimedAction& timed : row) busy += timed.end - timed.start;
@@ -103,20 +113,20 @@ Simulation Plan::simulate(const std::function<double(const Action&)>& duration,
 }
 
 std::string Plan::to_text() const {
+  const auto equal = [](const Action& /*action*/) { return 1.0; };
+  std::vector<std::vector<TimedAction>> times;
   if (is_runnable(*this)) {
-    return grid_of(timeline_of(
-                       *this, [](const Action& /*action*/) { return 1.0; }, 0),
-                   1);
+    times = timeline_of(*this, equal, 0);
+    return grid_of(times, unit_of_columns(times));
   }
-  std::vector<std::vector<TimedAction>> without_waits;
   for (const auto& row : actions_) {
-    auto& times = without_waits.emplace_back();
+    auto& without_waits = times.emplace_back();
     for (const Action& action : row) {
-      const auto start = static_cast<double>(times.size());
-      times.push_back({action, start, start + 1});
+      const auto start = static_cast<double>(without_waits.size());
+      without_waits.push_back({action, start, start + 1});
     }
   }
-  return grid_of(without_waits, 1);
+  return grid_of(times, unit_of_columns(times));
 }
 
 std::ostream& operator<<(std::ostream& out, const Plan& plan) {
