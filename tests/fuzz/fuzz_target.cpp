@@ -14,7 +14,7 @@ namespace lockstep::fuzz {
 
 std::vector<FuzzTarget> fuzz_targets() {
   auto targets = reader_targets();
-  for (auto more : {image_targets(), training_targets()}) {
+  for (auto more : {image_targets(), pipeline_targets(), training_targets()}) {
     targets.insert(targets.end(), std::make_move_iterator(more.begin()),
                    std::make_move_iterator(more.end()));
   }

@@ -23,6 +23,7 @@ struct FuzzTarget {
 
 std::vector<FuzzTarget> reader_targets();
 std::vector<FuzzTarget> image_targets();
+std::vector<FuzzTarget> pipeline_targets();
 std::vector<FuzzTarget> training_targets();
 /// All of them. Drivers take their targets from here.
 std::vector<FuzzTarget> fuzz_targets();
