@@ -108,8 +108,18 @@ CASES = (
 )
 
 
+def with_all_cells(rows, microbatches):
+    """What PyTorch writes by `_dump_csv` with messages: the same order with everything that its passes add."""
+    orders = {rank: [S._Action.from_str(text) for text in row] for rank, row in enumerate(rows)}
+    rank_of = {action.stage_index: rank for rank, order in orders.items() for action in order}
+    orders = {rank: S._add_reduce_grad(S._add_unshard_reshard(order), microbatches) for rank, order in orders.items()}
+    orders = S._add_send_recv(orders, rank_of.__getitem__, len(rank_of))
+    return [[str(action) for action in orders[rank]] for rank in sorted(orders)]
+
+
 def write_orders(path):
-    """A line of name and size, then a line a rank; or the line alone with "refused"."""
+    """A line of name and size, then a line a rank; or the line alone with "refused". For some sizes the same once more with
+    "lowered", and PyTorch's messages between the actions."""
     lowering = S._PipelineScheduleRuntime._prepare_schedule_with_comms
     # The messages of its own plans are not needed, and take most of the time.
     S._PipelineScheduleRuntime._prepare_schedule_with_comms = S.PipelineScheduleMulti._validate_and_set_stage_mapping
@@ -125,6 +135,9 @@ def write_orders(path):
                             rows = None
                         file.write(f"{name} {ranks} {stages_a_rank} {microbatches}{'' if rows else ' refused'}\n")
                         file.writelines(",".join(row) + "\n" for row in rows or ())
+                        if rows and ranks in (2, 3) and microbatches <= 6:
+                            file.write(f"{name} {ranks} {stages_a_rank} {microbatches} lowered\n")
+                            file.writelines(",".join(row) + "\n" for row in with_all_cells(rows, microbatches))
                         counts[name, bool(rows)] = counts.get((name, bool(rows)), 0) + 1
     S._PipelineScheduleRuntime._prepare_schedule_with_comms = lowering
     return counts

@@ -24,16 +24,17 @@ TEST(PipelinePythonParity, PlansHaveTheOrdersOfPyTorch) {
   std::ofstream plans(plans_path);
   int made = 0;
   int refused = 0;
+  int lowered = 0;
   for (std::string line; std::getline(orders, line);) {
     SCOPED_TRACE(line);
     std::istringstream words(line);
-    std::string name, refusal;
+    std::string name, kind;
     std::int64_t ranks = 0, stages_per_rank = 0, microbatches = 0;
-    words >> name >> ranks >> stages_per_rank >> microbatches >> refusal;
+    words >> name >> ranks >> stages_per_rank >> microbatches >> kind;
     const auto make = [&] {
       return schedule_named(name).plan(ranks, stages_per_rank, microbatches);
     };
-    if (!refusal.empty()) {
+    if (kind == "refused") {
       testing::expect_refusal([&] { static_cast<void>(make()); }, "the pipeline schedule");
       ++refused;
       continue;
@@ -45,6 +46,11 @@ TEST(PipelinePythonParity, PlansHaveTheOrdersOfPyTorch) {
       expected += '\n';
     }
     const Plan plan = make();
+    if (kind == "lowered") {
+      EXPECT_EQ(Plan::from_csv(expected), plan);
+      ++lowered;
+      continue;
+    }
     ASSERT_EQ(plan.to_csv(), expected);
     EXPECT_EQ(Plan::from_csv(expected), plan);
     plans << ranks << ',' << stages_per_rank << ',' << microbatches << '\n' << plan.to_csv();
@@ -52,6 +58,7 @@ TEST(PipelinePythonParity, PlansHaveTheOrdersOfPyTorch) {
   }
   EXPECT_GT(made, 800);
   EXPECT_GT(refused, 200);
+  EXPECT_GT(lowered, 80);
   plans.close();
   EXPECT_TRUE(plans.good());
 }

@@ -51,6 +51,8 @@ TEST(PipelinePlan, KnowsItsSizes) {
   EXPECT_EQ(plan.actions(1)[2], (Action{ActionKind::BackwardInput, 2, 0}));
   EXPECT_TRUE(plan.has_split_backward());
   EXPECT_EQ(plan.last_backward(1), (Action{ActionKind::BackwardWeight, 1, 0}));
+  EXPECT_EQ(plan.last_backward(0), (Action{ActionKind::Backward, 0, 0}));
+  EXPECT_EQ(plan.last_backward(2), (Action{ActionKind::BackwardWeight, 2, 0}));
   EXPECT_EQ(plan.last_backward(3), (Action{ActionKind::Backward, 3, 0}));
   EXPECT_FALSE(Plan::from_csv("0F0,0B0\n").has_split_backward());
   plan.check();
@@ -146,7 +148,9 @@ TEST(PipelinePlan, NamesNoMoreThanEightRanksThatWait) {
       csv += piece == "B1" ? '\n' : ',';
     }
   }
-  refuse_plan(csv, "; and more ranks");
+  refuse_plan(csv,
+              "rank 7 waits before 7F1 (its action 1) for the result of 6F1 (action 1 of rank 6); "
+              "and more ranks");
 }
 
 TEST(PipelinePlan, TheOrderThatPyTorchPrintsFor1F1BCannotRun) {

@@ -194,6 +194,7 @@ TEST(PipelineSimulation, TakesCostsOfStagesAndOfTransfers) {
   // The second rank waits 1, works 2 * 6; the first one's last backward comes behind.
   EXPECT_EQ(plan.simulate(costs).duration, 1 + 12 + 2);
   EXPECT_EQ(plan.simulate(costs).idle, (std::vector<double>{15 - 6, 15 - 12}));
+  EXPECT_EQ(plan.simulate(costs).bubble, 9.0 / 15);
   costs.transfer = 0.5;
   EXPECT_EQ(plan.simulate(costs).duration, 1 + 0.5 + 12 + 0.5 + 2);
   costs.stages[1].backward = 3;

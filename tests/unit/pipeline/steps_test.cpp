@@ -13,6 +13,8 @@
 #include <utility>
 #include <vector>
 
+#include "pipeline/schedule/rendezvous.h"
+#include "support/expected_errors.h"
 #include "unit/pipeline/schedule_sizes.h"
 
 namespace lockstep::pipeline {
@@ -154,21 +156,43 @@ TEST(PipelineSteps, EndWhereNothingIsBuffered) {
   }
 }
 
-TEST(PipelineSteps, AreFoundToHangWhereReceivesArePostedTooLate) {
-  // The test above can fail: 1F1B with each receive posted where it is waited for.
-  std::mt19937 random(3);
-  auto rows = steps_of(one_f_one_b().plan(2, 1, 4));
-  for (auto& row : rows) {
+/// Each receive is posted where it is waited for.
+StepRows with_late_receives(const StepRows& rows) {
+  StepRows late_rows;
+  for (const auto& row : rows) {
     std::map<MessageName, Step> posts;
-    std::vector<Step> late;
+    auto& late = late_rows.emplace_back();
     for (const Step& step : row) {
       if (step.kind == StepKind::PostReceive) posts[name_of(step)] = step;
       if (step.kind == StepKind::WaitReceive) late.push_back(posts[name_of(step)]);
       if (step.kind != StepKind::PostReceive) late.push_back(step);
     }
-    row = late;
   }
-  EXPECT_FALSE(end_with_blocking_sends(rows, random));
+  return late_rows;
+}
+
+TEST(PipelineSteps, AreFoundToHangWhereReceivesArePostedTooLate) {
+  const Plan plan = one_f_one_b().plan(2, 1, 4);
+  const auto rows = steps_of(plan);
+  const auto late = with_late_receives(rows);
+  std::mt19937 random(3);
+  EXPECT_FALSE(end_with_blocking_sends(late, random));
+  require_rendezvous(plan, rows);
+  testing::expect_refusal([&] { require_rendezvous(plan, late); },
+                          "never ends where a send waits for its receive: rank 0 waits in 0SEND_F1 "
+                          "for rank 1");
+  // And where one is missing.
+  auto without = rows;
+  without[1].erase(without[1].begin());
+  testing::expect_refusal([&] { require_rendezvous(plan, without); },
+                          "rank 0 waits in 0SEND_F0 for rank 1");
+  auto silent = rows;
+  std::erase_if(silent[0], [](const Step& step) { return step.kind == StepKind::Send; });
+  testing::expect_refusal([&] { require_rendezvous(plan, silent); },
+                          "rank 0 waits in 0WAIT_B0 for rank 1");
+  std::erase_if(silent[0], [](const Step& step) { return step.kind == StepKind::WaitReceive; });
+  testing::expect_refusal([&] { require_rendezvous(plan, silent); },
+                          "rank 1 waits in 1WAIT_F0 for rank 0");
 }
 
 /// When each rank is through, if actions take their usual time and sends wait for receives. Walks
