@@ -2,10 +2,11 @@
 #pragma once
 
 #include <ATen/CPUGeneratorImpl.h>
-#include <c10/core/impl/LocalDispatchKeySet.h>
 
 #include <array>
 #include <cstdint>
+
+#include "core/thread_generator.h"
 
 namespace lockstep::data::detail {
 
@@ -40,7 +41,7 @@ class SampleGenerator {
    private:
     SampleGenerator& generator_;
     SampleGenerator* before_;
-    c10::impl::IncludeDispatchKeyGuard redirection_;
+    ThreadGenerator redirection_;
   };
 
   /// What is drawn from now on, in the calling thread, is that of: a sample; a batch that a collate
@@ -73,9 +74,5 @@ class SampleGenerator {
   Key key_{};
   bool is_seeded_ = false;  // for `key_`
 };
-
-/// Before the first `Use` of a process: has LibTorch ask for the calling thread's generator. Once;
-/// a few milliseconds.
-void redirect_draws();
 
 }  // namespace lockstep::data::detail

@@ -6,13 +6,17 @@
 
 #include <mutex>
 
+#include "core/thread_generator.h"
+
 namespace lockstep {
 namespace {
 
 constexpr std::array<at::DeviceType, 2> kDevices{at::kCPU, at::kCUDA};
 
 std::vector<at::Generator> default_generators() {
-  std::vector<at::Generator> generators{at::globalContext().defaultGenerator(at::kCPU)};
+  const auto* const own = ThreadGenerator::current();
+  std::vector<at::Generator> generators{
+      own != nullptr ? *own : at::globalContext().defaultGenerator(at::kCPU)};
   if (!at::hasCUDA()) return generators;
   // A device without a context has drawn nothing, and asking for its state would give it one.
   const auto& hooks = at::detail::getCUDAHooks();

@@ -10,7 +10,8 @@
 
 namespace lockstep {
 
-/// The states of the default random generators: the CPU's, and those of all CUDA devices in use.
+/// The states of the default random generators: the CPU's, which a thread may have of its own, and
+/// those of all CUDA devices in use.
 class RandomState {
  public:
   [[nodiscard]] static RandomState current();
