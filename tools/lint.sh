@@ -44,6 +44,7 @@ check_snippets() {
   snippets background_writing docs/background_writing.md || status=1
   snippets checkpointing docs/checkpointing.md || status=1
   snippets data docs/data_loading.md || status=1
+  snippets data_parallel docs/data_parallel.md || status=1
   snippets data_source docs/data_sources.md || status=1
   snippets image docs/image_data.md || status=1
   snippets pipeline_schedule docs/pipeline_schedules.md || status=1

@@ -8,6 +8,8 @@
 #include <lockstep/comm/call_options.h>
 #include <lockstep/comm/future.h>
 #include <lockstep/comm/init.h>
+#include <lockstep/comm/local_ranks.h>
+#include <lockstep/comm/mesh.h>
 #include <lockstep/comm/options.h>
 #include <lockstep/comm/process_group.h>
 #include <lockstep/comm/types.h>
@@ -18,6 +20,7 @@
 #include <lockstep/core/logging.h>
 #include <lockstep/core/version.h>
 #include <lockstep/parallel/communication_hook.h>
+#include <lockstep/parallel/data_parallel.h>
 #include <lockstep/parallel/distributed_data_parallel.h>
 #include <lockstep/parallel/distributed_data_parallel_options.h>
 #include <lockstep/parallel/hooks/compress.h>
