@@ -21,6 +21,7 @@ list() {
   echo "  scalar_call  how long a scalar for TensorBoard keeps its caller"
   echo "  gpt        a language model, against the same model and recipe in Python with DDP: tokens a second, and the losses"
   echo "  checkpoint  a training that saves, against torch.save and async_save; files against a plain program"
+  echo "  data_parallel  two ranks as threads of one process, against two processes and against LibTorch's replicate"
   echo "  optimizer_step  a step of SGD and AdamW with Lockstep, with LibTorch, and with Python in three ways"
   echo "  profiler_call  what ranges and profilers cost that nobody uses"
   echo
@@ -83,6 +84,14 @@ checkpoint() {
   build checkpoint
   build log_call
   exec python3 "$driver" "--program=$build_dir/release/benchmarks/checkpoint" "--python=$(python_with_torch)" "$@"
+}
+
+data_parallel() {
+  local driver=$root/benchmarks/data_parallel_driver.py
+  early_checks "$driver" "$@"
+  "$root/tools/setup.sh"
+  build data_parallel_benchmark
+  exec python3 "$driver" "--program=$build_dir/release/benchmarks/data_parallel_benchmark" "$@"
 }
 
 optimizer_step() {
@@ -150,7 +159,7 @@ links() { over_hosts links collectives "$@"; }
 case ${1:-} in
   '') list ;;
   -h | --help) list ;;
-  checkpoint | data_loader | ddp_step | gpt | hooks | hosts | links | optimizer_step | profiler_call | scalar_call) "$@" ;;
+  checkpoint | data_loader | data_parallel | ddp_step | gpt | hooks | hosts | links | optimizer_step | profiler_call | scalar_call) "$@" ;;
   all_reduce | broadcast | all_gather | reduce_scatter | all_to_all) collective "$@" ;;
   *)
     echo "benchmark: there is no benchmark '$1'; benchmarks/run.sh lists them" >&2
