@@ -4,6 +4,7 @@
 // lets PyTorch write its numbers before this program starts. This file does what a case says;
 // the cases stand in the *_test.cpp beside it, in tables.
 #include <lockstep/comm/init.h>
+#include <lockstep/comm/local_ranks.h>
 
 #include <algorithm>
 #include <fstream>
@@ -135,6 +136,7 @@ class Training {
     for (std::int64_t step = 0; step < steps; ++step) {
       (*model_)->zero_grad(variant_.set_to_none);
       backward(step);
+      for (const auto& [name, parameter] : without_repetition(*model_)) keep(parameter.grad());
       if (const auto expected = oracle_.gradients(step)) {
         compare_gradients(step, *expected);
         ++recorded;
@@ -145,11 +147,24 @@ class Training {
     EXPECT_GT(recorded, 0) << "steps whose gradients were compared";
     join(*optimizer);
     compare_state();
+    for (const auto& [name, parameter] : without_repetition(*model_)) keep(parameter);
+    for (const auto& item : (*model_)->named_buffers()) keep(item.value());
   }
 
   [[nodiscard]] const Comparison& comparison() const { return comparison_; }
+  /// The gradients of each step, then parameters and buffers.
+  [[nodiscard]] const std::vector<torch::Tensor>& results() const { return results_; }
 
  private:
+  void keep(const torch::Tensor& tensor) {
+    if (!tensor.defined()) {
+      results_.emplace_back();
+    } else {
+      const auto dense = tensor.is_sparse() ? tensor.to_dense() : tensor;
+      results_.push_back(dense.detach().clone());
+    }
+  }
+
   void wrap() {
     const auto net = case_.net(group_->rank());
     if (case_.dtype != torch::kFloat) net->to(case_.dtype);
@@ -265,7 +280,34 @@ class Training {
   std::map<std::string, torch::Tensor> data_;
   std::map<std::string, torch::Tensor> first_own_;
   std::unique_ptr<Model> model_;
+  std::vector<torch::Tensor> results_;
 };
+
+// Some rank of the job does the case once more with ranks that are its threads.
+std::vector<torch::Tensor> train_in_local_ranks(const Case& parity_case, const Variant& variant,
+                                                int ranks, int wanted_rank) {
+  std::vector<torch::Tensor> results;
+  LocalRanks local(std::vector<torch::Device>(static_cast<std::size_t>(ranks), torch::kCPU),
+                   LocalRanksOptions().threads(1));
+  local.run([&](const std::shared_ptr<ProcessGroup>& group, torch::Device) {
+    Training training(parity_case, variant, group);
+    training.train_and_compare();
+    if (group->rank() == wanted_rank) results = training.results();
+  });
+  return results;
+}
+
+void expect_same_bits(const std::vector<torch::Tensor>& actual,
+                      const std::vector<torch::Tensor>& expected) {
+  ASSERT_EQ(actual.size(), expected.size());
+  EXPECT_FALSE(actual.empty());
+  for (std::size_t i = 0; i < actual.size(); ++i) {
+    ASSERT_EQ(actual[i].defined(), expected[i].defined()) << "result " << i;
+    if (!actual[i].defined()) continue;
+    EXPECT_TRUE(torch::equal(actual[i], expected[i]))
+        << "result " << i << " of a rank that is a thread, and of one that is a process";
+  }
+}
 
 TEST_P(DdpPythonParity, SameNumbers) {
   torch::set_num_threads(1);
@@ -280,6 +322,12 @@ TEST_P(DdpPythonParity, SameNumbers) {
     training.train_and_compare();
     EXPECT_GT(training.comparison().sharp_gradients(), 0);
     RecordProperty("worst_part_of_tolerance", std::to_string(training.comparison().worst()));
+    // The ranks take turns, and each compares what it alone knows: its buffers.
+    const auto turn = ran().cases.size() % static_cast<std::size_t>(group->size());
+    if (static_cast<std::size_t>(group->rank()) == turn) {
+      expect_same_bits(train_in_local_ranks(GetParam(), variant, group->size(), group->rank()),
+                       training.results());
+    }
   }
   group->close();
   ran().cases.insert(GetParam().name);
