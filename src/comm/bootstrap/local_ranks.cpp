@@ -219,9 +219,10 @@ struct LocalRanks::State {
 };
 
 void LocalRanks::State::prepare(int rank, int operator_threads) {
+  // One thread at a time: in a fork, LibTorch makes a thread pool anew without a lock of its own.
+  const std::lock_guard lock(mutex);
   // Asking LibTorch for the number of threads of a new thread sets it to that of the process, once.
   static_cast<void>(at::get_num_threads());
-  const std::lock_guard lock(mutex);
   at::set_num_threads(operator_threads);
   const c10::Device device = devices[static_cast<std::size_t>(rank)];
   if (device.is_cpu()) return;
@@ -285,9 +286,16 @@ LocalRanks::LocalRanks(std::vector<c10::Device> devices, const LocalRanksOptions
   const int operator_threads =
       options.threads() > 0 ? options.threads() : std::max(1, cores / size());
   const int before = at::get_num_threads();
-  state_->threads.run([&](int rank) { state_->prepare(rank, operator_threads); });
+  state_->threads.run([&](int rank) {
+    try {
+      state_->prepare(rank, operator_threads);
+    } catch (...) {
+      state_->fail(rank, std::current_exception());
+    }
+  });
   // A thread's own number also becomes the one with which later threads of the process begin.
   at::set_num_threads(before);
+  if (!state_->failed.empty()) state_->rethrow();
 }
 
 LocalRanks::~LocalRanks() = default;

@@ -256,9 +256,11 @@ TEST(LocalRanks, TheCauseIsToldThoughOthersLoseTheRankBeforeItsErrorIsKnown) {
   std::atomic<int> lost{0};
   const auto error = error_of_run(ranks, [&](ProcessGroup& group, torch::Device) {
     Mesh mesh(group, {{"data", 3}});
-    // Lives on when the mesh's groups are gone, until the others have failed for that.
+    // Lives on when the mesh's groups are gone, until another rank has failed for that and has
+    // given up its group.
     const auto wait = [&](void*) {
-      while (group.rank() == 1 && lost < 2) std::this_thread::yield();
+      if (group.rank() != 1) return;
+      EXPECT_THROW(group.barrier(), PeerLostError);
     };
     const std::unique_ptr<void, decltype(wait)> last_to_go(&mesh, wait);
     Mesh own(std::move(mesh));
@@ -270,6 +272,7 @@ TEST(LocalRanks, TheCauseIsToldThoughOthersLoseTheRankBeforeItsErrorIsKnown) {
       throw;
     }
   });
+  EXPECT_GT(lost, 0);
   expect_error<std::out_of_range>(error, "rank 1 of 3: the cause");
 }
 

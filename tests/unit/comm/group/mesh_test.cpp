@@ -111,8 +111,8 @@ TEST_P(MeshRanks, WrongDimensionsAreAnErrorOnAllRanksAndTheGroupStaysUsable) {
     refuse({{"", ranks}}, "is empty");
     refuse({{"data", 0}}, "the size of 'data' is 0");
     refuse({{"stage", -1}, {"data", -ranks}}, "the size of 'stage' is -1");
-    // 2^16 * 2^16 * ranks: the product must not wrap around to a small number.
-    refuse({{"a", 1 << 16}, {"b", 1 << 16}, {"c", ranks}}, "do not fit");
+    // 2^32 + 1 is no 1.
+    refuse({{"a", 641}, {"b", 6700417}, {"c", ranks}}, "do not fit");
     expect_refusal(
         [] {
           Mesh mesh(std::shared_ptr<ProcessGroup>(), {{"data", 1}});
