@@ -45,6 +45,7 @@ SEES = {
     "parallel/hooks": BELOW | COMM | {"parallel/interface"},
     "parallel/batch_norm": BELOW | COMM | {"optim"},
     "pipeline/schedule": BELOW | {"files"},
+    "tensor_parallel": BELOW | COMM | {"optim", "training/safetensors"},
     "workers": {"native", "core", "concurrency"},
     "data/samples": BELOW,
     "data/samplers": BELOW,

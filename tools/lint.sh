@@ -48,6 +48,7 @@ check_snippets() {
   snippets data_source docs/data_sources.md || status=1
   snippets image docs/image_data.md || status=1
   snippets pipeline_schedule docs/pipeline_schedules.md || status=1
+  snippets tensor_parallel docs/tensor_parallel.md || status=1
   snippets amp,metrics,optim,profiler,schedule,tensorboard docs/training_toolbox.md || status=1
   return $status
 }

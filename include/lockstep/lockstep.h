@@ -31,6 +31,16 @@
 #include <lockstep/pipeline/schedule.h>
 #include <lockstep/pipeline/simulation.h>
 #include <lockstep/pipeline/step.h>
+#include <lockstep/tensor_parallel/autograd.h>
+#include <lockstep/tensor_parallel/clip_grad.h>
+#include <lockstep/tensor_parallel/cross_entropy.h>
+#include <lockstep/tensor_parallel/embedding.h>
+#include <lockstep/tensor_parallel/full_state.h>
+#include <lockstep/tensor_parallel/linear.h>
+#include <lockstep/tensor_parallel/region_random.h>
+#include <lockstep/tensor_parallel/regions.h>
+#include <lockstep/tensor_parallel/sequence.h>
+#include <lockstep/tensor_parallel/sharded_module.h>
 #include <lockstep/training/background_writer.h>
 #include <lockstep/training/checkpointer.h>
 #include <lockstep/training/load_state.h>

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/embedding.h>
+#include <lockstep/tensor_parallel/embedding.h>
+#include <lockstep/tensor_parallel/regions.h>
+#include <torch/nn/modules/embedding.h>
+
+#include <utility>
+
+#include "tensor_parallel/shards.h"
+
+namespace lockstep::nn {
+
+VocabParallelEmbeddingImpl::VocabParallelEmbeddingImpl(VocabParallelEmbeddingOptions its_options)
+    : options(std::move(its_options)) {
+  TORCH_CHECK(options.group() != nullptr, "VocabParallelEmbedding: the process group is null");
+  TORCH_CHECK(options.embedding_dim() > 0, "VocabParallelEmbedding: embedding_dim is ",
+              options.embedding_dim(), "; it must be positive");
+  check_divides(options.num_embeddings(), 1, options.group()->size(),
+                "VocabParallelEmbedding: num_embeddings");
+  VocabParallelEmbeddingImpl::reset();
+}
+
+void VocabParallelEmbeddingImpl::reset() {
+  const torch::nn::Embedding full(options.num_embeddings(), options.embedding_dim());
+  const at::NoGradGuard no_grad;
+  const ProcessGroup& group = *options.group();
+  weight = register_parameter(
+      "weight", cut_shard(full->weight, {"weight", 0, 1}, group.rank(), group.size()));
+}
+
+void VocabParallelEmbeddingImpl::pretty_print(std::ostream& stream) const {
+  stream << "lockstep::nn::VocabParallelEmbedding(num_embeddings=" << options.num_embeddings()
+         << ", embedding_dim=" << options.embedding_dim() << ", ranks=" << options.group()->size()
+         << ')';
+}
+
+std::int64_t VocabParallelEmbeddingImpl::first_token() const {
+  return options.group()->rank() * (options.num_embeddings() / options.group()->size());
+}
+
+torch::Tensor VocabParallelEmbeddingImpl::forward(const torch::Tensor& tokens) {
+  TORCH_CHECK(tokens.defined() && tokens.scalar_type() == at::kLong,
+              "VocabParallelEmbedding: expected int64 tokens, got ",
+              tokens.defined() ? c10::toString(tokens.scalar_type()) : "nothing");
+  // Every rank checks all tokens, so that all refuse the same ones.
+  if (tokens.is_cpu() && tokens.numel() > 0) {
+    const auto [least, most] = tokens.aminmax();
+    TORCH_CHECK(
+        least.item<std::int64_t>() >= 0 && most.item<std::int64_t>() < options.num_embeddings(),
+        "VocabParallelEmbedding: a token is ",
+        least.item<std::int64_t>() < 0 ? least.item<std::int64_t>() : most.item<std::int64_t>(),
+        "; tokens are from 0 to ", options.num_embeddings() - 1);
+  }
+  const torch::Tensor own = tokens - first_token();
+  const torch::Tensor is_elsewhere = own.lt(0).logical_or(own.ge(weight.size(0)));
+  const torch::Tensor rows = at::embedding(weight, own.masked_fill(is_elsewhere, 0))
+                                 .masked_fill(is_elsewhere.unsqueeze(-1), 0);
+  return options.sequence_parallel()
+             ? tensor_parallel::reduce_scatter_to_sequence(rows, options.group())
+             : tensor_parallel::reduce_from(rows, options.group());
+}
+
+std::vector<ShardedTensor> VocabParallelEmbeddingImpl::sharded_tensors() const {
+  return {{"weight", 0, 1}};
+}
+
+}  // namespace lockstep::nn

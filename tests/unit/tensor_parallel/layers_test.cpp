@@ -1,0 +1,397 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include <lockstep/amp/autocast.h>
+
+#include <random>
+
+#include "tensor_ranks.h"
+
+namespace lockstep::testing {
+namespace {
+
+using nn::ColumnParallelLinear;
+using nn::ParallelLinearOptions;
+using nn::RowParallelLinear;
+
+constexpr double kRounding = 1e-5;  // GEMMs of other sizes add in other orders
+constexpr double kDoubleRounding = 1e-11;
+
+class ParallelLayers : public TensorRanks {};
+INSTANTIATE_TEST_SUITE_P(Ranks, ParallelLayers, ::testing::Values(1, 2, 3, 4));
+
+/// How a pair of layers is used.
+struct PairCase {
+  bool bias, sequence, apart;  // apart: with the full tensor between the two layers
+};
+
+struct PairImpl : torch::nn::Module {
+  PairImpl(const GroupPointer& its_group, const PairCase& its) : how(its), group(its_group) {
+    const auto options = [&](std::int64_t in, std::int64_t out) {
+      return ParallelLinearOptions(in, out, group).bias(how.bias).sequence_parallel(how.sequence);
+    };
+    up = register_module("up", ColumnParallelLinear(options(6, 24).gather_output(how.apart)));
+    down = register_module("down", RowParallelLinear(options(24, 6).input_is_parallel(!how.apart)));
+  }
+  torch::Tensor forward(const torch::Tensor& x) { return down(up(x).square()); }
+  PairCase how;
+  GroupPointer group;
+  ColumnParallelLinear up{nullptr};
+  RowParallelLinear down{nullptr};
+};
+TORCH_MODULE(Pair);
+
+struct PlainPairImpl : torch::nn::Module {
+  explicit PlainPairImpl(bool bias) {
+    up = register_module("up", torch::nn::Linear(torch::nn::LinearOptions(6, 24).bias(bias)));
+    down = register_module("down", torch::nn::Linear(torch::nn::LinearOptions(24, 6).bias(bias)));
+  }
+  torch::Tensor forward(const torch::Tensor& x) { return down(up(x).square()); }
+  torch::nn::Linear up{nullptr}, down{nullptr};
+};
+TORCH_MODULE(PlainPair);
+
+/// This rank's part of the sequence where it is cut.
+torch::Tensor part_of(const torch::Tensor& full, bool is_cut, const GroupPointer& group) {
+  return is_cut ? full.chunk(group->size(), 0)[static_cast<std::size_t>(group->rank())] : full;
+}
+
+void expect_pair_as_plain(const PairCase& how, bool is_whole, const GroupPointer& group) {
+  PlainPair plain(how.bias);
+  fill_model(*plain, is_whole);
+  Pair pair(group, how);
+  nn::load_full_state(pair, training::state_of(*plain));
+  const double tolerance = is_whole ? 0 : kRounding;
+  const auto make = [&](std::int64_t seed) {
+    return is_whole ? whole_numbers({12, 2, 6}, seed) : fractions({12, 2, 6}, seed, torch::kFloat);
+  };
+  auto input = make(1).requires_grad_(true);
+  const auto expected = plain->forward(input);
+  expected.backward(make(2));
+  auto own = part_of(make(1), how.sequence, group).clone().requires_grad_(true);
+  const auto actual = pair->forward(own);
+  actual.backward(part_of(make(2), how.sequence, group));
+  const auto compare = [&](const torch::Tensor& ours, const torch::Tensor& theirs) {
+    const auto part = part_of(theirs, how.sequence, group);
+    ASSERT_EQ(ours.sizes(), part.sizes());
+    EXPECT_LE(relative_difference(ours, part), tolerance);
+  };
+  compare(actual.detach(), expected.detach());
+  compare(own.grad(), input.grad());
+  expect_same(full_gradients(*pair), gradients_of(*plain), tolerance);
+}
+
+TEST_P(ParallelLayers, AreTheUnsplitLayers) {
+  run([](const GroupPointer& group) {
+    for (const bool is_whole : {true, false}) {
+      for (const bool bias : {true, false}) {
+        SCOPED_TRACE(bias ? "bias" : "no bias");
+        expect_pair_as_plain({bias, false, false}, is_whole, group);
+        expect_pair_as_plain({bias, false, true}, is_whole, group);
+        expect_pair_as_plain({bias, true, false}, is_whole, group);
+      }
+    }
+  });
+}
+
+TEST_P(ParallelLayers, BeginAsTheUnsplitLayersOfTheSameSeed) {
+  run([](const GroupPointer& group) {
+    const auto plain = with_seed(3, [] {
+      auto net = std::make_shared<PlainPairImpl>(true);
+      return training::state_of(*net);
+    });
+    const auto pair = with_seed(3, [&] { return Pair(group, PairCase{true, false, false}); });
+    expect_same(nn::full_state(pair), plain, 0);
+    const auto table = with_seed(4, [] { return torch::nn::Embedding(12, 5)->weight; });
+    const auto split = with_seed(4, [&] { return nn::VocabParallelEmbedding(12, 5, group); });
+    EXPECT_TRUE(torch::equal(nn::full_state(split).at("weight"), table));
+  });
+}
+
+TEST_P(ParallelLayers, CutQueriesKeysAndValuesEachForItself) {
+  run([](const GroupPointer& group) {
+    const std::int64_t ranks = group->size();
+    torch::nn::Linear plain(6, 36);
+    fill_model(*plain, true);
+    ColumnParallelLinear split(ParallelLinearOptions(6, 36, group).parts(3));
+    nn::load_full_state(split, training::state_of(*plain));
+    const auto x = whole_numbers({4, 6}, 3);
+    const auto full = plain(x).chunk(3, 1);
+    const auto own = split(x).chunk(3, 1);
+    for (std::size_t part = 0; part < 3; ++part) {
+      const auto mine = full[part].chunk(ranks, 1)[static_cast<std::size_t>(group->rank())];
+      EXPECT_TRUE(torch::equal(own[part], mine)) << "part " << part;
+    }
+    expect_same(nn::full_state(split), training::state_of(*plain), 0);
+  });
+}
+
+TEST_P(ParallelLayers, EmbedTokensOfAllRanks) {
+  run([](const GroupPointer& group) {
+    for (const bool sequence : {false, true}) {
+      torch::nn::Embedding plain(24, 4);
+      fill_model(*plain, true);
+      nn::VocabParallelEmbedding split(
+          nn::VocabParallelEmbeddingOptions(24, 4, group).sequence_parallel(sequence));
+      nn::load_full_state(split, training::state_of(*plain));
+      const auto tokens = (torch::arange(36, torch::kLong) * 7).remainder(24).view({12, 3});
+      const auto weights = whole_numbers({12, 3, 4}, 2);
+      const auto expected = plain(tokens);
+      (expected * weights).sum().backward();
+      const auto actual = split(tokens);
+      EXPECT_TRUE(torch::equal(actual, part_of(expected, sequence, group)));
+      (actual * part_of(weights, sequence, group)).sum().backward();
+      expect_same(full_gradients(*split), gradients_of(*plain), 0);
+    }
+    nn::VocabParallelEmbedding split(24, 4, group);
+    expect_refusal(
+        [&] {
+          (void)split(torch::tensor({3, 24}));
+        },
+        "VocabParallelEmbedding: a token is 24; tokens are from 0 to 23");
+    expect_refusal([&] { (void)split(torch::tensor({-1, 2})); }, "a token is -1");
+    expect_refusal([&] { (void)split(torch::tensor({1.0F})); }, "expected int64 tokens, got Float");
+    EXPECT_EQ(split(torch::empty({0}, torch::kLong)).sizes(), at::IntArrayRef({0, 4}));
+  });
+}
+
+torch::Tensor tanh_of(torch::Tensor x) {
+  return x.tanh();
+}
+
+/// A stack drawn from a seed, in one of the two forms. Its layers have names "0", "1", ...
+struct Stack {
+  torch::nn::Sequential split, plain;
+  bool is_cut = false;  // the sequence, all the way through
+};
+
+Stack draw_stack(std::uint64_t seed, const GroupPointer& group) {
+  std::mt19937_64 random(seed);
+  const auto draw = [&](std::uint64_t below) {
+    return static_cast<std::int64_t>(random() % below);
+  };
+  Stack stack;
+  stack.is_cut = draw(2) == 1;
+  std::int64_t width = 12;
+  for (std::int64_t i = 0, pairs = 1 + draw(3); i < pairs; ++i) {
+    const std::int64_t inside = 12 * (1 + draw(3)), next = 4 * (1 + draw(4));
+    const bool bias = draw(2) == 1, is_apart = !stack.is_cut && draw(3) == 0;
+    const auto options = [&](std::int64_t in, std::int64_t out) {
+      return ParallelLinearOptions(in, out, group).bias(bias).sequence_parallel(stack.is_cut);
+    };
+    const auto plain = [&](std::int64_t in, std::int64_t out) {
+      return torch::nn::Linear(torch::nn::LinearOptions(in, out).bias(bias));
+    };
+    if (draw(2) == 1) {
+      const auto norm = torch::nn::LayerNormOptions({width});
+      stack.plain->push_back(torch::nn::LayerNorm(norm));
+      if (stack.is_cut) {
+        stack.split->push_back(nn::SequenceParallelLayerNorm(norm, group));
+      } else {
+        stack.split->push_back(torch::nn::LayerNorm(norm));
+      }
+    }
+    stack.split->push_back(ColumnParallelLinear(options(width, inside).gather_output(is_apart)));
+    stack.plain->push_back(plain(width, inside));
+    stack.split->push_back(torch::nn::Functional(tanh_of));
+    stack.plain->push_back(torch::nn::Functional(tanh_of));
+    stack.split->push_back(RowParallelLinear(options(inside, next).input_is_parallel(!is_apart)));
+    stack.plain->push_back(plain(inside, next));
+    width = next;
+  }
+  return stack;
+}
+
+TEST_P(ParallelLayers, OfRandomMixturesAreTheUnsplitOnes) {
+  run([](const GroupPointer& group) {
+    for (std::uint64_t seed = 0; seed < 12; ++seed) {
+      SCOPED_TRACE(seed);
+      auto stack = draw_stack(seed, group);
+      // In double, differences that cancel in layer norms stay small.
+      stack.plain->to(torch::kDouble);
+      stack.split->to(torch::kDouble);
+      fill_model(*stack.plain, false);
+      nn::load_full_state(stack.split, training::state_of(*stack.plain));
+      const auto make = [] { return fractions({12, 2, 12}, 3); };
+      auto input = make().requires_grad_(true);
+      const auto expected = stack.plain->forward(input);
+      const auto weights = fractions(expected.sizes(), 4);
+      (expected * weights).sum().backward();
+      auto own = part_of(make(), stack.is_cut, group).clone().requires_grad_(true);
+      const auto actual = stack.split->forward(own);
+      (actual * part_of(weights, stack.is_cut, group)).sum().backward();
+      EXPECT_LE(
+          relative_difference(actual.detach(), part_of(expected.detach(), stack.is_cut, group)),
+          kDoubleRounding);
+      EXPECT_LE(relative_difference(own.grad(), part_of(input.grad(), stack.is_cut, group)),
+                kDoubleRounding);
+      expect_same(full_gradients(*stack.split), gradients_of(*stack.plain), kDoubleRounding);
+    }
+  });
+}
+
+TEST_P(ParallelLayers, CanBeDifferentiatedTwice) {
+  run([](const GroupPointer& group) {
+    for (const bool sequence : {false, true}) {
+      PlainPair plain(true);
+      fill_model(*plain, true);
+      Pair pair(group, PairCase{true, sequence, false});
+      nn::load_full_state(pair, training::state_of(*plain));
+      const auto penalty = [](const torch::Tensor& output, const torch::Tensor& input) {
+        return torch::autograd::grad({output.sum()}, {input}, {}, std::nullopt, true)[0]
+            .square()
+            .sum();
+      };
+      auto input = whole_numbers({12, 6}, 1).requires_grad_(true);
+      penalty(plain->forward(input), input).backward();
+      auto own = part_of(whole_numbers({12, 6}, 1), sequence, group).clone().requires_grad_(true);
+      auto result = penalty(pair->forward(own), own);
+      // Of parts of a sequence, the one loss is the sum of the ranks'.
+      if (sequence) result = lockstep::tensor_parallel::reduce_from(result, group);
+      result.backward();
+      EXPECT_LE(relative_difference(own.grad(), part_of(input.grad(), sequence, group)), kRounding);
+      auto gradients = full_gradients(*pair);
+      auto expected = gradients_of(*plain);
+      expect_same(gradients, expected, kRounding);
+    }
+  });
+}
+
+TEST_P(ParallelLayers, FollowAutocast) {
+  run([](const GroupPointer& group) {
+    PlainPair plain(true);
+    fill_model(*plain, false);
+    Pair pair(group, PairCase{true, false, false});
+    nn::load_full_state(pair, training::state_of(*plain));
+    const auto x = fractions({12, 6}, 1, torch::kFloat);
+    torch::Tensor expected, actual;
+    {
+      const amp::autocast guard(torch::kCPU, torch::kBFloat16);
+      expected = plain->forward(x);
+      actual = pair->forward(x);
+    }
+    EXPECT_EQ(actual.scalar_type(), expected.scalar_type());
+    expected.to(torch::kFloat).sum().backward();
+    actual.to(torch::kFloat).sum().backward();
+    EXPECT_LE(relative_difference(actual.detach(), expected.detach()), 0.05);
+    EXPECT_EQ(pair->up->weight.grad().scalar_type(), torch::kFloat);
+    expect_same(full_gradients(*pair), gradients_of(*plain), 0.05);
+  });
+}
+
+TEST_P(ParallelLayers, SumGradientsOfModulesOnPartsOfTheSequence) {
+  run([](const GroupPointer& group) {
+    const auto full = fractions({12, 6}, 1, torch::kFloat);
+    torch::nn::LayerNorm plain(torch::nn::LayerNormOptions({6}));
+    const auto weights = fractions({12, 6}, 2, torch::kFloat);
+    (plain(full) * weights).sum().backward();
+    torch::nn::LayerNorm given(torch::nn::LayerNormOptions({6}));
+    EXPECT_EQ(nn::sum_gradients_of_sequence(given, group), 2U);
+    EXPECT_EQ(nn::sum_gradients_of_sequence(given, group), 0U) << "they would be summed twice";
+    nn::SequenceParallelLayerNorm own(torch::nn::LayerNormOptions({6}), group);
+    const auto clone = std::dynamic_pointer_cast<nn::SequenceParallelLayerNormImpl>(own->clone());
+    ASSERT_NE(clone, nullptr);
+    const auto x = part_of(full, true, group);
+    const auto y = part_of(weights, true, group);
+    (given(x) * y).sum().backward();
+    (own(x) * y).sum().backward();
+    (clone->forward(x) * y).sum().backward();
+    for (const auto& module :
+         std::vector<std::shared_ptr<torch::nn::Module>>{given.ptr(), own.ptr(), clone}) {
+      expect_same(gradients_of(*module), gradients_of(*plain), kRounding);
+    }
+    // Layers that see to their own gradients are left out.
+    Pair pair(group, PairCase{true, true, false});
+    EXPECT_EQ(nn::sum_gradients_of_sequence(pair, group), 0U);
+    torch::nn::Linear frozen(2, 2);
+    frozen->weight.requires_grad_(false);
+    expect_refusal([&] { (void)nn::sum_gradients_of_sequence(frozen, group); },
+                   "weight needs no gradient; freeze parameters afterwards");
+    expect_refusal([&] { (void)nn::sum_gradients_of_sequence(plain, nullptr); },
+                   "the process group is null");
+  });
+}
+
+TEST_P(ParallelLayers, SayWhatIsWrong) {
+  run([](const GroupPointer& group) {
+    const auto options = [&] { return ParallelLinearOptions(12, 36, group); };
+    expect_refusal([] { ColumnParallelLinear layer(ParallelLinearOptions(2, 2, nullptr)); },
+                   "ColumnParallelLinear: the process group is null");
+    expect_refusal([&] { RowParallelLinear layer(ParallelLinearOptions(0, 2, group)); },
+                   "RowParallelLinear: a layer from 0 to 2 features; both must be positive");
+    expect_refusal([&] { RowParallelLinear layer(options().parts(3)); },
+                   "only a column-parallel layer has parts");
+    expect_refusal([&] { ColumnParallelLinear layer(options().parts(3).gather_output(true)); },
+                   "gather_output joins the ranks' columns");
+    expect_refusal(
+        [&] {
+          (void)ColumnParallelLinear(options())(torch::ones({2, 5}));
+        },
+        "ColumnParallelLinear: expected 12 columns, got [2, 5]");
+    expect_refusal([&] { (void)ColumnParallelLinear(options())(torch::tensor(1.0)); },
+                   "ColumnParallelLinear: the input has no columns");
+    expect_refusal(
+        [&] { (void)ColumnParallelLinear(options().sequence_parallel(true))(torch::ones({12})); },
+        "with sequence_parallel, the input has a dimension before its columns");
+    std::string part = "RowParallelLinear: expected ";
+    part += std::to_string(12 / group->size()) + " columns of this rank, got [2, 24]";
+    expect_refusal([&] { (void)RowParallelLinear(options())(torch::ones({2, 24})); }, part);
+    if (group->size() == 1) return;
+    const std::int64_t odd = 24 * group->size() + 1;
+    std::string sizes = "out_features is ";
+    sizes += std::to_string(odd) + ", which " + std::to_string(group->size());
+    sizes += " ranks cannot share equally; it must be a multiple of ";
+    expect_refusal([&] { ColumnParallelLinear layer(ParallelLinearOptions(2, odd, group)); },
+                   sizes);
+    expect_refusal([&] { RowParallelLinear layer(ParallelLinearOptions(odd, 2, group)); },
+                   "RowParallelLinear: in_features is ");
+    expect_refusal([&] { nn::VocabParallelEmbedding table(odd, 2, group); },
+                   "VocabParallelEmbedding: num_embeddings is ");
+  });
+}
+
+TEST(RegionRandomNumbers, DifferInsideAndContinueOutside) {
+  run_ranks_or_throw(1, [](const GroupPointer& group) {
+    const auto outside = with_seed(5, [] { return torch::rand({6}); });
+    lockstep::tensor_parallel::RegionRandom random(5, *group);
+    const auto saved = random.state();
+    torch::Tensor first, inside, second, more;
+    with_seed(5, [&] {
+      first = torch::rand({3});
+      {
+        const auto scope = random.enter();
+        inside = torch::rand({3});
+        expect_refusal([&] { (void)random.enter(); }, "enter() inside of a scope");
+        expect_refusal([&] { random.set_state(saved); }, "set_state inside of a scope");
+      }
+      second = torch::rand({3});
+      const auto scope = random.enter();
+      more = torch::rand({3});
+      return 0;
+    });
+    EXPECT_TRUE(torch::equal(torch::cat({first, second}), outside));
+    EXPECT_FALSE(torch::equal(inside, first));
+    EXPECT_FALSE(torch::equal(inside, more)) << "the region's numbers do not go on";
+    random.set_state(saved);
+    with_seed(1, [&] {
+      const auto scope = random.enter();
+      EXPECT_TRUE(torch::equal(torch::rand({3}), inside));
+      return 0;
+    });
+  });
+}
+
+TEST(RegionRandomNumbers, DifferBetweenRanks) {
+  std::vector<torch::Tensor> numbers(3);
+  run_ranks_or_throw(3, [&](const GroupPointer& group) {
+    lockstep::tensor_parallel::RegionRandom random(5, *group);
+    numbers[static_cast<std::size_t>(group->rank())] = with_seed(5, [&] {
+      const auto scope = random.enter();
+      return torch::rand({4});
+    });
+  });
+  EXPECT_FALSE(torch::equal(numbers[0], numbers[1]));
+  EXPECT_FALSE(torch::equal(numbers[1], numbers[2]));
+  EXPECT_FALSE(torch::equal(numbers[0], numbers[2]));
+}
+
+}  // namespace
+}  // namespace lockstep::testing
