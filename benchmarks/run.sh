@@ -23,6 +23,7 @@ list() {
   echo "  checkpoint  a training that saves, against torch.save and async_save; files against a plain program"
   echo "  data_parallel  two ranks as threads of one process, against two processes and against LibTorch's replicate"
   echo "  optimizer_step  a step of SGD and AdamW with Lockstep, with LibTorch, and with Python in three ways"
+  echo "  tensor_parallel  layers and a loss that two ranks share, against the whole of them on one core"
   echo "  profiler_call  what ranges and profilers cost that nobody uses"
   echo
   echo "benchmarks/run.sh NAME --help shows the arguments."
@@ -102,6 +103,14 @@ optimizer_step() {
   exec python3 "$driver" "--program=$build_dir/release/benchmarks/optimizer_step" "--python=$(python_with_torch)" "$@"
 }
 
+tensor_parallel() {
+  local driver=$root/benchmarks/tensor_parallel_driver.py
+  early_checks "$driver" "$@"
+  "$root/tools/setup.sh"
+  build tensor_parallel
+  exec python3 "$driver" "--program=$build_dir/release/benchmarks/tensor_parallel" "--python=$(python_with_torch)" "$@"
+}
+
 profiler_call() {
   local driver=$root/benchmarks/profiler_call_driver.py
   early_checks "$driver" "$@"
@@ -159,7 +168,9 @@ links() { over_hosts links collectives "$@"; }
 case ${1:-} in
   '') list ;;
   -h | --help) list ;;
-  checkpoint | data_loader | data_parallel | ddp_step | gpt | hooks | hosts | links | optimizer_step | profiler_call | scalar_call) "$@" ;;
+  checkpoint | data_loader | data_parallel | ddp_step | gpt | hooks | hosts | links | optimizer_step | profiler_call | \
+    scalar_call | tensor_parallel)
+    "$@" ;;
   all_reduce | broadcast | all_gather | reduce_scatter | all_to_all) collective "$@" ;;
   *)
     echo "benchmark: there is no benchmark '$1'; benchmarks/run.sh lists them" >&2
