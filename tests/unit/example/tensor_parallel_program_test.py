@@ -34,6 +34,13 @@ class Run(program_test.Run):
         return [float(text) for text in [*found, last.group(1)]]
 
 
+def changed(name, value):
+    """SMALL with another value."""
+    arguments = list(SMALL)
+    arguments[arguments.index(name) + 1] = value
+    return arguments
+
+
 def read(path):
     with open(path, "rb") as file:
         return file.read()
@@ -55,8 +62,8 @@ def test_training(context, folder):
         run.check(all(abs(shared[i] - alone[i]) < TOLERANCE for i in compared), f"the losses must be {alone}")
     # What one process saved, two processes load and save again, without a step that matters.
     again = os.path.join(folder, "again.safetensors")
-    still = ["--lr", "1e-8", "--load", weights, "--batch-size", "8", "--save", again]
-    loaded = Run(context, 2, [*data, *still]).losses(2, 2)
+    still = ["--load", weights, "--batch-size", "8", "--save", again]
+    loaded = Run(context, 2, ["--data", folder, *changed("--lr", "1e-8"), *still]).losses(2, 2)
     assert abs(loaded[3] - alone[3]) < TOLERANCE, f"{loaded[3]} with the weights that had {alone[3]}"
     assert len(read(again)) == len(read(weights)) and read(again)[:400] == read(weights)[:400], "the same names and shapes"
 
@@ -66,7 +73,7 @@ def test_mistakes(context, folder):
     Run(context, None, ["--data", folder]).check_error(1, "train.bin")
     write_tokens(context, folder)
     Run(context, None, ["--data", folder, *SMALL, "--tensor", "2"]).check_error(1, "2")
-    Run(context, None, ["--data", folder, *SMALL, "--heads", "5"]).check_error(1, "width of 32 with 5 heads")
+    Run(context, None, ["--data", folder, *changed("--heads", "5")]).check_error(1, "width of 32 with 5 heads")
 
 
 def main():
