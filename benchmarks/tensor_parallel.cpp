@@ -38,6 +38,7 @@ struct Settings {
 struct Figures {
   std::vector<double> steps, all_reduces;  // milliseconds
   double loss = 0;                         // of the first step
+  std::int64_t step_kib = 0;               // resident memory that the steps added at most
 };
 
 double milliseconds_of(const std::function<void()>& action) {
@@ -46,10 +47,21 @@ double milliseconds_of(const std::function<void()>& action) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
 }
 
+/// A figure that the kernel has of this process, "VmRSS" or the peak "VmHWM", in KiB.
+std::int64_t memory_figure(const std::string& name) {
+  std::ifstream file("/proc/self/status");
+  for (std::string line; std::getline(file, line);) {
+    if (line.starts_with(name + ":")) return std::stoll(line.substr(name.size() + 1));
+  }
+  return 0;
+}
+
 /// `step` returns the loss.
 Figures measure(const Settings& settings, const Group& group,
                 const std::function<torch::Tensor()>& step) {
   Figures figures;
+  std::ofstream("/proc/self/clear_refs") << 5 << std::flush;  // the peak begins anew
+  const auto before = memory_figure("VmRSS");
   for (int i = 0; i < settings.warmup + settings.steps; ++i) {
     torch::Tensor loss;
     group->barrier();
@@ -57,6 +69,7 @@ Figures measure(const Settings& settings, const Group& group,
     if (i == 0) figures.loss = loss.item<double>();
     if (i >= settings.warmup) figures.steps.push_back(time);
   }
+  figures.step_kib = memory_figure("VmHWM") - before;
   return figures;
 }
 
@@ -127,7 +140,7 @@ void run(const Settings& settings) {
   file << '{';
   write_list(file, "steps_ms", figures.steps);
   write_list(file, "all_reduces_ms", figures.all_reduces);
-  file << "\"loss\":" << figures.loss << "}\n";
+  file << "\"step_kib\":" << figures.step_kib << ",\"loss\":" << figures.loss << "}\n";
   if (!file.flush()) throw std::runtime_error("cannot write the figures");
   group->close();
 }

@@ -63,6 +63,7 @@ def run_once(options, variant):
     return {
         "step": max(statistics.median(rank["steps_ms"]) for rank in ranks),
         "all_reduce": max((statistics.median(rank["all_reduces_ms"]) for rank in ranks if rank["all_reduces_ms"]), default=0),
+        "step_kib": max(rank.get("step_kib", 0) for rank in ranks),
         "loss": ranks[0]["loss"],
     }
 
@@ -99,14 +100,20 @@ def ratio(raw, slower, faster):
     return statistics.median(a["step"] / b["step"] for a, b in zip(raw[slower], raw[faster]))
 
 
+def memory_ratio(raw, shared, whole):
+    """What the steps of a rank that shares added to its memory, as a part of what those of the whole added."""
+    return statistics.median(a["step_kib"] / max(1, b["step_kib"]) for a, b in zip(raw[shared], raw[whole]))
+
+
 def print_table(options, raw):
     print(f"MLP {options.width}-{options.hidden}-{options.width}, batch {options.batch}; cross entropy of {options.classes}", end=" ")
     print(f"classes; {options.ranks} ranks, {options.rounds} rounds; milliseconds a step of the slowest rank")
-    print(f"{'variant':<24} {'step':>9} {'min':>9} {'max':>9} {'all_reduce':>11}")
+    print(f"{'variant':<24} {'step':>9} {'min':>9} {'max':>9} {'all_reduce':>11} {'MiB':>7}")
     for variant, rounds in raw.items():
         steps = [figures["step"] for figures in rounds]
         reduces = statistics.median(figures["all_reduce"] for figures in rounds)
-        print(f"{variant:<24} {statistics.median(steps):>9.3f} {min(steps):>9.3f} {max(steps):>9.3f} {reduces:>11.4f}")
+        memory = statistics.median(figures["step_kib"] for figures in rounds) / 1024
+        print(f"{variant:<24} {statistics.median(steps):>9.3f} {min(steps):>9.3f} {max(steps):>9.3f} {reduces:>11.4f} {memory:>7.1f}")
 
 
 def run(options, command):
@@ -121,6 +128,7 @@ def run(options, command):
         "all_reduce_share": statistics.median(figures["all_reduce"] / figures["step"] for figures in raw["mlp"]),
         "cross_entropy": ratio(raw, "cross_entropy_one_core", "cross_entropy"),
         "vs_pytorch": ratio(raw, "mlp_pytorch", "mlp"),
+        "cross_entropy_memory": memory_ratio(raw, "cross_entropy", "cross_entropy_one_core"),
     }
     print_table(options, raw)
     if not options.no_record:
@@ -130,7 +138,7 @@ def run(options, command):
             command,
             versions=versions,
             **{name: getattr(options, name) for name in ["ranks", *SIZES]},
-            unit="ms of the slowest rank: median step, median all-reduce of the output; raw: variant -> round",
+            unit="of the slowest rank, ms: median step, median all-reduce of the output; KiB that steps added; raw: variant -> round",
             raw=raw,
             ratios={name: None if value is None else round(value, 4) for name, value in ratios.items()},
         )

@@ -228,29 +228,43 @@ TEST_P(ParallelLayers, OfRandomMixturesAreTheUnsplitOnes) {
   });
 }
 
+/// The squares of the gradients of a sum, with respect to the input and to what is cut.
+torch::Tensor penalty_of(const torch::Tensor& output, const torch::Tensor& input,
+                         const torch::Tensor& up, const torch::Tensor& down) {
+  const auto gradients = torch::autograd::grad({output.sum()}, {input, up, down}, {}, std::nullopt,
+                                               /*create_graph=*/true);
+  torch::Tensor sum = torch::zeros({}, output.options());
+  for (const auto& gradient : gradients) sum = sum + gradient.square().sum();
+  return sum;
+}
+
 TEST_P(ParallelLayers, CanBeDifferentiatedTwice) {
   run([](const GroupPointer& group) {
     for (const bool sequence : {false, true}) {
+      SCOPED_TRACE(sequence ? "sequence parallel" : "tensor parallel");
       PlainPair plain(true);
-      fill_model(*plain, true);
       Pair pair(group, PairCase{true, sequence, false});
+      plain->to(torch::kDouble);
+      pair->to(torch::kDouble);
+      fill_model(*plain, false);
       nn::load_full_state(pair, training::state_of(*plain));
-      const auto penalty = [](const torch::Tensor& output, const torch::Tensor& input) {
-        return torch::autograd::grad({output.sum()}, {input}, {}, std::nullopt, true)[0]
-            .square()
-            .sum();
-      };
-      auto input = whole_numbers({12, 6}, 1).requires_grad_(true);
-      penalty(plain->forward(input), input).backward();
-      auto own = part_of(whole_numbers({12, 6}, 1), sequence, group).clone().requires_grad_(true);
-      auto result = penalty(pair->forward(own), own);
-      // Of parts of a sequence, the one loss is the sum of the ranks'.
-      if (sequence) result = lockstep::tensor_parallel::reduce_from(result, group);
-      result.backward();
-      EXPECT_LE(relative_difference(own.grad(), part_of(input.grad(), sequence, group)), kRounding);
-      auto gradients = full_gradients(*pair);
-      auto expected = gradients_of(*plain);
-      expect_same(gradients, expected, kRounding);
+      auto input = fractions({12, 6}, 1).requires_grad_(true);
+      penalty_of(plain->forward(input), input, plain->up->weight, plain->down->weight).backward();
+      auto own = part_of(fractions({12, 6}, 1), sequence, group).clone().requires_grad_(true);
+      auto penalty = penalty_of(pair->forward(own), own, pair->up->weight, pair->down->weight);
+      if (!sequence) {
+        // All ranks have the whole gradient of the input; what is added has it once.
+        const auto whole = torch::autograd::grad({pair->forward(own).sum()}, {own}, {},
+                                                 std::nullopt, /*create_graph=*/true)[0];
+        const auto once = whole.square().sum();
+        penalty = once + lockstep::tensor_parallel::reduce_from(penalty - once, group);
+      } else {
+        penalty = lockstep::tensor_parallel::reduce_from(penalty, group);
+      }
+      penalty.backward();
+      EXPECT_LE(relative_difference(own.grad(), part_of(input.grad(), sequence, group)),
+                kDoubleRounding);
+      expect_same(full_gradients(*pair), gradients_of(*plain), kDoubleRounding);
     }
   });
 }
