@@ -92,6 +92,11 @@ class CommBackend {
   [[nodiscard]] virtual bool shares_memory(const void* /*data*/, std::size_t /*bytes*/) const {
     return false;
   }
+  /// Where rank `rank` has what this rank has at `data`, in registered memory that this rank can
+  /// read and write there; null: there is no such place.
+  [[nodiscard]] virtual void* memory_of(const void* /*data*/, int /*rank*/) const {
+    return nullptr;
+  }
   /// See `ProcessGroup::mark_indexed`.
   virtual void mark_indexed(const void* /*data*/) {}
 

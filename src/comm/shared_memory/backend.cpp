@@ -81,6 +81,11 @@ bool SharedMemoryBackend::shares_memory(const void* data, std::size_t bytes) con
   return transport_->find(data, bytes, SharedMemoryTransport::Layout::Indexed).has_value();
 }
 
+void* SharedMemoryBackend::memory_of(const void* data, int rank) const {
+  const auto place = transport_->find(data, 1);
+  return place ? place->of(rank) : nullptr;
+}
+
 void SharedMemoryBackend::mark_indexed(const void* data) {
   transport_->mark_indexed(data);
 }

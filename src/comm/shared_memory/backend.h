@@ -34,6 +34,7 @@ class SharedMemoryBackend final : public CommBackend {
   Memory allocate(c10::Device device, std::size_t bytes) override;
   void mark_indexed(const void* data) override;
   [[nodiscard]] bool shares_memory(const void* data, std::size_t bytes) const override;
+  [[nodiscard]] void* memory_of(const void* data, int rank) const override;
   [[nodiscard]] std::function<std::string()> peer_watch() override;
   void release() override;
   void abort(const std::string& reason) noexcept override;
