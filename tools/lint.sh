@@ -46,6 +46,7 @@ check_snippets() {
   snippets data docs/data_loading.md || status=1
   snippets data_parallel docs/data_parallel.md || status=1
   snippets data_source docs/data_sources.md || status=1
+  snippets pipeline docs/pipeline.md || status=1
   snippets image docs/image_data.md || status=1
   snippets pipeline_schedule docs/pipeline_schedules.md || status=1
   snippets tensor_parallel docs/tensor_parallel.md || status=1

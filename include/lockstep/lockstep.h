@@ -27,9 +27,13 @@
 #include <lockstep/optim/sgd.h>
 #include <lockstep/optim/update_bn.h>
 #include <lockstep/pipeline/action.h>
+#include <lockstep/pipeline/pipeline.h>
+#include <lockstep/pipeline/pipeline_options.h>
 #include <lockstep/pipeline/plan.h>
 #include <lockstep/pipeline/schedule.h>
 #include <lockstep/pipeline/simulation.h>
+#include <lockstep/pipeline/stage.h>
+#include <lockstep/pipeline/statistics.h>
 #include <lockstep/pipeline/step.h>
 #include <lockstep/tensor_parallel/autograd.h>
 #include <lockstep/tensor_parallel/clip_grad.h>

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <lockstep/lockstep.h>
+#include <lockstep/pipeline/pipeline.h>
 #include <signal.h>
 #include <spawn.h>
 #include <sys/wait.h>
@@ -94,7 +95,26 @@ void train_and_fork(const std::shared_ptr<ProcessGroup>& group) {
   group->close();
 }
 
+/// The culprit's stage ends its process in the middle of a step.
+void train_pipeline_until_killed(const std::shared_ptr<ProcessGroup>& group) {
+  torch::nn::Linear net(64, 64);
+  int calls = 0;
+  const auto stage = [&](const torch::Tensor& x) {
+    if (group->rank() == kCulprit && ++calls == 20) ::raise(SIGKILL);
+    return net(x);
+  };
+  pipeline::Pipeline pipeline(group, {pipeline::Stage(stage, net)},
+                              pipeline::PipelineOptions().microbatches(6));
+  const auto data = torch::ones({6, 64});
+  for (int step = 0; step < 1000; ++step) {
+    static_cast<void>(pipeline.step(
+        data, data,
+        [](const torch::Tensor& output, const torch::Tensor&) { return output.sum(); }));
+  }
+}
+
 const std::map<std::string, std::function<void()>> kPrograms{
+    {"pipeline_kill", [] { train_pipeline_until_killed(init_process_group()); }},
     {"kill", [] { train_until_told(init_process_group(), [] { ::raise(SIGKILL); }); }},
     {"stop", [] { train_until_stopped(init_process_group()); }},
     {"throw",
@@ -234,6 +254,19 @@ TEST_P(RankFailure, AKilledRankIsNamedBySurvivorsAtOnce) {
     const Ended ended = ranks.wait(rank);
     EXPECT_TRUE(ended_with(ended, kPeerLost)) << ended.status << ended.text;
     EXPECT_NE(ended.text.find("rank 1 (pid"), std::string::npos) << ended.text;
+  }
+}
+
+TEST_P(RankFailure, AKilledRankOfAPipelineIsNamedWithItsStage) {
+  Ranks ranks("pipeline_kill", GetParam());
+  const Ended killed = ranks.wait(1);
+  EXPECT_TRUE(WIFSIGNALED(killed.status) && WTERMSIG(killed.status) == SIGKILL);
+  for (int rank = 0; rank < GetParam(); ++rank) {
+    if (rank == 1) continue;
+    const Ended ended = ranks.wait(rank);
+    EXPECT_TRUE(ended_with(ended, kPeerLost)) << ended.status << ended.text;
+    EXPECT_NE(ended.text.find("rank 1 (pid"), std::string::npos) << ended.text;
+    EXPECT_NE(ended.text.find("rank 1 has stage 1"), std::string::npos) << ended.text;
   }
 }
 
