@@ -23,6 +23,7 @@ list() {
   echo "  checkpoint  a training that saves, against torch.save and async_save; files against a plain program"
   echo "  data_parallel  two ranks as threads of one process, against two processes and against LibTorch's replicate"
   echo "  optimizer_step  a step of SGD and AdamW with Lockstep, with LibTorch, and with Python in three ways"
+  echo "  pipeline   a step of a transformer in stages, against the unsplit model, the simulator, and torch's pipelining"
   echo "  tensor_parallel  layers and a loss that two ranks share, against the whole of them on one core"
   echo "  profiler_call  what ranges and profilers cost that nobody uses"
   echo
@@ -127,6 +128,14 @@ scalar_call() {
   exec python3 "$driver" "--program=$build_dir/release/benchmarks/scalar_call" "--python=$(python_with_torch)" "$@"
 }
 
+pipeline() {
+  local driver=$root/benchmarks/pipeline_driver.py
+  early_checks "$driver" "$@"
+  "$root/tools/setup.sh"
+  build pipeline_step
+  exec python3 "$driver" "--program=$build_dir/release/benchmarks/pipeline_step" "--python=$(python_with_torch)" "$@"
+}
+
 gpt() {
   local driver=$root/benchmarks/gpt_driver.py
   early_checks "$driver" "$@"
@@ -168,8 +177,8 @@ links() { over_hosts links collectives "$@"; }
 case ${1:-} in
   '') list ;;
   -h | --help) list ;;
-  checkpoint | data_loader | data_parallel | ddp_step | gpt | hooks | hosts | links | optimizer_step | profiler_call | \
-    scalar_call | tensor_parallel)
+  checkpoint | data_loader | data_parallel | ddp_step | gpt | hooks | hosts | links | optimizer_step | pipeline | \
+    profiler_call | scalar_call | tensor_parallel)
     "$@" ;;
   all_reduce | broadcast | all_gather | reduce_scatter | all_to_all) collective "$@" ;;
   *)
