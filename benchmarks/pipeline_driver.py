@@ -20,6 +20,7 @@ SIDES = {
     "interleaved": ("interleaved", 2, 1),
     "zero_bubble": ("zero_bubble", 1, 1),
 }
+TOLERANCE = 1e-4  # of a loss
 SHAPE = ["microbatches", "rows", "tokens", "width", "layers", "warmup", "steps"]
 
 
@@ -84,6 +85,17 @@ def predict(options, unsplit):
     return last_json(Job([command], [dict(os.environ)]).wait(options.deadline), "the simulator")["predicted_ms"]
 
 
+def loss_difference(raw):
+    """The largest difference of a step's loss, of any side from the first one."""
+    reference = next(iter(raw.values()))[0]["losses"]
+    return max(
+        abs(loss - other)
+        for rounds in raw.values()
+        for figures in rounds
+        for loss, other in zip(figures["losses"], reference, strict=True)
+    )
+
+
 def run(options, command):
     versions = find_versions(options)
     sides = ["unsplit", *SIDES]
@@ -97,12 +109,14 @@ def run(options, command):
         side: statistics.median(abs(r["predicted_ms"] - step) / step for r, step in zip(raw[side], steps[side])) for side in SIDES
     }
     alone = predict(options, raw["unsplit"])
+    difference = loss_difference(raw)
     print(f"{options.layers} blocks of width {options.width}, {options.ranks} ranks, {options.microbatches} microbatches of")
     print(f"{options.rows} x {options.tokens} tokens, {options.rounds} rounds; milliseconds a step; 1F1B by the simulator: {alone:.1f}")
     for side in sides:
         error = f"   prediction off by {errors[side]:.1%}" if side in errors else ""
         print(f"{side:<16} {medians[side]:>8.1f} {min(steps[side]):>8.1f} {max(steps[side]):>8.1f}"
               f"   {medians['unsplit'] / medians[side]:.2f} x unsplit{error}")
+    print(f"largest difference of a step's loss: {difference:.2g}")
     shown = {
         "of_simulator": alone / medians["1f1b"],
         "prediction_error": errors["1f1b"],
@@ -125,8 +139,10 @@ def run(options, command):
             simulated_ms=round(alone, 3),
             prediction_errors={side: round(value, 4) for side, value in errors.items()},
             ratios={name: value and round(value, 3) for name, value in shown.items()},
+            loss_difference=difference,
         )
-    print_result({name: NOT_MEASURED if value is None else f"{value:.3f}" for name, value in shown.items()})
+    figures = {name: NOT_MEASURED if value is None else f"{value:.3f}" for name, value in shown.items()}
+    print_result({**figures, "same_loss": int(difference <= TOLERANCE)})
 
 
 if __name__ == "__main__":

@@ -8,8 +8,10 @@
 #include <torch/version.h>
 
 #include <chrono>
+#include <cmath>
 #include <cstdint>
 #include <cstdlib>
+#include <iomanip>
 #include <iostream>
 #include <stdexcept>
 #include <string>
@@ -34,14 +36,42 @@ struct Settings {
   bool slots = true;
 };
 
+torch::Tensor wave(std::int64_t count, double step) {
+  return (torch::arange(count, torch::kDouble) * step).sin();
+}
+
+/// Weights by a formula, which pipeline_step.py has as well: the losses of both sides are compared.
+void fill(example::Block& block, std::int64_t number) {
+  const torch::NoGradGuard without_gradients;
+  std::int64_t matrix = 0;
+  for (auto& parameter : block->parameters()) {
+    if (parameter.dim() < 2) continue;
+    const double step = 0.37 + 0.01 * static_cast<double>(4 * number + matrix++);
+    const double size = 0.5 / std::sqrt(static_cast<double>(parameter.size(0)));
+    parameter.copy_((wave(parameter.numel(), step) * size).view_as(parameter));
+  }
+}
+
+/// Between steps, so that a wrong gradient shows in the next loss.
+void descend(const std::vector<torch::nn::Sequential>& stages) {
+  constexpr double kLearningRate = 0.1;
+  const torch::NoGradGuard without_gradients;
+  for (const auto& stage : stages) {
+    for (auto& parameter : stage->parameters()) parameter.sub_(parameter.grad(), kLearningRate);
+  }
+}
+
 std::vector<torch::nn::Sequential> make_stages(const Settings& settings,
                                                const lockstep::pipeline::Plan& plan, int rank) {
   const auto block = example::GptOptions().width(settings.width).layers(settings.layers);
   std::vector<torch::nn::Sequential> stages;
-  for ([[maybe_unused]] const auto number : plan.stages_of(rank)) {
+  const std::int64_t blocks = settings.layers / plan.stages();
+  for (const auto number : plan.stages_of(rank)) {
     torch::nn::Sequential stage;
-    for (std::int64_t i = 0; i < settings.layers / plan.stages(); ++i) {
-      stage->push_back(example::Block(block));
+    for (std::int64_t i = 0; i < blocks; ++i) {
+      example::Block made(block);
+      fill(made, number * blocks + i);
+      stage->push_back(made);
     }
     stages.push_back(stage);
   }
@@ -71,29 +101,45 @@ void measure(const Settings& settings) {
       options.schedule().plan(group->size(), settings.stages_per_rank, settings.microbatches);
   auto stages = make_stages(settings, plan, group->rank());
   lockstep::pipeline::Pipeline pipeline(group, stages, options);
-  const auto data =
-      torch::randn({settings.rows * settings.microbatches, settings.tokens, settings.width});
-  const auto loss = [](const torch::Tensor& output, const torch::Tensor& target) {
-    return torch::mse_loss(output, target);
+  const std::vector<std::int64_t> shape = {settings.rows * settings.microbatches, settings.tokens,
+                                           settings.width};
+  const auto values = [&shape](double step) {
+    return wave(shape[0] * shape[1] * shape[2], step).to(torch::kFloat).view(shape);
+  };
+  const auto data = values(0.11);
+  const auto target = values(0.07);
+  const auto loss = [](const torch::Tensor& output, const torch::Tensor& goal) {
+    return torch::mse_loss(output, goal);
   };
   std::vector<double> milliseconds;
+  std::vector<torch::Tensor> means;  // of the losses of a step; zero where there are none
   for (std::int64_t step = 0; step < settings.warmup + settings.steps; ++step) {
     if (step == settings.warmup) pipeline.reset_statistics();
     for (auto& stage : stages) stage->zero_grad();
     group->barrier();
     const auto begin = Clock::now();
-    static_cast<void>(pipeline.step(data, data, loss));
+    const auto losses = pipeline.step(data, target, loss);
     group->barrier();  // the step ends when the last rank has ended it
     const std::chrono::duration<double, std::milli> time = Clock::now() - begin;
     if (step >= settings.warmup) milliseconds.push_back(time.count());
+    descend(stages);
+    means.push_back(losses.empty() ? torch::zeros({}, torch::kDouble)
+                                   : torch::stack(losses).to(torch::kDouble).mean());
   }
   const auto costs = pipeline.measured_costs();
+  auto losses = torch::stack(means);
+  group->all_reduce(losses, lockstep::ReduceOp::Sum).wait();
   if (group->rank() == 0) {
     std::cout << "{\"step_ms\":[";
     for (std::size_t i = 0; i < milliseconds.size(); ++i) {
       std::cout << (i == 0 ? "" : ",") << milliseconds[i];
     }
-    std::cout << "],\"predicted_ms\":" << 1000 * plan.simulate(costs).duration
+    std::cout << "],\"losses\":[";
+    for (std::int64_t i = 0; i < losses.numel(); ++i) {
+      std::cout << (i == 0 ? "" : ",") << std::setprecision(9) << losses[i].item<double>();
+    }
+    std::cout << std::setprecision(6)
+              << "],\"predicted_ms\":" << 1000 * plan.simulate(costs).duration
               << ",\"slots\":" << pipeline.statistics().slots_filled << ',';
     print_costs(costs);
     std::cout << "}\n";

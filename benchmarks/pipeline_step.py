@@ -11,15 +11,28 @@ from torch import nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
 
-class Block(nn.Module):
-    """That of examples/gpt, with the same operators."""
+LEARNING_RATE = 0.1
 
-    def __init__(self, width, heads=4):
+
+def wave(count, step):
+    return torch.sin(torch.arange(count, dtype=torch.float64) * step)
+
+
+class Block(nn.Module):
+    """That of examples/gpt, with the same operators, and with weights by the formula of pipeline_step.cpp."""
+
+    def __init__(self, number, width, heads=4):
         super().__init__()
         self.heads = heads
         self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attn, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        with torch.no_grad():
+            for i, layer in enumerate((self.attn, self.proj, self.up, self.down)):
+                values = wave(layer.weight.numel(), 0.37 + 0.01 * (4 * number + i)) * (0.5 / layer.in_features**0.5)
+                # In the example, a weight lies the other way round.
+                layer.weight.copy_(values.view(layer.in_features, layer.out_features).t())
+                layer.bias.zero_()
 
     def forward(self, x):
         rows, tokens, width = x.shape
@@ -40,23 +53,34 @@ def main():
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     rank, ranks = dist.get_rank(), dist.get_world_size()
-    module = nn.Sequential(*(Block(options.width) for _ in range(options.layers // ranks)))
+    blocks = options.layers // ranks
+    module = nn.Sequential(*(Block(rank * blocks + i, options.width) for i in range(blocks)))
     stage = PipelineStage(module, rank, ranks, torch.device("cpu"))
     kind = {"1f1b": Schedule1F1B, "gpipe": ScheduleGPipe}[options.schedule]
     schedule = kind(stage, options.microbatches, loss_fn=nn.functional.mse_loss)
-    data = torch.randn(options.rows * options.microbatches, options.tokens, options.width)
-    times = []
+    shape = (options.rows * options.microbatches, options.tokens, options.width)
+    count = shape[0] * shape[1] * shape[2]
+    data, target = (wave(count, step).float().view(shape) for step in (0.11, 0.07))
+    times, means = [], []
     for step in range(options.warmup + options.steps):
         module.zero_grad()
         dist.barrier()
         begin = time.perf_counter()
         arguments = (data,) if rank == 0 else ()
-        schedule.step(*arguments, **({"target": data} if rank == ranks - 1 else {}))
+        losses = []
+        last = {"target": target, "losses": losses} if rank == ranks - 1 else {}
+        schedule.step(*arguments, return_outputs=False, **last)
         dist.barrier()
         if step >= options.warmup:
             times.append(1000 * (time.perf_counter() - begin))
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.sub_(parameter.grad, alpha=LEARNING_RATE)
+        means.append(torch.stack(losses).double().mean() if losses else torch.zeros((), dtype=torch.float64))
+    means = torch.stack(means)
+    dist.all_reduce(means)
     if rank == 0:
-        print(json.dumps({"step_ms": times}), flush=True)
+        print(json.dumps({"step_ms": times, "losses": means.tolist()}), flush=True)
     dist.destroy_process_group()
 
 
