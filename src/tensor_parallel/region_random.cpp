@@ -4,8 +4,10 @@
 #include <c10/util/Exception.h>
 #include <lockstep/tensor_parallel/region_random.h>
 
+#include <memory>
 #include <mutex>
-#include <utility>
+
+#include "core/thread_generator.h"
 
 namespace lockstep::tensor_parallel {
 namespace {
@@ -19,42 +21,58 @@ std::uint64_t seed_of_rank(std::uint64_t seed, int rank) {
   return mixed ^ (mixed >> 31);
 }
 
-/// Gives the default generator of `device` another state, and returns the one that it had.
-at::Tensor swap_state(c10::Device device, const at::Tensor& state) {
-  at::Generator generator = at::globalContext().defaultGenerator(device);
+at::Tensor state_of(at::Generator generator) {
   const std::lock_guard<std::mutex> lock(generator.mutex());
-  at::Tensor before = generator.get_state();
+  return generator.get_state();
+}
+
+void give_state(at::Generator generator, const at::Tensor& state) {
+  const std::lock_guard<std::mutex> lock(generator.mutex());
   generator.set_state(state);
-  return before;
+}
+
+const at::Generator& default_generator(c10::Device device) {
+  return at::globalContext().defaultGenerator(device);
 }
 
 }  // namespace
 
 RegionRandom::RegionRandom(std::uint64_t seed, const ProcessGroup& group, c10::Device device)
-    : device_(device) {
-  at::Generator own = at::globalContext().defaultGenerator(device).clone();
-  own.set_current_seed(seed_of_rank(seed, group.rank()));
-  state_ = own.get_state();
+    : generator_(default_generator(device).clone()) {
+  generator_.set_current_seed(seed_of_rank(seed, group.rank()));
 }
 
 RegionRandom::Scope RegionRandom::enter() {
   return Scope(*this);
 }
 
+at::Tensor RegionRandom::state() const {
+  return state_of(generator_);
+}
+
 void RegionRandom::set_state(const at::Tensor& state) {
   TORCH_CHECK(!is_inside_, "RegionRandom: set_state inside of a scope");
-  state_ = state.clone();
+  give_state(generator_, state);
 }
 
 RegionRandom::Scope::Scope(RegionRandom& random) : random_(random) {
   TORCH_CHECK(!random.is_inside_, "RegionRandom: enter() inside of a scope of the same object");
-  outside_ = swap_state(random.device_, random.state_);
+  const at::Generator& own = random.generator_;
+  if (own.device().is_cpu()) {
+    redirection_ = std::make_unique<ThreadGenerator>([&own] { return &own; });
+  } else {
+    outside_ = state_of(default_generator(own.device()));
+    give_state(default_generator(own.device()), state_of(own));
+  }
   random.is_inside_ = true;
 }
 
 RegionRandom::Scope::~Scope() {
-  random_.state_ = swap_state(random_.device_, outside_);
   random_.is_inside_ = false;
+  if (redirection_ != nullptr) return;
+  const at::Generator& own = random_.generator_;
+  give_state(own, state_of(default_generator(own.device())));
+  give_state(default_generator(own.device()), outside_);
 }
 
 }  // namespace lockstep::tensor_parallel

@@ -397,10 +397,16 @@ TEST(RegionRandomNumbers, DifferBetweenRanks) {
   std::vector<torch::Tensor> numbers(3);
   run_ranks_or_throw(3, [&](const GroupPointer& group) {
     lockstep::tensor_parallel::RegionRandom random(5, *group);
-    numbers[static_cast<std::size_t>(group->rank())] = with_seed(5, [&] {
+    const auto saved = random.state();
+    // At the same time as the other threads, none of which disturbs another.
+    const auto draw = [&] {
       const auto scope = random.enter();
-      return torch::rand({4});
-    });
+      return torch::cat({torch::rand({1000}), torch::randn({1000})});
+    };
+    const auto first = draw();
+    random.set_state(saved);
+    EXPECT_TRUE(torch::equal(draw(), first));
+    numbers[static_cast<std::size_t>(group->rank())] = first;
   });
   EXPECT_FALSE(torch::equal(numbers[0], numbers[1]));
   EXPECT_FALSE(torch::equal(numbers[1], numbers[2]));
