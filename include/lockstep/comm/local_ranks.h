@@ -40,7 +40,8 @@ struct LocalRanksOptions {
 /// Several ranks in one process: a thread for each device, with a process group that connects them.
 ///
 ///     lockstep::LocalRanks ranks({torch::kCPU, torch::kCPU});
-///     ranks.run([&](lockstep::ProcessGroup& group, torch::Device device) { train(group, device);
+///     ranks.run([&](lockstep::ProcessGroup& group, torch::Device device) {
+///       train(group, device);
 ///     });
 ///
 /// The threads and their groups stay from one `run` to the next, so that a short `run` is cheap. In

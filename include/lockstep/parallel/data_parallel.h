@@ -56,7 +56,9 @@ class LOCKSTEP_API DataParallelBase {
   /// Collective: all ranks call it, or `sit_out`.
   void backward(const at::Tensor& loss, int rank);
   [[nodiscard]] at::Tensor mean_loss(const detail::Cut& cut);
-  /// Calls `clone`. Throws: what it throws, with what to do instead.
+  /// Calls `clone`.
+  ///
+  /// Throws: what it throws, with what to do instead.
   static void with_advice(const std::function<void()>& clone);
 
   [[nodiscard]] LocalRanks& ranks() noexcept { return *ranks_; }
@@ -152,8 +154,11 @@ class DataParallel final : public DataParallelBase {
   /// several threads at once. A batch with fewer samples than ranks leaves some replicas idle.
   ///
   /// Shapes: all tensors of `input` and `target` have as many samples as the first tensor of
-  /// `input`; those without dimensions go to all ranks. Blocks: the calling thread. Throws: what
-  /// the module, the loss, or a collective throws in the first rank that fails, as
+  /// `input`; those without dimensions go to all ranks.
+  ///
+  /// Blocks: the calling thread.
+  ///
+  /// Throws: what the module, the loss, or a collective throws in the first rank that fails, as
   /// `LocalRanks::run`; `c10::Error` for another shape, or an empty batch.
   template <typename Input, typename Target, typename Loss>
   at::Tensor step(const Input& input, const Target& target, Loss&& loss_function) {

@@ -31,7 +31,9 @@ class LOCKSTEP_API Stage {
   /// A module: a holder as `TORCH_MODULE` makes one, `torch::nn::Sequential`,
   /// `torch::nn::AnyModule`, a `std::shared_ptr` to a module, or one of these in
   /// `DistributedDataParallel`. Gradients of the latter are averaged in its last backward of a
-  /// step. Throws: `c10::Error` for an empty holder or null.
+  /// step.
+  ///
+  /// Throws: `c10::Error` for an empty holder or null.
   template <typename Net>
   requires lockstep::detail::WrapsModule<Net> Stage(Net net)  // NOLINT: converts on purpose
       : Stage(lockstep::detail::module_of(net) != nullptr) {
@@ -44,6 +46,7 @@ class LOCKSTEP_API Stage {
   }
   /// A function of the tensors, and all modules that it uses: the gradients of their parameters are
   /// those of the stage.
+  ///
   /// Throws: `c10::Error` for a module that is empty or null.
   template <typename Function, typename... Modules>
   requires(sizeof...(Modules) > 0 && !lockstep::detail::WrapsModule<Function> &&

@@ -34,10 +34,14 @@
 /// Shapes: equal on all ranks. Negative dimensions count from the end.
 /// Blocks: the calling thread, in each direction that communicates, until the group's deadline.
 /// Collective: all ranks call them, and their backwards, over graphs of the same structure:
-/// backward starts its collectives in the same order then. Thread-safety: as the group's, one
-/// thread at a time; on a device, backward runs in autograd's thread, while the thread that called
-/// it waits. Throws: `c10::Error` for a null group, an undefined tensor, or sizes that the ranks do
-/// not divide; what a collective throws, `MismatchError` for shapes that differ among others.
+/// backward starts its collectives in the same order then.
+///
+/// Thread-safety: as the group's, one thread at a time; on a device, backward runs in autograd's
+/// thread, while the thread that called it waits.
+///
+/// Throws: `c10::Error` for a null group, an undefined tensor, or sizes that the ranks do not
+/// divide; what a collective throws, `MismatchError` for shapes that differ among others.
+///
 /// Source: Shoeybi et al., "Megatron-LM", 2019; Korthikanti et al., "Reducing Activation
 /// Recomputation in Large Transformer Models", 2022.
 
