@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <ATen/TensorOperators.h>
+#include <ATen/autocast_mode.h>
 #include <lockstep/tensor_parallel/cross_entropy.h>
 
 #include <utility>
@@ -63,8 +64,10 @@ torch::Tensor VocabParallelCrossEntropyImpl::forward(const torch::Tensor& logits
   check_shapes(logits, targets);
   const at::Tensor counts = targets.ne(options.ignore_index());
   check_classes(targets, counts, logits.size(-1) * options.group()->size());
-  const auto dtype = logits.scalar_type();
-  const bool is_double = dtype == at::kDouble;
+  const bool is_double = logits.scalar_type() == at::kDouble;
+  // Autocast keeps the losses of LibTorch in float.
+  const bool is_float = at::autocast::is_autocast_enabled(logits.device().type()) && !is_double;
+  const auto dtype = is_float ? at::kFloat : logits.scalar_type();
   const at::Tensor rows =
       logits.reshape({-1, logits.size(-1)}).to(is_double ? at::kDouble : at::kFloat).contiguous();
   const at::Tensor losses =

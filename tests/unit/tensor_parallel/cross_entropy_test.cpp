@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
+#include <lockstep/amp/autocast.h>
+
 #include <limits>
 
 #include "tensor_ranks.h"
@@ -117,6 +119,18 @@ TEST_P(VocabCrossEntropy, TakesInfinitiesAndMoreDimensions) {
         functional::cross_entropy(cube.flatten(0, 1), cube_targets.flatten(),
                                   functional::CrossEntropyFuncOptions().reduction(torch::kNone));
     EXPECT_TRUE(torch::allclose(each, expected.view({2, 3})));
+  });
+}
+
+TEST_P(VocabCrossEntropy, IsInFloatUnderAutocast) {
+  run([](const GroupPointer& group) {
+    const auto values = (fractions({10, kClasses}, 1) * 4).to(torch::kBFloat16);
+    const amp::autocast guard(torch::kCPU, torch::kBFloat16);
+    VocabParallelCrossEntropy loss(group);
+    const auto expected = functional::cross_entropy(values, some_targets(10));
+    const auto actual = loss(own_classes(values, group), some_targets(10));
+    EXPECT_EQ(actual.scalar_type(), expected.scalar_type());
+    EXPECT_NEAR(actual.item<double>(), expected.item<double>(), 1e-5);
   });
 }
 
