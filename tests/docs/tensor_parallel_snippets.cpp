@@ -52,10 +52,11 @@ TEST(TensorParallelPage, SharesLayers) {
       lockstep::ProcessGroupOptions().environment(lockstep::LaunchEnvironment()));
   const std::uint64_t seed = 7;
   torch::manual_seed(seed);
+  const int sharers = 1;
   // [mesh]
-  lockstep::Mesh mesh(group, {{"data", group->size() / 1}, {"tensor", 1}});  // neighbours share a model
+  lockstep::Mesh mesh(group, {{"data", group->size() / sharers}, {"tensor", sharers}});  // neighbours share a model
   const auto tensor_group = mesh.group("tensor");
-  Mlp net(tensor_group);                                                     // the same seed on all ranks
+  Mlp net(tensor_group);  // the same seed on all ranks
   lockstep::DistributedDataParallel<Mlp> model(net, mesh.group("data"));
   // [mesh]
   const auto batch = torch::randn({8, 512});

@@ -46,8 +46,8 @@ struct LOCKSTEP_API VocabParallelCrossEntropyOptions {
 ///
 /// Forward exchanges three numbers a token (four with label smoothing) in one call; backward
 /// exchanges nothing. Each rank keeps one tensor of its logits' size, which becomes the gradient
-/// unless the graph is retained. Half and BFloat16 are computed in float, and the loss is rounded to
-/// their dtype except under autocast. There are no weights of classes, and no second derivative.
+/// unless the graph is retained. Half and BFloat16 are computed in float, and the loss is rounded
+/// to their dtype except under autocast. There are no weights of classes, and no second derivative.
 ///
 /// Shapes: logits {*, classes / ranks}, rank r's being the r-th part of the classes, which are the
 /// last dimension; targets int64 {*}, the same on all ranks.
