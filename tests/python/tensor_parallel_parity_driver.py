@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 
 SKIPPED = 77
 RANKS = 3
@@ -62,7 +63,19 @@ def run_rank(rank, folder):
             values = output.detach() if name != "reduce" or rank == ROOT else torch.zeros_like(output)
             for kind, tensor in (("output", values), ("gradient", x.grad)):
                 file.write(f"{name}.{kind} {rank} {' '.join(str(int(value)) for value in tensor.flatten().tolist())}\n")
+    wait_for_all(rank, folder)
     dist.destroy_process_group()
+
+
+def wait_for_all(rank, folder):
+    """A rank that leaves closes its connections, which fails what others still read; so it waits for all of them."""
+    with open(os.path.join(folder, f"done{rank}"), "w", encoding="ascii"):
+        pass
+    end = time.monotonic() + 100
+    while not all(os.path.exists(os.path.join(folder, f"done{other}")) for other in range(RANKS)):
+        if time.monotonic() > end:
+            raise TimeoutError("another rank has not finished")
+        time.sleep(0.01)
 
 
 def main():
