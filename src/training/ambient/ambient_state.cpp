@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "training/ambient/ambient_state.h"
 
+#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Context.h>
 #include <ATen/autocast_mode.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <mutex>
 
@@ -13,6 +15,10 @@ namespace {
 
 constexpr std::array<at::DeviceType, 2> kDevices{at::kCPU, at::kCUDA};
 
+c10::DeviceIndex current_cuda_device() {
+  return c10::impl::VirtualGuardImpl(at::kCUDA).getDevice().index();
+}
+
 std::vector<at::Generator> default_generators() {
   const auto* const own = ThreadGenerator::current();
   std::vector<at::Generator> generators{
@@ -22,6 +28,7 @@ std::vector<at::Generator> default_generators() {
   const auto& hooks = at::detail::getCUDAHooks();
   for (c10::DeviceIndex index = 0; index < hooks.deviceCount(); ++index) {
     if (!hooks.hasPrimaryContext(index)) continue;
+    if (own != nullptr && index != current_cuda_device()) continue;
     generators.push_back(at::globalContext().defaultGenerator(c10::Device(at::kCUDA, index)));
   }
   return generators;
@@ -31,11 +38,30 @@ std::vector<at::Generator> default_generators() {
 
 RandomState RandomState::current() {
   RandomState state;
-  for (at::Generator& generator : default_generators()) {
+  state.is_of_thread_ = ThreadGenerator::current() != nullptr;
+  for (const at::Generator& generator : default_generators()) state.add(generator);
+  return state;
+}
+
+void RandomState::add(at::Generator generator) {
+  at::Tensor state;
+  {
     const std::lock_guard lock(generator.mutex());
-    at::Tensor its_state = generator.get_state();
-    state.generators_.emplace_back(std::move(generator), std::move(its_state));
+    state = generator.get_state();
   }
+  generators_.emplace_back(std::move(generator), std::move(state));
+}
+
+RandomState RandomState::now() const {
+  RandomState state;
+  state.is_of_thread_ = is_of_thread_;
+  for (const auto& [generator, before] : generators_) state.add(generator);
+  return state;
+}
+
+RandomState RandomState::with_new_generator() const {
+  RandomState state = *this;
+  state.generators_.front().first = at::detail::createCPUGenerator();
   return state;
 }
 
@@ -46,8 +72,17 @@ void RandomState::restore() const {
   }
 }
 
-RandomGuard::RandomGuard(const RandomState& state) : before_(RandomState::current()) {
-  state.restore();
+RandomGuard::RandomGuard(const RandomState& state) {
+  if (!state.is_of_thread() && ThreadGenerator::current() == nullptr) {
+    before_ = state.now();
+    state.restore();
+    return;
+  }
+  const RandomState copy = state.with_new_generator();
+  before_ = copy.now();
+  copy.restore();
+  redirection_ = std::make_unique<ThreadGenerator>(
+      [generator = copy.generators().front().first] { return &generator; });
 }
 
 RandomGuard::~RandomGuard() {

@@ -5,27 +5,42 @@
 #include <ATen/core/Tensor.h>
 
 #include <array>
+#include <memory>
 #include <utility>
 #include <vector>
 
 namespace lockstep {
 
+class ThreadGenerator;
+
 /// The states of the default random generators: the CPU's, which a thread may have of its own, and
-/// those of all CUDA devices in use.
+/// those of all CUDA devices in use. A thread with a generator of its own, as a rank that is a
+/// thread, has its current CUDA device only: the others are those of other threads.
 class RandomState {
  public:
   [[nodiscard]] static RandomState current();
   void restore() const;
+  /// What the same generators have now.
+  [[nodiscard]] RandomState now() const;
+  /// The same with a new generator of the CPU, which nobody else has.
+  [[nodiscard]] RandomState with_new_generator() const;
+  /// Whether the CPU's generator was one of a thread's own.
+  [[nodiscard]] bool is_of_thread() const { return is_of_thread_; }
 
   [[nodiscard]] const std::vector<std::pair<at::Generator, at::Tensor>>& generators() const {
     return generators_;
   }
 
  private:
-  std::vector<std::pair<at::Generator, at::Tensor>> generators_;
+  void add(at::Generator generator);
+
+  std::vector<std::pair<at::Generator, at::Tensor>> generators_;  // first, the CPU's
+  bool is_of_thread_ = false;
 };
 
-/// Sets the generators to a state and, when it goes, back to what they were.
+/// Sets the generators to a state and, when it goes, back to what they were. Where the CPU's
+/// belongs to a thread, then or now, this thread draws from a copy meanwhile: backward need not
+/// have the generator that the first run had, and may not rewind it.
 class RandomGuard {
  public:
   explicit RandomGuard(const RandomState& state);
@@ -35,6 +50,7 @@ class RandomGuard {
 
  private:
   RandomState before_;
+  std::unique_ptr<ThreadGenerator> redirection_;
 };
 
 /// What autocast does in this thread, on the CPU and on CUDA devices.
