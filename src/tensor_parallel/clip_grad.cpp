@@ -22,6 +22,15 @@ at::Tensor values_of(const at::Tensor& gradient) {
   return gradient.is_sparse() ? gradient.coalesce()._values() : gradient;
 }
 
+/// What has the same norm in float: a norm easily passes the end of Half's range.
+std::vector<at::Tensor> widened(std::vector<at::Tensor> tensors, double norm_type) {
+  for (at::Tensor& tensor : tensors) {
+    if (!at::isReducedFloatingType(tensor.scalar_type())) continue;
+    tensor = at::linalg_vector_norm(tensor, norm_type, std::nullopt, /*keepdim=*/false, at::kFloat);
+  }
+  return tensors;
+}
+
 /// The gradients of a model, each once.
 struct Gradients {
   std::vector<at::Tensor> parameters;
@@ -51,7 +60,8 @@ at::TensorOptions options_of(const ModelState& state) {
 at::Tensor total_norm(const ModelState& state, const Gradients& gradients, double norm_type) {
   const auto options = options_of(state);
   const auto norm_of = [&](const std::vector<at::Tensor>& tensors) {
-    return optim::get_total_norm(tensors, norm_type).to(options.device(), at::kDouble);
+    return optim::get_total_norm(widened(tensors, norm_type), norm_type)
+        .to(options.device(), at::kDouble);
   };
   at::Tensor replicated = norm_of(gradients.replicated);
   std::vector<at::Tensor> norms;
@@ -75,20 +85,22 @@ at::Tensor total_norm(const ModelState& state, const Gradients& gradients, doubl
 at::Tensor clip_grad_norm_(torch::nn::Module& module, double max_norm, double norm_type,
                            bool error_if_nonfinite) {
   TORCH_CHECK(max_norm >= 0, "clip_grad_norm_: max_norm is ", max_norm, "; it must be 0 or more");
+  TORCH_CHECK(norm_type > 0, "clip_grad_norm_: norm_type is ", norm_type,
+              "; it must be positive, or infinity");
   const at::NoGradGuard no_grad;
   const ModelState state = survey(module);
   const Gradients gradients = gradients_of(state);
-  at::Tensor total = total_norm(state, gradients, norm_type);
+  const at::Tensor total = total_norm(state, gradients, norm_type);
   if (error_if_nonfinite) {
     const auto value = total.item<double>();
     TORCH_CHECK(std::isfinite(value), "the norm of order ", norm_type,
                 " of the gradients of the full model is ", value, "; they cannot be clipped");
   }
-  if (!gradients.parameters.empty()) {
-    total = total.to(gradients.parameters.front().grad().scalar_type());
-  }
-  optim::clip_grads_with_norm_(gradients.parameters, max_norm, total);
-  return total;
+  if (gradients.parameters.empty()) return total;
+  const auto dtype = gradients.parameters.front().grad().scalar_type();
+  const auto width = dtype == at::kDouble ? at::kDouble : at::kFloat;  // a device is fast with it
+  optim::clip_grads_with_norm_(gradients.parameters, max_norm, total.to(width));
+  return total.to(dtype);
 }
 
 }  // namespace lockstep::nn

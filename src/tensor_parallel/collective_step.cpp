@@ -2,6 +2,7 @@
 #include "tensor_parallel/collective_step.h"
 
 #include <ATen/WrapDimUtils.h>
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros_like.h>
@@ -20,6 +21,30 @@ using torch::autograd::variable_list;
 
 at::Tensor copy_of(const at::Tensor& input) {
   return input.clone(at::MemoryFormat::Contiguous);
+}
+
+std::int64_t size_of_share(const at::Tensor& input, std::int64_t dim, int ranks,
+                           const std::string& name) {
+  TORCH_CHECK(input.size(dim) % ranks == 0, name, ": ", ranks, " ranks cannot share dimension ",
+              dim, " of ", input.sizes(), " equally; its size must be a multiple of ", ranks);
+  return input.size(dim) / ranks;
+}
+
+/// What ranks compare beside shapes: which dimensions are cut or joined.
+std::string along(const CollectiveStep& step) {
+  std::string text = "(";  // short, as errors of other ranks show some 20 characters of a name
+  text += std::to_string(step.dim);
+  switch (step.kind) {
+    case Kind::AllGather:
+    case Kind::ReduceScatter:
+      return text += ')';
+    case Kind::Exchange:
+      text += ", ";
+      text += std::to_string(step.other_dim);
+      return text += ')';
+    default:
+      return "";
+  }
 }
 
 at::Tensor reduce_to_root(const at::Tensor& input, int root, ProcessGroup& group) {
@@ -127,9 +152,8 @@ std::string call_name(const std::string& name, at::IntArrayRef shape) {
 
 at::Tensor rows_of_ranks(const at::Tensor& input, std::int64_t dim, int ranks,
                          const std::string& name) {
-  TORCH_CHECK(input.size(dim) % ranks == 0, name, ": ", ranks, " ranks cannot share dimension ",
-              dim, " of ", input.sizes(), " equally; its size must be a multiple of ", ranks);
-  return input.unflatten(dim, {ranks, input.size(dim) / ranks}).movedim(dim, 0).contiguous();
+  const auto own = size_of_share(input, dim, ranks, name);
+  return input.unflatten(dim, {ranks, own}).movedim(dim, 0).contiguous();
 }
 
 at::Tensor join_rows(const at::Tensor& rows, std::int64_t dim) {
@@ -140,13 +164,16 @@ at::Tensor run_step(const CollectiveStep& step, const at::Tensor& input, Process
                     const std::string& name) {
   const at::NoGradGuard no_grad;
   if (step.kind == Kind::Identity) return input;
+  // Results are new tensors, and none is a view for autograd, which could not be changed in place.
+  const at::AutoDispatchBelowADInplaceOrView guard;
   if (step.kind == Kind::OwnPart) {
-    return rows_of_ranks(input, step.dim, group.size(), name).select(0, group.rank()).clone();
+    const auto own = size_of_share(input, step.dim, group.size(), name);
+    return copy_of(input.narrow(step.dim, group.rank() * own, own));
   }
   // The numbers of rows are all that may differ.
   const auto shape =
       step.kind == Kind::ExchangeRows ? input.sizes().slice(1) : at::IntArrayRef(input.sizes());
-  const auto scope = group.with(CallOptions().name(call_name(name, shape)));
+  const auto scope = group.with(CallOptions().name(call_name(name + along(step), shape)));
   return communicate(step, input, group, name);
 }
 

@@ -34,7 +34,7 @@ struct CollectiveStep {
 };
 
 /// A new tensor, except for Identity. `name` stands in errors, and ranks compare it together with
-/// the shape. No graph is recorded.
+/// the shape and the dimensions. No graph is recorded.
 [[nodiscard]] at::Tensor run_step(const CollectiveStep& step, const at::Tensor& input,
                                   ProcessGroup& group, const std::string& name);
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "tensor_parallel/column_linear.h"
 
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mm.h>
@@ -121,6 +122,8 @@ struct ColumnLinear : torch::autograd::Function<ColumnLinear> {
     context->save_for_backward({input, weight});
     context->saved_data["settings"] = c10::IValue::make_capsule(settings);
     context->saved_data["has bias"] = bias.has_value();
+    // Else the result would be a view made in a function, which cannot be changed in place.
+    const at::AutoDispatchBelowADInplaceOrView guard;
     if (!settings->is_sequence_cut) return at::linear(input, weight, bias);
     CollectiveStep gather{.kind = CollectiveStep::Kind::AllGather};
     return at::linear(run_step(gather, input, *settings->group, "column input"), weight, bias);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <ATen/TensorOperators.h>
 #include <ATen/autocast_mode.h>
+#include <ATen/ops/_assert_async.h>
 #include <lockstep/tensor_parallel/cross_entropy.h>
 
 #include <utility>
@@ -26,8 +27,12 @@ void check_shapes(const at::Tensor& logits, const at::Tensor& targets) {
 }
 
 void check_classes(const at::Tensor& targets, const at::Tensor& counts, std::int64_t classes) {
-  if (!targets.is_cpu()) return;
+  if (!targets.is_cpu() && !targets.is_cuda()) return;
   const at::Tensor is_wrong = targets.lt(0).logical_or(targets.ge(classes)).logical_and(counts);
+  if (targets.is_cuda()) {
+    return at::_assert_async(is_wrong.any().logical_not(),
+                             "VocabParallelCrossEntropy: a target that is no class");
+  }
   if (!is_wrong.any().item<bool>()) return;
   const at::Tensor first = targets.masked_select(is_wrong).select(0, 0);
   TORCH_CHECK(false, "VocabParallelCrossEntropy: a target is ", first.item<std::int64_t>(),

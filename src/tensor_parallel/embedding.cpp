@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/_assert_async.h>
 #include <ATen/ops/embedding.h>
 #include <lockstep/tensor_parallel/embedding.h>
 #include <lockstep/tensor_parallel/regions.h>
@@ -51,6 +52,9 @@ torch::Tensor VocabParallelEmbeddingImpl::forward(const torch::Tensor& tokens) {
         "VocabParallelEmbedding: a token is ",
         least.item<std::int64_t>() < 0 ? least.item<std::int64_t>() : most.item<std::int64_t>(),
         "; tokens are from 0 to ", options.num_embeddings() - 1);
+  } else if (tokens.is_cuda()) {
+    at::_assert_async(tokens.ge(0).logical_and(tokens.lt(options.num_embeddings())).all(),
+                      "VocabParallelEmbedding: a token that the table does not have");
   }
   const torch::Tensor own = tokens - first_token();
   const torch::Tensor is_elsewhere = own.lt(0).logical_or(own.ge(weight.size(0)));

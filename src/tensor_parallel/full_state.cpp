@@ -49,12 +49,18 @@ bool differs_from_first(const at::Tensor& tensor, const std::string& name, Proce
   return tensor.numel() > 0 && !at::equal(bytes_of(first), bytes_of(tensor));
 }
 
-/// Throws on every rank where a tensor that all should have alike is not.
-void check_replicated(const ModelState& state) {
+/// What all ranks should have alike.
+std::vector<const StateEntry*> replicated_of(const ModelState& state) {
   std::vector<const StateEntry*> replicated;
   for (const StateEntry& entry : state.entries) {
     if (!entry.is_sharded()) replicated.push_back(&entry);
   }
+  return replicated;
+}
+
+/// Throws on every rank where a tensor that all should have alike is not.
+void check_replicated(const ModelState& state) {
+  const auto replicated = replicated_of(state);
   const auto count = static_cast<std::int64_t>(replicated.size());
   for (const auto& group : state.groups) {
     const at::Tensor differs = at::zeros({count}, at::kLong);
@@ -72,7 +78,7 @@ void check_replicated(const ModelState& state) {
     TORCH_CHECK(wrong.empty(), "these are no longer the same on all ", group->size(),
                 " ranks of the tensor group: ", in_list(wrong),
                 ". Layers that work on parts of a sequence need sum_gradients_of_sequence, and all "
-                "ranks the same seed");
+                "ranks the same seed; broadcast_replicated gives all ranks those of the first");
   }
 }
 
@@ -224,12 +230,30 @@ std::map<std::string, at::Tensor> full_state(const torch::nn::Module& module) {
   return collect(survey(module), /*is_for_all=*/true);
 }
 
+void broadcast_replicated(torch::nn::Module& module) {
+  const at::NoGradGuard no_grad;
+  const ModelState state = survey(module);
+  for (const auto& group : state.groups) {
+    for (const StateEntry* entry : replicated_of(state)) {
+      const auto scope =
+          group->with(CallOptions().name(call_name(entry->name, entry->tensor.sizes())));
+      const at::Tensor first = entry->tensor.detach().clone(at::MemoryFormat::Contiguous);
+      group->broadcast(first).wait();
+      entry->tensor.detach().copy_(first);
+    }
+  }
+}
+
 void load_full_state(torch::nn::Module& module, const std::map<std::string, at::Tensor>& state) {
   FullLoad(module, state, "load_full_state").run();
 }
 
 void save_full(const torch::nn::Module& module, const std::filesystem::path& path) {
   const ModelState state = survey(module);
+  TORCH_CHECK(state.groups.size() <= 1, "save_full: ", path.string(), ": the model's layers have ",
+              state.groups.size(),
+              " tensor groups, so that no rank gets all tensors; "
+              "full_state gives them to every rank, one of which can save them");
   auto full = collect(state, /*is_for_all=*/false);
   if (state.groups.empty()) return write(path, std::move(full));
   ProcessGroup& group = *state.groups.front();

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <ATen/Context.h>
 #include <ATen/core/Generator.h>
+#include <ATen/core/grad_mode.h>
 #include <c10/util/Exception.h>
 #include <lockstep/tensor_parallel/region_random.h>
+#include <torch/csrc/autograd/graph_task.h>
 
 #include <memory>
 #include <mutex>
@@ -47,6 +49,7 @@ RegionRandom::Scope RegionRandom::enter() {
 }
 
 at::Tensor RegionRandom::state() const {
+  TORCH_CHECK(!is_inside_, "RegionRandom: state() inside of a scope");
   return state_of(generator_);
 }
 
@@ -57,6 +60,11 @@ void RegionRandom::set_state(const at::Tensor& state) {
 
 RegionRandom::Scope::Scope(RegionRandom& random) : random_(random) {
   TORCH_CHECK(!random.is_inside_, "RegionRandom: enter() inside of a scope of the same object");
+  // Backward draws nothing by itself, and runs without gradients unless it is differentiated.
+  TORCH_CHECK(torch::autograd::get_current_graph_task_id() == -1 || !at::GradMode::is_enabled(),
+              "RegionRandom: enter() in backward, as in a function that lockstep::checkpoint runs "
+              "again: the region would give other numbers than the first time. Enter the scope "
+              "before checkpoint, or checkpoint the code around the scope only");
   const at::Generator& own = random.generator_;
   if (own.device().is_cpu()) {
     redirection_ = std::make_unique<ThreadGenerator>([&own] { return &own; });

@@ -2,11 +2,14 @@
 #include <ATen/ops/layer_norm.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
+#include <lockstep/tensor_parallel/embedding.h>
+#include <lockstep/tensor_parallel/linear.h>
 #include <lockstep/tensor_parallel/regions.h>
 #include <lockstep/tensor_parallel/sequence.h>
-#include <torch/csrc/autograd/function_hook.h>
+#include <torch/csrc/autograd/cpp_hook.h>
 #include <torch/csrc/autograd/variable.h>
 
+#include <algorithm>
 #include <ios>
 #include <optional>
 #include <set>
@@ -18,36 +21,44 @@
 namespace lockstep::nn {
 namespace {
 
-using torch::autograd::variable_list;
-
 /// On a parameter: sums its gradient before it is accumulated.
-class SumOverSequence : public torch::autograd::FunctionPreHook {
- public:
-  explicit SumOverSequence(std::shared_ptr<ProcessGroup> group) : group_(std::move(group)) {}
-
-  variable_list operator()(const variable_list& gradients) override {
-    variable_list sums = gradients;
-    // The gradient of a parameter comes alone.
-    if (sums.at(0).defined()) sums[0] = tensor_parallel::reduce_from(sums[0], group_);
-    return sums;
+struct SumOverSequence {
+  at::TensorBase operator()(const at::TensorBase& gradient) const {
+    if (!gradient.defined()) return gradient;
+    return tensor_parallel::reduce_from(at::Tensor(gradient), group);
   }
-
- private:
-  std::shared_ptr<ProcessGroup> group_;
+  std::shared_ptr<ProcessGroup> group;
 };
 
+/// Whether the parameter has it among the hooks that `register_hook` gives. (Hooks of any other
+/// kind are dropped when a program registers one of its own.)
 bool has_hook(const at::Tensor& parameter) {
-  for (const auto& hook : torch::autograd::impl::hooks(parameter)) {
-    if (dynamic_cast<const SumOverSequence*>(hook.get()) != nullptr) return true;
-  }
-  return false;
+  const auto* const meta = torch::autograd::impl::get_autograd_meta(parameter);
+  if (meta == nullptr || meta->cpp_hooks_list_ == nullptr) return false;
+  const auto& hooks = *meta->cpp_hooks_list_;
+  return std::any_of(hooks.begin(), hooks.end(), [](const auto& hook) {
+    return hook.template target<SumOverSequence>() != nullptr;
+  });
 }
 
-/// Parameters of the sharded modules below, which see to their gradients themselves.
+/// Whether all of the module's own parameters get the right gradients by its own doing.
+bool sums_itself(const torch::nn::Module& module) {
+  return dynamic_cast<const ParallelLinearImpl*>(&module) != nullptr ||
+         dynamic_cast<const VocabParallelEmbeddingImpl*>(&module) != nullptr ||
+         dynamic_cast<const SequenceParallelLayerNormImpl*>(&module) != nullptr;
+}
+
+/// The parameters below whose gradients are not partial: those of this library's layers, and what
+/// other modules cut.
 void collect_own(const torch::nn::Module& module, std::set<const void*>& own) {
-  if (dynamic_cast<const ShardedModule*>(&module) != nullptr ||
-      dynamic_cast<const SequenceParallelLayerNormImpl*>(&module) != nullptr) {
-    for (const auto& parameter : module.parameters()) own.insert(parameter.unsafeGetTensorImpl());
+  const auto parameters = module.named_parameters(/*recurse=*/false);
+  if (sums_itself(module)) {
+    for (const auto& parameter : parameters) own.insert(parameter.value().unsafeGetTensorImpl());
+  } else if (const auto* const sharded = dynamic_cast<const ShardedModule*>(&module)) {
+    for (const ShardedTensor& how : sharded->sharded_tensors()) {
+      const auto* const parameter = parameters.find(how.name);
+      if (parameter != nullptr) own.insert(parameter->unsafeGetTensorImpl());
+    }
   }
   for (const auto& child : module.children()) collect_own(*child, own);
 }
@@ -101,7 +112,8 @@ std::size_t sum_gradients_of_sequence(torch::nn::Module& module,
     if (!has_hook(tensor)) found.push_back(tensor);
   }
   for (const at::Tensor& parameter : found) {
-    torch::autograd::impl::add_hook(parameter, std::make_unique<SumOverSequence>(group));
+    const at::TensorBase& base = parameter;  // whose hooks keep their type
+    (void)base.register_hook(SumOverSequence{group});
   }
   return found.size();
 }

@@ -29,6 +29,15 @@ at::Tensor tensor_of(const torch::nn::Module& module, const std::string& name) {
   return {};
 }
 
+void check_cut(const at::Tensor& tensor, const ShardedTensor& how, const std::string& name) {
+  TORCH_CHECK(how.dim >= 0 && how.dim < tensor.dim(), name, " is said to be cut along dimension ",
+              how.dim, "; its dimensions are from 0 to ", tensor.dim() - 1);
+  const auto size = tensor.size(how.dim);
+  TORCH_CHECK(how.parts > 0 && size % how.parts == 0, name, " is said to have ", how.parts,
+              " parts; this rank's size along dimension ", how.dim, ", ", size,
+              ", must be a multiple of a positive number of parts");
+}
+
 void add_shardings(const torch::nn::Module& module, const std::string& path, ModelState& state,
                    Shardings& shardings) {
   const auto* sharded = dynamic_cast<const ShardedModule*>(&module);
@@ -42,6 +51,7 @@ void add_shardings(const torch::nn::Module& module, const std::string& path, Mod
     const at::Tensor tensor = tensor_of(module, how.name);
     TORCH_CHECK(tensor.defined(), "the module ", path, " says that it cuts ", how.name,
                 ", and has no parameter or buffer of that name");
+    check_cut(tensor, how, join_names(path, how.name));
     const auto [at, is_new] = shardings.emplace(tensor.unsafeGetTensorImpl(), Sharding{how, group});
     TORCH_CHECK(is_new || (at->second.how.dim == how.dim && at->second.how.parts == how.parts &&
                            at->second.group == group),

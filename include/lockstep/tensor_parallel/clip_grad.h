@@ -12,11 +12,15 @@ namespace lockstep::nn {
 /// the gradients of the full model. What all ranks have counts once, and the parts of what is cut
 /// are put together. All ranks get the same norm and multiply by the same factor.
 ///
+/// The factor is computed in float or double. The result has the dtype of the first gradient, and
+/// is infinite where that is Half and the norm does not fit.
+///
 /// Shapes: the result has no dimensions; without gradients it is 0.
 /// Blocks: the calling thread.
 /// Collective: all ranks of the layers' groups call it.
 /// Thread-safety: as the module's, and its groups'.
-/// Throws: `c10::Error` for a `max_norm` that is negative or no number; with `error_if_nonfinite`
+/// Throws: `c10::Error` for a `max_norm` that is negative or no number, and a `norm_type` that is
+/// not positive; with `error_if_nonfinite`
 /// for a norm that is infinite or no number, on every rank, before a gradient is changed; what a
 /// collective throws.
 LOCKSTEP_API at::Tensor clip_grad_norm_(torch::nn::Module& module, double max_norm,

@@ -45,9 +45,10 @@ struct LOCKSTEP_API VocabParallelCrossEntropyOptions {
 /// `torch::nn::CrossEntropyLoss` would give for all of them, on every rank.
 ///
 /// Forward exchanges three numbers a token (four with label smoothing) in one call; backward
-/// exchanges nothing. Each rank keeps one tensor of its logits' size, which becomes the gradient
-/// unless the graph is retained. Half and BFloat16 are computed in float, and the loss is rounded
-/// to their dtype except under autocast. There are no weights of classes, and no second derivative.
+/// exchanges nothing. Each rank keeps one tensor of its logits' shape, in float or double, which
+/// becomes the gradient unless the graph is retained. Half and BFloat16 are computed in float, and
+/// the loss is rounded to their dtype except under autocast. There are no weights of classes, and
+/// no second derivative.
 ///
 /// Shapes: logits {*, classes / ranks}, rank r's being the r-th part of the classes, which are the
 /// last dimension; targets int64 {*}, the same on all ranks.
@@ -55,10 +56,11 @@ struct LOCKSTEP_API VocabParallelCrossEntropyOptions {
 /// Collective: forward.
 /// Thread-safety: as its group's, one thread at a time.
 /// Throws: `c10::Error` for shapes or dtypes that do not fit, for a label smoothing outside of
-/// [0, 1], where the result is differentiated twice, and, on the CPU, for a target that is no
-/// class; what a collective throws, `MismatchError` for ranks with different numbers of classes
-/// among others. Source: Shoeybi et al., "Megatron-LM", 2019. Here, the maxima of the ranks are
-/// exchanged together with sums that are relative to them, instead of before.
+/// [0, 1], where the result is differentiated twice, and for a target that is no class (on a CUDA
+/// device, as an assertion there); what a collective throws, `MismatchError` for ranks with
+/// different numbers of classes among others.
+/// Source: Shoeybi et al., "Megatron-LM", 2019. Here, the maxima of the ranks are exchanged
+/// together with sums that are relative to them, instead of before.
 class LOCKSTEP_API VocabParallelCrossEntropyImpl
     : public torch::nn::Cloneable<VocabParallelCrossEntropyImpl> {
  public:

@@ -49,8 +49,9 @@ struct LOCKSTEP_API VocabParallelEmbeddingOptions {
 /// Collective: forward and backward.
 /// Thread-safety: as its group's, one thread at a time; on a device, backward runs in autograd's
 /// thread.
-/// Throws: `c10::Error` for sizes that the ranks do not divide, and, on the CPU, for a token that
-/// the table does not have; what a collective throws.
+/// Throws: `c10::Error` for sizes that the ranks do not divide, and for a token that the table does
+/// not have (on a CUDA device, as an assertion there, as with `torch::nn::Embedding`); what a
+/// collective throws.
 /// Source: Shoeybi et al., "Megatron-LM", 2019.
 class LOCKSTEP_API VocabParallelEmbeddingImpl
     : public torch::nn::Cloneable<VocabParallelEmbeddingImpl>,

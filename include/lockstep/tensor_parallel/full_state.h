@@ -30,6 +30,15 @@ namespace lockstep::nn {
 [[nodiscard]] LOCKSTEP_API std::map<std::string, at::Tensor> full_state(
     const torch::nn::Module& module);
 
+/// Gives all ranks of the layers' groups what the first one has of the parameters and buffers that
+/// all should have alike: for ranks that began with different seeds, or whose devices have rounded
+/// differently.
+///
+/// Blocks: the calling thread.
+/// Collective: all ranks of the layers' groups call it.
+/// Throws: what a collective throws.
+LOCKSTEP_API void broadcast_replicated(torch::nn::Module& module);
+
 /// Copies this rank's part of each full tensor into `module`, in place, in its dtype. Nothing is
 /// communicated. A tensor that the module has under two names needs one of them.
 ///
@@ -46,7 +55,8 @@ LOCKSTEP_API void load_full_state(torch::nn::Module& module,
 /// Blocks: the calling thread, until the file is on the disk; the other ranks wait for it no longer
 /// than their group's deadline.
 /// Collective: all ranks of the layers' groups call it.
-/// Throws: as `full_state` and `lockstep::training::save_safetensors`, on every rank.
+/// Throws: as `full_state` and `lockstep::training::save_safetensors`, on every rank; `c10::Error`,
+/// before anything is communicated, for layers that have several groups.
 LOCKSTEP_API void save_full(const torch::nn::Module& module, const std::filesystem::path& path);
 
 /// `load_full_state` of a file (or folder) that `lockstep::training::load_safetensors` reads. Each
@@ -61,6 +71,11 @@ template <class Contained>
 [[nodiscard]] std::map<std::string, at::Tensor> full_state(
     const torch::nn::ModuleHolder<Contained>& module) {
   return full_state(static_cast<const torch::nn::Module&>(*module.ptr()));
+}
+/// For a module of `TORCH_MODULE`.
+template <class Contained>
+void broadcast_replicated(const torch::nn::ModuleHolder<Contained>& module) {
+  broadcast_replicated(static_cast<torch::nn::Module&>(*module.ptr()));
 }
 /// For a module of `TORCH_MODULE`.
 template <class Contained>

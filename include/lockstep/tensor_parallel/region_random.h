@@ -17,9 +17,10 @@ class ThreadGenerator;  // what a thread draws from; internal
 namespace lockstep::tensor_parallel {
 
 /// Random numbers inside of a tensor-parallel region. Outside, dropout must draw the same on all
-/// ranks, so they have the same seed; inside, each rank has another part, and must draw something
-/// else. This object has a generator of the second kind. While a scope lives, the thread draws from
-/// it on the CPU; on a device, LibTorch's default generator has its state:
+/// ranks, so they have the same seed; inside, and wherever a sequence is cut, each rank has another
+/// part, and must draw something else. This object has a generator of the second kind. While a
+/// scope lives, the thread draws from it on the CPU; on a device, LibTorch's default generator has
+/// its state:
 ///
 ///     lockstep::tensor_parallel::RegionRandom random(seed, *tensor_group, device);
 ///     {
@@ -27,8 +28,8 @@ namespace lockstep::tensor_parallel {
 ///       x = torch::dropout(x, 0.1, is_training);
 ///     }
 ///
-/// A recomputation (`lockstep::checkpoint`) that draws inside of a scope enters it again, and would
-/// draw other numbers: keep such dropout out of it.
+/// What `lockstep::checkpoint` runs inside of a scope draws the same numbers again in backward. A
+/// function that enters a scope itself could not, so `enter` refuses when it runs again.
 ///
 /// Thread-safety: one thread at a time. A scope ends in the thread in which it began, and changes
 /// nothing for others. On a device, the default generator is the process's: ranks that are threads
@@ -55,10 +56,11 @@ class LOCKSTEP_API RegionRandom {
     std::unique_ptr<ThreadGenerator> redirection_;  // on the CPU
     at::Tensor outside_;                            // elsewhere: the state of the default generator
   };
-  /// Throws: `c10::Error` inside of a scope of the same object.
+  /// Throws: `c10::Error` inside of a scope of the same object, and in backward with gradients on.
   [[nodiscard]] Scope enter();
 
   /// The region's state, for a checkpoint: a byte tensor, which `set_state` takes.
+  /// Throws: `c10::Error` inside of a scope.
   [[nodiscard]] at::Tensor state() const;
   /// Goes on with a state that `state` gave. Throws: `c10::Error` inside of a scope.
   void set_state(const at::Tensor& state);

@@ -48,7 +48,8 @@
 namespace lockstep::tensor_parallel {
 
 /// Into the region: every rank goes on with the same tensor, whose gradient is the sum of what the
-/// ranks make of it. Also for a parameter that all ranks have, and use on parts of the data.
+/// ranks make of it. Also for a parameter that all ranks have, and use on parts of the data. The
+/// result is the input's memory: do not change it in place.
 [[nodiscard]] LOCKSTEP_API at::Tensor copy_to(const at::Tensor& input,
                                               const std::shared_ptr<ProcessGroup>& group);
 

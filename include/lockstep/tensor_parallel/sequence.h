@@ -55,9 +55,11 @@ class LOCKSTEP_API SequenceParallelLayerNormImpl
 TORCH_MODULE(SequenceParallelLayerNorm);
 
 /// Makes backward sum the gradients of all parameters of `module` over `group`, for any module that
-/// is used on parts of a sequence; returns how many it is. Parameters that a `ShardedModule` below
-/// it has are left out: those layers do what is right themselves. A parameter that was given before
-/// is not summed twice. A clone of the module has to be given again.
+/// is used on parts of a sequence; returns how many it is. Left out are the parameters of layers
+/// of this folder, which do what is right themselves, and of any other `ShardedModule` those that
+/// it cuts. A parameter that was given before is not summed twice. The sum is one of the hooks that
+/// `register_hook` makes: those registered later see it. A clone of the module has to be given
+/// again.
 ///
 /// Blocks: nothing; later each backward blocks the calling thread.
 /// Collective: each backward.

@@ -110,5 +110,20 @@ TEST_P(TensorFailures, OtherShapesAreAMismatchOnAllRanks) {
   }
 }
 
+TEST_P(TensorFailures, OtherDimensionsAreAMismatchOnAllRanks) {
+  namespace regions = lockstep::tensor_parallel;
+  const std::int64_t ranks = GetParam();
+  const auto errors = run_ranks(GetParam(), [&](const GroupPointer& group) {
+    const std::int64_t dim = group->rank() == kVictim ? 1 : 0;
+    (void)regions::gather_from(torch::ones({2, 2}), group, dim);
+  });
+  for (const auto& error : errors) expect_error<MismatchError>(error, "gather_from(1) [2, 2]");
+  const auto others = run_ranks(GetParam(), [&](const GroupPointer& group) {
+    const std::int64_t dim = group->rank() == kVictim ? 1 : 0;
+    (void)regions::all_to_all(torch::ones({ranks, ranks}), group, dim, 1 - dim);
+  });
+  for (const auto& error : others) expect_error<MismatchError>(error, "all_to_all(1, 0)");
+}
+
 }  // namespace
 }  // namespace lockstep::testing

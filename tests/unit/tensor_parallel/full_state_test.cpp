@@ -170,22 +170,55 @@ TEST_P(FullState, ThatCannotBeWrittenIsAnErrorOnAllRanks) {
   });
 }
 
+TEST_P(FullState, TakesWhatTheFirstRankHasOnceThatWasBroadcast) {
+  run([](const GroupPointer& group) {
+    Tied split(group);
+    nn::load_full_state(split, training::state_of(*plain_model()));
+    {
+      const torch::NoGradGuard no_grad;
+      if (group->rank() > 0) split->norm->weight.add_(1);
+    }
+    nn::broadcast_replicated(split);
+    expect_same(nn::full_state(split), training::state_of(*plain_model()), 0);
+  });
+}
+
+TEST_P(FullState, OfLayersOfSeveralGroupsIsSavedByNone) {
+  run([](const GroupPointer& group) {
+    const Mesh mesh(group, {{"tensor", group->size()}});
+    torch::nn::Sequential net(
+        nn::ColumnParallelLinear(nn::ParallelLinearOptions(4, 12, group)),
+        nn::RowParallelLinear(nn::ParallelLinearOptions(12, 4, mesh.group("tensor"))));
+    expect_refusal([&] { nn::save_full(*net, "/tmp/never"); },
+                   "save_full: /tmp/never: the model's layers have 2 tensor groups");
+    fill_model(*net, true);  // the ranks' biases alike
+    EXPECT_EQ(nn::full_state(*net).at("1.weight").sizes(), at::IntArrayRef({4, 12}));
+  });
+}
+
 struct LiarImpl : torch::nn::Module, nn::ShardedModule {
-  explicit LiarImpl(GroupPointer its_group) : group(std::move(its_group)) {
+  LiarImpl(GroupPointer its_group, nn::ShardedTensor its_claim)
+      : group(std::move(its_group)), claim(std::move(its_claim)) {
     register_parameter("weight", torch::ones({2}));
   }
-  [[nodiscard]] std::vector<nn::ShardedTensor> sharded_tensors() const override {
-    return {{"wait", 0, 1}};
-  }
+  [[nodiscard]] std::vector<nn::ShardedTensor> sharded_tensors() const override { return {claim}; }
   [[nodiscard]] const GroupPointer& tensor_group() const override { return group; }
   GroupPointer group;
+  nn::ShardedTensor claim;
 };
 
 TEST(FullStates, NeedTheTensorsThatAModuleSaysItCuts) {
   run_ranks_or_throw(1, [](const GroupPointer& group) {
-    const LiarImpl liar(group);
-    expect_refusal([&] { (void)nn::full_state(liar); },
-                   "says that it cuts wait, and has no parameter or buffer of that name");
+    const auto refuse = [&](const nn::ShardedTensor& claim, const std::string& part) {
+      const LiarImpl liar(group, claim);
+      expect_refusal([&] { (void)nn::full_state(liar); }, part);
+    };
+    refuse({"wait", 0, 1}, "says that it cuts wait, and has no parameter or buffer of that name");
+    refuse({"weight", -1, 1}, "weight is said to be cut along dimension -1; its dimensions are");
+    refuse({"weight", 1, 1}, "weight is said to be cut along dimension 1");
+    refuse({"weight", 0, 0}, "weight is said to have 0 parts");
+    refuse({"weight", 0, 3},
+           "weight is said to have 3 parts; this rank's size along dimension 0, 2");
   });
 }
 
@@ -215,9 +248,25 @@ TEST_P(FullState, GivesTheNormOfTheFullGradients) {
     EXPECT_EQ(nn::clip_grad_norm_(split, 1.0).item<double>(), 0);
     expect_refusal([&] { (void)nn::clip_grad_norm_(split, -1.0); },
                    "clip_grad_norm_: max_norm is -1; it must be 0 or more");
-    split->up->weight.mutable_grad() = torch::full_like(split->up->weight, INFINITY);
+    expect_refusal([&] { (void)nn::clip_grad_norm_(split, 1.0, 0.0); },
+                   "clip_grad_norm_: norm_type is 0; it must be positive, or infinity");
+    const bool is_last = group->rank() == group->size() - 1;
+    split->up->weight.mutable_grad() =
+        torch::full_like(split->up->weight, is_last ? INFINITY : 1.0);
     expect_refusal([&] { (void)nn::clip_grad_norm_(split, 1.0, 2.0, true); },
                    "of the full model is inf; they cannot be clipped");
+  });
+}
+
+TEST_P(FullState, ClipsHalfGradientsWhoseNormDoesNotFitIntoHalf) {
+  run([](const GroupPointer& group) {
+    nn::ColumnParallelLinear split(nn::ParallelLinearOptions(4, 36, group).bias(false));
+    split->to(torch::kHalf);
+    split->weight.mutable_grad() = torch::full_like(split->weight, 30000.0);
+    const auto norm = nn::clip_grad_norm_(split, 1.0);
+    EXPECT_EQ(norm.item<double>(), INFINITY);  // 360 000
+    const auto gradient = split->weight.grad().to(torch::kFloat);
+    EXPECT_LE(relative_difference(gradient, torch::full_like(gradient, 1.0 / 12)), 1e-3);
   });
 }
 

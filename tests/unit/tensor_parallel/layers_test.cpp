@@ -3,7 +3,7 @@
 
 #include <random>
 
-#include "tensor_ranks.h"
+#include "parallel_pair.h"
 
 namespace lockstep::testing {
 namespace {
@@ -12,47 +12,8 @@ using nn::ColumnParallelLinear;
 using nn::ParallelLinearOptions;
 using nn::RowParallelLinear;
 
-constexpr double kRounding = 1e-5;  // GEMMs of other sizes add in other orders
-constexpr double kDoubleRounding = 1e-11;
-
 class ParallelLayers : public TensorRanks {};
 INSTANTIATE_TEST_SUITE_P(Ranks, ParallelLayers, ::testing::Values(1, 2, 3, 4));
-
-/// How a pair of layers is used.
-struct PairCase {
-  bool bias, sequence, apart;  // apart: with the full tensor between the two layers
-};
-
-struct PairImpl : torch::nn::Module {
-  PairImpl(const GroupPointer& its_group, const PairCase& its) : how(its), group(its_group) {
-    const auto options = [&](std::int64_t in, std::int64_t out) {
-      return ParallelLinearOptions(in, out, group).bias(how.bias).sequence_parallel(how.sequence);
-    };
-    up = register_module("up", ColumnParallelLinear(options(6, 24).gather_output(how.apart)));
-    down = register_module("down", RowParallelLinear(options(24, 6).input_is_parallel(!how.apart)));
-  }
-  torch::Tensor forward(const torch::Tensor& x) { return down(up(x).square()); }
-  PairCase how;
-  GroupPointer group;
-  ColumnParallelLinear up{nullptr};
-  RowParallelLinear down{nullptr};
-};
-TORCH_MODULE(Pair);
-
-struct PlainPairImpl : torch::nn::Module {
-  explicit PlainPairImpl(bool bias) {
-    up = register_module("up", torch::nn::Linear(torch::nn::LinearOptions(6, 24).bias(bias)));
-    down = register_module("down", torch::nn::Linear(torch::nn::LinearOptions(24, 6).bias(bias)));
-  }
-  torch::Tensor forward(const torch::Tensor& x) { return down(up(x).square()); }
-  torch::nn::Linear up{nullptr}, down{nullptr};
-};
-TORCH_MODULE(PlainPair);
-
-/// This rank's part of the sequence where it is cut.
-torch::Tensor part_of(const torch::Tensor& full, bool is_cut, const GroupPointer& group) {
-  return is_cut ? full.chunk(group->size(), 0)[static_cast<std::size_t>(group->rank())] : full;
-}
 
 void expect_pair_as_plain(const PairCase& how, bool is_whole, const GroupPointer& group) {
   PlainPair plain(how.bias);
@@ -324,6 +285,53 @@ TEST_P(ParallelLayers, SumGradientsOfModulesOnPartsOfTheSequence) {
   });
 }
 
+TEST_P(ParallelLayers, SumGradientsOfASequenceBesideOtherHooks) {
+  run([](const GroupPointer& group) {
+    torch::nn::Linear given(2, 1);
+    int calls = 0;
+    const auto count = [&](const torch::Tensor& gradient) {
+      ++calls;
+      return gradient;
+    };
+    given->weight.register_hook(count);
+    EXPECT_EQ(nn::sum_gradients_of_sequence(given, group), 2U);
+    given->weight.register_hook(count);
+    EXPECT_EQ(nn::sum_gradients_of_sequence(given, group), 0U) << "they would be summed twice";
+    given(torch::ones({1, 2})).sum().backward();
+    EXPECT_EQ(calls, 2);
+    EXPECT_TRUE(
+        torch::equal(given->weight.grad(), torch::full({1, 2}, group->size(), torch::kFloat)));
+    EXPECT_EQ(given->bias.grad().item<int>(), group->size());
+  });
+}
+
+/// A program's own module of which the ranks have parts, with others inside.
+struct OwnBlockImpl : torch::nn::Module, nn::ShardedModule {
+  explicit OwnBlockImpl(GroupPointer its_group) : group(std::move(its_group)) {
+    register_parameter("weight", torch::ones({2}));
+    register_parameter("shift", torch::ones({2}));
+    register_module("norm", torch::nn::LayerNorm(torch::nn::LayerNormOptions({2})));
+  }
+  [[nodiscard]] std::vector<nn::ShardedTensor> sharded_tensors() const override {
+    return {{"weight", 0, 1}};
+  }
+  [[nodiscard]] const GroupPointer& tensor_group() const override { return group; }
+  GroupPointer group;
+};
+
+TEST_P(ParallelLayers, SumGradientsOfWhatAModuleDoesNotCut) {
+  run([](const GroupPointer& group) {
+    OwnBlockImpl block(group);
+    EXPECT_EQ(nn::sum_gradients_of_sequence(block, group), 3U);
+    for (const auto& parameter : block.parameters()) parameter.sum().backward();
+    const auto gradients = gradients_of(block);
+    EXPECT_EQ(gradients.at("weight")[0].item<int>(), 1);
+    for (const auto* name : {"shift", "norm.weight", "norm.bias"}) {
+      EXPECT_EQ(gradients.at(name)[0].item<int>(), group->size()) << name;
+    }
+  });
+}
+
 TEST_P(ParallelLayers, SayWhatIsWrong) {
   run([](const GroupPointer& group) {
     const auto options = [&] { return ParallelLinearOptions(12, 36, group); };
@@ -360,57 +368,6 @@ TEST_P(ParallelLayers, SayWhatIsWrong) {
     expect_refusal([&] { nn::VocabParallelEmbedding table(odd, 2, group); },
                    "VocabParallelEmbedding: num_embeddings is ");
   });
-}
-
-TEST(RegionRandomNumbers, DifferInsideAndContinueOutside) {
-  run_ranks_or_throw(1, [](const GroupPointer& group) {
-    const auto outside = with_seed(5, [] { return torch::rand({6}); });
-    lockstep::tensor_parallel::RegionRandom random(5, *group);
-    const auto saved = random.state();
-    torch::Tensor first, inside, second, more;
-    with_seed(5, [&] {
-      first = torch::rand({3});
-      {
-        const auto scope = random.enter();
-        inside = torch::rand({3});
-        expect_refusal([&] { (void)random.enter(); }, "enter() inside of a scope");
-        expect_refusal([&] { random.set_state(saved); }, "set_state inside of a scope");
-      }
-      second = torch::rand({3});
-      const auto scope = random.enter();
-      more = torch::rand({3});
-      return 0;
-    });
-    EXPECT_TRUE(torch::equal(torch::cat({first, second}), outside));
-    EXPECT_FALSE(torch::equal(inside, first));
-    EXPECT_FALSE(torch::equal(inside, more)) << "the region's numbers do not go on";
-    random.set_state(saved);
-    with_seed(1, [&] {
-      const auto scope = random.enter();
-      EXPECT_TRUE(torch::equal(torch::rand({3}), inside));
-      return 0;
-    });
-  });
-}
-
-TEST(RegionRandomNumbers, DifferBetweenRanks) {
-  std::vector<torch::Tensor> numbers(3);
-  run_ranks_or_throw(3, [&](const GroupPointer& group) {
-    lockstep::tensor_parallel::RegionRandom random(5, *group);
-    const auto saved = random.state();
-    // At the same time as the other threads, none of which disturbs another.
-    const auto draw = [&] {
-      const auto scope = random.enter();
-      return torch::cat({torch::rand({1000}), torch::randn({1000})});
-    };
-    const auto first = draw();
-    random.set_state(saved);
-    EXPECT_TRUE(torch::equal(draw(), first));
-    numbers[static_cast<std::size_t>(group->rank())] = first;
-  });
-  EXPECT_FALSE(torch::equal(numbers[0], numbers[1]));
-  EXPECT_FALSE(torch::equal(numbers[1], numbers[2]));
-  EXPECT_FALSE(torch::equal(numbers[0], numbers[2]));
 }
 
 }  // namespace
