@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Trains a GPT whose layers the ranks share. However many ranks share it, it begins with the same
 // weights, sees the same text, and has the same losses but for rounding:
-//   mpirun -n 2 tensor_parallel --data FOLDER               two ranks share the model
-//   mpirun -n 4 tensor_parallel --data FOLDER --tensor 2    two pairs, with DDP between them
-//   tensor_parallel --data FOLDER                           one rank has all of it
+//   mpirun -n 2 tensor_parallel_example --data FOLDER               two ranks share the model
+//   mpirun -n 4 tensor_parallel_example --data FOLDER --tensor 2    two pairs, with DDP between
+//   them tensor_parallel_example --data FOLDER                           one rank has all of it
 // FOLDER has train.bin and val.bin, which text_to_tokens of examples/gpt makes of any text.
 #include <lockstep/comm/mesh.h>
 #include <lockstep/lockstep.h>

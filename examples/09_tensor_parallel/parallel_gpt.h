@@ -37,7 +37,8 @@ class ParallelBlockImpl : public torch::nn::Module {
 TORCH_MODULE(ParallelBlock);
 
 /// The language model of examples/gpt, shared among the ranks of a tensor group. Every rank gets
-/// the same tokens, and computes the same loss.
+/// the same tokens, and computes the same loss. Its files have names and a layout of their own, not
+/// those of examples/gpt.
 ///
 /// Shapes: tokens and targets int64 [N, T]; the result is the mean loss.
 class ParallelGptImpl : public torch::nn::Module {

@@ -2,12 +2,14 @@
 // The snippets of the page about tensor parallelism. check_snippets.py compares each `// [name]` part
 // with the page.
 #include <gtest/gtest.h>
+#include <lockstep/amp/grad_scaler.h>
 #include <lockstep/comm/mesh.h>
 #include <lockstep/lockstep.h>
 #include <torch/torch.h>
 #include <unistd.h>
 
 #include <filesystem>
+#include <map>
 #include <string>
 
 // Named: the pages' programs are compiled together.
@@ -68,6 +70,10 @@ TEST(TensorParallelPage, SharesLayers) {
   lockstep::nn::clip_grad_norm_(net, 1.0);                  // the norm of the full model
   optimizer.step();
   // [step]
+  // [scaler]
+  lockstep::amp::GradScaler scaler(lockstep::amp::GradScalerOptions().group(group));  // the group of all ranks
+  // [scaler]
+  EXPECT_TRUE(scaler.is_enabled());
   // [vocabulary]
   lockstep::nn::VocabParallelEmbedding table(50256, 64, tensor_group);
   lockstep::nn::VocabParallelCrossEntropy cross_entropy(tensor_group);
@@ -102,6 +108,22 @@ TEST(TensorParallelPage, SharesLayers) {
   x = torch::dropout(x, 0.1, /*train=*/true);  // outside: the same on all ranks
   // [random]
   EXPECT_EQ(x.size(2), 64);
+  // [state]
+  struct RegionState {
+    std::map<std::string, torch::Tensor> state() const { return {{"region", random.state()}}; }
+    void load_state(const std::map<std::string, torch::Tensor>& saved) { random.set_state(saved.at("region")); }
+    lockstep::tensor_parallel::RegionRandom& random;
+  } region{random};
+  std::string shape;
+  for (const auto& name : mesh.names()) shape += name + "=" + std::to_string(mesh.size(name)) + " ";
+  lockstep::training::TrainingState state;
+  state.require("mesh", shape)  // "data=2 tensor=2 ": another mesh is refused before anything is loaded
+      .add_of_rank("model", net)
+      .add_of_rank("optimizer", optimizer)
+      .add_of_rank("region", region)
+      .add_random_state();
+  // [state]
+  EXPECT_EQ(state.parts().size(), 5U);
   // [added]
   // Each rank has its own loss, and what is minimised is their sum.
   const auto features = torch::randn({4, 8}).requires_grad_(true);
