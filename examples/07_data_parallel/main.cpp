@@ -69,8 +69,8 @@ int train(const Options& options) {
     return ResNet(example::ResNetOptions("resnet8").in_channels(1).num_classes(10));
   };
 
-  lockstep::LocalRanks ranks(devices_of(options));
   torch::manual_seed(options.seed);
+  lockstep::LocalRanks ranks(devices_of(options));
   ResNet net = make_net();
   net->to(ranks.devices().front());
   // This network has no clone(); the function makes the other ranks' replicas.

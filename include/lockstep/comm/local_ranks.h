@@ -22,8 +22,9 @@ namespace lockstep {
 ///
 /// Thread-safety: a value.
 struct LocalRanksOptions {
-  /// How many threads the operators of one rank use on the CPU. 0: the cores of this process,
-  /// divided by the ranks, and at least 1.
+  /// How many threads the operators of one rank use on the CPU. 0: the cores that the constructing
+  /// thread may use (its affinity), divided by the ranks, and at least 1, whatever OMP_NUM_THREADS
+  /// says.
   TORCH_ARG(int, threads) = 0;
   /// How long a collective, or the rendezvous before them, may wait for other ranks. Must be
   /// positive.
@@ -31,9 +32,10 @@ struct LocalRanksOptions {
   /// How the ranks communicate. Auto takes NCCL for GPUs where this build has it, and shared memory
   /// otherwise.
   TORCH_ARG(Backend, backend) = Backend::Auto;
-  /// Rank r's random numbers begin with this seed plus r. Without it, rank 0 draws from the
-  /// process's generator, the others begin with the seed of that one plus r, and GPUs go on as they
-  /// are.
+  /// Rank r's random numbers begin with this seed plus r; ranks that share a GPU share its
+  /// generator, which begins as that of the lowest of them. Without a seed, rank 0 draws from the
+  /// process's generator, the others begin with the seed that this one has at the first `run` or
+  /// `generator`, plus r, and GPUs go on as they are.
   TORCH_ARG(std::optional<std::uint64_t>, seed) = std::nullopt;
 };
 
@@ -47,7 +49,9 @@ struct LocalRanksOptions {
 /// The threads and their groups stay from one `run` to the next, so that a short `run` is cheap. In
 /// these threads, backward runs in the thread that calls it, also on GPUs: LibTorch's own threads,
 /// one a GPU for the whole process, would wait for each other in collectives. The number of threads
-/// of operators, grad mode, autocast and profilers are those of each rank alone.
+/// of operators is that of each rank alone; grad mode and autocast begin as the caller's of `run`,
+/// and what a rank changes about them is that rank's alone. GPUs work in their default streams,
+/// whatever stream is current in the caller.
 ///
 /// Thread-safety: one thread at a time, and none of these ranks.
 /// Owns: the threads and the groups. Destruction ends the threads and communicates nothing.
@@ -70,12 +74,15 @@ class LOCKSTEP_API LocalRanks final {
   /// inference mode and autocast hold in all ranks.
   ///
   /// Where a rank throws, its group is given up: the others' collectives fail with `PeerLostError`
-  /// instead of waiting. A rank that is in no collective goes on until its next one.
+  /// instead of waiting. A rank that is in no collective goes on until its next one. Groups that
+  /// the program has made of it (`split`, `Mesh`) fail in the same way where `body` alone holds
+  /// them; in those that it keeps from one `run` to the next, ranks wait until the timeout.
   ///
   /// Blocks: the calling thread, until `body` has returned, or thrown, in all ranks.
   /// Throws: what the first rank threw that did not just lose another one, of the same type. The
-  /// text of a `c10::Error` and of the standard library's own types gets the rank's number;
-  /// `failed_rank()` has it in any case. `c10::Error` where a `run` of this object is under way.
+  /// text of a `c10::Error`, of `std::runtime_error` and `std::logic_error`, and of the types that
+  /// <stdexcept> derives from these, gets the rank's number; `failed_rank()` has it in any case.
+  /// `c10::Error` where a `run` of this object is under way.
   template <typename Body>
   void run(Body&& body) {
     constexpr bool takes_reference = std::is_invocable_v<Body&, ProcessGroup&, c10::Device>;
@@ -101,12 +108,15 @@ class LOCKSTEP_API LocalRanks final {
   [[nodiscard]] std::optional<int> failed_rank() const noexcept;
 
   /// The random numbers of that rank on its device. In the rank's thread, operators draw from it
-  /// that are given no generator, as dropout; `torch::manual_seed` seeds that of the process alone.
+  /// that are given no generator, as dropout; `torch::manual_seed` seeds those of the process
+  /// alone, of which rank 0 has the one on the CPU unless there is the option `seed`. The state of
+  /// all others is in no checkpoint of the program, unless it saves `generator(rank).get_state()`.
   ///
   /// Throws: `c10::Error` for a rank that there is not.
   [[nodiscard]] at::Generator generator(int rank) const;
 
   /// Closes the groups, which waits for nothing but these threads. The next `run` makes new ones.
+  /// After a `run` that threw there is nothing to close.
   ///
   /// Blocks: the calling thread.
   /// Throws: what `ProcessGroup::close` throws in a rank.

@@ -9,6 +9,7 @@
 #include <lockstep/comm/init.h>
 #include <lockstep/comm/local_ranks.h>
 #include <lockstep/core/error.h>
+#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -18,7 +19,6 @@
 #include <random>
 #include <stdexcept>
 #include <string>
-#include <thread>
 #include <typeinfo>
 #include <utility>
 
@@ -74,6 +74,20 @@ Backend backend_for(const std::vector<c10::Device>& devices, Backend wanted) {
   return devices.size() == 1 ? Backend::Single : Backend::SharedMemory;
 }
 
+/// Those of this process's affinity, as `taskset` and containers set it.
+int allowed_cores() {
+  cpu_set_t cores;
+  return ::sched_getaffinity(0, sizeof(cores), &cores) == 0 ? CPU_COUNT(&cores) : 1;
+}
+
+/// LibTorch has one CPU, which a device with an index would not be equal to.
+std::vector<c10::Device> normalized(std::vector<c10::Device> devices) {
+  for (c10::Device& device : devices) {
+    if (device.is_cpu()) device = c10::Device(c10::kCPU);
+  }
+  return devices;
+}
+
 /// What the ranks draw from on the CPU. Without a seed, the first one has the process's generator:
 /// one rank alone has the numbers of a program without ranks.
 std::vector<at::Generator> cpu_generators(int ranks, const LocalRanksOptions& options) {
@@ -89,10 +103,14 @@ std::vector<at::Generator> cpu_generators(int ranks, const LocalRanksOptions& op
   return generators;
 }
 
-void seed_device(c10::Device device, std::uint64_t seed) {
-  at::Generator generator = at::globalContext().defaultGenerator(device);
-  const std::lock_guard lock(generator.mutex());
-  generator.set_current_seed(seed);
+/// Ranks that share a GPU share its generator, which begins as that of the lowest of them.
+void seed_gpus(const std::vector<c10::Device>& devices, std::uint64_t seed) {
+  for (auto device = devices.begin(); device != devices.end(); ++device, ++seed) {
+    if (device->is_cpu() || std::find(devices.begin(), device, *device) != device) continue;
+    at::Generator generator = at::globalContext().defaultGenerator(*device);
+    const std::lock_guard lock(generator.mutex());
+    generator.set_current_seed(seed);
+  }
 }
 
 bool is_usable(const std::shared_ptr<ProcessGroup>& group) {
@@ -197,6 +215,10 @@ struct LocalRanks::State {
         errors(devices.size()),
         threads(ranks_on(devices)) {}
 
+  /// Outside of the ranks' threads. Generators begin at the process's seed of the first use.
+  void make_generators() {
+    if (generators.empty()) generators = cpu_generators(ranks_on(devices), options);
+  }
   /// In rank `rank`'s thread, once.
   void prepare(int rank, int operator_threads);
   /// In rank `rank`'s thread. Collective where groups are made.
@@ -207,7 +229,7 @@ struct LocalRanks::State {
 
   std::vector<c10::Device> devices;
   LocalRanksOptions options;
-  std::vector<at::Generator> generators;  // of each rank, on the CPU
+  std::vector<at::Generator> generators;  // of each rank, on the CPU; empty before the first use
   std::string job_id;
   std::vector<std::shared_ptr<ProcessGroup>> groups;
   std::atomic<bool> is_running{false};
@@ -227,7 +249,6 @@ void LocalRanks::State::prepare(int rank, int operator_threads) {
   const c10::Device device = devices[static_cast<std::size_t>(rank)];
   if (device.is_cpu()) return;
   c10::impl::getDeviceGuardImpl(device.type())->setDevice(device);
-  if (options.seed()) seed_device(device, *options.seed() + static_cast<std::uint64_t>(rank));
 }
 
 LaunchEnvironment LocalRanks::State::environment(int rank) const {
@@ -279,12 +300,10 @@ void LocalRanks::State::rethrow() {
 
 LocalRanks::LocalRanks(std::vector<c10::Device> devices, const LocalRanksOptions& options) {
   check_ranks(devices, options);
-  state_ = std::make_unique<State>(std::move(devices), options);
-  state_->generators = cpu_generators(size(), options);
+  state_ = std::make_unique<State>(normalized(std::move(devices)), options);
   redirect_draws();
-  const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   const int operator_threads =
-      options.threads() > 0 ? options.threads() : std::max(1, cores / size());
+      options.threads() > 0 ? options.threads() : std::max(1, allowed_cores() / size());
   const int before = at::get_num_threads();
   state_->threads.run([&](int rank) {
     try {
@@ -296,6 +315,7 @@ LocalRanks::LocalRanks(std::vector<c10::Device> devices, const LocalRanksOptions
   // A thread's own number also becomes the one with which later threads of the process begin.
   at::set_num_threads(before);
   if (!state_->failed.empty()) state_->rethrow();
+  if (options.seed()) seed_gpus(state_->devices, *options.seed());
 }
 
 LocalRanks::~LocalRanks() = default;
@@ -306,6 +326,7 @@ void LocalRanks::run_in_ranks(const Body& body) {
       "LocalRanks: this process is a fork of the one that made these ranks, and has none of "
       "their threads; make a LocalRanks of its own");
   const RunScope scope(state_->is_running);
+  state_->make_generators();
   state_->failed_rank.reset();
   state_->failed.clear();
   std::fill(state_->errors.begin(), state_->errors.end(), nullptr);
@@ -347,6 +368,7 @@ at::Generator LocalRanks::generator(int rank) const {
               "; these ranks are 0 to ", size() - 1);
   const auto index = static_cast<std::size_t>(rank);
   const c10::Device device = state_->devices[index];
+  state_->make_generators();
   return device.is_cpu() ? state_->generators[index] : at::globalContext().defaultGenerator(device);
 }
 

@@ -61,7 +61,7 @@ class InlineSource : public BatchSource {
   SampleSource source_;
   BatchFacts facts_;
   std::uint64_t seed_;
-  SampleGenerator generator_{SampleGenerator::ManualSeed::Followed};
+  SampleGenerator generator_{SampleGenerator::ManualSeed::FollowedOutsideOfRanks};
   bool pins_ = false;
   PassPlan plan_;
   std::vector<std::int64_t> items_;

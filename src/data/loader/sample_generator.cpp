@@ -24,15 +24,19 @@ SampleGenerator::SampleGenerator(ManualSeed manual_seed)
     : generator_(at::detail::createCPUGenerator(kNotSeeded)),
       own_(*generator_.get<at::CPUGeneratorImpl>()),
       program_(*at::detail::getDefaultCPUGenerator().get<at::CPUGeneratorImpl>()),
-      follows_manual_seed_(manual_seed == ManualSeed::Followed) {
+      manual_seed_(manual_seed) {
   redirect_draws();
 }
 
 SampleGenerator::Use::Use(SampleGenerator& generator)
-    : generator_(generator), before_(in_use), redirection_(&SampleGenerator::to_draw_from) {
+    : generator_(generator),
+      before_(in_use),
+      follows_manual_seed_(generator.follows_here()),
+      redirection_(&SampleGenerator::to_draw_from) {
   in_use = &generator;
   generator.is_seeded_ = false;
-  if (!generator.follows_manual_seed_) return;
+  generator.follows_manual_seed_ = follows_manual_seed_;
+  if (!follows_manual_seed_) return;
   const std::lock_guard lock(generator.program_.mutex_);
   generator.program_seed_ = generator.program_.current_seed();
   generator.swap_program_seed(kNotSeeded);
@@ -40,11 +44,20 @@ SampleGenerator::Use::Use(SampleGenerator& generator)
 
 SampleGenerator::Use::~Use() {
   in_use = before_;
-  if (!generator_.follows_manual_seed_) return;
+  if (!follows_manual_seed_) return;
   const std::lock_guard lock(generator_.program_.mutex_);
   if (generator_.program_.current_seed() == kNotSeeded) {
     generator_.swap_program_seed(generator_.program_seed_);
   }
+}
+
+// In the calling thread, before a `Use` of this generator.
+bool SampleGenerator::follows_here() const {
+  if (manual_seed_ != ManualSeed::FollowedOutsideOfRanks) {
+    return manual_seed_ == ManualSeed::Followed;
+  }
+  if (in_use != nullptr) return in_use->follows_manual_seed_;  // a loader in a sample of another
+  return ThreadGenerator::current() == nullptr;
 }
 
 // What the generator says it was seeded with, and none of the numbers that it gives.

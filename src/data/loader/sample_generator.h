@@ -23,8 +23,9 @@ namespace lockstep::data::detail {
 class SampleGenerator {
  public:
   /// Whether `torch::manual_seed` in a sample is the sample's: not where several threads fetch
-  /// samples, since it names a generator that all have in common.
-  enum class ManualSeed { Followed, Ignored };
+  /// samples, since it names a generator that all have in common. Nor is it in ranks that are
+  /// threads: two that follow it would take each other's mark for a seed.
+  enum class ManualSeed { Followed, FollowedOutsideOfRanks, Ignored };
 
   explicit SampleGenerator(ManualSeed manual_seed);
   SampleGenerator(const SampleGenerator&) = delete;
@@ -41,6 +42,7 @@ class SampleGenerator {
    private:
     SampleGenerator& generator_;
     SampleGenerator* before_;
+    bool follows_manual_seed_;
     ThreadGenerator redirection_;
   };
 
@@ -63,14 +65,16 @@ class SampleGenerator {
 
   static void begin(const Key& key);
   void seed(std::uint64_t key);
+  [[nodiscard]] bool follows_here() const;
   void follow_manual_seed();
   void swap_program_seed(std::uint64_t seed);
 
   at::Generator generator_;
   at::CPUGeneratorImpl& own_;
   at::CPUGeneratorImpl& program_;  // the process's default one
-  bool follows_manual_seed_;
-  std::uint64_t program_seed_ = 0;  // what `program_` says when no `Use` lives
+  ManualSeed manual_seed_;
+  bool follows_manual_seed_ = false;  // in the innermost `Use`
+  std::uint64_t program_seed_ = 0;    // what `program_` says when no `Use` lives
   Key key_{};
   bool is_seeded_ = false;  // for `key_`
 };

@@ -9,9 +9,11 @@
 
 #include <ATen/autocast_mode.h>
 #include <c10/core/AutogradState.h>
+#include <sched.h>
 
 #include <atomic>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <stdexcept>
 #include <string>
@@ -19,6 +21,7 @@
 #include <vector>
 
 #include "comm/bootstrap/rank_threads.h"
+#include "data/loader/sample_generator.h"
 #include "support/expected_errors.h"
 #include "support/forks.h"
 #include "support/in_process_ranks.h"
@@ -147,14 +150,49 @@ TEST(LocalRanks, RankZeroDrawsFromTheProcessAndOthersBeginAtItsSeed) {
   torch::manual_seed(7);
   const auto expected = torch::rand({3});
   auto second = torch::make_generator<torch::CPUGeneratorImpl>(8U);
-  torch::manual_seed(7);
   LocalRanks ranks(cpus(2), patient());
+  torch::manual_seed(7);  // before the first run is early enough
   ranks.run([&](ProcessGroup& group, torch::Device) {
     const auto drawn = torch::rand({3});
     EXPECT_TRUE(torch::equal(drawn, group.rank() == 0 ? expected : torch::rand({3}, second)));
   });
   // This thread still draws from the process's, whose first numbers rank 0 has taken.
   EXPECT_FALSE(torch::equal(torch::rand({3}), expected));
+}
+
+TEST(LocalRanks, SamplesThatRanksLoadThemselvesDoNotDependOnTheOtherRanks) {
+  using data::detail::SampleGenerator;
+  using Seeds = SampleGenerator::ManualSeed;
+  const auto draw = [] {
+    SampleGenerator::begin_sample(1, 2, 3);
+    return torch::rand({4});
+  };
+  SampleGenerator alone(Seeds::FollowedOutsideOfRanks);
+  std::optional<SampleGenerator::Use> use(std::in_place, alone);
+  const auto expected = draw();
+  torch::manual_seed(5);
+  EXPECT_FALSE(torch::equal(torch::rand({4}), expected));  // it is followed here
+  use.reset();
+  LocalRanks ranks(cpus(2), patient());
+  ranks.run([&](ProcessGroup& group, torch::Device) {
+    SampleGenerator generator(Seeds::FollowedOutsideOfRanks);
+    std::optional<SampleGenerator::Use> own;
+    // Rank 1 begins a batch while rank 0 builds one, and goes on when that one is done.
+    if (group.rank() == 0) own.emplace(generator);
+    group.barrier();
+    if (group.rank() == 1) own.emplace(generator);
+    group.barrier();
+    if (group.rank() == 0) {
+      EXPECT_TRUE(torch::equal(draw(), expected));
+      own.reset();
+    }
+    group.barrier();
+    if (group.rank() == 1) {
+      EXPECT_TRUE(torch::equal(draw(), expected));
+      torch::manual_seed(6);
+      EXPECT_TRUE(torch::equal(draw(), expected));
+    }
+  });
 }
 
 TEST(LocalRanks, RecomputedActivationsHaveTheRanksOwnDropout) {
@@ -179,10 +217,20 @@ TEST(LocalRanks, ThreadsOfOperatorsAreThoseOfEachRankAlone) {
     EXPECT_EQ(torch::get_num_threads(), 5);
     std::jthread([] { EXPECT_EQ(torch::get_num_threads(), 5) << "in a later thread"; });
     LocalRanks by_default(cpus(2), patient());
-    const int cores = static_cast<int>(std::thread::hardware_concurrency());
+    cpu_set_t allowed;
+    ASSERT_EQ(::sched_getaffinity(0, sizeof(allowed), &allowed), 0);
     by_default.run([&](ProcessGroup&, torch::Device) {
-      EXPECT_EQ(torch::get_num_threads(), std::max(1, cores / 2));
+      EXPECT_EQ(torch::get_num_threads(), std::max(1, CPU_COUNT(&allowed) / 2));
     });
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    for (std::size_t core = 0; CPU_COUNT(&one) == 0; ++core) {
+      if (CPU_ISSET(core, &allowed)) CPU_SET(core, &one);
+    }
+    ASSERT_EQ(::sched_setaffinity(0, sizeof(one), &one), 0);
+    LocalRanks on_one_core(cpus(1), patient());
+    ASSERT_EQ(::sched_setaffinity(0, sizeof(allowed), &allowed), 0);
+    on_one_core.run([](ProcessGroup&, torch::Device) { EXPECT_EQ(torch::get_num_threads(), 1); });
     ranks.run([](ProcessGroup&, torch::Device) { EXPECT_EQ(torch::get_num_threads(), 3); });
   }
   torch::set_num_threads(before);
@@ -274,6 +322,27 @@ TEST(LocalRanks, TheCauseIsToldThoughOthersLoseTheRankBeforeItsErrorIsKnown) {
   });
   EXPECT_GT(lost, 0);
   expect_error<std::out_of_range>(error, "rank 1 of 3: the cause");
+}
+
+TEST(LocalRanks, AfterAFailedRunThereIsNothingToClose) {
+  LocalRanks ranks(cpus(2), patient());
+  const auto error = error_of_run(ranks, [](ProcessGroup& group, torch::Device) {
+    if (group.rank() == 1) throw std::out_of_range("the cause");
+    group.barrier();
+  });
+  expect_error<std::out_of_range>(error, "rank 1 of 2: the cause");
+  ranks.close();
+  EXPECT_EQ(ranks.failed_rank(), 1);
+  ranks.run([](ProcessGroup& group, torch::Device) { group.barrier(); });
+  ranks.close();
+}
+
+TEST(LocalRanks, ACpuWithAnIndexIsTheCpu) {
+  LocalRanks ranks({torch::Device("cpu:0"), torch::Device(torch::kCPU)}, patient());
+  EXPECT_EQ(ranks.devices(), cpus(2));
+  ranks.run([](ProcessGroup&, torch::Device device) {
+    EXPECT_EQ(device, torch::zeros({1}, device).device());
+  });
 }
 
 TEST(LocalRanks, ARunInsideOfARunIsRefused) {
