@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The collectives with one process a rank, on every backend that this world can have.
 #include <gtest/gtest.h>
+#include <lockstep/comm/mesh.h>
 #include <lockstep/lockstep.h>
 #include <sys/resource.h>
 
@@ -18,6 +19,19 @@
 
 namespace lockstep::testing {
 namespace {
+
+/// A grid of these processes, with two rows where that is possible.
+void check_mesh(ProcessGroup& group) {
+  const int columns = group.size() % 2 == 0 ? group.size() / 2 : group.size();
+  Mesh mesh(group, {{"row", group.size() / columns}, {"column", columns}});
+  const int row = group.rank() / columns;
+  EXPECT_EQ(mesh.index("row"), row);
+  EXPECT_EQ(mesh.index("column"), group.rank() % columns);
+  const auto sum = torch::full({1}, group.rank(), torch::kLong);
+  mesh.group("column")->all_reduce(sum).wait();
+  EXPECT_EQ(sum.item<int>(), columns * row * columns + columns * (columns - 1) / 2);
+  mesh.close();
+}
 
 class Collectives : public ::testing::TestWithParam<Backend> {};
 
@@ -39,6 +53,7 @@ TEST_P(Collectives, MatchSumsMadeByHandInRankOrder) {
   check_everything(*group);
   check_random_calls(*group, 120);
   check_long_tensors(*group);
+  check_mesh(*group);
   group->close();
   group->close();  // once is enough, twice is allowed
   EXPECT_THROW(group->barrier(), c10::Error);

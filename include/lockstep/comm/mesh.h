@@ -23,7 +23,9 @@ namespace lockstep {
 /// Thread-safety: const members may be called from several threads; a group is used as any other.
 /// Owns: a reference to each of its groups, not to the group that it divides. The groups are closed
 /// by `close`, here or of the group itself. Destruction communicates nothing, so a group that
-/// nobody closed and nobody holds any more is given up, and its other ranks fail.
+/// nobody closed and nobody holds any more is given up, and its other ranks fail. A failure of the
+/// group that it divides does not fail those of a mesh that still lives: ranks that wait in them do
+/// so until the timeout.
 class LOCKSTEP_API Mesh final {
  public:
   /// A dimension of the grid.
@@ -64,7 +66,7 @@ class LOCKSTEP_API Mesh final {
   ///
   /// Blocks: the calling thread.
   /// Collective: all ranks call it.
-  /// Throws: what a collective throws.
+  /// Throws: the first group's error, after all groups have been closed or have failed to.
   void close();
 
  private:

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <exception>
 #include <set>
 #include <string_view>
 #include <utility>
@@ -142,7 +143,15 @@ std::vector<std::string> Mesh::names() const {
 }
 
 void Mesh::close() {
-  for (const Axis& axis : axes_) axis.group->close();
+  std::exception_ptr first;
+  for (const Axis& axis : axes_) {
+    try {
+      axis.group->close();
+    } catch (...) {
+      if (!first) first = std::current_exception();
+    }
+  }
+  if (first) std::rethrow_exception(first);
 }
 
 const Mesh::Axis& Mesh::axis(const std::string& name) const {

@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "comm/collective/operation.h"
+#include "comm/group/group_core.h"
 #include "support/expected_errors.h"
 #include "support/in_process_ranks.h"
 
@@ -124,6 +126,18 @@ TEST_P(MeshRanks, WrongDimensionsAreAnErrorOnAllRanksAndTheGroupStaysUsable) {
     expect_refusal([&] { static_cast<void>(mesh.index("tensor")); }, part);
     expect_refusal([&] { static_cast<void>(mesh.size("")); }, "no dimension ''");
     mesh.close();
+    group->close();
+  });
+}
+
+TEST(Mesh, CloseClosesTheOtherGroupsWhereOneHasFailed) {
+  run_ranks_or_throw(2, [](const std::shared_ptr<ProcessGroup>& group) {
+    Mesh mesh(group, {{"stage", 1}, {"data", 2}});
+    GroupCore& stage = mesh.group("stage")->core();
+    EXPECT_THROW(stage.fail({OperationFailure::Kind::Backend, "the cause", "", nullptr}, "test"),
+                 CommError);
+    EXPECT_THROW(mesh.close(), CommError);
+    EXPECT_TRUE(mesh.group("data")->is_closed());
     group->close();
   });
 }
