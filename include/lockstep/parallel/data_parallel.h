@@ -37,17 +37,18 @@ class LOCKSTEP_API DataParallelBase {
   DataParallelBase(LocalRanks& ranks, const DistributedDataParallelOptions& options);
   ~DataParallelBase();
 
+  /// Throws: `c10::Error` for an empty module of that rank; the first one's is the program's own.
+  static void check_module(const std::shared_ptr<torch::nn::Module>& module, int rank);
   /// `replicas`: one a rank, the first one is the program's own.
   void set_replicas(std::vector<std::shared_ptr<torch::nn::Module>> replicas);
   [[nodiscard]] detail::Cut cut(std::optional<std::int64_t> samples, const char* call) const;
-  /// Gives the replicas what the program has changed about the first one.
-  void follow_net();
+  /// Gives the replicas what the program has changed about the first one. `shares_buffers`: also
+  /// its buffers, where each replica has written its own.
+  void follow_net(bool shares_buffers);
   /// The same for gradients: those of the first replica, which a step adds to.
   void follow_gradients();
-  /// The replicas' buffers become those of the first one, where they may be others.
-  void share_buffers();
-  /// Comes after the ranks have worked. `has_own_buffers`: they may have written buffers.
-  void note_buffers(bool has_own_buffers);
+  /// Comes after the ranks have worked: what the first replica has written is not the program's.
+  void note_buffers();
 
   /// In a rank that has no part of the batch.
   /// Collective: all ranks call it, or `backward`.
@@ -69,7 +70,7 @@ class LOCKSTEP_API DataParallelBase {
   /// @endcond
 
  private:
-  struct Stamp;  // a buffer as it was: the tensor, and how often it was written
+  struct Stamp;  // a buffer as it was: the memory, and how often it was written
 
   [[nodiscard]] std::vector<Stamp> stamps() const;
   void copy_buffers();
@@ -77,9 +78,11 @@ class LOCKSTEP_API DataParallelBase {
   LocalRanks* ranks_;
   DistributedDataParallelOptions options_;
   std::vector<std::shared_ptr<torch::nn::Module>> replicas_;
+  // Of the first replica, as they were when the others were made.
+  std::vector<std::shared_ptr<torch::nn::Module>> known_modules_;
+  std::vector<at::Tensor> known_parameters_;
   std::vector<at::Tensor> losses_;    // of each rank, in the step
   std::vector<Stamp> known_buffers_;  // of the first replica, after the last call
-  bool has_own_buffers_ = false;      // the replicas' differ from the first one's
 };
 
 /// Trains one module with several devices of one process, from a program with one loop: each rank
@@ -94,10 +97,13 @@ class LOCKSTEP_API DataParallelBase {
 ///     }
 ///
 /// The first rank's replica is `net` itself. Replicas on its device share its parameters' memory;
-/// on other devices they get its values at the beginning of each call. What the program does to
-/// `net` between calls (new values, frozen parameters, another dtype, `eval()`) holds for all
-/// replicas. Each replica has buffers of its own, as each rank of `DistributedDataParallel`; what
-/// the program writes into those of `net` is copied to all.
+/// on other devices they get its values at the beginning of each call. At each call, the replicas
+/// follow `net` in what the program has done to parameters and buffers (new values, memory or
+/// dtype), which parameters require gradients, and the mode (`train`, `eval`) of each module. They
+/// do not follow other members and options, such as the probability of a dropout; other modules
+/// or parameters in the place of those of construction are refused. Each replica has buffers of its
+/// own, as each rank of `DistributedDataParallel`; what the program writes into those of `net` is
+/// copied to all.
 ///
 /// After a call that threw, the object can be used again: parameters are those from before, the
 /// gradients are to be set to zero, and buffers may have been written by some of the replicas.
@@ -119,9 +125,10 @@ class DataParallel final : public DataParallelBase {
   /// samples.
   ///
   /// Throws: `c10::Error` for an empty module, one that has no `clone`, parameters that are not on
-  /// the first rank's device, or `static_graph`.
+  /// the first rank's device, a `SyncBatchNorm`, or `static_graph`.
   DataParallel(Net net, LocalRanks& ranks, const DistributedDataParallelOptions& options = {})
       : DataParallelBase(ranks, options) {
+    check_module(detail::module_of(net), 0);
     std::vector<Net> replicas{net};
     with_advice([&] {
       for (int rank = 1; rank < ranks.size(); ++rank) {
@@ -133,13 +140,17 @@ class DataParallel final : public DataParallelBase {
   /// Makes the replicas by a function, for modules without `clone`. It gives a new module with the
   /// parameters and buffers of `net`, under the same names, of any values.
   ///
-  /// Throws: as the other one; `c10::Error` for a replica with other parameters or buffers.
+  /// Throws: as the other one; `c10::Error` for a replica with other parameters or buffers, or one
+  /// that shares a module, parameter or buffer with another.
   DataParallel(Net net, LocalRanks& ranks, const std::function<Net()>& make_replica,
                const DistributedDataParallelOptions& options = {})
       : DataParallelBase(ranks, options) {
+    check_module(detail::module_of(net), 0);
+    TORCH_CHECK(make_replica, "DataParallel: the function that makes a replica is empty");
     std::vector<Net> replicas{net};
     for (int rank = 1; rank < ranks.size(); ++rank) {
       replicas.push_back(make_replica());
+      check_module(detail::module_of(replicas.back()), rank);
       detail::module_of(replicas.back())->to(device_of(rank));
     }
     adopt(std::move(replicas));
@@ -152,18 +163,22 @@ class DataParallel final : public DataParallelBase {
   ///
   /// `loss_function` gives the mean over its samples, as a tensor with one element. It runs in
   /// several threads at once. A batch with fewer samples than ranks leaves some replicas idle.
+  /// Gradients are on, whatever the caller's mode. Only the parameters of `net` get averaged
+  /// gradients: whatever else requires them, such as a parameter that the loss function uses, gets
+  /// what the ranks add to it in any order.
   ///
   /// Shapes: all tensors of `input` and `target` have as many samples as the first tensor of
-  /// `input`; those without dimensions go to all ranks.
+  /// `input`; those without dimensions, and numbers beside tensors, go to all ranks.
   ///
   /// Blocks: the calling thread.
   ///
   /// Throws: what the module, the loss, or a collective throws in the first rank that fails, as
-  /// `LocalRanks::run`; `c10::Error` for another shape, or an empty batch.
+  /// `LocalRanks::run`; `c10::Error` for another shape, an empty batch, a batch that requires
+  /// gradients, or a module that has other modules or parameters than at construction.
   template <typename Input, typename Target, typename Loss>
   at::Tensor step(const Input& input, const Target& target, Loss&& loss_function) {
     const detail::Cut cut = this->cut(detail::batch_size_of(input), "step");
-    follow_net();
+    follow_net(/*shares_buffers=*/false);
     follow_gradients();
     ranks().run([&](const std::shared_ptr<ProcessGroup>& group, c10::Device device) {
       const int rank = group->rank();
@@ -175,21 +190,21 @@ class DataParallel final : public DataParallelBase {
       model->set_samples(cut.length_of(rank));  // forward sees them in a single tensor only
       backward(loss_function(output, detail::part_of(target, cut, rank, device)), rank);
     });
-    note_buffers(options().buffer_sync() == BufferSync::Local);
+    note_buffers();
     return mean_loss(cut);
   }
 
   /// Calls forward of each replica with its part of the batch, and puts the outputs together on the
   /// first device. There is no graph. The buffers are those of `net` in all replicas.
   ///
-  /// Shapes: as `step`. The outputs' tensors are joined along the first dimension.
+  /// Shapes: as `step`. The outputs' tensors are joined along the first dimension; outputs hold
+  /// tensors only.
   /// Blocks: the calling thread.
   /// Throws: as `step`.
   template <typename Input>
   auto forward(const Input& input) {
     const detail::Cut cut = this->cut(detail::batch_size_of(input), "forward");
-    follow_net();
-    share_buffers();
+    follow_net(/*shares_buffers=*/true);
     using Output =
         std::decay_t<decltype(detail::forward_of(std::declval<Net&>()).forward(Input(input)))>;
     std::vector<std::optional<Output>> outputs(cut.lengths.size());
@@ -200,7 +215,7 @@ class DataParallel final : public DataParallelBase {
       outputs[static_cast<std::size_t>(rank)].emplace(
           detail::forward_of(replica(rank)).forward(detail::part_of(input, cut, rank, device)));
     });
-    note_buffers(detail::module_of(module())->is_training());
+    note_buffers();
     const at::NoGradGuard no_grad;
     return detail::joined<Output>(std::move(outputs), device_of(0));
   }

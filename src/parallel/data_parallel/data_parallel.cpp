@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <string>
+#include <unordered_map>
 #include <utility>
 
 namespace lockstep {
@@ -30,6 +31,46 @@ void check_same_names(const torch::OrderedDict<std::string, at::Tensor>& own,
   TORCH_CHECK(names == first.keys(), "DataParallel: the replica of rank ", rank, " has ",
               own.size(), " ", kind, ", the module has ", first.size(),
               "; they must have the same names in the same order");
+}
+
+/// Two threads would write to what they share.
+void check_nothing_is_shared(const std::vector<std::shared_ptr<torch::nn::Module>>& replicas) {
+  std::unordered_map<const void*, std::size_t> owners;
+  const auto note = [&](const void* part, std::size_t rank, const char* kind,
+                        const std::string& name) {
+    const auto [owner, is_new] = owners.emplace(part, rank);
+    TORCH_CHECK(is_new || owner->second == rank, "DataParallel: the replicas of ranks ",
+                owner->second, " and ", rank, " share the ", kind, " '", name,
+                "'; the function that makes a replica must make all parts anew");
+  };
+  for (std::size_t rank = 0; rank < replicas.size(); ++rank) {
+    const auto& replica = replicas[rank];
+    for (const auto& item : replica->named_parameters()) {
+      if (!item.value().defined()) continue;
+      note(item.value().unsafeGetTensorImpl(), rank, "parameter", item.key());
+    }
+    for (const auto& item : replica->named_buffers()) {
+      if (!item.value().defined()) continue;
+      note(item.value().unsafeGetTensorImpl(), rank, "buffer", item.key());
+    }
+    for (const auto& item : replica->named_modules()) {
+      note(item.value().get(), rank, "module", item.key());
+    }
+  }
+}
+
+void check_no_sync_batch_norm(const torch::nn::Module& net) {
+  for (const auto& item : net.named_modules()) {
+    TORCH_CHECK(item.value()->name() != "lockstep::nn::SyncBatchNormImpl", "DataParallel: module '",
+                item.key(),
+                "' is a SyncBatchNorm, and all replicas would have its one group; use a BatchNorm "
+                "of LibTorch, or DistributedDataParallel in LocalRanks::run");
+  }
+}
+
+bool are_same(const std::vector<at::Tensor>& some, const std::vector<at::Tensor>& others) {
+  return std::equal(some.begin(), some.end(), others.begin(), others.end(),
+                    [](const at::Tensor& a, const at::Tensor& b) { return a.is_same(b); });
 }
 
 /// A replica on the device of the first one shares its memory: then there is nothing to copy when
@@ -63,10 +104,16 @@ void follow_gradient(const at::Tensor& source, at::Tensor& replica) {
 }  // namespace
 
 struct DataParallelBase::Stamp {
-  const c10::TensorImpl* tensor;
-  const void* data;  // the program may give a buffer other memory
+  // They are held, so that no other tensor, and no other memory, has their addresses meanwhile.
+  at::Tensor tensor;
+  c10::Storage storage;  // the program may give a buffer other memory
+  const void* data;
   std::int64_t version;
-  bool operator==(const Stamp&) const = default;
+  bool operator==(const Stamp& other) const {
+    return tensor.is_same(other.tensor) &&
+           storage.unsafeGetStorageImpl() == other.storage.unsafeGetStorageImpl() &&
+           data == other.data && version == other.version;
+  }
 };
 
 DataParallelBase::DataParallelBase(LocalRanks& ranks, const DistributedDataParallelOptions& options)
@@ -80,24 +127,32 @@ DataParallelBase::DataParallelBase(LocalRanks& ranks, const DistributedDataParal
 
 DataParallelBase::~DataParallelBase() = default;
 
+void DataParallelBase::check_module(const std::shared_ptr<torch::nn::Module>& module, int rank) {
+  TORCH_CHECK(module != nullptr || rank != 0, "DataParallel: the module is empty");
+  TORCH_CHECK(module != nullptr, "DataParallel: the function that makes a replica gave an empty ",
+              "module for rank ", rank, "; each rank needs one of its own");
+}
+
 void DataParallelBase::set_replicas(std::vector<std::shared_ptr<torch::nn::Module>> replicas) {
   const auto& net = replicas.front();
-  TORCH_CHECK(net != nullptr, "DataParallel: the module is empty");
+  check_no_sync_batch_norm(*net);
   for (const auto& item : net->named_parameters()) {
     TORCH_CHECK(!item.value().defined() || item.value().device() == device_of(0),
                 "DataParallel: parameter '", item.key(), "' is on ", item.value().device(),
                 ", the first rank's device is ", device_of(0), "; call to(device) of the module");
   }
   for (std::size_t rank = 1; rank < replicas.size(); ++rank) {
-    TORCH_CHECK(replicas[rank] != nullptr && replicas[rank] != net,
-                "DataParallel: the replica of rank ", rank,
-                " is empty, or the module itself; each rank needs one of its own");
+    TORCH_CHECK(replicas[rank] != net, "DataParallel: the replica of rank ", rank,
+                " is the module itself; each rank needs one of its own");
     check_same_names(replicas[rank]->named_parameters(), net->named_parameters(), rank,
                      "parameters");
     check_same_names(replicas[rank]->named_buffers(), net->named_buffers(), rank, "buffers");
   }
+  check_nothing_is_shared(replicas);
   replicas_ = std::move(replicas);
-  follow_net();
+  known_modules_ = replicas_.front()->modules();
+  known_parameters_ = replicas_.front()->parameters();
+  follow_net(/*shares_buffers=*/true);
 }
 
 detail::Cut DataParallelBase::cut(std::optional<std::int64_t> samples, const char* call) const {
@@ -113,11 +168,16 @@ detail::Cut DataParallelBase::cut(std::optional<std::int64_t> samples, const cha
   return cut;
 }
 
-void DataParallelBase::follow_net() {
+void DataParallelBase::follow_net(bool shares_buffers) {
   if (replicas_.size() == 1) return;
   const at::NoGradGuard no_grad;
   const auto modules = replicas_.front()->modules();
   const auto sources = replicas_.front()->parameters();
+  TORCH_CHECK(sources.size() != known_parameters_.size() ||
+                  modules.size() != known_modules_.size() ||
+                  (are_same(sources, known_parameters_) && modules == known_modules_),
+              "DataParallel: another parameter or module stands where one of the module was when "
+              "its replicas were made; make a new DataParallel after such a change");
   for (std::size_t rank = 1; rank < replicas_.size(); ++rank) {
     const auto own_modules = replicas_[rank]->modules();
     auto own = replicas_[rank]->parameters();
@@ -134,7 +194,7 @@ void DataParallelBase::follow_net() {
       follow_parameter(sources[i], own[i], device_of(static_cast<int>(rank)));
     }
   }
-  if (known_buffers_ != stamps()) copy_buffers();
+  if (shares_buffers || known_buffers_ != stamps()) copy_buffers();
 }
 
 void DataParallelBase::follow_gradients() {
@@ -147,20 +207,17 @@ void DataParallelBase::follow_gradients() {
   }
 }
 
-void DataParallelBase::share_buffers() {
-  if (has_own_buffers_) copy_buffers();
-}
-
-void DataParallelBase::note_buffers(bool has_own_buffers) {
-  has_own_buffers_ = has_own_buffers_ || has_own_buffers;
-  known_buffers_ = stamps();
+void DataParallelBase::note_buffers() {
+  if (replicas_.size() > 1) known_buffers_ = stamps();
 }
 
 std::vector<DataParallelBase::Stamp> DataParallelBase::stamps() const {
   std::vector<Stamp> stamps;
   for (const at::Tensor& buffer : replicas_.front()->buffers()) {
     if (!buffer.defined()) continue;
-    stamps.push_back({buffer.unsafeGetTensorImpl(), buffer.const_data_ptr(),
+    const bool has_storage = buffer.has_storage();
+    stamps.push_back({buffer, has_storage ? buffer.storage() : c10::Storage(),
+                      has_storage ? buffer.const_data_ptr() : nullptr,
                       buffer.is_inference() ? 0 : static_cast<std::int64_t>(buffer._version())});
   }
   return stamps;
@@ -186,7 +243,6 @@ void DataParallelBase::copy_buffers() {
     }
   }
   known_buffers_ = stamps();
-  has_own_buffers_ = false;
 }
 
 void DataParallelBase::sit_out(DistributedDataParallelBase& model) {
@@ -211,11 +267,15 @@ at::Tensor DataParallelBase::mean_loss(const detail::Cut& cut) {
   std::vector<at::Tensor> losses(losses_.size());
   losses.swap(losses_);
   if (cut.lengths.size() == 1) return losses.front();
-  at::Tensor sum = losses.front() * cut.lengths.front();
-  for (std::size_t rank = 1; rank < cut.lengths.size(); ++rank) {
-    sum += losses[rank] * cut.lengths[rank];
+  // A sum of losses times samples may be no half number any more.
+  const auto weight = [&](int rank) {
+    return static_cast<double>(cut.length_of(rank)) / static_cast<double>(cut.samples);
+  };
+  at::Tensor mean = losses.front() * weight(0);
+  for (int rank = 1; cut.has_part(rank); ++rank) {
+    mean += losses[static_cast<std::size_t>(rank)] * weight(rank);
   }
-  return sum / cut.samples;
+  return mean;
 }
 
 void DataParallelBase::with_advice(const std::function<void()>& clone) {

@@ -4,10 +4,14 @@
 #include <gtest/gtest.h>
 #include <lockstep/comm/local_ranks.h>
 #include <lockstep/parallel/data_parallel.h>
+#include <lockstep/parallel/sync_batch_norm.h>
 #include <torch/torch.h>
 
 #include <atomic>
+#include <functional>
+#include <limits>
 #include <map>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -32,6 +36,7 @@ struct SmallNetImpl : nn::Cloneable<SmallNetImpl> {
   }
   torch::Tensor forward(torch::Tensor x) {
     ++forwards;
+    TORCH_CHECK(!x.isnan().any().item<bool>(), "not a number");
     x = conv(x);
     if (has_norm) x = norm(x);
     return head(torch::relu(x).flatten(1));
@@ -232,6 +237,15 @@ TEST_P(Replicated, ReplicasFollowWhatTheProgramChangesAboutTheModule) {
   DataParallel<SmallNet> replicated(net, ranks_);
   const auto first = samples(12);
   replicated.step(first.data, first.target, loss_of);
+  for (int i = 1; i < 4; ++i) {
+    static_cast<void>(replicated.forward(first.data));
+    // The memory of the old values may become that of the new ones.
+    net->norm->running_mean.set_data(torch::empty({0}));
+    net->norm->running_mean.set_data(torch::full({4}, 10.0 * i));
+    replicated.step(first.data, first.target, loss_of);
+    const auto last = replicated.replica(GetParam() - 1)->norm->running_mean;
+    EXPECT_TRUE(torch::allclose(last, torch::full({4}, 9.0 * i), 0, 1)) << last;
+  }
   {
     const torch::NoGradGuard no_grad;
     net->head->weight.mul_(2);                                // in place
@@ -284,6 +298,36 @@ TEST_P(Replicated, ForwardGivesWhatTheModuleGives) {
   }
 }
 
+TEST_P(Replicated, ForwardHasTheBuffersOfTheModuleWhateverHappenedBefore) {
+  SmallNet net = small_net(true);
+  DataParallel<SmallNet> replicated(
+      net, ranks_, DistributedDataParallelOptions().buffer_sync(BufferSync::Local));
+  const auto data = samples(12, 9).data;
+  const auto expect_same = [&](const std::string& when) {
+    const auto scores = replicated.forward(data);
+    const torch::NoGradGuard no_grad;
+    EXPECT_TRUE(torch::allclose(scores, net->forward(data), 1e-5, 1e-6)) << when;
+    for (int rank = 0; rank < ranks_.size(); ++rank) {
+      expect_equal(replicated.replica(rank)->buffers(), net->buffers(), when + ": buffer");
+    }
+  };
+  auto batch = samples(12);
+  replicated.step(batch.data, batch.target, loss_of);
+  net->eval();
+  expect_same("after a step");
+  net->train();
+  // The first rank fails before it writes a buffer; others write theirs.
+  batch.data[0].fill_(std::numeric_limits<float>::quiet_NaN());
+  expect_refusal([&] { replicated.step(batch.data, batch.target, loss_of); }, "not a number");
+  EXPECT_EQ(ranks_.failed_rank(), 0);
+  net->eval();
+  expect_same("after an error in step");
+  net->norm->train();  // a part in another mode than the whole
+  static_cast<void>(replicated.forward(data));
+  net->norm->eval();
+  expect_same("after a forward that wrote buffers");
+}
+
 TEST_P(Replicated, IdleReplicasDoNothing) {
   SmallNet net = small_net(true);
   DataParallel<SmallNet> replicated(net, ranks_);
@@ -330,6 +374,61 @@ TEST_P(Replicated, StructuresOfTensorsAreCutAndJoined) {
   expect_close(own, gradients_of(*net), "gradient");
 }
 
+/// Gives what the test tells it, for each part of the batch.
+struct OutputsImpl : nn::Cloneable<OutputsImpl> {
+  using Output = std::vector<std::optional<torch::Tensor>>;
+  explicit OutputsImpl(std::function<Output(const torch::Tensor&)> function)
+      : outputs(std::move(function)) {}
+  void reset() override {}
+  Output forward(const torch::Tensor& x) { return outputs(x); }
+  std::function<Output(const torch::Tensor&)> outputs;
+};
+TORCH_MODULE(Outputs);
+
+TEST_P(Replicated, OutputsWithoutATensorStaySoAndRanksThatDifferAreNamed) {
+  const auto data = torch::arange(4 * GetParam()).view({-1, 2});  // two samples a rank
+  const auto forward = [&](std::function<OutputsImpl::Output(const torch::Tensor&)> function) {
+    DataParallel<Outputs> replicated(Outputs(std::move(function)), ranks_);
+    return replicated.forward(data);
+  };
+  const auto both = forward([](const torch::Tensor& x) {
+    return OutputsImpl::Output{torch::Tensor(), x};
+  });
+  EXPECT_FALSE(both[0]->defined());
+  EXPECT_TRUE(torch::equal(*both[1], data));
+  if (GetParam() == 1) return;
+  const int last = GetParam() - 1;
+  const auto is_last = [&](const torch::Tensor& x) {
+    return x[0][0].item<std::int64_t>() == 4 * last;
+  };
+  expect_refusal(
+      [&] {
+        forward([&](const torch::Tensor& x) {
+          return OutputsImpl::Output{x, is_last(x) ? torch::Tensor() : x};
+        });
+      },
+      "tensor 1 of the output is undefined in rank " + std::to_string(last) +
+          ", and defined in rank 0");
+  expect_refusal(
+      [&] {
+        forward([&](const torch::Tensor& x) {
+          return is_last(x) ? OutputsImpl::Output{x, x, x} : OutputsImpl::Output{x, x};
+        });
+      },
+      "the output of rank " + std::to_string(last) + " has 3 tensors, that of rank 0 has 2");
+}
+
+TEST_P(Replicated, TheMeanOfHalfLossesIsAHalfNumberWhereTheSumIsNone) {
+  SmallNet net = small_net();
+  DataParallel<SmallNet> replicated(net, ranks_);
+  const auto batch = samples(7);
+  const auto loss = replicated.step(batch.data, batch.target, [](const auto& output, const auto&) {
+    return (output.mean() * 0 + 30000).to(torch::kHalf);
+  });
+  EXPECT_EQ(loss.scalar_type(), torch::kHalf);
+  EXPECT_NEAR(loss.item<double>(), 30000, 64);
+}
+
 TEST_P(Replicated, AnErrorInOneReplicaIsThrownAndTheNextStepWorks) {
   const int last = GetParam() - 1;
   SmallNet net = small_net();
@@ -352,10 +451,83 @@ TEST_P(Replicated, AnErrorInOneReplicaIsThrownAndTheNextStepWorks) {
       EXPECT_EQ(std::string(error.what()), "rank " + std::to_string(last) + " of " +
                                                std::to_string(GetParam()) + ": a bad sample");
     }
+    EXPECT_EQ(ranks_.failed_rank(), last);
     net->zero_grad();
     replicated.step(batch.data, batch.target, loss_of);
+    EXPECT_FALSE(ranks_.failed_rank());
     expect_close(gradients_of(*net), gradients_of(*plain), "gradient");
   }
+}
+
+/// A layer beside one that the program gives.
+struct OnBackboneImpl : nn::Module {
+  explicit OnBackboneImpl(nn::Linear given) {
+    backbone = register_module("backbone", std::move(given));
+    head = register_module("head", nn::Linear(3, 2));
+  }
+  torch::Tensor forward(const torch::Tensor& x) { return head(backbone(x)); }
+  nn::Linear backbone{nullptr}, head{nullptr};
+};
+TORCH_MODULE(OnBackbone);
+
+TEST_P(Replicated, ModulesThatCannotHaveReplicasAreRefused) {
+  const auto refuse = [](const std::function<void()>& make, const std::string& part) {
+    expect_refusal(make, part);
+  };
+  refuse([&] { DataParallel<SmallNet> model(nullptr, ranks_); }, "the module is empty");
+  refuse([&] { DataParallel<nn::AnyModule> model(nn::AnyModule(), ranks_); },
+         "the module is empty");
+  refuse([&] { DataParallel<SmallNet> model(nullptr, ranks_, [] { return small_net(); }); },
+         "the module is empty");
+  refuse([&] { DataParallel<SmallNet> model(small_net(), ranks_, std::function<SmallNet()>()); },
+         "the function that makes a replica is empty");
+  nn::Linear elsewhere(3, 2);
+  elsewhere->register_parameter("more", torch::empty({1}, torch::kMeta));
+  refuse(
+      [&] { DataParallel<nn::Linear> model(elsewhere, ranks_, [] { return nn::Linear(3, 2); }); },
+      "parameter 'more' is on meta");
+  nn::Sequential normalized(nn::Linear(3, 2), lockstep::nn::SyncBatchNorm(nn::BatchNormOptions(2)));
+  refuse([&] { DataParallel<nn::Sequential> model(normalized, ranks_); },
+         "module '1' is a SyncBatchNorm");
+  if (GetParam() == 1) return;
+  refuse(
+      [&] { DataParallel<SmallNet> model(small_net(), ranks_, [] { return SmallNet(nullptr); }); },
+      "gave an empty module for rank 1");
+  refuse(
+      [&] {
+        DataParallel<SmallNet> model(small_net(true), ranks_, [] {
+          SmallNet replica = small_net(true);
+          replica->register_buffer("more", torch::ones({1}));
+          return replica;
+        });
+      },
+      "the replica of rank 1 has 4 buffers, the module has 3");
+  const nn::Linear backbone(3, 3);
+  refuse(
+      [&] {
+        DataParallel<OnBackbone> model(OnBackbone(backbone), ranks_,
+                                       [&] { return OnBackbone(backbone); });
+      },
+      "the replicas of ranks 0 and 1 share the parameter 'backbone.weight'");
+  if (GetParam() == 2) return;
+  OnBackbone cached(nn::Linear(3, 3));
+  refuse(
+      [&] { DataParallel<OnBackbone> model(OnBackbone(backbone), ranks_, [&] { return cached; }); },
+      "the replicas of ranks 1 and 2 share the parameter");
+}
+
+TEST_P(Replicated, OtherModulesOrParametersThanAtConstructionAreRefused) {
+  if (GetParam() == 1) return;
+  const auto data = torch::rand({4, 3});
+  const auto make = [] { return OnBackbone(nn::Linear(3, 3)); };
+  OnBackbone net = make();
+  DataParallel<OnBackbone> replicated(net, ranks_, make);
+  static_cast<void>(replicated.forward(data));
+  net->replace_module("head", nn::Linear(3, 2));
+  expect_refusal([&] { static_cast<void>(replicated.forward(data)); },
+                 "another parameter or module stands where");
+  net->replace_module("head", net->head.ptr());
+  static_cast<void>(replicated.forward(data));
 }
 
 TEST_P(Replicated, WrongArgumentsAreRefused) {
@@ -388,6 +560,8 @@ TEST_P(Replicated, WrongArgumentsAreRefused) {
       "DataParallel::step: the batch is empty");
   refuse([&] { static_cast<void>(model.forward(torch::tensor(1.0))); },
          "DataParallel::forward: the input has no tensor with a first dimension");
+  refuse([&] { model.step(batch.data.clone().requires_grad_(), batch.target, loss_of); },
+         "a tensor of the batch requires grad");
   refuse([&] { model.step(batch.data, samples(5).target, loss_of); },
          "has 5 samples in its first dimension, the input has 4");
   refuse(
