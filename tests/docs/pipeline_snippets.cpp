@@ -57,7 +57,7 @@ TEST(PipelinePage, MakesAStageOfAFunction) {
 
 TEST(PipelinePage, MeasuresAndSimulates) {
   PipelineSetting setting;
-  lockstep::pipeline::Pipeline pipeline(setting.group, setting.net);
+  lockstep::pipeline::Pipeline pipeline(setting.group, setting.net, {});
   static_cast<void>(pipeline.step(torch::ones({8, 4}), torch::ones({8, 4}), PipelineSetting::loss_function));
   // [costs]
   const auto costs = pipeline.measured_costs();  // all ranks
@@ -108,8 +108,9 @@ TEST(PipelinePage, AddsUpTheGradientsOfASharedTable) {
   auto& group = setting.group;
   auto& table = setting.net->weight;
   table.mutable_grad() = torch::ones_like(table);
+  const lockstep::pipeline::Pipeline pipeline(group, setting.net, {});
   // [table]
-  const bool is_end = group->rank() == 0 || group->rank() == group->size() - 1;
+  const bool is_end = pipeline.has_first_stage() || pipeline.has_last_stage();
   const auto ends = group->split(is_end ? 0 : -1);  // all ranks call it, once
   // ... after each step, before the optimizer:
   if (ends) ends->all_reduce(table.grad()).wait();

@@ -77,7 +77,7 @@ class LOCKSTEP_API Pipeline final {
   /// Throws: `c10::Error` on all ranks for options or numbers of stages that differ or that the
   /// schedule refuses; what a collective throws.
   Pipeline(const std::shared_ptr<ProcessGroup>& group, const Stages& stages,
-           const PipelineOptions& options = {});
+           const PipelineOptions& options);
   ~Pipeline();
   /// The pipeline that is moved from can only be destroyed or assigned to.
   Pipeline(Pipeline&&) noexcept;

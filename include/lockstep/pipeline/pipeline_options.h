@@ -8,7 +8,8 @@
 
 namespace lockstep::pipeline {
 
-/// What a `Pipeline` is told. All ranks give the same.
+/// What a `Pipeline` is told. All ranks give the same. Those that nobody set are for one rank:
+/// `one_f_one_b()` needs as many microbatches as ranks.
 ///
 /// Thread-safety: a value.
 struct PipelineOptions {

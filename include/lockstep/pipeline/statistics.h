@@ -35,13 +35,15 @@ struct ActionTimes {
 /// Units: seconds, bytes.
 /// Thread-safety: a value.
 struct PipelineStatistics {
-  /// One entry for each kind and stage that this rank's plan has.
+  /// One entry for each kind and stage that occurred, in the order in which they first did. The
+  /// last backward of a stage in `DistributedDataParallel` is a `Backward`, also where the plan
+  /// divides it.
   std::vector<ActionTimes> actions;
   /// How many steps ended.
   std::uint64_t steps = 0;
   /// How long they took, all together.
   double step_seconds = 0;
-  /// How long this rank waited for others in them.
+  /// How long this rank waited for others in them, but for the allocation of slots after the first.
   double waited_seconds = 0;
   /// Activations and gradients that this rank gave to other ranks.
   std::uint64_t sent_bytes = 0;

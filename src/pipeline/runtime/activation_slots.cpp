@@ -69,13 +69,16 @@ std::byte* ActivationSlots::begin_of(int rank, std::int64_t slot) const {
 std::size_t ActivationSlots::bytes_of(const std::vector<at::Tensor>& tensors) {
   std::size_t bytes = 0;
   for (const at::Tensor& tensor : tensors) {
-    if (tensor.defined()) bytes += up_to_line(tensor.nbytes());
+    if (!tensor.defined()) continue;
+    if (!tensor.is_cpu()) return 0;
+    bytes += up_to_line(tensor.nbytes());
   }
   return bytes;
 }
 
 std::optional<std::int64_t> ActivationSlots::try_put(const std::vector<at::Tensor>& tensors) {
-  if (bytes_of(tensors) > bytes_) return std::nullopt;
+  const std::size_t bytes = bytes_of(tensors);
+  if (bytes == 0 || bytes > bytes_) return std::nullopt;
   for (std::int64_t tried = 0; tried < slots_; ++tried) {
     const std::int64_t slot = next_;
     next_ = (next_ + 1) % slots_;

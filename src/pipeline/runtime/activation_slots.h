@@ -26,11 +26,11 @@ class ActivationSlots {
   [[nodiscard]] static std::shared_ptr<ActivationSlots> make(ProcessGroup& group,
                                                              std::int64_t slots, std::size_t bytes);
 
-  /// What these tensors take in a slot.
+  /// What these tensors take in a slot. 0: they have no elements, or not all are on the CPU.
   [[nodiscard]] static std::size_t bytes_of(const std::vector<at::Tensor>& tensors);
 
   /// Copies the tensors to a free slot of this rank; nothing where none is free, or they do not
-  /// fit.
+  /// fit or take nothing: nobody would read, and so free, the slot.
   [[nodiscard]] std::optional<std::int64_t> try_put(const std::vector<at::Tensor>& tensors);
 
   /// A slot of another rank, until the last tensor in it is gone.

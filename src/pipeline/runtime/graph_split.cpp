@@ -136,6 +136,10 @@ class KeepingHook {
 std::optional<GraphSplit> GraphSplit::of(const Edges& roots, const Edges& inputs) {
   const ReverseGraph graph(roots);
   const NodeSet on_paths = graph.above(inputs);
+  const bool are_roots_on_paths = std::all_of(roots.begin(), roots.end(), [&](const Edge& root) {
+    return on_paths.contains(root.function.get());
+  });
+  if (!are_roots_on_paths) return std::nullopt;
   NodeSet ends;
   for (const Edge& input : inputs) ends.insert(input.function.get());
   GraphSplit split;

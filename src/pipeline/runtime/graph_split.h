@@ -29,8 +29,9 @@ class GraphSplit {
   using Tensors = std::vector<at::Tensor>;
   using Edges = std::vector<torch::autograd::Edge>;
 
-  /// Nothing where an edge that leaves the paths leads on to where another one leaves them: there,
-  /// the two parts would count something twice.
+  /// Nothing where no input can be reached from one of the roots, whose gradient would get lost,
+  /// and where an edge that leaves the paths leads on to where another one leaves them: there, the
+  /// two parts would count something twice.
   [[nodiscard]] static std::optional<GraphSplit> of(const Edges& roots, const Edges& inputs);
 
   /// The gradients of the inputs. Memory of the graph that the second part does not need goes.

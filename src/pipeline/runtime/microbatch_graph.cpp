@@ -69,7 +69,7 @@ void MicrobatchGraph::backward_input(const Tensors& gradients) {
     return;
   }
   split_ = GraphSplit::of(roots_, ends);
-  // Parameters are tied across the stage in a way that cannot be taken apart.
+  // It cannot be taken apart.
   if (!split_) return backward(defined);
   input_gradients_ = split_->run_inputs(roots_, defined, ends);
   roots_.clear();

@@ -20,7 +20,8 @@ class MicrobatchGraph {
  public:
   using Tensors = std::vector<at::Tensor>;
 
-  /// `inputs`: leaves, where they need gradients. `outputs`: of the stage, or the loss.
+  /// `inputs`: leaves, where they need gradients; others count for nothing. `outputs`: of the
+  /// stage, or the loss.
   MicrobatchGraph(Tensors inputs, const Tensors& outputs);
 
   /// Adds to the gradients of inputs and parameters. `gradients`: of the outputs that need some;

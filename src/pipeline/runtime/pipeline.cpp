@@ -73,7 +73,7 @@ Plan make_plan(const std::shared_ptr<ProcessGroup>& group, const Stages& stages,
     TORCH_CHECK(!stages.all().empty(), "Pipeline: rank ", group->rank(), " has no stage");
     plan = options.schedule().plan(group->size(), static_cast<std::int64_t>(stages.all().size()),
                                    options.microbatches());
-  } catch (const c10::Error&) {
+  } catch (...) {  // a rule of the program's own may throw anything
     error = std::current_exception();
   }
   const auto rows =
@@ -135,7 +135,11 @@ class Pipeline::Runtime {
   }
 
   detail::Tensors evaluate(const detail::Tensors& data) {
+    const auto sent = all_sent_bytes(), filled = all_slots_filled();
     const auto parts = run([&](StepRunner& runner) { return runner.evaluate(data); });
+    // Statistics are those of steps alone.
+    sent_before_ += all_sent_bytes() - sent;
+    filled_before_ += all_slots_filled() - filled;
     detail::Tensors all;
     for (std::size_t i = 0; !parts.empty() && i < parts.front().size(); ++i) {
       detail::Tensors pieces;

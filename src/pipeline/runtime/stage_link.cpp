@@ -72,7 +72,7 @@ void StageLink::send(int to, Parcel parcel) {
   for (const at::Tensor& tensor : parcel.tensors) {
     if (!tensor.defined() || tensor.numel() == 0) continue;
     sent_bytes_ += tensor.nbytes();
-    if (!parcel.slot) send_tensor(to, tensor.contiguous());
+    if (!parcel.slot) send_tensor(to, tensor.resolve_conj().resolve_neg().contiguous());
   }
 }
 
@@ -109,7 +109,7 @@ bool StageLink::advance(int from, Incoming& incoming) {
                         at::ScalarType dtype) {
     if (!slot) return at::empty(sizes, at::TensorOptions().dtype(dtype).device(incoming.device));
     if (!reader) reader.emplace(slots_, from, *slot);
-    return reader->next(sizes, dtype);
+    return reader->next(sizes, dtype).to(incoming.device);
   };
   incoming.parcel = make_parcel(words, make, from);
   if (incoming.parcel->slot) return true;
@@ -161,6 +161,13 @@ bool StageLink::has_unsent() {
 void StageLink::progress() {
   for (auto& [from, queue] : incoming_) advance(from);
   static_cast<void>(has_unsent());
+}
+
+bool StageLink::sends_in_calls_alone() {
+  if (!has_unsent()) return false;
+  // The others have threads or streams. MPI may not let a second thread in.
+  const Backend backend = group_->backend();
+  return backend == Backend::SharedMemory || backend == Backend::Hierarchical;
 }
 
 void StageLink::finish_sends(StageLink& one, StageLink& other) {

@@ -46,6 +46,10 @@ class StageLink {
   static void finish_sends(StageLink& one, StageLink& other);
   /// Makes all progress that is possible now.
   void progress();
+  /// Whether something is left to send that moves only while this rank is in a call of the group.
+  [[nodiscard]] bool sends_in_calls_alone();
+  /// Moves the bytes of messages. Failures appear in the next call of another function.
+  void move_messages() noexcept { group_->progress(); }
 
   /// Ends the group with this reason, which the other ranks get. Does not throw.
   void give_up(const std::string& reason) noexcept;

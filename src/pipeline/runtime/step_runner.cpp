@@ -7,6 +7,10 @@
 
 #include <algorithm>
 #include <chrono>
+#include <iterator>
+#include <optional>
+
+#include "pipeline/runtime/sending_thread.h"
 
 namespace lockstep::pipeline {
 namespace {
@@ -28,6 +32,13 @@ std::vector<at::Tensor> make_leaves(const Parcel& parcel) {
   return leaves;
 }
 
+std::vector<at::Tensor> those_with_gradients(const std::vector<at::Tensor>& leaves) {
+  std::vector<at::Tensor> found;
+  std::copy_if(leaves.begin(), leaves.end(), std::back_inserter(found),
+               [](const at::Tensor& leaf) { return leaf.requires_grad(); });
+  return found;
+}
+
 /// Where the microbatches differ in size, the larger ones count for more. The division by their
 /// number follows at the end of the step. Exactly 1 where they do not differ.
 double weight_of(const BatchShape& batch) {
@@ -47,7 +58,9 @@ StepRunner::Tensors StepRunner::train(const Tensors& data, const Tensors& target
   }
   loss_ = &loss;
   for (const Step& step : context_.steps) follow(step);
+  const auto begin = Clock::now();
   StageLink::finish_sends(links_.activations, links_.gradients);
+  statistics_.waited_seconds += seconds_since(begin);
   Tensors losses;
   for (auto& [key, value] : losses_) losses.push_back(std::move(value));
   return losses;
@@ -64,12 +77,24 @@ std::vector<StepRunner::Tensors> StepRunner::evaluate(const Tensors& data) {
     }
     data_ = CutBatch::of(data, microbatches_, "data");
   }
-  const auto& actions = context_.plan.actions(context_.rank);
-  for (const Step& step : context_.steps) {
-    const Action& action = actions[static_cast<std::size_t>(step.action)];
-    if (action.kind != ActionKind::Forward || action.microbatch >= microbatches_) continue;
-    // What does not come is not asked for: `take` asks.
-    if (step.kind != StepKind::PostReceive) follow(step);
+  // A stage's forwards come in the places that the plan has for them, but in ascending order: where
+  // there are fewer microbatches, the last ones are those that do not come.
+  std::map<std::int64_t, std::int64_t> next;
+  const Plan& plan = context_.plan;
+  for (const Action& planned : plan.actions(context_.rank)) {
+    if (planned.kind != ActionKind::Forward) continue;
+    const Action action{planned.kind, planned.stage, next[planned.stage]++};
+    if (action.microbatch >= microbatches_) continue;
+    Step step{StepKind::WaitReceive, Traffic::Activation, action.stage, action.microbatch};
+    if (!is_first(action.stage) && !is_here(action.stage - 1)) {
+      step.peer = plan.rank_of(action.stage - 1);
+      take(step, action);
+    }
+    start(action);
+    if (!is_last(action.stage) && !is_here(action.stage + 1)) {
+      step.peer = plan.rank_of(action.stage + 1);
+      send(step);
+    }
   }
   StageLink::finish_sends(links_.activations, links_.gradients);
   std::vector<Tensors> results;
@@ -82,30 +107,37 @@ std::string StepRunner::describe_place() const {
 }
 
 void StepRunner::follow(const Step& step) {
+  const auto& actions = context_.plan.actions(context_.rank);
+  const Action& action = actions[static_cast<std::size_t>(step.action)];
   switch (step.kind) {
     case StepKind::PostReceive:
       links_.of(step.traffic).post(static_cast<int>(step.peer), stage(step.stage).device());
       return;
     case StepKind::WaitReceive:
-      return take(step);
+      return take(step, action);
     case StepKind::Compute:
-      // What is on its way moves on, before this rank is busy for a while.
-      links_.activations.progress();
-      links_.gradients.progress();
-      return compute(context_.plan.actions(context_.rank)[static_cast<std::size_t>(step.action)]);
-    case StepKind::Send: {
-      const std::int64_t receiver = step.stage + (step.traffic == Traffic::Activation ? 1 : -1);
-      auto parcel = outgoing_.extract({receiver, step.microbatch});
-      TORCH_INTERNAL_ASSERT(!parcel.empty());
-      links_.of(step.traffic).send(static_cast<int>(step.peer), std::move(parcel.mapped()));
-      return;
-    }
+      return start(action);
+    case StepKind::Send:
+      return send(step);
   }
 }
 
-void StepRunner::take(const Step& step) {
-  const Action& action =
-      context_.plan.actions(context_.rank)[static_cast<std::size_t>(step.action)];
+void StepRunner::start(const Action& action) {
+  // What is on its way moves on, before this rank is busy for a while.
+  links_.activations.progress();
+  links_.gradients.progress();
+  const SendingThread sending(links_.activations, links_.gradients);
+  compute(action);
+}
+
+void StepRunner::send(const Step& step) {
+  const std::int64_t receiver = step.stage + (step.traffic == Traffic::Activation ? 1 : -1);
+  auto parcel = outgoing_.extract({receiver, step.microbatch});
+  TORCH_INTERNAL_ASSERT(!parcel.empty());
+  links_.of(step.traffic).send(static_cast<int>(step.peer), std::move(parcel.mapped()));
+}
+
+void StepRunner::take(const Step& step, const Action& action) {
   const bool is_activation = step.traffic == Traffic::Activation;
   place_ = c10::str("waiting for the ", is_activation ? "output" : "gradient", " of stage ",
                     step.stage + (is_activation ? -1 : 1), " (rank ", step.peer, ") before ",
@@ -132,12 +164,13 @@ void StepRunner::compute(const Action& action) {
   place_ =
       c10::str("in ", to_string(action), " (stage ", action.stage, ", rank ", context_.rank, ")");
   const auto begin = Clock::now();
+  std::optional<ActionKind> done = ActionKind::Forward;
   if (action.kind == ActionKind::Forward) {
     forward(action);
   } else {
-    backward(action);
+    done = backward(action);
   }
-  if (is_training_) count(action, seconds_since(begin));
+  if (is_training_ && done) count({*done, action.stage}, seconds_since(begin));
 }
 
 void StepRunner::count(const Action& action, double seconds) {
@@ -166,14 +199,16 @@ Parcel StepRunner::take_input(const Action& action) {
 
 void StepRunner::forward(const Action& action) {
   const Parcel parcel = take_input(action);
-  Tensors inputs = make_leaves(parcel);
+  const Tensors inputs = make_leaves(parcel);
+  // Afterwards, an input that the stage changed in place may have a gradient that nobody waits for.
+  Tensors leaves = those_with_gradients(inputs);
   const Tensors outputs = stage(action.stage).call(inputs);
   TORCH_CHECK(!outputs.empty(), "pipeline: stage ", action.stage, " returned no tensor");
   for (const at::Tensor& output : outputs) {
     TORCH_CHECK(output.defined() && output.layout() == at::kStrided, "pipeline: stage ",
                 action.stage, " returned an undefined or sparse tensor, which cannot travel");
   }
-  finish_forward(action, std::move(inputs), outputs, parcel.batch);
+  finish_forward(action, std::move(leaves), outputs, parcel.batch);
 }
 
 void StepRunner::finish_forward(const Action& action, Tensors inputs, const Tensors& outputs,
@@ -231,35 +266,41 @@ StepRunner::Tensors StepRunner::gradients_for(const Action& action) {
   return std::move(arrived.mapped().tensors);
 }
 
-void StepRunner::backward(const Action& action) {
+std::optional<ActionKind> StepRunner::backward(const Action& action) {
   const Key key{action.stage, action.microbatch};
   const auto graph = graphs_.find(key);
   if (action.kind == ActionKind::BackwardWeight) {
     // An earlier action may have done it: see `run_backward`.
-    if (graph == graphs_.end()) return;
+    if (graph == graphs_.end()) return std::nullopt;
     const auto pause = stage(action.stage).pause_averaging();
     graph->second.backward_weight();
     graphs_.erase(graph);
-    return;
+    return action.kind;
   }
   TORCH_INTERNAL_ASSERT(graph != graphs_.end());
-  run_backward(action, graph->second, gradients_for(action));
+  const ActionKind done = run_backward(action, graph->second, gradients_for(action));
   if (!is_first(action.stage)) hand_back(action, graph->second.take_input_gradients());
-  const bool is_over = action.kind == ActionKind::Backward ||
-                       (stage(action.stage).averages_gradients() &&
-                        context_.plan.last_backward(action.stage).microbatch == action.microbatch);
-  if (is_over) graphs_.erase(graph);
+  if (done == ActionKind::Backward) graphs_.erase(graph);
+  return done;
 }
 
-void StepRunner::run_backward(const Action& action, MicrobatchGraph& graph,
-                              const Tensors& gradients) {
+bool StepRunner::is_last_backward(const Action& action) const {
+  const auto& actions = context_.plan.actions(context_.rank);
+  const auto last = std::find_if(actions.rbegin(), actions.rend(), [&](const Action& one) {
+    return one.stage == action.stage &&
+           (one.kind == ActionKind::Backward || one.kind == ActionKind::BackwardInput);
+  });
+  return *last == action;
+}
+
+ActionKind StepRunner::run_backward(const Action& action, MicrobatchGraph& graph,
+                                    const Tensors& gradients) {
   const Stage& own = stage(action.stage);
-  const bool is_last_one =
-      context_.plan.last_backward(action.stage).microbatch == action.microbatch;
-  if (own.averages_gradients() && is_last_one) {
+  if (own.averages_gradients() && is_last_backward(action)) {
     // A whole backward averages. What has been put off belongs to the same average.
-    finish_weights(action.stage, action.microbatch);
-    return graph.backward(gradients);
+    finish_weights(action);
+    graph.backward(gradients);
+    return ActionKind::Backward;
   }
   const auto pause = own.pause_averaging();
   if (action.kind == ActionKind::Backward) {
@@ -267,13 +308,14 @@ void StepRunner::run_backward(const Action& action, MicrobatchGraph& graph,
   } else {
     graph.backward_input(gradients);
   }
+  return action.kind;
 }
 
-void StepRunner::finish_weights(std::int64_t stage_number, std::int64_t before) {
-  const auto pause = stage(stage_number).pause_averaging();
-  for (std::int64_t microbatch = 0; microbatch < before; ++microbatch) {
-    const auto graph = graphs_.find({stage_number, microbatch});
-    if (graph == graphs_.end()) continue;
+void StepRunner::finish_weights(const Action& last) {
+  const auto pause = stage(last.stage).pause_averaging();
+  for (std::int64_t microbatch = 0; microbatch < context_.plan.microbatches(); ++microbatch) {
+    const auto graph = graphs_.find({last.stage, microbatch});
+    if (graph == graphs_.end() || microbatch == last.microbatch) continue;
     graph->second.backward_weight();
     graphs_.erase(graph);
   }

@@ -74,17 +74,25 @@ class StepRunner {
   [[nodiscard]] bool is_here(std::int64_t number) const { return context_.stages.contains(number); }
 
   void follow(const Step& step);
-  void take(const Step& step);
+  /// `action`: what needs the message.
+  void take(const Step& step, const Action& action);
+  void send(const Step& step);
+  /// Computes while messages go on.
+  void start(const Action& action);
   void compute(const Action& action);
   void forward(const Action& action);
   /// `outputs` of a stage that is not the last one.
   void hand_on(const Action& action, const Tensors& outputs, const BatchShape& batch);
   void finish_forward(const Action& action, Tensors inputs, const Tensors& outputs,
                       const BatchShape& batch);
-  void backward(const Action& action);
-  void run_backward(const Action& action, MicrobatchGraph& graph, const Tensors& gradients);
+  /// What it came to; nothing: an earlier action did the work.
+  std::optional<ActionKind> backward(const Action& action);
+  ActionKind run_backward(const Action& action, MicrobatchGraph& graph, const Tensors& gradients);
+  /// Whether no gradient of the stage's output comes behind it.
+  [[nodiscard]] bool is_last_backward(const Action& action) const;
   void hand_back(const Action& action, Tensors input_gradients);
-  void finish_weights(std::int64_t stage, std::int64_t before);
+  /// Of all microbatches but that one.
+  void finish_weights(const Action& last);
   /// The input of that stage: from another rank, from another stage of this one, or of the data.
   [[nodiscard]] Parcel take_input(const Action& action);
   [[nodiscard]] Tensors gradients_for(const Action& action);

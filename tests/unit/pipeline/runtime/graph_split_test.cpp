@@ -221,6 +221,29 @@ TEST(SplitBackwards, RunsHooksOfTensorsOnWhatTheyReturn) {
   }
 }
 
+TEST(SplitBackwards, CountOutputsThatDependOnParametersAlone) {
+  for (const bool is_leaf : {false, true}) {
+    Parameters whole(2), split(2);
+    const auto outputs = [is_leaf](const torch::Tensor& x, const Parameters& parameters) {
+      const auto& weight = parameters.all[1];
+      return std::vector<torch::Tensor>{layer(x, parameters.all[0]),
+                                        is_leaf ? weight : weight.exp()};
+    };
+    const auto x = input_of(0), other = input_of(0);
+    torch::autograd::backward(outputs(x, whole), {gradient_of(0), gradient_of(1)});
+    MicrobatchGraph graph({other}, outputs(other, split));
+    graph.backward_input({gradient_of(0), gradient_of(1)});
+    const auto gradients = graph.take_input_gradients();
+    ASSERT_EQ(gradients.size(), 1U);
+    EXPECT_TRUE(torch::equal(gradients[0], x.grad()));
+    graph.backward_weight();
+    for (std::size_t i = 0; i < whole.all.size(); ++i) {
+      ASSERT_TRUE(split.all[i].grad().defined()) << i;
+      EXPECT_TRUE(torch::equal(split.all[i].grad(), whole.all[i].grad())) << i;
+    }
+  }
+}
+
 TEST(SplitBackwards, OfAStageThatReturnsItsInput) {
   const auto x = input_of(0);
   MicrobatchGraph graph({x}, {x});

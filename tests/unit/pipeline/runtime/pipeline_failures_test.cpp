@@ -167,6 +167,73 @@ TEST_P(PipelineFailures, ABatchThatCannotBeCutStopsAllRanks) {
   expect_errors<c10::Error>(errors, 0, "7 rows cannot be cut into 8 microbatches", "rank 0");
 }
 
+TEST_P(PipelineFailures, AnExceptionInABackwardStopsAllRanks) {
+  for (const char* schedule : {"gpipe", "1f1b"}) {
+    for (int culprit = 0; culprit < ranks(); ++culprit) {
+      const auto errors = run_ranks(ranks(), [&](const std::shared_ptr<ProcessGroup>& group) {
+        const ModelStage net(group->rank(), ranks(), torch::kFloat);
+        int calls = 0;
+        const auto stage = [&](const torch::Tensor& x) {
+          const auto y = ModelStage(net)(x);
+          y.register_hook([&](const torch::Tensor& gradient) {
+            if (group->rank() == culprit && ++calls == 4) throw std::runtime_error("bad luck");
+            return gradient;
+          });
+          return y;
+        };
+        Pipeline pipeline(
+            group, {Stage(stage, net)},
+            PipelineOptions().microbatches(8).schedule(pipeline::schedule_named(schedule)));
+        // Ranks that have done their part may see it in their next step.
+        for (int step = 0; step < 3; ++step) {
+          static_cast<void>(pipeline.step(make_tokens(8), make_classes(8), token_loss));
+        }
+      });
+      const std::string number = std::to_string(culprit);
+      expect_errors<std::runtime_error>(errors, culprit, "bad luck",
+                                        "in " + number + "B3 (stage " + number);
+    }
+  }
+}
+
+TEST_P(PipelineFailures, AnExceptionOfARuleStopsAllRanksAtConstruction) {
+  const auto errors = run_ranks(ranks(), [&](const std::shared_ptr<ProcessGroup>& group) {
+    const auto rule = [&](std::int64_t count, std::int64_t stages, std::int64_t microbatches) {
+      if (group->rank() == last()) throw std::runtime_error("no plan");
+      return pipeline::gpipe().plan(count, stages, microbatches);
+    };
+    Pipeline(group, ModelStage(0, 1, torch::kFloat),
+             PipelineOptions().microbatches(4).schedule({"own", rule}));
+  });
+  expect_error<std::runtime_error>(errors.back(), "no plan");
+  for (int rank = 0; rank < last(); ++rank) {
+    expect_error<c10::Error>(errors[static_cast<std::size_t>(rank)],
+                             "rank " + std::to_string(last()) + " refused");
+  }
+}
+
+TEST_P(PipelineFailures, ARankThatDoesNotComeIsATimeout) {
+  if (ranks() == 1) GTEST_SKIP() << "there are no others";
+  const auto errors = run_ranks(ranks(), [&](const std::shared_ptr<ProcessGroup>& group) {
+    Pipeline pipeline(group, ModelStage(group->rank(), ranks(), torch::kFloat),
+                      PipelineOptions().microbatches(8).activation_slots(false));
+    group->barrier();
+    if (group->rank() == 1) {
+      // It is there until the others have given up.
+      group->barrier();
+      return;
+    }
+    const auto limit = limit_calls(*group, std::chrono::milliseconds(300));
+    try {
+      static_cast<void>(pipeline.step(make_tokens(8), make_classes(8), token_loss));
+    } catch (...) {
+      group->barrier();
+      throw;
+    }
+  });
+  expect_error<TimeoutError>(errors[0], "rank 1 has stage 1");
+}
+
 TEST_P(PipelineFailures, ARankThatLeavesIsNamedWithItsStage) {
   if (ranks() == 1) GTEST_SKIP() << "there are no others";
   const auto errors = run_ranks(ranks(), [&](const std::shared_ptr<ProcessGroup>& group) {

@@ -170,21 +170,42 @@ TEST_P(PipelineRanks, EvaluateLikeTheUnsplitModel) {
   }
 }
 
-class PipelineWithDdp : public ::testing::TestWithParam<Way> {};
-INSTANTIATE_TEST_SUITE_P(Ways, PipelineWithDdp,
-                         ::testing::Values(Way{"gpipe", 1, 2}, Way{"1f1b", 1, 2},
-                                           Way{"interleaved", 2, 2}, Way{"zero_bubble", 1, 4},
-                                           Way{"zbv", 2, 4}));
+TEST(PipelineEvaluation, FollowsOrdersThatAreNotAscendingAndDoesNotCount) {
+  const auto options = PipelineOptions().microbatches(3).schedule(
+      pipeline::from_text("0F2,0F0,0F1,0B2,0B0,0B1\n1F2,1B2,1F0,1B0,1F1,1B1\n"));
+  run_ranks_or_throw(2, [&](const std::shared_ptr<ProcessGroup>& group) {
+    Pipeline pipeline(group, ModelStage(group->rank(), 2, torch::kFloat), options);
+    const auto train = [&] {
+      static_cast<void>(pipeline.step(make_tokens(6), make_classes(6), token_loss));
+    };
+    train();
+    train();  // in slots
+    const auto before = pipeline.statistics();
+    EXPECT_EQ(before.slots_filled, 3U);
+    for (const std::int64_t rows : {1, 2, 3, 7}) {
+      const auto output = pipeline.forward(make_tokens(rows));
+      ASSERT_EQ(output.defined(), group->rank() == 1);
+      if (output.defined()) {
+        const torch::NoGradGuard no_grad;
+        const auto expected =
+            ModelStage(1, 2, torch::kFloat)(ModelStage(0, 2, torch::kFloat)(make_tokens(rows)));
+        EXPECT_TRUE(torch::allclose(output, expected)) << rows;
+      }
+    }
+    train();
+    EXPECT_EQ(pipeline.statistics().sent_bytes * 2, before.sent_bytes * 3);
+    EXPECT_EQ(pipeline.statistics().slots_filled, 6U);
+    group->close();
+  });
+}
 
-TEST_P(PipelineWithDdp, AverageOverReplicasOnce) {
-  const Way way = GetParam();
-  const auto options = options_for(way, 2);
+void check_ddp(const PipelineOptions& options, int stages_per_rank) {
   const auto m = options.microbatches();
   // One replica's share of the batch each; their gradients are added in the order of the replicas.
   // The numbers of microbatches are powers of two, so that undoing the division changes no bit.
   std::vector<Unsplit> of_replicas;
   for (int replica = 0; replica < 2; ++replica) {
-    of_replicas.push_back(train_unsplit(2 * way.stages_per_rank, m, torch::kFloat,
+    of_replicas.push_back(train_unsplit(2 * stages_per_rank, m, torch::kFloat,
                                         make_tokens(2 * m, replica), make_classes(2 * m, replica)));
   }
   NamedGradients expected;
@@ -194,7 +215,7 @@ TEST_P(PipelineWithDdp, AverageOverReplicasOnce) {
   run_ranks_or_throw(4, [&](const std::shared_ptr<ProcessGroup>& group) {
     Mesh mesh(group, {{"stage", 2}, {"data", 2}});
     const auto& stages = mesh.group("stage");
-    const Plan plan = options.schedule().plan(2, way.stages_per_rank, m);
+    const Plan plan = options.schedule().plan(2, stages_per_rank, m);
     std::vector<DistributedDataParallel<ModelStage>> nets;
     for (const auto& net : make_stages(plan, stages->rank())) {
       nets.emplace_back(DistributedDataParallel<ModelStage>(net, mesh.group("data")));
@@ -212,10 +233,31 @@ TEST_P(PipelineWithDdp, AverageOverReplicasOnce) {
       }
       expect_gradients(expected, gradients);
     }
+    if (plan.has_split_backward()) {
+      const auto number = plan.stages_of(stages->rank()).back();
+      EXPECT_EQ(pipeline.statistics().times(pipeline::ActionKind::Backward, number).count, 2U);
+    }
     pipeline.close();
     mesh.close();
     group->close();
   });
+}
+
+class PipelineWithDdp : public ::testing::TestWithParam<Way> {};
+INSTANTIATE_TEST_SUITE_P(Ways, PipelineWithDdp,
+                         ::testing::Values(Way{"gpipe", 1, 2}, Way{"1f1b", 1, 2},
+                                           Way{"interleaved", 2, 2}, Way{"zero_bubble", 1, 4},
+                                           Way{"zbv", 2, 4}));
+
+TEST_P(PipelineWithDdp, AverageOverReplicasOnce) {
+  check_ddp(options_for(GetParam(), 2), GetParam().stages_per_rank);
+}
+
+TEST(PipelineWithDdpOrders, AverageInTheLastBackwardOfAnyOrder) {
+  for (const char* text : {"0F0,0F1,0I0,0I1,0W1,0W0\n1F0,1I0,1F1,1I1,1W1,1W0\n",
+                           "0F0,0F1,0I1,0I0,0W0,0W1\n1F0,1F1,1I1,1I0,1W0,1W1\n"}) {
+    check_ddp(PipelineOptions().microbatches(2).schedule(pipeline::from_text(text)), 1);
+  }
 }
 
 }  // namespace

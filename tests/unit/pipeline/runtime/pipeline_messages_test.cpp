@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // What may travel between stages, and what may be a stage.
 #include <gtest/gtest.h>
+#include <lockstep/comm/mesh.h>
 #include <lockstep/pipeline/pipeline.h>
 #include <torch/torch.h>
 
 #include <tuple>
 
+#include "pipeline/runtime/activation_slots.h"
 #include "pipeline/runtime/parcel.h"
 #include "staged_model.h"
 #include "support/expected_errors.h"
@@ -104,6 +106,11 @@ TEST_P(PipelineMessages, ChangeTheirShapesFromMicrobatchToMicrobatch) {
     const auto losses =
         pipeline.step(rows(8), rows(8), [](torch::Tensor output, torch::Tensor) { return output; });
     EXPECT_EQ(losses.size(), group->rank() == 1 ? 4U : 0U);
+    for (std::size_t i = 0; i < losses.size(); ++i) {
+      auto one = linear(0), two = linear(1);
+      const auto x = i == 1 ? rows(0) : one(rows(8).narrow(0, 2 * static_cast<std::int64_t>(i), 2));
+      EXPECT_TRUE(torch::equal(losses[i], two(x).sum().detach())) << i;
+    }
     group->close();
   });
 }
@@ -189,6 +196,142 @@ TEST(PipelineSlots, AreReadWhereTheyAreAndKeptAsLongAsATensorLivesInThem) {
     const auto data = rows(12 * 4).view({12, 4, 4});
     static_cast<void>(pipeline.step(data, data, squares));
     pipeline.close();
+    group->close();
+  });
+}
+
+// The states of two replicas that cross: stage 0 of one replica and stage 1 of the other are in
+// computations that wait for the second replica, and their messages are under way.
+TEST(PipelineCollectives, InsideStagesLeaveLargeMessagesOnTheirWay) {
+  run_ranks_or_throw(4, [](const std::shared_ptr<ProcessGroup>& group) {
+    Mesh mesh(group, {{"stage", 2}, {"data", 2}});
+    const auto replicas = mesh.group("data");
+    const auto stages = mesh.group("stage");
+    const auto meet = [replicas] { replicas->all_reduce(torch::ones({1})).wait(); };
+    auto net = linear(stages->rank());
+    int calls = 0;
+    const auto first = [&](const torch::Tensor& x) {
+      // Activation and gradient of 4 MiB: of the second microbatch in one replica, of the first one
+      // in the other.
+      const bool is_large = calls++ % 2 != replicas->rank();
+      auto y = net(x).repeat({is_large ? 1 << 18 : 1, 1});
+      y.register_hook([meet](const torch::Tensor& gradient) {
+        meet();
+        return gradient;
+      });
+      return y;
+    };
+    const auto second = [&](const torch::Tensor& x) {
+      meet();
+      return net(x);
+    };
+    std::vector<Stage> all{Stage(first, net), Stage(second, net)};
+    Pipeline pipeline(stages, {all.at(static_cast<std::size_t>(stages->rank()))},
+                      PipelineOptions().microbatches(2).activation_slots(false));
+    for (int step = 0; step < 2; ++step) {
+      static_cast<void>(pipeline.step(
+          rows(2), rows(2),
+          [](const torch::Tensor& output, const torch::Tensor&) { return output.mean(); }));
+    }
+    EXPECT_TRUE(net->weight.grad().defined());
+    pipeline.close();
+    mesh.close();
+    group->close();
+  });
+}
+
+TEST_P(PipelineMessages, MayBeChangedInPlaceWhereNoGradientBelongsToThem) {
+  const auto use = [](torch::nn::Linear net, const torch::Tensor& x, torch::Tensor mask) {
+    return net(x) + mask.mul_(net->weight.select(0, 0));
+  };
+  auto one = linear(0), two = linear(1);
+  for (int i = 0; i < 2; ++i) {
+    const auto x = rows(4).narrow(0, 2 * i, 2);
+    squares(use(two, one(x), x.clone()), x).backward();
+  }
+  run_ranks_or_throw(2, [&](const std::shared_ptr<ProcessGroup>& group) {
+    auto net = linear(group->rank());
+    std::vector<Stage> all{
+        Stage([&](torch::Tensor x) { return std::make_tuple(net(x), x.clone()); }, net),
+        Stage([&](torch::Tensor x, torch::Tensor mask) { return use(net, x, mask); }, net)};
+    Pipeline pipeline(
+        group, {all.at(static_cast<std::size_t>(group->rank()))},
+        PipelineOptions().microbatches(2).schedule(pipeline::schedule_named(GetParam())));
+    static_cast<void>(pipeline.step(rows(4), rows(4), squares));
+    const auto& expected = group->rank() == 0 ? one->weight.grad() : two->weight.grad();
+    EXPECT_TRUE(torch::equal(net->weight.grad(), expected / 2));
+    group->close();
+  });
+}
+
+TEST(PipelineComplexMessages, ComeAsTheirValues) {
+  run_ranks_or_throw(2, [](const std::shared_ptr<ProcessGroup>& group) {
+    auto net = linear(group->rank());
+    std::vector<Stage> all{Stage(
+                               [&](torch::Tensor x) {
+                                 return torch::view_as_complex(net(x).view({-1, 2})).conj();
+                               },
+                               net),
+                           Stage(
+                               [&](torch::Tensor x) {
+                                 EXPECT_FALSE(x.is_conj());
+                                 return net(torch::view_as_real(x.clone()).reshape({-1, 4}));
+                               },
+                               net)};
+    Pipeline pipeline(group, {all.at(static_cast<std::size_t>(group->rank()))},
+                      PipelineOptions().microbatches(2));
+    for (int step = 0; step < 2; ++step) {
+      const auto losses = pipeline.step(rows(4), rows(4), squares);
+      for (std::size_t i = 0; i < losses.size(); ++i) {
+        const auto x = rows(4).narrow(0, 2 * static_cast<std::int64_t>(i), 2);
+        const auto turned = linear(0)(x) * torch::tensor({1.0F, -1.0F, 1.0F, -1.0F});
+        EXPECT_TRUE(torch::equal(losses[i], squares(linear(1)(turned), x).detach())) << i;
+      }
+    }
+    group->close();
+  });
+}
+
+TEST(PipelineSlots, AreLeftAloneByParcelsThatTakeNothing) {
+  run_ranks_or_throw(2, [](const std::shared_ptr<ProcessGroup>& group) {
+    auto net = linear(group->rank());
+    // The gradient of the first output is needed in the first steps alone.
+    bool is_used = true;
+    std::vector<Stage> all{
+        Stage(net),
+        Stage([&](const torch::Tensor& x) { return is_used ? net(x) : net(torch::ones_like(x)); },
+              net)};
+    Pipeline pipeline(group, {all.at(static_cast<std::size_t>(group->rank()))},
+                      PipelineOptions().microbatches(2));
+    const auto filled_in_a_step = [&] {
+      pipeline.reset_statistics();
+      static_cast<void>(pipeline.step(rows(4), rows(4), squares));
+      return pipeline.statistics().slots_filled;
+    };
+    EXPECT_EQ(filled_in_a_step(), 0U);
+    EXPECT_EQ(filled_in_a_step(), 2U);
+    is_used = false;
+    for (int step = 0; step < 4; ++step) {
+      EXPECT_EQ(filled_in_a_step(), group->rank() == 0 ? 2U : 0U);
+    }
+    is_used = true;
+    EXPECT_EQ(filled_in_a_step(), 2U);
+    group->close();
+  });
+}
+
+TEST(PipelineSlots, AreForTensorsOfTheCpuAndReadOnTheDeviceOfTheStage) {
+  EXPECT_EQ(pipeline::ActivationSlots::bytes_of({rows(4)}), 64U);
+  EXPECT_EQ(pipeline::ActivationSlots::bytes_of({rows(4), rows(4).to(torch::kMeta)}), 0U);
+  run_ranks_or_throw(2, [](const std::shared_ptr<ProcessGroup>& group) {
+    auto net = linear(group->rank());
+    Pipeline pipeline(group, net, PipelineOptions().microbatches(2));
+    static_cast<void>(pipeline.step(rows(4), rows(4), squares));
+    if (group->rank() == 1) net->to(torch::kMeta);
+    const auto output = pipeline.forward(rows(4));
+    if (group->rank() == 1) {
+      EXPECT_TRUE(output.is_meta());
+    }
     group->close();
   });
 }
