@@ -81,7 +81,7 @@ class LOCKSTEP_API LocalRanks final {
   /// Blocks: the calling thread, until `body` has returned, or thrown, in all ranks.
   /// Throws: what the first rank threw that did not just lose another one, of the same type. The
   /// text of a `c10::Error`, of `std::runtime_error` and `std::logic_error`, and of the types that
-  /// <stdexcept> derives from these, gets the rank's number; `failed_rank()` has it in any case.
+  /// `stdexcept` derives from these, gets the rank's number; `failed_rank()` has it in any case.
   /// `c10::Error` where a `run` of this object is under way.
   template <typename Body>
   void run(Body&& body) {
