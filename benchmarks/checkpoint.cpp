@@ -140,9 +140,11 @@ void write_and_read(const Settings& settings, const std::shared_ptr<lockstep::Pr
                     Net net) {
   Training<Net> training(net, group, settings);
   training.train_one_step(nullptr);
-  Checkpointer verified(group, settings.folder / "verified", options_of(settings));
+  // What is written is measured, and not what is removed: the plain program removes nothing either.
+  const auto options = options_of(settings).keep_last(settings.rounds + 1);
+  Checkpointer verified(group, settings.folder / "verified", options);
   Checkpointer unverified(group, settings.folder / "unverified",
-                          options_of(settings).verify_after_write(false));
+                          CheckpointerOptions(options).verify_after_write(false));
   nlohmann::json figures;
   const auto timed = [&](const char* name, const auto& work) {
     group->barrier();

@@ -10,9 +10,8 @@ import statistics
 import sys
 import tempfile
 
-from ddp_step_driver import NOT_MEASURED, find_versions, rank_environments
-from driver import FOLDER, Parser, UsageError, append_record, main, output_of, positive, print_result, show_progress
-from jobs import Job, JobError
+from driver import Parser, UsageError, append_record, main, output_of, print_result, rounded, show_progress, shown
+from sides import chosen, figures_of_ranks, find_versions, has_python, in_turns, program_of, rank_processes, words
 
 ARCHITECTURES = ["resnet18", "resnet34", "resnet50"]
 OWN = ["none", "copied", "deferred"]
@@ -21,13 +20,13 @@ PYTHON = ["python_none", "torch_save", "async_save"]
 
 def parse(arguments):
     parser = Parser("checkpoint", __doc__, ("a start", 600))
-    parser.add_argument("--ranks", type=positive, default=2, help="processes, one thread each (default 2)")
+    parser.number("--ranks", 2, "processes, one thread each")
     parser.add_argument("--arch", choices=ARCHITECTURES, help="model (default: resnet18, then resnet50)")
-    parser.add_argument("--batch", type=positive, default=32, help="images a rank and step (default 32)")
-    parser.add_argument("--rounds", type=positive, default=5, help="starts of each variant (default 5)")
-    parser.add_argument("--steps", type=positive, default=40, help="timed steps a start (default 40)")
-    parser.add_argument("--warmup", type=positive, default=20, help="steps before the timed ones (default 20)")
-    parser.add_argument("--every", type=positive, default=10, help="steps from save to save (default 10)")
+    parser.number("--batch", 32, "images a rank and step")
+    parser.number("--rounds", 5, "starts of each variant")
+    parser.number("--steps", 40, "timed steps a start")
+    parser.number("--warmup", 20, "steps before the timed ones")
+    parser.number("--every", 10, "steps from save to save")
     parser.add_argument("--folder", help="where checkpoints are written (default: the folder for temporary files)")
     parser.add_argument("--no-python", action="store_true", help="leave Python's side out")
     options = parser.parse(arguments)
@@ -39,37 +38,14 @@ def parse(arguments):
 def run_once(options, arch, variant):
     """Starts a variant once; returns the figures of each rank."""
     with tempfile.TemporaryDirectory() as output, tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        arguments = ["--variant", variant.removeprefix("python_"), "--arch", arch, "--batch", str(options.batch)]
-        arguments += ["--warmup", str(options.warmup), "--steps", str(options.steps), "--every", str(options.every)]
-        arguments += ["--folder", folder, "--output", output]
+        arguments = ["--variant", variant.removeprefix("python_"), "--arch", arch]
+        arguments += [*words(options, ["batch", "warmup", "steps", "every"]), "--folder", folder, "--output", output]
         if variant in PYTHON:
-            command = [options.python, os.path.join(FOLDER, "checkpoint.py"), *arguments]
+            command = [*program_of(options, "checkpoint.py"), *arguments]
         else:
-            command = [options.program, *arguments, "--rounds", str(options.rounds)]
-        Job([command] * options.ranks, rank_environments(options)).wait(options.deadline)
-        figures = []
-        for rank in range(options.ranks):
-            with open(os.path.join(output, f"rank{rank}.json"), encoding="ascii") as file:
-                figures.append(json.load(file))
-        return figures
-
-
-def run_rounds(options, arch, variants):
-    """Each round starts each variant once, in an order that turns, so that drift of the machine hits all alike."""
-    raw = {variant: [] for variant in variants}
-    for number in range(options.rounds):
-        turn = number % len(variants)
-        for variant in variants[turn:] + variants[:turn]:
-            show_progress(f"{arch}: round {number + 1} of {options.rounds}, {variant}")
-            try:
-                raw[variant].append(run_once(options, arch, variant))
-            except (JobError, OSError, ValueError) as error:
-                show_progress("")
-                raise JobError(f"variant {variant}, {arch}, round {number + 1}: {error}") from None
-    show_progress(f"{arch}: files")
-    files = run_once(options, arch, "files")
-    show_progress("")
-    return raw, files
+            command = [options.program, *arguments, *words(options, ["rounds"])]
+        rank_processes(command, options.ranks).wait(options.deadline)
+        return figures_of_ranks(output, options.ranks)
 
 
 def over_rounds(raw, variant, figure):
@@ -133,38 +109,32 @@ def print_table(options, arch, raw, files):
 
 def run(options, command):
     versions = find_versions(options)
-    variants = [*OWN]
-    if options.no_python or "python_torch" not in versions:
-        print("benchmark: Python's side is left out", file=sys.stderr)
-    else:
-        variants += PYTHON
+    variants = OWN + (PYTHON if has_python(options, versions) else [])
     log_program = os.path.join(os.path.dirname(options.program), "log_call")
     log_call = json.loads(output_of([log_program]) or "{}") if os.path.exists(log_program) else {}
     for arch in [options.arch] if options.arch else ["resnet18", "resnet50"]:
-        raw, files = run_rounds(options, arch, variants)
+        raw = in_turns(options, variants, lambda variant: run_once(options, arch, variant), arch)
+        show_progress(f"{arch}: files")
+        files = run_once(options, arch, "files")
+        show_progress("")
         ratios = summarize(raw, files)
         print_table(options, arch, raw, files)
-        if not options.no_record:
-            append_record(
-                "checkpoint.jsonl",
-                "checkpoint",
-                command,
-                versions=versions,
-                ranks=options.ranks,
-                arch=arch,
-                batch=options.batch,
-                warmup=options.warmup,
-                steps=options.steps,
-                every=options.every,
-                filesystem=output_of(["stat", "-f", "-c", "%T", options.folder or tempfile.gettempdir()]),
-                unit="raw: variant -> round -> rank",
-                raw=raw,
-                files=files,
-                log_call=log_call,
-                ratios={name: None if value is None else round(value, 4) for name, value in ratios.items()},
-            )
-        shown = {name: NOT_MEASURED if value is None else f"{value:.3f}" for name, value in ratios.items()}
-        print_result({**shown, **log_call})
+        append_record(
+            options,
+            "checkpoint",
+            command,
+            versions=versions,
+            ranks=options.ranks,
+            arch=arch,
+            **chosen(options, ["batch", "warmup", "steps", "every"]),
+            filesystem=output_of(["stat", "-f", "-c", "%T", options.folder or tempfile.gettempdir()]),
+            unit="raw: variant -> round -> rank",
+            raw=raw,
+            files=files,
+            log_call=log_call,
+            ratios=rounded(ratios),
+        )
+        print_result({**shown(ratios, ".3f"), **log_call})
 
 
 if __name__ == "__main__":

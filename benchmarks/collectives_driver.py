@@ -9,8 +9,9 @@ import statistics
 import sys
 import tempfile
 
-from driver import Parser, append_record, main, positive, print_result
-from jobs import Job, JobError
+from driver import Parser, append_record, main, positive, print_result, shown
+from jobs import JobError
+from sides import mpi_processes
 
 OPS = ["all_reduce", "broadcast", "all_gather", "reduce_scatter", "all_to_all"]
 # What each side is called in the table; the order of the table.
@@ -30,8 +31,8 @@ LARGE = 1 << 20
 def parse(arguments):
     parser = Parser("OP", __doc__, ("the run", 1200))
     parser.add_argument("op", choices=OPS, metavar="OP", help=", ".join(OPS))
-    parser.add_argument("--ranks", type=positive, default=2, help="processes, one thread each (default 2)")
-    parser.add_argument("--rounds", type=positive, default=5, help="turns of all sides for each size (default 5)")
+    parser.number("--ranks", 2, "processes, one thread each")
+    parser.number("--rounds", 5, "turns of all sides for each size")
     add_sizes(parser)
     options = parser.parse(arguments)
     check_sizes(parser, options)
@@ -59,18 +60,9 @@ def sizes_of(options):
 
 
 def run_ranks(options, output):
-    # No ranks are bound to cores; loop-back and shared memory only.
-    command = ["mpirun", "-n", str(options.ranks), "--oversubscribe", "--bind-to", "none", "--mca", "btl", "self,vader"]
-    command += [options.program, "--op", options.op, "--rounds", str(options.rounds), "--output", output]
+    command = [options.program, "--op", options.op, "--rounds", str(options.rounds), "--output", output]
     command += ["--sizes", *map(str, sizes_of(options))]
-    environment = dict(
-        os.environ,
-        OMP_NUM_THREADS="1",
-        GLOO_SOCKET_IFNAME="lo",
-        OMPI_ALLOW_RUN_AS_ROOT="1",
-        OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
-    )
-    Job([command], [environment]).wait(options.deadline)
+    mpi_processes(command, options.ranks, GLOO_SOCKET_IFNAME="lo").wait(options.deadline)
 
 
 def read_figures(options, output):
@@ -158,10 +150,6 @@ def ratios_of(medians, fingerprint):
     return ratios
 
 
-def shown(name, value):
-    return "n/a" if value is None else format(value, ".4f" if "share" in name else ".2f")
-
-
 def run(options, command):
     with tempfile.TemporaryDirectory() as output:
         run_ranks(options, output)
@@ -169,19 +157,20 @@ def run(options, command):
     medians = medians_of(options, times, SIDES)
     ratios = ratios_of(medians, fingerprint)
     print_tables(options, medians, times, wrong, SIDES)
-    if not options.no_record:
-        append_record(
-            "collectives.jsonl",
-            options.op,
-            command,
-            ranks=options.ranks,
-            unit="microseconds a call of the slowest rank; raw: side -> bytes -> round",
-            raw=times,
-            medians=medians,
-            wrong=wrong,
-            ratios=ratios,
-        )
-    print_result({name: shown(name, value) for name, value in ratios.items()})
+    append_record(
+        options,
+        options.op,
+        command,
+        file_name="collectives.jsonl",
+        ranks=options.ranks,
+        unit="microseconds a call of the slowest rank; raw: side -> bytes -> round",
+        raw=times,
+        medians=medians,
+        wrong=wrong,
+        ratios=ratios,
+    )
+    shares = {name: value for name, value in ratios.items() if "share" in name}
+    print_result({**shown(ratios), **shown(shares, ".4f")})
     errors = sum(sum(sizes.values()) for sizes in wrong.values())
     if errors:
         raise JobError(f"{errors} elements were wrong; the tables say of whom")

@@ -4,14 +4,14 @@
 benchmarks/run.sh builds and calls it; benchmarks/README.md says what is measured and why this way.
 """
 
-import json
 import os
 import statistics
 import sys
 import tempfile
 
-from driver import FOLDER, Parser, append_record, main, output_of, positive, print_result, show_progress, versions_of
-from jobs import Job, JobError
+from driver import Parser, append_record, main, output_of, positive, print_result, show_progress, shown, versions_of
+from jobs import JobError
+from sides import figures_in, in_turns, one_process, program_of
 
 WORKLOADS = ["fmnist", "synthetic", "jpeg"]
 WORKERS = [0, 1, 2]
@@ -36,19 +36,19 @@ COLUMNS = {
 def parse(arguments):
     parser = Parser("data_loader", __doc__, ("a start", 300))
     parser.add_argument("--workload", choices=WORKLOADS, action="append", help="only this one; may be given again")
-    parser.add_argument("--rounds", type=positive, default=5, help="starts of each side (default 5)")
-    parser.add_argument("--seconds", type=positive, default=2, help="timed for each number of workers (default 2)")
-    parser.add_argument("--batch", type=positive, default=64, help="samples (default 64)")
-    parser.add_argument("--quality", type=positive, default=90, help="of the JPEG files (default 90)")
+    parser.number("--rounds", 5, "starts of each side")
+    parser.number("--seconds", 2, "timed for each number of workers")
+    parser.number("--batch", 64, "samples")
+    parser.number("--quality", 90, "of the JPEG files")
     parser.add_argument("--photographs", type=positive, default=PHOTOGRAPHS, help=f"JPEG files (default {PHOTOGRAPHS})")
     parser.add_argument("--kind", choices=["process", "thread"], default="process", help="of Lockstep's workers")
     parser.add_argument("--fmnist", default="/usr/share/datasets/fashion-mnist", help="folder of Fashion-MNIST")
     return parser.parse(arguments)
 
 
-def environment(options):
+def variables(options):
     paths = [options.torchvision, os.environ.get("PYTHONPATH", "")]
-    return dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=os.pathsep.join(filter(None, paths)))
+    return {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def command_of(options, side, workload, root):
@@ -57,16 +57,16 @@ def command_of(options, side, workload, root):
     # Photographs take longer than a program computes between two batches: none would be ready.
     arguments += ["--deliveries", "0" if workload == "jpeg" else "300"]
     if side == LOCKSTEP:
-        return [options.program, *arguments, "--kind", options.kind]
+        return [*program_of(options), *arguments, "--kind", options.kind]
     arguments += ["--decoder", "io" if side == PYTORCH_IO else "pillow"]
     arguments += ["--batched"] if side == PYTORCH_BATCHED else []
-    return [options.python, os.path.join(FOLDER, "data_loader.py"), *arguments]
+    return [*program_of(options, "data_loader.py"), *arguments]
 
 
 def run_once(options, side, workload, root):
     """Figures of one start: a dictionary for each number of workers."""
-    job = Job([command_of(options, side, workload, root)], [environment(options)])
-    return json.loads(job.wait(options.deadline).splitlines()[-1])
+    job = one_process(command_of(options, side, workload, root), **variables(options))
+    return figures_in(job.wait(options.deadline))
 
 
 def check_alike(rounds, workload):
@@ -86,18 +86,7 @@ def check_alike(rounds, workload):
 
 
 def run_rounds(options, sides, workload, root):
-    """Each round starts each side once, in an order that turns, so that drift of the machine hits all alike."""
-    rounds = {side: [] for side in sides}
-    for number in range(options.rounds):
-        turn = number % len(sides)
-        for side in sides[turn:] + sides[:turn]:
-            show_progress(f"{workload}: round {number + 1} of {options.rounds}, {side}")
-            try:
-                rounds[side].append(run_once(options, side, workload, root))
-            except (JobError, OSError, ValueError, IndexError) as error:
-                show_progress("")
-                raise JobError(f"{side}, {workload}, round {number + 1}: {error}") from None
-    show_progress("")
+    rounds = in_turns(options, sides, lambda side: run_once(options, side, workload, root), workload)
     check_alike(rounds, workload)
     return rounds
 
@@ -165,10 +154,10 @@ def summarize(all_medians):
     return {name: value if value is None else round(value, 3) for name, value in ratios.items()}
 
 
-def shown(ratios):
+def print_ratios(ratios):
     names = ["fmnist", "synthetic", "jpeg", "first_batch", "delivery_us_p50"]
     names += [name for name in ratios if name not in names]
-    return {name: "n/a" if ratios.get(name) is None else f"{ratios[name]:.2f}" for name in names}
+    print_result(shown({name: ratios.get(name) for name in names}))
 
 
 def find_versions(options):
@@ -177,7 +166,8 @@ def find_versions(options):
         ("python_torch", "import torch; print(torch.__version__)"),
         ("torchvision", "import torchvision, PIL; print(torchvision.__version__, 'Pillow', PIL.__version__)"),
     ]:
-        version = options.python and output_of([options.python, "-c", probe], env=environment(options))
+        environment = dict(os.environ, **variables(options))
+        version = options.python and output_of([options.python, "-c", probe], env=environment)
         if version:
             versions[name] = version
     return versions
@@ -201,7 +191,7 @@ def make_photographs(options, folder):
     """Returns their mean size in bytes."""
     show_progress("making photographs")
     arguments = ["--make-photographs", str(options.photographs), "--quality", str(options.quality), "--root", folder]
-    Job([[options.program, *arguments]], [environment(options)]).wait(options.deadline)
+    one_process([*program_of(options), *arguments], **variables(options)).wait(options.deadline)
     show_progress("")
     sizes = [os.path.getsize(os.path.join(place, name)) for place, _, names in os.walk(folder) for name in names]
     return round(statistics.mean(sizes))
@@ -219,20 +209,19 @@ def run(options, command):
             all_medians[workload] = medians_of(raw[workload])
             print_table(options, workload, all_medians[workload], raw[workload])
     ratios = summarize(all_medians)
-    if not options.no_record:
-        append_record(
-            "data_loader.jsonl",
-            "data_loader",
-            command,
-            versions=versions,
-            batch=options.batch,
-            kind=options.kind,
-            photograph_bytes=file_bytes,
-            unit="raw: workload -> side -> round -> number of workers",
-            raw=raw,
-            ratios=ratios,
-        )
-    print_result(shown(ratios))
+    append_record(
+        options,
+        "data_loader",
+        command,
+        versions=versions,
+        batch=options.batch,
+        kind=options.kind,
+        photograph_bytes=file_bytes,
+        unit="raw: workload -> side -> round -> number of workers",
+        raw=raw,
+        ratios=ratios,
+    )
+    print_ratios(ratios)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ import statistics
 import sys
 import tempfile
 
-from ddp_step_driver import rank_environments, read_extras
-from driver import Parser, append_record, main, positive, print_result, show_progress, versions_of
-from jobs import Job, JobError
+from driver import Parser, append_record, main, pairs, positive, print_result, versions_of
+from jobs import JobError
+from sides import extras_of_rank, halves, in_turns, lines_of_rank, one_process, print_table, rank_processes, ratio
 
 VARIANTS = ["processes", "threads", "step", "libtorch"]
 # Part of the loss by which two programs may differ that add in other orders.
@@ -23,7 +23,7 @@ def parse(arguments):
     parser = Parser("data_parallel", __doc__, ("a start", 300))
     parser.add_argument("--batch", type=positive, help="images a rank and step (default: 32, then 4)")
     parser.add_argument("--arch", choices=["resnet18", "resnet34"], default="resnet18", help="model (default resnet18)")
-    parser.add_argument("--rounds", type=positive, default=5, help="starts of each variant (default 5)")
+    parser.number("--rounds", 5, "starts of each variant")
     parser.add_argument("--steps", type=positive, help="timed steps a start (default: 12, or 30 below batch 16)")
     parser.add_argument("--warmup", type=positive, default=4, help="steps before the timed ones (default 4, at least 2)")
     options = parser.parse(arguments)
@@ -36,57 +36,30 @@ def run_once(options, variant, batch, steps):
     with tempfile.TemporaryDirectory() as output:
         command = [options.program, "--variant", variant, "--arch", options.arch, "--batch", str(batch)]
         command += ["--warmup", str(options.warmup), "--steps", str(steps), "--output", output]
-        if variant == "processes":
-            Job([command] * options.ranks, rank_environments(options)).wait(options.deadline)
-        else:
-            Job([command], [dict(os.environ)]).wait(options.deadline)
-        medians = []
-        for path in sorted(glob.glob(os.path.join(output, "rank*.txt"))):
-            with open(path, encoding="ascii") as file:
-                figures = [float(line) for line in file]
-            if len(figures) != steps:
-                raise JobError(f"a rank left {len(figures)} figures instead of {steps}")
-            medians.append(statistics.median(figures))
+        job = rank_processes(command, options.ranks) if variant == "processes" else one_process(command)
+        job.wait(options.deadline)
+        paths = glob.glob(os.path.join(output, "rank*.txt"))
+        medians = [statistics.median(line[0] for line in lines_of_rank(path, steps)) for path in paths]
         if not medians:
             raise JobError("it left no figures")
-        return round(max(medians), 3), read_extras(os.path.join(output, "rank0.extras"))
-
-
-def run_rounds(options, batch, steps):
-    """Each round starts each variant once, in an order that turns, so that drift of the machine hits all alike."""
-    raw = {variant: [] for variant in VARIANTS}
-    extras = {variant: [] for variant in VARIANTS}
-    for number in range(options.rounds):
-        turn = number % len(VARIANTS)
-        for variant in VARIANTS[turn:] + VARIANTS[:turn]:
-            show_progress(f"batch {batch}: round {number + 1} of {options.rounds}, {variant}")
-            try:
-                figure, more = run_once(options, variant, batch, steps)
-            except (JobError, OSError, ValueError) as error:
-                show_progress("")
-                raise JobError(f"variant {variant}, batch {batch}, round {number + 1}: {error}") from None
-            raw[variant].append(figure)
-            extras[variant].append(more)
-    show_progress("")
-    return raw, extras
+        return round(max(medians), 3), extras_of_rank(os.path.join(output, "rank0.extras"))
 
 
 def summarize(raw, extras):
-    ratio = lambda over, under: statistics.median(a / b for a, b in zip(raw[over], raw[under]))
     own, other = (extras[variant][0]["second_loss"] for variant in ("step", "libtorch"))
     return {
-        "threads_vs_processes": round(ratio("threads", "processes"), 4),
-        "vs_libtorch": round(ratio("libtorch", "step"), 4),
+        "threads_vs_processes": round(ratio(raw, "threads", "processes"), 4),
+        "vs_libtorch": round(ratio(raw, "libtorch", "step"), 4),
         "same_loss": int(abs(own - other) <= SAME_LOSS * abs(other)),
     }
 
 
-def print_table(options, batch, raw, extras):
+def print_figures(options, batch, raw, extras):
+    def peak(variant):
+        return f" {statistics.median(more['peak_mib'] for more in extras[variant]):>9.0f}"
+
     print(f"{options.arch}, batch {batch} a rank, {options.rounds} rounds; milliseconds a step of the slowest rank")
-    print(f"{'variant':<12} {'step':>9} {'min':>9} {'max':>9} {'peak MiB':>9}")
-    for variant, times in raw.items():
-        peak = statistics.median(more["peak_mib"] for more in extras[variant])
-        print(f"{variant:<12} {statistics.median(times):>9.2f} {min(times):>9.2f} {max(times):>9.2f} {peak:>9.0f}")
+    print_table(raw, "variant", 12, "9.2f", "step", f" {'peak MiB':>9}", peak)
 
 
 def run(options, command):
@@ -94,25 +67,25 @@ def run(options, command):
     worst = None
     for batch in [options.batch] if options.batch else [32, 4]:
         steps = options.steps or (12 if batch >= 16 else 30)
-        raw, extras = run_rounds(options, batch, steps)
+        starts = in_turns(options, VARIANTS, lambda variant: run_once(options, variant, batch, steps), f"batch {batch}")
+        raw, extras = halves(starts)
         ratios = summarize(raw, extras)
-        print_table(options, batch, raw, extras)
-        if not options.no_record:
-            append_record(
-                "data_parallel.jsonl",
-                "data_parallel",
-                command,
-                versions=versions,
-                arch=options.arch,
-                batch=batch,
-                ranks=options.ranks,
-                steps=steps,
-                unit="ms, raw: variant -> round, median step of the slowest rank",
-                raw=raw,
-                extras=extras,
-                ratios=ratios,
-            )
-        print(f"batch {batch}: " + " ".join(f"{name}={value}" for name, value in ratios.items()), flush=True)
+        print_figures(options, batch, raw, extras)
+        append_record(
+            options,
+            "data_parallel",
+            command,
+            versions=versions,
+            arch=options.arch,
+            batch=batch,
+            ranks=options.ranks,
+            steps=steps,
+            unit="ms, raw: variant -> round, median step of the slowest rank",
+            raw=raw,
+            extras=extras,
+            ratios=ratios,
+        )
+        print(f"batch {batch}: {pairs(ratios)}", flush=True)
         if worst is None:
             worst = dict(ratios)
         worst["threads_vs_processes"] = max(worst["threads_vs_processes"], ratios["threads_vs_processes"])

@@ -83,6 +83,7 @@ int main(int argc, char** argv) {
   app.add_option("--steps", settings.steps, "Timed steps")->check(CLI::PositiveNumber);
   app.add_option("--accumulate", settings.accumulate, "Backwards a step")
       ->check(CLI::PositiveNumber);
+  app.add_flag("--overlap", settings.overlap, "Also profile some steps of Lockstep's side");
   app.add_option("--interface", settings.interface, "Network interface whose bytes are counted");
   app.add_option("--output", settings.output, "Folder for the figures")
       ->check(CLI::ExistingDirectory);

@@ -15,6 +15,7 @@ from jobs import JobError
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(FOLDER)
+NOT_MEASURED = "n/a"
 
 
 class UsageError(Exception):
@@ -31,11 +32,13 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         raise UsageError(message)
 
+    def number(self, name, default, text):
+        """An argument that is at least 1; its default is shown."""
+        self.add_argument(name, type=positive, default=default, help=f"{text} (default {default})")
+
     def parse(self, arguments):
         what, seconds = self.deadline
-        self.add_argument(
-            "--deadline", type=positive, default=seconds, help=f"seconds {what} may take (default {seconds})"
-        )
+        self.number("--deadline", seconds, f"seconds {what} may take")
         self.add_argument("--no-record", action="store_true", help="append nothing to benchmarks/records")
         for hidden in HIDDEN:
             self.add_argument(hidden, default="", help=argparse.SUPPRESS)
@@ -79,7 +82,10 @@ def versions_of(program):
     return dict(line.split(" ", 1) for line in description.splitlines())
 
 
-def append_record(file_name, benchmark, command, **figures):
+def append_record(options, benchmark, command, *, file_name=None, **figures):
+    """In the file of the benchmark, or in `file_name`; nothing where the caller of the benchmark wants no record."""
+    if options.no_record:
+        return
     record = {
         "benchmark": benchmark,
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -91,12 +97,26 @@ def append_record(file_name, benchmark, command, **figures):
     }
     folder = os.path.join(FOLDER, "records")
     os.makedirs(folder, exist_ok=True)
-    with open(os.path.join(folder, file_name), "a", encoding="utf-8") as file:
+    with open(os.path.join(folder, file_name or f"{benchmark}.jsonl"), "a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
 
 
-def print_result(shown):
-    print("result: " + " ".join(f"{name}={value}" for name, value in shown.items()), flush=True)
+def rounded(figures, digits=4):
+    """For a record. None stays, which is a figure that was not measured."""
+    return {name: None if value is None else round(value, digits) for name, value in figures.items()}
+
+
+def shown(figures, form=".2f"):
+    """For a result line."""
+    return {name: NOT_MEASURED if value is None else format(value, form) for name, value in figures.items()}
+
+
+def pairs(figures):
+    return " ".join(f"{name}={value}" for name, value in figures.items())
+
+
+def print_result(figures):
+    print(f"result: {pairs(figures)}", flush=True)
 
 
 def visible(name, arguments):
@@ -108,7 +128,7 @@ def visible(name, arguments):
 def main(name, parse, run):
     """The exit status. `name` is empty where the first argument is the benchmark's."""
     arguments = sys.argv[1:]
-    shown = name or "benchmark"
+    who = name or "benchmark"
     try:
         options = parse(arguments)
         if options.check_arguments:
@@ -116,14 +136,14 @@ def main(name, parse, run):
         if not options.program:
             raise UsageError(f"start it through {visible(name, [])}")
     except UsageError as error:
-        print(f"{shown}: {error}", file=sys.stderr)
+        print(f"{who}: {error}", file=sys.stderr)
         return 2
     # So that the processes of a job are ended when this one is.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         run(options, visible(name, arguments))
     except JobError as error:
-        print(f"{shown if name else arguments[0]}: error: {error}", file=sys.stderr)
+        print(f"{name or arguments[0]}: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -9,7 +9,8 @@ import sys
 
 import ddp_step_driver as ddp_step
 import hosts
-from driver import Parser, append_record, main, positive, print_result, versions_of
+from driver import Parser, append_record, main, print_result, shown, versions_of
+from sides import chosen, spread
 
 WITHOUT_HOOK = "none"
 ALONE = "alone"
@@ -23,10 +24,10 @@ def parse(arguments):
     parser = Parser("hooks", __doc__, ("a start", 1200))
     hosts.add_arguments(parser)
     parser.add_argument("--arch", choices=["resnet18", "resnet34", "resnet50"], default="resnet18", help="model")
-    parser.add_argument("--batch", type=positive, default=32, help="images a rank and step (default 32)")
-    parser.add_argument("--rounds", type=positive, default=5, help="trainings with each hook, a seed each (default 5)")
-    parser.add_argument("--steps", type=positive, default=180, help="timed steps of a training (default 180)")
-    parser.add_argument("--warmup", type=positive, default=20, help="steps before; PowerSGD begins after them (default 20)")
+    parser.number("--batch", 32, "images a rank and step")
+    parser.number("--rounds", 5, "trainings with each hook, a seed each")
+    parser.number("--steps", 180, "timed steps of a training")
+    parser.number("--warmup", 20, "steps before; PowerSGD begins after them")
     parser.add_argument("--hooks", nargs="+", choices=HOOKS, default=HOOKS, help="default: all")
     parser.add_argument("--fmnist", default="/usr/share/datasets/fashion-mnist", help="folder of Fashion-MNIST")
     options = parser.parse(arguments)
@@ -68,7 +69,7 @@ def print_table(options, rounds, medians, extras, sent, losses, added):
     print(f" {'loss':>7} {'added':>8} {'min':>8} {'max':>8}")
     for variant, figures in rounds.items():
         exposed = ddp_step.worst_extra(extras, variant, "exposed_ms")
-        print(f"{variant:<20} {medians[variant]:>8.1f} {min(figures):>8.1f} {max(figures):>8.1f}", end="")
+        print(f"{variant:<20} {spread(figures, '8.1f')}", end="")
         print(f" {medians[WITHOUT_HOOK] / medians[variant]:>8.2f} {'' if exposed is None else format(exposed, '.1f'):>11}", end="")
         print(f" {sent[variant]:>9.2f}", end="")
         if variant in added:
@@ -90,30 +91,25 @@ def run(options, command):
     first = statistics.median(losses_of(extras, "first_loss")[WITHOUT_HOOK])
     print(f"loss: the last fifth of the steps; without a hook, the first fifth has {first:.4f}")
     speedups = {hook: ddp_step.ratio(medians, WITHOUT_HOOK, hook) for hook in options.hooks}
-    if not options.no_record:
-        append_record(
-            "hooks.jsonl",
-            "hooks",
-            command,
-            versions=versions,
-            **hosts.recorded(options),
-            arch=options.arch,
-            batch=options.batch,
-            warmup=options.warmup,
-            steps=options.steps,
-            unit="milliseconds a step; raw: variant -> round -> rank; losses: variant -> round",
-            raw=raw,
-            extras=extras,
-            medians=medians,
-            sent_mib_a_step=sent,
-            losses=losses,
-            added_losses=added,
-            speedups=speedups,
-            backends=options.backends,
-        )
-    shown = {hook: f"{value:.2f}" for hook, value in speedups.items()}
-    shown.update({f"{hook}_added_loss": f"{statistics.median(added[hook]):+.4f}" for hook in options.hooks})
-    print_result(shown)
+    append_record(
+        options,
+        "hooks",
+        command,
+        versions=versions,
+        **hosts.recorded(options),
+        **chosen(options, ["arch", "batch", "warmup", "steps"]),
+        unit="milliseconds a step; raw: variant -> round -> rank; losses: variant -> round",
+        raw=raw,
+        extras=extras,
+        medians=medians,
+        sent_mib_a_step=sent,
+        losses=losses,
+        added_losses=added,
+        speedups=speedups,
+        backends=options.backends,
+    )
+    added_losses_shown = shown({f"{hook}_added_loss": statistics.median(added[hook]) for hook in options.hooks}, "+.4f")
+    print_result({**shown(speedups), **added_losses_shown})
 
 
 if __name__ == "__main__":

@@ -4,14 +4,14 @@
 benchmarks/run.sh builds and calls it; benchmarks/README.md says what is measured and why this way.
 """
 
-import os
 import shutil
 import sys
 
 import ddp_step_driver as ddp_step
 import hosts
-from driver import FOLDER, Parser, append_record, main, positive, print_result
+from driver import Parser, append_record, main, positive, print_result, shown
 from jobs import JobError
+from sides import chosen, find_versions, program_of, spread
 
 # How the ranks of a variant are started, and which variant of ddp_step they run.
 VARIANTS = {
@@ -28,10 +28,10 @@ def parse(arguments):
     parser = Parser("hosts", __doc__, ("a start", 300))
     hosts.add_arguments(parser)
     parser.add_argument("--arch", choices=ddp_step.ARCHITECTURES, default="resnet18", help="model (default resnet18)")
-    parser.add_argument("--batch", type=positive, default=32, help="images a rank and step (default 32)")
-    parser.add_argument("--rounds", type=positive, default=5, help="starts of each variant (default 5)")
+    parser.number("--batch", 32, "images a rank and step")
+    parser.number("--rounds", 5, "starts of each variant")
     parser.add_argument("--steps", type=positive, help="timed steps a start (default: 20, or 50 below batch 16)")
-    parser.add_argument("--warmup", type=positive, default=5, help="steps before the timed ones (default 5)")
+    parser.number("--warmup", 5, "steps before the timed ones")
     parser.add_argument("--leave-out", nargs="+", choices=OPTIONAL, default=[], help="variants that do not run")
     options = parser.parse(arguments)
     hosts.complete(options)
@@ -42,9 +42,8 @@ def make_job(options, variant, batch, steps, output):
     start, program = VARIANTS[variant]
     arguments = ["--variant", program, "--arch", options.arch, "--batch", str(batch), "--warmup", str(options.warmup)]
     arguments += ["--steps", str(steps), "--output", output, "--interface", hosts.INTERFACE]
-    is_python = program.startswith("pytorch")
-    command = [options.python, os.path.join(FOLDER, "ddp_step.py")] if is_python else [options.program]
-    return hosts.job(start, [*command, *arguments])
+    python_file = "ddp_step.py" if program.startswith("pytorch") else None
+    return hosts.job(start, [*program_of(options, python_file), *arguments])
 
 
 def choose_variants(options, versions):
@@ -79,55 +78,47 @@ def print_table(options, steps, rounds, medians, extras, sent, of_link):
     print(f" {'MiB sent':>9} {'of link':>8}")
     for variant, figures in rounds.items():
         exposed = ddp_step.worst_extra(extras, variant, "exposed_ms")
-        print(f"{variant:<18} {options.backends.get(variant, ''):<13} {medians[variant]:>9.2f}", end="")
-        print(f" {min(figures):>9.2f} {max(figures):>9.2f} {medians[variant] / medians['alone']:>9.3f}", end="")
+        print(f"{variant:<18} {options.backends.get(variant, ''):<13} {spread(figures, '9.2f')}", end="")
+        print(f" {medians[variant] / medians['alone']:>9.3f}", end="")
         print(f" {'' if exposed is None else format(exposed, '.2f'):>11} {sent[variant]:>9.1f}", end="")
         print(f" {'n/a' if of_link[variant] is None else format(of_link[variant], '.3f'):>8}")
 
 
-def shown(value):
-    return ddp_step.NOT_MEASURED if value is None else f"{value:.2f}"
-
-
 def run(options, command):
     hosts.enter(options)
-    versions = ddp_step.find_versions(options)
+    versions = find_versions(options)
     variants = choose_variants(options, versions)
     steps = options.steps or (20 if options.batch >= 16 else 50)
     raw, extras = ddp_step.run_rounds(options, variants, options.batch, steps)
     rounds, medians, sent, of_link, results = summarize(options, raw, extras)
     print_table(options, steps, rounds, medians, extras, sent, of_link)
-    if not options.no_record:
-        append_record(
-            "hosts.jsonl",
-            "hosts",
-            command,
-            versions=versions,
-            **hosts.recorded(options),
-            arch=options.arch,
-            batch=options.batch,
-            warmup=options.warmup,
-            steps=steps,
-            unit="milliseconds a step; raw: variant -> round -> rank",
-            raw=raw,
-            extras=extras,
-            medians=medians,
-            sent_mib_a_step=sent,
-            of_link=of_link,
-            ratios=results,
-            backends=options.backends,
-        )
-    print_result(
-        {
-            "vs_pytorch": shown(results["vs_pytorch_ddp"]),
-            "vs_plain_mpi": shown(results["vs_plain_mpi"]),
-            "ratio": shown(results["ratio"]),
-            "exposed": shown(results["exposed_ms"]),
-            "of_link": shown(of_link["lockstep_mpirun"]),
-            "torchrun_vs_pytorch": shown(results["torchrun_vs_pytorch_ddp"]),
-            "torchrun_ratio": shown(results["torchrun_ratio"]),
-        }
+    append_record(
+        options,
+        "hosts",
+        command,
+        versions=versions,
+        **hosts.recorded(options),
+        **chosen(options, ["arch", "batch", "warmup"]),
+        steps=steps,
+        unit="milliseconds a step; raw: variant -> round -> rank",
+        raw=raw,
+        extras=extras,
+        medians=medians,
+        sent_mib_a_step=sent,
+        of_link=of_link,
+        ratios=results,
+        backends=options.backends,
     )
+    figures = {
+        "vs_pytorch": results["vs_pytorch_ddp"],
+        "vs_plain_mpi": results["vs_plain_mpi"],
+        "ratio": results["ratio"],
+        "exposed": results["exposed_ms"],
+        "of_link": of_link["lockstep_mpirun"],
+        "torchrun_vs_pytorch": results["torchrun_vs_pytorch_ddp"],
+        "torchrun_ratio": results["torchrun_ratio"],
+    }
+    print_result(shown(figures))
 
 
 if __name__ == "__main__":

@@ -72,6 +72,8 @@ class Job:
                 time.sleep(0.02)
         finally:
             self.stop()
+            for output in self._outputs:
+                output.close()
 
     def stop(self):
         """Ends what still runs: mpirun gets a moment to end its ranks, then everything in the sessions is killed."""

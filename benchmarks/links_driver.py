@@ -10,7 +10,7 @@ import tempfile
 
 import collectives_driver as collectives
 import hosts
-from driver import Parser, append_record, main, positive, print_result
+from driver import NOT_MEASURED, Parser, append_record, main, print_result, shown
 from jobs import JobError
 
 # What each side is called in the table; the order of the table.
@@ -26,7 +26,7 @@ NAMED_SIZE = 64 << 20
 def parse(arguments):
     parser = Parser("links", __doc__, ("the run", 3000))
     hosts.add_arguments(parser)
-    parser.add_argument("--rounds", type=positive, default=5, help="turns of all sides for each size (default 5)")
+    parser.number("--rounds", 5, "turns of all sides for each size")
     collectives.add_sizes(parser)
     options = parser.parse(arguments)
     collectives.check_sizes(parser, options)
@@ -61,13 +61,9 @@ def print_summary(medians, shares):
     for size, time in medians["lockstep"].items():
         line = f"{size:>12}" + "".join(f"{sizes[size]:>24.1f}" for sizes in medians.values())
         for other in ("mpi", "gloo"):
-            line += f"{medians[other][size] / time:>9.2f}" if other in medians else f"{'n/a':>9}"
+            line += f"{medians[other][size] / time:>9.2f}" if other in medians else f"{NOT_MEASURED:>9}"
         share = shares["lockstep"][size]
-        print(line + (f"{'n/a':>9}" if share is None else f"{share:>9.3f}"))
-
-
-def shown(value):
-    return "n/a" if value is None else f"{value:.2f}"
+        print(line + (f"{NOT_MEASURED:>9}" if share is None else f"{share:>9.3f}"))
 
 
 def run(options, command):
@@ -88,21 +84,20 @@ def run(options, command):
         "torchrun_vs_gloo_min": collectives.smallest_ratio(medians, "gloo", "lockstep_torchrun", lambda _: True),
         "torchrun_of_link_64MiB": shares.get("lockstep_torchrun", {}).get(NAMED_SIZE),
     }
-    if not options.no_record:
-        append_record(
-            "links.jsonl",
-            "links",
-            command,
-            **hosts.recorded(options),
-            unit="microseconds a call of the slowest rank; raw: side -> bytes -> round",
-            raw=times,
-            medians=medians,
-            wrong=wrong,
-            of_link=shares,
-            ratios=ratios,
-            backends=backends,
-        )
-    print_result({name: shown(value) for name, value in ratios.items()})
+    append_record(
+        options,
+        "links",
+        command,
+        **hosts.recorded(options),
+        unit="microseconds a call of the slowest rank; raw: side -> bytes -> round",
+        raw=times,
+        medians=medians,
+        wrong=wrong,
+        of_link=shares,
+        ratios=ratios,
+        backends=backends,
+    )
+    print_result(shown(ratios))
     errors = sum(sum(sizes.values()) for sizes in wrong.values())
     if errors:
         raise JobError(f"{errors} elements were wrong; the tables say of whom")

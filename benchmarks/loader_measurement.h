@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "percentile.h"
 #include "process_figures.h"
 #include "support/system_call_counter.h"
 
@@ -31,12 +32,6 @@ using Clock = std::chrono::steady_clock;
 
 inline double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-inline double percentile(std::vector<double> values, double share) {
-  if (values.empty()) return 0;
-  std::sort(values.begin(), values.end());
-  return values[static_cast<std::size_t>(share * static_cast<double>(values.size() - 1))];
 }
 
 /// Whether this address is in memory that processes share by a descriptor, where a slot is.

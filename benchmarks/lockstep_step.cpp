@@ -6,10 +6,13 @@
 #include <lockstep/parallel/hooks/compress.h>
 #include <lockstep/parallel/hooks/int8_error_feedback.h>
 #include <lockstep/parallel/hooks/power_sgd.h>
+#include <lockstep/training/overlap_report.h>
+#include <lockstep/training/profiler.h>
 
 #include <functional>
 #include <iostream>
 #include <map>
+#include <memory>
 
 namespace bench {
 namespace {
@@ -65,6 +68,28 @@ Extras extras_of(const lockstep::DistributedDataParallelStatistics& before,
           {"buckets", static_cast<double>(after.buckets.size())}};
 }
 
+/// How much of the communication ran while the device computed, in a few steps behind the timed
+/// ones.
+template <typename Model>
+Extras overlap_of(const Settings& settings, const std::shared_ptr<lockstep::ProcessGroup>& group,
+                  Model& model) {
+  Settings few = settings;
+  few.warmup = 0;
+  few.steps = 3;
+  few.interface.clear();
+  using lockstep::training::Profiler;
+  using lockstep::training::ProfilerOptions;
+  Profiler profiler(group, settings.output / "traces",
+                    ProfilerOptions().wait(0).warmup(0).active(1));
+  measure(
+      few, batches_of(settings, group->rank(), group->size()), model, [] {}, [] {},
+      [&] { return model->no_sync(); });
+  profiler.add(model->statistics());
+  profiler.stop();
+  const auto report = lockstep::training::overlap_report(profiler.last_trace().value());
+  return {{"communication_hidden", report.communication.fraction().value_or(0)}};
+}
+
 }  // namespace
 
 std::set<std::string> hook_names() {
@@ -88,7 +113,9 @@ void run_lockstep(const Settings& settings) {
           group->barrier();
         },
         [&] { return model->no_sync(); });
-    write_figures(settings, group->rank(), measured, extras_of(before, model->statistics()));
+    Extras extras = extras_of(before, model->statistics());
+    if (settings.overlap) extras.merge(overlap_of(settings, group, model));
+    write_figures(settings, group->rank(), measured, extras);
   });
   group->close();
 }

@@ -18,19 +18,15 @@
 #include <thread>
 #include <vector>
 
+#include "percentile.h"
+
 namespace {
 
+using bench::percentile;
 using Clock = std::chrono::steady_clock;
 
 constexpr std::size_t kBurst = 100;  // lines that a program logs together
 constexpr std::chrono::milliseconds kPause{2};
-
-double percentile(std::vector<std::int64_t>& times, double part) {
-  const auto at =
-      times.begin() + static_cast<std::ptrdiff_t>(part * static_cast<double>(times.size() - 1));
-  std::nth_element(times.begin(), at, times.end());
-  return static_cast<double>(*at);
-}
 
 /// The time between two looks at the clock, which each measurement has in it.
 double clock_cost() {

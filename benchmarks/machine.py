@@ -32,9 +32,12 @@ def operating_system():
 
 
 def commit(root):
-    """The commit of the tree and whether the tree differs from it; records do not count."""
+    """The commit of the tree and whether the tree differs from it; records do not count. Without git, there is none and the tree differs."""
     def git(*arguments):
-        result = subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True, check=False)
+        try:
+            result = subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True, check=False)
+        except OSError:
+            return None
         return result.stdout.strip() if result.returncode == 0 else None
 
     head = git("rev-parse", "HEAD")

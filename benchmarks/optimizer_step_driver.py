@@ -4,16 +4,14 @@
 benchmarks/run.sh builds and calls it; benchmarks/README.md says what is measured and why this way.
 """
 
-import json
 import math
 import os
 import statistics
 import sys
 import tempfile
 
-from ddp_step_driver import NOT_MEASURED, find_versions, rank_environments
-from driver import FOLDER, Parser, append_record, main, positive, print_result, show_progress
-from jobs import Job, JobError
+from driver import Parser, append_record, main, pairs, positive, print_result, rounded, shown
+from sides import figures_of_ranks, find_versions, has_python, in_turns, print_table, program_of, rank_processes, ratio
 
 OPTIMIZERS = ["adamw", "sgd"]
 OWN = ["lockstep", "libtorch"]
@@ -49,7 +47,7 @@ def parse(arguments):
     parser = Parser("optimizer_step", __doc__, ("a start", 300))
     parser.add_argument("--ranks", type=positive, action="append", help="processes, one thread each (default: 1, then 2)")
     parser.add_argument("--model", choices=MODELS, action="append", help="shapes of the parameters (default: all)")
-    parser.add_argument("--rounds", type=positive, default=5, help="starts of each variant (default 5)")
+    parser.number("--rounds", 5, "starts of each variant")
     parser.add_argument("--steps", type=positive, help="timed steps a start (default 20, 5, 100)")
     parser.add_argument("--no-python", action="store_true", help="leave Python's side out")
     options = parser.parse(arguments)
@@ -64,87 +62,58 @@ def run_once(options, model, variant):
         path = os.path.join(folder, "shapes")
         with open(path, "w", encoding="ascii") as file:
             file.writelines(" ".join(map(str, shape)) + "\n" for shape in shapes)
-        program = [options.program]
-        if variant.split("_")[0] in PYTHON:
-            program = [options.python, os.path.join(FOLDER, "optimizer_step.py")]
+        program = program_of(options, "optimizer_step.py" if variant.split("_")[0] in PYTHON else None)
         command = [*program, "--variant", variant, "--shapes", path, "--output", folder]
         command += ["--warmup", str(warmup), "--steps", str(options.steps or steps)]
-        Job([command] * options.ranks, rank_environments(options)).wait(options.deadline)
-        figures = []
-        for rank in range(options.ranks):
-            with open(os.path.join(folder, f"rank{rank}.json"), encoding="ascii") as file:
-                figures.append(statistics.median(json.load(file)["steps_ms"]))
-        return max(figures)
-
-
-def run_rounds(options, model, variants):
-    """Each round starts each variant once, in an order that turns, so that drift of the machine hits all alike."""
-    raw = {variant: [] for variant in variants}
-    for number in range(options.rounds):
-        turn = number % len(variants)
-        for variant in variants[turn:] + variants[:turn]:
-            show_progress(f"{model}, {options.ranks} ranks: round {number + 1} of {options.rounds}, {variant}")
-            try:
-                raw[variant].append(run_once(options, model, variant))
-            except (JobError, OSError, ValueError) as error:
-                show_progress("")
-                raise JobError(f"variant {variant}, {model}, round {number + 1}: {error}") from None
-    show_progress("")
-    return raw
-
-
-def ratio(raw, other, optimizer):
-    """How many times as fast as `other` Lockstep is: the median over the rounds of the ratio in a round."""
-    theirs, ours = raw.get(f"{other}_{optimizer}"), raw[f"lockstep_{optimizer}"]
-    return statistics.median(a / b for a, b in zip(theirs, ours)) if theirs else None
+        rank_processes(command, options.ranks).wait(options.deadline)
+        return max(statistics.median(figures["steps_ms"]) for figures in figures_of_ranks(folder, options.ranks))
 
 
 def summarize(raw):
-    ratios = {f"{optimizer}_vs_libtorch": ratio(raw, "libtorch", optimizer) for optimizer in OPTIMIZERS}
+    """How many times as fast Lockstep is."""
+    def speedup(other, optimizer):
+        return ratio(raw, f"{other}_{optimizer}", f"lockstep_{optimizer}")
+
+    ratios = {f"{optimizer}_vs_libtorch": speedup("libtorch", optimizer) for optimizer in OPTIMIZERS}
     for optimizer in OPTIMIZERS:
-        against = [ratio(raw, way, optimizer) for way in PYTHON]
+        against = [speedup(way, optimizer) for way in PYTHON]
         # The fastest of Python's ways.
         ratios[f"{optimizer}_vs_python"] = min(against) if None not in against else None
     return ratios
 
 
-def print_table(options, model, raw):
+def print_heading(options, model):
     shapes = MODELS[model][0]
     elements = sum(math.prod(shape) for shape in shapes)
     print(f"{model}: {elements / 1e6:.1f} million parameters in {len(shapes)} tensors, {options.ranks} ranks,", end=" ")
     print(f"{options.rounds} rounds; milliseconds a step of the slowest rank")
-    print(f"{'variant':<16} {'step':>9} {'min':>9} {'max':>9}")
-    for variant, times in raw.items():
-        print(f"{variant:<16} {statistics.median(times):>9.3f} {min(times):>9.3f} {max(times):>9.3f}")
 
 
 def run(options, command):
     versions = find_versions(options)
-    has_python = not options.no_python and "python_torch" in versions
-    if not has_python:
-        print("benchmark: Python's side is left out", file=sys.stderr)
-    variants = [f"{side}_{name}" for name in OPTIMIZERS for side in OWN + (PYTHON if has_python else [])]
+    sides = OWN + (PYTHON if has_python(options, versions) else [])
+    variants = [f"{side}_{name}" for name in OPTIMIZERS for side in sides]
     first = None
     for model in options.model or MODELS:
         for options.ranks in options.all_ranks:
-            raw = run_rounds(options, model, variants)
+            what = f"{model}, {options.ranks} ranks"
+            raw = in_turns(options, variants, lambda variant: run_once(options, model, variant), what)
             ratios = summarize(raw)
-            print_table(options, model, raw)
-            if not options.no_record:
-                append_record(
-                    "optimizer_step.jsonl",
-                    "optimizer_step",
-                    command,
-                    versions=versions,
-                    model=model,
-                    ranks=options.ranks,
-                    unit="ms, raw: variant -> round, median step of the slowest rank",
-                    raw=raw,
-                    ratios={name: None if value is None else round(value, 4) for name, value in ratios.items()},
-                )
-            shown = {name: NOT_MEASURED if value is None else f"{value:.2f}" for name, value in ratios.items()}
-            print(f"{model}, {options.ranks} ranks: " + " ".join(f"{name}={value}" for name, value in shown.items()), flush=True)
-            first = first or shown
+            print_heading(options, model)
+            print_table(raw, "variant", 16, "9.3f", middle="step")
+            append_record(
+                options,
+                "optimizer_step",
+                command,
+                versions=versions,
+                model=model,
+                ranks=options.ranks,
+                unit="ms, raw: variant -> round, median step of the slowest rank",
+                raw=raw,
+                ratios=rounded(ratios),
+            )
+            print(f"{what}: {pairs(shown(ratios))}", flush=True)
+            first = first or shown(ratios)
     # The first model on the fewest ranks, which the aims are about.
     print_result(first)
 

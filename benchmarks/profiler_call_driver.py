@@ -2,11 +2,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Measures what a range and a step of a profiler cost to which nobody listens, in nanoseconds."""
 
-import json
 import sys
 
-from driver import Parser, append_record, main, output_of, print_result
-from jobs import JobError
+from driver import Parser, append_record, main, print_result
+from sides import figures_in, one_process
 
 
 def parse(arguments):
@@ -14,12 +13,8 @@ def parse(arguments):
 
 
 def run(options, command):
-    output = output_of([options.program])
-    if not output:
-        raise JobError("profiler_call failed")
-    figures = json.loads(output)
-    if not options.no_record:
-        append_record("profiler_call.jsonl", "profiler_call", command, **figures)
+    figures = figures_in(one_process([options.program]).wait(options.deadline))
+    append_record(options, "profiler_call", command, **figures)
     print_result(figures)
 
 

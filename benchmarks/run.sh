@@ -21,10 +21,13 @@ list() {
   echo "  scalar_call  how long a scalar for TensorBoard keeps its caller"
   echo "  gpt        a language model, against the same model and recipe in Python with DDP: tokens a second, and the losses"
   echo "  checkpoint  a training that saves, against torch.save and async_save; files against a plain program"
+  echo "  cold_read  a loader that reads files ahead, against one that reads when asked, cold and warm; and the read engines"
   echo "  data_parallel  two ranks as threads of one process, against two processes and against LibTorch's replicate"
   echo "  optimizer_step  a step of SGD and AdamW with Lockstep, with LibTorch, and with Python in three ways"
+  echo "  ensemble   requests to models in processes of their own, against torch.multiprocessing and against one thread"
   echo "  pipeline   a step of a transformer in stages, against the unsplit model, the simulator, and torch's pipelining"
   echo "  tensor_parallel  layers and a loss that two ranks share, against the whole of them on one core"
+  echo "  task_pool  tasks a second of a TaskPool, against multiprocessing.Pool and torch.multiprocessing"
   echo "  profiler_call  what ranges and profilers cost that nobody uses"
   echo
   echo "benchmarks/run.sh NAME --help shows the arguments."
@@ -62,127 +65,59 @@ early_checks() {
   python3 "$1" --check-arguments "${@:2}"
 }
 
-ddp_step() {
-  local driver=$root/benchmarks/ddp_step_driver.py
-  early_checks "$driver" "$@"
+# prepare NAME PROGRAM ARGUMENT ...: sets `driver` and `program`, of which one starts the other.
+prepare() {
+  driver=$root/benchmarks/$1_driver.py
+  program=$build_dir/release/benchmarks/$2
+  early_checks "$driver" "${@:3}"
   "$root/tools/setup.sh"
-  build ddp_step
-  exec python3 "$driver" "--program=$build_dir/release/benchmarks/ddp_step" "--python=$(python_with_torch)" "$@"
+  build "$2"
+}
+
+# alone NAME PROGRAM ARGUMENT ...: what compares with nothing in Python.
+alone() {
+  prepare "$@"
+  exec python3 "$driver" "--program=$program" "${@:3}"
+}
+
+# beside_python NAME PROGRAM ARGUMENT ...
+beside_python() {
+  prepare "$@"
+  exec python3 "$driver" "--program=$program" "--python=$(python_with_torch)" "${@:3}"
 }
 
 data_loader() {
-  local driver=$root/benchmarks/data_loader_driver.py
-  early_checks "$driver" "$@"
-  LOCKSTEP_WITH_TORCHVISION=1 "$root/tools/setup.sh"
-  build data_loader_benchmark
-  exec python3 "$driver" "--program=$build_dir/release/benchmarks/data_loader_benchmark" "--python=$(python_with_torch)" \
-    "--torchvision=$build_dir/torchvision" "$@"
+  export LOCKSTEP_WITH_TORCHVISION=1
+  beside_python data_loader data_loader_benchmark "--torchvision=$build_dir/torchvision" "$@"
 }
 
 checkpoint() {
-  local driver=$root/benchmarks/checkpoint_driver.py
-  early_checks "$driver" "$@"
-  "$root/tools/setup.sh"
-  build checkpoint
+  prepare checkpoint checkpoint "$@"
   build log_call
-  exec python3 "$driver" "--program=$build_dir/release/benchmarks/checkpoint" "--python=$(python_with_torch)" "$@"
+  exec python3 "$driver" "--program=$program" "--python=$(python_with_torch)" "$@"
 }
 
-data_parallel() {
-  local driver=$root/benchmarks/data_parallel_driver.py
-  early_checks "$driver" "$@"
-  "$root/tools/setup.sh"
-  build data_parallel_benchmark
-  exec python3 "$driver" "--program=$build_dir/release/benchmarks/data_parallel_benchmark" "$@"
-}
-
-optimizer_step() {
-  local driver=$root/benchmarks/optimizer_step_driver.py
-  early_checks "$driver" "$@"
-  "$root/tools/setup.sh"
-  build optimizer_step
-  exec python3 "$driver" "--program=$build_dir/release/benchmarks/optimizer_step" "--python=$(python_with_torch)" "$@"
-}
-
-tensor_parallel() {
-  local driver=$root/benchmarks/tensor_parallel_driver.py
-  early_checks "$driver" "$@"
-  "$root/tools/setup.sh"
-  build tensor_parallel
-  exec python3 "$driver" "--program=$build_dir/release/benchmarks/tensor_parallel" "--python=$(python_with_torch)" "$@"
-}
-
-profiler_call() {
-  local driver=$root/benchmarks/profiler_call_driver.py
-  early_checks "$driver" "$@"
-  "$root/tools/setup.sh"
-  build profiler_call
-  exec python3 "$driver" "--program=$build_dir/release/benchmarks/profiler_call" "$@"
-}
-
-scalar_call() {
-  local driver=$root/benchmarks/scalar_call_driver.py
-  early_checks "$driver" "$@"
-  "$root/tools/setup.sh"
-  build scalar_call
-  exec python3 "$driver" "--program=$build_dir/release/benchmarks/scalar_call" "--python=$(python_with_torch)" "$@"
-}
-
-pipeline() {
-  local driver=$root/benchmarks/pipeline_driver.py
-  early_checks "$driver" "$@"
-  "$root/tools/setup.sh"
-  build pipeline_step
-  exec python3 "$driver" "--program=$build_dir/release/benchmarks/pipeline_step" "--python=$(python_with_torch)" "$@"
-}
-
-gpt() {
-  local driver=$root/benchmarks/gpt_driver.py
-  early_checks "$driver" "$@"
-  "$root/tools/setup.sh"
-  build gpt_benchmark
-  exec python3 "$driver" "--program=$build_dir/release/benchmarks/gpt_benchmark" "--python=$(python_with_torch)" "$@"
-}
-
-# collective OP ARGUMENT ...
-collective() {
-  local driver=$root/benchmarks/collectives_driver.py
-  early_checks "$driver" "$@"
-  "$root/tools/setup.sh"
-  build collectives
-  exec python3 "$driver" "--program=$build_dir/release/benchmarks/collectives" "$@"
-}
-
-hosts() {
-  local driver=$root/benchmarks/hosts_driver.py
-  early_checks "$driver" "$@"
-  LOCKSTEP_WITH_HOSTS=1 "$root/tools/setup.sh"
-  build ddp_step
-  exec python3 "$driver" "--program=$build_dir/release/benchmarks/ddp_step" "--python=$(python_with_torch)" "$@"
-}
-
-# over_hosts NAME PROGRAM ARGUMENT ...
-over_hosts() {
-  local driver=$root/benchmarks/$1_driver.py program=$2
-  shift 2
-  early_checks "$driver" "$@"
-  LOCKSTEP_WITH_HOSTS=1 "$root/tools/setup.sh"
-  build "$program"
-  exec python3 "$driver" "--program=$build_dir/release/benchmarks/$program" "$@"
-}
-
-hooks() { over_hosts hooks ddp_step "$@"; }
-links() { over_hosts links collectives "$@"; }
-
-case ${1:-} in
-  '') list ;;
-  -h | --help) list ;;
-  checkpoint | data_loader | data_parallel | ddp_step | gpt | hooks | hosts | links | optimizer_step | pipeline | \
-    profiler_call | scalar_call | tensor_parallel)
-    "$@" ;;
-  all_reduce | broadcast | all_gather | reduce_scatter | all_to_all) collective "$@" ;;
+name=${1:-}
+shift $(($# > 0))
+case $name in
+  '' | -h | --help) list ;;
+  checkpoint | data_loader) "$name" "$@" ;;
+  ddp_step | optimizer_step | scalar_call | task_pool | tensor_parallel) beside_python "$name" "$name" "$@" ;;
+  ensemble | gpt) beside_python "$name" "${name}_benchmark" "$@" ;;
+  pipeline) beside_python pipeline pipeline_step "$@" ;;
+  data_parallel) alone data_parallel data_parallel_benchmark "$@" ;;
+  cold_read | profiler_call) alone "$name" "$name" "$@" ;;
+  all_reduce | broadcast | all_gather | reduce_scatter | all_to_all) alone collectives collectives "$name" "$@" ;;
+  hosts | hooks | links)
+    export LOCKSTEP_WITH_HOSTS=1
+    case $name in
+      hosts) beside_python hosts ddp_step "$@" ;;
+      hooks) alone hooks ddp_step "$@" ;;
+      links) alone links collectives "$@" ;;
+    esac
+    ;;
   *)
-    echo "benchmark: there is no benchmark '$1'; benchmarks/run.sh lists them" >&2
+    echo "benchmark: there is no benchmark '$name'; benchmarks/run.sh lists them" >&2
     exit 2
     ;;
 esac

@@ -18,8 +18,11 @@
 #include <thread>
 #include <vector>
 
+#include "percentile.h"
+
 namespace {
 
+using bench::percentile;
 using Clock = std::chrono::steady_clock;
 
 constexpr std::size_t kBurst = 100;  // scalars that a program adds together
@@ -44,13 +47,6 @@ class Folder {
  private:
   std::filesystem::path path_;
 };
-
-double percentile(std::vector<double>& times, double part) {
-  const auto at =
-      times.begin() + static_cast<std::ptrdiff_t>(part * static_cast<double>(times.size() - 1));
-  std::nth_element(times.begin(), at, times.end());
-  return *at;
-}
 
 double nanoseconds_since(Clock::time_point start) {
   return std::chrono::duration<double, std::nano>(Clock::now() - start).count();

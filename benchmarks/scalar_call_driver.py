@@ -5,38 +5,28 @@ Both sides run in turns. Python's is left out where the package tensorboard is m
 installs it.
 """
 
-import json
 import os
 import statistics
 import sys
 
-from driver import FOLDER, ROOT, Parser, append_record, main, output_of, positive, print_result, show_progress
-from jobs import Job, JobError
+from driver import NOT_MEASURED, ROOT, Parser, append_record, main, output_of, positive, print_result
+from sides import figures_in, in_turns, one_process, program_of
 
 WHEELS = os.path.join(ROOT, "build", "test_wheels")
-NOT_MEASURED = "n/a"
 
 
 def parse(arguments):
     parser = Parser("scalar_call", __doc__, ("one run of a side", 300))
-    parser.add_argument("--rounds", type=positive, default=5, help="runs of each side (default 5)")
+    parser.number("--rounds", 5, "runs of each side")
     parser.add_argument("--calls", type=positive, default=200_000, help="calls in bursts (default 200000; Python's: a tenth)")
     return parser.parse(arguments)
-
-
-def figures_of(command, deadline):
-    text = Job([command], [dict(os.environ)]).wait(deadline)
-    try:
-        return json.loads(text.strip().splitlines()[-1])
-    except (ValueError, IndexError) as error:
-        raise JobError(f"{os.path.basename(command[0])} printed {text!r}") from error
 
 
 def sides_of(options):
     sides = {"lockstep": [options.program, str(options.calls)]}
     has_package = "import sys; sys.path.insert(0, sys.argv[1]); import torch.utils.tensorboard"
     if options.python and output_of([options.python, "-c", has_package, WHEELS]) is not None:
-        sides["python"] = [options.python, os.path.join(FOLDER, "scalar_call.py"), WHEELS, str(max(options.calls // 10, 100))]
+        sides["python"] = [*program_of(options, "scalar_call.py"), WHEELS, str(max(options.calls // 10, 100))]
     else:
         print("benchmark: there is no package tensorboard; Python's side is left out", file=sys.stderr)
     return sides
@@ -44,15 +34,9 @@ def sides_of(options):
 
 def run(options, command):
     sides = sides_of(options)
-    raw = {name: [] for name in sides}
-    for number in range(options.rounds):
-        for name, side in sides.items():
-            show_progress(f"round {number + 1} of {options.rounds}: {name}")
-            raw[name].append(figures_of(side, options.deadline))
-    show_progress("")
+    raw = in_turns(options, sides, lambda name: figures_in(one_process(sides[name]).wait(options.deadline)))
     median = {name: {key: statistics.median(r[key] for r in rounds) for key in rounds[0]} for name, rounds in raw.items()}
-    if not options.no_record:
-        append_record("scalar_call.jsonl", "scalar_call", command, calls=options.calls, raw=raw, median=median)
+    append_record(options, "scalar_call", command, calls=options.calls, raw=raw, median=median)
     ours, python = median["lockstep"], median.get("python")
     print_result(
         {

@@ -35,6 +35,7 @@ struct Settings {
   std::string images;  ///< folder of Fashion-MNIST; empty: one random batch
   double learning_rate = 0.1;
   std::uint64_t seed = 1;        ///< of the model and of the order of images
+  bool overlap = false;          ///< whether Lockstep's overlap is measured, in steps of its own
   std::string interface;         ///< whose sent bytes are counted; empty: none
   std::filesystem::path output;  ///< folder for the figures
 };

@@ -4,6 +4,9 @@
 
 find_package(GTest REQUIRED)
 find_package(Python3 QUIET COMPONENTS Interpreter)
+# The Python of the LibTorch that is linked, where there is one: what tests compare with.
+find_program(LOCKSTEP_TORCH_PYTHON python3 HINTS "${LibTorch_ROOT}/bin" "$ENV{LibTorch_ROOT}/bin" NO_DEFAULT_PATH)
+mark_as_advanced(LOCKSTEP_TORCH_PYTHON)
 
 set(LOCKSTEP_TEST_ENVIRONMENT OMP_NUM_THREADS=1 LOCKSTEP_LOG_LEVEL=warning)
 if(LOCKSTEP_SANITIZE STREQUAL "address")
@@ -75,4 +78,23 @@ function(lockstep_add_rank_test name)
              COMMAND "${PROJECT_SOURCE_DIR}/tests/support/mpirun.sh" ${ranks} $<TARGET_FILE:${name}> --expected-world-size ${ranks})
     _lockstep_test_properties(${name}.ranks_${ranks} ${ARG_TIMEOUT} "multirank;${ARG_LABELS}")
   endforeach()
+endfunction()
+
+# lockstep_add_python_test(NAME SCRIPT FILE [ARGUMENTS ...] [TIMEOUT s] [LABELS ...]): a script that compares with Python's torch
+# or packages, which tools/setup.sh installs; it skips itself (77) where one is missing. No entry where LibTorch has no Python,
+# and none under sanitizers.
+function(lockstep_add_python_test name)
+  cmake_parse_arguments(ARG "" "SCRIPT;TIMEOUT" "ARGUMENTS;LABELS" ${ARGN})
+  if(NOT LOCKSTEP_TORCH_PYTHON OR LOCKSTEP_SANITIZE)
+    return()
+  endif()
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 240)
+  endif()
+  if(NOT ARG_LABELS)
+    set(ARG_LABELS unit)
+  endif()
+  add_test(NAME ${name} COMMAND "${LOCKSTEP_TORCH_PYTHON}" "${ARG_SCRIPT}" ${ARG_ARGUMENTS} COMMAND_EXPAND_LISTS)
+  _lockstep_test_properties(${name} ${ARG_TIMEOUT} "${ARG_LABELS};python")
+  set_tests_properties(${name} PROPERTIES SKIP_RETURN_CODE 77)
 endfunction()

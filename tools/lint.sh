@@ -44,10 +44,14 @@ check_snippets() {
   snippets background_writing docs/background_writing.md || status=1
   snippets checkpointing docs/checkpointing.md || status=1
   snippets data docs/data_loading.md || status=1
+  snippets pools docs/pools.md || status=1
   snippets data_parallel docs/data_parallel.md || status=1
   snippets data_source docs/data_sources.md || status=1
+  snippets ensembles docs/ensembles.md || status=1
   snippets pipeline docs/pipeline.md || status=1
+  snippets gpu docs/gpu.md || status=1
   snippets image docs/image_data.md || status=1
+  snippets read_ahead docs/read_ahead.md || status=1
   snippets pipeline_schedule docs/pipeline_schedules.md || status=1
   snippets tensor_parallel docs/tensor_parallel.md || status=1
   snippets amp,metrics,optim,profiler,schedule,tensorboard docs/training_toolbox.md || status=1
@@ -59,7 +63,8 @@ check_tidy() {
   local tidy=clang-tidy-$LOCKSTEP_LLVM_VERSION
   needs "$tidy" || return 77
   find src \( -path 'src/native/posix/*.cpp' -o -path 'src/workers/*.cpp' -o -path 'src/comm/shared_memory/counters.cpp' -o -path 'src/comm/shared_memory/ring_buffer.cpp' \) \
-    ! -path 'src/workers/*_error.cpp' ! -path src/workers/process_end.cpp ! -path src/workers/worker_pool.cpp -print0 |
+    ! -path 'src/workers/*_error.cpp' ! -path src/workers/process_end.cpp ! -path src/workers/worker_pool.cpp \
+    ! -path 'src/workers/tasks/*' ! -path src/workers/task_errors.cpp -print0 |
     xargs -0 -P "$(nproc)" -n 3 bash -c '"$0" --quiet "$@" -- -std=c++20 -Isrc -Iinclude 2>&1' "$tidy" |
     { ! grep -v ' warnings\? generated\.$'; }
 }

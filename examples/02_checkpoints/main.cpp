@@ -5,6 +5,8 @@
 //   checkpoints --folder other --kill-at 45           kills itself after step 45
 //   checkpoints --folder other                        goes on; the last line is the same
 //   mpirun -n 2 checkpoints --folder third            the same on two ranks, with other bits
+#include "run_program.h"
+
 #include <lockstep/lockstep.h>
 #include <torch/torch.h>
 
@@ -125,20 +127,5 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(0, 1000000));
   app.add_option("--workers", options.workers, "Processes a rank that make samples; 0: none")
       ->check(CLI::Range(0, 1024));
-  try {
-    app.parse(argc, argv);
-    run(options);
-    return 0;
-  } catch (const CLI::CallForHelp&) {
-    std::cout << app.help();
-    return 0;
-  } catch (const CLI::ParseError& error) {
-    std::cerr << "checkpoints: " << error.what() << " (--help lists the options)\n";
-    return 2;
-  } catch (const c10::Error& error) {
-    std::cerr << "checkpoints: " << error.what_without_backtrace() << '\n';
-  } catch (const std::exception& error) {
-    std::cerr << "checkpoints: " << error.what() << '\n';
-  }
-  return 1;
+  return example::run_program(app, argc, argv, [&] { run(options); });
 }

@@ -12,6 +12,8 @@
 //           self.head = Linear(16, classes)
 //       def forward(self, x):
 //           return self.head(self.features(x).mean((2, 3)))
+#include "run_program.h"
+
 #include <lockstep/lockstep.h>
 #include <torch/torch.h>
 
@@ -19,7 +21,6 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
-#include <iostream>
 #include <memory>
 #include <string>
 #include <utility>
@@ -148,20 +149,5 @@ int main(int argc, char** argv) {
   app.add_option("--epochs", options.epochs, "Passes over the pictures")
       ->check(CLI::Range(0, 100000));
   app.add_flag("--freeze", options.freeze, "Changes the head alone");
-  try {
-    app.parse(argc, argv);
-    train(options);
-    return 0;
-  } catch (const CLI::CallForHelp&) {
-    std::cout << app.help();
-    return 0;
-  } catch (const CLI::ParseError& error) {
-    std::cerr << "fine_tuning: " << error.what() << " (--help lists the options)\n";
-    return 2;
-  } catch (const c10::Error& error) {
-    std::cerr << "fine_tuning: " << error.what_without_backtrace() << '\n';
-  } catch (const std::exception& error) {
-    std::cerr << "fine_tuning: " << error.what() << '\n';
-  }
-  return 1;
+  return example::run_program(app, argc, argv, [&] { train(options); });
 }

@@ -4,6 +4,7 @@
 //   data_loader                                  draws its pictures into a temporary folder
 //   mpirun -n 2 data_loader --folder pictures    into one that stays; your own does as well
 #include "picture_folder.h"
+#include "run_program.h"
 
 #include <lockstep/lockstep.h>
 #include <torch/torch.h>
@@ -12,7 +13,6 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
-#include <iostream>
 #include <string>
 
 namespace {
@@ -166,20 +166,5 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(1, 100000));
   app.add_option("--workers", options.workers, "Processes a rank that decode; 0: none")
       ->check(CLI::Range(0, 1024));
-  try {
-    app.parse(argc, argv);
-    run(options);
-    return 0;
-  } catch (const CLI::CallForHelp&) {
-    std::cout << app.help();
-    return 0;
-  } catch (const CLI::ParseError& error) {
-    std::cerr << "data_loader: " << error.what() << " (--help lists the options)\n";
-    return 2;
-  } catch (const c10::Error& error) {
-    std::cerr << "data_loader: " << error.what_without_backtrace() << '\n';
-  } catch (const std::exception& error) {
-    std::cerr << "data_loader: " << error.what() << '\n';
-  }
-  return 1;
+  return example::run_program(app, argc, argv, [&] { run(options); });
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Trains a residual network on Fashion-MNIST with several devices of one process, without a
 // launcher:  data_parallel --ranks 2 --epochs 1
-#include "errors.h"
 #include "resnet.h"
+#include "run_program.h"
 
 #include <lockstep/comm/local_ranks.h>
 #include <lockstep/lockstep.h>
@@ -61,7 +61,7 @@ torch::Tensor loss_of(const torch::Tensor& scores, const torch::Tensor& target) 
   return torch::nn::functional::cross_entropy(scores, target);
 }
 
-int train(const Options& options) {
+void train(const Options& options) {
   const auto start = std::chrono::steady_clock::now();
   auto train_loader = make_loader(options, true);
   auto test_loader = make_loader(options, false);
@@ -105,14 +105,13 @@ int train(const Options& options) {
   std::printf("result: accuracy=%.4f samples_per_second=%.0f seconds=%.0f ranks=%d\n",
               accuracy.compute(), static_cast<double>(images) / seconds.count(), seconds.count(),
               ranks.size());
-  return 0;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
   Options options;
-  CLI::App app("Trains a residual network with several devices of one process");
+  CLI::App app("Trains a residual network with several devices of one process", "data_parallel");
   app.add_option("--data", options.data, "Folder of Fashion-MNIST")->check(CLI::ExistingDirectory);
   app.add_option("--ranks", options.ranks, "Devices: GPUs, or shares of the CPU")
       ->check(CLI::Range(1, 64));
@@ -121,10 +120,5 @@ int main(int argc, char** argv) {
       ->check(CLI::PositiveNumber);
   app.add_option("--limit", options.limit, "Training images")->check(CLI::Range(6, 60000));
   app.add_option("--lr", options.learning_rate, "Learning rate")->check(CLI::PositiveNumber);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::Error& error) {
-    return app.exit(error) == 0 ? 0 : 2;
-  }
-  return example::exit_code_of("data_parallel", [&] { return train(options); });
+  return example::run_program(app, argc, argv, [&] { train(options); });
 }

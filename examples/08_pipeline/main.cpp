@@ -5,6 +5,7 @@
 //   mpirun -n 4 pipeline --data tokens --replicas 2        two stages, each on two ranks
 // `text_to_tokens` of examples/gpt makes the tokens of any text.
 #include "gpt.h"
+#include "run_program.h"
 
 #include <lockstep/comm/mesh.h>
 #include <lockstep/lockstep.h>
@@ -182,20 +183,6 @@ int main(int argc, char** argv) {
   app.add_option("--steps", options.steps, "Steps of training")->check(CLI::Range(1, 1000000));
   app.add_option("--replicas", options.replicas, "Ranks that have the same stage")
       ->check(CLI::Range(1, 1024));
-  try {
-    app.parse(argc, argv);
-    train(options, lockstep::init_process_group());
-    return 0;
-  } catch (const CLI::CallForHelp&) {
-    std::cout << app.help();
-    return 0;
-  } catch (const CLI::ParseError& error) {
-    std::cerr << "pipeline: " << error.what() << " (--help lists the options)\n";
-    return 2;
-  } catch (const c10::Error& error) {
-    std::cerr << "pipeline: " << error.what_without_backtrace() << '\n';
-  } catch (const std::exception& error) {
-    std::cerr << "pipeline: " << error.what() << '\n';
-  }
-  return 1;
+  return example::run_program(app, argc, argv,
+                              [&] { train(options, lockstep::init_process_group()); });
 }

@@ -2,8 +2,8 @@
 // Trains a GPT whose layers the ranks share. However many ranks share it, it begins with the same
 // weights, sees the same text, and has the same losses but for rounding:
 //   mpirun -n 2 tensor_parallel_example --data FOLDER               two ranks share the model
-//   mpirun -n 4 tensor_parallel_example --data FOLDER --tensor 2    two pairs, with DDP between
-//   them tensor_parallel_example --data FOLDER                           one rank has all of it
+//   mpirun -n 4 tensor_parallel_example --data FOLDER --tensor 2    two pairs, DDP between them
+//   tensor_parallel_example --data FOLDER                           one rank has all of it
 // FOLDER has train.bin and val.bin, which text_to_tokens of examples/gpt makes of any text.
 #include <lockstep/comm/mesh.h>
 #include <lockstep/lockstep.h>
@@ -13,11 +13,11 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
-#include <iostream>
 #include <memory>
 #include <string>
 
 #include "parallel_gpt.h"
+#include "run_program.h"
 
 namespace {
 
@@ -137,21 +137,8 @@ int main(int argc, char** argv) {
   app.add_option("--lr", options.learning_rate, "Learning rate")->check(CLI::Range(1e-8, 10.0));
   app.add_option("--load", options.load, "Full weights to begin with")->type_name("FILE");
   app.add_option("--save", options.save, "Where the full weights go")->type_name("FILE");
-  try {
-    app.parse(argc, argv);
+  return example::run_program(app, argc, argv, [&] {
     options.model.layers(layers).heads(heads).width(width);
     run(options);
-    return 0;
-  } catch (const CLI::CallForHelp&) {
-    std::cout << app.help();
-    return 0;
-  } catch (const CLI::ParseError& error) {
-    std::cerr << "tensor_parallel: " << error.what() << " (--help lists the options)\n";
-    return 2;
-  } catch (const c10::Error& error) {
-    std::cerr << "tensor_parallel: " << error.what_without_backtrace() << '\n';
-  } catch (const std::exception& error) {
-    std::cerr << "tensor_parallel: " << error.what() << '\n';
-  }
-  return 1;
+  });
 }

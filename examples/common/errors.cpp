@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "errors.h"
 
+#include "report.h"
+
 #include <torch/torch.h>
 
-#include <algorithm>
 #include <chrono>
-#include <iostream>
 #include <optional>
 #include <string>
 #include <thread>
@@ -22,12 +22,10 @@ std::optional<lockstep::LaunchEnvironment> try_detect() {
   }
 }
 
-// Written with one call, so that the lines of two ranks do not mix.
-void report(const std::string& program, std::string message) {
-  std::replace(message.begin(), message.end(), '\n', ' ');
+void report_with_rank(const std::string& program, const std::string& message) {
   const auto launch = try_detect();
   const auto who = launch ? "rank " + std::to_string(launch->rank) + ": " : std::string();
-  std::cerr << program + ": " + who + message + "\n" << std::flush;
+  report(program, who + message);
 }
 
 }  // namespace
@@ -42,9 +40,9 @@ int exit_code_of(const std::string& program, const std::function<int()>& body) {
     return body();
   } catch (const ReportedElsewhere&) {
   } catch (const c10::Error& error) {
-    report(program, error.what_without_backtrace());
+    report_with_rank(program, error.what_without_backtrace());
   } catch (const std::exception& error) {
-    report(program, error.what());
+    report_with_rank(program, error.what());
   }
   let_others_speak();
   return 1;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "option_checks.h"
 
+#include "start.h"
+
 #include <algorithm>
 #include <cmath>
 
@@ -69,9 +71,21 @@ const std::map<std::string, lockstep::Backend>& backends() {
   return names;
 }
 
-std::string one_line(std::string text) {
-  std::replace(text.begin(), text.end(), '\n', ' ');
-  return text;
+std::optional<Ending> read_command_line(CLI::App& app, int argc, const char* const* argv,
+                                        const std::function<std::string()>& mistake_of) {
+  std::string mistake;
+  try {
+    app.parse(argc, argv);
+    mistake = mistake_of();
+  } catch (const CLI::CallForHelp&) {
+    return Ending{app.help(), 0};
+  } catch (const CLI::ParseError& error) {
+    mistake = error.what();
+    // CLI11 spreads some messages over lines.
+    std::replace(mistake.begin(), mistake.end(), '\n', ' ');
+  }
+  if (mistake.empty()) return std::nullopt;
+  return Ending{app.get_name() + ": " + mistake + " (--help lists the options)\n", kUsageError};
 }
 
 }  // namespace example

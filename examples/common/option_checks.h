@@ -6,7 +6,9 @@
 #include <CLI/CLI.hpp>
 
 #include <cstdint>
+#include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -33,7 +35,18 @@ template <typename Value>
   return result;
 }
 
-/// CLI11 spreads some messages over lines.
-[[nodiscard]] std::string one_line(std::string text);
+/// What a program prints, and the exit code that it leaves with, where it does not run.
+struct Ending {
+  std::string text;  // ends in a line break
+  int exit_code = 0;
+};
+
+/// Reads the command line, and then asks `mistake_of` what no option can know alone: one line
+/// without its end, or nothing. `--help` is an ending with exit code 0 and the help; a mistake is
+/// one with exit code 2 and one line that begins with the name of the program. Nothing where the
+/// program may run.
+[[nodiscard]] std::optional<Ending> read_command_line(
+    CLI::App& app, int argc, const char* const* argv,
+    const std::function<std::string()>& mistake_of = [] { return std::string(); });
 
 }  // namespace example

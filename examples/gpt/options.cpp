@@ -2,7 +2,6 @@
 #include "options.h"
 
 #include "option_checks.h"
-#include "start.h"
 
 #include <CLI/CLI.hpp>
 
@@ -165,19 +164,11 @@ ParsedOptions parse_options(int argc, const char* const* argv) {
   add_group(app, "Run", [&] { add_run_options(app, options, backend); });
   add_group(app, "Testing", [&] { add_testing_options(app, options); });
 
-  std::string mistake;
-  try {
-    app.parse(argc, argv);
+  const auto ending = read_command_line(app, argc, argv, [&] {
     options.model.positions(options.block).heads(options.heads.value_or(options.model.heads()));
-    mistake = mistake_of(options);
-  } catch (const CLI::CallForHelp&) {
-    return {std::nullopt, app.help(), 0};
-  } catch (const CLI::ParseError& error) {
-    mistake = one_line(error.what());
-  }
-  if (!mistake.empty()) {
-    return {std::nullopt, "gpt: " + mistake + " (--help lists the options)\n", kUsageError};
-  }
+    return mistake_of(options);
+  });
+  if (ending) return {std::nullopt, ending->text, ending->exit_code};
   options.backend = backends().at(backend);
   return {options, "", 0};
 }

@@ -10,6 +10,7 @@
 #include "options.h"
 #include "resnet.h"
 #include "start.h"
+#include "weights.h"
 
 #include <lockstep/data/loader/device_prefetcher.h>
 #include <lockstep/lockstep.h>
@@ -119,25 +120,6 @@ struct Trainer {
   }
 };
 
-/// Weights of another program may be for other classes: then the last layer begins anew.
-lockstep::training::LoadedState load_weights(ResNet& net, const std::string& path) {
-  using namespace lockstep::training;
-  const auto own = state_of(*net);
-  const auto header = read_safetensors_header(path);
-  const auto rename = [&](const std::string& name) {
-    auto ours = torchvision_resnet_name(name);
-    const auto target = own.find(ours);
-    const bool is_other_head = ours.starts_with("fc.") && target != own.end() &&
-                               target->second.sizes() != header.tensors.at(name).shape;
-    return is_other_head ? std::string() : ours;
-  };
-  auto loaded = load_state(net, path, LoadOptions().strict(false).rename(rename));
-  for (const auto& name : loaded.missing) {
-    TORCH_CHECK(name.starts_with("fc."), path, ": has no '", name, "', which this model needs");
-  }
-  return loaded;
-}
-
 /// Returns the exit code.
 int train(const Options& options, std::chrono::steady_clock::time_point start) {
   const auto group =
@@ -155,7 +137,7 @@ int train(const Options& options, std::chrono::steady_clock::time_point start) {
 
   ResNet net(ResNetOptions(options.arch).in_channels(images.channels).num_classes(images.classes));
   if (!options.weights.empty()) {
-    static_cast<void>(together(*group, [&] { return load_weights(net, options.weights); }));
+    static_cast<void>(together(*group, [&] { return load_resnet(net, options.weights); }));
   }
   net->to(device);
   Model model(net, group);

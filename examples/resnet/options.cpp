@@ -157,6 +157,14 @@ std::string adapt_to_folder(const CLI::App& app, Options& options) {
   return "";
 }
 
+// What no option can know alone. Sets what photographs need.
+std::string mistake_of(const CLI::App& app, Options& options) {
+  if (options.warmup_epochs > options.epochs) return "--warmup: must not exceed --epochs";
+  if (options.resume && options.checkpoints.empty())
+    return "--resume: needs --checkpoints, the folder";
+  return adapt_to_folder(app, options);
+}
+
 }  // namespace
 
 ParsedOptions parse_options(int argc, const char* const* argv) {
@@ -174,27 +182,8 @@ ParsedOptions parse_options(int argc, const char* const* argv) {
   add_run_options(app, options, names);
   add_testing_options(app, options);
 
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp&) {
-    return {std::nullopt, app.help(), 0};
-  } catch (const CLI::ParseError& error) {
-    return {std::nullopt, "resnet: " + one_line(error.what()) + " (--help lists the options)\n",
-            kUsageError};
-  }
-  if (options.warmup_epochs > options.epochs) {
-    return {std::nullopt, "resnet: --warmup: must not exceed --epochs (--help lists the options)\n",
-            kUsageError};
-  }
-  if (options.resume && options.checkpoints.empty()) {
-    return {std::nullopt,
-            "resnet: --resume: needs --checkpoints, the folder (--help lists the options)\n",
-            kUsageError};
-  }
-  const auto mistake = adapt_to_folder(app, options);
-  if (!mistake.empty()) {
-    return {std::nullopt, "resnet: " + mistake + " (--help lists the options)\n", kUsageError};
-  }
+  const auto ending = read_command_line(app, argc, argv, [&] { return mistake_of(app, options); });
+  if (ending) return {std::nullopt, ending->text, ending->exit_code};
   options.backend = backends().at(names.backend);
   options.progress = progress_styles().at(names.progress);
   return {options, "", 0};

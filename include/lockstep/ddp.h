@@ -23,6 +23,7 @@
 #include <lockstep/parallel/data_parallel.h>
 #include <lockstep/parallel/distributed_data_parallel.h>
 #include <lockstep/parallel/distributed_data_parallel_options.h>
+#include <lockstep/parallel/graphed_step.h>
 #include <lockstep/parallel/hooks/compress.h>
 #include <lockstep/parallel/hooks/hook_state.h>
 #include <lockstep/parallel/hooks/int8_error_feedback.h>

@@ -9,6 +9,8 @@
 #include <lockstep/amp/grad_scaler.h>
 #include <lockstep/data.h>
 #include <lockstep/ddp.h>
+#include <lockstep/inference/ensemble.h>
+#include <lockstep/inference/models.h>
 #include <lockstep/optim/adagrad.h>
 #include <lockstep/optim/adam.h>
 #include <lockstep/optim/adamw.h>
@@ -52,6 +54,7 @@
 #include <lockstep/training/metric_set.h>
 #include <lockstep/training/metrics.h>
 #include <lockstep/training/optimizer_state.h>
+#include <lockstep/training/overlap_report.h>
 #include <lockstep/training/profiler.h>
 #include <lockstep/training/progress.h>
 #include <lockstep/training/prometheus_file.h>
@@ -63,5 +66,7 @@
 #include <lockstep/training/trace_span.h>
 #include <lockstep/training/training_state.h>
 #include <lockstep/training/weight_names.h>
+#include <lockstep/workers/background_tasks.h>
 #include <lockstep/workers/result_codec.h>
+#include <lockstep/workers/task_pool.h>
 #include <lockstep/workers/worker_pool.h>

@@ -54,9 +54,7 @@ at::Tensor reduce_to_root(const at::Tensor& input, int root, ProcessGroup& group
 }
 
 at::Tensor gather(const at::Tensor& input, std::int64_t dim, ProcessGroup& group) {
-  std::vector<std::int64_t> shape{group.size()};
-  shape.insert(shape.end(), input.sizes().begin(), input.sizes().end());
-  const at::Tensor rows = at::empty(shape, input.options());
+  const at::Tensor rows = rows_for(input, group.size());
   group.all_gather(rows, input.contiguous()).wait();
   return join_rows(rows, dim);
 }
@@ -154,6 +152,12 @@ at::Tensor rows_of_ranks(const at::Tensor& input, std::int64_t dim, int ranks,
                          const std::string& name) {
   const auto own = size_of_share(input, dim, ranks, name);
   return input.unflatten(dim, {ranks, own}).movedim(dim, 0).contiguous();
+}
+
+at::Tensor rows_for(const at::Tensor& own, int ranks) {
+  std::vector<std::int64_t> shape{ranks};
+  shape.insert(shape.end(), own.sizes().begin(), own.sizes().end());
+  return at::empty(shape, own.options());
 }
 
 at::Tensor join_rows(const at::Tensor& rows, std::int64_t dim) {

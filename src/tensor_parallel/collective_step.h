@@ -45,6 +45,8 @@ struct CollectiveStep {
 /// `input` as one row for each rank, cut along `dim`: contiguous, [ranks, ...].
 [[nodiscard]] at::Tensor rows_of_ranks(const at::Tensor& input, std::int64_t dim, int ranks,
                                        const std::string& name);
+/// New memory for one tensor like `own` of each rank: [ranks, ...].
+[[nodiscard]] at::Tensor rows_for(const at::Tensor& own, int ranks);
 /// The way back: row r is the part of rank r along `dim`.
 [[nodiscard]] at::Tensor join_rows(const at::Tensor& rows, std::int64_t dim);
 

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/ScalarType.h>
@@ -14,28 +13,14 @@
 
 #include "tensor_parallel/collective_step.h"
 #include "tensor_parallel/shards.h"
+#include "training/safetensors/name_list.h"
+#include "training/safetensors/tied_tensors.h"
 
 namespace lockstep::nn {
 namespace {
 
-constexpr std::size_t kListed = 5;  // as many names as an error lists
-
-std::string in_list(const std::vector<std::string>& texts) {
-  std::string all;
-  for (std::size_t i = 0; i < texts.size() && i < kListed; ++i) {
-    if (i > 0) all += ", ";
-    all += texts[i];
-  }
-  if (texts.size() > kListed) {
-    all += " and ";
-    all += std::to_string(texts.size() - kListed) + " more";
-  }
-  return all;
-}
-
-std::string text_of(at::IntArrayRef shape) {
-  return call_name("of", shape).substr(3);
-}
+using training::list_of;
+using training::text_of;
 
 at::Tensor bytes_of(const at::Tensor& tensor) {
   return tensor.contiguous().flatten().view(at::kByte);
@@ -76,7 +61,7 @@ void check_replicated(const ModelState& state) {
       }
     }
     TORCH_CHECK(wrong.empty(), "these are no longer the same on all ", group->size(),
-                " ranks of the tensor group: ", in_list(wrong),
+                " ranks of the tensor group: ", list_of(wrong),
                 ". Layers that work on parts of a sequence need sum_gradients_of_sequence, and all "
                 "ranks the same seed; broadcast_replicated gives all ranks those of the first");
   }
@@ -87,10 +72,8 @@ at::Tensor join_over_ranks(const StateEntry& entry, bool is_for_all) {
   ProcessGroup& group = *entry.group;
   const at::Tensor own = entry.tensor.detach().contiguous();
   const auto scope = group.with(CallOptions().name(call_name(entry.name, own.sizes())));
-  std::vector<std::int64_t> shape{group.size()};
-  shape.insert(shape.end(), own.sizes().begin(), own.sizes().end());
   if (is_for_all) {
-    const at::Tensor rows = at::empty(shape, own.options());
+    const at::Tensor rows = rows_for(own, group.size());
     group.all_gather(rows, own).wait();
     return join_shards(rows, entry.how).to(at::kCPU);
   }
@@ -98,7 +81,7 @@ at::Tensor join_over_ranks(const StateEntry& entry, bool is_for_all) {
     group.gather({}, own).wait();
     return {};
   }
-  const at::Tensor rows = at::empty(shape, own.options());
+  const at::Tensor rows = rows_for(own, group.size());
   group.gather(rows.unbind(0), own).wait();
   return join_shards(rows, entry.how).to(at::kCPU);
 }
@@ -159,9 +142,9 @@ class FullLoad {
       if (!known.contains(name)) unexpected.push_back(name);
     }
     std::string text;
-    if (!missing.empty()) text.append(" Missing there: ").append(in_list(missing)).append(".");
+    if (!missing.empty()) text.append(" Missing there: ").append(list_of(missing)).append(".");
     if (!unexpected.empty()) {
-      text.append(" Not in the module: ").append(in_list(unexpected)).append(".");
+      text.append(" Not in the module: ").append(list_of(unexpected)).append(".");
     }
     TORCH_CHECK(text.empty(), source_, ": its names are not those of the module.", text,
                 " Nothing was loaded");
@@ -191,25 +174,13 @@ class FullLoad {
                   tied->second, " and ", entry.name,
                   " differ, and are one tensor in the module. Nothing was loaded");
     }
-    TORCH_CHECK(unfit.empty(), source_, ": ", in_list(unfit), ". Nothing was loaded");
+    TORCH_CHECK(unfit.empty(), source_, ": ", list_of(unfit), ". Nothing was loaded");
   }
 
   ModelState state_;
   const std::map<std::string, at::Tensor>& full_;
   std::string source_;
 };
-
-/// As `training::save_state` writes it: a tied tensor once, under its first name.
-void write(const std::filesystem::path& path, std::map<std::string, at::Tensor> full) {
-  std::map<std::string, std::string> metadata{{"format", "pt"}};
-  std::map<const void*, std::string> first;
-  for (auto one = full.begin(); one != full.end();) {
-    const auto [other, is_new] = first.emplace(one->second.unsafeGetTensorImpl(), one->first);
-    if (!is_new) metadata.emplace(one->first, other->second);
-    one = is_new ? std::next(one) : full.erase(one);
-  }
-  training::save_safetensors(path, full, metadata);
-}
 
 /// Tells all ranks whether the first one succeeded.
 void share_outcome(const std::exception_ptr& error, const std::string& path, ProcessGroup& group) {
@@ -255,11 +226,11 @@ void save_full(const torch::nn::Module& module, const std::filesystem::path& pat
               " tensor groups, so that no rank gets all tensors; "
               "full_state gives them to every rank, one of which can save them");
   auto full = collect(state, /*is_for_all=*/false);
-  if (state.groups.empty()) return write(path, std::move(full));
+  if (state.groups.empty()) return training::save_with_tied(path, std::move(full), {});
   ProcessGroup& group = *state.groups.front();
   std::exception_ptr error;
   try {
-    if (group.rank() == 0) write(path, std::move(full));
+    if (group.rank() == 0) training::save_with_tied(path, std::move(full), {});
   } catch (...) {
     error = std::current_exception();
   }

@@ -17,12 +17,13 @@ constexpr std::size_t kLargestSlots = std::size_t{1} << 56;
 }  // namespace
 
 struct ChannelLayout::Header {
-  static constexpr std::uint64_t kMagic = 0x4c53'4461'7461'3035;
+  static constexpr std::uint64_t kMagic = 0x4c53'4461'7461'3036;
 
   std::uint64_t control_bytes;  // first: SharedMemoryRegion reads it
   std::uint64_t magic;
   ChannelShape shape;
   std::atomic<std::uint64_t> space_taken;  // of what lies behind the control part
+  std::atomic<std::uint64_t> slots_used;
 };
 
 std::size_t ChannelLayout::failures_of(const ChannelShape& shape) noexcept {
@@ -97,6 +98,10 @@ void ChannelLayout::construct() const {
 
 std::atomic<std::uint64_t>& ChannelLayout::space_taken() const noexcept {
   return header_->space_taken;
+}
+
+std::atomic<std::uint64_t>& ChannelLayout::slots_used() const noexcept {
+  return header_->slots_used;
 }
 
 }  // namespace lockstep::workers

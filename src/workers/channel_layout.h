@@ -54,6 +54,9 @@ class ChannelLayout {
 
   /// How much is taken of what lies behind the control memory.
   [[nodiscard]] std::atomic<std::uint64_t>& space_taken() const noexcept;
+  /// Slots that were ever filled: all of them come before this one. So whoever looks for a task
+  /// looks at as many as there were at once, and not at all that there may be.
+  [[nodiscard]] std::atomic<std::uint64_t>& slots_used() const noexcept;
   [[nodiscard]] PoolEventWords& events() const noexcept { return *events_; }
   [[nodiscard]] std::span<WorkerRecord> workers() const noexcept {
     return {workers_, shape_.workers};

@@ -20,14 +20,14 @@ FailureKind kind_of(KillReason reason) {
 
 }  // namespace
 
-void ChannelRepair::repair(std::size_t worker, Poison poison) {
+void ChannelRepair::repair(std::size_t worker, Poison poison, std::uint32_t attempts) {
   // Whatever the slot's state: a task may be claimed from in the moment before it is Filling.
   for (std::size_t slot = 0; slot < layout_.shape().slots; ++slot) {
     claims_.suspect(slot);
     for (std::size_t chunk = 0; chunk < TaskChunks::of(layout_.slot(slot)).all(); ++chunk) {
       const auto value = layout_.chunks(slot)[chunk].load(std::memory_order_seq_cst);
       if (state_of(value) == ChunkState::Claimed && worker_of(value) == worker) {
-        repair_chunk(slot, chunk, worker, poison);
+        repair_chunk(slot, chunk, worker, poison, attempts);
       }
     }
     claims_.complete_if_all_done(slot);
@@ -35,15 +35,15 @@ void ChannelRepair::repair(std::size_t worker, Poison poison) {
 }
 
 void ChannelRepair::repair_chunk(std::size_t slot, std::size_t chunk, std::size_t worker,
-                                 Poison poison) {
-  const auto attempts = attempts_of(layout_.chunks(slot)[chunk].load(std::memory_order_relaxed));
+                                 Poison poison, std::uint32_t attempts) {
+  const auto ended = attempts_of(layout_.chunks(slot)[chunk].load(std::memory_order_relaxed));
   const auto current =
       CurrentItem::of(layout_.workers()[worker].current_item.load(std::memory_order_acquire));
   // Not at an item: between two of them, or waiting for something.
-  if (!current || current->slot != slot) return claims_.reopen(slot, chunk, attempts);
+  if (!current || current->slot != slot) return claims_.reopen(slot, chunk, ended);
   const auto death = death_at(slot, chunk, worker, current->position);
   const auto before = deaths_before(death);
-  if (before == 0) return claims_.reopen(slot, chunk, 1);
+  if (before + 1 < attempts) return claims_.reopen(slot, chunk, before + 1);
   if (poison == Poison::IsLeftOut && death.position) return leave_out(death);
   if (poison == Poison::IsReplaced && death.position && try_to_replace(death, before)) return;
   fail(death);

@@ -25,10 +25,13 @@ class ChannelRepair {
   ChannelRepair(const ChannelLayout& layout, const PoolEvents& events)
       : layout_(layout), claims_(layout, events), items_(layout), failures_(layout) {}
 
-  /// An item that was the current one at the end of two workers becomes what `poison` says; one
-  /// that is to be replaced, and ends three more, fails. A task at which two ended while they were
-  /// at none of its items (`CurrentItem::kNoItem`) fails.
-  void repair(std::size_t worker, Poison poison);
+  /// How many workers an item may end, unless somebody says otherwise.
+  static constexpr std::uint32_t kAttempts = 2;
+
+  /// An item that was the current one at the end of `attempts` workers (1 to 255) becomes what
+  /// `poison` says; one that is to be replaced, and ends three more, fails. A task at which as many
+  /// ended while they were at none of its items (`CurrentItem::kNoItem`) fails.
+  void repair(std::size_t worker, Poison poison, std::uint32_t attempts = kAttempts);
 
  private:
   /// A worker's end at a chunk that it had claimed.
@@ -44,7 +47,8 @@ class ChannelRepair {
     [[nodiscard]] std::size_t blamed(std::size_t items_per_chunk) const;
   };
 
-  void repair_chunk(std::size_t slot, std::size_t chunk, std::size_t worker, Poison poison);
+  void repair_chunk(std::size_t slot, std::size_t chunk, std::size_t worker, Poison poison,
+                    std::uint32_t attempts);
   [[nodiscard]] Death death_at(std::size_t slot, std::size_t chunk, std::size_t worker,
                                std::size_t position) const;
   [[nodiscard]] std::uint32_t deaths_before(const Death& death);

@@ -21,6 +21,10 @@ std::size_t chunk_of_hint(std::uint64_t hint) {
 void ClaimTable::open(std::size_t slot) {
   auto& words = layout_.slot(slot);
   const auto chunks = TaskChunks::of(words).all();
+  // Before any chunk is open: whoever is told of the task finds its slot.
+  if (layout_.slots_used().load(std::memory_order_relaxed) <= slot) {
+    layout_.slots_used().store(slot + 1, std::memory_order_release);
+  }
   std::fill_n(layout_.ends(slot), chunks, 0U);
   words.finished.store(0, std::memory_order_relaxed);
   words.is_suspect.store(0, std::memory_order_relaxed);
@@ -50,6 +54,15 @@ bool ClaimTable::withdraw(std::size_t slot) {
   return !is_busy;
 }
 
+bool ClaimTable::take_back(std::size_t slot) {
+  auto& word = layout_.chunks(slot)[0];
+  auto value = word.load(std::memory_order_acquire);
+  while (state_of(value) == ChunkState::Open) {
+    if (word.compare_exchange_weak(value, chunk_word(ChunkState::None))) return true;
+  }
+  return false;
+}
+
 std::uint32_t ClaimTable::finished(std::size_t slot) const {
   return layout_.slot(slot).finished.load(std::memory_order_relaxed);
 }
@@ -73,7 +86,8 @@ std::optional<Claim> ClaimTable::try_claim(std::size_t worker) {
 // it again at once.
 bool ClaimTable::has_older_open(const Claim& claim, std::size_t worker) const {
   const auto own = layout_.slot(claim.slot).sequence.load(std::memory_order_relaxed);
-  for (std::size_t slot = 0; slot < layout_.shape().slots; ++slot) {
+  const auto used = layout_.slots_used().load(std::memory_order_acquire);
+  for (std::size_t slot = 0; slot < used; ++slot) {
     const auto& words = layout_.slot(slot);
     if (slot_state(words.state.load(std::memory_order_acquire)) != SlotState::Filling) continue;
     if (!may_have(words, worker)) continue;
@@ -101,7 +115,8 @@ void ClaimTable::give_back(const Claim& claim) {
 std::optional<std::size_t> ClaimTable::oldest_open(std::size_t worker) const {
   std::optional<std::size_t> oldest;
   std::uint64_t its_sequence = 0;
-  for (std::size_t slot = 0; slot < layout_.shape().slots; ++slot) {
+  const auto used = layout_.slots_used().load(std::memory_order_acquire);
+  for (std::size_t slot = 0; slot < used; ++slot) {
     const auto& words = layout_.slot(slot);
     if (slot_state(words.state.load(std::memory_order_acquire)) != SlotState::Filling) continue;
     if (!may_have(words, worker)) continue;

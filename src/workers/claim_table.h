@@ -33,6 +33,8 @@ class ClaimTable {
   void open(std::size_t slot);
   /// No more chunks of a Filling slot can be claimed; true when no worker is at one of them.
   [[nodiscard]] bool withdraw(std::size_t slot);
+  /// Takes back a task of one chunk; false when somebody has claimed or finished it.
+  [[nodiscard]] bool take_back(std::size_t slot);
   /// Chunks that are finished.
   [[nodiscard]] std::uint32_t finished(std::size_t slot) const;
   /// Worker that has claimed a chunk, the first if there are several.

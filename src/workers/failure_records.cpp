@@ -3,18 +3,12 @@
 
 #include <algorithm>
 #include <cstring>
-#include <span>
 #include <string>
-#include <string_view>
+
+#include "workers/fixed_text.h"
 
 namespace lockstep::workers {
 namespace {
-
-void copy_text(std::span<char> target, std::string_view text) {
-  const auto length = std::min(text.size(), target.size() - 1);
-  std::memcpy(target.data(), text.data(), length);
-  target[length] = '\0';
-}
 
 template <std::size_t Size>
 std::string text_of(const std::array<char, Size>& text) {

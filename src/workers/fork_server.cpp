@@ -62,6 +62,7 @@ class ForkServer {
       for (std::size_t worker = 0; worker < watches_.size(); ++worker) {
         look_for_progress(worker);
         look_at_memory(worker);
+        start_if_missing(worker);
       }
     }
     is_stopping_ = true;
@@ -82,6 +83,7 @@ class ForkServer {
     int failed_starts = 0;
     std::uint64_t heartbeats = 0;
     WaitedTime without_progress;
+    bool was_ready = false;  // this one or one before it
   };
 
   // Often enough that a worker without progress is noticed within a quarter of the limit.
@@ -115,10 +117,21 @@ class ForkServer {
       // It may have been put on this core, where the next fork would keep it waiting.
       ::sched_yield();
     } catch (const std::system_error& error) {
+      if (must_go_on(watch)) return;  // the next look tries again
       record.wait_status.store(error.code().value(), std::memory_order_relaxed);
       record.state.store(WorkerState::StartFailed, std::memory_order_release);
       table_.events.wake_owner();
     }
+  }
+
+  [[nodiscard]] bool must_go_on(const Watch& watch) const {
+    return program_.restarts_without_end && watch.was_ready;
+  }
+
+  // Where no process could be forked.
+  void start_if_missing(std::size_t worker) {
+    const Watch& watch = watches_[worker];
+    if (watch.pid == 0 && must_go_on(watch) && !table_.events.is_stopping()) start(worker);
   }
 
   // True when the owner asked for the end, or is gone.
@@ -170,7 +183,8 @@ class ForkServer {
     const bool never_worked = record.state.load(std::memory_order_acquire) == WorkerState::Starting;
     program_.repair(worker);
     watch.failed_starts = never_worked ? watch.failed_starts + 1 : 0;
-    if (watch.failed_starts == kAttempts) {
+    watch.was_ready = watch.was_ready || !never_worked;
+    if (watch.failed_starts >= kAttempts && !must_go_on(watch)) {
       record.state.store(WorkerState::GivenUp, std::memory_order_release);
     } else {
       record.restarts.fetch_add(1, std::memory_order_relaxed);

@@ -40,6 +40,11 @@ void PoolEvents::wake_workers() const {
   if (has_sleepers()) native::futex_wake_all(words_->work);
 }
 
+void PoolEvents::wake_worker() const {
+  words_->work.fetch_add(1, std::memory_order_seq_cst);
+  if (has_sleepers()) native::futex_wake_one(words_->work);
+}
+
 void PoolEvents::wake_all_workers() const {
   words_->work.fetch_add(1, std::memory_order_release);
   native::futex_wake_all(words_->work);

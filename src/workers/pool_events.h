@@ -53,6 +53,8 @@ class PoolEvents {
   [[nodiscard]] bool has_sleepers() const;
   /// There is something new to do: costs no system call while no worker sleeps.
   void wake_workers() const;
+  /// The same where one worker can do it.
+  void wake_worker() const;
   /// The same for whoever does not rely on the count of sleepers.
   void wake_all_workers() const;
   /// A worker was killed that may have been asleep.

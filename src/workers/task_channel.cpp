@@ -39,6 +39,16 @@ std::uint64_t TaskChannel::word(std::size_t slot, std::size_t number) const {
   return layout_.slot(slot).words[number];
 }
 
+std::optional<std::size_t> TaskChannel::worker(std::size_t slot) const {
+  const auto only = layout_.slot(slot).worker.load(std::memory_order_relaxed);
+  if (only == Task::kAnybody) return std::nullopt;
+  return static_cast<std::size_t>(only);
+}
+
+void TaskChannel::set_worker(std::size_t slot, std::size_t worker) {
+  layout_.slot(slot).worker.store(static_cast<std::int32_t>(worker), std::memory_order_relaxed);
+}
+
 std::uint64_t TaskChannel::result(std::size_t slot) const {
   return layout_.slot(slot).result.load(std::memory_order_relaxed);
 }
@@ -87,6 +97,12 @@ void TaskChannel::assign(std::size_t slot, const Task& task) {
 bool TaskChannel::withdraw(std::size_t slot) {
   layout_.slot(slot).withdrawn.store(1, std::memory_order_relaxed);
   if (!claims_.withdraw(slot)) return false;
+  release(slot);
+  return true;
+}
+
+bool TaskChannel::take_back(std::size_t slot) {
+  if (!claims_.take_back(slot)) return false;
   release(slot);
   return true;
 }
@@ -167,8 +183,8 @@ void TaskChannel::wait_for_work(std::size_t worker, std::uint32_t seen) const {
   events().wait_for_work(table_.workers[worker], seen);
 }
 
-void TaskChannel::repair(std::size_t worker, Poison poison) {
-  repair_.repair(worker, poison);
+void TaskChannel::repair(std::size_t worker, Poison poison, std::uint32_t attempts) {
+  repair_.repair(worker, poison, attempts);
 }
 
 }  // namespace lockstep::workers

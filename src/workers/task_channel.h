@@ -55,6 +55,8 @@ class TaskChannel {
   [[nodiscard]] SlotState state(std::size_t slot) const;
   [[nodiscard]] std::uint64_t sequence(std::size_t slot) const;
   [[nodiscard]] std::uint64_t word(std::size_t slot, std::size_t number) const;
+  /// The only worker that may have the task; nothing: any may.
+  [[nodiscard]] std::optional<std::size_t> worker(std::size_t slot) const;
   /// The caller's word about the result; whoever has claimed the only chunk, or the collate task,
   /// may write it. 0 at first.
   [[nodiscard]] std::uint64_t result(std::size_t slot) const;
@@ -69,6 +71,11 @@ class TaskChannel {
   /// Asks for no more work on a Filling slot; true when no worker is at it: it is Free then. Asked
   /// again later otherwise.
   [[nodiscard]] bool withdraw(std::size_t slot);
+  /// Takes back a task of one item that nobody has begun, also from a Filling slot: the slot is
+  /// Free then. False when somebody has begun it.
+  [[nodiscard]] bool take_back(std::size_t slot);
+  /// Gives the task to this worker alone. No other may have claimed any of it.
+  void set_worker(std::size_t slot, std::size_t worker);
   void hold(std::size_t slot);
   void release(std::size_t slot) noexcept;
   /// Chunks of a Filling slot that are finished, and items within them.
@@ -96,7 +103,7 @@ class TaskChannel {
 
   // The repairer's side.
   /// `ChannelRepair::repair`.
-  void repair(std::size_t worker, Poison poison);
+  void repair(std::size_t worker, Poison poison, std::uint32_t attempts = ChannelRepair::kAttempts);
 
  private:
   native::SharedMemoryRegion region_;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "workers/task_items.h"
 
-#include <algorithm>
 #include <atomic>
 
 #include "workers/chunk_state.h"
@@ -32,7 +31,9 @@ bool TaskItems::is_left_out(std::size_t slot, std::size_t position) const {
 }
 
 void TaskItems::assign(std::size_t slot, std::span<const std::int64_t> items) {
-  std::copy(items.begin(), items.end(), layout_.items(slot));
+  // A worker may still look at the task before: who sees an item of this one sees that the slot was
+  // free, too.
+  for (std::size_t at = 0; at < items.size(); ++at) set(slot, at, items[at]);
   auto& words = layout_.slot(slot);
   words.count.store(static_cast<std::uint32_t>(items.size()), std::memory_order_relaxed);
   words.replaced.store(0, std::memory_order_relaxed);

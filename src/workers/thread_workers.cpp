@@ -55,10 +55,11 @@ void ThreadWorkers::start_all() {
 }
 
 ThreadWorkers::~ThreadWorkers() {
-  stop();
+  if (!has_stopped_) stop();
 }
 
 bool ThreadWorkers::stop() noexcept {
+  has_stopped_ = true;
   // There are no threads in a process that the program forked.
   if (!owner_.is_current()) {
     for (auto& thread : threads_->threads) thread.detach();

@@ -37,6 +37,7 @@ class ThreadWorkers : public WorkerHost {
   native::OwningProcess owner_;
   WorkerTable table_;
   std::shared_ptr<Threads> threads_;
+  bool has_stopped_ = false;
 };
 
 }  // namespace lockstep::workers

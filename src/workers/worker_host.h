@@ -25,6 +25,9 @@ struct WorkerProgram {
   std::chrono::milliseconds timeout = std::chrono::minutes(1);
   /// And so is one that takes longer to be ready for its first.
   std::chrono::milliseconds start_timeout = std::chrono::minutes(1);
+  /// Whether a worker that was ready once is started again however often those after it end before
+  /// they are; else three such ends in a row are its last. `run` makes the pauses between them.
+  bool restarts_without_end = false;
   /// A worker with more anonymous memory than this is replaced between two items, one with half as
   /// much again is killed at once; 0: no limit.
   std::size_t memory_limit = 0;

@@ -245,29 +245,28 @@ bool ended_with(const Ended& ended, int code) {
 class RankFailure : public ::testing::TestWithParam<int> {};
 INSTANTIATE_TEST_SUITE_P(WorldSizes, RankFailure, ::testing::Values(2, 3));
 
-TEST_P(RankFailure, AKilledRankIsNamedBySurvivorsAtOnce) {
-  Ranks ranks("kill", GetParam());
+/// Rank 1 is killed, and the others end with an error that has all of these texts.
+void expect_killed_rank_is_named(const char* scenario, int world_size,
+                                 const std::vector<const char*>& texts) {
+  Ranks ranks(scenario, world_size);
   const Ended killed = ranks.wait(1);
   EXPECT_TRUE(WIFSIGNALED(killed.status) && WTERMSIG(killed.status) == SIGKILL);
-  for (int rank = 0; rank < GetParam(); ++rank) {
+  for (int rank = 0; rank < world_size; ++rank) {
     if (rank == 1) continue;
     const Ended ended = ranks.wait(rank);
     EXPECT_TRUE(ended_with(ended, kPeerLost)) << ended.status << ended.text;
-    EXPECT_NE(ended.text.find("rank 1 (pid"), std::string::npos) << ended.text;
+    for (const char* text : texts) {
+      EXPECT_NE(ended.text.find(text), std::string::npos) << ended.text;
+    }
   }
 }
 
+TEST_P(RankFailure, AKilledRankIsNamedBySurvivorsAtOnce) {
+  expect_killed_rank_is_named("kill", GetParam(), {"rank 1 (pid"});
+}
+
 TEST_P(RankFailure, AKilledRankOfAPipelineIsNamedWithItsStage) {
-  Ranks ranks("pipeline_kill", GetParam());
-  const Ended killed = ranks.wait(1);
-  EXPECT_TRUE(WIFSIGNALED(killed.status) && WTERMSIG(killed.status) == SIGKILL);
-  for (int rank = 0; rank < GetParam(); ++rank) {
-    if (rank == 1) continue;
-    const Ended ended = ranks.wait(rank);
-    EXPECT_TRUE(ended_with(ended, kPeerLost)) << ended.status << ended.text;
-    EXPECT_NE(ended.text.find("rank 1 (pid"), std::string::npos) << ended.text;
-    EXPECT_NE(ended.text.find("rank 1 has stage 1"), std::string::npos) << ended.text;
-  }
+  expect_killed_rank_is_named("pipeline_kill", GetParam(), {"rank 1 (pid", "rank 1 has stage 1"});
 }
 
 TEST_P(RankFailure, AStoppedRankIsNamedWhenTheDeadlinePasses) {

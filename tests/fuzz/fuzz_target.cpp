@@ -27,6 +27,8 @@ bool is_accepted(const FuzzTarget& target, const Bytes& input) {
     return true;
   } catch (const c10::Error&) {
     return false;
+  } catch (const Refused&) {
+    return false;
   }
 }
 

@@ -10,12 +10,15 @@ namespace lockstep::fuzz {
 
 using Bytes = std::vector<std::uint8_t>;
 
+/// A refusal without a text and a backtrace, which take most of the time of a run that makes them.
+struct Refused {};
+
 /// Something that takes bytes from outside.
 struct FuzzTarget {
   std::string name;
   /// Inputs that are accepted; all others are made of these.
   std::vector<Bytes> seeds;
-  /// Uses the input as a program would. May throw `c10::Error`, and nothing else.
+  /// Uses the input as a program would. May throw `c10::Error` or `Refused`, and nothing else.
   std::function<void(const Bytes& input)> run;
   /// Makes checksums right again, so that what they guard is reached as well. May be empty.
   std::function<void(Bytes& input)> repair;
@@ -28,7 +31,7 @@ std::vector<FuzzTarget> training_targets();
 /// All of them. Drivers take their targets from here.
 std::vector<FuzzTarget> fuzz_targets();
 
-/// False when the target throws `c10::Error`; anything else that it throws goes on.
+/// False when the target throws `c10::Error` or `Refused`; anything else that it throws goes on.
 bool is_accepted(const FuzzTarget& target, const Bytes& input);
 
 /// One after the other: the last input as an ordinary file that has no name outside of this

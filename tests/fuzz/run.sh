@@ -13,7 +13,7 @@ cd "$root"
 seconds=${1:-180}
 shift || true
 targets=("$@")
-((${#targets[@]})) || targets=(idx cifar tokens packed tar tar_index loader_state safetensors safetensors_index pipeline_plan jpeg png)
+((${#targets[@]})) || targets=(idx cifar tokens packed tar tar_index loader_state safetensors safetensors_header safetensors_index pipeline_plan jpeg png)
 [[ $seconds =~ ^[1-9][0-9]*$ ]] || { echo "run.sh: seconds must be a whole number, but are '$seconds'" >&2; exit 2; }
 
 # clang may be there without the library behind -fsanitize=fuzzer.

@@ -4,8 +4,10 @@
 
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 #include "fuzz/fuzz_target.h"
+#include "training/safetensors/header.h"
 #include "training/safetensors/header_json.h"
 
 namespace lockstep::fuzz {
@@ -32,17 +34,16 @@ void use(const std::map<std::string, torch::Tensor>& tensors) {
   if (sum == ~std::uint64_t{0}) throw std::logic_error("never, but the compiler cannot know");
 }
 
+constexpr const char* kTwoTensors =
+    R"({"__metadata__":{"format":"pt"},"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},)"
+    R"("b":{"dtype":"BOOL","shape":[5],"data_offsets":[24,29]}})";
+constexpr const char* kOddTensors =
+    R"({"s":{"dtype":"I64","shape":[],"data_offsets":[0,8]},"e":{"dtype":"F8_E4M3","shape":[0,4],)"
+    R"("data_offsets":[8,8]},"q":{"dtype":"F4","shape":[2,6],"data_offsets":[8,14]}}  )";
+
 FuzzTarget safetensors_target() {
-  const Bytes two = with_length(
-      R"({"__metadata__":{"format":"pt"},"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},)"
-      R"("b":{"dtype":"BOOL","shape":[5],"data_offsets":[24,29]}})",
-      29);
-  const Bytes odd = with_length(
-      R"({"s":{"dtype":"I64","shape":[],"data_offsets":[0,8]},"e":{"dtype":"F8_E4M3","shape":[0,4],)"
-      R"("data_offsets":[8,8]},"q":{"dtype":"F4","shape":[2,6],"data_offsets":[8,14]}}  )",
-      14);
   return {"safetensors",
-          {two, odd, with_length("{}", 0)},
+          {with_length(kTwoTensors, 29), with_length(kOddTensors, 14), with_length("{}", 0)},
           [](const Bytes& input) {
             const auto path = as_file(input);
             const auto copied = training::load_safetensors(path);
@@ -51,6 +52,32 @@ FuzzTarget safetensors_target() {
             if (copied.size() != training::read_safetensors_header(path).tensors.size()) {
               throw std::logic_error("the header has other tensors than the file");
             }
+          },
+          {}};
+}
+
+// As `safetensors`, without a file: many times as many runs in the same time. An input is the bytes
+// of the data, of which there are at most 65,535, and the header.
+FuzzTarget safetensors_header_target() {
+  const auto input_of = [](const std::string& header, std::uint8_t data) {
+    Bytes bytes{data, 0};
+    bytes.insert(bytes.end(), header.begin(), header.end());
+    return bytes;
+  };
+  return {"safetensors_header",
+          {input_of(kTwoTensors, 29), input_of(kOddTensors, 14), input_of("{}", 0)},
+          [](const Bytes& input) {
+            TORCH_CHECK(input.size() >= 2, "there is no size");
+            const std::string_view text(reinterpret_cast<const char*>(input.data()) + 2,
+                                        input.size() - 2);
+            const std::uint64_t data = input[0] | std::uint64_t{input[1]} << 8;
+            const auto header = training::check_header(
+                text, 8 + text.size() + data,
+                [](std::uint64_t, const std::string&, const std::string&) { throw Refused(); });
+            std::uint64_t bytes = 0;
+            for (const auto& [name, tensor] : header.tensors) bytes += tensor.bytes;
+            if (bytes != data)
+              throw std::logic_error("the tensors have other bytes than there are");
           },
           {}};
 }
@@ -74,7 +101,7 @@ FuzzTarget safetensors_index_target() {
 }  // namespace
 
 std::vector<FuzzTarget> training_targets() {
-  return {safetensors_target(), safetensors_index_target()};
+  return {safetensors_target(), safetensors_header_target(), safetensors_index_target()};
 }
 
 }  // namespace lockstep::fuzz

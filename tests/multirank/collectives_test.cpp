@@ -75,14 +75,15 @@ LaunchEnvironment environment_with_hosts(const std::string& hosts) {
 }
 
 /// Hosts of one rank, of several, of different numbers of ranks, and with ranks out of order.
+/// hierarchical_tests has more layouts, with ranks that are threads.
 std::vector<std::string> layouts_of(int ranks) {
   switch (ranks) {
     case 2:
       return {"a,b"};
     case 3:
-      return {"a,a,b", "a,b,b", "a,b,a"};
+      return {"a,b,a"};
     case 4:
-      return {"a,a,b,b", "a,b,b,b", "a,b,a,b", "c,b,a,a"};
+      return {"a,a,b,b", "c,b,a,a"};
     default:
       return {"a"};
   }
@@ -120,25 +121,23 @@ TEST(Collectives, MatchWhereMpiTakesOverFromTcp) {
   const auto make_tcp = [](GroupContext& all) {
     return std::make_unique<TcpBackend>(all, make_mpi_backend(all));
   };
-  for (const auto& hosts : layouts_of(ranks)) {
-    SCOPED_TRACE(hosts);
-    int comparisons = 0;
-    const auto choose = [&](GroupContext& all, HostLink& link, const HostLayout& layout) {
-      return choose_link_beside_tcp(all, link, layout, true,
-                                    [&](const LinkSpeed&, const LinkSpeed&) {
-                                      ++comparisons;
-                                      return true;
-                                    });
-    };
-    const auto group =
-        make_hierarchical_process_group(environment_with_hosts(hosts), std::chrono::minutes(1),
-                                        make_tcp, make_tcp_host_reduction, choose);
-    EXPECT_EQ(group->describe_link().find("MPI ("), 0U) << group->describe_link();
-    EXPECT_EQ(comparisons, 3);
-    check_everything(*group);
-    check_long_tensors(*group);
-    group->close();
-  }
+  // One layout: what is behind the link is the business of MatchOverSeveralHosts.
+  const auto hosts = layouts_of(ranks).back();
+  int comparisons = 0;
+  const auto choose = [&](GroupContext& all, HostLink& link, const HostLayout& layout) {
+    return choose_link_beside_tcp(all, link, layout, true, [&](const LinkSpeed&, const LinkSpeed&) {
+      ++comparisons;
+      return true;
+    });
+  };
+  const auto group =
+      make_hierarchical_process_group(environment_with_hosts(hosts), std::chrono::minutes(1),
+                                      make_tcp, make_tcp_host_reduction, choose);
+  EXPECT_EQ(group->describe_link().find("MPI ("), 0U) << group->describe_link();
+  EXPECT_EQ(comparisons, 3);
+  check_everything(*group);
+  check_long_tensors(*group);
+  group->close();
 }
 #endif
 

@@ -2,7 +2,9 @@
 """Lets PyTorch's learning rate schedulers and those of a C++ program make the same steps, and compares every bit of the rates,
 of momentum and of the states.
 
-    scheduler_parity_driver.py COMMAND ...
+    scheduler_parity_driver.py [--nested-steps N] COMMAND ...
+
+With --nested-steps, only the random nestings run, N steps each; 10,000 take about an hour.
 
 Python writes what its schedulers do, with all digits; the command (schedule_python_parity_test) must come to the same, also
 from Python's states, and writes its own states, with which Python goes on.
@@ -10,6 +12,7 @@ from Python's states, and writes its own states, with which Python goes on.
 Exit status: that of the command; 1 where the sides differ; 77 (skipped) where torch is missing.
 """
 
+import argparse
 import json
 import math
 import os
@@ -24,6 +27,7 @@ SKIPPED = 77
 STEPS = 2000  # of each class and set of arguments
 NESTINGS, NESTED_STEPS = 1000, 30
 STATES = 3  # in each case
+AT_ONCE = 200_000  # steps in one file, at most, unless one case has more
 # What the C++ side has beside Python's keys.
 OURS = ("_class", "param_groups")
 
@@ -158,15 +162,17 @@ def random_leaf(rng, length):
     return rng.choice(makers)()
 
 
-def random_nest(rng, depth):
+def random_nest(rng, depth, length):
     def child(may_nest):
-        return random_nest(rng, depth - 1) if may_nest and depth > 1 and rng.random() < 0.4 else random_leaf(rng, NESTED_STEPS)
+        if may_nest and depth > 1 and rng.random() < 0.4:
+            return random_nest(rng, depth - 1, length)
+        return random_leaf(rng, length)
 
     if rng.random() < 0.4:
         return Nest([child(True) for _ in range(rng.randint(1, 3))])
     count = rng.randint(1, 4)
     # In Python, a nested one that is not the first is an error at its milestone, and here when it is built.
-    return Nest([child(i == 0) for i in range(count)], sorted(rng.randint(0, NESTED_STEPS) for _ in range(count - 1)))
+    return Nest([child(i == 0) for i in range(count)], sorted(rng.randint(0, length) for _ in range(count - 1)))
 
 
 def make_optimizer(kind, rates):
@@ -301,28 +307,60 @@ def all_cases():
         leaf = plain(S.CosineAnnealingWarmRestarts, rng.randint(1, 9), rng.randint(1, 3), 0.001)
         calls = [rng.choice([(), (rng.uniform(0, 300),), (rng.randint(0, 300),)]) for _ in range(STEPS)]
         yield Case(f"epochs.{number}", leaf, rng, STEPS, calls=calls)
+    yield from nestings(rng, NESTED_STEPS)
+
+
+def nestings(rng, steps):
     for number in range(NESTINGS):
-        yield Case(f"nest.{number}", random_nest(rng, 3), rng, NESTED_STEPS)
+        yield Case(f"nest.{number}", random_nest(rng, 3, steps), rng, steps)
 
 
-def main():
-    cases = list(all_cases())
+def compare(cases, command):
+    """The differences, or None where the command has failed and said why."""
     with tempfile.TemporaryDirectory() as folder:
         with open(os.path.join(folder, "cases"), "w") as file:
+            print(len(cases), file=file)
             for case in cases:
                 case.write(file)
-        status = subprocess.run(sys.argv[1:], env=dict(os.environ, LOCKSTEP_PARITY_FOLDER=folder)).returncode
-        if status:
-            return status
+        if subprocess.run(command, env=dict(os.environ, LOCKSTEP_PARITY_FOLDER=folder)).returncode:
+            return None
         states = {}
         with open(os.path.join(folder, "states")) as file:
             for line in file:
                 name, state = line.split(" ", 1)
                 states.setdefault(name, []).append(json.loads(state))
-    found = [difference for case in cases for difference in case.differences(states.get(case.name, []))]
-    kinds = Counter(case.name.split(".")[0] for case in cases)
+    return [difference for case in cases for difference in case.differences(states.get(case.name, []))]
+
+
+def in_parts(cases):
+    part, steps = [], 0
+    for case in cases:
+        if part and steps + len(case.calls) > AT_ONCE:
+            yield part
+            part, steps = [], 0
+        part.append(case)
+        steps += len(case.calls)
+    yield part
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--nested-steps", type=int)
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    options = parser.parse_args()
+    kinds, found, stateless = Counter(), [], 0
+    cases = nestings(random.Random(20), options.nested_steps) if options.nested_steps else all_cases()
+    for part in in_parts(cases):
+        differences = compare(part, options.command)
+        if differences is None:
+            return 1
+        found += differences
+        kinds.update(case.name.split(".")[0] for case in part)
+        stateless += sum(not case.after for case in part)
+        if options.nested_steps:
+            print(f"{sum(kinds.values())} cases, {len(found)} differences", flush=True)
     print("\n".join(found[:20]) or f"all in order: {sum(kinds.values())} cases: {dict(kinds)}")
-    print(f"{sum(not case.after for case in cases)} of the cases have no state")
+    print(f"{stateless} of the cases have no state")
     return 1 if found else 0
 
 

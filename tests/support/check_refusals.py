@@ -7,6 +7,7 @@ Usage: check_refusals.py FOLDER COMPILER [COMPILER ...] -- [ARGUMENT ...]. Each 
 each. Exit status 1, with what was found, otherwise.
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -36,7 +37,8 @@ def check(source, compiler, arguments):
     expected = re.findall(r"// refused: (.*)$", source.read_text(encoding="utf-8"), flags=re.MULTILINE)
     no_limit = "-ferror-limit=0" if "clang" in Path(compiler).name else "-fmax-errors=0"
     command = [compiler, *arguments, no_limit, "-fsyntax-only", str(source)]
-    said = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+    english = dict(os.environ, LC_ALL="C.UTF-8")  # compilers translate "error"
+    said = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=english, check=False).stderr
     problems = list(problems_of(expected, said))
     if problems:
         print("\n".join([f"{source.name}, {compiler}:", *problems, "the compiler said:", said]))

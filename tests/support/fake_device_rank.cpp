@@ -56,8 +56,9 @@ class FakeDeviceRank final : public native::DeviceApi {
     auto* event = find(handle);
     const std::uint64_t number = ++event->recorded;
     event->is_of_host = stream == this;
+    event->capture = capture();
     if (stream == this) {
-      event->reached = number;
+      if (!world_->are_programs_stopped_) event->reached = number;
       return;
     }
     auto* other = world_->find_stream(stream, "an event or a copy");
@@ -72,6 +73,9 @@ class FakeDeviceRank final : public native::DeviceApi {
   void make_wait(Stream stream, Event handle) override {
     std::unique_lock lock(world_->mutex_);
     auto* event = find(handle);
+    if (event->capture != 0 && event->capture != capture()) {
+      world_->complain("a stream waits for an event of another capture");
+    }
     const std::uint64_t number = event->recorded;
     if (stream != this) {
       auto* other = world_->find_stream(stream, "an event or a copy");
@@ -95,7 +99,16 @@ class FakeDeviceRank final : public native::DeviceApi {
     if (world_->fails_events_.contains(rank_)) throw std::runtime_error("an illegal memory access");
     world_->run();
     const auto* event = find(handle);
+    if (event->capture != 0) world_->complain("an event of a graph was asked");
     return event->reached >= event->recorded;
+  }
+  bool is_capturing(Stream) override {
+    const std::lock_guard lock(world_->mutex_);
+    return capture() != 0;
+  }
+  void allow_captures() override {
+    const std::lock_guard lock(world_->mutex_);
+    ++world_->threads_that_allow_captures_;
   }
   void zero(void* data, std::size_t bytes, Stream stream) override {
     if (stream != this) throw std::logic_error("memory is zeroed for the caller's stream");
@@ -113,6 +126,11 @@ class FakeDeviceRank final : public native::DeviceApi {
   }
 
  private:
+  /// The number of the capture under way; 0: there is none.
+  [[nodiscard]] int capture() const {
+    const auto found = world_->capturing_.find(rank_);
+    return found == world_->capturing_.end() ? 0 : found->second;
+  }
   FakeNccl::Event* find(Event handle) {
     auto* event = static_cast<FakeNccl::Event*>(handle);
     if (!world_->events_.contains(event)) throw std::logic_error("an event that is gone");

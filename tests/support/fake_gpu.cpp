@@ -188,6 +188,7 @@ void FakeGpu::free(Block* block) {
 
 void FakeGpu::record_use(Block* block, Key key) {
   const std::lock_guard lock(mutex);
+  ++uses_recorded;
   if (key != block->home) block->others.insert(key);
 }
 

@@ -79,7 +79,8 @@ class FakeGpu {
   std::size_t unpins = 0;
   std::size_t pinned_bytes = 0;
   std::size_t events_recorded = 0;
-  std::size_t copies = 0;  ///< to the device that were enqueued
+  std::size_t copies = 0;         ///< to the device that were enqueued
+  std::size_t uses_recorded = 0;  ///< of memory on a stream, by `record_stream`
 
   // For LibTorch's side.
   struct Event {

@@ -117,6 +117,14 @@ int FakeNccl::looks(int rank) {
   const std::lock_guard lock(mutex_);
   return looks_[rank];
 }
+int FakeNccl::threads_that_allow_captures() {
+  const std::lock_guard lock(mutex_);
+  return threads_that_allow_captures_;
+}
+std::vector<std::string> FakeNccl::symmetric_calls(int rank) {
+  const std::lock_guard lock(mutex_);
+  return symmetric_calls_[rank];
+}
 std::vector<std::string> FakeNccl::calls(int rank) {
   const std::lock_guard lock(mutex_);
   return calls_[rank];
@@ -242,6 +250,9 @@ bool FakeNccl::match_collectives(SharedComm& shared) {
       return true;
     }
   }
+  const bool is_at_one_place = std::all_of(
+      calls.begin(), calls.end(), [&](const auto& call) { return call->place == first.place; });
+  if (!is_at_one_place) complain("ranks use different places of symmetric memory");
   execute(calls);
   for (const CallPointer& call : calls) call->is_done = true;
   return true;

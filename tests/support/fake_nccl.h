@@ -50,6 +50,10 @@ class FakeNccl : public std::enable_shared_from_this<FakeNccl> {
   void fail_windows(int rank) {
     set([=, this] { fails_windows_.insert(rank); });
   }
+  /// What that rank registers as symmetric is registered as ordinary memory.
+  void deny_symmetric_windows(int rank) {
+    set([=, this] { denies_symmetric_.insert(rank); });
+  }
   void fail_events(int rank) {
     set([=, this] { fails_events_.insert(rank); });
   }
@@ -84,6 +88,22 @@ class FakeNccl : public std::enable_shared_from_this<FakeNccl> {
   void limit_ends(std::chrono::milliseconds value) {
     set([=, this] { end_limit_ = value; });
   }
+  /// What that rank enqueues goes into a graph until this is taken back. The fake runs it all the
+  /// same, and complains where the end of such work is asked for, or waited for outside of its
+  /// graph.
+  void capture(int rank, bool value) {
+    set([=, this] {
+      if (value) {
+        capturing_[rank] = ++captures_;
+      } else {
+        capturing_.erase(rank);
+      }
+    });
+  }
+  /// What the ranks' own streams are given from now on does not end.
+  void stop_programs(bool value) {
+    set([=, this] { are_programs_stopped_ = value; });
+  }
   /// No stream makes progress until this is taken back.
   void pause(bool value) {
     set([=, this] { is_paused_ = value; });
@@ -100,6 +120,10 @@ class FakeNccl : public std::enable_shared_from_this<FakeNccl> {
   [[nodiscard]] int blocked();
   [[nodiscard]] int splits();
   [[nodiscard]] int windows_made();
+  [[nodiscard]] int threads_that_allow_captures();
+  /// The calls that a rank enqueued both of whose buffers lie in symmetric windows, oldest first:
+  /// name and reduction, as "all_reduce sum". Only those may have NCCL's symmetric kernels.
+  [[nodiscard]] std::vector<std::string> symmetric_calls(int rank);
   /// How often a rank's communicators were asked for their state, by the watchdog too.
   [[nodiscard]] int looks(int rank);
   /// Names of the calls enqueued by a rank, oldest first.
@@ -121,7 +145,8 @@ class FakeNccl : public std::enable_shared_from_this<FakeNccl> {
     native::NcclReduction op = native::NcclReduction::Sum;
     double factor = 1;
     bool has_factor = false;
-    int root = 0;  // or the peer
+    int root = 0;               // or the peer
+    std::ptrdiff_t place = -1;  // in a symmetric window
     bool is_done = false;
   };
   using CallPointer = std::shared_ptr<Call>;
@@ -176,6 +201,7 @@ class FakeNccl : public std::enable_shared_from_this<FakeNccl> {
     std::uint64_t recorded = 0;
     std::uint64_t reached = 0;
     bool is_of_host = false;
+    int capture = 0;  // the number of the capture in which it was recorded
   };
 
   void set(const std::function<void()>& change);
@@ -208,7 +234,11 @@ class FakeNccl : public std::enable_shared_from_this<FakeNccl> {
   std::map<void*, std::size_t> memory_;
   std::map<int, double> factors_;
   std::map<int, std::vector<std::string>> calls_;
+  std::map<int, std::vector<std::string>> symmetric_calls_;
   std::map<int, int> host_waits_;
+  int captures_ = 0;
+  std::map<int, int> capturing_;  // the number of its capture, by rank
+  int threads_that_allow_captures_ = 0;
   std::map<int, int> looks_;
   std::map<int, int> depths_;  // of open groups, by rank
   std::uint64_t next_id_ = 1;
@@ -227,12 +257,14 @@ class FakeNccl : public std::enable_shared_from_this<FakeNccl> {
   bool are_windows_blocked_ = false;
   bool do_hosts_wait_ = true;
   bool is_paused_ = false;
+  bool are_programs_stopped_ = false;
   bool fails_unique_id_ = false;
   std::set<int> fails_init_;
   std::set<int> fails_events_;
   std::set<int> fails_memory_;
   std::set<int> fails_zeroing_;
   std::set<int> fails_windows_;
+  std::set<int> denies_symmetric_;
   std::map<int, int> fails_after_;
 };
 

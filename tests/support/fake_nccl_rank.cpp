@@ -170,7 +170,7 @@ class FakeNcclRank final : public native::NcclApi {
     const std::lock_guard lock(world_->mutex_);
     if (world_->memory_.erase(data) == 0) world_->complain("freed what was not allocated");
     for (const auto& [window, place] : windows_) {
-      if (place != data) continue;
+      if (place.data != data) continue;
       for (const auto& comm : world_->comms_) {
         if (comm->windows.contains(window)) world_->complain("freed under a window");
       }
@@ -179,7 +179,7 @@ class FakeNcclRank final : public native::NcclApi {
     return NcclResult::Success;
   }
 
-  NcclResult window_register(Comm handle, void* data, std::size_t,
+  NcclResult window_register(Comm handle, void* data, std::size_t bytes, bool is_symmetric,
                              native::NcclWindow* window) override {
     const std::lock_guard lock(world_->mutex_);
     auto* comm = ready(handle, "window_register");
@@ -189,7 +189,8 @@ class FakeNcclRank final : public native::NcclApi {
     const auto shared = comm->shared;
     const int number = ++shared->windows[static_cast<std::size_t>(comm->rank)];
     auto* made = reinterpret_cast<native::NcclWindow>(world_->next_window_++);
-    windows_[made] = data;
+    windows_[made] = {static_cast<char*>(data), bytes,
+                      is_symmetric && !world_->denies_symmetric_.contains(rank_)};
     comm->windows.insert(made);
     comm->polls_left = 1;
     comm->is_over = [=] {
@@ -209,6 +210,15 @@ class FakeNcclRank final : public native::NcclApi {
     world_->wait_while(lock, world_->are_windows_blocked_);
     comm->is_lent = false;
     if (comm->windows.erase(window) == 0) world_->complain("deregistered what is no window");
+    return NcclResult::Success;
+  }
+
+  NcclResult window_is_symmetric(Comm handle, native::NcclWindow window,
+                                 bool* is_symmetric) override {
+    const std::lock_guard lock(world_->mutex_);
+    auto* comm = ready(handle, "window_is_symmetric");
+    if (comm == nullptr || !comm->windows.contains(window)) return NcclResult::InvalidUsage;
+    *is_symmetric = windows_[window].is_symmetric;
     return NcclResult::Success;
   }
 
@@ -327,17 +337,44 @@ class FakeNcclRank final : public native::NcclApi {
     }
     if (call.send == nullptr && call.receive == nullptr) world_->complain("no data");
     world_->calls_[rank_].emplace_back(FakeNccl::name_of(call.kind));
+    const auto sent = symmetric_place(*comm, call.send);
+    if (sent >= 0 && symmetric_place(*comm, call.receive) >= 0) {
+      call.place = sent;
+      world_->symmetric_calls_[rank_].push_back(FakeNccl::name_of(call.kind) +
+                                                reduction_name(call));
+    }
     task_.comm = comm;
     task_.calls.push_back(std::make_shared<Call>(call));
     stream_ = world_->find_stream(stream, "a collective");
     return NcclResult::Success;
   }
 
+  /// Where in a symmetric window of the communicator this is; -1: in none.
+  std::ptrdiff_t symmetric_place(const FakeNccl::Comm& comm, const void* data) const {
+    const auto* place = static_cast<const char*>(data);
+    for (const auto& [handle, window] : windows_) {
+      if (!window.is_symmetric || !comm.windows.contains(handle)) continue;
+      if (place >= window.data && place < window.data + window.bytes) return place - window.data;
+    }
+    return -1;
+  }
+  static std::string reduction_name(const Call& call) {
+    if (call.kind == Call::Kind::Broadcast || call.kind == Call::Kind::AllGather) return "";
+    if (call.has_factor) return " factor";
+    static constexpr const char* kNames[] = {" sum", " product", " max", " min", " average"};
+    return kNames[static_cast<int>(call.op)];
+  }
+
+  struct Window {
+    char* data = nullptr;
+    std::size_t bytes = 0;
+    bool is_symmetric = false;
+  };
   std::shared_ptr<FakeNccl> world_;
   int rank_;
   FakeNccl::Task task_;  // of the open group
   FakeNccl::Stream* stream_ = nullptr;
-  std::map<native::NcclWindow, void*> windows_;
+  std::map<native::NcclWindow, Window> windows_;
 };
 
 NcclResult FakeNcclRank::group_end() {

@@ -4,6 +4,7 @@
 #include <torch/torch.h>
 
 #include <cstdint>
+#include <vector>
 
 namespace lockstep::testing {
 
@@ -28,6 +29,24 @@ struct ConvNetImpl : torch::nn::Module {
   torch::nn::Linear fc{nullptr};
 };
 TORCH_MODULE(ConvNet);
+
+/// A backward within its backward gives the weight a second gradient, behind its first one.
+struct TwiceUsedImpl : torch::nn::Module {
+  TwiceUsedImpl() {
+    first = register_parameter("first", torch::ones({1}));
+    weight = register_parameter("weight", torch::ones({3}));
+  }
+  torch::Tensor forward(double scale) {
+    const auto hidden = first * 1;
+    hidden.register_hook([this, scale](const torch::Tensor&) {
+      const torch::AutoGradMode with_gradients(true);
+      (weight * (10 * scale)).sum().backward();
+    });
+    return hidden.sum() + (weight * scale).sum();
+  }
+  torch::Tensor first, weight;
+};
+TORCH_MODULE(TwiceUsed);
 
 /// Weights by formula: the same wherever they are made, without touching the global generator.
 inline void fill_parameters(torch::nn::Module& module, double phase = 0) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <lockstep/data/detail/dataset_access.h>
+#include <lockstep/data/file_parts.h>
 #include <lockstep/data/sample_codec.h>
 #include <lockstep/data/samplers/sample_random.h>
 
@@ -90,6 +91,33 @@ concept WritesInPlaceAtRandom = requires(T& dataset, std::size_t index, std::spa
                                          SampleRandom& random) {
   dataset.get_into(index, bytes, bytes, random);
 };
+
+/// A map-style dataset that can say from which files a sample is read: `files_of(index, parts)`
+/// adds them to a `FileParts`. The loader has those of the samples that come next read into the
+/// page cache (`DataLoaderOptions::read_ahead`). Called in the workers, also for samples that `get`
+/// is never asked for; what it throws is left to `get`.
+template <class T>
+concept NamesItsFiles = requires(const T& dataset, std::size_t index, FileParts& parts) {
+  dataset.files_of(index, parts);
+};
+
+/// A map-style dataset that can also begin to fetch a sample and go on: `get_async(index)` gives a
+/// `std::future` of what `get(index)` returns, or any other type with `wait_for` and `get` as that
+/// has them. The loader keeps several under way (`DataLoaderOptions::in_flight`) and takes them in
+/// the order of the batches; the future may be set in any thread. What `get_async` or the future
+/// throws is that sample's error, as if `get` had thrown it.
+///
+/// Where the dataset has `decode(index, value, random)`, the future may give any value, such as the
+/// bytes of a reply; the worker makes the sample of it there, with the sample's random numbers.
+///
+///     std::future<std::string> get_async(std::size_t index) {
+///       auto reply = std::make_shared<std::promise<std::string>>();
+///       client_->get(url_of(index), [reply](std::string body) { reply->set_value(body); });
+///       return reply->get_future();
+///     }
+///     torch::data::Example<> decode(std::size_t index, std::string body, SampleRandom& random);
+template <class T>
+concept GetsAsync = MapStyleDataset<T> && detail::Access<T>::kIsAsync;
 
 namespace detail {
 

@@ -172,6 +172,14 @@ class LOCKSTEP_API DistributedDataParallelBase : public torch::nn::Module {
 
   // What `DistributedDataParallelImpl` uses: no part of the reference.
   /// @cond backends
+  /// What `GraphedStep` asks: why steps of this model cannot be captured on such a device now
+  /// (empty: they can), and how many steps come first.
+  [[nodiscard]] std::string obstacle_to_capture(c10::DeviceType device) const;
+  [[nodiscard]] std::size_t steps_before_capture() const noexcept;
+  /// Comes before a capture: gradients that the program holds get memory of their own, since the
+  /// graph writes the buckets from then on.
+  void vacate_buckets();
+
  protected:
   DistributedDataParallelBase(std::shared_ptr<torch::nn::Module> module,
                               std::shared_ptr<ProcessGroup> group,

@@ -80,6 +80,13 @@ struct DistributedDataParallelOptions {
   /// more.
   TORCH_ARG(bool, gradients_in_group_memory) = true;
 
+  /// Whether gradients on a GPU lie in symmetric memory where the backend has such (NCCL on one
+  /// host): NCCL may then use kernels of small latency. Gradients of Float and BFloat16 travel as
+  /// sums, which are divided when they have arrived. The program must not use parts of these
+  /// gradients in collectives of its own at places that differ between ranks: NCCL trusts that
+  /// they are the same.
+  TORCH_ARG(bool, symmetric_memory) = false;
+
   /// Whether glibc is told, for the whole process, to keep freed memory instead of returning it to
   /// the system: the gradients that every step allocates and frees would be faulted in again each
   /// time. This helps CPU training only. It does nothing with another C library's allocator or

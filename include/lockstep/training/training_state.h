@@ -42,7 +42,8 @@ struct TrainingPart {
   bool is_object = false;
   /// The tensors may share memory with the part.
   std::function<PartState()> state;
-  /// Compares the state with the part, and changes nothing. What it returns loads the state.
+  /// Compares the state with the part, and changes nothing. What it returns loads the state, and
+  /// may keep its tensors, which nobody else uses then.
   std::function<std::function<void()>(PartState)> prepare;
   /// Of a part of a rank: the same for another number of ranks, from the state that rank 0 had.
   /// Empty: there is no such way.

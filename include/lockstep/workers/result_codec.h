@@ -50,6 +50,9 @@ concept ResultType = requires(const T& result, std::string_view bytes) {
 template <class T>
 requires std::is_trivially_copyable_v<T>
 struct ResultCodec<T> {
+  /// A program that specialises this type has a codec without it.
+  static constexpr bool kIsPlain = true;
+
   static std::string to_bytes(const T& value) {
     return {reinterpret_cast<const char*>(&value), sizeof(T)};
   }

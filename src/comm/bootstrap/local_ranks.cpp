@@ -9,7 +9,6 @@
 #include <lockstep/comm/init.h>
 #include <lockstep/comm/local_ranks.h>
 #include <lockstep/core/error.h>
-#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -23,9 +22,10 @@
 #include <utility>
 
 #include "comm/bootstrap/rank_threads.h"
-#include "comm/collective/operation.h"
 #include "comm/group/group_core.h"
+#include "core/exception_text.h"
 #include "core/thread_generator.h"
+#include "native/posix/usable_cores.h"
 
 namespace lockstep {
 namespace {
@@ -74,12 +74,6 @@ Backend backend_for(const std::vector<c10::Device>& devices, Backend wanted) {
   return devices.size() == 1 ? Backend::Single : Backend::SharedMemory;
 }
 
-/// Those of this process's affinity, as `taskset` and containers set it.
-int allowed_cores() {
-  cpu_set_t cores;
-  return ::sched_getaffinity(0, sizeof(cores), &cores) == 0 ? CPU_COUNT(&cores) : 1;
-}
-
 /// LibTorch has one CPU, which a device with an index would not be equal to.
 std::vector<c10::Device> normalized(std::vector<c10::Device> devices) {
   for (c10::Device& device : devices) {
@@ -120,28 +114,6 @@ bool is_usable(const std::shared_ptr<ProcessGroup>& group) {
     return true;
   } catch (...) {
     return false;
-  }
-}
-
-std::string text_of_exception(const std::exception_ptr& error) {
-  try {
-    std::rethrow_exception(error);
-  } catch (const c10::Error& caught) {
-    return caught.what_without_backtrace();
-  } catch (const std::exception& caught) {
-    return caught.what();
-  } catch (...) {
-    return "an exception of an unknown type";
-  }
-}
-
-/// Ends this rank's group, so that the others learn of it in their next call, or in the one in
-/// which they wait. Whoever else holds the group keeps what has failed.
-void give_up(const std::shared_ptr<ProcessGroup>& group, const std::string& reason) noexcept {
-  if (!group) return;
-  try {
-    group->core().fail({OperationFailure::Kind::Backend, reason, "", nullptr}, "run");
-  } catch (...) {  // it always throws the failure
   }
 }
 
@@ -286,7 +258,12 @@ void LocalRanks::State::fail(int rank, const std::exception_ptr& error) {
     errors[index] = error;
     failed.push_back(rank);
   }
-  give_up(groups[index], "it left LocalRanks::run with an error: " + text_of_exception(error));
+  if (!groups[index]) return;
+  // The others learn of it in their next call, or in the one in which they wait. Whoever else holds
+  // the group keeps what has failed.
+  groups[index]->core().give_up("it left LocalRanks::run with an error: " +
+                                    exception_text(error, "an exception of an unknown type"),
+                                "run");
 }
 
 void LocalRanks::State::rethrow() {
@@ -303,7 +280,7 @@ LocalRanks::LocalRanks(std::vector<c10::Device> devices, const LocalRanksOptions
   state_ = std::make_unique<State>(normalized(std::move(devices)), options);
   redirect_draws();
   const int operator_threads =
-      options.threads() > 0 ? options.threads() : std::max(1, allowed_cores() / size());
+      options.threads() > 0 ? options.threads() : std::max(1, native::usable_cores() / size());
   const int before = at::get_num_threads();
   state_->threads.run([&](int rank) {
     try {

@@ -67,11 +67,16 @@ std::uint64_t mix(std::uint64_t hash, std::uint64_t value) {
   return (hash == 0 ? 0xcbf29ce484222325 : hash) * 0x100000001b3 ^ value;
 }
 
+std::uint64_t hash_of(std::string_view text) {
+  std::uint64_t hash = 1;
+  for (const char letter : text) hash = mix(hash, static_cast<unsigned char>(letter));
+  return hash;
+}
+
 CallName CallName::of(const std::string& name) {
   CallName result;
   std::copy_n(name.begin(), std::min(name.size(), result.text.size()), result.text.begin());
-  result.hash = 1;
-  for (const char letter : name) result.hash = mix(result.hash, static_cast<unsigned char>(letter));
+  result.hash = hash_of(name);
   return result;
 }
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <string_view>
 
 namespace lockstep {
 
@@ -55,6 +56,8 @@ static_assert(sizeof(Fingerprint) == 64);
 
 /// Adds one number to a hash of details; the order counts.
 [[nodiscard]] std::uint64_t mix(std::uint64_t hash, std::uint64_t value);
+/// The same on all ranks.
+[[nodiscard]] std::uint64_t hash_of(std::string_view text);
 
 /// "all_reduce (Sum) of 10 x Float".
 [[nodiscard]] std::string describe(const Fingerprint& fingerprint);

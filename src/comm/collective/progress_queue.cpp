@@ -7,6 +7,8 @@
 #include <stdexcept>
 #include <utility>
 
+#include "core/exception_text.h"
+
 namespace lockstep {
 namespace {
 
@@ -232,18 +234,9 @@ std::exception_ptr ProgressQueue::translate(const OperationFailure& failure,
 void ProgressQueue::fail(const std::exception_ptr& failure) noexcept {
   if (failure_) return;
   failure_ = failure;
-  std::string text = "unknown error";
-  try {
-    std::rethrow_exception(failure);
-  } catch (const c10::Error& error) {
-    text = error.what_without_backtrace();
-  } catch (const std::exception& error) {
-    text = error.what();
-  } catch (...) {
-  }
   // The operations stay: peers may still read memory that they own, and their tensors must not be
   // reused meanwhile.
-  if (!is_failure_shared_) on_failure_(text);
+  if (!is_failure_shared_) on_failure_(exception_text(failure, "unknown error"));
 }
 
 }  // namespace lockstep

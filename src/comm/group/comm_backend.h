@@ -88,6 +88,17 @@ class CommBackend {
   /// Allocates zeroed memory and registers it. Collective. Blocks: the calling thread. Throws:
   /// `CommError` on all ranks where one of them lacks the memory; see `agree_on_memory`.
   virtual Memory allocate(c10::Device device, std::size_t bytes) = 0;
+  /// As `allocate`. All ranks promise that each call which uses this memory uses the same place of
+  /// it on all of them, so that the backend may do more there.
+  virtual Memory allocate_symmetric(c10::Device device, std::size_t bytes) {
+    return allocate(device, bytes);
+  }
+  /// Whether a sum of these bytes, which the caller divides, is faster than an average. All ranks
+  /// get the same answer for the same place of symmetric memory.
+  [[nodiscard]] virtual bool prefers_sum(const void* /*data*/, std::size_t /*bytes*/,
+                                         at::ScalarType /*dtype*/) const {
+    return false;
+  }
   /// Whether `ProcessGroup::IndexedBlocks` of these bytes of registered memory can be reduced.
   [[nodiscard]] virtual bool shares_memory(const void* /*data*/, std::size_t /*bytes*/) const {
     return false;
@@ -103,6 +114,23 @@ class CommBackend {
   /// What carries data between hosts, how fast it is, and why it was chosen; empty: this backend
   /// does not know, or there is one host.
   [[nodiscard]] virtual std::string describe_link() const { return ""; }
+
+  // --- graphs ---
+
+  /// Whether operations on tensors of a device that the backend supports can be captured in a graph
+  /// of that device, and run again with it.
+  [[nodiscard]] virtual bool can_be_captured() const { return false; }
+  /// Comes before such a graph runs, which would not end once a rank is gone.
+  /// Throws: the group's failure.
+  virtual void check_graph(const char* /*op*/) {}
+  /// A graph with operations of all ranks was enqueued on the current stream: watches its end, as
+  /// that of a call named `op`.
+  /// Collective.
+  virtual void watch_graph(const char* /*op*/) {}
+  /// The capture of a graph has ended, or the device has refused it: of the calls that were to go
+  /// into the graph, those which are not enqueued never are, and all of them count as done. Returns
+  /// the name of one that was not; empty: there is none.
+  virtual std::string end_capture() { return ""; }
 
   // --- groups of some ranks ---
 

@@ -78,6 +78,13 @@ void GroupContext::fail(const OperationFailure& failure, const char* op) {
   queue_->fail(failure, op);
 }
 
+void GroupContext::give_up(const std::string& reason, const char* op) noexcept {
+  try {
+    fail({OperationFailure::Kind::Backend, reason, ""}, op);
+  } catch (...) {  // it always throws the failure, which this rank knows
+  }
+}
+
 bool GroupContext::is_failure_shared() const noexcept {
   return queue_->is_failure_shared();
 }

@@ -74,6 +74,9 @@ class GroupContext {
   /// Ends the group with what was found outside of any operation. Throws: it, or the failure
   /// before.
   [[noreturn]] void fail(const OperationFailure& failure, const char* op);
+  /// Ends the group because this rank goes no further with it: the others get `reason` where they
+  /// wait, or in their next call.
+  void give_up(const std::string& reason, const char* op) noexcept;
   /// Whether the group failed in a way that every rank found by itself.
   [[nodiscard]] bool is_failure_shared() const noexcept;
   [[nodiscard]] bool is_closed() const noexcept { return is_closed_; }

@@ -14,7 +14,9 @@
 #include "comm/collective/operation.h"
 #include "comm/collective/progress_queue.h"
 #include "comm/collective/staged_operation.h"
+#include "comm/group/captured_groups.h"
 #include "comm/group/written_tensors.h"
+#include "native/cuda/graph_stream.h"
 
 namespace lockstep {
 namespace {
@@ -72,6 +74,14 @@ GroupCore& GroupCore::group_for(c10::DeviceType device) {
   return other == nullptr ? *this : *other;
 }
 
+GroupCore& GroupCore::group_for_call(c10::DeviceType device) {
+  GroupCore& group = group_for(device);
+  if (CapturedGroups::is_open() && group.backend_->can_be_captured()) {
+    CapturedGroups::note(group.shared_from_this());
+  }
+  return group;
+}
+
 GroupVisit GroupCore::begin(const char* op) const {
   GroupVisit visit = enter(op);
   check_not_closed(op);
@@ -87,18 +97,18 @@ GroupCore::PendingCall GroupCore::start(Collective call, const at::Tensor& whole
     note_written(call.outputs, op);
   }
   if (!options().name().empty()) call.name = CallName::of(options().name());
-  GroupCore& group = group_for(call.device().type());
+  GroupCore& group = group_for_call(call.device().type());
   auto operation = group.operation_for(std::move(call));
   return {group.shared_from_this(), group.queue().push(std::move(operation), op, call_timeout())};
 }
 
 GroupCore::PendingCall GroupCore::send(const at::Tensor& tensor, int to, int tag) {
-  return group_for(tensor.device().type()).start_send(tensor, to, tag, call_timeout());
+  return group_for_call(tensor.device().type()).start_send(tensor, to, tag, call_timeout());
 }
 
 GroupCore::PendingCall GroupCore::receive(const at::Tensor& tensor, int from, int tag) {
   note_written(tensor, "recv");
-  return group_for(tensor.device().type()).start_receive(tensor, from, tag, call_timeout());
+  return group_for_call(tensor.device().type()).start_receive(tensor, from, tag, call_timeout());
 }
 
 GroupCore::PendingCall GroupCore::send_own(const at::Tensor& tensor, int to) {
@@ -182,22 +192,71 @@ CallScope GroupCore::with(CallOptions options) {
   });
 }
 
-at::Tensor GroupCore::allocate(at::IntArrayRef sizes, const at::TensorOptions& options) {
+at::Tensor GroupCore::allocate(at::IntArrayRef sizes, const at::TensorOptions& options,
+                               bool is_symmetric) {
   const auto visit = begin("allocate");
   GroupCore& group = group_for(options.device().type());
-  if (&group != this) return group.allocate(sizes, options);
+  if (&group != this) return group.allocate(sizes, options, is_symmetric);
   const std::size_t bytes = bytes_of(sizes, options);
   // Tensors of a device without registered memory are staged, so that ordinary memory is as fast.
   if (!backend_->has_memory_on(options.device().type())) return at::zeros(sizes, options);
-  CommBackend::Memory memory = backend_->allocate(options.device(), bytes);
+  CommBackend::Memory memory = is_symmetric ? backend_->allocate_symmetric(options.device(), bytes)
+                                            : backend_->allocate(options.device(), bytes);
   return at::from_blob(
       memory.data, sizes, [owner = std::move(memory.owner)](void*) mutable { owner.reset(); },
       options);
 }
 
+bool GroupCore::prefers_sum(const at::Tensor& tensor) {
+  const auto& backend = group_for(tensor.device().type()).backend();
+  return backend.prefers_sum(tensor.const_data_ptr(), tensor.nbytes(), tensor.scalar_type());
+}
+
+bool GroupCore::can_be_captured(c10::DeviceType device) {
+  const auto& backend = group_for(device).backend();
+  return size() == 1 || (backend.supports(device) && backend.can_be_captured());
+}
+
+void GroupCore::check_graph(c10::DeviceType device, const char* op) {
+  const auto visit = begin(op);
+  group_for(device).backend().check_graph(op);
+}
+
+void GroupCore::add_graph(std::weak_ptr<native::GraphStream> graph) {
+  std::erase_if(graphs_, [&graph](const auto& other) {
+    const bool is_same = !other.owner_before(graph) && !graph.owner_before(other);
+    return is_same || other.expired();
+  });
+  graphs_.push_back(std::move(graph));
+}
+
+void GroupCore::drop_graphs() {
+  for (const auto& weak : std::exchange(graphs_, {})) {
+    if (const auto graph = weak.lock()) graph->drop_graph();
+  }
+}
+
+void GroupCore::watch_graph(c10::DeviceType device, const char* op) {
+  const auto visit = begin(op);
+  group_for(device).backend().watch_graph(op);
+}
+
+std::string GroupCore::end_capture() noexcept {
+  const GroupVisit visit = try_enter("graphed step");
+  if (!visit.has_entered() || queue().failure()) return "";
+  std::string missing;
+  try {
+    missing = backend_->end_capture();
+  } catch (...) {  // what they wait for ends them, or their deadline does
+  }
+  progress();
+  return missing;
+}
+
 void GroupCore::close() {
   if (is_closed() || is_copy_of_fork()) return;
   const auto visit = enter("close");
+  drop_graphs();
   try {
     if (queue().failure()) {
       set_closed();

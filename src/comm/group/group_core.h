@@ -8,10 +8,15 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "comm/group/comm_backend.h"
 #include "comm/group/group_context.h"
+
+namespace lockstep::native {
+class GraphStream;  // native/cuda/graph_stream.h
+}
 
 namespace lockstep {
 
@@ -69,7 +74,23 @@ class GroupCore final : public GroupContext, public std::enable_shared_from_this
   // --- whole calls ---
 
   CallScope with(CallOptions options);
-  [[nodiscard]] at::Tensor allocate(at::IntArrayRef sizes, const at::TensorOptions& options);
+  /// `is_symmetric`: see `CommBackend::allocate_symmetric`.
+  [[nodiscard]] at::Tensor allocate(at::IntArrayRef sizes, const at::TensorOptions& options,
+                                    bool is_symmetric = false);
+  /// See `CommBackend::prefers_sum`.
+  [[nodiscard]] bool prefers_sum(const at::Tensor& tensor);
+  /// Whether calls on tensors of this kind can be captured in a graph of the device. See
+  /// `CommBackend::can_be_captured`.
+  [[nodiscard]] bool can_be_captured(c10::DeviceType device);
+  /// See `CommBackend::check_graph`.
+  void check_graph(c10::DeviceType device, const char* op);
+  /// See `CommBackend::watch_graph`.
+  void watch_graph(c10::DeviceType device, const char* op);
+  /// A graph of calls of this group: `close` drops it, since a communicator ends only when its
+  /// graphs are gone.
+  void add_graph(std::weak_ptr<native::GraphStream> graph);
+  /// See `CommBackend::end_capture`. Does nothing in a group that has failed.
+  std::string end_capture() noexcept;
   void close();
   void try_progress() noexcept;
   [[nodiscard]] int next_number() noexcept { return ++numbers_; }
@@ -81,6 +102,8 @@ class GroupCore final : public GroupContext, public std::enable_shared_from_this
   [[nodiscard]] std::exception_ptr exception_of(std::uint64_t sequence);
 
  private:
+  /// As `group_for`, for a call that is made: a capture under way hears of the group.
+  [[nodiscard]] GroupCore& group_for_call(c10::DeviceType device);
   PendingCall start_send(const at::Tensor& tensor, int to, int tag, Timeout timeout);
   PendingCall start_receive(const at::Tensor& tensor, int from, int tag, Timeout timeout);
   /// An operation on tensors of a device that the backend does not support. It starts after what
@@ -92,7 +115,10 @@ class GroupCore final : public GroupContext, public std::enable_shared_from_this
   std::unique_ptr<Operation> operation_for_send(const at::Tensor& tensor, int to, int tag);
   std::unique_ptr<Operation> operation_for_receive(const at::Tensor& tensor, int from, int tag);
 
+  void drop_graphs();
+
   std::vector<Work>* coalesced_ = nullptr;
+  std::vector<std::weak_ptr<native::GraphStream>> graphs_;
   int numbers_ = 0;
   std::unique_ptr<CommBackend> backend_;  // goes before the operations under way
 };

@@ -9,7 +9,6 @@
 #include <cstdint>
 #include <exception>
 #include <set>
-#include <string_view>
 #include <utility>
 
 #include "comm/collective/fingerprint.h"
@@ -32,12 +31,6 @@ std::string text_of(const Dimensions& dimensions) {
   }
   text += '}';
   return text;
-}
-
-std::int64_t hash_of(std::string_view text) {
-  std::uint64_t hash = 1;
-  for (const char byte : text) hash = mix(hash, static_cast<unsigned char>(byte));
-  return static_cast<std::int64_t>(hash);
 }
 
 ProcessGroup& not_null(const std::shared_ptr<ProcessGroup>& group) {
@@ -64,7 +57,9 @@ std::vector<std::string> gather_texts(ProcessGroup& group, const std::string& ow
 /// ranks compare theirs before anything else. Collective.
 void check_same_mesh(ProcessGroup& group, const std::string& text) {
   const auto scope = group.with(CallOptions().name("mesh"));
-  const auto own = at::tensor({hash_of(text), static_cast<std::int64_t>(text.size())}, at::kLong);
+  const auto own =
+      at::tensor({static_cast<std::int64_t>(hash_of(text)), static_cast<std::int64_t>(text.size())},
+                 at::kLong);
   const auto all = at::empty({group.size(), 2}, at::kLong);
   group.all_gather(all, own).wait();
   const auto* numbers = all.const_data_ptr<std::int64_t>();

@@ -117,7 +117,12 @@ void NcclBackend::adopt(std::shared_ptr<NcclCommunicator> communicator) {
   communicator_ = std::move(communicator);
   windows_ = std::make_shared<WindowRegistry>(communicator_);
   watchdog_ = std::make_unique<Watchdog>(services_.watch_interval,
-                                         [watched = communicator_] { watched->check_progress(); });
+                                         [watched = communicator_, is_first = true]() mutable {
+                                           if (std::exchange(is_first, false)) {
+                                             watched->allow_captures();
+                                           }
+                                           watched->check_progress();
+                                         });
 }
 
 std::unique_ptr<Operation> NcclBackend::enqueue(NcclTask task, const char* op) {
@@ -220,7 +225,38 @@ void NcclBackend::drain(const Deadline& deadline, const char* op) {
   }
 }
 
-CommBackend::Memory NcclBackend::allocate(c10::Device device, std::size_t bytes) {
+CommBackend::Memory NcclBackend::allocate_symmetric(c10::Device device, std::size_t bytes) {
+  // NCCL has its symmetric kernels inside one host.
+  return allocate(device, bytes, group_.environment().local_size >= group_.size());
+}
+
+// Not doubles, for which NCCL has no such kernels, and not halves: a sum of them may be too large
+// where their average is not.
+bool NcclBackend::prefers_sum(const void* data, std::size_t bytes, at::ScalarType dtype) const {
+  return (dtype == at::kFloat || dtype == at::kBFloat16) && windows_ != nullptr &&
+         windows_->is_symmetric(data, bytes);
+}
+
+void NcclBackend::check_graph(const char* op) {
+  catch_up(op);
+  if (!communicator_) return;
+  guarded(op, [&] { static_cast<void>(communicator_->poll()); });
+}
+
+void NcclBackend::watch_graph(const char* op) {
+  catch_up(op);
+  if (!communicator_) return;
+  guarded(op, [&] { communicator_->watch_current_stream(op, group_.call_timeout()); });
+}
+
+std::string NcclBackend::end_capture() {
+  std::string missing = queue_->drop_captured();
+  if (communicator_) communicator_->end_captured();
+  return missing;
+}
+
+CommBackend::Memory NcclBackend::allocate(c10::Device device, std::size_t bytes,
+                                          bool is_symmetric) {
   ensure_communicator(device, "allocate");
   const Deadline deadline = Deadline::after(group_.call_timeout());
   // First all ranks make sure that they want the same, then that all of them have it: nobody waits
@@ -238,12 +274,25 @@ CommBackend::Memory NcclBackend::allocate(c10::Device device, std::size_t bytes)
   }
   guarded("allocate", [&] {
     drain(deadline, "allocate");
-    memory->register_window(deadline);
+    memory->register_window(is_symmetric, deadline);
     communicator_->run({[&, this](const NcclCallContext& c) {
       c.device.zero(memory->data(), bytes, c.device.current_stream(communicator_->device()));
     }});
   });
+  if (is_symmetric) agree_on_symmetry(memory->data(), bytes, deadline);
   return {memory->data(), memory};
+}
+
+void NcclBackend::agree_on_symmetry(const void* data, std::size_t bytes, const Deadline& deadline) {
+  const auto answer = at::full({1}, windows_->is_symmetric(data, bytes) ? 1 : 0, at::kInt);
+  control_->all_reduce(answer, ReduceOp::Min).wait(left_of(deadline));
+  if (answer.item<int>() != 0) return;
+  windows_->use_as_ordinary(data);
+  if (group_.rank() != 0 || std::exchange(has_told_, true)) return;
+  logging::warning(
+      "NCCL has no symmetric memory for these ranks: each of their GPUs must reach the others' "
+      "memory, and NCCL_CUMEM_ENABLE and NCCL_WIN_ENABLE must not be 0; sums are not faster than "
+      "averages then, and memory that was asked for as symmetric is used as any other");
 }
 
 void NcclBackend::divide_communicator(NcclBackend* child, int color, int key) {

@@ -48,10 +48,24 @@ class NcclBackend final : public CommBackend {
   void split_without_color() override;
   void begin_coalescing() override;
   void end_coalescing() override;
-  Memory allocate(c10::Device device, std::size_t bytes) override;
+  Memory allocate(c10::Device device, std::size_t bytes) override {
+    return allocate(device, bytes, false);
+  }
+  Memory allocate_symmetric(c10::Device device, std::size_t bytes) override;
+  [[nodiscard]] bool prefers_sum(const void* data, std::size_t bytes,
+                                 at::ScalarType dtype) const override;
+  [[nodiscard]] bool can_be_captured() const override { return true; }
+  void check_graph(const char* op) override;
+  void watch_graph(const char* op) override;
+  std::string end_capture() override;
   void release() override;
   void abort(const std::string& reason) noexcept override;
   void leave_all_alone() noexcept;
+
+  Memory allocate(c10::Device device, std::size_t bytes, bool is_symmetric);
+  /// All ranks take the sums of this memory, or none does: NCCL would add averages to sums.
+  /// Collective. Blocks.
+  void agree_on_symmetry(const void* data, std::size_t bytes, const Deadline& deadline);
 
   /// The first call is collective, and blocks.
   void ensure_communicator(c10::Device device, const char* op);
@@ -85,6 +99,7 @@ class NcclBackend final : public CommBackend {
   std::shared_ptr<WindowRegistry> windows_;  // null while there is no communicator
   std::shared_ptr<LaunchQueue> queue_;
   bool is_coalescing_ = false;
+  bool has_told_ = false;               // that there is no symmetric memory
   std::shared_ptr<NcclLaunch> batch_;   // coalesced calls, from the first of them on
   std::unique_ptr<Watchdog> watchdog_;  // ends before what it looks at
 };

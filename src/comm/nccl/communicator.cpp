@@ -146,15 +146,53 @@ std::shared_ptr<InFlightOperation> NcclCommunicator::record_end(OperationLimit l
   throw_failure_locked();
   const DeviceScope scope(*services_.device, device_);
   auto operation = std::make_shared<InFlightOperation>(services_, device_, std::move(limit));
+  operation->is_captured = services_.device->is_capturing(stream());
   operation->end.record(stream());
-  in_flight_.push(operation);
+  if (operation->is_captured) {
+    in_flight_.drop_begun();  // an event of a graph cannot be asked
+    std::erase_if(captured_, [](const auto& other) { return other.expired(); });
+    captured_.push_back(operation);
+  } else {
+    in_flight_.push(operation);
+  }
   return operation;
+}
+
+void NcclCommunicator::note_ordered(InFlightOperation& operation) {
+  const std::lock_guard lock(mutex_);
+  if (operation.is_captured) operation.is_done = true;
+}
+
+void NcclCommunicator::end_captured() {
+  const std::lock_guard lock(mutex_);
+  for (const auto& weak : std::exchange(captured_, {})) {
+    if (const auto operation = weak.lock()) operation->is_done = operation->is_capture_over = true;
+  }
+}
+
+bool NcclCommunicator::is_capture_over(const InFlightOperation& operation) {
+  const std::lock_guard lock(mutex_);
+  return operation.is_capture_over;
+}
+
+void NcclCommunicator::watch_current_stream(const std::string& op,
+                                            std::chrono::milliseconds timeout) {
+  const std::lock_guard lock(mutex_);
+  throw_failure_locked();
+  drop_done_locked();
+  const DeviceScope scope(*services_.device, device_);
+  auto operation = std::make_shared<InFlightOperation>(
+      services_, device_, OperationLimit{Deadline::after(timeout), op});
+  operation->time_alone = timeout;
+  operation->end.record(services_.device->current_stream(device_));
+  in_flight_.push(std::move(operation));
 }
 
 bool NcclCommunicator::is_done(InFlightOperation& operation) {
   const std::lock_guard lock(mutex_);
   if (operation.is_done) return true;
   throw_failure_locked();
+  if (operation.is_captured) return false;
   drop_done_locked();
   if (operation.is_done) return true;
   static_cast<void>(poll_locked());  // an error of NCCL's own does not end the event
@@ -198,6 +236,13 @@ void NcclCommunicator::end_loan() noexcept {
   const std::lock_guard lock(mutex_);
   is_lent_ = false;
   if (failure_) abort_locked();
+}
+
+void NcclCommunicator::allow_captures() noexcept {
+  try {
+    services_.device->allow_captures();
+  } catch (const std::exception&) {  // a capture may fail then, and says so
+  }
 }
 
 void NcclCommunicator::check_progress() noexcept {

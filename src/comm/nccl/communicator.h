@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -83,10 +84,22 @@ class NcclCommunicator {
                                  const std::vector<NcclCall>& calls, const OperationLimit& limit);
   /// Enqueues work that is no call of NCCL on the stream. Throws: `OperationFailure`.
   void run(const std::vector<NcclCall>& calls);
-  /// Records an event behind everything that was enqueued so far.
+  /// Records an event behind everything that was enqueued so far. What goes into a graph is not in
+  /// flight: it does not run now.
   [[nodiscard]] std::shared_ptr<InFlightOperation> record_end(OperationLimit limit);
-  /// Throws: `OperationFailure`.
+  /// What goes into a graph is done once `note_ordered` has been called, and not before: its memory
+  /// belongs to it until then. Throws: `OperationFailure`.
   [[nodiscard]] bool is_done(InFlightOperation& operation);
+  /// The program's stream waits for this operation from now on.
+  void note_ordered(InFlightOperation& operation);
+  /// The capture of the graph into which they went has ended, or the device has refused it:
+  /// captured operations count as done, and no stream waits for them.
+  void end_captured();
+  [[nodiscard]] bool is_capture_over(const InFlightOperation& operation);
+  /// Watches all that was enqueued on the calling thread's current stream, as an operation that
+  /// has this time once those before it are done: many may be enqueued at once.
+  /// Throws: `OperationFailure`, and what the device throws.
+  void watch_current_stream(const std::string& op, std::chrono::milliseconds timeout);
 
   /// Null while NCCL or the stream has something to do: a call that may block waits for nothing
   /// then. `stream_end` is empty in the first of several attempts, and belongs to them.
@@ -95,6 +108,8 @@ class NcclCommunicator {
   /// As `wait_until_ready`. Only for a stream on which nothing is enqueued.
   [[nodiscard]] std::unique_ptr<Loan> borrow(const Deadline& deadline, const std::string& what);
 
+  /// For the watchdog's thread: see `DeviceApi::allow_captures`.
+  void allow_captures() noexcept;
   /// For the watchdog: aborts the communicator when its oldest operation is too late, when NCCL
   /// reports an error, or when a peer has gone.
   void check_progress() noexcept;
@@ -146,6 +161,7 @@ class NcclCommunicator {
   bool is_lent_ = false;  // the end of the loan starts an abort that a failure has called for
   std::optional<OperationFailure> failure_;
   InFlightQueue in_flight_;
+  std::vector<std::weak_ptr<InFlightOperation>> captured_;
   std::optional<Deadline> grace_;  // begins when a peer is seen to have gone
   AbortThread abort_thread_;
 };

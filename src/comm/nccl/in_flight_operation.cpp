@@ -14,6 +14,9 @@ void InFlightQueue::drop_done() {
     oldest.is_done = oldest.end.is_done();
     if (!oldest.is_done) return;
     operations_.pop_front();
+    if (operations_.empty()) return;
+    InFlightOperation& next = *operations_.front();
+    if (next.time_alone) next.limit.deadline = Deadline::after(*next.time_alone);
   }
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include <chrono>
 #include <deque>
 #include <memory>
 #include <optional>
@@ -25,7 +26,12 @@ struct InFlightOperation {
 
   native::DeviceEvent end;
   OperationLimit limit;
-  bool is_done = false;  // guarded by the communicator
+  /// The deadline is this long after the end of the operation before it.
+  std::optional<std::chrono::milliseconds> time_alone;
+  bool is_captured = false;  // goes into a graph
+  // Guarded by the communicator.
+  bool is_done = false;
+  bool is_capture_over = false;  // nothing outside of its graph can wait for its end
 };
 
 /// The operations on a communicator's stream, oldest first.
@@ -36,6 +42,8 @@ class InFlightQueue {
   /// From now on, calls of an operation may be in the stream whose end is not recorded yet. The
   /// program may be blocked in a call of CUDA's meanwhile.
   void begin(OperationLimit limit) { begun_.emplace(std::move(limit)); }
+  /// What was begun does not run now.
+  void drop_begun() { begun_.reset(); }
   /// The end of what was begun is recorded.
   void push(std::shared_ptr<InFlightOperation> operation);
   /// Marks and removes the operations whose end the stream has reached. Throws:

@@ -5,6 +5,8 @@
 #include <iterator>
 #include <utility>
 
+#include "comm/group/captured_groups.h"
+
 namespace lockstep {
 
 NcclLaunch::NcclLaunch(std::shared_ptr<NcclCommunicator> communicator, OperationLimit limit)
@@ -15,7 +17,9 @@ void NcclLaunch::add(NcclTask task) {
   const int index = communicator_->device();
   const native::DeviceScope scope(device, index);
   auto start = std::make_unique<native::DeviceEvent>(communicator_->services().device, index);
-  start->record(device.current_stream(index));
+  const auto stream = device.current_stream(index);
+  start->record(stream);
+  is_captured_ = is_captured_ || (CapturedGroups::is_open() && device.is_capturing(stream));
   starts_.push_back(std::move(start));
   tasks_.push_back(std::move(task));
 }
@@ -36,6 +40,14 @@ bool NcclLaunch::try_enqueue() {
   if (!completions.empty()) communicator_->run(completions);
   in_flight_ = communicator_->record_end(limit_);
   return true;
+}
+
+bool NcclLaunch::drop_if_captured() noexcept {
+  if (!is_captured_) return false;
+  is_dropped_ = !are_calls_enqueued_;
+  // What they would copy to the program's tensors was never computed.
+  for (NcclTask& task : tasks_) task.completions.clear();
+  return is_dropped_;
 }
 
 bool NcclLaunch::have_checks_passed() {
@@ -64,9 +76,11 @@ bool NcclLaunch::try_enqueue_calls() {
 }
 
 void NcclLaunch::order_current_stream() {
+  if (is_dropped_ || communicator_->is_capture_over(*in_flight_)) return;
   native::DeviceApi& device = *communicator_->services().device;
   const native::DeviceScope scope(device, communicator_->device());
   in_flight_->end.block(device.current_stream(communicator_->device()));
+  communicator_->note_ordered(*in_flight_);
 }
 
 std::string NcclLaunch::describe_missing() {

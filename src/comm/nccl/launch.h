@@ -42,9 +42,17 @@ class NcclLaunch {
   /// True when the end is recorded. Throws: `OperationFailure`, with the culprit where a check
   /// failed; what the control group throws.
   [[nodiscard]] bool try_enqueue();
-  [[nodiscard]] bool is_enqueued() const noexcept { return in_flight_ != nullptr; }
+  [[nodiscard]] bool is_enqueued() const noexcept { return is_dropped_ || in_flight_ != nullptr; }
   /// Requires `is_enqueued()`. Throws: `OperationFailure`.
-  [[nodiscard]] bool is_done() { return communicator_->is_done(*in_flight_); }
+  [[nodiscard]] bool is_done() { return is_dropped_ || communicator_->is_done(*in_flight_); }
+  /// Whether it is to be a part of a graph. What it is called in errors.
+  [[nodiscard]] bool is_captured() const noexcept { return is_captured_; }
+  [[nodiscard]] const std::string& name() const noexcept { return limit_.op; }
+  /// Its end was not recorded when the capture of its graph was over: it begins at a place of a
+  /// stream that does not come any more. Drops it unless NCCL has it already, after which it ends
+  /// like any other, but writes nothing of the program's that NCCL does not. Returns whether it is
+  /// dropped, and so done.
+  bool drop_if_captured() noexcept;
   /// Makes the calling thread's current stream wait for the end.
   void order_current_stream();
   [[nodiscard]] std::string describe_missing();
@@ -59,6 +67,8 @@ class NcclLaunch {
   std::vector<NcclTask> tasks_;
   std::vector<std::unique_ptr<native::DeviceEvent>> starts_;
   std::shared_ptr<InFlightOperation> in_flight_;
+  bool is_captured_ = false;  // the streams of its callers were
+  bool is_dropped_ = false;
   bool is_sealed_ = false;
   bool are_calls_enqueued_ = false;
 };

@@ -25,6 +25,9 @@ class LaunchQueue {
   /// Enqueues launches until one cannot be enqueued yet. Never blocks. Throws: see
   /// `NcclLaunch::try_enqueue`.
   void advance();
+  /// See `NcclLaunch::drop_if_captured`. Returns the name of the oldest launch that was to go into
+  /// the graph; empty: there is none.
+  std::string drop_captured();
   /// Throws: `OperationFailure` when a peer has gone.
   void check_peers() const;
   /// Says what the oldest launch waits for. Requires that there is one.

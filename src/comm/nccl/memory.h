@@ -28,8 +28,8 @@ class NcclMemory {
   /// Null where there was none left.
   [[nodiscard]] void* data() const noexcept { return data_; }
   /// See `WindowRegistry::register_window`.
-  void register_window(const Deadline& deadline) {
-    window_ = registry_->register_window(data_, bytes_, deadline);
+  void register_window(bool is_symmetric, const Deadline& deadline) {
+    window_ = registry_->register_window(data_, bytes_, is_symmetric, deadline);
   }
 
  private:

@@ -24,24 +24,47 @@ void* WindowRegistry::allocate(std::size_t bytes) {
   return result == NcclResult::Success ? data : nullptr;
 }
 
-native::NcclWindow WindowRegistry::register_window(void* data, std::size_t bytes,
+native::NcclWindow WindowRegistry::register_window(void* data, std::size_t bytes, bool is_symmetric,
                                                    const Deadline& deadline) {
   native::NcclWindow& place = communicator_->resources().window;
+  const std::size_t registered = std::max<std::size_t>(1, bytes);
   communicator_->wait_until_ready(
       deadline, "NCCL does not get ready", [&](const NcclCallContext& c) {
         place = nullptr;
-        c.check(
-            c.nccl.window_register(c.communicator, data, std::max<std::size_t>(1, bytes), &place),
-            "ncclCommWindowRegister");
+        c.check(c.nccl.window_register(c.communicator, data, registered, is_symmetric, &place),
+                "ncclCommWindowRegister");
       });
   native::NcclWindow window = nullptr;
-  communicator_->wait_until_ready(deadline, "the registration of memory",
-                                  [&](const NcclCallContext&) {
-                                    window = place;
-                                    const std::lock_guard lock(mutex_);
-                                    if (window != nullptr) windows_.insert(window);
-                                  });
+  communicator_->wait_until_ready(
+      deadline, "the registration of memory", [&](const NcclCallContext& c) {
+        window = place;
+        if (window == nullptr) return;
+        bool has_symmetric = false;
+        if (is_symmetric) {
+          c.check(c.nccl.window_is_symmetric(c.communicator, window, &has_symmetric),
+                  "ncclWinGetUserPtr");
+        }
+        const std::lock_guard lock(mutex_);
+        windows_[window] = {static_cast<const std::byte*>(data), registered, has_symmetric};
+      });
   return window;
+}
+
+bool WindowRegistry::is_symmetric(const void* data, std::size_t bytes) {
+  const auto* begin = static_cast<const std::byte*>(data);
+  const std::lock_guard lock(mutex_);
+  return std::any_of(windows_.begin(), windows_.end(), [&](const auto& item) {
+    const Window& window = item.second;
+    return window.is_symmetric && begin >= window.begin &&
+           begin + bytes <= window.begin + window.bytes;
+  });
+}
+
+void WindowRegistry::use_as_ordinary(const void* data) {
+  const std::lock_guard lock(mutex_);
+  for (auto& item : windows_) {
+    if (item.second.begin == data) item.second.is_symmetric = false;
+  }
 }
 
 void WindowRegistry::free(void* data, native::NcclWindow window) noexcept {
@@ -103,7 +126,7 @@ bool WindowRegistry::contains(native::NcclWindow window) {
 
 native::NcclWindow WindowRegistry::any_window() {
   const std::lock_guard lock(mutex_);
-  return windows_.empty() ? nullptr : *windows_.begin();
+  return windows_.empty() ? nullptr : windows_.begin()->first;
 }
 
 }  // namespace lockstep

@@ -2,9 +2,9 @@
 #pragma once
 
 #include <cstddef>
+#include <map>
 #include <memory>
 #include <mutex>
-#include <set>
 
 #include "comm/nccl/communicator.h"
 #include "concurrency/deadline.h"
@@ -23,9 +23,16 @@ class WindowRegistry {
 
   /// Memory from NCCL; null where there is none left. See `NcclMemory`.
   [[nodiscard]] void* allocate(std::size_t bytes);
-  /// Registers memory with all ranks. Collective. Blocks. Throws: `OperationFailure`.
-  [[nodiscard]] native::NcclWindow register_window(void* data, std::size_t bytes,
+  /// Registers memory with all ranks. `is_symmetric`: see `NcclApi::window_register`. Whether the
+  /// window is symmetric then, `is_symmetric` says.
+  /// Collective. Blocks. Throws: `OperationFailure`.
+  [[nodiscard]] native::NcclWindow register_window(void* data, std::size_t bytes, bool is_symmetric,
                                                    const Deadline& deadline);
+  /// Whether these bytes lie in one symmetric window.
+  [[nodiscard]] bool is_symmetric(const void* data, std::size_t bytes);
+  /// The window of this memory is used as an ordinary one, since it is no symmetric one on all
+  /// ranks.
+  void use_as_ordinary(const void* data);
   /// Deregisters the memory's window (null: it has none) and frees the memory, also after the
   /// communicator's end. Memory that cannot be freed safely in time is leaked.
   /// Blocks: until the current stream has done what uses the memory, and until an abort under way
@@ -46,8 +53,14 @@ class WindowRegistry {
   [[nodiscard]] native::NcclWindow any_window();
 
   std::shared_ptr<NcclCommunicator> communicator_;
-  std::mutex mutex_;                      // taken after the communicator's, never before
-  std::set<native::NcclWindow> windows_;  // guarded by mutex_; only a thread with a loan removes
+  struct Window {
+    const std::byte* begin = nullptr;
+    std::size_t bytes = 0;
+    bool is_symmetric = false;
+  };
+  std::mutex mutex_;  // taken after the communicator's, never before
+  // Guarded by mutex_; only a thread with a loan removes.
+  std::map<native::NcclWindow, Window> windows_;
 };
 
 }  // namespace lockstep

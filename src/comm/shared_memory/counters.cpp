@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "comm/shared_memory/counters.h"
 
-#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,6 +9,7 @@
 #include <new>
 
 #include "native/posix/futex.h"
+#include "native/posix/usable_cores.h"
 
 namespace lockstep {
 namespace {
@@ -33,11 +33,6 @@ void pause() {
 // Counters wrap around; ranks are never more than a few rounds apart.
 bool has_passed(std::uint32_t counter, std::uint64_t round) {
   return static_cast<std::int32_t>(counter - static_cast<std::uint32_t>(round + 1)) >= 0;
-}
-
-int usable_cores() {
-  cpu_set_t set;
-  return ::sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
 }
 
 }  // namespace
@@ -66,7 +61,7 @@ SharedMemoryCounters::SharedMemoryCounters(std::byte* control, int rank, int wor
       rank_(rank),
       world_size_(world_size),
       // Spinning where another rank needs the core only keeps that rank from arriving.
-      spins_(usable_cores() >= world_size ? kSpins : 0) {}
+      spins_(native::usable_cores() >= world_size ? kSpins : 0) {}
 
 SharedMemoryCounters::RankBlock& SharedMemoryCounters::block(int rank) const {
   // Zeroed memory is a valid start for all members, and every rank may look before the owner wrote.

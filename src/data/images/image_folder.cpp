@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <ATen/ops/scalar_tensor.h>
+#include <lockstep/data/file_parts.h>
 #include <lockstep/data/images/image_folder.h>
 
 #include <cstring>
@@ -122,6 +123,10 @@ std::size_t ImageFolder::size() const noexcept {
 std::string ImageFolder::describe(std::size_t index) const {
   check_index(index);
   return files_->path(index);
+}
+
+void ImageFolder::files_of(std::size_t index, FileParts& parts) const {
+  parts.add(describe(index));
 }
 
 std::int64_t ImageFolder::label(std::size_t index) const {

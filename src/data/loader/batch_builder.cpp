@@ -11,6 +11,7 @@
 #include "data/loader/sample_generator.h"
 #include "data/samples/tree_tensors.h"
 #include "workers/exception_text.h"
+#include "workers/task_errors.h"
 
 namespace lockstep::data::detail {
 
@@ -42,10 +43,7 @@ SampleTree collate(const SampleSource& source, std::vector<SampleTree> samples, 
 }
 
 std::string current_exception_message() {
-  return workers::current_exception_text([](const std::exception& error) -> std::string {
-    const auto* ours = dynamic_cast<const c10::Error*>(&error);
-    return ours != nullptr ? ours->what_without_backtrace() : error.what();
-  });
+  return workers::current_task_exception_text();
 }
 
 std::string current_exception_type() {

@@ -84,6 +84,7 @@ BatchScheduler::Overview BatchScheduler::give_out() {
       is_new = true;
       state = SlotState::Filling;
     }
+    if (job_->is_async() && state == SlotState::Filling && pass_on(slot)) is_new = true;
     if (mine.use == Use::Live || mine.use == Use::Ahead) {
       ++(state == SlotState::Ready ? finished : open);
     }
@@ -110,6 +111,17 @@ SlotState BatchScheduler::take_back_stale(std::size_t slot, SlotState state) {
     mine.use = Use::None;
   }
   return channel_.state(slot);
+}
+
+// A batch of samples that its worker begins before they are wanted, to another worker where that
+// one is lost. False where nothing changes.
+bool BatchScheduler::pass_on(std::size_t slot) {
+  const auto worker = channel_.worker(slot);
+  if (!worker || !job_->is_lost(*worker)) return false;
+  const auto other = job_->worker_of(channel_.sequence(slot));
+  if (other == *worker) return false;
+  channel_.set_worker(slot, other);
+  return true;
 }
 
 void BatchScheduler::take_back(std::size_t slot) {
@@ -192,6 +204,11 @@ void BatchScheduler::choose_samples(const Pass& pass, workers::Task& task) {
 // Decides who does what, never what comes out.
 void BatchScheduler::divide(workers::Task& task) const {
   const auto items = task.items.size();
+  if (job_->is_async()) {
+    task.worker = static_cast<std::int32_t>(job_->worker_of(task.sequence));
+    task.items_per_chunk = std::max<std::size_t>(items, 1);
+    return;
+  }
   const auto cost = cost_of_sample(items);
   if (!job_->source.has_rows) {
     const bool is_worth_it = cost ? *cost >= kWorthABlock : items <= kMostUnknown;

@@ -104,6 +104,7 @@ class BatchScheduler {
 
   void begin_pass();
   [[nodiscard]] workers::SlotState take_back_stale(std::size_t slot, workers::SlotState state);
+  [[nodiscard]] bool pass_on(std::size_t slot);
   void take_back(std::size_t slot);
   [[nodiscard]] bool try_assign(std::size_t slot);
   [[nodiscard]] Pass* pass_to_assign();

@@ -6,6 +6,7 @@
 #include <lockstep/data/loader/loader_statistics.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -26,6 +27,9 @@ struct BatchFacts {
   std::size_t shard_step = 1;
   bool drop_last = false;
   SamplePolicy on_failed_sample = SamplePolicy::Error;
+  std::size_t read_ahead = 0;  ///< samples; 0 too where the dataset names no files
+  std::size_t in_flight = 0;   ///< samples; 0 too where the dataset has no `get_async`
+  std::chrono::milliseconds timeout{0};
 
   [[nodiscard]] std::size_t shard(std::size_t number) const {
     return first_shard + number * shard_step;

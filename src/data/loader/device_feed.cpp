@@ -3,6 +3,7 @@
 // there on a stream of their own.
 #include <ATen/DeviceAccelerator.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty_like.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/Event.h>
 #include <c10/core/StreamGuard.h>
@@ -34,11 +35,28 @@ c10::Device checked(c10::Device device) {
 /// A batch whose copies are under way, or what went wrong with it.
 struct DeviceFeed::Copied {
   SampleTree batch;
-  std::vector<at::Tensor> copies;      // those made on the stream of copies
+  std::vector<at::Tensor> copies;      // in memory of the stream of copies
+  std::vector<at::Tensor> placed;      // in memory of `home`, the consumer's stream
+  std::optional<c10::Stream> home;     // of `placed`, if there are any
   std::optional<c10::Event> is_there;  // after all of them
   std::exception_ptr error;
   native::OwningProcess owner{};
+
+  /// The batch is not handed over: its memory must not serve the consumer before the copies, which
+  /// are on `stream`, are done.
+  void let_go(const c10::Stream& stream) noexcept;
 };
+
+void DeviceFeed::Copied::let_go(const c10::Stream& stream) noexcept {
+  if (!home) return;
+  try {
+    c10::Event end(stream.device_type());
+    end.record(stream);
+    end.block(*home);
+  } catch (...) {  // a leak is better than wrong data
+    native::leave_alone(std::move(placed));
+  }
+}
 
 DeviceFeed::DeviceFeed(LoaderEngine& engine, c10::Device device)
     : engine_(engine), device_(checked(device)), copies_(!device_.is_cpu()) {}
@@ -57,6 +75,7 @@ DeviceFeed::~DeviceFeed() {
 void DeviceFeed::restart() {
   if (ahead_ == nullptr) return;
   const c10::DeviceGuard guard(device_);
+  ahead_->let_go(engine_.copy_stream(device_));
   ahead_.reset();
 }
 
@@ -67,17 +86,17 @@ bool DeviceFeed::has_next() {
 SampleTree DeviceFeed::next() {
   if (!copies_) return engine_.next();
   const auto taken = std::exchange(ahead_, nullptr);
-  Copied batch = taken ? std::move(*taken) : copy_next();
+  Copied batch = taken ? std::move(*taken) : copy_next(/*is_ahead=*/false);
   engine_.mark_received();
   if (batch.error) std::rethrow_exception(batch.error);
   hand_over(batch);
   // Never one that would have to be waited for: the program has work to enqueue first.
-  if (engine_.is_ready()) ahead_ = std::make_unique<Copied>(copy_next());
+  if (engine_.is_ready()) ahead_ = std::make_unique<Copied>(copy_next(/*is_ahead=*/true));
   return std::move(batch.batch);
 }
 
 // Throws nothing: a batch's error is for its turn.
-DeviceFeed::Copied DeviceFeed::copy_next() {
+DeviceFeed::Copied DeviceFeed::copy_next(bool is_ahead) {
   Copied result;
   try {
     auto prepared = engine_.next();
@@ -93,16 +112,42 @@ DeviceFeed::Copied DeviceFeed::copy_next() {
         const c10::StreamGuard back(consumer);
         return tensor.to(device_, /*non_blocking=*/true);
       }
+      if (is_ahead && tensor.is_pinned()) return place(tensor, consumer, stream, result);
+      // The program waits for this batch, or the calling thread for the copy of memory that is not
+      // pinned. Such a copy must not wait for the step that the consumer's stream runs, as one into
+      // the consumer's memory would.
       result.copies.push_back(tensor.to(device_, /*non_blocking=*/true));
       return result.copies.back();
     });
     result.is_there.emplace(device_.type());
     result.is_there->record(stream);
   } catch (...) {
-    result.batch = {};
     result.error = std::current_exception();
+    if (result.home) result.let_go(engine_.copy_stream(device_));
+    result.batch = {};
+    result.placed.clear();
   }
   return result;
+}
+
+at::Tensor DeviceFeed::place(const at::Tensor& tensor, const c10::Stream& consumer,
+                             const c10::Stream& stream, Copied& result) const {
+  at::Tensor target;
+  {
+    // In the consumer's memory, which serves it again as soon as the program lets go of the batch.
+    const c10::StreamGuard back(consumer);
+    target = at::empty_like(tensor, tensor.options().device(device_));
+  }
+  if (!result.home) {
+    // What the consumer has been given so far may still use that memory.
+    c10::Event is_free(device_.type());
+    is_free.record(consumer);
+    is_free.block(stream);
+    result.home = consumer;
+  }
+  target.copy_(tensor, /*non_blocking=*/true);
+  result.placed.push_back(target);
+  return target;
 }
 
 void DeviceFeed::hand_over(Copied& batch) const {
@@ -111,11 +156,15 @@ void DeviceFeed::hand_over(Copied& batch) const {
   const c10::impl::VirtualGuardImpl device(device_.type());
   const auto consumer = device.getStream(device_);
   batch.is_there->block(consumer);
-  // They were allocated on the stream of copies, whose next copy could have their memory as soon as
-  // the program lets go of them, while what it enqueued still reads them.
-  for (const auto& copy : batch.copies) {
-    device.recordDataPtrOnStream(copy.storage().data_ptr(), consumer);
-  }
+  // They were allocated on another stream, whose next work could have their memory as soon as the
+  // program lets go of them, while what it enqueued still reads them.
+  const auto record = [&](const std::vector<at::Tensor>& tensors) {
+    for (const auto& tensor : tensors) {
+      device.recordDataPtrOnStream(tensor.storage().data_ptr(), consumer);
+    }
+  };
+  record(batch.copies);
+  if (batch.home && *batch.home != consumer) record(batch.placed);
   batch.is_there.reset();
 }
 

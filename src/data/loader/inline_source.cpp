@@ -13,6 +13,27 @@
 #include "data/samples/tree_tensors.h"
 
 namespace lockstep::data::detail {
+namespace {
+
+// For samples that are under way when the loader goes.
+constexpr std::chrono::milliseconds kInlinePatience{1000};
+
+}  // namespace
+
+InlineSource::InlineSource(SampleSource source, const BatchFacts& facts, std::uint64_t seed)
+    : source_(std::move(source)), facts_(facts), seed_(seed) {
+  if (facts_.in_flight != 0) {
+    pending_ = std::make_unique<PendingSamples>(source_, facts_.in_flight, facts_.timeout,
+                                                kInlinePatience, counts_);
+    source_ = pending_->source();
+    const auto tell = [this](std::size_t most, const UseUpcoming& use) {
+      upcoming_.tell(row_, 0, most, use);
+    };
+    pending_->use(tell, nullptr);
+  } else if (facts_.read_ahead != 0) {
+    read_ahead_.emplace(source_, facts_.read_ahead, counts_);
+  }
+}
 
 /// The places of the batch that is being built (`BatchPlaces`).
 class InlineSource::Places {
@@ -45,6 +66,8 @@ void InlineSource::start(PassPlan plan) {
   built_.reset();
   next_ = 0;
   pass_start_ = Clock::now();
+  upcoming_.start(plan_);
+  if (pending_) pending_->forget_all();
   if (!source_.open) return;
   round_.start(facts_.shards);
   streams_.clear();
@@ -137,11 +160,28 @@ void InlineSource::build() {
   }
 }
 
+// The indices of the batch that comes next.
+void InlineSource::take_items() {
+  items_.clear();
+  if (!pending_ && !read_ahead_) return plan_.items(next_, items_);
+  upcoming_.take(next_, items_);
+  if (pending_) pending_->forget_before(place_word(next_, 0));
+}
+
+// Before a sample is fetched.
+void InlineSource::begin_row(std::size_t row) {
+  row_ = row;
+  if (!read_ahead_ || !read_ahead_->is_due()) return;
+  read_ahead_->look(place_word(next_, row + 1),
+                    [&](std::size_t skip, std::size_t most, const UseUpcoming& use) {
+                      upcoming_.tell(row + 1, skip, most, use);
+                    });
+}
+
 InlineSource::Built InlineSource::build_next() {
   const at::NoGradGuard no_grad;
-  items_.clear();
   replaced_ = 0;
-  plan_.items(next_, items_);
+  take_items();
   Built built;
   std::size_t row = 0;
   try {
@@ -177,6 +217,7 @@ SampleTree InlineSource::build_rows(std::size_t& row, std::size_t& rows) {
   };
   if (layout_) make_memory();
   for (; row < items_.size(); ++row) {
+    begin_row(row);
     std::optional<SampleTree> sample;
     const auto fetch_one = [&](std::int64_t index) {
       sample = layout_ ? fetch_for_row(source_, seed_, plan_.epoch, index, *layout_, place, rows)
@@ -204,6 +245,7 @@ SampleTree InlineSource::build_whole(std::size_t& row, std::size_t& rows) {
   samples.reserve(items_.size());
   std::int64_t first = 0;
   for (; row < items_.size(); ++row) {
+    begin_row(row);
     const auto had = samples.size();
     static_cast<void>(have_sample(facts_.on_failed_sample, places, row, [&](std::int64_t index) {
       samples.push_back(fetch(source_, seed_, plan_.epoch, index));
@@ -304,7 +346,9 @@ void InlineSource::warn_of_missing(const MissingSample& sample) {
 }
 
 LoaderStatistics InlineSource::statistics() const {
-  return statistics_;
+  auto result = statistics_;
+  add_counts({&counts_, 1}, result);
+  return result;
 }
 
 }  // namespace lockstep::data::detail

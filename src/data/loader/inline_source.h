@@ -9,8 +9,12 @@
 #include <vector>
 
 #include "data/loader/batch_source.h"
+#include "data/loader/look_ahead_counts.h"
+#include "data/loader/pending_samples.h"
+#include "data/loader/read_ahead.h"
 #include "data/loader/sample_generator.h"
 #include "data/loader/sample_policy.h"
+#include "data/loader/upcoming_plan.h"
 #include "data/samples/sample_layout.h"
 
 namespace lockstep::data::detail {
@@ -18,8 +22,7 @@ namespace lockstep::data::detail {
 /// Builds batches in the calling thread: `workers(0)`, and the oracle for everything else.
 class InlineSource : public BatchSource {
  public:
-  InlineSource(SampleSource source, const BatchFacts& facts, std::uint64_t seed)
-      : source_(std::move(source)), facts_(facts), seed_(seed) {}
+  InlineSource(SampleSource source, const BatchFacts& facts, std::uint64_t seed);
 
   void pin_batches(std::shared_ptr<native::HostPinning>) override { pins_ = true; }
   void start(PassPlan plan) override;
@@ -42,6 +45,8 @@ class InlineSource : public BatchSource {
     std::exception_ptr error;
   };
 
+  void take_items();
+  void begin_row(std::size_t row);
   void build();
   [[nodiscard]] Built build_next();
   [[nodiscard]] SampleTree build_rows(std::size_t& row, std::size_t& rows);
@@ -64,6 +69,11 @@ class InlineSource : public BatchSource {
   SampleGenerator generator_{SampleGenerator::ManualSeed::FollowedOutsideOfRanks};
   bool pins_ = false;
   PassPlan plan_;
+  UpcomingPlan upcoming_;                    // where something looks ahead
+  LookAheadCounts counts_{};                 // of these two
+  std::optional<ReadAhead> read_ahead_;      // of a dataset that names its files
+  std::unique_ptr<PendingSamples> pending_;  // of a dataset with `get_async`
+  std::size_t row_ = 0;                      // of the sample that is being fetched
   std::vector<std::int64_t> items_;
   std::size_t next_ = 0;
   std::optional<Built> built_;  // the batch that comes next, where it has been looked for

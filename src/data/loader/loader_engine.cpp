@@ -66,6 +66,9 @@ LoaderEngine::LoaderEngine(SampleSource source, const SamplerFacts& sampler,
   facts.batch_size = batch_size_;
   facts.drop_last = drop_last_;
   facts.on_failed_sample = options.on_failed_sample();
+  facts.timeout = options.timeout();
+  if (source.files) facts.read_ahead = static_cast<std::size_t>(options.read_ahead());
+  if (source.start) facts.in_flight = static_cast<std::size_t>(options.in_flight());
   if (source.open) {
     facts.all_shards = static_cast<std::size_t>(options.shards());
     facts.first_shard = static_cast<std::size_t>(options.rank());

@@ -26,6 +26,14 @@ void check_ranges(const DataLoaderOptions& options) {
   TORCH_CHECK(options.prefetch_batches() > 0 && options.prefetch_batches() <= kMaxPrefetch,
               "DataLoaderOptions: prefetch_batches is ", options.prefetch_batches(),
               "; it must be from 1 to ", kMaxPrefetch);
+  constexpr auto kMaxReadAhead = DataLoaderOptions::kMaxReadAhead;
+  TORCH_CHECK(options.read_ahead() >= 0 && options.read_ahead() <= kMaxReadAhead,
+              "DataLoaderOptions: read_ahead is ", options.read_ahead(), "; it must be from 0 to ",
+              kMaxReadAhead);
+  constexpr auto kMaxInFlight = DataLoaderOptions::kMaxInFlight;
+  TORCH_CHECK(options.in_flight() >= 0 && options.in_flight() <= kMaxInFlight,
+              "DataLoaderOptions: in_flight is ", options.in_flight(), "; it must be from 0 to ",
+              kMaxInFlight);
   TORCH_CHECK(options.timeout().count() > 0 && options.timeout() <= kMaxTimeout,
               "DataLoaderOptions: timeout is ", options.timeout().count(),
               " ms; it must be from 1 to ", kMaxTimeout.count(), " ms");

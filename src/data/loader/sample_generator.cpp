@@ -75,6 +75,12 @@ void SampleGenerator::begin(const Key& key) {
   in_use->is_seeded_ = false;
 }
 
+void SampleGenerator::begin_again() {
+  if (in_use == nullptr) return;
+  in_use->is_seeded_ = false;
+  if (in_use->follows_manual_seed_) static_cast<void>(in_use->take_manual_seed());
+}
+
 void SampleGenerator::begin_sample(std::uint64_t seed, std::int64_t epoch, std::int64_t index) {
   begin({kSample, seed, static_cast<std::uint64_t>(epoch), static_cast<std::uint64_t>(index), 0});
 }
@@ -129,20 +135,23 @@ void SampleGenerator::seed(std::uint64_t key) {
   is_seeded_ = true;
 }
 
+void SampleGenerator::follow_manual_seed() {
+  const auto seed = take_manual_seed();
+  if (!seed) return;
+  const std::lock_guard lock(own_.mutex_);
+  own_.set_current_seed(*seed);
+  is_seeded_ = true;
+}
+
 // `torch::manual_seed` reaches the program's generator. That one is told apart by a seed of ours,
 // which comes back at once, so that the same seed is seen a second time.
-void SampleGenerator::follow_manual_seed() {
-  std::uint64_t seed = 0;
-  {
-    const std::lock_guard lock(program_.mutex_);
-    seed = program_.current_seed();
-    if (seed == kNotSeeded) return;
-    program_seed_ = seed;
-    swap_program_seed(kNotSeeded);
-  }
-  const std::lock_guard lock(own_.mutex_);
-  own_.set_current_seed(seed);
-  is_seeded_ = true;
+std::optional<std::uint64_t> SampleGenerator::take_manual_seed() {
+  const std::lock_guard lock(program_.mutex_);
+  const auto seed = program_.current_seed();
+  if (seed == kNotSeeded) return std::nullopt;
+  program_seed_ = seed;
+  swap_program_seed(kNotSeeded);
+  return seed;
 }
 
 }  // namespace lockstep::data::detail

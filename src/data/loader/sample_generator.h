@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 
 #include "core/thread_generator.h"
 
@@ -57,6 +58,10 @@ class SampleGenerator {
   static void begin_stream_batch(std::uint64_t seed, std::int64_t epoch, std::size_t shard,
                                  std::uint64_t number);
 
+  /// What was begun last begins again: numbers that were drawn and seeds that were set meanwhile
+  /// are nobody's.
+  static void begin_again();
+
   /// That of the calling thread's innermost `Use`, seeded for what was begun last; nullptr outside.
   [[nodiscard]] static const at::Generator* to_draw_from();
 
@@ -67,6 +72,7 @@ class SampleGenerator {
   void seed(std::uint64_t key);
   [[nodiscard]] bool follows_here() const;
   void follow_manual_seed();
+  [[nodiscard]] std::optional<std::uint64_t> take_manual_seed();
   void swap_program_seed(std::uint64_t seed);
 
   at::Generator generator_;

@@ -11,12 +11,25 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "workers/item_word.h"
 
 /// What becomes of samples at which the dataset throws. Every worker must decide the same, so the
 /// decision follows from the batch's indices, and those behind it in the epoch's order, alone.
 namespace lockstep::data::detail {
+
+/// Thrown for a sample that nobody waits for any more: no policy applies.
+struct SampleNotWanted : std::exception {
+  [[nodiscard]] const char* what() const noexcept override {
+    return "the sample is not wanted any more";
+  }
+};
+
+/// Thrown for a sample that did not come within `DataLoaderOptions::timeout`.
+struct SilentSample : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
 
 /// What follows a batch in its pass, to replace samples; `workers::kLeftOut` where there is
 /// nothing.
@@ -56,9 +69,13 @@ concept BatchPlaces = requires(Places& places, std::size_t place, std::int64_t i
 /// Puts the next sample that can be had into this place: of the batch, from its beginning on again
 /// behind its end, then of those behind it. What others may have put into those places meanwhile is
 /// what would be found there, so it does not matter who comes first.
+///
+/// Each silent one takes as long as `DataLoaderOptions::timeout` says; where two of them are, no
+/// more are tried.
 template <BatchPlaces Places, class Fetch>
 bool replace_sample(Places& places, std::size_t place, const Fetch& fetch) {
   const auto size = places.size();
+  bool is_silent = false;
   for (std::size_t step = 1; step < size + DataLoaderOptions::kReplacements; ++step) {
     const auto other = (place + step) % size;
     const auto index = step < size ? places.word(other) : places.behind(step - size);
@@ -66,6 +83,11 @@ bool replace_sample(Places& places, std::size_t place, const Fetch& fetch) {
     try {
       places.begin(step < size ? other : place);
       fetch(index);
+    } catch (const SampleNotWanted&) {
+      throw;
+    } catch (const SilentSample&) {
+      if (std::exchange(is_silent, true)) return false;
+      continue;
     } catch (...) {  // the next one, then
       continue;
     }
@@ -91,6 +113,8 @@ bool have_sample(SamplePolicy policy, Places& places, std::size_t place, const F
     try {
       fetch(word);
       return true;
+    } catch (const SampleNotWanted&) {
+      throw;
     } catch (...) {
       places.note(place, word);
       if (policy == SamplePolicy::Replace) {

@@ -4,7 +4,9 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
+#include "data/loader/look_ahead_counts.h"
 #include "native/posix/page_size.h"
 #include "workers/task_channel.h"
 
@@ -12,6 +14,8 @@ namespace lockstep::data::detail {
 
 /// What all processes of a loader must agree on about samples; lies in the channel's user area,
 /// zeroed at first.
+///
+/// What the workers count lies behind it, and behind that what a spawned worker must know.
 ///
 /// Nobody knows what a sample looks like before one has been fetched, and the rank does not fetch
 /// it: a dataset that crashes must not take the rank along. `turn` says whose first sample decides:
@@ -33,13 +37,26 @@ struct SharedLayout {
   std::atomic<std::uint64_t> turn;
   /// 1: samples are not such that one worker can pass them on to another (`can_be_passed_on`).
   std::atomic<std::uint32_t> samples_stay;
-  std::uint64_t job_bytes;       ///< of what a spawned worker must know, behind this
+  std::uint64_t job_bytes;       ///< of what a spawned worker must know
   std::uint64_t payload_offset;  ///< valid once `turn` is kPublished, as all that follows
   std::uint64_t layout_bytes;
   std::uint64_t slot_bytes;
 
   [[nodiscard]] static SharedLayout& of(const workers::TaskChannel& channel) {
     return *reinterpret_cast<SharedLayout*>(channel.user_area());
+  }
+  /// How large the user area is.
+  [[nodiscard]] static std::size_t bytes_for(std::size_t workers, std::size_t job_bytes) {
+    return counts_offset() + workers * sizeof(LookAheadCounts) + job_bytes;
+  }
+  /// By worker.
+  [[nodiscard]] static std::span<LookAheadCounts> counts(const workers::TaskChannel& channel) {
+    auto* first = channel.user_area() + counts_offset();
+    return {reinterpret_cast<LookAheadCounts*>(first), channel.workers()};
+  }
+  /// What a spawned worker must know.
+  [[nodiscard]] static std::byte* job(const workers::TaskChannel& channel) {
+    return channel.user_area() + bytes_for(channel.workers(), 0);
   }
   [[nodiscard]] std::size_t slots_offset() const { return native::round_up_to_page(layout_bytes); }
   [[nodiscard]] std::size_t slot_offset(std::size_t slot) const {
@@ -51,6 +68,12 @@ struct SharedLayout {
   [[nodiscard]] static std::byte* payload(workers::TaskChannel& channel) {
     const auto& common = of(channel);
     return channel.region().payload(common.payload_offset, common.payload_bytes(channel.slots()));
+  }
+
+ private:
+  [[nodiscard]] static constexpr std::size_t counts_offset() {
+    constexpr auto kLine = alignof(LookAheadCounts);
+    return (sizeof(SharedLayout) + kLine - 1) / kLine * kLine;
   }
 };
 

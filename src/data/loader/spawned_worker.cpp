@@ -83,7 +83,7 @@ Place read_place(const char* text) {
 
 WorkerJob read_job(std::shared_ptr<workers::TaskChannel> channel, const DatasetRegistry& registry) {
   const auto size = static_cast<std::size_t>(SharedLayout::of(*channel).job_bytes);
-  const std::byte* bytes = channel->user_area() + sizeof(SharedLayout);
+  const std::byte* bytes = SharedLayout::job(*channel);
   JobWords words;
   TORCH_CHECK(size >= sizeof(words), "the loader's description of this worker is damaged");
   std::memcpy(&words, bytes, sizeof(words));
@@ -105,7 +105,8 @@ WorkerJob read_job(std::shared_ptr<workers::TaskChannel> channel, const DatasetR
   }
   job.source = registry.make(name, config);
   TORCH_CHECK((job.source.has_rows ? 1U : 0U) == words.has_rows &&
-                  (job.source.open ? 1U : 0U) == words.is_iterable,
+                  (job.source.open ? 1U : 0U) == words.is_iterable &&
+                  (job.source.start || job.facts.in_flight == 0),
               "the registry's dataset '", name,
               "' is of another kind than the loader's; both must have the same dataset and "
               "collate function");

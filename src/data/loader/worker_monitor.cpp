@@ -80,8 +80,7 @@ bool WorkerMonitor::is_lost_to_all(const AwaitedBatch& batch) const {
 }
 
 bool WorkerMonitor::is_lost(std::size_t worker) const {
-  const auto state = channel_.table().workers[worker].state.load(std::memory_order_acquire);
-  return state == WorkerState::GivenUp || state == WorkerState::StartFailed;
+  return job_->is_lost(worker);
 }
 
 WorkerMonitor::Wait::Wait(WorkerMonitor& monitor)
@@ -121,9 +120,10 @@ std::uint64_t WorkerMonitor::signs_of_progress(const AwaitedBatch& batch) const 
   std::uint64_t signs = batch.slot ? channel_.progress(*batch.slot) : 0;
   for (const auto& record : channel_.table().workers) {
     signs += record.restarts.load(std::memory_order_relaxed);
-    // A shard's samples are not counted in the slot. And a thread that is still at a sample of
-    // another pass is not hanging as long as it comes to an end.
-    if (job_->is_iterable() || !host_->replaces_workers()) {
+    // A shard's samples are not counted in the slot. A thread that is still at a sample of another
+    // pass is not hanging as long as it comes to an end. And a worker that waits for a sample of
+    // `get_async` knows itself how long.
+    if (job_->is_iterable() || job_->is_async() || !host_->replaces_workers()) {
       signs += record.heartbeats.load(std::memory_order_relaxed);
     }
   }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -92,11 +93,12 @@ std::shared_ptr<WorkerJob> make_job(SampleSource source, const BatchFacts& facts
   const auto workers = static_cast<std::size_t>(options.workers());
   const auto slots = workers * static_cast<std::size_t>(options.prefetch_batches()) + kSpareSlots;
   job->channel = std::make_shared<TaskChannel>(workers::ChannelShape{
-      slots, workers, facts.largest_batch, sizeof(SharedLayout) + spawned.size(),
+      slots, workers, facts.largest_batch, SharedLayout::bytes_for(workers, spawned.size()),
       !job->source.has_rows && !job->is_iterable() && workers > 1});
   auto* common = std::construct_at(&SharedLayout::of(*job->channel));
   common->job_bytes = spawned.size();
-  std::memcpy(job->channel->user_area() + sizeof(SharedLayout), spawned.data(), spawned.size());
+  std::uninitialized_value_construct_n(SharedLayout::counts(*job->channel).data(), workers);
+  std::memcpy(SharedLayout::job(*job->channel), spawned.data(), spawned.size());
   return job;
 }
 

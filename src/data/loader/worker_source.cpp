@@ -8,6 +8,7 @@
 
 #include <utility>
 
+#include "data/loader/shared_layout.h"
 #include "data/loader/worker_failure.h"
 #include "data/loader/worker_setup.h"
 
@@ -184,6 +185,7 @@ LoaderStatistics WorkerSource::statistics() const {
   auto result = delivery_.statistics();
   scheduler_.add_to(result);
   monitor_.add_to(result);
+  add_counts(SharedLayout::counts(*job_->channel), result);
   return result;
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <ATen/ops/empty.h>
+#include <lockstep/data/file_parts.h>
 #include <lockstep/data/readers/cifar_dataset.h>
 
 #include <algorithm>
@@ -130,6 +131,11 @@ void CifarDataset::get_into(std::size_t index, std::span<std::byte> data,
       values[i] = table[std::to_integer<std::size_t>(pixels[i])];
     }
   }
+}
+
+void CifarDataset::files_of(std::size_t index, FileParts& parts) const {
+  const auto [file, record, offset] = place(index);
+  parts.add(file->path(), offset, label_bytes() + kPixels);
 }
 
 std::string CifarDataset::describe(std::size_t index) const {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <ATen/ops/empty.h>
+#include <lockstep/data/file_parts.h>
 #include <lockstep/data/readers/packed_records.h>
 
 #include <algorithm>
@@ -190,6 +191,10 @@ void PackedRecords::get_into(std::size_t index, std::span<std::byte> data,
   std::copy_n(record.begin(), data.size(), data.begin());
   std::copy_n(record.begin() + static_cast<std::ptrdiff_t>(data.size()), target.size(),
               target.begin());
+}
+
+void PackedRecords::files_of(std::size_t index, FileParts& parts) const {
+  parts.add(file_->path(), offset_of(index), stride_);
 }
 
 std::string PackedRecords::describe(std::size_t index) const {

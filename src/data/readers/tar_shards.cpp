@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <c10/util/Exception.h>
+#include <lockstep/data/file_parts.h>
 #include <lockstep/data/readers/tar_shards.h>
 
 #include <algorithm>
@@ -73,6 +74,16 @@ TarSample TarShards::sample(std::size_t index) const {
 
 torch::data::Example<> TarShards::get(std::size_t index) const {
   return decoder_(sample(index));
+}
+
+// From the first byte of the first member to the last one of the last: they lie next to each other.
+void TarShards::files_of(std::size_t index, FileParts& parts) const {
+  const auto [shard, number] = place(index);
+  const auto members = shard->index.members_of(number);
+  if (members.empty()) return;
+  const auto begin = members.front().offset;
+  const auto end = members.back().offset + members.back().size;
+  if (end > begin) parts.add(shard->archive.path(), begin, end - begin);
 }
 
 std::string TarShards::describe(std::size_t index) const {

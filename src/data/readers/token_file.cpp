@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <ATen/ops/empty.h>
+#include <lockstep/data/file_parts.h>
 #include <lockstep/data/readers/token_file.h>
 
 #include <algorithm>
@@ -137,6 +138,10 @@ void TokenFile::get_into(std::size_t index, std::span<std::byte> data,
     file_->fail(offset + i * width_, "a token below " + std::to_string(vocabulary_),
                 std::to_string(token));
   }
+}
+
+void TokenFile::files_of(std::size_t index, FileParts& parts) const {
+  parts.add(file_->path(), start_ + first_token(index) * width_, (block_ + 1) * width_);
 }
 
 std::string TokenFile::describe(std::size_t index) const {

@@ -9,6 +9,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "native/cuda/event_pool.h"
+
 namespace lockstep::native {
 namespace {
 
@@ -26,6 +28,21 @@ cudaStream_t stream_of(void* stream) {
 cudaEvent_t event_of(void* event) {
   return static_cast<cudaEvent_t>(event);
 }
+
+/// While one lives, no call of this thread spoils a capture: a query of an event that was recorded
+/// before the capture would.
+class RelaxedCapture {
+ public:
+  RelaxedCapture() { check(cudaThreadExchangeStreamCaptureMode(&mode_), kCall); }
+  ~RelaxedCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  RelaxedCapture(const RelaxedCapture&) = delete;
+  RelaxedCapture& operator=(const RelaxedCapture&) = delete;
+
+  static constexpr const char* kCall = "cudaThreadExchangeStreamCaptureMode";
+
+ private:
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;  // the other one, from then on
+};
 
 class CudaDevice final : public DeviceApi {
  public:
@@ -59,12 +76,14 @@ class CudaDevice final : public DeviceApi {
   }
 
   Event create_event(int device) override {
-    const DeviceScope scope(*this, device);
-    cudaEvent_t event = nullptr;
-    check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
-    return event;
+    return events_.take(device, [&]() -> Event {
+      const DeviceScope scope(*this, device);
+      cudaEvent_t event = nullptr;
+      check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+      return event;
+    });
   }
-  void destroy_event(Event event) noexcept override { cudaEventDestroy(event_of(event)); }
+  void destroy_event(Event event) noexcept override { events_.give_back(event); }
 
   void record(Event event, Stream stream) override {
     check(cudaEventRecord(event_of(event), stream_of(stream)), "cudaEventRecord");
@@ -73,6 +92,7 @@ class CudaDevice final : public DeviceApi {
     check(cudaStreamWaitEvent(stream_of(stream), event_of(event), 0), "cudaStreamWaitEvent");
   }
   bool is_done(Event event) override {
+    const RelaxedCapture relaxed;
     const cudaError_t state = cudaEventQuery(event_of(event));
     if (state == cudaErrorNotReady) {
       static_cast<void>(cudaGetLastError());  // an answer, not an error for LibTorch to find
@@ -82,6 +102,16 @@ class CudaDevice final : public DeviceApi {
     return true;
   }
 
+  bool is_capturing(Stream stream) override {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    check(cudaStreamIsCapturing(stream_of(stream), &status), "cudaStreamIsCapturing");
+    return status != cudaStreamCaptureStatusNone;
+  }
+  void allow_captures() override {
+    cudaStreamCaptureMode mode = cudaStreamCaptureModeThreadLocal;
+    check(cudaThreadExchangeStreamCaptureMode(&mode), RelaxedCapture::kCall);
+  }
+
   void zero(void* data, std::size_t bytes, Stream stream) override {
     check(cudaMemsetAsync(data, 0, bytes, stream_of(stream)), "cudaMemsetAsync");
   }
@@ -89,6 +119,11 @@ class CudaDevice final : public DeviceApi {
     check(cudaMemcpyAsync(target, source, bytes, cudaMemcpyDeviceToDevice, stream_of(stream)),
           "cudaMemcpyAsync");
   }
+
+ private:
+  // A step takes two events a bucket; their order alone is used, so that they serve again and
+  // again.
+  EventPool events_{[](Event event) { cudaEventDestroy(event_of(event)); }};
 };
 
 }  // namespace

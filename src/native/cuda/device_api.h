@@ -40,6 +40,12 @@ class DeviceApi {
   virtual void make_wait(Stream stream, Event event) = 0;
   [[nodiscard]] virtual bool is_done(Event event) = 0;
 
+  /// Whether what is enqueued on `stream` goes into a graph instead of running.
+  [[nodiscard]] virtual bool is_capturing(Stream stream) = 0;
+  /// From now on, no call of this thread spoils a capture of another thread, in whatever mode that
+  /// one captures.
+  virtual void allow_captures() = 0;
+
   // These are enqueued on `stream`.
   virtual void zero(void* data, std::size_t bytes, Stream stream) = 0;
   virtual void copy(void* target, const void* source, std::size_t bytes, Stream stream) = 0;

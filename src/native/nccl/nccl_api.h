@@ -66,10 +66,14 @@ class NcclApi {
 
   virtual NcclResult memory_allocate(void** data, std::size_t bytes) = 0;
   virtual NcclResult memory_free(void* data) = 0;
-  /// Collective.
-  virtual NcclResult window_register(Comm comm, void* data, std::size_t bytes,
+  /// Collective. `is_symmetric`: each call uses the same place of the window on all ranks, which
+  /// NCCL trusts; its faster kernels for sums need such windows.
+  virtual NcclResult window_register(Comm comm, void* data, std::size_t bytes, bool is_symmetric,
                                      NcclWindow* window) = 0;
   virtual NcclResult window_deregister(Comm comm, NcclWindow window) = 0;
+  /// Whether a window that was registered as symmetric is that: where the communicator has no such
+  /// memory, NCCL registers an ordinary one without a word.
+  virtual NcclResult window_is_symmetric(Comm comm, NcclWindow window, bool* is_symmetric) = 0;
 
   /// A sum of values times `scalar`, which is of type `type` and read at once.
   virtual NcclResult reduction_create(NcclReduction* op, const void* scalar, NcclType type,

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "native/nccl/nccl_library.h"
 
+#include <cuda_runtime_api.h>
+#include <dlfcn.h>
 #include <nccl.h>
 
 #include <cstring>
@@ -36,6 +38,15 @@ ncclRedOp_t op_of(NcclReduction op) {
 }
 cudaStream_t stream_of(DeviceStream stream) {
   return static_cast<cudaStream_t>(stream);
+}
+
+bool is_device_memory(const void* data) {
+  cudaPointerAttributes attributes{};
+  if (cudaPointerGetAttributes(&attributes, data) == cudaSuccess) {
+    return attributes.type == cudaMemoryTypeDevice;
+  }
+  static_cast<void>(cudaGetLastError());  // an answer, not an error for LibTorch to find
+  return false;
 }
 
 ncclConfig_t non_blocking() {
@@ -86,23 +97,42 @@ class NcclLibrary final : public NcclApi {
   }
   NcclResult memory_free(void* data) override { return result_of(ncclMemFree(data)); }
 #if NCCL_VERSION_CODE >= NCCL_VERSION(2, 27, 0)
-  NcclResult window_register(Comm comm, void* data, std::size_t bytes,
+  static constexpr int kSymmetricWindow = NCCL_WIN_COLL_SYMMETRIC;
+  NcclResult window_register(Comm comm, void* data, std::size_t bytes, bool is_symmetric,
                              NcclWindow* window) override {
-    // The window is not symmetric. In symmetric memory NCCL trusts that a call uses the same place
-    // on all ranks, and reads another tensor where a program does not do so.
-    return result_of(ncclCommWindowRegister(
-        comm_of(comm), data, bytes, reinterpret_cast<ncclWindow_t*>(window), NCCL_WIN_DEFAULT));
+    return result_of(ncclCommWindowRegister(comm_of(comm), data, bytes,
+                                            reinterpret_cast<ncclWindow_t*>(window),
+                                            is_symmetric ? kSymmetricWindow : NCCL_WIN_DEFAULT));
   }
   NcclResult window_deregister(Comm comm, NcclWindow window) override {
     return result_of(ncclCommWindowDeregister(comm_of(comm), static_cast<ncclWindow_t>(window)));
   }
+  // NCCL 2.28 has no function for this question. Its symmetric windows are objects in memory of the
+  // device, which kernels read; without symmetric memory, the handle is that of `ncclCommRegister`,
+  // which is the host's. NCCL 2.29 has a function, and may give any handle.
+  NcclResult window_is_symmetric(Comm comm, NcclWindow window, bool* is_symmetric) override {
+    using GetUserPointer = ncclResult_t (*)(ncclComm_t, ncclWindow_t, void**);
+    static const auto ask =
+        reinterpret_cast<GetUserPointer>(::dlsym(RTLD_DEFAULT, "ncclWinGetUserPtr"));
+    *is_symmetric = window != nullptr && is_device_memory(window);
+    if (ask == nullptr || window == nullptr) return NcclResult::Success;
+    void* data = nullptr;  // stays null without symmetric memory
+    const ncclResult_t result = ask(comm_of(comm), static_cast<ncclWindow_t>(window), &data);
+    *is_symmetric = result == ncclSuccess && data != nullptr;
+    return result_of(result);
+  }
 #else
-  NcclResult window_register(Comm comm, void* data, std::size_t bytes,
+  NcclResult window_register(Comm comm, void* data, std::size_t bytes, bool /*is_symmetric*/,
                              NcclWindow* window) override {
     return result_of(ncclCommRegister(comm_of(comm), data, bytes, window));
   }
   NcclResult window_deregister(Comm comm, NcclWindow window) override {
     return result_of(ncclCommDeregister(comm_of(comm), window));
+  }
+  NcclResult window_is_symmetric(Comm /*comm*/, NcclWindow /*window*/,
+                                 bool* is_symmetric) override {
+    *is_symmetric = false;
+    return NcclResult::Success;
   }
 #endif
 

@@ -33,6 +33,10 @@ void futex_wait(const std::atomic<std::uint32_t>& word, std::uint32_t expected,
   futex(word, FUTEX_WAIT, expected, &relative);  // EAGAIN, EINTR and ETIMEDOUT all mean: look again
 }
 
+void futex_wake_one(const std::atomic<std::uint32_t>& word) {
+  futex(word, FUTEX_WAKE, 1, nullptr);
+}
+
 void futex_wake_all(const std::atomic<std::uint32_t>& word) {
   futex(word, FUTEX_WAKE, INT_MAX, nullptr);
 }

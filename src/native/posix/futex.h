@@ -15,6 +15,9 @@ namespace lockstep::native {
 void futex_wait(const std::atomic<std::uint32_t>& word, std::uint32_t expected,
                 std::chrono::nanoseconds limit);
 
+/// Wakes one of the threads and processes that sleep on `word`.
+void futex_wake_one(const std::atomic<std::uint32_t>& word);
+
 /// Wakes all threads and processes that sleep on `word`.
 void futex_wake_all(const std::atomic<std::uint32_t>& word);
 

@@ -54,6 +54,7 @@ void ArenaBucket::note_waiting(std::size_t place, const at::Tensor& gradient,
 }
 
 void ArenaBucket::multiply(double factor) {
+  if (factor == 1) return;
   for (std::size_t place = 0; place < places(); ++place) own_view(place).mul_(factor);
 }
 

@@ -36,8 +36,10 @@ std::size_t FlatBucket::elements_for(const BucketSpec& spec,
 }
 
 FlatBucket::FlatBucket(const BucketSpec& spec, at::Tensor flat,
-                       const std::vector<at::Tensor>& parameters, std::string name)
-    : GradientBucket(spec, parameters, std::move(name)), flat_(std::move(flat)) {
+                       const std::vector<at::Tensor>& parameters, std::string name, bool is_summed)
+    : GradientBucket(spec, parameters, std::move(name)),
+      flat_(std::move(flat)),
+      is_summed_(is_summed) {
   std::size_t offset = 0;
   if (!spec.device.is_cpu()) flat_.zero_();
   for (std::size_t place = 0; place < places(); ++place) {
@@ -84,11 +86,13 @@ std::vector<at::Tensor> FlatBucket::parts() const {
 }
 
 void FlatBucket::multiply(double factor) {
-  flat_.mul_(factor);
+  factor /= std::exchange(divisor_, 1);
+  if (factor != 1) flat_.mul_(factor);
 }
 
 Work FlatBucket::all_reduce(ProcessGroup& group) {
-  return group.all_reduce(flat_, ReduceOp::Avg);
+  divisor_ = is_summed_ ? group.size() : 1;
+  return group.all_reduce(flat_, is_summed_ ? ReduceOp::Sum : ReduceOp::Avg);
 }
 
 void FlatBucket::launch(ProcessGroup& group, const CommunicationHook& hook,
@@ -117,6 +121,7 @@ void FlatBucket::wait() {
 
 void FlatBucket::reset() {
   GradientBucket::reset();
+  divisor_ = 1;
   result_.reset();
 }
 

@@ -27,13 +27,15 @@ class FlatBucket final : public GradientBucket {
   /// How many elements a bucket needs. Gradients begin on cache lines.
   [[nodiscard]] static std::size_t elements_for(const BucketSpec& spec,
                                                 const std::vector<GradientShape>& shapes);
-  /// `flat`: that many elements of registered memory.
+  /// `flat`: that many elements of registered memory. `is_summed`: the all-reduce sums, and
+  /// `multiply` divides too, because NCCL has its fastest kernels for sums alone.
   FlatBucket(const BucketSpec& spec, at::Tensor flat, const std::vector<at::Tensor>& parameters,
-             std::string name);
+             std::string name, bool is_summed = false);
 
   void note_waiting(std::size_t place, const at::Tensor& gradient,
                     const at::Tensor& incoming) override;
   void multiply(double factor) override;
+  [[nodiscard]] double divisor() const noexcept override { return divisor_; }
   void vacate() override;
 
   using GradientBucket::launch;
@@ -55,6 +57,8 @@ class FlatBucket final : public GradientBucket {
   void vacate(std::size_t place);
 
   at::Tensor flat_;
+  bool is_summed_;
+  double divisor_ = 1;                        // of what the all-reduce under way gives
   std::vector<std::size_t> begins_;           // elements, in `flat_`
   std::optional<Future<at::Tensor>> result_;  // of a hook
 };

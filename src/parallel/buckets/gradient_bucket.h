@@ -51,7 +51,11 @@ class GradientBucket {
   [[nodiscard]] std::size_t bytes() const noexcept { return bytes_; }
   /// Bytes of the gradients that were copied in this iteration.
   [[nodiscard]] std::size_t copied_bytes() const noexcept { return copied_bytes_; }
+  /// Multiplies the averages, once after the all-reduce. 1 is a factor too: where the all-reduce
+  /// gave sums, this makes averages of them.
   virtual void multiply(double factor) = 0;
+  /// What is in the bucket now is so many times the average.
+  [[nodiscard]] virtual double divisor() const noexcept { return 1; }
   /// Moves gradients that somebody still holds elsewhere, since other buckets are going to have
   /// this memory.
   virtual void vacate() = 0;

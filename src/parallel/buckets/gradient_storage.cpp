@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "comm/group/group_core.h"
 #include "parallel/buckets/arena_allocator.h"
 #include "parallel/buckets/arena_bucket.h"
 #include "parallel/buckets/flat_bucket.h"
@@ -42,7 +43,8 @@ GradientStorage::GradientStorage(ProcessGroup& group, std::vector<at::Tensor> pa
     : group_(group),
       parameters_(std::move(parameters)),
       shapes_(gradient_shapes_of(parameters_, options)),
-      may_have_arenas_(options.gradients_in_group_memory()) {
+      may_have_arenas_(options.gradients_in_group_memory()),
+      is_symmetric_(options.symmetric_memory()) {
   for (std::size_t i = 0; i < shapes_.size(); ++i) {
     const auto is_alike = [&](const Memory& memory) {
       return memory.dtype == shapes_[i].dtype && memory.device == shapes_[i].device;
@@ -108,7 +110,9 @@ void GradientStorage::allocate_flat(Memory& memory) {
   // The size does not depend on the buckets: every gradient begins on a cache line.
   const BucketSpec all{memory.parameters, memory.dtype, memory.device};
   const auto elements = static_cast<std::int64_t>(FlatBucket::elements_for(all, shapes_));
-  memory.flat = group_.allocate({elements}, at::TensorOptions(memory.dtype).device(memory.device));
+  // Buckets lie at the same places on all ranks: these compare what the places follow from.
+  memory.flat = group_.core().allocate(
+      {elements}, at::TensorOptions(memory.dtype).device(memory.device), is_symmetric_);
 }
 
 bool GradientStorage::has_arena() const {
@@ -156,7 +160,8 @@ std::unique_ptr<GradientBucket> GradientStorage::make_bucket(const BucketSpec& s
   const auto elements = static_cast<std::int64_t>(FlatBucket::elements_for(spec, shapes_));
   const auto first = std::exchange(used[kind], used[kind] + elements);
   const at::Tensor flat = memory.flat.narrow(0, first, elements);
-  return std::make_unique<FlatBucket>(spec, flat, parameters_, name);
+  const bool is_summed = is_symmetric_ && group_.core().prefers_sum(flat);
+  return std::make_unique<FlatBucket>(spec, flat, parameters_, name, is_summed);
 }
 
 void GradientStorage::open() {

@@ -83,6 +83,7 @@ class GradientStorage {
   std::vector<at::Tensor> parameters_;
   std::vector<GradientShape> shapes_;
   bool may_have_arenas_;
+  bool is_symmetric_;
   std::vector<Memory> memories_;
   std::weak_ptr<void> opened_;  // as long as the arenas are open for a graph
   bool has_failed_ = false;

@@ -24,7 +24,8 @@ void AverageWriter::add_late_gradients(const Iteration& iteration) {
         context_.group.with(CallOptions().name(context_.assignments.call_name("late gradient")));
     context_.group.all_reduce(late, ReduceOp::Avg).wait();
     if (parameter.is_assigned) {
-      bucket_of(parameter).view(parameter.place).add_(late);
+      const GradientBucket& bucket = bucket_of(parameter);
+      bucket.view(parameter.place).add_(late, bucket.divisor());
     } else {
       parameter.late = late;
     }
@@ -32,7 +33,7 @@ void AverageWriter::add_late_gradients(const Iteration& iteration) {
 }
 
 void AverageWriter::write_all(const Iteration& iteration) {
-  if (iteration.factor != 1) context_.buckets.multiply(iteration.factor);
+  context_.buckets.multiply(iteration.factor);
   context_.statistics.unused_parameters.clear();
   context_.statistics.locally_unused_parameters.clear();
   for (std::size_t i = 0; i < context_.parameters.size(); ++i) {

@@ -105,7 +105,8 @@ std::string describe(const DistributedDataParallelOptions& options) {
        << " buffer_sync=" << name_of(options.buffer_sync()) << " reduce_dtype=";
   if (options.reduce_dtype()) text << *options.reduce_dtype();
   text << " static_graph=" << options.static_graph()
-       << " gradients_in_group_memory=" << options.gradients_in_group_memory();
+       << " gradients_in_group_memory=" << options.gradients_in_group_memory()
+       << " symmetric_memory=" << options.symmetric_memory();
   return std::move(text).str();
 }
 

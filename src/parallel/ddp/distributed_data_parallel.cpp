@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "comm/group/group_core.h"
 #include "native/posix/heap.h"
 #include "parallel/ddp/autograd_hooks.h"
 #include "parallel/ddp/ddp_checks.h"
@@ -322,6 +323,40 @@ void DistributedDataParallelBase::go_on_with(DdpState state) {
   } else {
     loaded_ = std::make_unique<DdpState>(std::move(state));
   }
+}
+
+std::string DistributedDataParallelBase::obstacle_to_capture(c10::DeviceType device) const {
+  if (!options_.static_graph()) {
+    return options_.name() +
+           ": its backwards exchange on the CPU which parameters were used; wrap the model with "
+           "DistributedDataParallelOptions().static_graph(true), if each backward uses the same";
+  }
+  if (*pauses_ != 0) {
+    return options_.name() +
+           ": no_sync is in force, and each call of a GraphedStep is a whole step";
+  }
+  if (options_.buffer_sync() != BufferSync::Local) {
+    return options_.name() +
+           ": buffer_sync copies buffers through CPU memory in each step; use BufferSync::Local, "
+           "and broadcast_buffers() or average_buffers() where they are needed";
+  }
+  if (hook_) {
+    return options_.name() +
+           ": a communication hook runs on the CPU in each step; use a GraphedStep without a hook";
+  }
+  if (device == c10::kCPU || group_->core().can_be_captured(device)) return "";
+  return options_.name() + ": gradients travel through CPU memory over the backend " +
+         std::string(to_string(group_->backend())) + "; use Backend::Nccl, with a device a rank";
+}
+
+std::size_t DistributedDataParallelBase::steps_before_capture() const noexcept {
+  // The buckets of a step are those that the step before has decided on.
+  constexpr std::size_t kSettled = 2;
+  return options_.tune_buckets_after() + kSettled;
+}
+
+void DistributedDataParallelBase::vacate_buckets() {
+  if (autograd_hooks_) autograd_hooks_->reducer().vacate_buckets();
 }
 
 void DistributedDataParallelBase::rebind() {

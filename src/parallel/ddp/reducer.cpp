@@ -328,6 +328,12 @@ bool Reducer::take_had_shadows() {
   return iteration_.take_had_shadows();
 }
 
+void Reducer::vacate_buckets() {
+  const std::lock_guard lock(mutex_);
+  const at::NoGradGuard no_grad;
+  buckets_.vacate();
+}
+
 std::vector<std::size_t> Reducer::bucket_bytes() {
   const std::lock_guard lock(mutex_);
   return buckets_.bytes();

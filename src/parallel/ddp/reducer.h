@@ -108,6 +108,8 @@ class Reducer : public GradientListener, public std::enable_shared_from_this<Red
   [[nodiscard]] int first_active_rank();
   /// Whether some rank has made an iteration of zeros since this was last asked.
   [[nodiscard]] bool take_had_shadows();
+  /// Gradients that the program holds get memory of their own. No backward is under way.
+  void vacate_buckets();
   [[nodiscard]] std::vector<std::size_t> bucket_bytes();
   [[nodiscard]] std::uint64_t steps();
   /// The statistics without the times of forward.

@@ -17,19 +17,14 @@
 #include <unordered_set>
 #include <utility>
 
+#include "comm/collective/fingerprint.h"
+#include "core/exception_text.h"
 #include "pipeline/runtime/step_runner.h"
 
 namespace lockstep::pipeline {
 namespace {
 
 using Row = std::vector<std::int64_t>;
-
-/// FNV-1a: the same on all ranks.
-std::int64_t hash_of(const std::string& text) {
-  std::uint64_t hash = 14695981039346656037ULL;
-  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211ULL;
-  return static_cast<std::int64_t>(hash >> 1);
-}
 
 /// Row r: the words of rank r. Collective.
 std::vector<Row> exchange(ProcessGroup& group, const Row& own) {
@@ -79,22 +74,11 @@ Plan make_plan(const std::shared_ptr<ProcessGroup>& group, const Stages& stages,
   const auto rows =
       exchange(*group, {error ? 0 : 1, static_cast<std::int64_t>(stages.all().size()),
                         options.microbatches(), options.scale_gradients() ? 1 : 0,
-                        options.activation_slots() ? 1 : 0, plan ? hash_of(plan->to_csv()) : 0});
+                        options.activation_slots() ? 1 : 0,
+                        plan ? static_cast<std::int64_t>(hash_of(plan->to_csv())) : 0});
   if (error) std::rethrow_exception(error);
   compare(*group, rows);
   return std::move(*plan);
-}
-
-std::string text_of_current_exception() {
-  try {
-    throw;
-  } catch (const c10::Error& error) {
-    return error.what_without_backtrace();
-  } catch (const std::exception& error) {
-    return error.what();
-  } catch (...) {
-    return "an exception of a type that is unknown here";
-  }
 }
 
 }  // namespace
@@ -239,8 +223,9 @@ class Pipeline::Runtime {
 
   void give_up(const std::string& place) noexcept {
     try {
-      failure_ =
-          c10::str("rank ", group_->rank(), " failed ", place, ": ", text_of_current_exception());
+      failure_ = c10::str(
+          "rank ", group_->rank(), " failed ", place, ": ",
+          exception_text(std::current_exception(), "an exception of a type that is unknown here"));
     } catch (...) {
       failure_ = "a rank failed";
     }

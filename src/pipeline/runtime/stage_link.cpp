@@ -10,7 +10,6 @@
 #include <thread>
 #include <utility>
 
-#include "comm/collective/operation.h"
 #include "comm/group/group_core.h"
 
 namespace lockstep::pipeline {
@@ -184,10 +183,7 @@ void StageLink::finish_sends(StageLink& one, StageLink& other) {
 }
 
 void StageLink::give_up(const std::string& reason) noexcept {
-  try {
-    group_->core().fail({OperationFailure::Kind::Backend, reason, ""}, "pipeline");
-  } catch (...) {  // `fail` throws the failure, which this rank knows
-  }
+  group_->core().give_up(reason, "pipeline");
 }
 
 }  // namespace lockstep::pipeline

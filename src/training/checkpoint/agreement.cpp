@@ -3,9 +3,11 @@
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
-#include <c10/util/Exception.h>
 
 #include <cstring>
+#include <exception>
+
+#include "core/exception_text.h"
 
 namespace lockstep::training {
 namespace {
@@ -41,17 +43,13 @@ std::string first_failure(ProcessGroup& group, const std::string& own) {
 }
 
 std::string failure_of(const std::function<void()>& action) {
-  std::string text;
   try {
     action();
     return "";
-  } catch (const c10::Error& error) {
-    text = error.what_without_backtrace();
-  } catch (const std::exception& error) {
-    text = error.what();
-  } catch (...) {  // of the program's own types
+  } catch (...) {
+    const std::string text = exception_text(std::current_exception(), "");
+    return text.empty() ? "an error without a text" : text;
   }
-  return text.empty() ? "an error without a text" : text;
 }
 
 }  // namespace lockstep::training

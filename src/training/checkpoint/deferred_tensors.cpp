@@ -7,6 +7,8 @@
 #include <cstring>
 #include <utility>
 
+#include "native/posix/streaming_copy.h"
+
 namespace lockstep::training {
 
 DeferredTensors::DeferredTensors() : piece_(kPieceBytes) {}
@@ -46,7 +48,7 @@ std::uint64_t DeferredTensors::release() {
     const std::size_t left = entry.size - entry.is_read;
     if (left == 0) continue;
     entry.is_unchanged = entry.samples == sample(entry);
-    std::memcpy(entry.copy + entry.is_read, entry.bytes + entry.is_read, left);
+    native::streaming_copy(entry.copy + entry.is_read, entry.bytes + entry.is_read, left);
     copied += left;
   }
   return copied;

@@ -4,44 +4,61 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
-#include <span>
-#include <vector>
-
-#include "files/digest.h"
 
 namespace lockstep::training {
 namespace {
 
-constexpr std::uint64_t kPiece = std::uint64_t{1} << 20;
+constexpr std::size_t kPiece = std::size_t{1} << 20;
+/// Pieces from here on are read to where they go.
+constexpr std::size_t kLarge = std::size_t{64} << 10;
 
 }  // namespace
 
-void check_size(const files::BoundedFile& file, const FileDigest& expected) {
+CheckedReader::CheckedReader(const files::BoundedFile& file, const FileDigest& expected)
+    : file_(file), expected_(expected) {
   TORCH_CHECK(file.size() == expected.bytes, file.path(), ": has ", file.size(), " bytes; ",
               expected.bytes, " were written");
+  file.prefetch(0, kReadAhead);
 }
 
-void read_checked(const files::BoundedFile& file, const FileDigest& expected,
-                  const std::function<std::byte*(std::uint64_t offset)>& place) {
-  files::Digest digest;
-  file.prefetch(0, kReadAhead);
-  for (std::uint64_t at = 0; at < file.size(); at += kPiece) {
-    const std::span piece(place(at), static_cast<std::size_t>(std::min(kPiece, file.size() - at)));
-    file.prefetch(at + kReadAhead, kPiece);
-    file.read(at, piece, "the bytes");
-    digest.add(piece);
+void CheckedReader::read_piece(std::span<std::byte> target) {
+  file_.prefetch(offset_ + kReadAhead, target.size());
+  file_.read(offset_, target, "the bytes");
+  digest_.add(target);
+  offset_ += target.size();
+}
+
+void CheckedReader::fill_buffer() {
+  buffer_.resize(std::min<std::uint64_t>(kPiece, file_.size() - offset_));
+  left_ = buffer_;
+  read_piece(left_);
+}
+
+void CheckedReader::read(std::span<std::byte> target) {
+  while (!target.empty()) {
+    if (left_.empty() && target.size() < kLarge) fill_buffer();
+    const auto count = std::min(target.size(), left_.empty() ? kPiece : left_.size());
+    if (left_.empty()) {
+      read_piece(target.first(count));
+    } else {
+      std::copy_n(left_.begin(), count, target.begin());
+      left_ = left_.subspan(count);
+    }
+    target = target.subspan(count);
   }
-  TORCH_CHECK(digest.text() == expected.xxh3, file.path(),
-              ": its bytes are not those that were written (their digest is ", digest.text(),
-              " instead of ", expected.xxh3, ")");
+}
+
+void CheckedReader::finish() {
+  while (offset_ < file_.size()) fill_buffer();
+  TORCH_CHECK(digest_.text() == expected_.xxh3, file_.path(),
+              ": its bytes are not those that were written (their digest is ", digest_.text(),
+              " instead of ", expected_.xxh3, ")");
 }
 
 void check_digest(const std::filesystem::path& path, const FileDigest& expected,
                   native::FileSystem& files) {
   const files::BoundedFile file(path.string(), files);
-  check_size(file, expected);
-  std::vector<std::byte> memory(static_cast<std::size_t>(std::min(file.size(), kPiece)));
-  read_checked(file, expected, [&](std::uint64_t) { return memory.data(); });
+  CheckedReader(file, expected).finish();
 }
 
 }  // namespace lockstep::training

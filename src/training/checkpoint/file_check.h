@@ -4,9 +4,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <functional>
+#include <span>
+#include <vector>
 
 #include "files/bounded_file.h"
+#include "files/digest.h"
 #include "native/posix/file_system.h"
 #include "training/checkpoint/manifest.h"
 
@@ -15,16 +17,36 @@ namespace lockstep::training {
 /// So many bytes are on their way from the disk while others are looked at.
 inline constexpr std::uint64_t kReadAhead = std::uint64_t{16} << 20;
 
-/// Throws: `c10::Error` naming the file where it has another size than was written.
-void check_size(const files::BoundedFile& file, const FileDigest& expected);
+/// Reads a file from its first byte to its last, and compares it with what was written.
+///
+/// Thread-safety: none.
+class CheckedReader {
+ public:
+  /// Both outlive it.
+  /// Throws: `c10::Error` naming the file where it has another size than was written.
+  CheckedReader(const files::BoundedFile& file, const FileDigest& expected);
 
-/// Reads the whole file, and compares its digest with that of what was written. `place`: where the
-/// piece from an offset on goes, of one MiB at most.
-/// Throws: `c10::Error` naming the file where it is another one.
-void read_checked(const files::BoundedFile& file, const FileDigest& expected,
-                  const std::function<std::byte*(std::uint64_t offset)>& place);
+  /// Fills `target` with the bytes that follow. Nobody has compared them yet.
+  /// Throws: `c10::Error` naming the file when it has no more, or cannot be read.
+  void read(std::span<std::byte> target);
+  /// Reads what is left.
+  /// Throws: `c10::Error` naming the file where its bytes are others than were written.
+  void finish();
 
-/// The same, and keeps nothing of it.
+ private:
+  /// Reads from the file itself.
+  void read_piece(std::span<std::byte> target);
+  void fill_buffer();
+
+  const files::BoundedFile& file_;
+  const FileDigest& expected_;
+  files::Digest digest_;
+  std::uint64_t offset_ = 0;       ///< how far the file was read
+  std::vector<std::byte> buffer_;  ///< what came with a small piece
+  std::span<std::byte> left_;      ///< of the buffer
+};
+
+/// Throws: `c10::Error` naming the file where it is another one than was written.
 void check_digest(const std::filesystem::path& path, const FileDigest& expected,
                   native::FileSystem& files);
 

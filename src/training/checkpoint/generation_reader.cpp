@@ -80,12 +80,12 @@ PartState GenerationReader::read(const detail::TrainingPart& part) const {
   const std::string own = part.is_of_rank ? rank_file(part.name, source_rank(), record_.world_size)
                                           : whole_file(part.name);
   if (const LoadedFile* file = find(own)) {
-    file->add_tensors(state.tensors);
+    state.tensors = file->tensors();
     add_texts(*file, "");
   } else if (!part.is_of_rank) {
     for (std::int64_t rank = 0; rank < record_.world_size; ++rank) {
       const LoadedFile* shard = find(shard_file(part.name, rank, record_.world_size));
-      if (shard != nullptr) shard->add_tensors(state.tensors);
+      if (shard != nullptr) state.tensors.insert(shard->tensors().begin(), shard->tensors().end());
     }
     if (const LoadedFile* values = find(kValuesFile)) {
       add_texts(*values, value_key(part.name, ""));

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <lockstep/training/safetensors_header.h>
 
 #include <filesystem>
 #include <map>
@@ -14,7 +13,7 @@
 namespace lockstep::training {
 
 /// A file of tensors in memory, with the bytes that the manifest says: the bytes that were compared
-/// are those that are used.
+/// are those that are used. Each tensor has memory of its own, and whoever loads it may keep it.
 ///
 /// Thread-safety: immutable after construction.
 class LoadedFile {
@@ -23,15 +22,14 @@ class LoadedFile {
   LoadedFile(const std::filesystem::path& path, const FileDigest& expected,
              native::FileSystem& files);
 
-  [[nodiscard]] const std::map<std::string, std::string>& texts() const noexcept {
-    return header_.metadata;
+  [[nodiscard]] const std::map<std::string, std::string>& texts() const noexcept { return texts_; }
+  [[nodiscard]] const std::map<std::string, at::Tensor>& tensors() const noexcept {
+    return tensors_;
   }
-  /// Adds its tensors, which share the memory.
-  void add_tensors(std::map<std::string, at::Tensor>& tensors) const;
 
  private:
-  at::Tensor bytes_;
-  SafetensorsHeader header_;
+  std::map<std::string, std::string> texts_;
+  std::map<std::string, at::Tensor> tensors_;
 };
 
 }  // namespace lockstep::training

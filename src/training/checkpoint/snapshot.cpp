@@ -10,12 +10,12 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
-#include <cstring>
 #include <span>
 #include <utility>
 
 #include "files/digest.h"
 #include "native/posix/huge_pages.h"
+#include "native/posix/streaming_copy.h"
 #include "training/safetensors/index_writer.h"
 
 namespace lockstep::training {
@@ -199,8 +199,7 @@ void SnapshotMemory::copy(Snapshot& snapshot, bool is_deferred) {
       }
       at::Tensor target = room.view(tensor.scalar_type()).view(tensor.sizes());
       if (DeferredTensors::can_read(tensor)) {
-        // Faster than LibTorch's loop for tensors that no cache holds.
-        std::memcpy(room.mutable_data_ptr(), tensor.const_data_ptr(), tensor.nbytes());
+        native::streaming_copy(room.mutable_data_ptr(), tensor.const_data_ptr(), tensor.nbytes());
       } else if (tensor.is_cpu()) {
         target.copy_(tensor);
       } else {

@@ -44,8 +44,9 @@ std::string prefix_of(const std::string& parameter) {
 /// What the optimizer would be given: all of it is made before anything is changed.
 class NewState {
  public:
-  NewState(Optimizer& optimizer, const ParameterNames& names, const OptimizerState& state)
-      : optimizer_(optimizer), kind_(kind_of(optimizer)) {
+  NewState(Optimizer& optimizer, const ParameterNames& names, const OptimizerState& state,
+           StateTensors tensors)
+      : optimizer_(optimizer), kind_(kind_of(optimizer)), tensors_of_state_(tensors) {
     const auto groups = parse_groups(state.param_groups);
     TORCH_CHECK(groups.size() == optimizer.param_groups().size(), "the state of the optimizer has ",
                 groups.size(), " groups; this optimizer has ", optimizer.param_groups().size());
@@ -103,12 +104,13 @@ class NewState {
     const auto first = tensors.lower_bound(prefix);
     // Nothing is known of one that has had no gradient yet.
     if (first == tensors.end() || !first->first.starts_with(prefix)) return;
-    StateReader reader(prefix, parameter, all_elements(), tensors, used);
+    StateReader reader(prefix, parameter, all_elements(), tensors, tensors_of_state_, used);
     states_[parameter.unsafeGetTensorImpl()] = kind_->read_state(reader);
   }
 
   Optimizer& optimizer_;
   std::unique_ptr<OptimizerKind> kind_;
+  StateTensors tensors_of_state_;
   std::vector<std::unique_ptr<torch::optim::OptimizerOptions>> options_;
   States states_;
 };
@@ -144,8 +146,8 @@ OptimizerState named_state_of(const Optimizer& optimizer, const ParameterNames& 
 }
 
 std::function<void()> prepare_state(Optimizer& optimizer, const ParameterNames& names,
-                                    const OptimizerState& state) {
-  return [ready = std::make_shared<NewState>(optimizer, names, state)] { ready->apply(); };
+                                    const OptimizerState& state, StateTensors tensors) {
+  return [ready = std::make_shared<NewState>(optimizer, names, state, tensors)] { ready->apply(); };
 }
 
 OptimizerState state_of(const Optimizer& optimizer, const torch::nn::Module& module) {
@@ -154,7 +156,7 @@ OptimizerState state_of(const Optimizer& optimizer, const torch::nn::Module& mod
 
 void load_state(Optimizer& optimizer, const torch::nn::Module& module,
                 const OptimizerState& state) {
-  prepare_state(optimizer, parameter_names(module), state)();
+  prepare_state(optimizer, parameter_names(module), state, StateTensors::Copied)();
 }
 
 void save_optimizer(const Optimizer& optimizer, const torch::nn::Module& module,

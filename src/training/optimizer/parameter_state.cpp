@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "training/optimizer/parameter_state.h"
 
+#include <ATen/ops/detach.h>
 #include <ATen/ops/scalar_tensor.h>
 #include <c10/util/Exception.h>
 
@@ -44,7 +45,9 @@ at::Tensor StateReader::take(const std::string& key) {
   const auto found = tensors_.find(prefix_ + key);
   if (found == tensors_.end()) return {};
   used_.insert(found->first);
-  return found->second.detach().to(parameter_.device()).clone();
+  const at::Tensor value = at::detach(found->second);
+  return value.to(parameter_.device(), value.scalar_type(), /*non_blocking=*/false,
+                  /*copy=*/kind_ == StateTensors::Copied);
 }
 
 at::Tensor StateReader::take(const std::string& key, at::IntArrayRef shape) {

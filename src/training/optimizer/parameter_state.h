@@ -11,6 +11,8 @@
 #include <string>
 #include <utility>
 
+#include "training/optimizer/named_state.h"
+
 namespace lockstep::training {
 
 using NamedTensors = std::map<std::string, at::Tensor>;
@@ -45,11 +47,12 @@ class StateReader {
  public:
   /// `all_elements`: of all parameters of the optimizer.
   StateReader(std::string prefix, const at::Tensor& parameter, std::int64_t all_elements,
-              const NamedTensors& tensors, std::set<std::string>& used)
+              const NamedTensors& tensors, StateTensors kind, std::set<std::string>& used)
       : prefix_(std::move(prefix)),
         parameter_(parameter),
         all_elements_(all_elements),
         tensors_(tensors),
+        kind_(kind),
         used_(used) {}
 
   void shaped(const char* key, at::Tensor& value);
@@ -73,7 +76,7 @@ class StateReader {
   void scratch(const char* key);
 
  private:
-  /// A copy on the parameter's device; undefined where there is none.
+  /// Returns a tensor on the parameter's device, or an undefined one where there is none.
   [[nodiscard]] at::Tensor take(const std::string& key);
   /// The same, which must have this shape and the dtype of the parameter, if it is there.
   [[nodiscard]] at::Tensor take(const std::string& key, at::IntArrayRef shape);
@@ -84,6 +87,7 @@ class StateReader {
   const at::Tensor& parameter_;
   std::int64_t all_elements_;
   const NamedTensors& tensors_;
+  StateTensors kind_;
   std::set<std::string>& used_;
 };
 

@@ -4,9 +4,13 @@
 #include <ATen/core/Tensor.h>
 #include <lockstep/training/safetensors_header.h>
 
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
+#include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -22,6 +26,20 @@ constexpr std::uint64_t kLengthBytes = 8;
 
 /// Reads and checks all that the file says about its tensors.
 [[nodiscard]] SafetensorsHeader read_header(const files::BoundedFile& file);
+
+/// Throws. `offset`: of the file's byte where something else was expected.
+using HeaderFail = std::function<void(std::uint64_t offset, const std::string& expected,
+                                      const std::string& found)>;
+
+/// Returns the length of a header, which the first bytes of a file say. The whole file has
+/// `file_bytes`, `kLengthBytes` or more.
+[[nodiscard]] std::uint64_t header_length(std::span<const std::byte, kLengthBytes> length,
+                                          std::uint64_t file_bytes, const HeaderFail& fail);
+
+/// Checks the text of a header. The whole file has `file_bytes`, at least as many as are in front
+/// of the data.
+[[nodiscard]] SafetensorsHeader check_header(std::string_view text, std::uint64_t file_bytes,
+                                             const HeaderFail& fail);
 
 /// A file as it is going to be.
 struct PlannedFile {

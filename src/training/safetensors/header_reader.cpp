@@ -2,6 +2,8 @@
 #include <algorithm>
 #include <array>
 #include <limits>
+#include <span>
+#include <string>
 #include <tuple>
 #include <utility>
 
@@ -18,8 +20,11 @@ constexpr auto kMost = static_cast<std::uint64_t>(std::numeric_limits<std::int64
 /// Compares the parts of a header with each other and with the size of the file.
 class HeaderCheck {
  public:
-  HeaderCheck(const files::BoundedFile& file, std::uint64_t data_offset)
-      : file_(file), data_offset_(data_offset), data_bytes_(file.size() - data_offset) {}
+  HeaderCheck(std::uint64_t data_offset, std::uint64_t file_bytes, const HeaderFail& fail)
+      : data_offset_(data_offset),
+        file_bytes_(file_bytes),
+        data_bytes_(file_bytes - data_offset),
+        fail_(fail) {}
 
   SafetensorsTensor check(const std::string& name, const HeaderJson::Tensor& json) const {
     require(json.dtype.has_value(), name, "a dtype", "none");
@@ -65,9 +70,9 @@ class HeaderCheck {
               std::to_string(offset - data_offset_));
       end = offset + bytes;
     }
-    if (end != file_.size()) {
-      file_.fail(end, "the end of the file behind the last tensor",
-                 std::to_string(file_.size() - end) + " more bytes");
+    if (end != file_bytes_) {
+      fail_(end, "the end of the file behind the last tensor",
+            std::to_string(file_bytes_ - end) + " more bytes");
     }
   }
 
@@ -92,12 +97,13 @@ class HeaderCheck {
   void require(bool claim, const std::string& name, const std::string& expected,
                const std::string& found) const {
     if (claim) return;
-    file_.fail(kLengthBytes, "for the tensor " + files::in_quotes(name) + " " + expected, found);
+    fail_(kLengthBytes, "for the tensor " + files::in_quotes(name) + " " + expected, found);
   }
 
-  const files::BoundedFile& file_;
   std::uint64_t data_offset_;
+  std::uint64_t file_bytes_;
   std::uint64_t data_bytes_;
+  const HeaderFail& fail_;
 };
 
 }  // namespace
@@ -105,25 +111,38 @@ class HeaderCheck {
 SafetensorsHeader read_header(const files::BoundedFile& file) {
   std::array<std::byte, kLengthBytes> length{};
   file.read(0, length, "the length of the header");
+  const HeaderFail fail = [&](std::uint64_t offset, const std::string& expected,
+                              const std::string& found) { file.fail(offset, expected, found); };
+  const std::string text =
+      file.text(kLengthBytes, header_length(length, file.size(), fail), "the header");
+  return check_header(text, file.size(), fail);
+}
+
+std::uint64_t header_length(std::span<const std::byte, kLengthBytes> length,
+                            std::uint64_t file_bytes, const HeaderFail& fail) {
   const auto bytes = files::little_endian(length);
   if (bytes > kMaxHeaderBytes) {
-    file.fail(0, "a header of at most " + std::to_string(kMaxHeaderBytes) + " bytes",
-              std::to_string(bytes));
+    fail(0, "a header of at most " + std::to_string(kMaxHeaderBytes) + " bytes",
+         std::to_string(bytes));
   }
-  if (bytes > file.size() - kLengthBytes) {
-    file.fail(0,
-              "a header of at most " + std::to_string(file.size() - kLengthBytes) +
-                  " bytes, which is all that follows",
-              std::to_string(bytes));
+  if (bytes > file_bytes - kLengthBytes) {
+    fail(0,
+         "a header of at most " + std::to_string(file_bytes - kLengthBytes) +
+             " bytes, which is all that follows",
+         std::to_string(bytes));
   }
-  const std::string text = file.text(kLengthBytes, bytes, "the header");
+  return bytes;
+}
+
+SafetensorsHeader check_header(std::string_view text, std::uint64_t file_bytes,
+                               const HeaderFail& fail) {
   HeaderJson json = parse_header(text, [&](const std::string& expected, const std::string& found) {
-    file.fail(kLengthBytes, "in the header " + expected, found);
+    fail(kLengthBytes, "in the header " + expected, found);
   });
   SafetensorsHeader header;
   header.metadata = std::move(json.metadata);
-  header.file_bytes = file.size();
-  const HeaderCheck check(file, kLengthBytes + bytes);
+  header.file_bytes = file_bytes;
+  const HeaderCheck check(kLengthBytes + text.size(), file_bytes, fail);
   for (const auto& [name, tensor] : json.tensors) {
     header.tensors.emplace_hint(header.tensors.end(), name, check.check(name, tensor));
   }

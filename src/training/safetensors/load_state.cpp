@@ -10,28 +10,12 @@
 #include <utility>
 
 #include "files/bounded_view.h"
+#include "training/safetensors/name_list.h"
 #include "training/safetensors/tensor_files.h"
+#include "training/safetensors/tied_tensors.h"
 
 namespace lockstep::training {
 namespace {
-
-constexpr std::size_t kNamed = 5;  // as many names as an error lists
-
-/// "a, b, c, d, e and 3 more"
-std::string list(const std::vector<std::string>& texts) {
-  std::string all;
-  for (std::size_t i = 0; i < texts.size() && i < kNamed; ++i) {
-    all += (all.empty() ? "" : ", ") + texts[i];
-  }
-  return all +
-         (texts.size() > kNamed ? " and " + std::to_string(texts.size() - kNamed) + " more" : "");
-}
-
-std::string text_of(at::IntArrayRef shape) {
-  std::string text;
-  for (const auto size : shape) text += (text.empty() ? "" : ", ") + std::to_string(size);
-  return "[" + text + "]";
-}
 
 /// Whether a number of `from` may become one of `to`: never a fraction an integer, nor an integer
 /// one that it may not fit into.
@@ -105,9 +89,9 @@ class StateLoad {
     const auto quoted = [](const std::vector<std::string>& names) {
       std::vector<std::string> texts;
       for (std::size_t i = 0; i < names.size(); ++i) {
-        texts.push_back(i < kNamed ? files::in_quotes(names[i]) : "");
+        texts.push_back(i < kListedNames ? files::in_quotes(names[i]) : "");
       }
-      return list(texts);
+      return list_of(texts);
     };
     if (options_.strict() && !(found.missing.empty() && found.unexpected.empty())) {
       TORCH_CHECK(
@@ -130,7 +114,7 @@ class StateLoad {
                         c10::toString(target->second.scalar_type()) + " in the module");
       }
     }
-    TORCH_CHECK(unfit.empty(), files_.path(), ": ", list(unfit), "; nothing was loaded");
+    TORCH_CHECK(unfit.empty(), files_.path(), ": ", list_of(unfit), "; nothing was loaded");
     check_tied();
   }
 
@@ -183,15 +167,7 @@ std::map<std::string, at::Tensor> state_of(const torch::nn::Module& module) {
 
 void save_state(const torch::nn::Module& module, const std::filesystem::path& path,
                 std::map<std::string, std::string> metadata) {
-  metadata.emplace("format", "pt");
-  std::map<std::string, at::Tensor> state = state_of(module);
-  std::map<const void*, std::string> first;
-  for (auto one = state.begin(); one != state.end();) {
-    const auto [other, is_new] = first.emplace(one->second.unsafeGetTensorImpl(), one->first);
-    if (!is_new) metadata.emplace(one->first, other->second);
-    one = is_new ? std::next(one) : state.erase(one);
-  }
-  save_safetensors(path, state, metadata);
+  save_with_tied(path, state_of(module), std::move(metadata));
 }
 
 }  // namespace lockstep::training

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
+#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/detach.h>
 #include <c10/util/Exception.h>
 #include <lockstep/core/logging.h>
 #include <lockstep/training/load_state.h>
@@ -14,6 +16,7 @@
 #include <utility>
 
 #include "files/bounded_view.h"
+#include "native/posix/streaming_copy.h"
 #include "training/optimizer/named_state.h"
 #include "training/state/random_part.h"
 
@@ -46,6 +49,25 @@ PartState of_text(std::string text) {
   return {{}, {{kText, std::move(text)}}, {}};
 }
 
+/// Copies the values of a state that was read.
+void copy_into(const at::Tensor& target, const at::Tensor& source) {
+  const at::NoGradGuard no_gradients;
+  const at::Tensor values = at::detach(target);
+  const auto is_plain = [](const at::Tensor& tensor) {
+    return tensor.device().is_cpu() && tensor.layout() == at::kStrided && tensor.is_contiguous() &&
+           !tensor.is_conj() && !tensor.is_neg() && !tensor.is_inference();
+  };
+  // What an object of the program has loaded before may have made the target another one.
+  const bool is_same =
+      values.sizes() == source.sizes() && values.scalar_type() == source.scalar_type();
+  if (!is_same || at::get_num_threads() > 1 || !is_plain(values) || !is_plain(source)) {
+    values.copy_(source);  // with all threads
+    return;
+  }
+  native::streaming_copy(values.mutable_data_ptr(), source.const_data_ptr(), source.nbytes());
+  values.unsafeGetTensorImpl()->bump_version();  // as `copy_` does, for a backward under way
+}
+
 /// A copy into `target`, prepared.
 std::function<void()> prepare_copy(const at::Tensor& target, at::Tensor source,
                                    const std::string& name) {
@@ -53,10 +75,7 @@ std::function<void()> prepare_copy(const at::Tensor& target, at::Tensor source,
               "the checkpoint's ", files::in_quotes(name), " is ", source.scalar_type(),
               " of shape ", source.sizes(), "; this program's is ", target.scalar_type(),
               " of shape ", target.sizes());
-  return [target, source = std::move(source)] {
-    const at::NoGradGuard no_gradients;
-    target.detach().copy_(source);
-  };
+  return [target, source = std::move(source)] { copy_into(target, source); };
 }
 
 /// Loads what rank 0 had where another number of ranks loads what each rank has of its own.
@@ -186,7 +205,8 @@ TrainingState& TrainingState::add_optimizer(TrainingPart part, torch::optim::Opt
     const auto groups = saved.texts.find(kGroups);
     TORCH_CHECK(groups != saved.texts.end(), "the checkpoint's '", name,
                 "' is no state of an optimizer");
-    return prepare_state(optimizer, parameter_names(), {std::move(saved.tensors), groups->second});
+    return prepare_state(optimizer, parameter_names(), {std::move(saved.tensors), groups->second},
+                         StateTensors::Kept);
   };
   return add_part(part.is_of_rank ? with_values_of_rank_0(std::move(part)) : std::move(part));
 }

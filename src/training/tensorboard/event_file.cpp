@@ -135,7 +135,8 @@ void EventFile::add(std::string_view record) {
     return kept == 0 || kept + record.size() <= kept_bytes_;
   };
   // The queue has more than is kept: what can be written is written now.
-  if (!has_room() && failure_.empty()) write_pending(std::chrono::steady_clock::now());
+  if (!has_room() && failure_.empty())
+    write_pending(std::chrono::steady_clock::now(), /*may_close=*/false);
   if (!has_room()) {
     lose(1, failure_.empty() ? "the disk is too slow" : failure_);
     return;
@@ -169,13 +170,17 @@ void EventFile::take_arrived() {
 Outlet::TimePoint EventFile::service(TimePoint now) {
   take_arrived();
   // What failed when the file was closed stays a failure: there is nothing to try again.
-  if (file_.is_open() && now >= retry_at_) write_pending(now);
+  if (file_.is_open() && now >= retry_at_) write_pending(now, /*may_close=*/true);
   const auto next = awaited_.empty() ? TimePoint::max() : now + kArrivalInterval;
   return failure_.empty() || !file_.is_open() ? next : std::min(next, retry_at_);
 }
 
-void EventFile::write_pending(TimePoint now) {
-  const bool must_close = state_->must_close.load();
+/// `may_close`: no record is on its way from the queue to the pending ones.
+void EventFile::write_pending(TimePoint now, bool may_close) {
+  // The thread may have looked at the queue before the last record came, and sees the close before
+  // it looks again.
+  const bool must_close =
+      may_close && state_->must_close.load() && taken() >= state_->queued.load();
   try {
     while (begin_ < pending_.size()) write_some();
     if (must_close && is_done() && file_.is_open()) finish();

@@ -49,8 +49,11 @@ class EventFileState {
   /// What went wrong since the last call, in words; "": nothing.
   [[nodiscard]] std::string take_failures();
 
-  /// The thread closes the file when all is written, or when an attempt to write it fails.
+  /// The thread closes the file when all that was queued has come and is written, or when an
+  /// attempt to write it fails.
   std::atomic<bool> must_close{false};
+  /// So many records were put into the queue, or are about to be.
+  std::atomic<std::uint64_t> queued{0};
 
  private:
   const std::uint64_t most_;
@@ -86,7 +89,7 @@ class EventFile final : public Outlet {
   void add(std::string_view record);
   void lose(std::uint64_t records, const std::string& reason);
   void take_arrived();
-  void write_pending(TimePoint now);
+  void write_pending(TimePoint now, bool may_close);
   void write_some();
   void check_name();
   void finish();

@@ -200,7 +200,22 @@ class TensorBoard::Impl {
 
  private:
   bool push(WriterCore& core, std::string_view text) {
-    return core.push({channel_, 0, logging::Level::Info, text}, true);
+    state_->queued.fetch_add(1);
+    bool is_taken = false;
+    try {
+      is_taken = core.push({channel_, 0, logging::Level::Info, text}, true);
+    } catch (...) {
+      state_->queued.fetch_sub(1);
+      throw;
+    }
+    if (is_taken) return true;
+    state_->queued.fetch_sub(1);
+    // Another thread may have closed the board, which waits for this record then.
+    if (state_->must_close.load()) {
+      static_cast<void>(
+          core.flush(Deadline::after(std::chrono::milliseconds(0)), channel_->outlet()));
+    }
+    return false;
   }
 
   void flush(WriterCore& core, std::chrono::milliseconds timeout) {

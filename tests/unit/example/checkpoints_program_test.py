@@ -5,19 +5,17 @@
     checkpoints_program_test.py --program CHECKPOINTS --mpirun tests/support/mpirun.sh [--without-mpi]
 """
 
-import argparse
 import os
 import re
 import sys
-import tempfile
 
-import program_test
+import example_runs
 
 END = re.compile(r"step (\d+): digest ([0-9a-f]{16})")
 RESUMED = re.compile(r"resumed at step (\d+)")
 
 
-class Run(program_test.Run):
+class Run(example_runs.Run):
     name = "checkpoints"
 
     def check_ended(self, step):
@@ -57,7 +55,8 @@ def test_killed_and_resumed(context, scratch, ranks):
 
 
 def test_bad_input(context, scratch):
-    """Mistakes on the command line: one line, exit code 2. A folder that cannot be: its name, exit code 1."""
+    """Mistakes on the command line: one line, exit code 2. A folder that cannot be: its name, exit code 1;
+    one line as well, whatever is in that name."""
     for arguments, parts in (
             ([], ["--folder"]),
             (["--folder", scratch, "--workers", "-1"], ["--workers", "-1"]),
@@ -65,30 +64,16 @@ def test_bad_input(context, scratch):
         Run(context, None, arguments).check_error(2, *parts)
     help_run = Run(context, None, ["--help"])
     help_run.check(help_run.code == 0 and "--kill-at" in help_run.stdout, "help")
-    a_file = os.path.join(scratch, "file")
+    a_file = os.path.join(scratch, "a\nfile")
     with open(a_file, "w", encoding="ascii") as file:
         file.write("no folder")
-    Run(context, None, ["--folder", os.path.join(a_file, "c")]).check_error(1, a_file)
+    Run(context, None, ["--folder", os.path.join(a_file, "c")]).check_error(1, a_file.replace("\n", " "))
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--program", required=True)
-    parser.add_argument("--mpirun", required=True)
-    parser.add_argument("--without-mpi", action="store_true")
-    context = parser.parse_args()
-    failures = 0
-    worlds = [None] if context.without_mpi else [None, 2]
-    tests = [(test_bad_input, ()), *((test_killed_and_resumed, (ranks,)) for ranks in worlds)]
-    for test, arguments in tests:
-        try:
-            with tempfile.TemporaryDirectory() as scratch:
-                test(context, scratch, *arguments)
-            print(f"{test.__name__} {arguments}: passed")
-        except AssertionError as error:
-            failures += 1
-            print(f"{test.__name__} {arguments}: FAILED: {error}")
-    return 1 if failures else 0
+    context = example_runs.parser_of(__doc__, "--mpirun").parse_args()
+    resumed = [(test_killed_and_resumed, (ranks,)) for ranks in example_runs.worlds(context)]
+    return example_runs.run_tests(context, [test_bad_input, *resumed])
 
 
 if __name__ == "__main__":

@@ -7,21 +7,19 @@
 After every run there must be no process, no shared-memory object and no temporary folder that was not there before.
 """
 
-import argparse
 import hashlib
 import os
 import re
 import sys
-import tempfile
 
-import program_test
+import example_runs
 
 EPOCH = re.compile(r"epoch (\d+): loss (\d+\.\d{4}), accuracy ([01]\.\d{4}), \d+ samples/s")
 STATE = re.compile(r"state: lockstep-loader-1:[0-9a-f:]+")
 BOTTLENECK = re.compile(r"bottleneck: (consumer|storage|decode|transport): the program waits for data \d+ % of the time.*")
 
 
-class Run(program_test.Run):
+class Run(example_runs.Run):
     name = "data_loader"
 
     def lines(self, start):
@@ -114,20 +112,8 @@ def test_bad_input(context, scratch):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--program", required=True)
-    parser.add_argument("--mpirun", required=True)
-    context = parser.parse_args()
-    failures = 0
-    for test in (test_training, test_bad_input):
-        try:
-            with tempfile.TemporaryDirectory() as scratch:
-                test(context, scratch)
-            print(f"{test.__name__}: passed")
-        except AssertionError as error:
-            failures += 1
-            print(f"{test.__name__}: FAILED: {error}")
-    return 1 if failures else 0
+    context = example_runs.parser_of(__doc__, "--mpirun").parse_args()
+    return example_runs.run_tests(context, [test_training, test_bad_input])
 
 
 if __name__ == "__main__":

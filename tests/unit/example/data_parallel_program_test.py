@@ -5,49 +5,39 @@
     data_parallel_program_test.py --program DATA_PARALLEL
 """
 
-import argparse
 import os
 import re
-import subprocess
 import sys
 
-IMAGES = "/usr/share/datasets/fashion-mnist"
+import example_runs
+
 RESULT = re.compile(r"result: accuracy=([0-9.]+) samples_per_second=\d+ seconds=\d+ ranks=(\d)")
 
 
-def run(program, *arguments):
-    return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=120, check=False)
+class Run(example_runs.Run):
+    name = "data_parallel"
 
 
-def test_learning(program):
+def test_learning(context, _):
     """It comes far above the tenth that guessing gives."""
     for ranks in (2, 3):
-        done = run(program, "--ranks", str(ranks), "--limit", "4800", "--batch", "48", "--lr", "0.05")
-        assert done.returncode == 0 and done.stderr == "", f"{ranks} ranks: {done.stderr}"
-        result = RESULT.fullmatch(done.stdout.splitlines()[-1])
-        assert result and int(result[2]) == ranks, done.stdout
-        assert float(result[1]) > 0.5, f"{ranks} ranks: {done.stdout}"
+        run = Run(context, None, ["--ranks", str(ranks), "--limit", "4800", "--batch", "48", "--lr", "0.05"])
+        run.check(run.code == 0 and run.stderr == "", "it must succeed without a word on stderr")
+        result = RESULT.fullmatch(run.stdout.splitlines()[-1])
+        run.check(result and int(result[2]) == ranks, f"the last line must be the result of {ranks} ranks")
+        run.check(float(result[1]) > 0.5, "it must learn")
 
 
-def test_mistakes(program):
-    done = run(program, "--ranks", "0")
-    assert done.returncode == 2 and "--ranks" in done.stderr, done
-    done = run(program, "--data", os.path.dirname(os.path.abspath(__file__)))
-    assert done.returncode == 1, done
-    assert "train-images-idx3-ubyte.gz" in done.stderr and done.stderr.count("\n") == 1, done.stderr
+def test_mistakes(context, _):
+    Run(context, None, ["--ranks", "0"]).check_error(2, "--ranks")
+    Run(context, None, ["--data", os.path.dirname(os.path.abspath(__file__))]).check_error(1, "train-images-idx3-ubyte.gz")
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--program", required=True)
-    program = parser.parse_args().program
-    if not os.path.isdir(IMAGES):
-        print(f"skipped: there is no {IMAGES}")
-        return 77
-    test_learning(program)
-    test_mistakes(program)
-    print("all in order")
-    return 0
+    context = example_runs.parser_of(__doc__).parse_args()
+    if not os.path.isdir(example_runs.IMAGES):
+        return example_runs.skipped_without(example_runs.IMAGES)
+    return example_runs.run_tests(context, [test_learning, test_mistakes])
 
 
 if __name__ == "__main__":

@@ -7,20 +7,18 @@
 WHEELS: the folder with the package safetensors. Exit status 77 (skipped) where torch or safetensors is missing.
 """
 
-import argparse
 import os
 import re
 import sys
-import tempfile
 
-import program_test
+import example_runs
 
 SKIPPED = 77
 KNOWN_CLASSES, CLASSES = 10, 4
 EPOCH = re.compile(r"epoch (\d+): accuracy ([01]\.\d{4})")
 
 
-class Run(program_test.Run):
+class Run(example_runs.Run):
     name = "fine_tuning"
 
     def accuracies(self):
@@ -123,12 +121,7 @@ def test_bad_input(context, scratch):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--wheels", required=True)
-    parser.add_argument("--program", required=True)
-    parser.add_argument("--mpirun", required=True)
-    parser.add_argument("--without-mpi", action="store_true")
-    context = parser.parse_args()
+    context = example_runs.parser_of(__doc__, "--wheels", "--mpirun").parse_args()
     sys.path.insert(0, context.wheels)
     try:
         import safetensors.torch
@@ -138,17 +131,8 @@ def main():
         return SKIPPED
     context.torch, context.safetensors = torch, safetensors.torch
     torch.set_num_threads(1)
-    failures = 0
-    worlds = [None] if context.without_mpi else [None, 2]
-    for test, arguments in [(test_bad_input, ()), *((test_tuning, (ranks,)) for ranks in worlds)]:
-        try:
-            with tempfile.TemporaryDirectory() as scratch:
-                test(context, scratch, *arguments)
-            print(f"{test.__name__} {arguments}: passed")
-        except AssertionError as error:
-            failures += 1
-            print(f"{test.__name__} {arguments}: FAILED: {error}")
-    return 1 if failures else 0
+    tuned = [(test_tuning, (ranks,)) for ranks in example_runs.worlds(context)]
+    return example_runs.run_tests(context, [test_bad_input, *tuned])
 
 
 if __name__ == "__main__":

@@ -5,14 +5,13 @@
     gpt_program_test.py --program GPT --text-to-tokens TEXT_TO_TOKENS --mpirun tests/support/mpirun.sh [--without-mpi]
 """
 
-import argparse
 import os
 import re
 import subprocess
 import sys
-import tempfile
 
-import program_test
+import example_runs
+from example_runs import bytes_of, write_tokens
 
 RESULT = re.compile(r"result: validation_loss=(\d+\.\d{4}) tokens_per_second=\d+ seconds=\d+ ranks=(\d+)")
 REPORT = re.compile(r"step (\d+)/(\d+): loss (\d+\.\d{3}), validation loss (\d+\.\d{4}); \d+ tokens/s")
@@ -21,7 +20,7 @@ SMALL = ["--block", "16", "--layers", "1", "--heads", "2", "--width", "16", "--s
          "--threads", "1", "--timeout", "120"]
 
 
-class Run(program_test.Run):
+class Run(example_runs.Run):
     name = "gpt"
 
     def check_result(self, ranks):
@@ -38,13 +37,6 @@ class Run(program_test.Run):
         """Step, loss and validation loss of each report."""
         found = [match for match in map(REPORT.fullmatch, self.stdout.splitlines()) if match]
         return [(int(match.group(1)), float(match.group(3)), float(match.group(4))) for match in found]
-
-
-def write_tokens(context, folder, lines=400):
-    text = os.path.join(folder, "text")
-    with open(text, "w", encoding="ascii") as file:
-        file.writelines(f"{number} and {number} are {2 * number}.\n" for number in range(lines))
-    subprocess.run([context.text_to_tokens, text, folder], check=True, capture_output=True)
 
 
 def test_training(context, folder):
@@ -117,11 +109,6 @@ def test_files(context, folder):
     Run(context, None, [*begun, "--heads", "2", "--block", "17"]).check_error(1, "16 positions", "--block 17")
 
 
-def bytes_of(path):
-    with open(path, "rb") as file:
-        return file.read()
-
-
 def test_resume(context, folder):
     """A run that fails and is resumed ends with the bits of one that does not, with average, accumulation and dropout."""
     write_tokens(context, folder, lines=60)  # 8 batches an epoch: the save is in the second of several
@@ -143,22 +130,8 @@ def test_resume(context, folder):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--program", required=True)
-    parser.add_argument("--text-to-tokens", required=True)
-    parser.add_argument("--mpirun", required=True)
-    parser.add_argument("--without-mpi", dest="mpi", action="store_false", help="the program was built without MPI")
-    context = parser.parse_args()
-    failures = 0
-    for test in (test_usage, test_files, test_training, test_resume):
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                test(context, folder)
-            print(f"{test.__name__}: passed")
-        except AssertionError as error:
-            failures += 1
-            print(f"{test.__name__}: FAILED: {error}")
-    return 1 if failures else 0
+    context = example_runs.parser_of(__doc__, "--text-to-tokens", "--mpirun").parse_args()
+    return example_runs.run_tests(context, [test_usage, test_files, test_training, test_resume])
 
 
 if __name__ == "__main__":

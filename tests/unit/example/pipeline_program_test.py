@@ -5,20 +5,17 @@
     pipeline_program_test.py --program PIPELINE --text-to-tokens TEXT_TO_TOKENS --mpirun tests/support/mpirun.sh [--without-mpi]
 """
 
-import argparse
-import os
 import re
-import subprocess
 import sys
-import tempfile
 
-import program_test
+import example_runs
+from example_runs import write_tokens
 
 LOSS = re.compile(r"step (\d+): loss (\d+\.\d{4})")
 SMALL = ["--block", "16", "--layers", "2", "--width", "16", "--batch", "8", "--microbatches", "4", "--steps", "20"]
 
 
-class Run(program_test.Run):
+class Run(example_runs.Run):
     name = "pipeline"
 
     def losses(self):
@@ -32,10 +29,7 @@ class Run(program_test.Run):
 
 def test_training(context, folder):
     """The same number of stages gives the same losses, on however many ranks they lie."""
-    text = os.path.join(folder, "text")
-    with open(text, "w", encoding="ascii") as file:
-        file.writelines(f"{number} and {number} are {2 * number}.\n" for number in range(400))
-    subprocess.run([context.text_to_tokens, text, folder], check=True, capture_output=True)
+    write_tokens(context, folder)
     data = ["--data", folder, *SMALL]
     two_on_one = Run(context, None, [*data, "--schedule", "zbv"]).losses()
     assert two_on_one[1] < two_on_one[0] - 0.1, f"it learns: {two_on_one}"
@@ -60,23 +54,8 @@ def test_usage(context, folder):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--program", required=True)
-    parser.add_argument("--text-to-tokens", required=True)
-    parser.add_argument("--mpirun", required=True)
-    parser.add_argument("--without-mpi", action="store_true")
-    context = parser.parse_args()
-    context.mpi = not context.without_mpi
-    failures = 0
-    for test in (test_usage, test_training):
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                test(context, folder)
-            print(f"{test.__name__}: passed")
-        except AssertionError as error:
-            failures += 1
-            print(f"{test.__name__}: FAILED: {error}")
-    return 1 if failures else 0
+    context = example_runs.parser_of(__doc__, "--text-to-tokens", "--mpirun").parse_args()
+    return example_runs.run_tests(context, [test_usage, test_training])
 
 
 if __name__ == "__main__":

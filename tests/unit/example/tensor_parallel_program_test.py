@@ -6,14 +6,12 @@
                                     [--without-mpi]
 """
 
-import argparse
 import os
 import re
 import sys
-import tempfile
 
-import program_test
-from gpt_program_test import write_tokens
+import example_runs
+from example_runs import bytes_of, write_tokens
 
 RESULT = re.compile(r"result: validation_loss=(\d+\.\d{4}) ranks=(\d+) tensor=(\d+)")
 SMALL = ["--block", "16", "--layers", "2", "--heads", "4", "--width", "32", "--steps", "12", "--report-every", "4", "--lr", "0.01",
@@ -21,7 +19,7 @@ SMALL = ["--block", "16", "--layers", "2", "--heads", "4", "--width", "32", "--s
 TOLERANCE = 2e-3  # of a loss of about 4 after 12 steps: sums are rounded in another order
 
 
-class Run(program_test.Run):
+class Run(example_runs.Run):
     name = "tensor_parallel"
 
     def losses(self, ranks, tensor):
@@ -39,11 +37,6 @@ def changed(name, value):
     arguments = list(SMALL)
     arguments[arguments.index(name) + 1] = value
     return arguments
-
-
-def read(path):
-    with open(path, "rb") as file:
-        return file.read()
 
 
 def test_training(context, folder):
@@ -65,7 +58,7 @@ def test_training(context, folder):
     still = ["--load", weights, "--batch-size", "8", "--save", again]
     loaded = Run(context, 2, ["--data", folder, *changed("--lr", "1e-8"), *still]).losses(2, 2)
     assert abs(loaded[3] - alone[3]) < TOLERANCE, f"{loaded[3]} with the weights that had {alone[3]}"
-    assert len(read(again)) == len(read(weights)) and read(again)[:400] == read(weights)[:400], "the same names and shapes"
+    assert len(bytes_of(again)) == len(bytes_of(weights)) and bytes_of(again)[:400] == bytes_of(weights)[:400], "the same names and shapes"
 
 
 def test_mistakes(context, folder):
@@ -77,22 +70,8 @@ def test_mistakes(context, folder):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--program", required=True)
-    parser.add_argument("--text-to-tokens", required=True)
-    parser.add_argument("--mpirun", required=True)
-    parser.add_argument("--without-mpi", dest="mpi", action="store_false", help="the program was built without MPI")
-    context = parser.parse_args()
-    failures = 0
-    for test in (test_mistakes, test_training):
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                test(context, folder)
-            print(f"{test.__name__}: passed")
-        except AssertionError as error:
-            failures += 1
-            print(f"{test.__name__}: FAILED: {error}")
-    return 1 if failures else 0
+    context = example_runs.parser_of(__doc__, "--text-to-tokens", "--mpirun").parse_args()
+    return example_runs.run_tests(context, [test_mistakes, test_training])
 
 
 if __name__ == "__main__":

@@ -78,6 +78,20 @@ TEST(OptimizerState, GoesOnWithTheSameBits) {
   EXPECT_TRUE(net->bias.equal(other->bias));
 }
 
+TEST(OptimizerState, StaysAsItWasWhenAnOptimizerGoesOnWithIt) {
+  nn::Linear net(3, 2);
+  optim::SGD optimizer(net->parameters(), optim::SGDOptions(0.1).momentum(0.9));
+  train(net, optimizer, 2);
+  OptimizerState state = state_of(optimizer, net);
+  for (auto& [name, tensor] : state.tensors) tensor = tensor.clone();
+  const auto momentum = state.tensors.at("state.weight.momentum_buffer");
+  const auto before = momentum.clone();
+  load_state(optimizer, net, state);
+  train(net, optimizer, 2);
+  EXPECT_TRUE(momentum.equal(before));
+  EXPECT_FALSE(state_of(optimizer, net).tensors.at("state.weight.momentum_buffer").equal(before));
+}
+
 TEST(OptimizerState, RatesThatJsonHasNoNumberForComeBack) {
   nn::Linear net(3, 2);
   for (const double rate : {std::numeric_limits<double>::infinity(), 1e-310, 5e-324, 1e308, 3.0}) {

@@ -13,9 +13,12 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <exception>
+#include <future>
+#include <thread>
 
 #include "support/event_files.h"
 #include "support/expected_errors.h"
@@ -40,8 +43,16 @@ class FickleDisk final : public native::FileSystem {
   std::atomic<std::size_t> most_bytes{std::size_t{1} << 30};
   /// So many bytes fit.
   std::atomic<std::int64_t> room{std::int64_t{1} << 60};
+  /// A write waits as long as the test says so.
+  std::atomic<bool> is_held{false};
+  std::atomic<bool> is_waiting{false};
 
   ssize_t write(int file, std::span<const std::byte> bytes, std::uint64_t offset) override {
+    while (is_held) {
+      is_waiting = true;
+      std::this_thread::yield();
+    }
+    is_waiting = false;
     if (write_error.load() != 0) return failed(write_error);
     const std::int64_t left = room.load();
     if (left <= 0) return failed(ENOSPC);
@@ -76,6 +87,52 @@ class BoardFailures : public ::testing::Test {
   TemporaryFolder folder_;
   FickleDisk disk_;
 };
+
+// The thread is at another board while the record and the close come, and has looked at the queue
+// before.
+TEST_F(BoardFailures, ARecordThatComesJustBeforeTheCloseIsWritten) {
+  const auto options_of_both = options();
+  TensorBoard other(folder_ / "other", options_of_both);
+  for (int i = 0; i < 20; ++i) {
+    TensorBoard closed(run(), options_of_both);
+    disk_.is_held = true;
+    other.scalar("a", i, i);
+    const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+    while (!disk_.is_waiting) {
+      ASSERT_LT(std::chrono::steady_clock::now(), limit) << "the other board is not written";
+      std::this_thread::yield();
+    }
+    closed.scalar("a", 1, 7);
+    auto closing = std::async(std::launch::async, [&] { closed.close(); });
+    // The thread goes on once the board says that it is closed, at the earliest.
+    while (true) {
+      try {
+        closed.text("", "", 0);
+      } catch (const c10::Error& error) {
+        if (std::string(error.what()).find("the board is closed") != std::string::npos) break;
+      }
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));  // and has asked for its file's end
+    disk_.is_held = false;
+    EXPECT_NO_THROW(closing.get());
+    ASSERT_EQ(values_of(closed.file()).size(), 1U);
+  }
+}
+
+// Records are written while the last one is taken, since there is no room for both.
+TEST_F(BoardFailures, ACloseWritesMoreThanIsKept) {
+  {
+    TensorBoard board(run(), options(/*kept_bytes=*/1));
+    for (int i = 0; i < 3; ++i) board.scalar("a", i, i);
+    board.close();
+    EXPECT_EQ(values_of(board.file()).size(), 3U);
+  }
+  TensorBoard board(run(), options());
+  const std::string text(3 << 20, 'x');
+  for (int i = 0; i < 3; ++i) board.text("a", text, i);
+  board.close();
+  EXPECT_EQ(values_of(board.file()).size(), 3U);
+}
 
 TEST_F(BoardFailures, TheFileIsWholeThoughTheDiskTakesAFewBytesAtATime) {
   disk_.most_bytes = 5;

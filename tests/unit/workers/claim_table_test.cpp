@@ -49,6 +49,28 @@ TEST(ClaimTable, TaskOfOneWorkerIsLeftToIt) {
   EXPECT_EQ(channel.claim(1)->slot, 0U);
 }
 
+TEST(ClaimTable, SlotsThatWereNeverFilledAreNotLookedAt) {
+  BareChannel channel({1000, 1, 1, 0});
+  // As if it were filled, with the oldest task.
+  channel.write(10, 1, 1);
+  channel.layout.chunks(10)[0] = chunk_word(ChunkState::Open);
+  channel.layout.slot(10).state = with_state(0, SlotState::Filling);
+  EXPECT_FALSE(channel.claims.try_claim(0));
+  for (const std::size_t slot : {3U, 1U}) {
+    channel.write(slot, 10 - slot, 1);
+    channel.claims.open(slot);
+    EXPECT_EQ(channel.layout.slots_used(), 4U);
+  }
+  const auto first = channel.claims.try_claim(0);
+  ASSERT_TRUE(first);
+  EXPECT_EQ(first->slot, 3U);
+  const auto second = channel.claims.try_claim(0);
+  ASSERT_TRUE(second);
+  EXPECT_EQ(second->slot, 1U);
+  EXPECT_FALSE(channel.claims.has_older_open(*second, 0));
+  EXPECT_FALSE(channel.claims.try_claim(0));
+}
+
 TEST(ClaimTable, CollateTaskWaitsForAllOthers) {
   TaskChannel channel({2, 3, 4, 0});
   const auto items = numbers(5, 3);

@@ -7,8 +7,10 @@
 #include <torch/data/datasets/map.h>
 #include <torch/data/transforms/stack.h>
 
+#include <chrono>
 #include <concepts>
 #include <cstddef>
+#include <future>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -26,6 +28,22 @@ concept HasGet = HasGetAtRandom<T> || requires(T& dataset, std::size_t index) {
   dataset.get(index);
 };
 
+/// A `std::future`, or what can be waited for in the same way.
+template <class T>
+concept FutureLike = requires(T& future, std::chrono::milliseconds limit) {
+  { future.wait_for(limit) } -> std::same_as<std::future_status>;
+  future.get();
+};
+template <class T>
+concept HasGetAsync = HasGet<T> && requires(T& dataset, std::size_t index) {
+  { dataset.get_async(index) } -> FutureLike;
+};
+/// Makes the sample of what a future gives.
+template <class T, class Value>
+concept Decodes = requires(T& dataset, std::size_t index, Value value, SampleRandom& random) {
+  dataset.decode(index, std::move(value), random);
+};
+
 template <class T>
 struct IsVector : std::false_type {};
 template <class T>
@@ -39,7 +57,8 @@ concept HasGetBatch = !HasGet<T> && requires(T & dataset, c10::ArrayRef<std::siz
 
 /// Members: `get`, a sample; `innermost`, the dataset below all transforms; `kMakesBatches`,
 /// whether there are transforms of whole batches, and then `finish`, which applies these to
-/// samples; `kOnlyStacks`, whether they do what the loader does anyway.
+/// samples; `kOnlyStacks`, whether they do what the loader does anyway. `kIsAsync`, and then
+/// `start`, a future, and `take`, the sample of one that is ready.
 template <class Dataset>
 struct Access {};
 
@@ -56,10 +75,25 @@ struct Access<Dataset> {
     }
   }
   static const Dataset& innermost(Dataset& dataset) { return dataset; }
+
+  static constexpr bool kIsAsync = HasGetAsync<Dataset>;
+  static auto start(Dataset& dataset, std::size_t index) requires HasGetAsync<Dataset> {
+    return dataset.get_async(index);
+  }
+  template <class Future>
+  static auto take(Dataset& dataset, std::size_t index, Future& future, SampleRandom& random) {
+    using Value = std::remove_cvref_t<decltype(future.get())>;
+    if constexpr (Decodes<Dataset, Value>) {
+      return dataset.decode(index, Value(future.get()), random);
+    } else {
+      return Value(future.get());
+    }
+  }
 };
 
 template <HasGetBatch Dataset>
 struct Access<Dataset> {
+  static constexpr bool kIsAsync = false;
   static constexpr bool kMakesBatches = false;
   static constexpr bool kOnlyStacks = false;
 
@@ -106,6 +140,19 @@ struct Access<torch::data::datasets::MapDataset<Source, Transform>> {
     }
   }
   static const auto& innermost(Mapped& dataset) { return Below::innermost(source(dataset)); }
+
+  static constexpr bool kIsAsync = Below::kIsAsync;
+  static auto start(Mapped& dataset, std::size_t index) requires kIsAsync {
+    return Below::start(source(dataset), index);
+  }
+  template <class Future>
+  static auto take(Mapped& dataset, std::size_t index, Future& future, SampleRandom& random) {
+    if constexpr (kIsPerSample) {
+      return transform(dataset).apply(Below::take(source(dataset), index, future, random));
+    } else {
+      return Below::take(source(dataset), index, future, random);
+    }
+  }
 
   template <class Samples>
   static auto finish(Mapped& dataset, Samples samples) {

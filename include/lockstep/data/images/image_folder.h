@@ -16,6 +16,8 @@
 
 namespace lockstep::data {
 
+class FileParts;
+
 /// What is done about symbolic links below the root.
 enum class SymbolicLinks : std::uint8_t {
   Follow,  ///< as if what they point to were there; a link to a folder above it is an error
@@ -80,6 +82,9 @@ class LOCKSTEP_API ImageFolder {
   [[nodiscard]] std::size_t size() const noexcept;
   /// The file of a sample.
   [[nodiscard]] std::string describe(std::size_t index) const;
+  /// Names the file of a sample (`DataLoaderOptions::read_ahead`).
+  /// Throws: `c10::Error` when `index` is not below `size()`.
+  void files_of(std::size_t index, FileParts& parts) const;
   /// The class of a sample.
   [[nodiscard]] std::int64_t label(std::size_t index) const;
   /// The names of the classes, in the order of their numbers.

@@ -42,6 +42,10 @@ struct LOCKSTEP_API DataLoaderOptions {
   static constexpr std::size_t kMostThrownInARow = 100;
   /// The most `workers`.
   static constexpr std::int64_t kMaxWorkers = 1024;
+  /// The most `read_ahead`.
+  static constexpr std::int64_t kMaxReadAhead = 65536;
+  /// The most `in_flight`.
+  static constexpr std::int64_t kMaxInFlight = 65536;
   /// The most `shards`.
   static constexpr std::int64_t kMaxShards = 65536;
 
@@ -79,6 +83,15 @@ struct LOCKSTEP_API DataLoaderOptions {
   TORCH_ARG(std::uint64_t, seed) = 0;
   /// Batches that are prepared ahead for each worker, 1 to 64.
   TORCH_ARG(std::int64_t, prefetch_batches) = 2;
+  /// Samples that come next whose files are read into the page cache before they are asked for, 0
+  /// to `kMaxReadAhead`; 0: none. For datasets that name their files (`files_of`); the files of all
+  /// workers' samples together, as far as their batches are given out, and at most about 256 MiB.
+  /// While all of it is in the cache anyway, only some are looked at.
+  TORCH_ARG(std::int64_t, read_ahead) = 64;
+  /// Samples that a dataset with `get_async` may have under way for each worker, 0 to
+  /// `kMaxInFlight`; 0: `get` is called instead. Each batch is built by one worker then, and
+  /// `timeout` says how long a sample is waited for at its turn.
+  TORCH_ARG(std::int64_t, in_flight) = 16;
   /// Workers that have built all batches of an epoch begin with the next one: epoch e + 1 after e,
   /// or as far on as the program went from the epoch before to this one (again the same where it
   /// never sets another). A wrong guess costs the work on at most

@@ -19,6 +19,8 @@ class BoundedView;
 
 namespace lockstep::data {
 
+class FileParts;
+
 /// Says which dataset the files belong to, and which of its labels is the target.
 enum class CifarLabels {
   Cifar10,         ///< records of 3073 bytes: label, pixels
@@ -71,6 +73,9 @@ class LOCKSTEP_API CifarDataset {
 
   /// Samples of all files.
   [[nodiscard]] std::size_t size() const noexcept { return size_; }
+  /// Names the bytes of a sample (`DataLoaderOptions::read_ahead`).
+  /// Throws: `c10::Error` when `index` is not below `size()`.
+  void files_of(std::size_t index, FileParts& parts) const;
   /// File, record and byte of a sample, for messages.
   [[nodiscard]] std::string describe(std::size_t index) const;
 

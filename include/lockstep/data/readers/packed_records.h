@@ -22,6 +22,8 @@ class BoundedView;
 
 namespace lockstep::data {
 
+class FileParts;
+
 namespace detail {
 
 class PackedFileWriter;
@@ -62,6 +64,9 @@ class LOCKSTEP_API PackedRecords {
 
   /// Samples.
   [[nodiscard]] std::size_t size() const noexcept { return static_cast<std::size_t>(count_); }
+  /// Names the bytes of a sample (`DataLoaderOptions::read_ahead`).
+  /// Throws: `c10::Error` when `index` is not below `size()`.
+  void files_of(std::size_t index, FileParts& parts) const;
   /// File, record and byte of a sample, for messages.
   [[nodiscard]] std::string describe(std::size_t index) const;
   /// Reads everything and compares the checksum.

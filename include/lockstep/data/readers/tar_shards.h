@@ -16,6 +16,8 @@
 
 namespace lockstep::data {
 
+class FileParts;
+
 namespace detail {
 struct TarShard;
 }
@@ -73,6 +75,9 @@ class LOCKSTEP_API TarShards {
 
   /// Samples of all archives.
   [[nodiscard]] std::size_t size() const noexcept { return ends_.empty() ? 0 : ends_.back(); }
+  /// Names the bytes of a sample (`DataLoaderOptions::read_ahead`).
+  /// Throws: `c10::Error` when `index` is not below `size()`.
+  void files_of(std::size_t index, FileParts& parts) const;
   /// Archive, key and members of a sample, for messages.
   [[nodiscard]] std::string describe(std::size_t index) const;
 

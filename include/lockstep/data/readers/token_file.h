@@ -17,6 +17,8 @@ class BoundedView;
 
 namespace lockstep::data {
 
+class FileParts;
+
 /// How tokens are stored.
 enum class TokenFormat {
   Llmc,        ///< llm.c: a header of 256 int32, which tells uint16 from uint32
@@ -66,6 +68,9 @@ class LOCKSTEP_API TokenFile {
   [[nodiscard]] std::size_t size() const noexcept { return size_; }
   /// Tokens of the file.
   [[nodiscard]] std::uint64_t tokens() const noexcept { return tokens_; }
+  /// Names the bytes of a sample (`DataLoaderOptions::read_ahead`).
+  /// Throws: `c10::Error` when `index` is not below `size()`.
+  void files_of(std::size_t index, FileParts& parts) const;
   /// File, tokens and byte of a window, for messages.
   [[nodiscard]] std::string describe(std::size_t index) const;
 

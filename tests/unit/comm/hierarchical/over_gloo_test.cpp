@@ -44,7 +44,7 @@ std::vector<std::exception_ptr> run_hosts_over_gloo(const std::string& hosts,
 }
 
 class HostsOverGloo : public ::testing::TestWithParam<std::string> {};
-INSTANTIATE_TEST_SUITE_P(Hosts, HostsOverGloo, ::testing::Values("aabb", "aab", "abc", "aba"));
+INSTANTIATE_TEST_SUITE_P(Hosts, HostsOverGloo, ::testing::Values("aabb", "aba"));
 
 TEST_P(HostsOverGloo, CollectivesMatchSumsMadeByHandInRankOrder) {
   const auto errors = run_hosts_over_gloo(GetParam(), [](const Group& group) {

@@ -3,6 +3,7 @@
 #include <c10/core/StreamGuard.h>
 #include <lockstep/data/loader/device_prefetcher.h>
 
+#include <algorithm>
 #include <random>
 
 #include "unit/data/loader/feeding_test_support.h"
@@ -65,13 +66,18 @@ TEST_F(DevicePrefetcherTest, NextBatchIsCopiedWhileThisOneIsUsed) {
   }
 }
 
+// Samples behind `last` wait until it is theirs.
+Numbers numbers_up_to(const std::atomic<int>& last) {
+  Numbers dataset{20};
+  dataset.before = [&last](std::size_t index) {
+    while (last < static_cast<int>(index)) std::this_thread::yield();
+  };
+  return dataset;
+}
+
 TEST_F(DevicePrefetcherTest, BatchThatIsNotReadyIsNotWaitedFor) {
   auto* words = counters.words;
-  Numbers dataset{20};
-  dataset.before = [words](std::size_t index) {
-    while (words[1] < static_cast<int>(index)) std::this_thread::yield();
-  };
-  DataLoader loader(dataset, in_order(20), pinned(1));
+  DataLoader loader(numbers_up_to(words[1]), in_order(20), pinned(1));
   DevicePrefetcher batches(loader, FakeGpu::device());
   words[1] = 3;
   auto it = batches.begin();
@@ -81,6 +87,29 @@ TEST_F(DevicePrefetcherTest, BatchThatIsNotReadyIsNotWaitedFor) {
   ++it;
   read_later(*it, 4);  // now it is asked for
   EXPECT_GE(gpu.copies, 4U);
+}
+
+// The loader is a little behind: the copy runs beside the step that the program has enqueued, and
+// not behind it.
+TEST_F(DevicePrefetcherTest, BatchThatIsAskedForIsCopiedBesideTheStep) {
+  auto* words = counters.words;
+  DataLoader loader(numbers_up_to(words[1]), in_order(20), pinned(1));
+  DevicePrefetcher batches(loader, FakeGpu::device());
+  words[1] = 3;
+  auto it = batches.begin();
+  read_later(*it, 0);
+  words[1] = 7;
+  ++it;
+  read_later(*it, 4);
+  ASSERT_EQ(gpu.copies, 4U);
+  for (const auto& stream : gpu.streams()) {
+    if (stream != gpu.current()) gpu.run(stream);
+  }
+  EXPECT_EQ(read, 0U);
+  EXPECT_EQ(gpu.pending(), gpu.pending(gpu.current())) << "a copy waits for the step";
+  gpu.run_all();
+  EXPECT_EQ(read, 2U);
+  words[1] = 19;
 }
 
 TEST_F(DevicePrefetcherTest, TheConsumerWaitsForTheCopies) {
@@ -138,6 +167,66 @@ TEST_F(DevicePrefetcherTest, TheStreamThatIsCurrentIsTheConsumer) {
     first += 4;
   }
   EXPECT_EQ(read, 40U);
+}
+
+// Memory that is recorded for a stream comes back when the device has got there; that of the
+// consumer's own comes back at once. The first batch is not ahead of any other.
+TEST_F(DevicePrefetcherTest, PinnedBatchesAreInTheConsumersMemory) {
+  const auto recorded_by = [&](DataLoaderOptions options) {
+    const auto before = gpu.uses_recorded;
+    counters.words[0] = 0;
+    DataLoader loader(counted(80), in_order(80), options.prefetch_batches(4));
+    DevicePrefetcher batches(loader, FakeGpu::device());
+    auto it = batches.begin();
+    for (std::int64_t batch = 0; batch < 10; ++batch, ++it) {
+      EXPECT_TRUE(is_built(batch + 1));
+      static_cast<void>(*it);
+      gpu.run_all();
+    }
+    return gpu.uses_recorded - before;
+  };
+  EXPECT_EQ(recorded_by(pinned(1)), 2U);
+  EXPECT_EQ(recorded_by(options_with(1)), 20U);
+  counters.words[0] = 0;
+  // A batch that is ahead is the memory of another stream when the consumer changes.
+  DataLoader loader(counted(40), in_order(40), pinned(1));
+  DevicePrefetcher batches(loader, FakeGpu::device());
+  auto it = batches.begin();
+  ASSERT_TRUE(is_built(1));
+  read_later(*it, 0);
+  const auto before = gpu.uses_recorded;
+  const c10::StreamGuard side(
+      c10::impl::VirtualGuardImpl(c10::kPrivateUse1).getStreamFromGlobalPool(FakeGpu::device()));
+  ++it;
+  read_later(*it, 4);
+  EXPECT_EQ(gpu.uses_recorded - before, 2U);
+  gpu.run_all();
+  EXPECT_EQ(read, 2U);
+}
+
+// The program forgets a batch that is being copied ahead; its memory serves the program again, and
+// the copy must not write to it then.
+TEST_F(DevicePrefetcherTest, MemoryOfAForgottenBatchWaitsForItsCopy) {
+  DataLoader loader(counted(40), in_order(40), pinned(1));
+  DevicePrefetcher batches(loader, FakeGpu::device());
+  auto it = batches.begin();
+  ASSERT_TRUE(is_built(1));
+  read_later(*it, 0);
+  ASSERT_EQ(gpu.copies, 4U);
+  it = batches.begin();  // of another pass
+  const auto options = torch::TensorOptions(FakeGpu::device());
+  const std::vector<torch::Tensor> own{torch::empty({4, 2, 3}, options),
+                                       torch::empty({4, 2, 3}, options)};
+  for (const auto& tensor : own) {
+    auto* data = static_cast<float*>(tensor.data_ptr());
+    gpu.enqueue([data] { std::fill(data, data + 24, 42.0F); });
+  }
+  gpu.run(gpu.current());  // the program's stream is the fastest
+  gpu.run_all();
+  for (const auto& tensor : own) {
+    const auto* data = static_cast<const float*>(tensor.const_data_ptr());
+    EXPECT_EQ(std::count(data, data + 24, 42.0F), 24);
+  }
 }
 
 TEST_F(DevicePrefetcherTest, MemoryOfABatchIsNotReusedWhileItIsRead) {

@@ -8,6 +8,11 @@
 #include <array>
 #include <csignal>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <future>
+#include <numeric>
+#include <set>
 #include <sstream>
 
 #include "native/posix/reexec.h"
@@ -47,6 +52,54 @@ struct Drawing {
   std::size_t size() const { return 20; }
 };
 
+// Whose targets say by which of its members a sample came.
+struct Asking {
+  std::future<std::int64_t> get_async(std::size_t index) {
+    return std::async(std::launch::async, [index] { return static_cast<std::int64_t>(index); });
+  }
+  torch::data::Example<> decode(std::size_t, std::int64_t value, SampleRandom& random) {
+    return {torch::full({3}, random.uniform()) + torch::rand({3}), torch::tensor({value, kAsked})};
+  }
+  torch::data::Example<> get(std::size_t index, SampleRandom& random) {
+    auto sample = decode(index, static_cast<std::int64_t>(index), random);
+    sample.target[1] = 0;
+    return sample;
+  }
+  std::size_t size() const { return 30; }
+  static constexpr std::int64_t kAsked = 1;
+};
+
+// Whose `get_async` ends the process.
+struct DeadlyAsking : Asking {
+  std::future<std::int64_t> get_async(std::size_t index) {
+    if (index == 13) ::raise(SIGKILL);
+    return Asking::get_async(index);
+  }
+};
+
+// "FOLDER" or "FOLDER:INDEX", at whose `files_of` a worker dies. A file for each sample, and one
+// more by each process that has named it.
+struct Naming {
+  std::string folder;
+  std::size_t deadly = kSize;
+
+  explicit Naming(const std::string& config) : folder(config.substr(0, config.find(':'))) {
+    if (folder.size() < config.size()) deadly = std::stoul(config.substr(folder.size() + 1));
+  }
+  torch::data::Example<> get(std::size_t index) const {
+    return {torch::zeros({1}), torch::tensor(static_cast<std::int64_t>(index))};
+  }
+  void files_of(std::size_t index, FileParts& parts) const {
+    const auto path = folder + "/" + std::to_string(index);
+    std::ofstream(path + "." + std::to_string(::getpid())) << "named";
+    if (index == deadly) ::raise(SIGKILL);
+    parts.add(path);
+  }
+  std::size_t size() const { return kSize; }
+  static constexpr std::size_t kSize = 20;
+};
+static_assert(NamesItsFiles<Naming>);
+
 DatasetRegistry registry() {
   DatasetRegistry result;
   result.add("configured", [](const std::string& config) { return Configured(config); });
@@ -63,6 +116,9 @@ DatasetRegistry registry() {
     std::this_thread::sleep_for(std::chrono::milliseconds(std::stol(milliseconds)));
     return Configured("6");
   });
+  result.add("asking", [](const std::string&) { return Asking(); });
+  result.add("deadly asking", [](const std::string&) { return DeadlyAsking(); });
+  result.add("naming", [](const std::string& config) { return Naming(config); });
   result.add("drawing", [](const std::string&) { return Drawing(); });
   return result;
 }
@@ -113,6 +169,96 @@ TEST_F(SpawnedWorkerTest, ProgramMayTakeLongerToStartThanASample) {
 }
 
 // From LibTorch's functions, without a generator of their own.
+TEST_F(SpawnedWorkerTest, SamplesFromElsewhereAreTheSameBits) {
+  DataLoader inline_loader(Asking(), options_with(0).seed(3).in_flight(0));
+  DataLoader loader(Asking(), spawned(2, "").spawn("asking", "").in_flight(5));
+  auto expected = inline_loader.begin();
+  for (auto& batch : loader) {
+    EXPECT_TRUE(torch::equal(batch.data, expected->data));
+    EXPECT_TRUE(torch::equal(batch.target.select(1, 0), expected->target.select(1, 0)));
+    EXPECT_TRUE((batch.target.select(1, 1) == Asking::kAsked).all().item<bool>());
+    ++expected;
+  }
+  EXPECT_EQ(expected, std::default_sentinel);
+  EXPECT_GE(loader.statistics().async_begun, 30U);
+  EXPECT_LE(loader.statistics().async_ready, loader.statistics().async_begun);
+  EXPECT_GE(loader.statistics().async_depth, 1.0);
+}
+
+TEST_F(SpawnedWorkerTest, ASampleWhoseBeginningEndsWorkersIsNamed) {
+  DataLoader loader(DeadlyAsking(), spawned(2, "").spawn("deadly asking", "").batch_size(5));
+  const auto pass = pass_over_errors(loader);
+  EXPECT_EQ(pass.batches, 5);
+  ASSERT_EQ(pass.errors.size(), 1U);
+  EXPECT_EQ(pass.errors[0].sample_index(), 13);
+  EXPECT_EQ(pass.errors[0].signal(), SIGKILL);
+}
+
+class NamingWorkerTest : public NothingLeftBehind {
+ protected:
+  void SetUp() override {
+    std::string name = (std::filesystem::temp_directory_path() / "lockstep-spawn-XXXXXX").string();
+    ASSERT_NE(::mkdtemp(name.data()), nullptr);
+    folder = name;
+    for (std::size_t index = 0; index < Naming::kSize; ++index) {
+      std::ofstream(folder + "/" + std::to_string(index)) << std::string(3000, 'a');
+    }
+    NothingLeftBehind::SetUp();
+  }
+  void TearDown() override {
+    NothingLeftBehind::TearDown();
+    std::filesystem::remove_all(folder);
+  }
+  [[nodiscard]] DataLoaderOptions options(std::int64_t workers, const std::string& more) const {
+    return spawned(workers, "").spawn("naming", folder + more);
+  }
+  // By whom files were named.
+  [[nodiscard]] std::set<std::string> processes() const {
+    std::set<std::string> found;
+    for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+      const auto process = entry.path().extension().string();
+      if (!process.empty()) found.insert(process.substr(1));
+    }
+    return found;
+  }
+  static void expect_all(const std::vector<std::int64_t>& samples) {
+    std::vector<std::int64_t> expected(Naming::kSize);
+    std::iota(expected.begin(), expected.end(), 0);
+    EXPECT_EQ(samples, expected);
+  }
+  std::string folder;
+};
+
+TEST_F(NamingWorkerTest, ReadsAheadWhatItNames) {
+  {
+    DataLoader loader(Naming(folder), options(1, "").read_ahead(0));
+    expect_all(targets_of(loader).samples);
+  }
+  EXPECT_TRUE(processes().empty());
+  for (const int workers : {1, 2}) {
+    DataLoader loader(Naming(folder), options(workers, ""));
+    EXPECT_TRUE(eventually([&] {
+      const auto pass = targets_of(loader);
+      expect_all(pass.samples);
+      EXPECT_TRUE(pass.errors.empty());
+      const auto statistics = loader.statistics();
+      return statistics.files_in_cache + statistics.files_read_ahead != 0;
+    }));
+    EXPECT_EQ(loader.statistics().restarts, 0U);
+    EXPECT_EQ(loader.statistics().read_ahead_errors, 0U);
+  }
+  EXPECT_FALSE(processes().empty());
+  EXPECT_FALSE(processes().contains(std::to_string(::getpid())));
+}
+
+TEST_F(NamingWorkerTest, NamingFilesMayEndAWorker) {
+  DataLoader loader(Naming(folder), options(1, ":1").prepare_next_epoch(false));
+  const auto pass = targets_of(loader);
+  expect_all(pass.samples);
+  EXPECT_TRUE(pass.errors.empty());
+  EXPECT_EQ(loader.statistics().restarts, 1U);
+}
+
 TEST_F(SpawnedWorkerTest, SamplesDrawTheSameBits) {
   const auto epochs_of = [](const DataLoaderOptions& options) {
     DataLoader loader(Drawing(), options);
@@ -190,7 +336,8 @@ TEST_F(SpawnedWorkerTest, WhatGoesWrongAtTheStartArrives) {
   };
   EXPECT_NE(text(spawned(1, "x")).find("the config is 'x'"), std::string::npos);
   EXPECT_NE(text(spawned(1, "10").spawn("unknown", ""))
-                .find("no dataset 'unknown', only: 'configured' 'drawing' 'slow to come' 'texts'"),
+                .find("no dataset 'unknown', only: 'asking' 'configured' 'deadly asking' 'drawing' "
+                      "'naming' 'slow to come' 'texts'"),
             std::string::npos);
   EXPECT_NE(text(spawned(1, "10").spawn("texts", "10"))
                 .find("'texts' is of another kind than the loader's"),

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include <ATen/core/Tensor.h>
 #include <c10/core/Device.h>
+#include <c10/core/Stream.h>
 #include <lockstep/core/export.h>
 #include <lockstep/data/loader/detail/loader_engine.h>
 
@@ -35,7 +37,11 @@ class LOCKSTEP_API DeviceFeed {
 
  private:
   struct Copied;
-  [[nodiscard]] Copied copy_next();
+  /// `is_ahead`: the program has a batch to work on meanwhile.
+  [[nodiscard]] Copied copy_next(bool is_ahead);
+  /// Copies a pinned tensor into memory of the consumer's.
+  [[nodiscard]] at::Tensor place(const at::Tensor& tensor, const c10::Stream& consumer,
+                                 const c10::Stream& stream, Copied& result) const;
   void hand_over(Copied& batch) const;
 
   LoaderEngine& engine_;

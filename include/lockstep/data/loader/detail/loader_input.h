@@ -2,10 +2,12 @@
 #pragma once
 
 #include <lockstep/core/export.h>
+#include <lockstep/data/file_parts.h>
 #include <lockstep/data/loader/data_loader_options.h>
 #include <lockstep/data/samplers/sample_random.h>
 #include <lockstep/data/samples/sample_tree.h>
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -27,6 +29,16 @@ class SampleStream {
   [[nodiscard]] virtual std::optional<SampleTree> next() = 0;
 };
 
+/// A sample that a dataset's `get_async` has begun. It keeps the dataset alive.
+class PendingSample {
+ public:
+  virtual ~PendingSample() = default;
+  /// Whether it is there. Blocks: at most `limit`.
+  [[nodiscard]] virtual bool wait_for(std::chrono::milliseconds limit) = 0;
+  /// Once, when it is there. Throws: what the dataset has to say.
+  [[nodiscard]] virtual SampleTree take(SampleRandom& random) = 0;
+};
+
 /// A dataset whose type is erased.
 struct SampleSource {
   std::function<SampleTree(std::size_t index, SampleRandom& random)> get;
@@ -42,6 +54,10 @@ struct SampleSource {
   std::optional<std::size_t> size;
   /// Says where a sample comes from, for messages. Empty where the dataset cannot say.
   std::function<std::string(std::size_t index)> describe;
+  /// Names the files of a sample. Empty where the dataset cannot say.
+  std::function<void(std::size_t index, FileParts& parts)> files;
+  /// Begins to fetch a sample. Empty where the dataset has no `get_async`.
+  std::function<std::unique_ptr<PendingSample>(std::size_t index)> start;
   /// Opens a shard. Iterable datasets have this instead of all of the above but `collate`.
   std::function<std::unique_ptr<SampleStream>()> open;
   /// A source over a copy of the dataset; empty where it cannot be copied.

@@ -8,8 +8,11 @@
 #include <lockstep/data/samplers/sample_random.h>
 #include <torch/data/example.h>
 
+#include <chrono>
 #include <concepts>
 #include <cstddef>
+#include <exception>
+#include <future>
 #include <memory>
 #include <optional>
 #include <span>
@@ -68,6 +71,47 @@ class StreamOf : public SampleStream {
 
  private:
   Dataset dataset_;
+};
+
+template <class Dataset>
+class PendingOf : public PendingSample {
+  using Future = decltype(Access<Dataset>::start(std::declval<Dataset&>(), std::size_t{}));
+  using Sample = typename SampleOf<Dataset>::Type;
+
+ public:
+  PendingOf(std::shared_ptr<Dataset> dataset, std::size_t index)
+      : dataset_(std::move(dataset)),
+        index_(index),
+        future_(Access<Dataset>::start(*dataset_, index)) {
+    if constexpr (requires { future_.valid(); }) {
+      TORCH_CHECK(future_.valid(), "DataLoader: get_async(", index,
+                  ") gave a future without a state; take it from a std::promise or std::async");
+    }
+  }
+  // A deferred one does its work in `take`. What a program's own type throws is the sample's.
+  bool wait_for(std::chrono::milliseconds limit) override {
+    try {
+      return error_ != nullptr || future_.wait_for(limit) != std::future_status::timeout;
+    } catch (...) {
+      error_ = std::current_exception();
+      return true;
+    }
+  }
+  SampleTree take(SampleRandom& random) override {
+    if (error_) std::rethrow_exception(error_);
+    static_assert(
+        std::is_same_v<Sample, std::remove_cvref_t<decltype(Access<Dataset>::take(
+                                   *dataset_, index_, future_, random))>>,
+        "DataLoader: the future of a dataset's get_async gives what get returns; or the dataset "
+        "has decode(index, value, random), which makes that of the future's value");
+    return SampleCodec<Sample>::to_tree(Access<Dataset>::take(*dataset_, index_, future_, random));
+  }
+
+ private:
+  std::shared_ptr<Dataset> dataset_;
+  std::size_t index_;
+  Future future_;
+  std::exception_ptr error_;
 };
 
 /// The batch that a loader delivers, of what the transforms have made.
@@ -136,6 +180,16 @@ void add_samples(SampleSource& source, const std::shared_ptr<Dataset>& dataset) 
                 }) {
     source.describe = [dataset](std::size_t index) -> std::string {
       return Access<Dataset>::innermost(*dataset).describe(index);
+    };
+  }
+  if constexpr (NamesItsFiles<Innermost>) {
+    source.files = [dataset](std::size_t index, FileParts& parts) {
+      Access<Dataset>::innermost(*dataset).files_of(index, parts);
+    };
+  }
+  if constexpr (Access<Dataset>::kIsAsync) {
+    source.start = [dataset](std::size_t index) -> std::unique_ptr<PendingSample> {
+      return std::make_unique<PendingOf<Dataset>>(dataset, index);
     };
   }
   source.size = std::optional<std::size_t>(dataset->size());
