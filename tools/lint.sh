@@ -27,7 +27,13 @@ check_shell() {
   needs shellcheck || return 77
   local -a scripts
   mapfile -t scripts < <(find "${folders[@]}" tools .ci -type f -exec grep -lE '^#!.*\bbash$' {} + | sort)
-  shellcheck --external-sources --severity=warning "${scripts[@]}"
+  shellcheck --external-sources --severity=warning "${scripts[@]}" || return
+  # All scripts set pipefail, so the SIGPIPE of a program whose reader stops early would be the status of the pipeline, by
+  # chance of timing.
+  if grep -nE '(^|[^|])\| *(grep +-[a-zA-Z]*[qm]|head +-)' "${scripts[@]}"; then
+    echo "lint: a pipe ends in a reader that stops early; read a variable or a file instead" >&2
+    return 1
+  fi
 }
 
 check_layers() { python3 tools/check_layers.py .; }

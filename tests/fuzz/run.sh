@@ -42,7 +42,7 @@ for target in "${targets[@]}"; do
   LOCKSTEP_FUZZ_TARGET=$target "$build/tests/fuzz/reader_libfuzzer" "$build/corpus/$target" \
     -max_total_time="$seconds" -timeout=20 -rss_limit_mb=4096 -print_final_stats=1 \
     -artifact_prefix="$build/findings/$target-" >"$build/$target.log" 2>&1 || {
-    found=$(sed -nE 's/^Test unit written to (.*)$/\1/p' "$build/$target.log" | head -n 1)
+    found=$(sed -nE '/^Test unit written to (.*)$/{s//\1/p;q}' "$build/$target.log")
     [[ -n $found ]] || found='see the log'
     status=1
     tail -n 30 "$build/$target.log" >&2

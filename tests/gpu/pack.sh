@@ -23,11 +23,13 @@ if [ -z "${LOCKSTEP_GPU_BUILD:-}" ]; then
 fi
 program=$build/tests/gpu/gpu_checks
 [ -x "$program" ] || { echo "pack.sh: there is no $program" >&2; exit 1; }
-if ldd "$program" | grep 'not found' >&2; then
+# A variable, not a pipe into grep -q: with pipefail, ldd's SIGPIPE would count as "not found".
+libraries=$(ldd "$program") || { echo "pack.sh: $program is no program with shared libraries" >&2; exit 1; }
+if grep 'not found' <<<"$libraries" >&2; then
   echo "pack.sh: $program needs libraries that are not here" >&2
   exit 1
 fi
-if ldd "$program" | grep -q 'libmpi'; then
+if grep -q 'libmpi' <<<"$libraries"; then
   echo "pack.sh: $program needs MPI; build it with LOCKSTEP_WITH_MPI=OFF" >&2
   exit 1
 fi
@@ -42,7 +44,7 @@ cp "$root/docs/gpu.md" "$packed/README.md"
 chmod +x "$packed/run.sh"
 
 # Libraries of this system that another one may lack. The C library, the compiler's and those of the wheels are there.
-ldd "$program" | awk '$2 == "=>" && $3 ~ /^\// { print $1, $3 }' | while read -r name path; do
+awk '$2 == "=>" && $3 ~ /^\// { print $1, $3 }' <<<"$libraries" | while read -r name path; do
   case $name in
     libc.so.* | libm.so.* | libdl.so.* | librt.so.* | libpthread.so.* | libresolv.so.* | libutil.so.* | libnsl.so.* | \
       libstdc++.so.* | libgcc_s.so.* | libgomp* | ld-linux*) continue ;;

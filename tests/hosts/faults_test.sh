@@ -97,7 +97,7 @@ check() {
   [[ $fault != late || ${hosts_of[rank]} != "$host" ]] || pattern+="|\(pid [0-9]+ on h$host\>"
   grep -qE "$pattern" "$folder/saw.$rank" || wrong "rank $rank does not name the rank and its host ($pattern)" || return
   ! grep -qE 'rank [0-9]+ gave up' "$folder/saw.$rank" || wrong "rank $rank names another one without its host" || return
-  ! grep -v 'gave up' "$folder/saw.$rank" | grep -qE "rank $rank on h[0-9]+ has not arrived" || wrong "rank $rank says that it is missing itself"
+  ! grep -v 'gave up' "$folder/saw.$rank" | grep -E "rank $rank on h[0-9]+ has not arrived" || wrong "rank $rank says that it is missing itself"
 }
 
 # run FAULT START HOST PROGRAM TIMEOUT: false where something is wrong, which may be that the timeout was too short for this
