@@ -69,7 +69,8 @@ ParallelGptImpl::ParallelGptImpl(const ParallelGptOptions& options,
   }
   register_module("h", list);
   ln_f_ = register_module("ln_f", layer_norm(options));
-  loss_ = lockstep::nn::VocabParallelCrossEntropy(tensor_group_);
+  loss_ = lockstep::nn::VocabParallelCrossEntropy(
+      lockstep::nn::VocabParallelCrossEntropyOptions(tensor_group_).classes(options.vocabulary()));
 }
 
 torch::Tensor ParallelGptImpl::forward(const torch::Tensor& tokens, const torch::Tensor& targets) {

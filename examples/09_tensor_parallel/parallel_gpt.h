@@ -10,7 +10,7 @@
 
 namespace example {
 
-/// What to build; the ranks of the tensor group divide heads, vocabulary and 4 * width.
+/// What to build; the ranks of the tensor group divide heads and 4 * width.
 struct ParallelGptOptions {
   TORCH_ARG(int64_t, vocabulary) = 256;
   TORCH_ARG(int64_t, positions) = 64;

@@ -6,6 +6,7 @@
 
 #include <utility>
 
+#include "tensor_parallel/share.h"
 #include "tensor_parallel/vocab_cross_entropy.h"
 
 namespace lockstep::nn {
@@ -24,6 +25,17 @@ void check_shapes(const at::Tensor& logits, const at::Tensor& targets) {
           logits.sizes().slice(0, static_cast<std::size_t>(logits.dim()) - 1) == targets.sizes(),
       "VocabParallelCrossEntropy: expected logits {*, classes / ranks} and targets {*}, got ",
       logits.sizes(), " and ", targets.sizes());
+}
+
+/// How many classes there are.
+std::int64_t classes_of(const at::Tensor& logits, const VocabParallelCrossEntropyOptions& options) {
+  const ProcessGroup& group = *options.group();
+  if (options.classes() == 0) return logits.size(-1) * group.size();
+  const auto expected = share_of(options.classes(), group.rank(), group.size()).size;
+  TORCH_CHECK(logits.size(-1) == expected, "VocabParallelCrossEntropy: rank ", group.rank(), " of ",
+              group.size(), " has ", expected, " of ", options.classes(),
+              " classes; got logits of ", logits.size(-1));
+  return options.classes();
 }
 
 void check_classes(const at::Tensor& targets, const at::Tensor& counts, std::int64_t classes) {
@@ -54,13 +66,16 @@ VocabParallelCrossEntropyImpl::VocabParallelCrossEntropyImpl(
   TORCH_CHECK(options.label_smoothing() >= 0 && options.label_smoothing() <= 1,
               "VocabParallelCrossEntropy: label_smoothing is ", options.label_smoothing(),
               "; it must be from 0 to 1");
+  TORCH_CHECK(options.classes() == 0 || options.classes() >= options.group()->size(),
+              "VocabParallelCrossEntropy: classes is ", options.classes(),
+              "; it must be 0, or at least 1 for each of the ", options.group()->size(), " ranks");
 }
 
 void VocabParallelCrossEntropyImpl::pretty_print(std::ostream& stream) const {
   stream << "lockstep::nn::VocabParallelCrossEntropy(ignore_index=" << options.ignore_index()
          << ", label_smoothing=" << options.label_smoothing()
-         << ", reduction=" << name_of(options.reduction()) << ", ranks=" << options.group()->size()
-         << ')';
+         << ", reduction=" << name_of(options.reduction()) << ", classes=" << options.classes()
+         << ", ranks=" << options.group()->size() << ')';
 }
 
 torch::Tensor VocabParallelCrossEntropyImpl::forward(const torch::Tensor& logits,
@@ -68,16 +83,18 @@ torch::Tensor VocabParallelCrossEntropyImpl::forward(const torch::Tensor& logits
   using Reduction = VocabParallelCrossEntropyOptions::Reduction;
   check_shapes(logits, targets);
   const at::Tensor counts = targets.ne(options.ignore_index());
-  check_classes(targets, counts, logits.size(-1) * options.group()->size());
+  const auto classes = classes_of(logits, options);
   const bool is_double = logits.scalar_type() == at::kDouble;
   // Autocast keeps the losses of LibTorch in float.
   const bool is_float = at::autocast::is_autocast_enabled(logits.device().type()) && !is_double;
   const auto dtype = is_float ? at::kFloat : logits.scalar_type();
   const at::Tensor rows =
       logits.reshape({-1, logits.size(-1)}).to(is_double ? at::kDouble : at::kFloat).contiguous();
-  const at::Tensor losses =
-      vocab_cross_entropy(rows, targets.reshape({-1}).contiguous(),
-                          {options.ignore_index(), options.label_smoothing()}, options.group());
+  const at::Tensor losses = vocab_cross_entropy(
+      rows, targets.reshape({-1}).contiguous(),
+      {options.ignore_index(), options.label_smoothing(), classes}, options.group());
+  // After the call that compares the ranks' numbers of classes: that error explains this one.
+  check_classes(targets, counts, classes);
   switch (options.reduction()) {
     case Reduction::None:
       return losses.view(targets.sizes()).to(dtype);

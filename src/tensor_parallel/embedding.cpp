@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "tensor_parallel/shards.h"
+#include "tensor_parallel/share.h"
 
 namespace lockstep::nn {
 
@@ -17,8 +18,9 @@ VocabParallelEmbeddingImpl::VocabParallelEmbeddingImpl(VocabParallelEmbeddingOpt
   TORCH_CHECK(options.group() != nullptr, "VocabParallelEmbedding: the process group is null");
   TORCH_CHECK(options.embedding_dim() > 0, "VocabParallelEmbedding: embedding_dim is ",
               options.embedding_dim(), "; it must be positive");
-  check_divides(options.num_embeddings(), 1, options.group()->size(),
-                "VocabParallelEmbedding: num_embeddings");
+  TORCH_CHECK(options.num_embeddings() >= options.group()->size(),
+              "VocabParallelEmbedding: num_embeddings is ", options.num_embeddings(),
+              "; it must be at least 1 for each of the ", options.group()->size(), " ranks");
   VocabParallelEmbeddingImpl::reset();
 }
 
@@ -27,7 +29,7 @@ void VocabParallelEmbeddingImpl::reset() {
   const at::NoGradGuard no_grad;
   const ProcessGroup& group = *options.group();
   weight = register_parameter(
-      "weight", cut_shard(full->weight, {"weight", 0, 1}, group.rank(), group.size()));
+      "weight", cut_shard(full->weight, sharded_tensors().front(), group.rank(), group.size()));
 }
 
 void VocabParallelEmbeddingImpl::pretty_print(std::ostream& stream) const {
@@ -37,7 +39,7 @@ void VocabParallelEmbeddingImpl::pretty_print(std::ostream& stream) const {
 }
 
 std::int64_t VocabParallelEmbeddingImpl::first_token() const {
-  return options.group()->rank() * (options.num_embeddings() / options.group()->size());
+  return share_of(options.num_embeddings(), options.group()->rank(), options.group()->size()).first;
 }
 
 torch::Tensor VocabParallelEmbeddingImpl::forward(const torch::Tensor& tokens) {
@@ -66,7 +68,7 @@ torch::Tensor VocabParallelEmbeddingImpl::forward(const torch::Tensor& tokens) {
 }
 
 std::vector<ShardedTensor> VocabParallelEmbeddingImpl::sharded_tensors() const {
-  return {{"weight", 0, 1}};
+  return {{"weight", 0, 1, options.num_embeddings()}};
 }
 
 }  // namespace lockstep::nn

@@ -70,7 +70,7 @@ void check_replicated(const ModelState& state) {
 /// The full tensor, on the CPU; undefined where this rank gets none.
 at::Tensor join_over_ranks(const StateEntry& entry, bool is_for_all) {
   ProcessGroup& group = *entry.group;
-  const at::Tensor own = entry.tensor.detach().contiguous();
+  const at::Tensor own = pad_shard(entry.tensor.detach().contiguous(), entry.how, group.size());
   const auto scope = group.with(CallOptions().name(call_name(entry.name, own.sizes())));
   if (is_for_all) {
     const at::Tensor rows = rows_for(own, group.size());

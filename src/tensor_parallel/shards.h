@@ -13,11 +13,14 @@
 namespace lockstep::nn {
 
 /// What this rank keeps of a full tensor: its piece of each part along `how.dim`. Shares no memory
-/// with it. Throws: `c10::Error` for a size that the ranks do not divide.
+/// with it. Throws: `c10::Error` for a size that the ranks do not divide, unless `how` has one.
 [[nodiscard]] at::Tensor cut_shard(const at::Tensor& full, const ShardedTensor& how, int rank,
                                    int ranks);
 
-/// The full tensor, of the shards of all ranks: row r of `shards` is rank r's.
+/// A shard as it travels: as large as the largest one. Shares its memory where it is one.
+[[nodiscard]] at::Tensor pad_shard(const at::Tensor& own, const ShardedTensor& how, int ranks);
+
+/// The full tensor, of the padded shards of all ranks: row r of `shards` is rank r's.
 [[nodiscard]] at::Tensor join_shards(const at::Tensor& shards, const ShardedTensor& how);
 
 /// Throws: `c10::Error` where the ranks cannot share `size` in `parts` parts; `name` says what it

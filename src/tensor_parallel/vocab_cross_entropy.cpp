@@ -7,6 +7,7 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/sub.h>
+#include <ATen/ops/tensor.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/graph_task.h>
 #include <torch/custom_class.h>
@@ -15,8 +16,10 @@
 #include <functional>
 #include <limits>
 #include <utility>
+#include <vector>
 
 #include "tensor_parallel/collective_step.h"
+#include "tensor_parallel/share.h"
 
 namespace lockstep::nn {
 namespace {
@@ -98,6 +101,13 @@ at::Tensor exchange(const at::Tensor& figures, std::int64_t classes, ProcessGrou
   return all;
 }
 
+/// How many classes each rank has: {ranks, 1}, in the options of `like`.
+at::Tensor widths_of_ranks(std::int64_t classes, int ranks, const at::Tensor& like) {
+  std::vector<std::int64_t> widths;
+  for (int rank = 0; rank < ranks; ++rank) widths.push_back(share_of(classes, rank, ranks).size);
+  return at::tensor(widths).unsqueeze(1).to(like.options());
+}
+
 struct CrossEntropyState : torch::CustomClassHolder {
   CrossEntropyState(std::shared_ptr<ProcessGroup> its_group, const CrossEntropySettings& its)
       : group(std::move(its_group)), settings(its) {}
@@ -120,23 +130,24 @@ struct CrossEntropy : torch::autograd::Function<CrossEntropy> {
                             const at::Tensor& targets,
                             const c10::intrusive_ptr<CrossEntropyState>& state) {
     ProcessGroup& group = *state->group;
-    const auto width = logits.size(1);
+    const auto classes = state->settings.classes;
     const double smoothing = state->settings.label_smoothing;
+    const Share share = share_of(classes, group.rank(), group.size());
     const OwnTargets own =
-        own_targets(targets, state->settings.ignore_index, group.rank() * width, width);
+        own_targets(targets, state->settings.ignore_index, share.first, share.size);
     const at::Tensor exponentials = at::empty_like(logits);
     const at::Tensor figures = own_figures(logits, own, smoothing > 0, exponentials);
-    const at::Tensor all = exchange(figures, width, group);
+    const at::Tensor all = exchange(figures, classes, group);
     const at::Tensor maxima = all.select(1, Maximum);
     const at::Tensor maximum = at::amax(maxima, 0);
     const at::Tensor sum = (all.select(1, Exponentials) * (maxima - maximum).exp()).sum(0);
     const at::Tensor normalizer = maximum + sum.log();
     at::Tensor losses = normalizer - all.select(1, Target).sum(0);
     if (smoothing > 0) {
-      const auto classes = static_cast<double>(width * group.size());
+      const at::Tensor widths = widths_of_ranks(classes, group.size(), maxima);
       const at::Tensor logs =
-          (all.select(1, Logits) + (reference_of(maxima) - normalizer) * width).sum(0);
-      losses = losses * (1 - smoothing) - logs * (smoothing / classes);
+          (all.select(1, Logits) + (reference_of(maxima) - normalizer) * widths).sum(0);
+      losses = losses * (1 - smoothing) - logs * (smoothing / static_cast<double>(classes));
     }
     // What makes a probability of an exponential of this rank.
     const at::Tensor scale = (figures.select(0, Maximum) - maximum).exp() / sum;
@@ -162,7 +173,7 @@ struct CrossEntropy : torch::autograd::Function<CrossEntropy> {
     const at::NoGradGuard no_grad;
     const at::Tensor& exponentials = saved[0];
     const double smoothing = state.settings.label_smoothing;
-    const auto classes = static_cast<double>(exponentials.size(1) * state.group->size());
+    const auto classes = static_cast<double>(state.settings.classes);
     const at::Tensor factor = gradient.masked_fill(saved[4].logical_not(), 0);
     const at::Tensor scale = (saved[1] * factor).unsqueeze(1);
     const at::Tensor of_all = (factor * (smoothing / classes)).unsqueeze(1);

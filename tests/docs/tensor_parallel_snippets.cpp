@@ -75,9 +75,10 @@ TEST(TensorParallelPage, SharesLayers) {
   // [scaler]
   EXPECT_TRUE(scaler.is_enabled());
   // [vocabulary]
-  lockstep::nn::VocabParallelEmbedding table(50256, 64, tensor_group);
-  lockstep::nn::VocabParallelCrossEntropy cross_entropy(tensor_group);
-  const auto tokens = torch::randint(50256, {4, 16});
+  lockstep::nn::VocabParallelEmbedding table(50257, 64, tensor_group);
+  lockstep::nn::VocabParallelCrossEntropy cross_entropy(
+      lockstep::nn::VocabParallelCrossEntropyOptions(tensor_group).classes(50257));
+  const auto tokens = torch::randint(50257, {4, 16});
   auto x = table(tokens);                                              // {4, 16, 64} on every rank
   x = lockstep::tensor_parallel::copy_to(x, tensor_group);             // into the region
   const auto logits = torch::linear(x, table->weight);                 // of this rank's tokens only

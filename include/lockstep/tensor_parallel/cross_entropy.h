@@ -32,6 +32,10 @@ struct LOCKSTEP_API VocabParallelCrossEntropyOptions {
 
   /// The ranks that share the classes.
   TORCH_ARG(std::shared_ptr<ProcessGroup>, group);
+  /// How many there are; 0: as many times a rank's as there are ranks. Needed where the ranks
+  /// cannot share them equally; the first `classes % ranks` of them have one more, as those of a
+  /// `VocabParallelEmbedding`.
+  TORCH_ARG(std::int64_t, classes) = 0;
   /// Target of tokens that do not count.
   TORCH_ARG(std::int64_t, ignore_index) = -100;
   /// Share of the loss that asks for all classes equally, from 0 to 1, as in
@@ -51,14 +55,15 @@ struct LOCKSTEP_API VocabParallelCrossEntropyOptions {
 /// no second derivative.
 ///
 /// Shapes: logits {*, classes / ranks}, rank r's being the r-th part of the classes, which are the
-/// last dimension; targets int64 {*}, the same on all ranks.
+/// last dimension; targets int64 {*}, the same on all ranks. The option `classes` allows numbers
+/// that the ranks do not divide.
 /// Blocks: the calling thread, in forward.
 /// Collective: forward.
 /// Thread-safety: as its group's, one thread at a time.
 /// Throws: `c10::Error` for shapes or dtypes that do not fit, for a label smoothing outside of
 /// [0, 1], where the result is differentiated twice, and for a target that is no class (on a CUDA
 /// device, as an assertion there); what a collective throws, `MismatchError` for ranks with
-/// different numbers of classes among others.
+/// different numbers of classes among others, unless the option `classes` says why.
 /// Source: Shoeybi et al., "Megatron-LM", 2019. Here, the maxima of the ranks are exchanged
 /// together with sums that are relative to them, instead of before.
 class LOCKSTEP_API VocabParallelCrossEntropyImpl

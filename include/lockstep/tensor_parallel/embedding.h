@@ -38,21 +38,23 @@ struct LOCKSTEP_API VocabParallelEmbeddingOptions {
 };
 
 /// A table of embeddings of which each rank has some rows: {num_embeddings / ranks, embedding_dim}.
-/// A rank has zeros for tokens of other ranks, and the results are added.
+/// Where `num_embeddings` is no multiple of the ranks, as GPT-2's 50257 tokens, the first
+/// `num_embeddings % ranks` of them have one row more. A rank has zeros for tokens of other ranks,
+/// and the results are added.
 ///
 /// The start is that of `torch::nn::Embedding` with the same seed, whatever the number of ranks.
 /// `weight` may also be that of a last layer (`torch::linear` with `weight` gives this rank's
-/// logits): the input of that layer goes through `tensor_parallel::copy_to`.
+/// logits): the input of that layer goes through `tensor_parallel::copy_to`. A
+/// `VocabParallelCrossEntropy` of logits that the ranks do not share equally is told `classes`.
 ///
 /// Shapes: tokens int64 {*}, the same on all ranks; output {*, embedding_dim}.
 /// Blocks: the calling thread in forward; with `sequence_parallel` in backward, too.
 /// Collective: forward and backward.
 /// Thread-safety: as its group's, one thread at a time; on a device, backward runs in autograd's
 /// thread.
-/// Throws: `c10::Error` for sizes that the ranks do not divide, and for a token that the table does
-/// not have (on a CUDA device, as an assertion there, as with `torch::nn::Embedding`); what a
-/// collective throws.
-/// Source: Shoeybi et al., "Megatron-LM", 2019.
+/// Throws: `c10::Error` for fewer embeddings than ranks, and for a token that the table does not
+/// have (on a CUDA device, as an assertion there, as with `torch::nn::Embedding`); what a
+/// collective throws. Source: Shoeybi et al., "Megatron-LM", 2019.
 class LOCKSTEP_API VocabParallelEmbeddingImpl
     : public torch::nn::Cloneable<VocabParallelEmbeddingImpl>,
       public ShardedModule {

@@ -20,6 +20,10 @@ struct LOCKSTEP_API ShardedTensor {
   /// The full tensor is so many tensors side by side along `dim`, each of which is cut for itself:
   /// 3 where queries, keys and values are one matrix.
   std::int64_t parts = 1;
+  /// The full size along `dim`; 0: as many times this rank's as there are ranks. Needed where the
+  /// ranks cannot share it equally, and the first `full_size % ranks` of them have one more. Then
+  /// there is one part.
+  std::int64_t full_size = 0;
 };
 
 /// What a module implements, beside deriving from `torch::nn::Module`, whose parameters are cut:

@@ -19,7 +19,7 @@ class VocabCrossEntropy : public TensorRanks {};
 INSTANTIATE_TEST_SUITE_P(Ranks, VocabCrossEntropy, ::testing::Values(1, 2, 3, 4));
 
 torch::Tensor own_classes(const torch::Tensor& full, const GroupPointer& group) {
-  return full.chunk(group->size(), -1)[static_cast<std::size_t>(group->rank())];
+  return full.tensor_split(group->size(), -1)[static_cast<std::size_t>(group->rank())];
 }
 
 torch::Tensor some_targets(std::int64_t tokens) {
@@ -81,6 +81,37 @@ TEST_P(VocabCrossEntropy, IsThatOfTheFullLogits) {
         expect_as_plain(100 * values, targets, options, 1e-12);
       }
     }
+  });
+}
+
+// What `torch.tensor_split` makes of them: the first ranks have one more.
+TEST_P(VocabCrossEntropy, TakesClassesThatTheRanksDoNotDivide) {
+  run([](const GroupPointer& group) {
+    auto targets = some_targets(10);
+    targets[3] = 5;             // does not count
+    targets[7] = kClasses + 1;  // the last one
+    for (const double smoothing : {0.0, 0.1}) {
+      SCOPED_TRACE(smoothing);
+      const auto options = VocabParallelCrossEntropyOptions(group)
+                               .classes(kClasses + 2)
+                               .ignore_index(5)
+                               .label_smoothing(smoothing);
+      expect_as_plain(8 * fractions({10, kClasses + 2}, 1), targets, options, 1e-12);
+    }
+    VocabParallelCrossEntropy loss(VocabParallelCrossEntropyOptions(group).classes(4));
+    std::string part = "VocabParallelCrossEntropy: rank " + std::to_string(group->rank());
+    part += " of " + std::to_string(group->size()) + " has ";
+    expect_refusal([&] { (void)loss(torch::ones({1, 9}), torch::zeros({1}, torch::kLong)); }, part);
+    expect_refusal(
+        [&] {
+          (void)loss(own_classes(torch::ones({1, 4}), group), torch::full({1}, 4L));
+        },
+        "a target is 4; classes are from 0 to 3");
+    expect_refusal(
+        [&] {
+          VocabParallelCrossEntropy wrong(VocabParallelCrossEntropyOptions(group).classes(-1));
+        },
+        "VocabParallelCrossEntropy: classes is -1; it must be 0, or at least 1 for each of the ");
   });
 }
 
@@ -177,10 +208,11 @@ TEST_P(VocabCrossEntropy, SaysWhatIsWrong) {
   });
 }
 
+// Also where the target is a class of one of them only.
 TEST(VocabCrossEntropyOfUnequalRanks, IsAMismatch) {
   const auto errors = run_ranks(2, [](const GroupPointer& group) {
     VocabParallelCrossEntropy loss(group);
-    (void)loss(torch::ones({3, 4 + group->rank()}), torch::zeros({3}, torch::kLong));
+    (void)loss(torch::ones({3, 4 + group->rank()}), torch::full({3}, 9L));
   });
   for (const auto& error : errors) expect_error<MismatchError>(error, "cross entropy of");
 }

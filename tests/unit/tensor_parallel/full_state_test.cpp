@@ -17,7 +17,7 @@ INSTANTIATE_TEST_SUITE_P(Ranks, FullState, ::testing::Values(1, 2, 3, 4));
 /// One of each layer, and a table that has two names.
 struct TiedImpl : torch::nn::Module {
   explicit TiedImpl(const GroupPointer& group) {
-    table = register_module("table", nn::VocabParallelEmbedding(12, 4, group));
+    table = register_module("table", nn::VocabParallelEmbedding(13, 4, group));
     up = register_module(
         "up", nn::ColumnParallelLinear(nn::ParallelLinearOptions(4, 36, group).parts(3)));
     down = register_module("down", nn::RowParallelLinear(nn::ParallelLinearOptions(36, 4, group)));
@@ -35,7 +35,7 @@ TORCH_MODULE(Tied);
 
 struct PlainTiedImpl : torch::nn::Module {
   PlainTiedImpl() {
-    table = register_module("table", torch::nn::Embedding(12, 4));
+    table = register_module("table", torch::nn::Embedding(13, 4));
     up = register_module("up", torch::nn::Linear(4, 36));
     down = register_module("down", torch::nn::Linear(36, 4));
     norm = register_module("norm", torch::nn::LayerNorm(torch::nn::LayerNormOptions({4})));
@@ -219,6 +219,10 @@ TEST(FullStates, NeedTheTensorsThatAModuleSaysItCuts) {
     refuse({"weight", 0, 0}, "weight is said to have 0 parts");
     refuse({"weight", 0, 3},
            "weight is said to have 3 parts; this rank's size along dimension 0, 2");
+    refuse({"weight", 0, 2, 2}, "weight is said to have a full size and 2 parts");
+    refuse({"weight", 0, 1, 3},
+           "weight is said to have the full size 3 along dimension 0, of which rank 0 of 1 has 3; "
+           "its size is 2");
   });
 }
 

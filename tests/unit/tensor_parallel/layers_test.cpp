@@ -61,9 +61,11 @@ TEST_P(ParallelLayers, BeginAsTheUnsplitLayersOfTheSameSeed) {
     });
     const auto pair = with_seed(3, [&] { return Pair(group, PairCase{true, false, false}); });
     expect_same(nn::full_state(pair), plain, 0);
-    const auto table = with_seed(4, [] { return torch::nn::Embedding(12, 5)->weight; });
-    const auto split = with_seed(4, [&] { return nn::VocabParallelEmbedding(12, 5, group); });
-    EXPECT_TRUE(torch::equal(nn::full_state(split).at("weight"), table));
+    for (const std::int64_t rows : {12, 13, 4}) {
+      const auto table = with_seed(4, [&] { return torch::nn::Embedding(rows, 5)->weight; });
+      const auto split = with_seed(4, [&] { return nn::VocabParallelEmbedding(rows, 5, group); });
+      EXPECT_TRUE(torch::equal(nn::full_state(split).at("weight"), table));
+    }
   });
 }
 
@@ -85,22 +87,26 @@ TEST_P(ParallelLayers, CutQueriesKeysAndValuesEachForItself) {
   });
 }
 
+void expect_embeddings(std::int64_t rows, bool sequence, const GroupPointer& group) {
+  torch::nn::Embedding plain(rows, 4);
+  fill_model(*plain, true);
+  nn::VocabParallelEmbedding split(
+      nn::VocabParallelEmbeddingOptions(rows, 4, group).sequence_parallel(sequence));
+  nn::load_full_state(split, training::state_of(*plain));
+  const auto tokens = (torch::arange(36, torch::kLong) * 7).remainder(rows).view({12, 3});
+  const auto weights = whole_numbers({12, 3, 4}, 2);
+  const auto expected = plain(tokens);
+  (expected * weights).sum().backward();
+  const auto actual = split(tokens);
+  EXPECT_TRUE(torch::equal(actual, part_of(expected, sequence, group)));
+  (actual * part_of(weights, sequence, group)).sum().backward();
+  expect_same(full_gradients(*split), gradients_of(*plain), 0);
+}
+
 TEST_P(ParallelLayers, EmbedTokensOfAllRanks) {
   run([](const GroupPointer& group) {
-    for (const bool sequence : {false, true}) {
-      torch::nn::Embedding plain(24, 4);
-      fill_model(*plain, true);
-      nn::VocabParallelEmbedding split(
-          nn::VocabParallelEmbeddingOptions(24, 4, group).sequence_parallel(sequence));
-      nn::load_full_state(split, training::state_of(*plain));
-      const auto tokens = (torch::arange(36, torch::kLong) * 7).remainder(24).view({12, 3});
-      const auto weights = whole_numbers({12, 3, 4}, 2);
-      const auto expected = plain(tokens);
-      (expected * weights).sum().backward();
-      const auto actual = split(tokens);
-      EXPECT_TRUE(torch::equal(actual, part_of(expected, sequence, group)));
-      (actual * part_of(weights, sequence, group)).sum().backward();
-      expect_same(full_gradients(*split), gradients_of(*plain), 0);
+    for (const std::int64_t rows : {24, 25, 23, 4}) {
+      for (const bool sequence : {false, true}) expect_embeddings(rows, sequence, group);
     }
     nn::VocabParallelEmbedding split(24, 4, group);
     expect_refusal(
@@ -365,8 +371,8 @@ TEST_P(ParallelLayers, SayWhatIsWrong) {
                    sizes);
     expect_refusal([&] { RowParallelLinear layer(ParallelLinearOptions(odd, 2, group)); },
                    "RowParallelLinear: in_features is ");
-    expect_refusal([&] { nn::VocabParallelEmbedding table(odd, 2, group); },
-                   "VocabParallelEmbedding: num_embeddings is ");
+    expect_refusal([&] { nn::VocabParallelEmbedding table(group->size() - 1, 2, group); },
+                   "; it must be at least 1 for each of the ");
   });
 }
 

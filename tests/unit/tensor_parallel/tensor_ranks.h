@@ -63,10 +63,11 @@ inline FullTensors full_gradients(const torch::nn::Module& module) {
     torch::Tensor gradient = entry.tensor.grad();
     if (!gradient.defined()) gradient = torch::zeros_like(entry.tensor);
     if (entry.is_sharded()) {
+      gradient = nn::pad_shard(gradient.contiguous(), entry.how, entry.group->size());
       std::vector<std::int64_t> shape{entry.group->size()};
       shape.insert(shape.end(), gradient.sizes().begin(), gradient.sizes().end());
       const auto rows = torch::empty(shape, gradient.options());
-      entry.group->all_gather(rows, gradient.contiguous()).wait();
+      entry.group->all_gather(rows, gradient).wait();
       gradient = nn::join_shards(rows, entry.how);
     }
     gradients.emplace(entry.name, gradient);

@@ -6,7 +6,7 @@
 namespace lockstep::testing {
 namespace {
 
-constexpr std::int64_t kWidth = 24, kHeads = 12, kVocabulary = 48, kLength = 12, kBatch = 4;
+constexpr std::int64_t kWidth = 24, kHeads = 12, kVocabulary = 49, kLength = 12, kBatch = 4;
 constexpr double kRelative = 1e-5;
 
 /// Causal attention over {length, batch, 3 * width of these heads}.
@@ -80,7 +80,8 @@ struct LanguageModelImpl : torch::nn::Module {
           "table", nn::VocabParallelEmbedding(
                        nn::VocabParallelEmbeddingOptions(kVocabulary, kWidth, shape.group)
                            .sequence_parallel(shape.is_cut)));
-      loss = nn::VocabParallelCrossEntropy(shape.group);
+      loss = nn::VocabParallelCrossEntropy(
+          nn::VocabParallelCrossEntropyOptions(shape.group).classes(kVocabulary));
     } else {
       table = register_module("table", torch::nn::Embedding(kVocabulary, kWidth));
     }
