@@ -19,6 +19,7 @@ import sys
 
 import torch
 import torch.distributed as dist
+import rank_end
 from ddp_cases import CASES, STEPS
 from torch.nn.parallel import DistributedDataParallel
 
@@ -117,7 +118,7 @@ def main(folder):
         with open(os.path.join(folder, "cases"), "w") as file:
             file.write("".join(f"{name}\n" for name in CASES))
     dist.barrier()
-    dist.destroy_process_group()
+    rank_end.leave()
 
 
 if __name__ == "__main__":
