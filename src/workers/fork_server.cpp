@@ -181,14 +181,17 @@ class ForkServer {
     record.wait_status.store(status, std::memory_order_relaxed);
     table_.events.forget_sleeper(record);
     const bool never_worked = record.state.load(std::memory_order_acquire) == WorkerState::Starting;
-    program_.repair(worker);
     watch.failed_starts = never_worked ? watch.failed_starts + 1 : 0;
     watch.was_ready = watch.was_ready || !never_worked;
-    if (watch.failed_starts >= kAttempts && !must_go_on(watch)) {
-      record.state.store(WorkerState::GivenUp, std::memory_order_release);
-    } else {
-      record.restarts.fetch_add(1, std::memory_order_relaxed);
+    const bool is_replaced = watch.failed_starts < kAttempts || must_go_on(watch);
+    // Before the repair: others may finish what it gives them before this process goes on, and
+    // whoever sees their results sees the count.
+    if (is_replaced) record.restarts.fetch_add(1, std::memory_order_relaxed);
+    program_.repair(worker);
+    if (is_replaced) {
       start(worker);
+    } else {
+      record.state.store(WorkerState::GivenUp, std::memory_order_release);
     }
     table_.events.wake_all_workers();  // for what it had claimed
     table_.events.wake_owner();

@@ -49,5 +49,45 @@ TEST(ForkServer, DoesNotReplaceAWorkerThatEndedBecauseAllShall) {
   ::close(ends[1]);
 }
 
+// What the repair makes available may be done by others, and seen by the owner, before the fork
+// server goes on.
+TEST(ForkServer, CountsARestartBeforeOthersTakeOver) {
+  struct Seen {
+    std::atomic<int> starts;
+    std::atomic<int> repairs;
+    std::atomic<int> restarts_at_first;
+    std::atomic<int> restarts_at_last;
+  };
+  TaskChannel channel({1, 1, 1, sizeof(Seen), false});
+  auto& seen = *std::construct_at(reinterpret_cast<Seen*>(channel.user_area()));
+  auto& worker = channel.table().workers[0];
+  WorkerProgram program;
+  program.run = [&](std::size_t) {  // the first worker works, and those after it never do
+    if (seen.starts++ == 0) worker.state = WorkerState::Running;
+    ::_exit(1);
+  };
+  program.repair = [&](std::size_t) {
+    const auto restarts = static_cast<int>(worker.restarts.load());
+    if (seen.repairs == 0) seen.restarts_at_first = restarts;
+    seen.restarts_at_last = restarts;
+    ++seen.repairs;
+  };
+  program.keep_descriptors = {channel.region().descriptor()};
+  std::array<int, 2> ends{};
+  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()), 0);
+  native::ChildProcess fork_server("test", [&, owner = ::getpid()] {
+    return run_fork_server(channel.table(), program, {owner, ends[1]});
+  });
+  ASSERT_TRUE(happens([&] { return worker.state == WorkerState::GivenUp; }));
+  EXPECT_EQ(seen.restarts_at_first, 1);
+  EXPECT_EQ(seen.repairs, 4);
+  EXPECT_EQ(seen.restarts_at_last, 3) << "the last one is not replaced";
+  EXPECT_EQ(worker.restarts, 3U);
+  ASSERT_EQ(::write(ends[0], "q", 1), 1);
+  EXPECT_TRUE(fork_server.wait(std::chrono::minutes(1)).has_value());
+  ::close(ends[0]);
+  ::close(ends[1]);
+}
+
 }  // namespace
 }  // namespace lockstep::workers
