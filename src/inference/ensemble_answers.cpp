@@ -243,7 +243,6 @@ MemberStatistics EnsembleCore::statistics_of(std::size_t member) const {
   const auto& words = channel.member(member);
   statistics.name = members()[member].name();
   statistics.copies = members()[member].copies();
-  statistics.ready_copies = ready_copies_of(member);
   for (std::size_t worker = 0; worker < channel.shape().member_of_worker.size(); ++worker) {
     if (channel.shape().member_of_worker[worker] != member) continue;
     const auto& record = channel.workers()[worker];
@@ -252,6 +251,9 @@ MemberStatistics EnsembleCore::statistics_of(std::size_t member) const {
                                   : record.pid.load(std::memory_order_acquire));
     statistics.restarts += record.restarts.load(std::memory_order_relaxed);
   }
+  // After the pids: a new process's is written when its copy is not ready any more, so that the
+  // old process's readiness never comes with it.
+  statistics.ready_copies = ready_copies_of(member);
   statistics.latency = latency_of(words.latency);
   statistics.compute = latency_of(words.compute);
   statistics.answered = words.answered.load(std::memory_order_relaxed);
