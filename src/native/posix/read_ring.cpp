@@ -194,7 +194,10 @@ std::optional<std::size_t> ReadRing::next_finished() {
     const auto number = static_cast<std::size_t>(completion.user_data);
     const int outcome = completion.res;
     head.store(at + 1, std::memory_order_release);
-    if (is_finished(entries_[number], outcome)) {
+    auto& entry = entries_[number];
+    // In this order: a file that has been opened belongs to the entry, also to one that was
+    // cancelled. Of the latter nothing more is read.
+    if (is_finished(entry, outcome) || entry.is_forgotten) {
       finished = number;
     } else {
       push(number);
@@ -219,7 +222,7 @@ int ReadRing::read_here(const Entry& entry) {
 // What one call has brought; false where the request needs another.
 bool ReadRing::is_finished(Entry& entry, int outcome) {
   if (outcome == -EINTR) return false;
-  if (outcome == -EAGAIN && entry.is_open) outcome = read_here(entry);
+  if (outcome == -EAGAIN && entry.is_open && !entry.is_forgotten) outcome = read_here(entry);
   if (outcome < 0 && is_end_of_direct(entry.request, entry.result, -outcome)) return true;
   if (outcome < 0) {
     entry.result.error = -outcome;
@@ -262,7 +265,7 @@ std::optional<ReadResult> ReadRing::give_back(Entry& entry) {
   return entry.result;
 }
 
-// A read of an ordinary file runs to its end, whatever is asked of the kernel.
+// A read call of an ordinary file runs to its end, whatever is asked of the kernel.
 bool ReadRing::cancel(const Deadline& deadline) {
   if (!owner_.is_current()) return true;
   for (auto& entry : entries_) entry.is_forgotten = entry.is_in_use;

@@ -652,7 +652,26 @@ TEST(ReadRing, HasRoomAgainWhenCancelledReadsAreOver) {
   const auto result = ring->reap(a_minute());
   ASSERT_TRUE(result);
   EXPECT_EQ(result->tag, 4U);
-  EXPECT_EQ(last, "c");
+  // Before Linux 6.4, threads of the kernel read pipes, and the other cancelled read may come
+  // later.
+  EXPECT_TRUE(last == "b" || last == "c") << last;
+}
+
+TEST(ReadRing, ReadsNothingMoreForWhatWasCancelled) {
+  Folder folder;
+  const auto path = folder.write("data", 1000);
+  const auto file = opened(path);
+  const auto ring = ReadRing::try_make(2, nullptr, 100);
+  if (!ring) GTEST_SKIP() << "this kernel has no io_uring for this process";
+  const auto descriptors = entries_of("/proc/self/fd");
+  std::string begun(1000, 'x');
+  std::string unopened(1000, 'x');
+  ASSERT_TRUE(ring->submit({1, file.get(), path, 0, bytes(begun)}));
+  ASSERT_TRUE(ring->submit({2, -1, path, 0, bytes(unopened)}));
+  EXPECT_TRUE(ring->cancel(a_minute()));
+  EXPECT_EQ(begun.substr(100), std::string(900, 'x'));
+  EXPECT_EQ(unopened, std::string(1000, 'x'));
+  EXPECT_EQ(entries_of("/proc/self/fd"), descriptors);
 }
 
 TEST(ReadRing, ReadsAFileThatWasOpenedNotToWait) {
