@@ -13,7 +13,6 @@
 namespace lockstep::workers {
 namespace {
 
-constexpr std::chrono::seconds kPatience{2};
 constexpr std::chrono::milliseconds kLook{100};
 
 }  // namespace
@@ -70,7 +69,7 @@ bool ThreadWorkers::stop() noexcept {
   WaitedTime waited(2 * kLook);
   std::uint32_t running = 0;
   while ((running = threads_->running.load(std::memory_order_acquire)) != 0 &&
-         waited.look() < kPatience) {
+         waited.look() < threads_->program.end_timeout) {
     native::futex_wait(threads_->running, running, kLook);
   }
   for (auto& thread : threads_->threads) {

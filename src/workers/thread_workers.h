@@ -21,7 +21,8 @@ class ThreadWorkers : public WorkerHost {
  public:
   /// Throws: `std::system_error` when a thread cannot be had; the others have ended then.
   ThreadWorkers(const WorkerTable& table, const WorkerProgram& program);
-  /// Blocks: for the current items, at most 2 s; then the threads that are stuck are left alone.
+  /// Blocks: for the current items, at most `WorkerProgram::end_timeout`; then the threads that are
+  /// stuck are left alone.
   ~ThreadWorkers() override;
 
   bool stop() noexcept override;

@@ -25,6 +25,8 @@ struct WorkerProgram {
   std::chrono::milliseconds timeout = std::chrono::minutes(1);
   /// And so is one that takes longer to be ready for its first.
   std::chrono::milliseconds start_timeout = std::chrono::minutes(1);
+  /// Threads that take longer to end are left alone.
+  std::chrono::milliseconds end_timeout = std::chrono::seconds(2);
   /// Whether a worker that was ready once is started again however often those after it end before
   /// they are; else three such ends in a row are its last. `run` makes the pauses between them.
   bool restarts_without_end = false;

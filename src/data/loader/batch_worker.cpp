@@ -26,8 +26,6 @@ using workers::Claim;
 using workers::CurrentItem;
 
 constexpr std::chrono::milliseconds kClockInterval{100};
-// For samples that are under way when the worker ends.
-constexpr std::chrono::milliseconds kPendingPatience{1000};
 constexpr std::chrono::milliseconds kNoPendingPatience{0};
 
 std::uint64_t nanoseconds(std::chrono::steady_clock::duration time) {

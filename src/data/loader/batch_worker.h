@@ -25,6 +25,9 @@ namespace lockstep::data::detail {
 /// it. Owns: its parts, and the worker's clocks.
 class BatchWorker {
  public:
+  /// How long a thread that ends waits for samples that are under way.
+  static constexpr std::chrono::milliseconds kPendingPatience{1000};
+
   BatchWorker(const WorkerJob& job, std::size_t worker);
 
   /// Blocks: until the pool stops.

@@ -66,6 +66,8 @@ workers::WorkerProgram program_of(const std::shared_ptr<WorkerJob>& job,
   };
   program.keep_descriptors = {job->channel->region().descriptor()};
   program.timeout = options.timeout();
+  // A thread that ends waits for what it has under way, beside the item that it is at.
+  if (job->is_async()) program.end_timeout += BatchWorker::kPendingPatience;
   program.memory_limit = static_cast<std::size_t>(options.worker_memory_limit());
   return program;
 }

@@ -57,8 +57,8 @@ class DevicePrefetcher;
 ///
 /// Shapes: data {n, ...sample}, target {n, ...sample}, n = `batch_size` except in a last batch.
 /// Blocks: the calling thread, until the next batch is there. The destructor blocks for
-/// milliseconds, at most 2 s, and with `pin_memory` also until no device reads a batch any more, at
-/// most 10 s.
+/// milliseconds, at most 2 s (3 s for thread workers with `get_async`), and with `pin_memory` also
+/// until no device reads a batch any more, at most 10 s.
 /// Thread-safety: none; one thread uses a loader. Batches may be used and dropped in any thread.
 /// Owns: the dataset, the sampler, the workers. The destructor ends the workers.
 /// Throws: `c10::Error` for bad options, and when the loader has been moved from; `WorkerError` for
