@@ -84,8 +84,9 @@ class Gate {
   }
   ~Gate() { open(); }
   void open() const { (*numbers_)[0] = 1; }
+  [[nodiscard]] bool has_somebody() const { return (*numbers_)[1] > 0; }
   [[nodiscard]] bool waits_for_somebody() const {
-    return happens([&] { return (*numbers_)[1] > 0; });
+    return happens([&] { return has_somebody(); });
   }
   [[nodiscard]] int calls() const { return (*numbers_)[2]; }
 

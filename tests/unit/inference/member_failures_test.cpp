@@ -5,6 +5,7 @@
 #include <torch/torch.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <random>
 #include <set>
@@ -225,7 +226,8 @@ TEST(MemberFailures, AMemberThatCannotBeMadeAgainIsTriedUntilItCan) {
     }
     return "no error";
   };
-  static_cast<void>(text_of(all.submit(fatal())));
+  // Not by a request, which is over if a does not begin before the deadline.
+  ::kill(all.statistics().members[0].pids[0], SIGKILL);
   ASSERT_TRUE(happens([&] { return starts[0] > 1 && !all.ready(); }));
   EXPECT_NE(text_of(all.submit(numbers(1)))
                 .find("a had not begun within 500 ms; it is being started again; its last process"),
@@ -260,7 +262,10 @@ TEST(MemberFailures, AMemberThatHangsBeyondTheDeadlineComesBack) {
   lives[0] = 1;
   Ensemble ensemble({fragile("a", lives, [] { std::this_thread::sleep_for(1h); })},
                     quick().deadline(200ms).member_timeout(1s).start_timeout(1min));
-  EXPECT_THROW(static_cast<void>(ensemble.submit(fatal()).get()), EnsembleError);
+  // More than once where the member did not come to it before the deadline.
+  do {
+    EXPECT_THROW(static_cast<void>(ensemble.submit(fatal()).get()), EnsembleError);
+  } while (lives[0] > 0);
   EXPECT_TRUE(happens([&] {
     try {
       return torch::equal(ensemble.submit(numbers(1)).get().output, numbers(1) * 2);
@@ -389,14 +394,14 @@ TEST_P(RandomKills, EachRequestIsAnsweredOnce) {
     });
   }
   std::mt19937 random(7);
-  while (finished < kThreads) {
+  do {  // also where all requests are answered before this thread gets a core
     const auto statistics = ensemble.statistics();
     const auto& one = statistics.members[random() % statistics.members.size()];
     const int pid = one.pids[random() % one.pids.size()];
     // One copy at least has become ready since the last time, so that the requests get on.
     if (one.ready_copies > 0) ::kill(pid, SIGKILL);
     std::this_thread::sleep_for(std::chrono::microseconds(random() % 30'000));
-  }
+  } while (finished < kThreads);
   for (auto& thread : threads) thread.join();
   EXPECT_EQ(wrong, 0);
   EXPECT_GT(full, 0);
@@ -404,9 +409,11 @@ TEST_P(RandomKills, EachRequestIsAnsweredOnce) {
   const auto statistics = ensemble.statistics();
   EXPECT_EQ(statistics.answered + statistics.failed,
             static_cast<std::uint64_t>(kThreads * kRequests));
-  std::uint64_t restarts = 0;
-  for (const auto& one : statistics.members) restarts += one.restarts;
-  EXPECT_GT(restarts, 0U);
+  // The last one that was killed may still be there.
+  EXPECT_TRUE(happens([&] {
+    const auto now = ensemble.statistics().members;
+    return std::any_of(now.begin(), now.end(), [](const auto& one) { return one.restarts > 0; });
+  }));
 }
 
 INSTANTIATE_TEST_SUITE_P(Members, RandomKills, ::testing::Values(1, 2, 3));
