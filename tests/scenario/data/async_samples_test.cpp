@@ -39,8 +39,8 @@ struct Remote {
         std::atomic<int>* words;
         ~Done() {
           if (words == nullptr) return;
-          --words[0];
           ++words[3];
+          --words[0];  // last: the test that waits for it may unmap the words
         }
       } done{words};
       answer(index);
@@ -155,10 +155,12 @@ TEST_F(AsyncSamplesTest, APassThatBreaksOffLeavesRoomForTheNext) {
   Remote dataset{40, counters.words};
   const int most = 6;
   std::atomic<int>& is_last = counters.words[5];
+  // Nobody answers before so many have been asked, but each gives up after a while: a future of the
+  // pass before may be ready a moment after `words` says so, and takes the place of one until then.
+  // The loader waits for the first sample meanwhile, and sees the room at the next one.
   dataset.answer = [&](std::size_t) {
-    if (is_last == 0 || counters.words[6] != 0) return;
-    eventually([&] { return counters.words[1] >= most || counters.words[6] != 0; });
-    counters.words[6] = counters.words[1].load();  // before the first answer
+    if (is_last == 0) return;
+    eventually([&] { return counters.words[1] >= most; }, milliseconds(200));
   };
   DataLoader loader(dataset, options_with(0, 8).in_flight(most).shuffle(true));
   for (int passes = 0; passes < 4; ++passes) {
@@ -172,7 +174,7 @@ TEST_F(AsyncSamplesTest, APassThatBreaksOffLeavesRoomForTheNext) {
   is_last = 1;
   loader.set_epoch(4);
   EXPECT_EQ(targets_of(loader).samples.size(), 40U);
-  EXPECT_EQ(counters.words[6], most);
+  EXPECT_EQ(counters.words[1], most);
 }
 
 TEST_F(AsyncSamplesTest, EachSampleIsAskedForOnceAPass) {
@@ -280,19 +282,27 @@ TEST_F(AsyncSamplesTest, NotAllSamplesOfABatchAreTriedInPlaceOfASilentOne) {
       return Deaf::get_async(index < 5 ? index : 13);
     }
   };
-  DataLoader loader(Silent{}, options_with(1, 5)
-                                  .timeout(milliseconds(1500))
-                                  .on_failed_sample(SamplePolicy::Replace)
-                                  .prepare_next_epoch(false));
-  auto batch = loader.begin();
-  static_cast<void>(*batch);
-  const auto message = message_of<WorkerError>([&] {
-    ++batch;
+  // Long enough for the samples of the first batch.
+  const auto attempt = [](milliseconds limit) -> std::string {
+    DataLoader loader(Silent{}, options_with(1, 5)
+                                    .timeout(limit)
+                                    .on_failed_sample(SamplePolicy::Replace)
+                                    .prepare_next_epoch(false));
+    auto batch = loader.begin();
     static_cast<void>(*batch);
-  });
-  EXPECT_NE(message.find("get_async(5) has not given its sample within"), std::string::npos)
-      << message;
-  EXPECT_EQ(loader.statistics().restarts, 0U);
+    try {
+      ++batch;
+      static_cast<void>(*batch);
+      return "no error";
+    } catch (const WorkerError& error) {
+      const std::string text = error.what();
+      if (text.find("get_async(5) has not given its sample within") == std::string::npos) {
+        return text;
+      }
+    }
+    return loader.statistics().restarts == 0 ? "" : "a worker was killed";
+  };
+  expect_with_some_limit(attempt, milliseconds(1500));
 }
 
 // A future of a program's own type whose connection breaks while it is waited for.
