@@ -30,13 +30,22 @@ std::string random_name() {
   return name.data();
 }
 
-FileDescriptor create_unnamed() {
+// For kernels and file systems that make no file without a name. SIGKILL between the two calls
+// leaves the name.
+FileDescriptor create_and_unlink() {
   const std::string name = random_name();
   FileDescriptor descriptor(::shm_open(name.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600));
   if (!descriptor.is_open()) throw_errno("shm_open of " + name);
-  // Peers get the descriptor itself, so that the name need not outlive this function, whatever
-  // kills the process.
   if (::shm_unlink(name.c_str()) != 0) throw_errno("shm_unlink of " + name);
+  return descriptor;
+}
+
+// Peers get the descriptor itself, so that there need not be a name at any moment, whatever kills
+// the process.
+FileDescriptor create_unnamed() {
+  FileDescriptor descriptor(::open("/dev/shm", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+  // Whatever failed: if the reason is no lack of such files, shm_open fails, too, and is reported.
+  if (!descriptor.is_open()) return create_and_unlink();
   return descriptor;
 }
 

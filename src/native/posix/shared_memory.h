@@ -18,9 +18,9 @@ namespace lockstep::native {
 class SharedMemory {
  public:
   /// Makes `bytes` of zeroed memory in /dev/shm, all of it reserved: a lack of room is an error
-  /// here, never a SIGBUS later. Its name (random, mode 0600) exists only within this call. Throws:
-  /// `std::system_error`; for ENOSPC the text says how many bytes were wanted and how many are
-  /// free.
+  /// here, never a SIGBUS later. It has no name at any moment, except where the system makes no
+  /// such files: there, a random one exists within this call. Throws: `std::system_error`; for
+  /// ENOSPC the text says how many bytes were wanted and how many are free.
   [[nodiscard]] static std::shared_ptr<SharedMemory> create(std::size_t bytes);
 
   /// Maps memory that another process made.
