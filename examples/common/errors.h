@@ -16,9 +16,11 @@ struct ReportedElsewhere : std::exception {};
 
 /// Launchers such as mpirun end all ranks as soon as one leaves with an error. A rank that does so
 /// calls this first, so that the others can still say what they know. Returns at once where there
-/// are no others.
+/// are no others. Called in the main thread, by a rank that has said what it has to say.
 ///
-/// Blocks: the calling thread, for two seconds.
+/// Blocks: until all other ranks call this, too, if all are on this host and have one parent. Two
+/// seconds at most, or as many as the variable `LOCKSTEP_EXAMPLE_WAIT_S` says; so long in any case,
+/// where there are several hosts.
 void let_others_speak();
 
 /// Runs `body` and returns its exit code. An exception becomes one line on stderr, which names the

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import tempfile
 import time
+import traceback
 
 # A hang is a failure, not a long test.
 TIME_LIMIT = 200
@@ -27,7 +28,8 @@ class Run:
         self.arguments = arguments
         before = shared_memory_objects()
         marker = f"LOCKSTEP_TEST_RUN={os.getpid()}_{time.monotonic_ns()}"
-        variables = dict(os.environ, OMPI_MCA_orte_execute_quiet="1", OMP_NUM_THREADS="1")
+        # A rank that fails waits for what the others have to say, and a busy machine gives them no core for seconds.
+        variables = dict(os.environ, OMPI_MCA_orte_execute_quiet="1", OMP_NUM_THREADS="1", LOCKSTEP_EXAMPLE_WAIT_S="60")
         variables[marker.split("=")[0]] = marker.split("=")[1]
         variables.update(environment or {})
         mpirun = [] if ranks is None else [context.mpirun, str(ranks)]
@@ -114,6 +116,9 @@ def run_tests(context, tests):
         except AssertionError as error:
             failures += 1
             print(f"{name}: FAILED: {error}")
+        except Exception:  # a mistake of one test must not keep the others from being run
+            failures += 1
+            print(f"{name}: FAILED: {traceback.format_exc()}")
     return 1 if failures else 0
 
 

@@ -160,16 +160,29 @@ def test_kills(context, scratch):
     assert check_all(whole, names, 64) == killed, "kills have changed a file"
 
 
+def stopped_in_the_middle(context, scratch, pictures, count):
+    """A run that stands still, its folder, and its workers: it is not over before one of them is replaced."""
+    for attempt in range(20):  # a run may be over before this script gets a core again
+        output = os.path.join(scratch, f"output{attempt}")
+        os.mkdir(output)
+        started = Started(context, [pictures, output, "--side", "64"])
+        started.wait_for_files(output, 1)
+        started.process.send_signal(signal.SIGSTOP)
+        workers = started.workers()
+        # What is not there yet, a worker still has to write.
+        if started.process.poll() is None and workers and len(files_below(output)) < count:
+            return started, output, workers
+        started.process.send_signal(signal.SIGCONT)
+        started.finish()
+    raise AssertionError("no run could be stopped before it was over")
+
+
 def test_killed_worker(context, scratch):
     """It costs a try, and is counted; whichever picture it had is done."""
     pictures = os.path.join(scratch, "pictures")
-    names = draw(context, pictures, 20)
-    output = os.path.join(scratch, "output")
-    os.mkdir(output)
-    started = Started(context, [pictures, output, "--side", "64"])
-    started.wait_for_files(output, 1)
-    started.process.send_signal(signal.SIGSTOP)  # so that it is not over before the worker is replaced
-    killed = started.workers()[0]
+    names = draw(context, pictures, 40)
+    started, output, workers = stopped_in_the_middle(context, scratch, pictures, len(names))
+    killed = workers[0]
     os.kill(killed, signal.SIGKILL)
     deadline = time.monotonic() + 60
     while killed in started.workers() or len(started.workers()) < 2:
