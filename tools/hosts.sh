@@ -21,6 +21,9 @@
 #   --delay TIME      of each message, on each link in each direction: 1ms. Needs netem in the kernel
 #   --loss PERCENT    of the packets on each link, in each direction: 0.1%. Needs netem in the kernel
 #
+# After a rank has failed, `ranks` waits until the others have ended as well, and ends them after LOCKSTEP_HOSTS_WAIT_S seconds
+# (default: 2).
+#
 # The exit status is that of the program or command; 77 where this machine cannot make hosts, with one line that says why.
 # The hosts and everything that runs on them end with this script, however it ends, and leave nothing behind: all of them
 # are in namespaces of this run, and no process outside sees their bridge, their mounts or their /etc/hosts.
@@ -84,12 +87,15 @@ in_namespaces() {
   wait $!
 }
 
-# on N COMMAND ...: on host N, in this folder.
-on() {
+# become N COMMAND ...: this process goes to host N and is the command, in this folder.
+become() {
   local holders
   read -ra holders <<<"$LOCKSTEP_HOST_PROCESSES"
-  nsenter --target "${holders[$1 - 1]}" --net --uts --ipc --mount --root -- env --chdir="$PWD" "${@:2}"
+  exec nsenter --target "${holders[$1 - 1]}" --net --uts --ipc --mount --root -- env --chdir="$PWD" "${@:2}"
 }
+
+# on N COMMAND ...: on host N, in this folder.
+on() { (become "$@"); }
 
 # kill_host N: all but the process that keeps the host's namespaces.
 kill_host() {
@@ -179,12 +185,13 @@ start_mpirun() {
 }
 
 start_ranks() {
-  local ranks processes=() n local_rank status=0
+  local ranks processes=() n local_rank status=0 end left
   read -ra ranks <<<"$LOCKSTEP_HOSTS"
   export WORLD_SIZE=$((${LOCKSTEP_HOSTS// /+})) MASTER_ADDR=h1 MASTER_PORT=${MASTER_PORT:-29500}
   for ((n = 1; n <= ${#ranks[@]}; n++)); do
     for ((local_rank = 0; local_rank < ranks[n - 1]; local_rank++)); do
-      RANK=${#processes[@]} LOCAL_RANK=$local_rank LOCAL_WORLD_SIZE=${ranks[n - 1]} on "$n" "$@" &
+      # The process is the rank itself, so that a signal reaches it.
+      RANK=${#processes[@]} LOCAL_RANK=$local_rank LOCAL_WORLD_SIZE=${ranks[n - 1]} become "$n" "$@" &
       processes+=($!)
     done
   done
@@ -192,8 +199,15 @@ start_ranks() {
     wait -n || { status=$?; break; }
   done
   if ((status != 0)); then
-    sleep 2 # so that the others can say which rank they missed
-    kill "${processes[@]}" 2>/dev/null || true
+    # So that the others can say which rank they missed.
+    end=$((SECONDS + ${LOCKSTEP_HOSTS_WAIT_S:-2}))
+    left=$(jobs -pr)
+    while [[ -n $left ]] && ((SECONDS <= end)); do
+      sleep 0.05
+      left=$(jobs -pr)
+    done
+    mapfile -t processes <<<"$left"
+    [[ -z $left ]] || kill "${processes[@]}" 2>/dev/null || true
   fi
   return "$status"
 }

@@ -12,6 +12,16 @@ expect() {
   failures=$((failures + 1))
 }
 
+# A busy machine takes long to start and to end the processes of a run.
+patience=60
+
+processes_with() { grep -lsz "^$1$" /proc/[0-9]*/environ; } # MARKER: a variable that they have
+
+until_none_is_left() {
+  local end=$((SECONDS + patience))
+  while grep -qsz "^$1$" /proc/[0-9]*/environ && ((SECONDS < end)); do sleep 0.05; done
+}
+
 status_of() {
   "$@" >/dev/null 2>&1
   echo $?
@@ -41,6 +51,14 @@ inside() {
   # shellcheck disable=SC2016  # for the ranks
   expect 'ranks as torchrun starts them' 'h1 0/3 0/1 h1,h2 1/3 0/1 h1,h3 2/3 0/1 h1' \
     "$("$hosts" ranks bash -c 'echo "$(hostname) $RANK/$WORLD_SIZE $LOCAL_RANK/$LOCAL_WORLD_SIZE $MASTER_ADDR"' | sort | paste -sd,)"
+  # A rank that fails ends the others, not only the shells that have started them.
+  local marker=LOCKSTEP_HOSTS_FAILED=$$ left
+  # shellcheck disable=SC2016  # for the ranks
+  expect 'exit status of ranks of which one fails' 5 \
+    "$(LOCKSTEP_HOSTS_WAIT_S=0 status_of env "$marker" "$hosts" ranks bash -c '((RANK == 1)) || exec sleep 1000; exit 5')"
+  until_none_is_left "$marker"
+  mapfile -t left < <(processes_with "$marker")
+  expect 'ranks that are left of those' '' "${left[*]}"
   return "$failures"
 }
 
@@ -72,11 +90,12 @@ expect 'two runs at once' '0 0' "$("$hosts" 2x1 ranks true & first=$!; "$hosts" 
 marker=LOCKSTEP_HOSTS_TEST=$$
 for signal in TERM KILL; do
   env "$marker" "$hosts" 2x1 ranks sleep 600 2>/dev/null &
-  for ((i = 0; i < 200; i++)); do (($(grep -lsz "^$marker$" /proc/[0-9]*/environ | wc -l) >= 7)) && break; sleep 0.05; done
-  ((i < 200)) || expect 'a run that is to be killed' started 'not started'
+  end=$((SECONDS + patience))
+  until (($(processes_with "$marker" | wc -l) >= 7)) || ((SECONDS >= end)); do sleep 0.05; done
+  ((SECONDS < end)) || expect 'a run that is to be killed' started 'not started'
   { kill -"$signal" $! && wait $!; } 2>/dev/null
-  for ((i = 0; i < 200; i++)); do grep -qsz "^$marker$" /proc/[0-9]*/environ || break; sleep 0.05; done
-  mapfile -t left < <(grep -lsz "^$marker$" /proc/[0-9]*/environ)
+  until_none_is_left "$marker"
+  mapfile -t left < <(processes_with "$marker")
   expect "processes that a run left after SIG$signal" '' "${left[*]}"
   for process in "${left[@]//[^0-9]/}"; do kill -KILL "$process" 2>/dev/null; done
 done
