@@ -9,7 +9,8 @@ little-endian float64, in which every dtype here is exact; complex numbers are p
   STEP/gradient/NAME       gradient after DDP's average; none where DDP left it undefined
   final/NAME, buffer/NAME  parameters and buffers after the last step
 
-Started by ddp_parity_driver.py with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set.
+Started by ddp_parity_driver.py as ddp_oracle.py FOLDER STORE, with RANK and WORLD_SIZE set. The ranks meet at the file STORE:
+a port that is free might be taken before they come.
 """
 
 import contextlib
@@ -105,9 +106,10 @@ class Run:
         self.note("buffer", self.module.named_buffers())
 
 
-def main(folder):
+def main(folder, store):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo")
+    rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=ranks)
     for number, (name, case) in enumerate(CASES.items()):
         run = Run(number, case)
         run.train()
@@ -122,4 +124,4 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -12,7 +12,6 @@ import argparse
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -34,12 +33,6 @@ def reason_to_skip(wanted_version):
     if found != wanted_version:
         return f"this Python has torch {found}, the program was built with {wanted_version}"
     return None
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def end(processes):
@@ -71,17 +64,12 @@ def run(processes, seconds, what):
 
 
 def make_fixtures(folder, ranks):
-    common = dict(
-        os.environ,
-        OMP_NUM_THREADS="1",
-        GLOO_SOCKET_IFNAME="lo",
-        WORLD_SIZE=str(ranks),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(free_port()),
-    )
-    command = [sys.executable, os.path.join(FOLDER, "ddp_oracle.py"), folder]
-    processes = [subprocess.Popen(command, env=dict(common, RANK=str(rank))) for rank in range(ranks)]
-    return run(processes, 90, "PyTorch's DDP")
+    common = dict(os.environ, OMP_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo", WORLD_SIZE=str(ranks))
+    with tempfile.TemporaryDirectory(prefix="lockstep_parity_") as meeting:
+        command = [sys.executable, os.path.join(FOLDER, "ddp_oracle.py"), folder, os.path.join(meeting, "store")]
+        processes = [subprocess.Popen(command, env=dict(common, RANK=str(rank))) for rank in range(ranks)]
+        # A little less than the test has, so that nothing is left of it.
+        return run(processes, 280, "PyTorch's DDP")
 
 
 def train(options):

@@ -5,8 +5,12 @@ set -euo pipefail
 ranks=$1
 shift
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-# Where gloo's ranks meet.
+# Where gloo's ranks meet: below the ports that the kernel gives to whoever asks for any (from 32768), so that nobody takes it
+# before they come.
 export MASTER_ADDR=127.0.0.1
-MASTER_PORT=${MASTER_PORT:-$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')}
+if [[ -z ${MASTER_PORT:-} ]]; then
+  MASTER_PORT=$((10000 + $$ % 20000))
+  while (: <>"/dev/tcp/127.0.0.1/$MASTER_PORT") 2>/dev/null; do MASTER_PORT=$((MASTER_PORT + 1)); done # somebody listens there
+fi
 export MASTER_PORT
 exec mpirun -n "$ranks" --oversubscribe --bind-to none --mca btl self,vader --mca btl_vader_single_copy_mechanism none "$@"
