@@ -187,6 +187,14 @@ def sides_of(workload, versions):
     return [LOCKSTEP, PYTORCH, PYTORCH_IO]
 
 
+def workloads_of(options):
+    """Fashion-MNIST only where it is, unless it was asked for by its name."""
+    if options.workload or os.path.isdir(options.fmnist):
+        return options.workload or WORKLOADS
+    print(f"benchmark: there is no {options.fmnist}: Fashion-MNIST is left out", file=sys.stderr)
+    return [workload for workload in WORKLOADS if workload != "fmnist"]
+
+
 def make_photographs(options, folder):
     """Returns their mean size in bytes."""
     show_progress("making photographs")
@@ -201,7 +209,7 @@ def run(options, command):
     versions = find_versions(options)
     raw, all_medians, file_bytes = {}, {}, None
     with tempfile.TemporaryDirectory() as folder:
-        for workload in options.workload or WORKLOADS:
+        for workload in workloads_of(options):
             root = options.fmnist if workload == "fmnist" else folder
             if workload == "jpeg":
                 file_bytes = make_photographs(options, folder)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 import machine
-from jobs import JobError
+from jobs import SKIPPED, JobError, JobSkipped
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(FOLDER)
@@ -142,6 +142,9 @@ def main(name, parse, run):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         run(options, visible(name, arguments))
+    except JobSkipped as reason:
+        print(reason, file=sys.stderr)
+        return SKIPPED
     except JobError as error:
         print(f"{name or arguments[0]}: error: {error}", file=sys.stderr)
         return 1

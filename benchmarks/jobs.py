@@ -8,8 +8,15 @@ import tempfile
 import time
 
 
+SKIPPED = 77
+
+
 class JobError(Exception):
     """A process failed or did not end in time; the text ends with what it printed last."""
+
+
+class JobSkipped(JobError):
+    """A process said by its exit code, SKIPPED, that this machine cannot do what was asked; the text is what it printed."""
 
 
 def _sessions_members(sessions):
@@ -63,6 +70,8 @@ class Job:
                 for index, code in enumerate(codes):
                     if code:
                         self.stop()
+                        if code == SKIPPED:
+                            raise JobSkipped(self._text(index))
                         raise JobError(f"exit code {code}{self._tail(index)}")
                 if all(code == 0 for code in codes):
                     return self._text(0)

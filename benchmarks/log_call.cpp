@@ -5,6 +5,7 @@
 #include <lockstep/core/logging.h>
 #include <lockstep/training/background_writer.h>
 #include <lockstep/training/log_sinks.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -40,7 +41,8 @@ double clock_cost() {
 
 int measure(std::size_t calls, const std::filesystem::path& folder) {
   namespace training = lockstep::training;
-  const auto path = folder / "log_call.log";
+  // Another run may have the same folder.
+  const auto path = folder / ("log_call_" + std::to_string(::getpid()) + ".log");
   auto writer = std::make_shared<training::BackgroundWriter>();
   lockstep::set_log_sink(training::file_log(writer, path));
   lockstep::logging::set_level(lockstep::logging::Level::Info);

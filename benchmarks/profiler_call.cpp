@@ -5,6 +5,7 @@
 #include <lockstep/comm/init.h>
 #include <lockstep/training/profiler.h>
 #include <lockstep/training/range.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -35,7 +36,8 @@ double nanoseconds_of(std::size_t calls, const Function& function) {
 
 int measure(std::size_t calls) {
   namespace training = lockstep::training;
-  const auto folder = std::filesystem::temp_directory_path() / "lockstep_profiler_call";
+  const auto folder = std::filesystem::temp_directory_path() /
+                      ("lockstep_profiler_call_" + std::to_string(::getpid()));
   const auto group = lockstep::init_process_group();
   const double range = nanoseconds_of(calls, [] { const training::Range part("part of a step"); });
   const double clock = nanoseconds_of(calls, [] { static_cast<void>(Clock::now()); });

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What drivers share that compare sides in turns: how a side is started and read, rounds, ratios and tables."""
 
+import contextlib
+import itertools
 import json
 import os
 import socket
@@ -8,7 +10,7 @@ import statistics
 import sys
 
 from driver import FOLDER, output_of, show_progress, versions_of
-from jobs import Job, JobError
+from jobs import Job, JobError, JobSkipped
 
 
 def find_versions(options):
@@ -43,10 +45,21 @@ def words(options, names):
     return [word for name, value in chosen(options, names).items() for word in (f"--{name}", str(value))]
 
 
+PORTS = itertools.count(os.getpid() * 61)
+
+
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Below the ports that the kernel gives to whoever asks for any (from 32768), and other ones in each process: nobody takes
+    it before it is used."""
+    for _ in range(20000):
+        port = 10000 + next(PORTS) % 20000
+        with socket.socket() as probe:
+            # As those who listen there do it: connections that have ended are no obstacle.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
+    raise JobError("there is no free port")
 
 
 def rank_environments(ranks):
@@ -123,6 +136,9 @@ def in_turns(options, ways, start, what=""):
             show_progress(f"{what + ': ' if what else ''}round {number + 1} of {options.rounds}, {way}")
             try:
                 raw[way].append(start(way))
+            except JobSkipped:
+                show_progress("")
+                raise
             except (JobError, OSError, ValueError) as error:
                 show_progress("")
                 raise JobError(f"variant {way}, {what + ', ' if what else ''}round {number + 1}: {error}") from None

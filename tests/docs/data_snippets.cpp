@@ -7,6 +7,7 @@
 #include <lockstep/data/loader/device_prefetcher.h>
 #include <lockstep/workers/worker_pool.h>
 #include <torch/torch.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -212,7 +213,8 @@ struct World {
 };
 
 TEST(DataPage, Iterates) {
-  const auto folder = std::filesystem::temp_directory_path() / "lockstep_data_page";
+  const auto folder = std::filesystem::temp_directory_path() /
+                      ("lockstep_data_page_" + std::to_string(::getpid()));
   std::filesystem::create_directories(folder);
   std::vector<std::string> paths;
   for (const char* name : {"a", "b", "c"}) {

@@ -6,9 +6,11 @@ import argparse
 import contextlib
 import importlib
 import io
+import itertools
 import json
 import os
 import signal
+import socket
 import sys
 import tempfile
 import unittest
@@ -134,6 +136,12 @@ class Faults(unittest.TestCase):
         expected = "data_parallel: error: variant processes, batch 4, round 1: it left no figures"
         self.expect_error("data_parallel", expected, MADE_UP_FAULT="says nothing")
 
+    def test_what_cannot_be_measured_here_is_skipped(self):
+        for name in ("cold_read", "task_pool"):
+            outcome = result_of(name, MADE_UP_FAULT="skips")
+            self.assertEqual((outcome.status, outcome.stderr.strip()), (77, "made up: this cannot be measured here"))
+            self.assertEqual(outcome.records, {})
+
     def test_a_wrong_argument_is_told_before_anything_runs(self):
         outcome = result_of("gpt", "--rounds", "0")
         expected = "gpt: argument --rounds: invalid positive number value: '0'"
@@ -231,7 +239,17 @@ class Figures(unittest.TestCase):
         names = ["RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "OMP_NUM_THREADS"]
         told = [[rank[name] for name in names] for rank in ranks]
         self.assertEqual(told, [[str(rank), str(rank), "3", "3", "127.0.0.1", "1"] for rank in range(3)])
-        self.assertEqual(len({rank["MASTER_PORT"] for rank in ranks}), 1)
+        (port,) = {int(rank["MASTER_PORT"]) for rank in ranks}
+        self.assertTrue(10000 <= port < 30000, port)
+
+    def test_a_port_is_neither_given_twice_nor_one_that_is_in_use(self):
+        with socket.socket() as listener:
+            first = sides.free_port()
+            listener.bind(("127.0.0.1", first))
+            listener.listen()
+            self.assertNotEqual(sides.free_port(), first)
+            with mock.patch.object(sides, "PORTS", itertools.count(first - 10000)):
+                self.assertNotEqual(sides.free_port(), first)
 
     def test_ranks_of_mpirun_are_as_many_as_asked_for(self):
         with mock.patch.object(sides, "Job") as job:

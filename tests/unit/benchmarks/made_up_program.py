@@ -196,6 +196,9 @@ def misbehave():
         time.sleep(600)
     if fault == "says nothing":
         sys.exit()
+    if fault == "skips":
+        print("made up: this cannot be measured here", file=sys.stderr)
+        sys.exit(77)
 
 
 def main():
