@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import os
 import platform
@@ -82,10 +83,21 @@ def number_of(value):
     return int(number) if number.is_integer() and "." not in value and "e" not in value else number
 
 
+PORTS = itertools.count(os.getpid() * 61)
+
+
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Below the ports that the kernel gives to whoever asks for any (from 32768), and other ones in each process: nobody takes
+    it before it is used."""
+    for _ in range(20000):
+        port = 10000 + next(PORTS) % 20000
+        with socket.socket() as probe:
+            # As those who listen there do it: connections that have ended are no obstacle.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
+    raise Failed("there is no free port")
 
 
 def libraries():
@@ -375,7 +387,7 @@ class Checks:
             if wanted is not None and number not in wanted:
                 continue
             begin = time.monotonic()
-            self.deadline = min(begin + limit * self.arguments.patience, end)
+            self.deadline = min(begin + self.arguments.limits.get(number, limit * self.arguments.patience), end)
             status, error, figures = "PASS", "", {}
             try:
                 if begin >= end:
@@ -408,6 +420,11 @@ def write(path, content):
     new.replace(path)
 
 
+def limits_of(text):
+    """{step: seconds} of 2=15,3=40"""
+    return {int(step): float(seconds) for step, seconds in (word.split("=") for word in text.split(","))}
+
+
 def find_program():
     for path in (HERE / "bin" / "gpu_checks", HERE / "../../build/release/tests/gpu/gpu_checks"):
         if path.is_file():
@@ -423,6 +440,7 @@ def main():
     parser.add_argument("--cpu", action="store_true", help="small, without a GPU")
     parser.add_argument("--program", default=find_program(), help="gpu_checks")
     parser.add_argument("--patience", type=float, default=1, help="times all limits, for a busy machine")
+    parser.add_argument("--limits", type=limits_of, default={}, help="seconds of single steps, as 2=15,3=40")
     arguments = parser.parse_args()
     if not arguments.program:
         parser.error("there is no gpu_checks here: build the target gpu_checks, or unpack what pack.sh has packed")
