@@ -19,6 +19,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
@@ -172,6 +173,7 @@ class Ranks {
     for (int rank = 0; rank < count; ++rank) start(program, rank, count);
   }
   ~Ranks() {
+    std::erase(pids_, kReaped);
     for (const pid_t pid : pids_) ::kill(pid, SIGKILL);
     for (const pid_t pid : pids_) ::waitpid(pid, nullptr, 0);
     std::filesystem::remove_all(text_folder_);
@@ -179,15 +181,17 @@ class Ranks {
   Ranks(const Ranks&) = delete;
   Ranks& operator=(const Ranks&) = delete;
 
-  /// Waits for one rank; a rank that does not end in time has status -1.
+  /// Waits for one rank, once; a rank that does not end in time has status -1.
   Ended wait(int rank, std::chrono::seconds limit = kAtOnce) {
     const auto start = Clock::now();
     Ended ended;
     auto& pid = pids_[static_cast<std::size_t>(rank)];
+    if (pid == kReaped) throw std::logic_error("this rank was waited for before");
     while (::waitpid(pid, &ended.status, WNOHANG) == 0) {
       if (Clock::now() - start > limit) return Ended{};
       std::this_thread::sleep_for(std::chrono::milliseconds(2));
     }
+    pid = kReaped;
     std::FILE* file = std::fopen(text_file(rank).c_str(), "r");
     for (int c = 0; file != nullptr && (c = std::fgetc(file)) != EOF;)
       ended.text.push_back(static_cast<char>(c));
@@ -196,6 +200,8 @@ class Ranks {
   }
 
  private:
+  static constexpr pid_t kReaped = -1;  // the number may be another process's by now
+
   static std::string make_folder() {
     std::string name = (std::filesystem::temp_directory_path() / "lockstep-XXXXXX").string();
     return ::mkdtemp(name.data());
