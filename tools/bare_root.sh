@@ -157,6 +157,9 @@ fi
 check
 make_kept
 [[ $1 != --check ]] || exit 0
+# One start at a time: a copy of another one that is not locked yet would look like one that is left over.
+exec 8>"$(dirname "$kept")/start.lock"
+flock 8
 # What a run left that was killed: a copy whose lock nobody holds.
 for left in "$(dirname "$kept")"/run.*.lock; do
   [[ -e $left ]] || continue
@@ -165,6 +168,7 @@ done
 copy=$(mktemp -d "$(dirname "$kept")/run.XXXXXX")
 exec 9>"$copy.lock"
 flock 9
+exec 8>&-
 trap 'rm -rf --one-file-system "$copy" "$copy.lock"' EXIT  # out here nothing is mounted in it
 chmod 755 "$copy"
 cp -a --reflink=auto "$kept/." "$copy/"

@@ -47,7 +47,7 @@ for target in "${targets[@]}"; do
     status=1
     tail -n 30 "$build/$target.log" >&2
   }
-  last=$(grep -E '^#[0-9]+.* cov: ' "$build/$target.log" | tail -n 1)
+  last=$(grep -E '^#[0-9]+.* cov: ' "$build/$target.log" | tail -n 1) || true # a crash may come before the first such line
   edges=$(sed -nE 's/.* cov: ([0-9]+) .*/\1/p' <<<"$last")
   corpus=$(sed -nE 's/.* corp: ([0-9]+)\/.*/\1/p' <<<"$last")
   executions=$(sed -nE 's/^stat::number_of_executed_units: *([0-9]+)$/\1/p' "$build/$target.log")
