@@ -100,7 +100,8 @@ CheckpointerOptions options_of(const Settings& settings) {
       .deferred(settings.variant == "deferred");
 }
 
-/// Trains, with checkpoints or without. The first save comes before the timed steps.
+/// Trains, with checkpoints or without. The first save, which takes its memory, comes before the
+/// timed steps.
 template <typename Net>
 void train(const Settings& settings, const std::shared_ptr<lockstep::ProcessGroup>& group,
            Net net) {
@@ -109,7 +110,10 @@ void train(const Settings& settings, const std::shared_ptr<lockstep::ProcessGrou
   if (settings.variant != "none") {
     checkpointer = std::make_unique<Checkpointer>(group, settings.folder, options_of(settings));
   }
-  for (int i = 0; i < settings.warmup; ++i) training.train_one_step(checkpointer.get());
+  for (int i = 0; i < settings.warmup; ++i) {
+    training.train_one_step(checkpointer.get());
+    if (i == 0 && checkpointer && !training.has_saved) checkpointer->save(training.state, 1);
+  }
   nlohmann::json figures{{"steps_ms", nlohmann::json::array()},
                          {"stalls_ms", nlohmann::json::array()}};
   group->barrier();

@@ -14,7 +14,8 @@ from driver import Parser, UsageError, append_record, main, output_of, print_res
 from sides import chosen, figures_of_ranks, find_versions, has_python, in_turns, program_of, rank_processes, words
 
 ARCHITECTURES = ["resnet18", "resnet34", "resnet50"]
-OWN = ["none", "copied", "deferred"]
+SAVING = ["copied", "deferred"]
+OWN = ["none", *SAVING]
 PYTHON = ["python_none", "torch_save", "async_save"]
 
 
@@ -35,11 +36,22 @@ def parse(arguments):
     return options
 
 
+def counts_of(options, variant):
+    """How many steps there are. One start of ours that saves has both kinds of steps, since starts differ by more than what is
+    measured: those up to --every that follow a save, the first of which has it, and as many later ones."""
+    if variant not in SAVING:
+        return words(options, ["warmup", "steps", "every"])
+    period = 2 * options.every
+    warmup = -(-(options.warmup + 1) // period) * period - 1
+    steps = -(-options.steps // period) * period
+    return ["--warmup", str(warmup), "--steps", str(steps), "--every", str(period)]
+
+
 def run_once(options, arch, variant):
     """Starts a variant once; returns the figures of each rank."""
     with tempfile.TemporaryDirectory() as output, tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        arguments = ["--variant", variant.removeprefix("python_"), "--arch", arch]
-        arguments += [*words(options, ["batch", "warmup", "steps", "every"]), "--folder", folder, "--output", output]
+        arguments = ["--variant", variant.removeprefix("python_"), "--arch", arch, *words(options, ["batch"])]
+        arguments += [*counts_of(options, variant), "--folder", folder, "--output", output]
         if variant in PYTHON:
             command = [*program_of(options, "checkpoint.py"), *arguments]
         else:
@@ -67,6 +79,18 @@ def median_step(raw, variant):
     return over_rounds(raw, variant, lambda rank: statistics.median(rank["steps_ms"]))
 
 
+def slowdown(raw, variant, every):
+    """What the steps up to `every` after a save take longer than those that come then, as a part of the latter."""
+
+    def of_rank(rank):
+        sums = [0, 0]
+        for number, milliseconds in enumerate(rank["steps_ms"]):
+            sums[number // every % 2] += milliseconds
+        return sums[0] / sums[1] - 1
+
+    return over_rounds(raw, variant, of_rank)
+
+
 def slowest(files, name):
     """The median over the rounds of the slowest rank."""
     return statistics.median(max(times) for times in zip(*(rank[name] for rank in files)))
@@ -76,7 +100,7 @@ def quotient(above, below):
     return None if above is None or below is None else above / below
 
 
-def summarize(raw, files):
+def summarize(raw, files, every):
     one_step = median_step(raw, "none")
     return {
         "stall_ratio": quotient(stall(raw, "copied"), one_step),
@@ -84,8 +108,8 @@ def summarize(raw, files):
         "stall_vs_async_save": quotient(stall(raw, "copied"), stall(raw, "async_save")),
         "stall_deferred_vs_async_save": quotient(stall(raw, "deferred"), stall(raw, "async_save")),
         "stall_vs_torch_save": quotient(stall(raw, "copied"), stall(raw, "torch_save")),
-        "slowdown_every10": step(raw, "copied") / step(raw, "none") - 1,
-        "slowdown_every10_deferred": step(raw, "deferred") / step(raw, "none") - 1,
+        "slowdown_every10": slowdown(raw, "copied", every),
+        "slowdown_every10_deferred": slowdown(raw, "deferred", every),
         "write_of_limit": slowest(files, "plain_write_ms") / slowest(files, "save_ms"),
         "write_of_limit_unverified": slowest(files, "plain_write_ms") / slowest(files, "save_unverified_ms"),
         "read_of_limit": slowest(files, "plain_read_ms") / slowest(files, "load_ms"),
@@ -93,8 +117,8 @@ def summarize(raw, files):
 
 
 def print_table(options, arch, raw, files):
-    print(f"{arch}, {options.ranks} ranks, batch {options.batch} a rank, a save every {options.every} steps,", end=" ")
-    print(f"{options.rounds} rounds of {options.steps} steps; milliseconds of the slowest rank")
+    print(f"{arch}, {options.ranks} ranks, batch {options.batch} a rank, {options.rounds} rounds of {options.steps} steps or more;", end=" ")
+    print(f"a save every {2 * options.every} steps of ours, and {options.every} of Python's; milliseconds of the slowest rank")
     print(f"{'variant':<12} {'step':>9} {'mean step':>10} {'stall a save':>13} {'min':>9} {'max':>9}")
     for variant, rounds in raw.items():
         print(f"{variant:<12} {median_step(raw, variant):>9.2f} {step(raw, variant):>10.2f}", end="")
@@ -117,7 +141,7 @@ def run(options, command):
         show_progress(f"{arch}: files")
         files = run_once(options, arch, "files")
         show_progress("")
-        ratios = summarize(raw, files)
+        ratios = summarize(raw, files, options.every)
         print_table(options, arch, raw, files)
         append_record(
             options,
@@ -128,6 +152,7 @@ def run(options, command):
             arch=arch,
             **chosen(options, ["batch", "warmup", "steps", "every"]),
             filesystem=output_of(["stat", "-f", "-c", "%T", options.folder or tempfile.gettempdir()]),
+            saves="ours every second time",
             unit="raw: variant -> round -> rank",
             raw=raw,
             files=files,
