@@ -49,8 +49,8 @@ PORTS = itertools.count(os.getpid() * 61)
 
 
 def free_port():
-    """Below the ports that the kernel gives to whoever asks for any (from 32768), and other ones in each process: nobody takes
-    it before it is used."""
+    """Below the ports that the kernel gives to whoever asks for any (from 32768), and other ones in processes that
+    run at the same time, with few exceptions: hardly anybody takes it before it is used."""
     for _ in range(20000):
         port = 10000 + next(PORTS) % 20000
         with socket.socket() as probe:

@@ -38,6 +38,7 @@ void report_with_rank(const std::string& program, const std::string& message) {
 // The name that the process of a rank takes when the rank has nothing more to say. It is how ranks
 // whose group has failed still see each other.
 constexpr const char* kHasSpoken = "has_spoken";
+constexpr std::chrono::milliseconds kLook{50};
 
 // Whether all ranks have that name, which their launcher has started on this host.
 bool have_all_spoken(int ranks) {
@@ -78,8 +79,11 @@ void let_others_speak() {
   const bool are_all_here = launch->local_size == launch->world_size;
   const auto end = std::chrono::steady_clock::now() + longest_wait();
   while (std::chrono::steady_clock::now() < end) {
-    if (are_all_here && have_all_spoken(launch->world_size)) return;
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    if (are_all_here && have_all_spoken(launch->world_size)) {
+      std::this_thread::sleep_for(3 * kLook);  // so that the others see this rank, too
+      return;
+    }
+    std::this_thread::sleep_for(kLook);
   }
 }
 

@@ -12,11 +12,8 @@
 namespace example {
 
 int print_text(const std::string& text, int exit_code, const lockstep::LaunchEnvironment& launch) {
-  if (launch.rank == 0) {
-    (exit_code == 0 ? std::cout : std::cerr) << text << std::flush;
-  } else if (exit_code != 0) {
-    let_others_speak();  // rank 0 prints meanwhile
-  }
+  if (launch.rank == 0) (exit_code == 0 ? std::cout : std::cerr) << text << std::flush;
+  if (exit_code != 0) let_others_speak();  // rank 0 prints, and the others wait for that
   return exit_code;
 }
 

@@ -6,7 +6,6 @@
 
 #include <utility>
 
-#include "tensor_parallel/share.h"
 #include "tensor_parallel/vocab_cross_entropy.h"
 
 namespace lockstep::nn {
@@ -25,17 +24,6 @@ void check_shapes(const at::Tensor& logits, const at::Tensor& targets) {
           logits.sizes().slice(0, static_cast<std::size_t>(logits.dim()) - 1) == targets.sizes(),
       "VocabParallelCrossEntropy: expected logits {*, classes / ranks} and targets {*}, got ",
       logits.sizes(), " and ", targets.sizes());
-}
-
-/// How many classes there are.
-std::int64_t classes_of(const at::Tensor& logits, const VocabParallelCrossEntropyOptions& options) {
-  const ProcessGroup& group = *options.group();
-  if (options.classes() == 0) return logits.size(-1) * group.size();
-  const auto expected = share_of(options.classes(), group.rank(), group.size()).size;
-  TORCH_CHECK(logits.size(-1) == expected, "VocabParallelCrossEntropy: rank ", group.rank(), " of ",
-              group.size(), " has ", expected, " of ", options.classes(),
-              " classes; got logits of ", logits.size(-1));
-  return options.classes();
 }
 
 void check_classes(const at::Tensor& targets, const at::Tensor& counts, std::int64_t classes) {
@@ -83,7 +71,8 @@ torch::Tensor VocabParallelCrossEntropyImpl::forward(const torch::Tensor& logits
   using Reduction = VocabParallelCrossEntropyOptions::Reduction;
   check_shapes(logits, targets);
   const at::Tensor counts = targets.ne(options.ignore_index());
-  const auto classes = classes_of(logits, options);
+  const auto classes =
+      options.classes() > 0 ? options.classes() : logits.size(-1) * options.group()->size();
   const bool is_double = logits.scalar_type() == at::kDouble;
   // Autocast keeps the losses of LibTorch in float.
   const bool is_float = at::autocast::is_autocast_enabled(logits.device().type()) && !is_double;
@@ -93,7 +82,8 @@ torch::Tensor VocabParallelCrossEntropyImpl::forward(const torch::Tensor& logits
   const at::Tensor losses = vocab_cross_entropy(
       rows, targets.reshape({-1}).contiguous(),
       {options.ignore_index(), options.label_smoothing(), classes}, options.group());
-  // After the call that compares the ranks' numbers of classes: that error explains this one.
+  // After the call in which the ranks compare their numbers of classes: that error explains this
+  // one, and a rank that throws before it leaves the others waiting.
   check_classes(targets, counts, classes);
   switch (options.reduction()) {
     case Reduction::None:

@@ -6,8 +6,10 @@
 #include <lockstep/tensor_parallel/regions.h>
 #include <torch/nn/modules/embedding.h>
 
+#include <string>
 #include <utility>
 
+#include "tensor_parallel/collective_step.h"
 #include "tensor_parallel/shards.h"
 #include "tensor_parallel/share.h"
 
@@ -28,8 +30,8 @@ void VocabParallelEmbeddingImpl::reset() {
   const torch::nn::Embedding full(options.num_embeddings(), options.embedding_dim());
   const at::NoGradGuard no_grad;
   const ProcessGroup& group = *options.group();
-  weight = register_parameter(
-      "weight", cut_shard(full->weight, sharded_tensors().front(), group.rank(), group.size()));
+  const ShardedTensor how = VocabParallelEmbeddingImpl::sharded_tensors().front();
+  weight = register_parameter("weight", cut_shard(full->weight, how, group.rank(), group.size()));
 }
 
 void VocabParallelEmbeddingImpl::pretty_print(std::ostream& stream) const {
@@ -65,6 +67,21 @@ torch::Tensor VocabParallelEmbeddingImpl::forward(const torch::Tensor& tokens) {
   return options.sequence_parallel()
              ? tensor_parallel::reduce_scatter_to_sequence(rows, options.group())
              : tensor_parallel::reduce_from(rows, options.group());
+}
+
+torch::Tensor VocabParallelEmbeddingImpl::gather_logits(const torch::Tensor& logits) const {
+  TORCH_CHECK(logits.defined() && logits.dim() > 0 && logits.size(-1) == weight.size(0),
+              "VocabParallelEmbedding: gather_logits expected logits of this rank's ",
+              weight.size(0), " tokens, got ",
+              logits.defined() ? c10::str(logits.sizes()) : std::string("nothing"));
+  const at::NoGradGuard no_grad;
+  ProcessGroup& group = *options.group();
+  const ShardedTensor how{"logits", logits.dim() - 1, 1, options.num_embeddings()};
+  const torch::Tensor own = pad_shard(logits.detach().contiguous(), how, group.size());
+  const auto scope = group.with(CallOptions().name(call_name("gather_logits", own.sizes())));
+  const torch::Tensor all = rows_for(own, group.size());
+  group.all_gather(all, own).wait();
+  return join_shards(all, how);
 }
 
 std::vector<ShardedTensor> VocabParallelEmbeddingImpl::sharded_tensors() const {

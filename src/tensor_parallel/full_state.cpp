@@ -71,7 +71,7 @@ void check_replicated(const ModelState& state) {
 at::Tensor join_over_ranks(const StateEntry& entry, bool is_for_all) {
   ProcessGroup& group = *entry.group;
   const at::Tensor own = pad_shard(entry.tensor.detach().contiguous(), entry.how, group.size());
-  const auto scope = group.with(CallOptions().name(call_name(entry.name, own.sizes())));
+  const auto scope = group.with(CallOptions().name(call_name(entry.name, entry.full_shape())));
   if (is_for_all) {
     const at::Tensor rows = rows_for(own, group.size());
     group.all_gather(rows, own).wait();

@@ -2,12 +2,14 @@
 #include "tensor_parallel/vocab_cross_entropy.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/_assert_async.h>
 #include <ATen/ops/amax.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/sub.h>
-#include <ATen/ops/tensor.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/graph_task.h>
 #include <torch/custom_class.h>
@@ -15,8 +17,8 @@
 #include <algorithm>
 #include <functional>
 #include <limits>
+#include <string>
 #include <utility>
-#include <vector>
 
 #include "tensor_parallel/collective_step.h"
 #include "tensor_parallel/share.h"
@@ -72,11 +74,29 @@ OwnTargets own_targets(const at::Tensor& targets, std::int64_t ignore_index, std
   return own;
 }
 
-/// Fills `exponentials` with exp(logit - maximum), and returns this rank's figures.
-at::Tensor own_figures(const at::Tensor& logits, const OwnTargets& targets, bool has_smoothing,
-                       const at::Tensor& exponentials) {
-  const at::Tensor figures =
-      at::empty({std::int64_t{Logits} + (has_smoothing ? 1 : 0), logits.size(0)}, logits.options());
+/// What a rank sends: its figures, and after them the number of its logits.
+struct Message {
+  Message(std::int64_t its_figures, std::int64_t its_tokens, const at::TensorOptions& options)
+      : figures(its_figures),
+        tokens(its_tokens),
+        memory(at::empty({figures * tokens + 1}, options)) {}
+
+  /// The figures of one message, or of one a row: {..., figures, tokens}.
+  [[nodiscard]] at::Tensor figures_in(const at::Tensor& messages) const {
+    return messages.narrow(-1, 0, figures * tokens).unflatten(-1, {figures, tokens});
+  }
+  [[nodiscard]] at::Tensor width_in(const at::Tensor& messages) const {
+    return messages.select(-1, figures * tokens);
+  }
+
+  std::int64_t figures;
+  std::int64_t tokens;
+  at::Tensor memory;
+};
+
+/// Fills `exponentials` with exp(logit - maximum), and `figures` with this rank's.
+void fill_figures(const at::Tensor& figures, const at::Tensor& logits, const OwnTargets& targets,
+                  bool has_smoothing, const at::Tensor& exponentials) {
   for_rows(logits, [&](std::int64_t first, std::int64_t rows) {
     const at::Tensor some = logits.narrow(0, first, rows);
     const at::Tensor maximum = at::amax(some, 1);
@@ -89,23 +109,44 @@ at::Tensor own_figures(const at::Tensor& logits, const OwnTargets& targets, bool
   });
   const at::Tensor found = logits.gather(1, targets.index.unsqueeze(1)).squeeze(1);
   figures.select(0, Target).copy_(found.masked_fill(targets.is_own.logical_not(), 0));
-  return figures;
 }
 
-/// exchanged figures: {ranks, figures, tokens}, in the same order on all ranks.
-at::Tensor exchange(const at::Tensor& figures, std::int64_t classes, ProcessGroup& group) {
+/// The messages of all ranks, {ranks, ...}, in the same order on all of them.
+at::Tensor exchange(const Message& own, std::int64_t classes, ProcessGroup& group) {
   const auto scope =
-      group.with(CallOptions().name(call_name("cross entropy of", {figures.size(1), classes})));
-  at::Tensor all = at::empty({group.size(), figures.size(0), figures.size(1)}, figures.options());
-  group.all_gather(all, figures).wait();
+      group.with(CallOptions().name(call_name("cross entropy of", {own.tokens, classes})));
+  at::Tensor all = at::empty({group.size(), own.memory.size(0)}, own.memory.options());
+  group.all_gather(all, own.memory).wait();
   return all;
 }
 
-/// How many classes each rank has: {ranks, 1}, in the options of `like`.
-at::Tensor widths_of_ranks(std::int64_t classes, int ranks, const at::Tensor& like) {
-  std::vector<std::int64_t> widths;
-  for (int rank = 0; rank < ranks; ++rank) widths.push_back(share_of(classes, rank, ranks).size);
-  return at::tensor(widths).unsqueeze(1).to(like.options());
+/// How many classes each rank has: {ranks}. Made where it is used: a copy from the CPU would make
+/// the program wait for a device, and could not be a part of a CUDA graph.
+at::Tensor widths_of_ranks(std::int64_t classes, int ranks, const at::TensorOptions& options) {
+  at::Tensor widths = at::full({ranks}, classes / ranks, options);
+  widths.narrow(0, 0, classes % ranks).add_(1);
+  return widths;
+}
+
+/// Ranks with other shares of the classes than this one believes would compare logits with targets
+/// of other classes. Comes after a call, so that all ranks see it.
+void check_widths(const at::Tensor& actual, const at::Tensor& expected, std::int64_t classes) {
+  if (actual.is_cuda()) {
+    return at::_assert_async(actual.eq(expected).all(),
+                             "VocabParallelCrossEntropy: the ranks' logits are not the shares of "
+                             "the classes; the option classes says how many there are");
+  }
+  if (!actual.is_cpu() || at::equal(actual, expected)) return;
+  const auto text_of = [](const at::Tensor& widths) {
+    std::string text;
+    for (std::int64_t rank = 0; rank < widths.size(0); ++rank) {
+      text += (rank > 0 ? ", " : "") + std::to_string(widths[rank].item<std::int64_t>());
+    }
+    return text;
+  };
+  TORCH_CHECK(false, "VocabParallelCrossEntropy: the ranks have ", text_of(actual),
+              " logits a token, and should have ", text_of(expected), " of ", classes,
+              " classes; the option classes says how many there are");
 }
 
 struct CrossEntropyState : torch::CustomClassHolder {
@@ -132,21 +173,28 @@ struct CrossEntropy : torch::autograd::Function<CrossEntropy> {
     ProcessGroup& group = *state->group;
     const auto classes = state->settings.classes;
     const double smoothing = state->settings.label_smoothing;
-    const Share share = share_of(classes, group.rank(), group.size());
     const OwnTargets own =
-        own_targets(targets, state->settings.ignore_index, share.first, share.size);
+        own_targets(targets, state->settings.ignore_index,
+                    share_of(classes, group.rank(), group.size()).first, logits.size(1));
     const at::Tensor exponentials = at::empty_like(logits);
-    const at::Tensor figures = own_figures(logits, own, smoothing > 0, exponentials);
-    const at::Tensor all = exchange(figures, classes, group);
+    const Message message(std::int64_t{Logits} + (smoothing > 0 ? 1 : 0), logits.size(0),
+                          logits.options());
+    const at::Tensor figures = message.figures_in(message.memory);
+    fill_figures(figures, logits, own, smoothing > 0, exponentials);
+    message.width_in(message.memory).fill_(logits.size(1));
+    const at::Tensor messages = exchange(message, classes, group);
+    const at::Tensor widths = widths_of_ranks(classes, group.size(), logits.options());
+    check_widths(message.width_in(messages), widths, classes);
+    const at::Tensor all = message.figures_in(messages);
     const at::Tensor maxima = all.select(1, Maximum);
     const at::Tensor maximum = at::amax(maxima, 0);
     const at::Tensor sum = (all.select(1, Exponentials) * (maxima - maximum).exp()).sum(0);
     const at::Tensor normalizer = maximum + sum.log();
     at::Tensor losses = normalizer - all.select(1, Target).sum(0);
     if (smoothing > 0) {
-      const at::Tensor widths = widths_of_ranks(classes, group.size(), maxima);
       const at::Tensor logs =
-          (all.select(1, Logits) + (reference_of(maxima) - normalizer) * widths).sum(0);
+          (all.select(1, Logits) + (reference_of(maxima) - normalizer) * widths.unsqueeze(1))
+              .sum(0);
       losses = losses * (1 - smoothing) - logs * (smoothing / static_cast<double>(classes));
     }
     // What makes a probability of an exponential of this rank.

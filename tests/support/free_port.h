@@ -12,9 +12,9 @@
 
 namespace lockstep::testing {
 
-/// A port of the loop-back interface that nobody uses, and that nobody gets before the caller uses
-/// it: it lies below those that the kernel gives to whoever asks for any port (from 32768), and
-/// each process begins at another place.
+/// A port of the loop-back interface that nobody uses, and that hardly anybody gets before the
+/// caller uses it: it lies below those that the kernel gives to whoever asks for any port (from
+/// 32768), and processes begin at other places, with few exceptions.
 inline std::uint16_t free_port() {
   constexpr unsigned kFirst = 10'000, kPorts = 20'000;
   static std::atomic<unsigned> next{static_cast<unsigned>(::getpid()) * 61};

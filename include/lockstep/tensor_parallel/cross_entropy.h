@@ -48,7 +48,8 @@ struct LOCKSTEP_API VocabParallelCrossEntropyOptions {
 /// The cross entropy of logits whose classes the ranks share, without gathering the logits: what
 /// `torch::nn::CrossEntropyLoss` would give for all of them, on every rank.
 ///
-/// Forward exchanges three numbers a token (four with label smoothing) in one call; backward
+/// Forward exchanges three numbers a token (four with label smoothing) and the ranks' numbers of
+/// classes in one call; backward
 /// exchanges nothing. Each rank keeps one tensor of its logits' shape, in float or double, which
 /// becomes the gradient unless the graph is retained. Half and BFloat16 are computed in float, and
 /// the loss is rounded to their dtype except under autocast. There are no weights of classes, and
@@ -62,8 +63,9 @@ struct LOCKSTEP_API VocabParallelCrossEntropyOptions {
 /// Thread-safety: as its group's, one thread at a time.
 /// Throws: `c10::Error` for shapes or dtypes that do not fit, for a label smoothing outside of
 /// [0, 1], where the result is differentiated twice, and for a target that is no class (on a CUDA
-/// device, as an assertion there); what a collective throws, `MismatchError` for ranks with
-/// different numbers of classes among others, unless the option `classes` says why.
+/// device, as an assertion there); what a collective throws. Ranks whose numbers of logits are not
+/// their shares of the classes get a `c10::Error`, or a `MismatchError` where the group compares
+/// calls, all of them (on a CUDA device, an assertion).
 /// Source: Shoeybi et al., "Megatron-LM", 2019. Here, the maxima of the ranks are exchanged
 /// together with sums that are relative to them, instead of before.
 class LOCKSTEP_API VocabParallelCrossEntropyImpl

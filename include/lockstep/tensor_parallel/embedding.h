@@ -45,7 +45,8 @@ struct LOCKSTEP_API VocabParallelEmbeddingOptions {
 /// The start is that of `torch::nn::Embedding` with the same seed, whatever the number of ranks.
 /// `weight` may also be that of a last layer (`torch::linear` with `weight` gives this rank's
 /// logits): the input of that layer goes through `tensor_parallel::copy_to`. A
-/// `VocabParallelCrossEntropy` of logits that the ranks do not share equally is told `classes`.
+/// `VocabParallelCrossEntropy` of logits that the ranks do not share equally is told `classes`, and
+/// `gather_logits` puts such logits together.
 ///
 /// Shapes: tokens int64 {*}, the same on all ranks; output {*, embedding_dim}.
 /// Blocks: the calling thread in forward; with `sequence_parallel` in backward, too.
@@ -72,6 +73,13 @@ class LOCKSTEP_API VocabParallelEmbeddingImpl
   void pretty_print(std::ostream& stream) const override;
   /// The rows of `tokens`; shapes, collectives and errors as the class says.
   torch::Tensor forward(const torch::Tensor& tokens);
+  /// The logits of all tokens, {*, num_embeddings}, on every rank, of those of this rank's tokens,
+  /// as `torch::linear` with `weight` gives them: to choose the next token of a text, for example.
+  /// No graph is recorded.
+  /// Blocks: the calling thread.
+  /// Collective: all ranks of the group call it.
+  /// Throws: `c10::Error` for logits of other tokens than this rank's; what a collective throws.
+  [[nodiscard]] torch::Tensor gather_logits(const torch::Tensor& logits) const;
   /// The first token of this rank.
   [[nodiscard]] std::int64_t first_token() const;
   /// The weight's rows.

@@ -101,6 +101,10 @@ void expect_embeddings(std::int64_t rows, bool sequence, const GroupPointer& gro
   EXPECT_TRUE(torch::equal(actual, part_of(expected, sequence, group)));
   (actual * part_of(weights, sequence, group)).sum().backward();
   expect_same(full_gradients(*split), gradients_of(*plain), 0);
+  const auto x = whole_numbers({2, 3, 4}, 5);
+  const auto logits = split->gather_logits(torch::linear(x, split->weight));
+  EXPECT_TRUE(torch::equal(logits, torch::linear(x, plain->weight)));
+  EXPECT_FALSE(logits.requires_grad());
 }
 
 TEST_P(ParallelLayers, EmbedTokensOfAllRanks) {
@@ -115,6 +119,11 @@ TEST_P(ParallelLayers, EmbedTokensOfAllRanks) {
         },
         "VocabParallelEmbedding: a token is 24; tokens are from 0 to 23");
     expect_refusal([&] { (void)split(torch::tensor({-1, 2})); }, "a token is -1");
+    expect_refusal(
+        [&] {
+          (void)split->gather_logits(torch::ones({2, 25}));
+        },
+        "gather_logits expected logits of this rank's ");
     expect_refusal([&] { (void)split(torch::tensor({1.0F})); }, "expected int64 tokens, got Float");
     EXPECT_EQ(split(torch::empty({0}, torch::kLong)).sizes(), at::IntArrayRef({0, 4}));
   });
