@@ -135,6 +135,16 @@ class FakeGraphStream final : public native::GraphStream {
   int depth_ = 0;
 };
 
+/// One on which a rank captures calls of the world's groups.
+inline std::shared_ptr<FakeGraphStream> stream_over(const std::shared_ptr<FakeNccl>& world,
+                                                    int rank,
+                                                    const std::vector<torch::Tensor>& parameters) {
+  auto stream = std::make_shared<FakeGraphStream>(parameters);
+  stream->world = world;
+  stream->rank = rank;
+  return stream;
+}
+
 /// A `GraphedStep` of batches of images on a stream that is made up.
 class FakeGraphedStep : public GraphedStepBase {
  public:

@@ -8,14 +8,14 @@
 #include <utility>
 
 #include "native/posix/streaming_copy.h"
+#include "training/safetensors/plain_bytes.h"
 
 namespace lockstep::training {
 
 DeferredTensors::DeferredTensors() : piece_(kPieceBytes) {}
 
 bool DeferredTensors::can_read(const at::Tensor& tensor) {
-  return tensor.device().is_cpu() && tensor.layout() == at::kStrided && tensor.is_contiguous() &&
-         !tensor.is_conj() && !tensor.is_neg() && tensor.nbytes() > 0;
+  return has_plain_bytes(tensor) && tensor.nbytes() > 0;
 }
 
 void DeferredTensors::add(const at::Tensor& tensor, at::Tensor room) {

@@ -18,6 +18,7 @@
 #include "files/bounded_view.h"
 #include "native/posix/streaming_copy.h"
 #include "training/optimizer/named_state.h"
+#include "training/safetensors/plain_bytes.h"
 #include "training/state/random_part.h"
 
 namespace lockstep::training {
@@ -54,8 +55,7 @@ void copy_into(const at::Tensor& target, const at::Tensor& source) {
   const at::NoGradGuard no_gradients;
   const at::Tensor values = at::detach(target);
   const auto is_plain = [](const at::Tensor& tensor) {
-    return tensor.device().is_cpu() && tensor.layout() == at::kStrided && tensor.is_contiguous() &&
-           !tensor.is_conj() && !tensor.is_neg() && !tensor.is_inference();
+    return has_plain_bytes(tensor) && !tensor.is_inference();
   };
   // What an object of the program has loaded before may have made the target another one.
   const bool is_same =

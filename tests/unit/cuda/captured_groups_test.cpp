@@ -46,14 +46,6 @@ FakeGraphedStep::LossOf loss_with_call(const GroupPointer& group, CallIn where) 
   };
 }
 
-std::shared_ptr<FakeGraphStream> stream_over(const std::shared_ptr<FakeNccl>& world, int rank,
-                                             const std::vector<torch::Tensor>& parameters) {
-  auto stream = std::make_shared<FakeGraphStream>(parameters);
-  stream->world = world;
-  stream->rank = rank;
-  return stream;
-}
-
 /// Runs graphed steps, until one does not end. Throws what the step after it throws.
 template <typename Model>
 void expect_abort(const std::shared_ptr<FakeNccl>& world, const GroupPointer& group, Model model,

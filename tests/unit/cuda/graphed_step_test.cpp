@@ -279,9 +279,7 @@ TEST(GraphedOnAStream, AWrappedModelOverNccl) {
           torch::optim::SGD plain(eager->parameters(), momentum());
           auto model = wrapped(group, StepOptions().static_graph(true).tune_buckets_after(3));
           torch::optim::SGD optimizer(model->parameters(), momentum());
-          const auto stream = std::make_shared<FakeGraphStream>(model->parameters());
-          stream->world = world;
-          stream->rank = group->rank();
+          const auto stream = stream_over(world, group->rank(), model->parameters());
           stream->more_state = [&] {
             std::vector<torch::Tensor> buffers;
             for (const auto& parameter : model->parameters()) {
@@ -333,9 +331,7 @@ TEST(GraphedOnAStream, TheReducerOverCapturedCalls) {
     torch::optim::SGD plain(eager->parameters(), 0.05);
     auto model = wrapped(group);
     torch::optim::SGD optimizer(model->parameters(), 0.05);
-    const auto stream = std::make_shared<FakeGraphStream>(model->parameters());
-    stream->world = world;
-    stream->rank = group->rank();
+    const auto stream = stream_over(world, group->rank(), model->parameters());
     FakeGraphedStep graphed(model, optimizer, batch_of(0, group->rank(), 2), stream);
     for (int step = 0; step < 6; ++step) {
       const auto batch = batch_of(step, group->rank(), 2);
@@ -363,9 +359,7 @@ TEST(GraphedOnAStream, ACaptureThatThrowsLeavesTheModelUsable) {
     torch::optim::SGD plain(eager->parameters(), 0.05);
     auto model = wrapped(group);
     torch::optim::SGD optimizer(model->parameters(), 0.05);
-    const auto stream = std::make_shared<FakeGraphStream>(model->parameters());
-    stream->world = world;
-    stream->rank = group->rank();
+    const auto stream = stream_over(world, group->rank(), model->parameters());
     bool throws = false;
     std::vector<Work> begun;
     const auto loss_fn = [&](const torch::Tensor& output, const torch::Tensor& target) {
@@ -410,9 +404,7 @@ TEST(GraphedOnAStream, CloseDropsTheGraph) {
   expect_no_errors(run_nccl_ranks(world, 2, [&](const std::shared_ptr<ProcessGroup>& group) {
     auto model = wrapped(group);
     torch::optim::SGD optimizer(model->parameters(), 0.01);
-    const auto stream = std::make_shared<FakeGraphStream>(model->parameters());
-    stream->world = world;
-    stream->rank = group->rank();
+    const auto stream = stream_over(world, group->rank(), model->parameters());
     FakeGraphedStep graphed(model, optimizer, batch_of(0, group->rank(), 2), stream);
     for (int step = 0; step < 5; ++step) graphed(batch_of(step, group->rank(), 2));
     EXPECT_TRUE(graphed.is_captured());
@@ -430,9 +422,7 @@ TEST(GraphedOnAStream, NoGraphRunsOverAGroupThatHasFailed) {
   const auto errors = run_nccl_ranks(world, 2, [&](const std::shared_ptr<ProcessGroup>& group) {
     auto model = wrapped(group);
     torch::optim::SGD optimizer(model->parameters(), 0.01);
-    const auto stream = std::make_shared<FakeGraphStream>(model->parameters());
-    stream->world = world;
-    stream->rank = group->rank();
+    const auto stream = stream_over(world, group->rank(), model->parameters());
     FakeGraphedStep graphed(model, optimizer, batch_of(0, group->rank(), 2), stream);
     for (int step = 0; step < 5; ++step) graphed(batch_of(step, group->rank(), 2));
     group->barrier();
